@@ -53,7 +53,9 @@ def edge_graph(structure: Structure, species: Species, cutoff: float, dtype: tor
 
 
 def collate_graphs(
-    graphs: Sequence[Graph], offsets: Mapping[str, str] | None = None, axes: Mapping[str, int] | None = None
+    graphs: Sequence[Graph],
+    offsets: Mapping[str, str] | None = None,
+    axes: Mapping[str, int] | None = None,
 ) -> Batch:
     """Concatenate graphs.
 

@@ -1,0 +1,18 @@
+"""Chemical symbols and the error for one that does not exist."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+
+from ase.data import chemical_symbols
+
+SYMBOLS = list(chemical_symbols)
+
+
+def atomic_number(symbol: str) -> int:
+    """Atomic number; ValueError naming the nearest symbol where there is no such element."""
+    if symbol in SYMBOLS[1:]:
+        return SYMBOLS.index(symbol)
+    near = get_close_matches(symbol.capitalize(), SYMBOLS[1:], n=1, cutoff=0.3)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise ValueError(f"there is no element {symbol!r}{hint}")
