@@ -29,9 +29,7 @@ class RedoxState(BaseModel):
     oxidation: int = Field(description="formal oxidation state")
     surrogate: str = Field(description="element whose label marks this state in entropy variants")
     new_species: str = Field(description="element whose label marks it in the new-species control")
-    magmom: dict[str, tuple[float, float]] = Field(
-        description="moment window in muB, by energy reference"
-    )
+    magmom: dict[str, tuple[float, float]] = Field(description="moment window in muB, by energy reference")
 
     @field_validator("surrogate", "new_species")
     @classmethod
