@@ -141,6 +141,13 @@ class Potential(torch.nn.Module, ABC):
         for label, energy in energies.items():
             self.reference_energies[label] = energy
 
+    def set_statistics(self, graphs: Sequence[Graph], forces_rms: float | None = None) -> None:
+        """Take normalisation constants from the training graphs; nothing by default.
+
+        Called once by the trainer, before the first step of a model built from scratch.
+        ``forces_rms``: root mean square of the training force components, eV/A.
+        """
+
     def embedding_rows(self) -> torch.Tensor | None:
         """Weights by which the network tells species apart, or None where there is no table."""
         return None

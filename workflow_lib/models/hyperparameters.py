@@ -19,6 +19,14 @@ class Hyperparameters(BaseModel):
     dtype: Literal["float32", "float64"] = "float32"
 
 
+MaceBlock = Literal[
+    "RealAgnosticInteractionBlock",
+    "RealAgnosticResidualInteractionBlock",
+    "RealAgnosticDensityInteractionBlock",
+    "RealAgnosticDensityResidualInteractionBlock",
+]
+
+
 class MaceHyperparameters(Hyperparameters):
     """MACE (mace-torch), a ScaleShiftMACE."""
 
@@ -32,8 +40,8 @@ class MaceHyperparameters(Hyperparameters):
     num_cutoff_basis: int = Field(5, ge=1)
     mlp_irreps: str = "16x0e"
     radial_mlp: tuple[int, ...] = (64, 64, 64)
-    interaction_first: str = "RealAgnosticInteractionBlock"
-    interaction: str = "RealAgnosticResidualInteractionBlock"
+    interaction_first: MaceBlock = "RealAgnosticInteractionBlock"
+    interaction: MaceBlock = "RealAgnosticResidualInteractionBlock"
     distance_transform: Literal["None", "Agnesi", "Soft"] = "None"
     pair_repulsion: bool = False
     surrogate_z: Literal["physical", "surrogate"] = Field(

@@ -1,0 +1,226 @@
+"""MACE (mace-torch): the upstream ScaleShiftMACE behind the contract.
+
+The blocks, their weights and their initialisation are upstream's. What differs is around them:
+
+* isolated-species energies live in the base class, the upstream ones are zero;
+* the gradient is taken with respect to the edge vectors r_ij, which a graph holds ready. Forces
+  and virial follow from dE/dr_ij (F_i = sum_j dE/dr_ij - dE/dr_ji, W = sum_ij r_ij (x) dE/dr_ij,
+  Thompson, Plimpton & Mattson, J. Chem. Phys. 131, 154107 (2009)), so that the stress costs nothing
+  and inputs stay untouched;
+* the constants taken from data (mean number of neighbours, energy scale) are tensors saved with
+  the weights, set by :meth:`MacePotential.set_statistics`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+
+from workflow_lib.errors import UserError
+from workflow_lib.models.contract import Batch, Graph, Output, Potential, Species, Structure
+from workflow_lib.models.graph import collate_graphs, edge_graph
+from workflow_lib.models.hyperparameters import MaceHyperparameters
+
+_UNSAFE = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
+
+
+@contextlib.contextmanager
+def _quiet_import() -> Iterator[None]:
+    """Import upstream without its side effects.
+
+    mace sets a variable that makes every later ``torch.load`` of the process unpickle foreign
+    code, and prints a line about an accelerator library nobody asked for. The variable is there
+    for the table of constants e3nn loads while it is imported; allowing ``slice`` does for that.
+    """
+    before = os.environ.get(_UNSAFE)
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            torch.serialization.safe_globals([slice]),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        if before is None:
+            os.environ.pop(_UNSAFE, None)
+        else:
+            os.environ[_UNSAFE] = before
+
+
+with _quiet_import():
+    from e3nn import o3
+    from mace import modules
+
+
+@contextlib.contextmanager
+def _building(dtype: torch.dtype, seed: int) -> Iterator[None]:
+    """Seeded random numbers and default dtype for one construction, both restored afterwards."""
+    default = torch.get_default_dtype()
+    try:
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # TorchScript remarks on e3nn's annotations
+            torch.manual_seed(seed)
+            torch.set_default_dtype(dtype)
+            yield
+    finally:
+        torch.set_default_dtype(default)
+
+
+class MacePotential(Potential):
+    """A ScaleShiftMACE (Batatia et al., NeurIPS 2022)."""
+
+    family: ClassVar[str] = "mace"
+    model: Any
+
+    def __init__(self, species: Species, dtype: torch.dtype, model: Any, cutoff: float) -> None:
+        super().__init__(species, dtype)
+        self.model = model
+        self.cutoff = cutoff
+        index = torch.full((max(species.labels) + 1,), -1, dtype=torch.int64)
+        index[list(species.labels)] = torch.arange(len(species.labels))
+        self._index = index
+        # Upstream keeps this as a Python number; as a buffer it is saved with the weights.
+        for interaction in self.model.interactions:
+            del interaction.avg_num_neighbors
+            interaction.register_buffer("avg_num_neighbors", torch.tensor(1.0, dtype=dtype))
+
+    @classmethod
+    def build(cls, hyperparameters: MaceHyperparameters, species: Species, *, init: str, seed: int) -> Self:
+        """See :meth:`Potential.build`; mace-torch ships no weights, so ``init`` must be scratch."""
+        if init != "scratch":
+            raise UserError(f"mace ships no weights: init is {init!r}, it must be 'scratch'")
+        hp = hyperparameters
+        dtype = getattr(torch, hp.dtype)
+        if hp.surrogate_z == "physical":
+            numbers = [species.physical[label] for label in species.labels]
+        else:
+            numbers = list(species.labels)
+        irreps = "+".join(f"{hp.num_channels}x{degree}{'eo'[degree % 2]}" for degree in range(hp.max_L + 1))
+        with _building(dtype, seed):
+            model = modules.ScaleShiftMACE(
+                r_max=hp.r_max,
+                num_bessel=hp.num_radial_basis,
+                num_polynomial_cutoff=hp.num_cutoff_basis,
+                max_ell=hp.max_ell,
+                interaction_cls=modules.interaction_classes[hp.interaction],
+                interaction_cls_first=modules.interaction_classes[hp.interaction_first],
+                num_interactions=hp.num_interactions,
+                num_elements=len(species.labels),
+                hidden_irreps=o3.Irreps(irreps),
+                MLP_irreps=o3.Irreps(hp.mlp_irreps),
+                atomic_energies=np.zeros(len(species.labels)),
+                avg_num_neighbors=1.0,
+                atomic_numbers=numbers,
+                correlation=hp.correlation,
+                gate=torch.nn.functional.silu,
+                pair_repulsion=hp.pair_repulsion,
+                distance_transform=hp.distance_transform,
+                radial_MLP=list(hp.radial_mlp),
+                use_reduced_cg=False,  # default of mace_run_train
+                atomic_inter_scale=1.0,
+                atomic_inter_shift=0.0,
+            )
+            return cls(species, dtype, model, hp.r_max)
+
+    def set_statistics(self, graphs: Sequence[Graph], forces_rms: float | None = None) -> None:
+        """Take the mean number of neighbours and, if given, the energy scale from training data.
+
+        ``forces_rms`` is the root mean square of the force components in eV/A (upstream's
+        ``rms_forces_scaling``); the scale stays 1 eV without it.
+        """
+        atoms = sum(len(graph["species"]) for graph in graphs)
+        edges = sum(graph["edge_index"].shape[1] for graph in graphs)
+        if not edges:
+            raise UserError(
+                f"no atoms lie within r_max = {self.cutoff} A of each other in the training "
+                "frames; raise r_max or check the units of the cells"
+            )
+        for interaction in self.model.interactions:
+            interaction.avg_num_neighbors.fill_(edges / atoms)
+        if forces_rms is not None and forces_rms > 0:
+            self.model.scale_shift.scale.fill_(forces_rms)
+
+    def graph(self, structure: Structure) -> Graph:
+        """Base graph, edges, edge vectors (A) and one-hot species; see :meth:`Potential.graph`."""
+        # Edge vectors are differenced in double precision: in float32 the cell shift would cost
+        # a digit.
+        graph = edge_graph(structure, self.species, self.cutoff, torch.float64)
+        sender, receiver = graph["edge_index"]
+        positions, cell = graph["positions"], graph["cell"]
+        shift = graph.pop("edge_shift") @ cell[0]
+        graph["vectors"] = (positions[receiver] - positions[sender] + shift).to(self.dtype)
+        graph["positions"], graph["cell"] = positions.to(self.dtype), cell.to(self.dtype)
+        graph["node_attrs"] = torch.nn.functional.one_hot(
+            self._index[graph["species"]], len(self.species.labels)
+        ).to(self.dtype)
+        return graph
+
+    def collate(self, graphs: Sequence[Graph]) -> Batch:
+        """See :meth:`Potential.collate`."""
+        return collate_graphs(graphs)
+
+    def network(self, batch: Batch, *, stress: bool) -> Output:
+        """See :meth:`Potential.network`."""
+        sender, receiver = batch["edge_index"]
+        n_systems = len(batch["n_atoms"])
+        with torch.enable_grad():
+            vectors = batch["vectors"].detach().requires_grad_(True)
+            node_energy, embeddings = self._node_energies(batch, vectors)
+            (gradient,) = torch.autograd.grad(node_energy.sum(), vectors, create_graph=self.training)
+        energy = node_energy.new_zeros(n_systems).index_add(0, batch["system"], node_energy)
+        forces = vectors.new_zeros((len(node_energy), 3))
+        forces = forces.index_add(0, sender, gradient).index_add(0, receiver, -gradient)
+        output = {"energy": energy, "forces": forces, "node_embeddings": embeddings}
+        if not self.training:
+            output = {key: value.detach() for key, value in output.items()}
+        if stress:
+            virial = vectors.detach()[:, :, None] * gradient[:, None, :]
+            virial = virial.new_zeros((n_systems, 3, 3)).index_add(0, batch["system"][sender], virial)
+            volume = torch.linalg.det(batch["cell"]).abs()[:, None, None]
+            output["stress"] = 0.5 * (virial + virial.transpose(1, 2)) / volume
+        return output
+
+    def _node_energies(self, batch: Batch, vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Energies [n] in eV and scalar features [n, d]: ScaleShiftMACE.forward, block by block."""
+        model, node_attrs, edge_index = self.model, batch["node_attrs"], batch["edge_index"]
+        lengths = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+        features = model.node_embedding(node_attrs)
+        edge_attrs = model.spherical_harmonics(vectors)
+        edge_feats, cutoff = model.radial_embedding(lengths, node_attrs, edge_index, model.atomic_numbers)
+        energy = vectors.new_zeros(len(node_attrs))
+        if hasattr(model, "pair_repulsion"):
+            energy = energy + model.pair_repulsion_fn(lengths, node_attrs, edge_index, model.atomic_numbers)
+        scalars: list[torch.Tensor] = []
+        layers = zip(model.interactions, model.products, model.readouts, strict=True)
+        for layer, (interaction, product, readout) in enumerate(layers):
+            message, skip = interaction(
+                node_attrs=node_attrs,
+                node_feats=features,
+                edge_attrs=edge_attrs,
+                edge_feats=edge_feats,
+                edge_index=edge_index,
+                cutoff=cutoff,
+                first_layer=layer == 0,
+            )
+            features = product(node_feats=message, sc=skip, node_attrs=node_attrs)
+            energy = energy + readout(features, None).squeeze(-1)
+            # Scalars come first in every layer and are all that a scalar readout can see.
+            scalars.append(features[:, : self._n_channels])
+        scale_shift = model.scale_shift
+        return scale_shift.scale * energy + scale_shift.shift, torch.cat(scalars, dim=1)
+
+    @property
+    def _n_channels(self) -> int:
+        return self.model.node_embedding.linear.irreps_out.num_irreps
+
+    def embedding_rows(self) -> torch.Tensor:
+        """Species embedding [n_species, num_channels], rows in the order of ``species.labels``."""
+        return self.model.node_embedding.linear.weight.view(len(self.species.labels), -1)

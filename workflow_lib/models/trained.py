@@ -1,0 +1,349 @@
+"""A trained model: a potential with the card that says what it is, in a folder of two files.
+
+``model.safetensors`` holds tensors and nothing that could be executed; ``card.json`` holds what is
+needed to build the network again. No pickle is ever read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from math import comb
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from ase import Atoms
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from workflow_lib.errors import UserError
+from workflow_lib.io import atomic_path, read_json, sha256, write_json
+from workflow_lib.models.contract import Batch, Output, Potential, Species, Structure
+from workflow_lib.models.registry import FAMILIES
+from workflow_lib.redox import RedoxRule, rule_from_card
+
+SCHEMA = 1
+TENSORS, CARD = "model.safetensors", "card.json"
+REQUIRED = (
+    "name",
+    "family",
+    "init",
+    "hyperparameters",
+    "species",
+    "redox_embedding",
+    "energy_reference",
+    "status",
+)
+LABELS = "oxidation_states"
+MOMENTS = ("REF_magmom", "REF_magmoms", "magmoms", "initial_magmoms")
+"""Per-atom arrays in which given moments are looked for, in this order."""
+MAX_ASSIGNMENTS = 1000
+"""Most neutral assignments that ``assign="search"`` tries for one structure."""
+
+Assign = Literal["labels", "search"]
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a model says of one structure of n atoms.
+
+    ``energy`` eV; ``forces`` [n, 3] eV/A; ``stress`` [3, 3] eV/A^3 (tension positive) where asked
+    for; ``magmoms`` [n] muB and ``charges`` [n] e where the family predicts them; ``embeddings``
+    [n, d] the features the energy readout sees; ``oxidation_states`` [n] the labels the model was
+    given or chose, None for a charge-blind model.
+    """
+
+    energy: float
+    forces: np.ndarray
+    stress: np.ndarray | None
+    magmoms: np.ndarray | None
+    charges: np.ndarray | None
+    embeddings: np.ndarray
+    oxidation_states: np.ndarray | None
+
+
+def species_to_card(species: Species) -> dict[str, Any]:
+    """JSON form of an alphabet."""
+    return {
+        "labels": list(species.labels),
+        "physical": {str(label): z for label, z in species.physical.items()},
+    }
+
+
+def species_from_card(card: Mapping[str, Any]) -> Species:
+    """Inverse of :func:`species_to_card`."""
+    return Species(
+        tuple(int(label) for label in card["labels"]),
+        {int(label): int(z) for label, z in card["physical"].items()},
+    )
+
+
+class TrainedModel:
+    """A potential in evaluation mode and its card (keys: see :data:`REQUIRED` and design)."""
+
+    def __init__(self, potential: Potential, card: Mapping[str, Any]) -> None:
+        self.potential = potential.eval()
+        self.card = dict(card)
+        labelled = self.card["redox_embedding"] != "none"
+        self.rule: RedoxRule | None = rule_from_card(self.card) if labelled else None
+
+    @property
+    def charge_labelled(self) -> bool:
+        """Whether the model tells the charge states of the redox element apart."""
+        return self.rule is not None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network runs."""
+        return self.potential.reference_energies.device
+
+    def save(self, folder: str | Path) -> None:
+        """Write the two files, the card last: a torn pair is recognised by its checksum."""
+        missing = [key for key in REQUIRED if key not in self.card]
+        if missing:
+            raise ValueError(f"the card lacks {missing}")
+        folder = Path(folder)
+        tensors = {
+            name: tensor.detach().cpu().clone().contiguous()
+            for name, tensor in self.potential.state_dict().items()
+        }
+        with atomic_path(folder / TENSORS) as temporary:
+            save_file(tensors, temporary, metadata={"family": self.card["family"]})
+        self.card["schema"] = SCHEMA
+        self.card["tensors_sha256"] = sha256(folder / TENSORS)
+        write_json(folder / CARD, self.card)
+
+    @classmethod
+    def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> Self:
+        """Build the network from the card and fill it; UserError for a damaged or foreign folder."""
+        folder = Path(folder)
+        if not (folder / CARD).is_file():
+            raise UserError(
+                f"{folder} holds no trained model ({CARD} is missing); give a folder such as "
+                "results/<run>/training/<model>"
+            )
+        card = read_json(folder / CARD)
+        potential = _build(card, folder)
+        _fill(potential, card, folder)
+        potential.requires_grad_(False)
+        return cls(potential.to(device), card)
+
+    def oxidation_states(self, atoms: Atoms) -> np.ndarray | None:
+        """Charge states given with a structure, by label or else by moments; None if not given.
+
+        Raises UserError for labels that are not neutral, or moments that fit no charge states.
+        """
+        if self.rule is None:
+            return None
+        if atoms.has(LABELS):
+            states = np.asarray(atoms.arrays[LABELS])
+            if not np.all(states == np.rint(states)):
+                raise UserError(f"{LABELS} must be whole numbers, got {np.unique(states).tolist()}")
+            states = states.astype(np.int64)
+            self.rule.check_neutral(atoms.numbers, states)
+            return states
+        moments = _given_moments(atoms)
+        if moments is None:
+            return None
+        found, reason = self.rule.assign(atoms.numbers, moments, self.card["energy_reference"])
+        if found is None:
+            raise UserError(
+                f"the given moments do not settle the charge states ({reason}); give an {LABELS!r} array"
+            )
+        return found
+
+    def candidates(self, atoms: Atoms, assign: Assign = "labels") -> list[np.ndarray | None]:
+        """Charge states to evaluate: the given ones, or with ``"search"`` every neutral assignment.
+
+        Raises UserError where none are given and no search was asked for, and where there are more
+        than :data:`MAX_ASSIGNMENTS`.
+        """
+        if self.rule is None:
+            return [None]
+        states = self.oxidation_states(atoms)
+        if states is not None:
+            return [states]
+        rule, numbers = self.rule, atoms.numbers
+        if assign != "search":
+            raise UserError(
+                f"model {self.card['name']} needs charge states: give an array {LABELS!r} "
+                f"({rule.element}: {rule.low} or {rule.high}, all others 0) or magnetic moments, "
+                "or ask for the best neutral assignment with --assign search"
+            )
+        sites, reduced = np.flatnonzero(numbers == rule.redox_z), rule.n_reduced(numbers)
+        count = comb(len(sites), reduced)
+        if count > MAX_ASSIGNMENTS:
+            raise UserError(
+                f"{count} neutral assignments of {reduced} {rule.element}{rule.low}+ to "
+                f"{len(sites)} sites are too many to try (limit {MAX_ASSIGNMENTS}); give "
+                f"an array {LABELS!r} or a smaller cell"
+            )
+        found: list[np.ndarray | None] = []
+        for chosen in combinations(sites, reduced):
+            states = np.zeros(len(numbers), dtype=np.int64)
+            states[sites] = rule.high
+            states[list(chosen)] = rule.low
+            found.append(states)
+        return found
+
+    def structure(self, atoms: Atoms, assign: Assign = "labels") -> Structure:
+        """What the network sees of ``atoms``; with ``"search"`` under the charge states of least
+        energy where none are given."""  # noqa: D205, D209
+        candidates = self.candidates(atoms, assign)
+        if len(candidates) == 1:
+            return self.labelled_structure(atoms, candidates[0])
+        structures = [self.labelled_structure(atoms, states) for states in candidates]
+        energies = np.concatenate(
+            [output["energy"].cpu().numpy() for output, _ in self._evaluate(structures, False, 16)]
+        )
+        return structures[int(np.argmin(energies))]
+
+    def labelled_structure(self, atoms: Atoms, states: np.ndarray | None) -> Structure:
+        """Structure under given charge states; UserError for a cell that is not periodic."""
+        cell, positions = np.array(atoms.cell, dtype=float), np.array(atoms.positions, dtype=float)
+        if not atoms.pbc.all() or abs(np.linalg.det(cell)) < 1e-6:
+            raise UserError(
+                f"{atoms.get_chemical_formula()} is not periodic in three directions; the models "
+                "know crystals only: give a cell and set pbc"
+            )
+        if not np.isfinite(positions).all():
+            raise UserError(f"{atoms.get_chemical_formula()} has positions that are not finite")
+        numbers = np.array(atoms.numbers, dtype=np.int64)
+        species = numbers
+        if self.rule is not None:
+            species = self.rule.embed(numbers, states, self.card["redox_embedding"])
+        return Structure(species, numbers, positions, cell)
+
+    def evaluate(self, structures: Sequence[Structure], *, stress: bool = False) -> Output:
+        """Run one batch; tensors without gradients on the model's device (see the contract)."""
+        batch: Batch = self.potential.collate([self.potential.graph(item) for item in structures])
+        batch = {key: value.to(self.device) for key, value in batch.items()}
+        output = self.potential(batch, stress=stress)
+        return {key: value.detach() for key, value in output.items()}
+
+    def _evaluate(
+        self, structures: Sequence[Structure], stress: bool, batch_size: int
+    ) -> list[tuple[Output, Sequence[Structure]]]:
+        chunks = [structures[start : start + batch_size] for start in range(0, len(structures), batch_size)]
+        return [(self.evaluate(chunk, stress=stress), chunk) for chunk in chunks]
+
+    def predict(
+        self,
+        atoms: Sequence[Atoms],
+        *,
+        stress: bool = False,
+        batch_size: int = 16,
+        assign: Assign = "labels",
+    ) -> list[Prediction]:
+        """Evaluate structures in batches; UserErrors name the structure by its place in the list.
+
+        With ``assign="search"`` a structure without charge states is evaluated under each neutral
+        assignment and the one of least energy is reported.
+        """
+        owners: list[int] = []
+        states: list[np.ndarray | None] = []
+        structures: list[Structure] = []
+        for place, item in enumerate(atoms):
+            try:
+                for candidate in self.candidates(item, assign):
+                    structures.append(self.labelled_structure(item, candidate))
+                    states.append(candidate)
+                    owners.append(place)
+            except UserError as error:
+                where = f"structure {place + 1} of {len(atoms)}: " if len(atoms) > 1 else ""
+                raise UserError(f"{where}{error}") from error
+        best: dict[int, Prediction] = {}
+        index = 0
+        for output, chunk in self._evaluate(structures, stress, batch_size):
+            for prediction in split_output(output, [len(item.species) for item in chunk]):
+                known = best.get(owners[index])
+                if known is None or prediction.energy < known.energy:
+                    best[owners[index]] = replace(prediction, oxidation_states=states[index])
+                index += 1
+        return [best[place] for place in range(len(atoms))]
+
+
+def split_output(output: Output, n_atoms: Sequence[int]) -> list[Prediction]:
+    """Cut the output of a batch into one prediction a system (charge states left empty)."""
+    arrays = {key: value.detach().cpu().numpy() for key, value in output.items()}
+    ends = np.cumsum(n_atoms)
+    predictions = []
+    for system, (start, end) in enumerate(zip(ends - n_atoms, ends, strict=True)):
+
+        def per_atom(key: str, rows: slice = slice(int(start), int(end))) -> np.ndarray | None:
+            return arrays[key][rows].copy() if key in arrays else None
+
+        predictions.append(
+            Prediction(
+                energy=float(arrays["energy"][system]),
+                forces=arrays["forces"][start:end].astype(float),
+                stress=arrays["stress"][system].astype(float) if "stress" in arrays else None,
+                magmoms=per_atom("magmoms"),
+                charges=per_atom("charges"),
+                embeddings=arrays["node_embeddings"][start:end].copy(),
+                oxidation_states=None,
+            )
+        )
+    return predictions
+
+
+def _given_moments(atoms: Atoms) -> np.ndarray | None:
+    """Moments in muB from the results attached to a structure, else from its arrays."""
+    results = getattr(atoms.calc, "results", {})
+    if "magmoms" in results:
+        return np.asarray(results["magmoms"])
+    for name in MOMENTS:
+        if atoms.has(name):
+            return np.asarray(atoms.arrays[name])
+    return None
+
+
+def _build(card: Any, folder: Path) -> Potential:
+    """Network of a card, with weights still to be filled in."""
+    missing = [key for key in ("schema", "tensors_sha256", *REQUIRED) if key not in card]
+    if missing:
+        raise UserError(f"{folder / CARD} lacks {', '.join(missing)}: not the card of a model")
+    if card["schema"] != SCHEMA:
+        raise UserError(
+            f"{folder / CARD} has schema {card['schema']}, this program reads {SCHEMA}; "
+            "train the model again"
+        )
+    family = FAMILIES.get(card["family"])
+    if family is None:
+        raise UserError(
+            f"{folder / CARD} names the family {card['family']!r}; known are {', '.join(FAMILIES)}"
+        )
+    try:
+        hyperparameters = family.hyperparameters.model_validate(card["hyperparameters"])
+        species = species_from_card(card["species"])
+    except (ValidationError, ValueError, KeyError, AttributeError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{folder / CARD} does not describe a {card['family']} model ({reason})") from error
+    return family.load().build(hyperparameters, species, init=card["init"], seed=0)
+
+
+def _fill(potential: Potential, card: Mapping[str, Any], folder: Path) -> None:
+    """Load the tensors of a folder into a network; UserError unless they are exactly its own."""
+    path = folder / TENSORS
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; copy it from where the model was trained")
+    if sha256(path) != card["tensors_sha256"]:
+        raise UserError(
+            f"{path} is damaged or belongs to another card (checksum differs from {CARD}); "
+            "copy both files again"
+        )
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise UserError(f"{path} is no safetensors file ({error}); copy it again") from error
+    try:
+        potential.load_state_dict(tensors)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{path} does not fit the {card['family']} model its card describes ({reason})"
+        ) from error
