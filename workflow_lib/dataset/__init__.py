@@ -1,0 +1,1 @@
+"""From a file of DFT frames to one frame table with charge states, splits and a summary."""

@@ -1,0 +1,77 @@
+"""Configuration of the dataset stage; free of heavy imports."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from workflow_lib.elements import atomic_number
+
+
+class FoldSettings(BaseModel):
+    """How the charge-ordered states are cut into folds, and which of them this run trains."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    count: int = Field(4, ge=2, le=50, description="number of folds; each state is held out in one")
+    run: tuple[int, ...] = Field((0,), min_length=1, description="folds to train, counted from 0")
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        for fold in self.run:
+            if not 0 <= fold < self.count:
+                raise ValueError(f"run names fold {fold}; there are folds 0 to {self.count - 1}")
+        if len(set(self.run)) != len(self.run):
+            raise ValueError("run names a fold twice")
+        return self
+
+
+class DatasetSettings(BaseModel):
+    """Which frames are used, what counts as the chemical subset, and how they are split."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str = Field(
+        "resources/naxfepo4-gpaw/frames.parquet",
+        min_length=1,
+        description="frames, relative to the project root: .parquet, .extxyz, .xyz or .db",
+    )
+    energy_reference: str = Field(
+        "GPAW/PBE+U(Fe 5.3)/PW500/Gamma",
+        min_length=1,
+        description="code/functional/cut-off/k-mesh of the frames; a file that states another is refused",
+    )
+    subset_elements: tuple[str, ...] = Field(
+        ("Na", "Fe", "P", "O"),
+        min_length=1,
+        description="the chemical subset: frames of these elements only",
+    )
+    required_elements: tuple[str, ...] = Field(
+        ("Fe", "P", "O"), description="the chemical subset: every frame holds all of these"
+    )
+    energy_window: float | None = Field(
+        None,
+        gt=0,
+        description="eV/atom; frames farther above the lowest frame of their state are set aside",
+    )
+    folds: FoldSettings = FoldSettings()
+    validation_fraction: float = Field(
+        0.15, gt=0, lt=0.5, description="share of the training states that is kept for validation"
+    )
+
+    @field_validator("subset_elements", "required_elements")
+    @classmethod
+    def _elements(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for symbol in value:
+            atomic_number(symbol)
+        return value
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        for symbol in self.required_elements:
+            if symbol not in self.subset_elements:
+                raise ValueError(
+                    f"required_elements asks for {symbol}, which subset_elements does not allow; add it there"
+                )
+        return self
