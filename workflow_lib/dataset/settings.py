@@ -14,8 +14,8 @@ class FoldSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    count: int = Field(4, ge=2, le=50, description="number of folds; each state is held out in one")
-    run: tuple[int, ...] = Field((0,), min_length=1, description="folds to train, counted from 0")
+    count: int = Field(default=4, ge=2, le=50, description="number of folds; each state is held out in one")
+    run: tuple[int, ...] = Field(default=(0,), min_length=1, description="folds to train, counted from 0")
 
     @model_validator(mode="after")
     def _known(self) -> Self:
@@ -33,31 +33,31 @@ class DatasetSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     path: str = Field(
-        "resources/naxfepo4-gpaw/frames.parquet",
+        default="resources/naxfepo4-gpaw/frames.parquet",
         min_length=1,
         description="frames, relative to the project root: .parquet, .extxyz, .xyz or .db",
     )
     energy_reference: str = Field(
-        "GPAW/PBE+U(Fe 5.3)/PW500/Gamma",
+        default="GPAW/PBE+U(Fe 5.3)/PW500/Gamma",
         min_length=1,
         description="code/functional/cut-off/k-mesh of the frames; a file that states another is refused",
     )
     subset_elements: tuple[str, ...] = Field(
-        ("Na", "Fe", "P", "O"),
+        default=("Na", "Fe", "P", "O"),
         min_length=1,
         description="the chemical subset: frames of these elements only",
     )
     required_elements: tuple[str, ...] = Field(
-        ("Fe", "P", "O"), description="the chemical subset: every frame holds all of these"
+        default=("Fe", "P", "O"), description="the chemical subset: every frame holds all of these"
     )
     energy_window: float | None = Field(
-        None,
+        default=None,
         gt=0,
         description="eV/atom; frames farther above the lowest frame of their state are set aside",
     )
     folds: FoldSettings = FoldSettings()
     validation_fraction: float = Field(
-        0.15, gt=0, lt=0.5, description="share of the training states that is kept for validation"
+        default=0.15, gt=0, lt=0.5, description="share of the training states that is kept for validation"
     )
 
     @field_validator("subset_elements", "required_elements")
@@ -72,6 +72,7 @@ class DatasetSettings(BaseModel):
         for symbol in self.required_elements:
             if symbol not in self.subset_elements:
                 raise ValueError(
-                    f"required_elements asks for {symbol}, which subset_elements does not allow; add it there"
+                    f"required_elements asks for {symbol}, which subset_elements does not allow; "
+                    "add it there"
                 )
         return self
