@@ -22,9 +22,7 @@ def base_graph(structure: Structure, species: Species, dtype: torch.dtype) -> Gr
         )
     return {
         "species": torch.as_tensor(np.asarray(structure.species), dtype=torch.int64).clone(),
-        "atomic_numbers": torch.as_tensor(
-            np.asarray(structure.atomic_numbers), dtype=torch.int64
-        ).clone(),
+        "atomic_numbers": torch.as_tensor(np.asarray(structure.atomic_numbers), dtype=torch.int64).clone(),
         "positions": torch.tensor(np.asarray(structure.positions), dtype=dtype),
         "cell": torch.tensor(np.asarray(structure.cell), dtype=dtype).reshape(1, 3, 3),
     }

@@ -30,9 +30,7 @@ class Family:
 FAMILIES: dict[str, Family] = {
     "mace": Family("mace:MacePotential", hp.MaceHyperparameters),
     "painn": Family("painn:PainnPotential", hp.PainnHyperparameters),
-    "cpainn": Family(
-        "cpainn:CpainnPotential", hp.CpainnHyperparameters, frozenset({"magmoms", "charges"})
-    ),
+    "cpainn": Family("cpainn:CpainnPotential", hp.CpainnHyperparameters, frozenset({"magmoms", "charges"})),
     "chgnet": Family(
         "chgnet:ChgnetPotential", hp.ChgnetHyperparameters, frozenset({"magmoms"}), pretrained=True
     ),
