@@ -1,0 +1,33 @@
+"""Configuration of the exam; free of heavy imports."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Paper = Literal["single-point", "distorted", "undistorted"]
+PAPERS: tuple[Paper, ...] = ("single-point", "distorted", "undistorted")
+"""(a) DFT geometries as they are, (b) relaxed from a distorted start, (c) from the bare host."""
+HEADLINE: Paper = "distorted"
+"""Paper whose scores enter the benchmark table: how a model is used in earnest."""
+
+
+class ExamSettings(BaseModel):
+    """How the models relax the enumerated states, and at which composition orders are compared."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    breathing: float = Field(
+        0.06,
+        gt=0,
+        le=0.3,
+        description="distortion of the starts of paper (b) in A: oxygen drawn towards Fe3+, pushed "
+        "from Fe2+",
+    )
+    fmax: float = Field(0.05, gt=0, le=1, description="eV/A; a relaxation stops below this")
+    max_steps: int = Field(150, ge=1, le=10000, description="most steps of one relaxation")
+    batch_size: int = Field(16, ge=1, description="structures relaxed together")
+    compared_x: float = Field(
+        0.5, gt=0, lt=1, description="composition whose states are ranked against each other"
+    )
