@@ -1,0 +1,1 @@
+"""Search for low-energy arrangements of ions and charge states with one model."""
