@@ -22,12 +22,12 @@ class OperatorWeights(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    crossover: float = Field(3.0, ge=0, description="plane cut through two parents")
-    ions: float = Field(1.0, ge=0, description="exchange of a mobile ion and a vacancy")
-    composition: float = Field(1.0, ge=0, description="ions with their electrons added or removed")
-    symmetry: float = Field(1.0, ge=0, description="exchanges that lead to the highest symmetry")
-    electrons: float = Field(1.0, ge=0, description="exchange of the two charge states")
-    coupled: float = Field(1.0, ge=0, description="a mobile ion moves together with its electron")
+    crossover: float = Field(default=3.0, ge=0, description="plane cut through two parents")
+    ions: float = Field(default=1.0, ge=0, description="exchange of a mobile ion and a vacancy")
+    composition: float = Field(default=1.0, ge=0, description="ions with their electrons added or removed")
+    symmetry: float = Field(default=1.0, ge=0, description="exchanges that lead to the highest symmetry")
+    electrons: float = Field(default=1.0, ge=0, description="exchange of the two charge states")
+    coupled: float = Field(default=1.0, ge=0, description="a mobile ion moves together with its electron")
 
     @model_validator(mode="after")
     def _some(self) -> Self:
@@ -42,23 +42,27 @@ class CellSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     repeat: tuple[PositiveInt, PositiveInt, PositiveInt] = Field(
-        (1, 1, 1), description="repetitions of the host's cell"
+        default=(1, 1, 1), description="repetitions of the host's cell"
     )
     compositions: Literal["all"] | tuple[PositiveInt, ...] = Field(
-        "all",
+        default="all",
         description="numbers of mobile ions in the supercell, end members left out: they are "
         "relaxed as references in any case",
     )
     budget: int = Field(
-        10, ge=2, description="distinct arrangements relaxed by each search, random as well as genetic"
+        default=10,
+        ge=2,
+        description="distinct arrangements relaxed by each search, random as well as genetic",
     )
-    population: int = Field(6, ge=2, description="arrangements that can have offspring, all compositions")
-    offspring: int = Field(3, ge=1, description="new arrangements a generation, relaxed together")
+    population: int = Field(
+        default=6, ge=2, description="arrangements that can have offspring, all compositions"
+    )
+    offspring: int = Field(default=3, ge=1, description="new arrangements a generation, relaxed together")
     enumerate: bool = Field(
-        False, description="relax every distinct arrangement too and hold the searches against it"
+        default=False, description="relax every distinct arrangement too and hold the searches against it"
     )
-    fmax: float = Field(0.05, gt=0, description="largest force of a finished relaxation in eV/A")
-    max_steps: int = Field(150, ge=0, description="most steps of one relaxation")
+    fmax: float = Field(default=0.05, gt=0, description="largest force of a finished relaxation in eV/A")
+    max_steps: int = Field(default=150, ge=0, description="most steps of one relaxation")
 
     @field_validator("compositions")
     @classmethod
@@ -107,8 +111,8 @@ class CellSettings(BaseModel):
             host.n_reduced(self.repeat, number)
         if self.population < len(wanted):
             raise UserError(
-                f"sampling.cells ({self.name}): a population of {self.population} cannot hold one arrangement "
-                f"of each of {len(wanted)} compositions; raise population"
+                f"sampling.cells ({self.name}): a population of {self.population} cannot hold one "
+                f"arrangement of each of {len(wanted)} compositions; raise population"
             )
         return wanted
 
@@ -136,18 +140,20 @@ class SamplingSettings(BaseModel):
     cells: tuple[CellSettings, ...] = Field(default_factory=_demo_cells, min_length=1)
     operators: OperatorWeights = OperatorWeights()
     breathing: float = Field(
-        0.06,
+        default=0.06,
         ge=0,
         le=0.3,
         description="A by which the start of a charge-labelled model is distorted around the redox "
         "sites (charge-blind models start undistorted)",
     )
-    batch_size: int = Field(16, ge=1, description="structures relaxed together")
+    batch_size: int = Field(default=16, ge=1, description="structures relaxed together")
     shown_x: float = Field(
-        2 / 3, gt=0, lt=1, description="the figures show the search at the composition next to this"
+        default=2 / 3, gt=0, lt=1, description="the figures show the search at the composition next to this"
     )
     pending_per_composition: int = Field(
-        2, ge=1, description="lowest arrangements of each composition and model that DFT is asked for"
+        default=2,
+        ge=1,
+        description="lowest arrangements of each composition and model that DFT is asked for",
     )
 
     @field_validator("cells")
