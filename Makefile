@@ -1,0 +1,48 @@
+# Two commands: `make demo` and `make test`. Both make .venv from the exact lock first.
+CONFIG ?= config/config.yaml
+CORES ?= all
+PIP_ARGS ?=
+RUN = $(shell sed -n 's/^run: *//p' $(CONFIG))
+REPORT = results/$(RUN)/report.html
+BIN = .venv/bin
+SNAKEMAKE = $(BIN)/snakemake --configfile $(CONFIG)
+PYTHON ?= $(shell for p in python3.12 python3 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))' 2>/dev/null && echo $$p && break; done)
+
+.PHONY: demo run report test lint format venv clean
+.DEFAULT_GOAL := demo
+
+demo: run report
+	@echo "Report: $(CURDIR)/$(REPORT)"
+
+run: .venv/installed
+	@test -f $(CONFIG) || { echo "$(CONFIG) does not exist; see config/ for examples" >&2; exit 2; }
+	@$(SNAKEMAKE) --cores $(CORES)
+
+# Snakemake's own report, made anew only when a result is newer than it.
+report: .venv/installed
+	@test -n "$(RUN)" || { echo "$(CONFIG) has no line 'run: <name>'" >&2; exit 2; }
+	@if [ ! -f $(REPORT) ] || [ -n "$$(find results/$(RUN) -type f -newer $(REPORT) -not -name '*.log' -print -quit)" ]; \
+	then $(SNAKEMAKE) --report $(REPORT); else echo "The report is up to date."; fi
+
+test: .venv/installed
+	@$(BIN)/python -m pytest
+
+lint: .venv/installed
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/snakefmt --check Snakefile rules && $(BIN)/mypy
+
+format: .venv/installed
+	@$(BIN)/ruff check --fix -q . ; $(BIN)/ruff format . && $(BIN)/snakefmt Snakefile rules
+
+venv: .venv/installed
+
+.venv/installed: envs/requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.12 is needed (found: $$(python3 --version 2>/dev/null || echo no python3)); get it with 'uv python install 3.12', 'pyenv install 3.12', 'conda create -n py312 python=3.12' or your system's package python3.12, or say where it is: make PYTHON=/path/to/python3.12" >&2; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { echo "$(PYTHON) cannot make a virtual environment; on Debian and Ubuntu install the package python3.12-venv" >&2; rm -rf .venv; exit 2; }
+	@echo "Installing the locked packages into .venv (a few minutes, once) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -r envs/requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+clean:
+	rm -rf results/$(RUN)

@@ -1,0 +1,71 @@
+"""Charge states in machine-learned potentials of NaxFePO4: from DFT frames to hull and voltage.
+
+Validates the configuration, then lists the targets; the stages are in rules/.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+from workflow_lib.config import FAMILIES, validate_config
+from workflow_lib.errors import UserError
+
+if not workflow.configfiles:
+
+    configfile: "config/config.yaml"
+
+
+try:
+    CFG = validate_config(config, ", ".join(map(str, workflow.configfiles)) or "configuration")
+except UserError as error:
+    raise WorkflowError(str(error))
+
+RUN = f"results/{CFG.run}"
+WORK = f"{RUN}/work"
+REFERENCE = f"{RUN}/exam/reference.csv"
+MODELS = [str(m) for m in CFG.trained()]
+SEARCHED = [str(m) for m in CFG.trained(controls=False)]
+
+
+def code_of(*parts):
+    """Checksum of library code: a rule whose code changed runs again, a touched file does not."""
+    digest = hashlib.sha256()
+    for part in sorted(parts):
+        path = Path(workflow.basedir) / "workflow_lib" / part
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def settings_of(*sections):
+    """The sections a rule depends on, so that only rules which read a changed key run again."""
+    return {s: json.loads(CFG.model_dump_json(include={s}))[s] for s in sections}
+
+
+wildcard_constraints:
+    model="|".join(map(str, MODELS)) or "none",
+
+
+include: "rules/dataset.smk"
+include: "rules/training.smk"
+include: "rules/exam.smk"
+include: "rules/sampling.smk"
+include: "rules/thermodynamics.smk"
+include: "rules/embedding.smk"
+include: "rules/benchmark.smk"
+
+
+rule all:
+    input:
+        rules.benchmark.output,
+        rules.dataset.output,
+        rules.exam_overview.output,
+        rules.sampling_overview.output,
+        rules.thermodynamics.output,
+        rules.embedding_overview.output,
+    default_target: True
+
+
+report: "rules/captions/workflow.rst"

@@ -1,0 +1,47 @@
+"""Frames of one level of theory, charge states assigned, split by charge-ordered state."""
+
+DATASET = f"{RUN}/dataset"
+
+
+rule configuration:
+    output:
+        f"{RUN}/config.json",
+    params:
+        config=CFG.model_dump_json(indent=2),
+    localrule: True
+    message:
+        "Writing the resolved configuration"
+    run:
+        Path(output[0]).write_text(params.config + "\n")
+
+
+rule dataset:
+    input:
+        config=ancient(rules.configuration.output),
+        frames=CFG.dataset.path,
+        host=CFG.host,
+    output:
+        frames=f"{DATASET}/frames.parquet",
+        splits=f"{DATASET}/splits.json",
+        set_aside=report(
+            f"{DATASET}/set_aside.csv", caption="captions/set_aside.rst", category="1 Data"
+        ),
+        summary=f"{DATASET}/summary.json",
+        figures=report(
+            expand(f"{DATASET}/{{name}}.svg", name=["composition", "redox", "energy"]),
+            caption="captions/dataset.rst",
+            category="1 Data",
+        ),
+    params:
+        settings=settings_of("dataset", "redox", "seed"),
+        code=code_of("dataset", "redox.py", "frames.py", "foreign.py", "host.py"),
+    log:
+        f"{RUN}/logs/dataset.log",
+    benchmark:
+        f"{RUN}/logs/dataset.benchmark.tsv"
+    resources:
+        mem_mb=2000,
+    message:
+        "Assigning charge states and cutting folds"
+    shell:
+        "python -m workflow_lib dataset --config {input.config} --out {DATASET} > {log} 2>&1"

@@ -1,0 +1,63 @@
+"""What the node embeddings that feed the energy know of the charge state."""
+
+EMBEDDING = f"{RUN}/embedding"
+
+
+rule embedding:
+    input:
+        config=ancient(rules.configuration.output),
+        card=rules.train.output.card,
+        tensors=rules.train.output.tensors,
+        frames=rules.dataset.output.frames,
+        splits=rules.dataset.output.splits,
+        reference=rules.exam_reference.output,
+    output:
+        points=f"{EMBEDDING}/{{model}}/points.parquet",
+        scores=f"{EMBEDDING}/{{model}}/scores.json",
+    params:
+        settings=settings_of("embedding", "threads", "seed"),
+        code=code_of("embedding", "models", "relaxation.py", "host.py"),
+        model_dir=subpath(input.card, parent=True),
+        out=subpath(output.points, parent=True),
+    threads: CFG.threads
+    log:
+        f"{RUN}/logs/embedding-{{model}}.log",
+    benchmark:
+        f"{RUN}/logs/embedding-{{model}}.benchmark.tsv"
+    resources:
+        mem_mb=3500,
+    message:
+        "Reading the embeddings of {wildcards.model}"
+    shell:
+        "python -m workflow_lib embedding --config {input.config} --model-dir {params.model_dir}"
+        " --dataset {DATASET} --reference {EXAM} --out {params.out} > {log} 2>&1"
+
+
+rule embedding_overview:
+    input:
+        config=ancient(rules.configuration.output),
+        embeddings=expand(rules.embedding.output, model=MODELS),
+    output:
+        table=report(
+            f"{EMBEDDING}/overview.csv",
+            caption="captions/embedding_overview.rst",
+            category="6 Embeddings",
+        ),
+        figure=report(
+            f"{EMBEDDING}/overview.svg",
+            caption="captions/embedding_overview.rst",
+            category="6 Embeddings",
+            labels={"model": "all", "figure": "principal components (Fig. 2 of the abstract)"},
+        ),
+    params:
+        code=code_of("embedding/figures.py", "plotting.py"),
+        embeddings=[f"{EMBEDDING}/{m}" for m in MODELS],
+    log:
+        f"{RUN}/logs/embedding_overview.log",
+    resources:
+        mem_mb=2000,
+    message:
+        "Drawing the embeddings side by side"
+    shell:
+        "python -m workflow_lib embedding-overview --config {input.config}"
+        " --embeddings {params.embeddings} --out {EMBEDDING} > {log} 2>&1"

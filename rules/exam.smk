@@ -1,0 +1,109 @@
+"""Every model answers the enumerated charge-ordered states of the small cell."""
+
+EXAM = f"{RUN}/exam"
+
+
+rule exam_reference:
+    input:
+        config=ancient(rules.configuration.output),
+        frames=rules.dataset.output.frames,
+    output:
+        table=REFERENCE,
+        structures=f"{EXAM}/reference.extxyz",
+    params:
+        code=code_of("exam/reference.py", "host.py"),
+    log:
+        f"{RUN}/logs/exam_reference.log",
+    resources:
+        mem_mb=2000,
+    message:
+        "Collecting the DFT answers"
+    shell:
+        "python -m workflow_lib exam-reference --config {input.config} --dataset {DATASET}"
+        " --out {EXAM} > {log} 2>&1"
+
+
+rule exam:
+    input:
+        config=ancient(rules.configuration.output),
+        card=rules.train.output.card,
+        tensors=rules.train.output.tensors,
+        reference=rules.exam_reference.output,
+        splits=rules.dataset.output.splits,
+    output:
+        states=f"{EXAM}/{{model}}/states.csv",
+        scores=f"{EXAM}/{{model}}/scores.json",
+        structures=f"{EXAM}/{{model}}/structures.extxyz",
+        figure=report(
+            f"{EXAM}/{{model}}/states.svg",
+            caption="captions/exam.rst",
+            category="3 Exam",
+            labels={"model": "{model}", "figure": "16 states"},
+        ),
+    params:
+        settings=settings_of("exam", "threads"),
+        code=code_of("exam", "models", "relaxation.py", "relaxation_cache.py", "host.py"),
+        model_dir=subpath(input.card, parent=True),
+        out=subpath(output.states, parent=True),
+    threads: CFG.threads
+    log:
+        f"{RUN}/logs/exam-{{model}}.log",
+    benchmark:
+        f"{RUN}/logs/exam-{{model}}.benchmark.tsv"
+    resources:
+        mem_mb=3500,
+    message:
+        "Examining {wildcards.model}"
+    shell:
+        "python -m workflow_lib exam --config {input.config} --model-dir {params.model_dir}"
+        " --reference {EXAM} --dataset {DATASET} --work {WORK}/relaxations --out {params.out}"
+        " > {log} 2>&1"
+
+
+rule exam_ewald:
+    input:
+        config=ancient(rules.configuration.output),
+        reference=rules.exam_reference.output,
+        splits=rules.dataset.output.splits,
+    output:
+        states=f"{EXAM}/ewald/states.csv",
+        scores=f"{EXAM}/ewald/scores.json",
+    params:
+        settings=settings_of("redox"),
+        code=code_of("exam", "host.py"),
+    log:
+        f"{RUN}/logs/exam_ewald.log",
+    resources:
+        mem_mb=2000,
+    message:
+        "Ranking the states by formal-charge Ewald energies"
+    shell:
+        "python -m workflow_lib exam-ewald --config {input.config} --reference {EXAM}"
+        " --dataset {DATASET} --out {EXAM}/ewald > {log} 2>&1"
+
+
+rule exam_overview:
+    input:
+        config=ancient(rules.configuration.output),
+        exams=expand(rules.exam.output.scores, model=MODELS),
+        ewald=rules.exam_ewald.output,
+    output:
+        table=report(f"{EXAM}/overview.csv", caption="captions/exam_overview.rst", category="3 Exam"),
+        figure=report(
+            f"{EXAM}/overview.svg",
+            caption="captions/exam_overview.rst",
+            category="3 Exam",
+            labels={"model": "all", "figure": "scores"},
+        ),
+    params:
+        code=code_of("exam", "plotting.py"),
+        exams=[f"{EXAM}/{m}" for m in [*MODELS, "ewald"]],
+    log:
+        f"{RUN}/logs/exam_overview.log",
+    resources:
+        mem_mb=2000,
+    message:
+        "Comparing the exams"
+    shell:
+        "python -m workflow_lib exam-overview --config {input.config} --exams {params.exams}"
+        " --out {EXAM} > {log} 2>&1"

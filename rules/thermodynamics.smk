@@ -1,0 +1,52 @@
+"""Formation energies, convex hull and voltage of every model, held against DFT."""
+
+THERMODYNAMICS = f"{RUN}/thermodynamics"
+
+
+rule thermodynamics:
+    input:
+        config=ancient(rules.configuration.output),
+        reference=rules.exam_reference.output.table,
+        exams=expand(rules.exam.output.states, model=MODELS),
+        searches=expand(rules.search.output.found, model=SEARCHED),
+    output:
+        formation=f"{THERMODYNAMICS}/formation.csv",
+        hull=f"{THERMODYNAMICS}/hull.csv",
+        voltage=f"{THERMODYNAMICS}/voltage.csv",
+        scores=report(
+            f"{THERMODYNAMICS}/scores.csv",
+            caption="captions/thermodynamics_scores.rst",
+            category="5 Thermodynamics",
+        ),
+        hull_figure=report(
+            f"{THERMODYNAMICS}/hull.svg",
+            caption="captions/hull.rst",
+            category="5 Thermodynamics",
+            labels={"model": "all", "figure": "convex hull"},
+        ),
+        voltage_figure=report(
+            f"{THERMODYNAMICS}/voltage.svg",
+            caption="captions/voltage.rst",
+            category="5 Thermodynamics",
+            labels={"model": "all", "figure": "open-circuit voltage"},
+        ),
+        found_figure=report(
+            f"{THERMODYNAMICS}/found.svg",
+            caption="captions/found.rst",
+            category="5 Thermodynamics",
+            labels={"model": "all", "figure": "what the searches found (Fig. 1 of the abstract)"},
+        ),
+    params:
+        settings=settings_of("thermodynamics"),
+        code=code_of("thermodynamics", "plotting.py"),
+        exams=[f"{EXAM}/{m}" for m in MODELS],
+        searches=[f"{SAMPLING}/{m}" for m in SEARCHED],
+    log:
+        f"{RUN}/logs/thermodynamics.log",
+    resources:
+        mem_mb=2000,
+    message:
+        "Drawing convex hulls and voltages"
+    shell:
+        "python -m workflow_lib thermodynamics --config {input.config} --reference {EXAM}"
+        " --exams {params.exams} --searches {params.searches} --out {THERMODYNAMICS} > {log} 2>&1"

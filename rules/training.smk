@@ -1,0 +1,47 @@
+"""One trained model per name, variant, fold and seed; checkpoints live in work/, not in outputs."""
+
+TRAINING = f"{RUN}/training"
+
+
+rule train:
+    input:
+        config=ancient(rules.configuration.output),
+        frames=rules.dataset.output.frames,
+        splits=rules.dataset.output.splits,
+    output:
+        card=f"{TRAINING}/{{model}}/card.json",
+        tensors=f"{TRAINING}/{{model}}/model.safetensors",
+        history=f"{TRAINING}/{{model}}/history.csv",
+        metrics=f"{TRAINING}/{{model}}/metrics.csv",
+        parity=f"{TRAINING}/{{model}}/parity.parquet",
+        labels=f"{TRAINING}/{{model}}/labels.json",
+        timings=f"{TRAINING}/{{model}}/timings.json",
+        learning=report(
+            f"{TRAINING}/{{model}}/learning.svg",
+            caption="captions/learning.rst",
+            category="2 Training",
+            labels={"model": "{model}", "figure": "learning curve"},
+        ),
+        figure=report(
+            f"{TRAINING}/{{model}}/parity.svg",
+            caption="captions/parity.rst",
+            category="2 Training",
+            labels={"model": "{model}", "figure": "parity"},
+        ),
+    params:
+        model=lambda wildcards: training_params(wildcards.model),
+        settings=settings_of("redox", "threads"),
+        code=code_of("models", "training", "redox.py"),
+        out=subpath(output.card, parent=True),
+    threads: CFG.threads
+    log:
+        f"{RUN}/logs/train-{{model}}.log",
+    benchmark:
+        f"{RUN}/logs/train-{{model}}.benchmark.tsv"
+    resources:
+        mem_mb=3500,
+    message:
+        "Training {wildcards.model}"
+    shell:
+        "python -m workflow_lib train --config {input.config} --model {wildcards.model}"
+        " --dataset {DATASET} --work {WORK}/checkpoints --out {params.out} > {log} 2>&1"

@@ -1,0 +1,147 @@
+"""``python -m workflow_lib VERB``: one verb a rule, each runnable by hand.
+
+Nothing heavy is imported before a verb needs it; a mistake of the user ends with one line and
+exit status 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from workflow_lib import verbs
+from workflow_lib.errors import UserError
+
+Verb = Callable[[argparse.Namespace], None]
+type Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m workflow_lib",
+        description="Machine-learned potentials with and without charge-state labels, against DFT.",
+        epilog="The verbs of the workflow's stages take the run's configuration; those below "
+        "them work on any trained model.",
+    )
+    commands = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    _stage_verbs(commands)
+    _model_verbs(commands)
+    return parser
+
+
+def _verb(commands: Commands, name: str, run: Verb, text: str) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=text, description=text)
+    command.set_defaults(run=run)
+    return command
+
+
+def _stage_verbs(commands: Commands) -> None:
+    """The verbs that the rules call: configuration in, one stage's folder out."""
+
+    def verb(name: str, run: Verb, text: str, *paths: str) -> argparse.ArgumentParser:
+        command = _verb(commands, name, run, text)
+        command.add_argument(
+            "--config", type=Path, default=Path("config/config.yaml"), help="configuration file"
+        )
+        for path in paths:
+            many = "*" if path in ("exams", "searches", "embeddings", "trainings") else None
+            command.add_argument(f"--{path}", type=Path, required=True, nargs=many, metavar="DIR")
+        return command
+
+    verb("dataset", verbs.dataset, "frames, charge states, folds, summary", "out")
+    train = verb("train", verbs.train, "train one model (resumes if interrupted)", "dataset", "work", "out")
+    train.add_argument("--model", required=True, metavar="ID", help="e.g. painn-entropy-f0-s1")
+    verb("exam-reference", verbs.exam_reference, "DFT answers of the exam", "dataset", "out")
+    verb(
+        "exam",
+        verbs.exam,
+        "one model answers all charge-ordered states",
+        *("model-dir", "reference", "dataset", "work", "out"),
+    )
+    verb("exam-ewald", verbs.exam_ewald, "formal-charge ranking", "reference", "dataset", "out")
+    verb("exam-overview", verbs.exam_overview, "all exams side by side", "exams", "out")
+    verb(
+        "search",
+        verbs.search,
+        "genetic algorithm and random search with one model",
+        *("model-dir", "reference", "work", "out"),
+    )
+    verb(
+        "sampling-overview",
+        verbs.sampling_overview,
+        "all searches side by side; what DFT has to answer",
+        *("searches", "reference", "out"),
+    )
+    verb(
+        "thermodynamics",
+        verbs.thermodynamics,
+        "convex hull and voltage against DFT",
+        *("reference", "exams", "searches", "out"),
+    )
+    verb(
+        "embedding",
+        verbs.embedding,
+        "what one model's node embeddings know of the charge",
+        *("model-dir", "dataset", "reference", "out"),
+    )
+    verb("embedding-overview", verbs.embedding_overview, "all embeddings side by side", "embeddings", "out")
+    verb(
+        "benchmark",
+        verbs.benchmark,
+        "one table: model x metric",
+        *("trainings", "exams", "searches", "thermodynamics", "embeddings", "out"),
+    )
+    verb("provenance", verbs.provenance, "configuration, versions, checksums of a run", "out")
+
+
+def _model_verbs(commands: Commands) -> None:
+    """The verbs that work on any trained model or frame file."""
+    schema = _verb(commands, "schema", verbs.schema, "JSON schema of the configuration")
+    schema.add_argument("--out", type=Path, required=True, metavar="FILE")
+
+    evaluate = _verb(commands, "evaluate", verbs.evaluate, "errors of a trained model on labelled frames")
+    evaluate.add_argument("model", type=Path, metavar="MODEL_DIR")
+    evaluate.add_argument("frames", type=Path, metavar="FRAMES", help="Parquet or extended XYZ")
+    evaluate.add_argument("--json", action="store_true", help="print JSON")
+
+    predict = _verb(commands, "predict", verbs.predict, "energy, forces, moments, charges of a structure")
+    relax = _verb(commands, "relax", verbs.relax, "relax the positions of a structure in its cell")
+    for command in (predict, relax):
+        command.add_argument("model", type=Path, metavar="MODEL_DIR")
+        command.add_argument("structure", type=Path, metavar="STRUCTURE", help="any format ASE reads")
+        command.add_argument(
+            "--assign",
+            choices=("labels", "search"),
+            default="labels",
+            help="where charge states come from: labels (or moments) in the file, or the lowest "
+            "energy over all neutral assignments",
+        )
+    predict.add_argument("--json", action="store_true", help="print JSON")
+    relax.add_argument("out", type=Path, metavar="OUT", help="any format ASE writes")
+    relax.add_argument("--fmax", type=float, default=0.02, help="eV/A (default 0.02)")
+    relax.add_argument("--max-steps", type=int, default=500, help="default 500")
+
+    convert = _verb(commands, "convert", verbs.convert, "frame table <-> extended XYZ <-> ASE db")
+    convert.add_argument("frames", type=Path, metavar="FRAMES")
+    convert.add_argument("out", type=Path, metavar="OUT", help="suffix .parquet, .extxyz or .db")
+    convert.add_argument("--energy-reference", help="level of theory, where the file does not say")
+    convert.add_argument("--formula-units", type=int, help="per cell, where the file does not say")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a verb; 0 on success, 2 for a mistake of the user."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""One table over all trained models, its figure, and where everything came from."""

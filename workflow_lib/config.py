@@ -1,0 +1,252 @@
+"""Typed configuration: the one source of defaults, of the JSON schema and of error messages.
+
+Imports no torch and no upstream model package, so that a mistake is reported within a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from workflow_lib.dataset.settings import DatasetSettings
+from workflow_lib.embedding.settings import EmbeddingSettings
+from workflow_lib.errors import UserError
+from workflow_lib.exam.settings import ExamSettings
+from workflow_lib.models.registry import FAMILIES
+from workflow_lib.redox import Embedding, RedoxRule
+from workflow_lib.sampling.settings import SamplingSettings
+from workflow_lib.thermodynamics.settings import ThermodynamicsSettings
+from workflow_lib.training.settings import TrainingSettings
+
+NAME = r"^[a-z0-9]+(-[a-z0-9]+)*$"
+Variant = Literal["baseline", "entropy", "subset", "surrogate"]
+ControlVariant = Literal["shuffled", "new-species"]
+
+
+class VariantMeaning(NamedTuple):
+    """What a variant changes: which frames train, and how the network sees charge states."""
+
+    dataset: Literal["full", "subset"]
+    embedding: Embedding
+
+
+VARIANTS: dict[str, VariantMeaning] = {
+    "baseline": VariantMeaning("full", "none"),
+    "entropy": VariantMeaning("subset", "surrogate"),
+    "subset": VariantMeaning("subset", "none"),
+    "surrogate": VariantMeaning("full", "surrogate"),
+    "shuffled": VariantMeaning("subset", "surrogate"),
+    "new-species": VariantMeaning("subset", "new-species"),
+}
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class NamedModel(_Section):
+    """One model of the comparison: a family, how it starts, its hyperparameters."""
+
+    name: str = Field(pattern=NAME)
+    family: str
+    init: Literal["scratch", "pretrained"] = "scratch"
+    hyperparameters: dict[str, Any] = Field(default_factory=dict)
+    training: dict[str, Any] = Field(
+        default_factory=dict, description="keys of `training` that differ for this model"
+    )
+    variants: tuple[Variant, ...] | None = Field(
+        None, description="variants of this model, where they differ from the run's"
+    )
+    control: bool = Field(False, description="a control: examined, but it runs no search of its own")
+
+    @field_validator("family")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in FAMILIES:
+            raise ValueError(f"unknown family {value!r}{nearest(value, FAMILIES)}")
+        return value
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.init == "pretrained" and not FAMILIES[self.family].pretrained:
+            raise ValueError(f"family {self.family} ships no weights: init must be scratch")
+        return self
+
+
+class Control(_Section):
+    """A trained control: one named model in a variant that takes the meaning out of the label."""
+
+    model: str
+    variant: ControlVariant
+
+
+class TrainedModelId(NamedTuple):
+    """Which model, in which variant, on which fold, with which seed."""
+
+    name: str
+    variant: str
+    fold: int
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.name}-{self.variant}-f{self.fold}-s{self.seed}"
+
+
+class Config(_Section):
+    """Everything a run depends on."""
+
+    run: str = Field("demo", pattern=NAME, description="results go to results/<run>/")
+    seed: int = Field(711, ge=0, description="seed of every random choice outside training")
+    threads: int = Field(1, ge=1, le=64, description="threads of one job; part of the result")
+    host: str = Field(description="host description, see resources/hosts/")
+    redox: RedoxRule
+    dataset: DatasetSettings
+    models: tuple[NamedModel, ...] = Field(min_length=1)
+    variants: tuple[Variant, ...] = Field(("baseline", "entropy"), min_length=1)
+    controls: tuple[Control, ...] = ()
+    seeds: tuple[int, ...] = Field((1,), min_length=1)
+    training: TrainingSettings
+    exam: ExamSettings = ExamSettings()
+    sampling: SamplingSettings = SamplingSettings()
+    thermodynamics: ThermodynamicsSettings = ThermodynamicsSettings()
+    embedding: EmbeddingSettings = EmbeddingSettings()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        names = [model.name for model in self.models]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"models: the name {name!r} is used twice; names must differ")
+        for control in self.controls:
+            if control.model not in names:
+                raise ValueError(
+                    f"controls: no model named {control.model!r}{nearest(control.model, names)}"
+                )
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError("seeds: every seed may stand once")
+        for index, model in enumerate(self.models):
+            for what, check in (
+                ("hyperparameters", lambda m=model: self.hyperparameters(m.name)),
+                ("training", lambda m=model: self.training_of(m.name)),
+            ):
+                try:
+                    check()
+                except ValidationError as error:
+                    kind = (
+                        FAMILIES[model.family].hyperparameters
+                        if what == "hyperparameters"
+                        else TrainingSettings
+                    )
+                    raise ValueError(
+                        describe_errors(error, kind, prefix=f"models[{index}].{what}")
+                    ) from error
+        return self
+
+    def model(self, name: str) -> NamedModel:
+        """The named model; UserError where there is none of this name."""
+        for model in self.models:
+            if model.name == name:
+                return model
+        known = [model.name for model in self.models]
+        raise UserError(f"no model named {name!r} in the configuration{nearest(name, known)}")
+
+    def hyperparameters(self, name: str) -> BaseModel:
+        """Hyperparameters of a named model, with its family's defaults."""
+        model = self.model(name)
+        return FAMILIES[model.family].hyperparameters.model_validate(model.hyperparameters)
+
+    def training_of(self, name: str) -> TrainingSettings:
+        """Training settings of a named model: the common ones and what it overrides."""
+        common = self.training.model_dump(exclude_unset=True)
+        return TrainingSettings.model_validate(common | self.model(name).training)
+
+    def trained(self, *, controls: bool = True) -> Iterator[TrainedModelId]:
+        """All models this run trains; without ``controls`` only those that also search."""
+        for fold in self.dataset.folds.run:
+            for seed in self.seeds:
+                for model in self.models:
+                    if model.control and not controls:
+                        continue
+                    for variant in model.variants or self.variants:
+                        yield TrainedModelId(model.name, variant, fold, seed)
+                for control in self.controls if controls else ():
+                    yield TrainedModelId(control.model, control.variant, fold, seed)
+
+
+def nearest(value: str, known: Any) -> str:
+    """A hint for an error message: the nearest known name, or all of them."""
+    known = list(known)
+    near = get_close_matches(str(value), known, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
+
+
+def _valid_keys(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """Keys that may stand at a location of the configuration, read from the JSON schema."""
+    schema = model.model_json_schema()
+
+    def resolve(node: dict) -> dict:
+        return schema["$defs"][node["$ref"].rsplit("/", 1)[1]] if "$ref" in node else node
+
+    node: dict = schema
+    for part in location:
+        for candidate in map(resolve, [node, *node.get("anyOf", [])]):
+            if isinstance(part, int):
+                ordered = candidate.get("prefixItems", [])
+                child = candidate.get("items") or (ordered[part] if part < len(ordered) else None)
+            else:
+                child = candidate.get("properties", {}).get(part)
+            if isinstance(child, dict):
+                node = resolve(child)
+                break
+    return list(node.get("properties", {}))
+
+
+def describe_errors(error: ValidationError, model: type[BaseModel], prefix: str = "") -> str:
+    """All mistakes of a configuration, one clause each: where, what, and what would be right."""
+    clauses = []
+    for item in error.errors():
+        location = item["loc"]
+        where = prefix
+        for part in location:
+            where += f"[{part}]" if isinstance(part, int) else f".{part}" if where else part
+        if item["type"] == "extra_forbidden":
+            hint = nearest(str(location[-1]), _valid_keys(model, location[:-1]))
+            clauses.append(f"{where}: unknown key{hint}")
+        elif item["type"] == "missing":
+            clauses.append(f"{where}: required but missing")
+        elif item["type"] == "value_error":
+            message = str(item["ctx"]["error"]) if "ctx" in item else item["msg"]
+            clauses.append(f"{where}: {message}" if where else message)
+        else:
+            given = repr(item["input"])
+            given = given if len(given) < 60 else f"{given[:57]}..."
+            clauses.append(f"{where}: {item['msg'][0].lower()}{item['msg'][1:]}, got {given}")
+    return "; ".join(clauses)
+
+
+def validate_config(raw: Mapping[str, Any], where: str) -> Config:
+    """Check a configuration read elsewhere (Snakemake's); UserError naming key and remedy."""
+    try:
+        return Config.model_validate(dict(raw))
+    except ValidationError as error:
+        raise UserError(f"{where}: {describe_errors(error, Config)}") from None
+
+
+def load_config(path: str | Path) -> Config:
+    """Read and check a configuration file (YAML or JSON); UserError naming key and remedy."""
+    path = Path(path)
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; see config/ for examples") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} is not valid YAML: {reason}") from None
+    if not isinstance(raw, dict):
+        raise UserError(f"{path} must hold keys and values; see config/config.yaml")
+    return validate_config(raw, str(path))

@@ -1,0 +1,312 @@
+"""What each verb of the command line does: read the configuration, call one stage."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from workflow_lib.errors import UserError
+from workflow_lib.io import read_json, to_json, write_json
+
+if TYPE_CHECKING:
+    from workflow_lib.config import Config
+    from workflow_lib.models.trained import TrainedModel
+
+Options = argparse.Namespace
+
+
+def _config(options: Options) -> Config:
+    from workflow_lib.config import load_config
+
+    return load_config(options.config)
+
+
+def _threads(config: Config) -> None:
+    """Set the thread count before torch starts: it is part of the result, to the last bit."""
+    os.environ["OMP_NUM_THREADS"] = str(config.threads)
+    import torch
+
+    torch.set_num_threads(config.threads)
+
+
+def dataset(options: Options) -> None:
+    """Frames of the configured source, labelled and split."""
+    from workflow_lib.dataset.build import build_dataset
+    from workflow_lib.host import Host
+
+    config = _config(options)
+    build_dataset(
+        settings=config.dataset,
+        rule=config.redox,
+        host=Host.load(config.host),
+        seed=config.seed,
+        out=options.out,
+    )
+
+
+def train(options: Options) -> None:
+    """Train one model of the configuration."""
+    config = _config(options)
+    wanted = {str(model): model for model in config.trained()}
+    if options.model not in wanted:
+        from workflow_lib.config import nearest
+
+        raise UserError(
+            f"--model {options.model} is not in the configuration{nearest(options.model, wanted)}"
+        )
+    model = wanted[options.model]
+    _threads(config)
+    from workflow_lib.training.run import train as run
+
+    named = config.model(model.name)
+    run(
+        frames_path=options.dataset / "frames.parquet",
+        splits_path=options.dataset / "splits.json",
+        name=model.name,
+        family=named.family,
+        init=named.init,
+        hyperparameters=config.hyperparameters(model.name),
+        settings=config.training_of(model.name),
+        variant=model.variant,
+        fold=model.fold,
+        seed=model.seed,
+        rule=config.redox,
+        subset_elements=config.dataset.subset_elements,
+        out=options.out,
+        checkpoints=options.work,
+        threads=config.threads,
+    )
+
+
+def exam_reference(options: Options) -> None:
+    """DFT end geometries and energies of the charge-ordered states."""
+    from workflow_lib.exam.reference import build_reference
+    from workflow_lib.host import Host
+
+    config = _config(options)
+    build_reference(options.dataset / "frames.parquet", Host.load(config.host), options.out)
+
+
+def exam(options: Options) -> None:
+    """One model's answers to the three papers of the exam."""
+    config = _config(options)
+    _threads(config)
+    from workflow_lib.exam.run import run_exam
+    from workflow_lib.host import Host
+
+    run_exam(
+        model_dir=options.model_dir,
+        reference_dir=options.reference,
+        host=Host.load(config.host),
+        splits_path=options.dataset / "splits.json",
+        settings=config.exam,
+        cache=options.work,
+        out=options.out,
+    )
+
+
+def exam_ewald(options: Options) -> None:
+    """The naive ranking by formal charges."""
+    from workflow_lib.exam.ewald import run_ewald
+    from workflow_lib.host import Host
+
+    config = _config(options)
+    run_ewald(
+        reference_dir=options.reference,
+        host=Host.load(config.host),
+        rule=config.redox,
+        splits_path=options.dataset / "splits.json",
+        out=options.out,
+    )
+
+
+def exam_overview(options: Options) -> None:
+    """All exams in one table and figure."""
+    from workflow_lib.exam.figures import exam_overview as run
+
+    run(options.exams, options.out)
+
+
+def search(options: Options) -> None:
+    """Genetic algorithm and random search of one model."""
+    config = _config(options)
+    _threads(config)
+    from workflow_lib.host import Host
+    from workflow_lib.sampling.run import run_search
+
+    run_search(
+        model_dir=options.model_dir,
+        host=Host.load(config.host),
+        settings=config.sampling,
+        exam=config.exam,
+        seed=config.seed,
+        work=options.work / "sampling",
+        cache=options.work / "relaxations",
+        out=options.out,
+    )
+
+
+def sampling_overview(options: Options) -> None:
+    """All searches in one table and figure, and the list of pending DFT energies."""
+    from workflow_lib.dft.pending import collect_pending
+    from workflow_lib.sampling.figures import sampling_overview as run
+
+    run(options.searches, options.out)
+    collect_pending(
+        [folder / "found.csv" for folder in options.searches],
+        options.reference / "reference.csv",
+        options.out,
+    )
+
+
+def thermodynamics(options: Options) -> None:
+    """Hull and voltage of all models against DFT."""
+    from workflow_lib.thermodynamics.run import run_thermodynamics
+
+    run_thermodynamics(
+        reference_dir=options.reference,
+        exam_dirs=options.exams,
+        sampling_dirs=options.searches,
+        settings=_config(options).thermodynamics,
+        out=options.out,
+    )
+
+
+def embedding(options: Options) -> None:
+    """Node embeddings of one model."""
+    config = _config(options)
+    _threads(config)
+    from workflow_lib.embedding.run import run_embedding
+    from workflow_lib.host import Host
+
+    run_embedding(
+        model_dir=options.model_dir,
+        frames_path=options.dataset / "frames.parquet",
+        splits_path=options.dataset / "splits.json",
+        reference_dir=options.reference,
+        host=Host.load(config.host),
+        settings=config.embedding,
+        out=options.out,
+    )
+
+
+def embedding_overview(options: Options) -> None:
+    """All embeddings in one table and figure."""
+    from workflow_lib.embedding.figures import embedding_overview as run
+
+    run(options.embeddings, options.out)
+
+
+def benchmark(options: Options) -> None:
+    """The table of the run."""
+    from workflow_lib.benchmark.run import run_benchmark
+
+    run_benchmark(
+        trainings=options.trainings,
+        exams=options.exams,
+        searches=options.searches,
+        thermodynamics=options.thermodynamics,
+        embeddings=options.embeddings,
+        out=options.out,
+    )
+
+
+def provenance(options: Options) -> None:
+    """What this run was made from."""
+    from workflow_lib.benchmark.provenance import collect_provenance
+
+    write_json(options.out, collect_provenance(_config(options)))
+
+
+def schema(options: Options) -> None:
+    """JSON schema of the configuration."""
+    from workflow_lib.config import Config
+
+    write_json(options.out, Config.model_json_schema())
+
+
+def _model(folder: Path) -> TrainedModel:
+    """A trained model by folder; cheap checks come before torch is imported."""
+    card = folder / "card.json"
+    if not card.is_file():
+        raise UserError(
+            f"{folder} holds no trained model (card.json is missing); give results/<run>/training/<id>"
+        )
+    read_json(card)
+    from workflow_lib.models.trained import TrainedModel
+
+    return TrainedModel.load(folder)
+
+
+def _print(values: dict[str, object], as_json: bool) -> None:
+    if as_json:
+        print(to_json(values), end="")
+        return
+    for key, value in values.items():
+        print(f"{key:24} {'-' if value is None else value}")
+
+
+def evaluate(options: Options) -> None:
+    """Errors of a trained model on labelled frames."""
+    from workflow_lib.foreign import read_frames
+
+    frames = read_frames(options.frames)
+    model = _model(options.model)
+    from workflow_lib.evaluate import evaluate as run
+
+    _print(run(model, frames, str(options.frames)), options.json)
+
+
+def predict(options: Options) -> None:
+    """Energy, forces, moments, charges and charge states of one structure."""
+    from workflow_lib.foreign import read_structure
+
+    atoms = read_structure(options.structure)
+    prediction = _model(options.model).predict([atoms], assign=options.assign)[0]
+    values: dict[str, object] = {"energy": prediction.energy, "forces": prediction.forces}
+    for key in ("magmoms", "charges", "oxidation_states"):
+        values[key] = getattr(prediction, key)
+    _print(values, options.json)
+
+
+def relax(options: Options) -> None:
+    """Relax positions in the given cell and write the structure with its energy and forces."""
+    from workflow_lib.foreign import read_structure, write_structure
+
+    atoms = read_structure(options.structure)
+    model = _model(options.model)
+    from workflow_lib.relaxation import relax as run
+
+    result = run(
+        model,
+        [atoms],
+        fmax=options.fmax,
+        max_steps=options.max_steps,
+        batch_size=1,
+        assign=options.assign,
+    )[0]
+    if result.status == "diverged":
+        raise UserError(
+            f"the relaxation of {options.structure} diverged after {result.steps} steps; nothing was "
+            "written. Start from a structure closer to the training data"
+        )
+    write_structure(result.atoms, options.out)
+    print(
+        f"{result.status} after {result.steps} steps: energy {result.energy:.6f} eV, "
+        f"largest force {result.fmax:.4f} eV/A, cell unchanged; written to {options.out}"
+    )
+
+
+def convert(options: Options) -> None:
+    """Frame table to extended XYZ or ASE db and back."""
+    from workflow_lib.foreign import read_frames, write_frames
+
+    frames = read_frames(
+        options.frames,
+        energy_reference=options.energy_reference,
+        formula_units=options.formula_units,
+    )
+    write_frames(frames, options.out)
+    print(f"{len(frames)} frames written to {options.out}")
