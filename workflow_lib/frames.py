@@ -13,7 +13,8 @@ periodic in three directions.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from ase import Atoms
 
+LAST_ELEMENT = 118
 PER_ATOM = ("forces", "magmoms", "charges", "oxidation_states")
 """Optional columns with one entry an atom."""
 
@@ -65,6 +67,7 @@ _SHAPES: dict[str, tuple[int, ...]] = {
     "stress": (3, 3),
 }
 _INTEGER = ("numbers", "oxidation_states")
+_REQUIRED = tuple(f.name for f in fields(Frame) if f.default is MISSING)
 
 
 def _schema() -> pa.Schema:
@@ -88,13 +91,15 @@ def check_frame(frame: Frame, where: str) -> None:
     ``where`` names the file and row for the message.
     """
     n = len(frame.numbers)
+    if not n or frame.numbers.min() < 1 or frame.numbers.max() > LAST_ELEMENT:
+        raise UserError(f"{where}: numbers must be atomic numbers from 1 to {LAST_ELEMENT}, one per atom")
     for name in ("positions", *PER_ATOM):
         value = getattr(frame, name)
         if value is not None and len(value) != n:
             raise UserError(f"{where}: {name} has {len(value)} rows for {n} atoms; give one per atom")
     for name in ("energy", "positions", "cell", "forces", "stress", "magmoms", "charges"):
         value = getattr(frame, name)
-        if value is not None and not np.all(np.isfinite(value)):
+        if value is not None and not np.isfinite(value).all():
             raise UserError(
                 f"{where}: {name} holds values that are not finite; remove the frame or leave the label out"
             )
@@ -107,12 +112,27 @@ def write_parquet(frames: Sequence[Frame], path: str | Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    def plain(value: Any) -> Any:
-        return value.ravel().tolist() if isinstance(value, np.ndarray) else value
-
-    rows = [{f.name: plain(getattr(frame, f.name)) for f in fields(Frame)} for frame in frames]
+    columns = []
+    for field in _schema():
+        values = [getattr(frame, field.name) for frame in frames]
+        if pa.types.is_list(field.type):
+            missing = np.array([value is None for value in values], dtype=bool)
+            flat = [np.ravel(value) for value in values if value is not None]
+            lengths = [0 if value is None else np.size(value) for value in values]
+            offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int32)
+            content = np.concatenate(flat) if flat else np.array([], dtype=float)
+            columns.append(
+                pa.ListArray.from_arrays(
+                    pa.array(offsets),
+                    pa.array(content).cast(field.type.value_type),
+                    type=field.type,
+                    mask=pa.array(missing),
+                )
+            )
+        else:
+            columns.append(pa.array(values, type=field.type))
     with atomic_path(path) as temporary:
-        pq.write_table(pa.Table.from_pylist(rows, schema=_schema()), temporary, compression="zstd")
+        pq.write_table(pa.Table.from_arrays(columns, schema=_schema()), temporary, compression="zstd")
 
 
 def read_parquet(path: str | Path) -> list[Frame]:
@@ -128,30 +148,49 @@ def read_parquet(path: str | Path) -> list[Frame]:
     except (pa.ArrowInvalid, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path} is truncated or no Parquet file ({reason})") from error
-    missing = {field.name for field in fields(Frame)} - set(table.column_names)
-    if missing:
-        raise UserError(f"{path} is no frame table: it lacks {', '.join(sorted(missing))}")
+    names = [field.name for field in fields(Frame)]
+    if missing := sorted(set(names) - set(table.column_names)):
+        raise UserError(f"{path} is no frame table: it lacks {', '.join(missing)}")
+    try:
+        table = table.select(names).cast(_schema())
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path}: a column has the wrong type ({reason}); see docs/data.md") from error
+    columns = {name: _column(table.column(name).combine_chunks(), name, str(path)) for name in names}
     frames = []
-    for row, values in enumerate(table.to_pylist()):
-        where = f"{path} row {row}"
-        arrays: dict[str, Any] = {}
-        for field in fields(Frame):
-            value = values[field.name]
-            if isinstance(value, list):
-                value = np.array(value, dtype=np.int64 if field.name in _INTEGER else float)
-                shape = _SHAPES.get(field.name)
-                try:
-                    value = value if shape is None else value.reshape(shape)
-                except ValueError as error:
-                    raise UserError(
-                        f"{where}: {field.name} has {value.size} numbers, not a multiple of "
-                        f"{abs(shape[-1])}"  # type: ignore[index]
-                    ) from error
-            arrays[field.name] = value
-        frame = Frame(**arrays)
-        check_frame(frame, where)
+    for row in range(table.num_rows):
+        frame = Frame(**{name: columns[name][row] for name in names})
+        check_frame(frame, f"{path} row {row}")
         frames.append(frame)
     return frames
+
+
+def _column(column: pa.Array, name: str, path: str) -> list:
+    """One column as Python values, arrays in their own shape; None where empty."""
+    import pyarrow as pa
+
+    empty = column.is_null().to_numpy(zero_copy_only=False)
+    if name in _REQUIRED and empty.any():
+        raise UserError(f"{path} row {int(empty.argmax())}: {name} is empty; every frame needs it")
+    if not pa.types.is_list(column.type):
+        return column.to_pylist()
+    if name in _INTEGER and column.values.null_count:
+        raise UserError(f"{path}: {name} has empty entries; give one whole number per atom")
+    # Copied, so that a frame neither is read-only nor keeps the whole table in memory.
+    flat = column.values.to_numpy(zero_copy_only=False).astype(np.int64 if name in _INTEGER else float)
+    offsets = column.offsets.to_numpy()
+    shape = _SHAPES.get(name, (-1,))
+    values: list[np.ndarray | None] = []
+    for row, (start, stop) in enumerate(pairwise(offsets)):
+        value = flat[start:stop]
+        try:
+            values.append(None if empty[row] else value.reshape(shape).copy())
+        except ValueError as error:
+            raise UserError(
+                f"{path} row {row}: {name} has {value.size} numbers, which make no array of shape "
+                f"{str(shape).replace('-1', 'n')}"
+            ) from error
+    return values
 
 
 def frame_to_atoms(frame: Frame) -> Atoms:
