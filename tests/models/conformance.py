@@ -219,7 +219,7 @@ def check_training_gradients(family: str) -> None:
             parameters[chosen].view(-1)[place] -= sign * STEP
     numeric = (values[0] - values[1]) / (2 * STEP)
     # Weights are of order 1 and the forces of high order in them: h^2 terms weigh more here.
-    assert float(gradient.view(-1)[place]) == pytest.approx(numeric, rel=1e-4)
+    assert float(gradient.reshape(-1)[place]) == pytest.approx(numeric, rel=1e-4)
 
 
 # Invariance -------------------------------------------------------------------------------------

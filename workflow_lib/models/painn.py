@@ -1,0 +1,208 @@
+"""PaiNN (schnetpack) behind the contract.
+
+Weights and layers are upstream's own modules (``schnetpack.representation.PaiNN`` and an
+``Atomwise`` energy head), so that they can be moved to and from ``NeuralNetworkPotential``. What
+runs them differs in how, not in what, they compute:
+
+* messages are summed by ``neighbour_messages.py`` instead of edge by edge;
+* what nobody reads is left out: messages from the vectors of the first block, which are zero, and
+  the vector update of the last;
+* geometry enters through radial basis values and unit vectors. One gradient with respect to these
+  gives forces and virial: with g_ij = dE/dr_ij along the edge i -> j, F_i = sum_j g_ij - g_ji and
+  dE/d(strain) = sum_ij g_ij (x) r_ij, made symmetric (Thompson, Plimpton & Mattson, J. Chem. Phys.
+  131, 154107 (2009)). The stress so costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, Self
+
+import schnetpack as spk
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from workflow_lib.errors import UserError
+from workflow_lib.models.contract import Batch, Graph, Output, Potential, Species, Structure
+from workflow_lib.models.graph import collate_graphs, edge_graph
+from workflow_lib.models.hyperparameters import PainnHyperparameters
+from workflow_lib.models.neighbour_messages import directed_message, radial_message
+from workflow_lib.models.second_order import silu
+
+TABLE = 100
+"""Rows of schnetpack's embedding; a label is its row."""
+
+
+class PainnPotential(Potential):
+    """PaiNN (Schütt, Unke & Gastegger, ICML 2021)."""
+
+    family: ClassVar[str] = "painn"
+
+    def __init__(self, hyperparameters: PainnHyperparameters, species: Species) -> None:
+        hp = hyperparameters
+        super().__init__(species, getattr(torch, hp.dtype))
+        beyond = [label for label in species.labels if label >= TABLE]
+        if beyond:
+            raise UserError(f"{self.family} takes species labels below {TABLE}, got {beyond[0]}")
+        if hp.radial_basis == "gaussian" and hp.n_rbf < 2:
+            raise UserError("a gaussian radial basis needs n_rbf of 2 or more: its width is a spacing")
+        basis = spk.nn.BesselRBF if hp.radial_basis == "bessel" else spk.nn.GaussianRBF
+        self.cutoff = hp.cutoff
+        self.representation = spk.representation.PaiNN(
+            n_atom_basis=hp.n_atom_basis,
+            n_interactions=hp.n_interactions,
+            radial_basis=basis(n_rbf=hp.n_rbf, cutoff=hp.cutoff),
+            cutoff_fn=spk.nn.CosineCutoff(hp.cutoff),
+            activation=silu,
+        )
+        self.readout = spk.atomistic.Atomwise(n_in=hp.n_atom_basis, activation=silu, output_key="energy")
+
+    @classmethod
+    def build(
+        cls, hyperparameters: PainnHyperparameters, species: Species, *, init: str, seed: int
+    ) -> Self:
+        """See :meth:`Potential.build`; schnetpack ships no weights, so ``init`` must be scratch."""
+        if init != "scratch":
+            raise UserError(f"{cls.family} ships no weights: init is {init!r}, it must be 'scratch'")
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed GPUs as well
+            potential = cls(hyperparameters, species)
+        for child in potential.children():  # not the potential: its reference energies stay double
+            child.to(potential.dtype)
+        return potential
+
+    def graph(self, structure: Structure) -> Graph:
+        """Base graph, ``neighbours`` [n, k] and ``vectors`` [n, k, 3] (A) to them.
+
+        k is the largest number of neighbours; an atom with fewer has itself as neighbour in the
+        rest, at twice the cut-off, where filters are zero.
+        """
+        # Edge vectors are differenced in double precision: in float32 the cell shift would cost
+        # a digit.
+        edges = edge_graph(structure, self.species, self.cutoff, torch.float64)
+        (first, second), shift = edges.pop("edge_index"), edges.pop("edge_shift")
+        positions, cell = edges["positions"], edges["cell"][0]
+        vectors = positions[second] - positions[first] + shift @ cell
+        order = torch.argsort(first, stable=True)
+        first, second, vectors = first[order], second[order], vectors[order]
+        n_atoms = len(positions)
+        counts = torch.bincount(first, minlength=n_atoms)
+        k = int(counts.max())
+        slot = torch.arange(len(first)) - (counts.cumsum(0) - counts)[first]
+        neighbours, table = self._padding(torch.arange(n_atoms), k)
+        neighbours[first, slot] = second
+        table[first, slot] = vectors.to(self.dtype)
+        return {
+            **edges,
+            "positions": positions.to(self.dtype),
+            "cell": edges["cell"].to(self.dtype),
+            "neighbours": neighbours,
+            "vectors": table,
+        }
+
+    def _padding(self, atoms: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """``k`` columns of neighbours and vectors that count for nothing."""
+        far = torch.tensor([2 * self.cutoff, 0.0, 0.0], dtype=self.dtype)
+        return atoms[:, None].repeat(1, k), far.repeat(len(atoms), k, 1)
+
+    def collate(self, graphs: Sequence[Graph]) -> Batch:
+        """See :meth:`Potential.collate`; tables are padded to the widest."""
+        widest = max(graph["neighbours"].shape[1] for graph in graphs)
+        return collate_graphs(
+            [self._widen(graph, widest) for graph in graphs], {"neighbours": "positions"}, {}
+        )
+
+    def _widen(self, graph: Graph, k: int) -> Graph:
+        missing = k - graph["neighbours"].shape[1]
+        if not missing:
+            return graph
+        neighbours, vectors = self._padding(torch.arange(len(graph["positions"])), missing)
+        return {
+            **graph,
+            "neighbours": torch.cat([graph["neighbours"], neighbours], dim=1),
+            "vectors": torch.cat([graph["vectors"], vectors], dim=1),
+        }
+
+    def network(self, batch: Batch, *, stress: bool) -> Output:
+        """See :meth:`Potential.network`."""
+        n_systems, system = len(batch["n_atoms"]), batch["system"]
+        vectors, neighbours = batch["vectors"], batch["neighbours"]
+        with torch.no_grad():
+            distance = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+            unit = vectors / distance
+            basis, slope = self._basis(distance)
+        with torch.enable_grad():
+            basis.requires_grad_()
+            unit.requires_grad_()
+            scalars = self._interactions(batch["species"], neighbours, basis, unit)
+            output = self._heads(scalars)
+            atomic = self.readout.outnet(scalars[-1]).squeeze(-1)
+            by_basis, by_unit = torch.autograd.grad(atomic.sum(), (basis, unit), create_graph=self.training)
+            unit = unit.detach()
+            radial = (by_basis * slope).sum(-1, keepdim=True)
+            across = by_unit - (by_unit * unit).sum(-1, keepdim=True) * unit
+            gradient = radial * unit + across / distance
+            atomic = atomic.to(torch.float64)
+            output["energy"] = atomic.new_zeros(n_systems).index_add(0, system, atomic)
+            output["forces"] = gradient.sum(1).index_add(
+                0, neighbours.flatten(), gradient.flatten(0, 1), alpha=-1
+            )
+            if stress:
+                virial = torch.bmm(gradient.mT, vectors)
+                virial = virial.new_zeros((n_systems, 3, 3)).index_add(0, system, virial)
+                volume = torch.linalg.det(batch["cell"]).abs()[:, None, None]
+                output["stress"] = 0.5 * (virial + virial.mT) / volume
+            output["node_embeddings"] = scalars[-1]
+        if not self.training:
+            output = {key: value.detach() for key, value in output.items()}
+        return output
+
+    def _basis(self, distance: Tensor) -> tuple[Tensor, Tensor]:
+        """Radial basis times cut-off, the cut-off itself last, and the slopes of all by distance.
+
+        ``distance`` [n, k, 1] in A; returns twice [n, k, n_rbf + 1]. The last column carries the
+        bias of the filters.
+        """
+        with forward_ad.dual_level():
+            dual = forward_ad.make_dual(distance, torch.ones_like(distance))
+            cutoff = self.representation.cutoff_fn(dual)
+            radial = self.representation.radial_basis(dual.squeeze(-1)) * cutoff
+            values, slopes = forward_ad.unpack_dual(torch.cat([radial, cutoff], dim=-1))
+        return values, slopes
+
+    def _interactions(
+        self, species: Tensor, neighbours: Tensor, basis: Tensor, unit: Tensor
+    ) -> list[Tensor]:
+        """Scalar features [n, f] that leave each interaction, after message and update."""
+        net, training = self.representation, self.training
+        f, last = net.n_atom_basis, net.n_interactions - 1
+        filters = torch.cat([net.filter_net.weight, net.filter_net.bias[:, None]], dim=1).T.split(f, dim=1)
+        q, mu = net.embedding(species), None
+        scalars: list[Tensor] = []
+        for layer, (message, update) in enumerate(zip(net.interactions, net.mixing, strict=True)):
+            w_q, w_r, w_mu = (w.contiguous() for w in filters[3 * layer : 3 * layer + 3])
+            x_q, x_r, x_mu = message.interatomic_context_net(q).split(f, dim=1)
+            q = q + radial_message(basis, w_q, x_q[:, None], neighbours, training=training)[:, 0]
+            d_mu = directed_message(basis, w_r, unit, x_r, neighbours, training=training)
+            if mu is None:
+                mu = d_mu
+            else:
+                carried = x_mu[:, None] * mu
+                mu = mu + d_mu + radial_message(basis, w_mu, carried, neighbours, training=training)
+            mu_v, mu_w = update.mu_channel_mix(mu).split(f, dim=-1)
+            norm = torch.sqrt((mu_v * mu_v).sum(1) + update.epsilon)
+            dq, d_mu, dq_mu = update.intraatomic_context_net(torch.cat([q, norm], dim=-1)).split(f, dim=1)
+            q = q + dq + dq_mu * (mu_v * mu_w).sum(1)
+            if layer < last:
+                mu = mu + d_mu[:, None] * mu_w
+            scalars.append(q)
+        return scalars
+
+    def _heads(self, scalars: list[Tensor]) -> Output:
+        """Outputs per atom besides forces; none here."""
+        return {}
+
+    def embedding_rows(self) -> Tensor:
+        """Species embedding [n_species, n_atom_basis], rows in the order of ``species.labels``."""
+        return self.representation.embedding.weight[list(self.species.labels)]
