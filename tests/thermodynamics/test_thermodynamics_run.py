@@ -214,10 +214,20 @@ def test_clear_errors(reference: Path, tmp_path: Path, host: Host):
         search = write_search(tmp_path / "mace-entropy-f0-s1", reference, host)
         run(reference, [], [search], tmp_path / "out")
     shifted = write_exam(reference, tmp_path / "painn-baseline-f0-s1", x=0.5)
-    with pytest.raises(UserError, match="does not belong to 1x1x1:Na0000"):
+    with pytest.raises(UserError, match="does not belong to the key 1x1x1:Na0000"):
         run(reference, [shifted], [], tmp_path / "out")
     (tmp_path / "lame").mkdir()
     pd.DataFrame({"paper": ["distorted"]}).to_csv(tmp_path / "lame/states.csv")
     with pytest.raises(UserError, match="lacks the columns state_key"):
         run(reference, [tmp_path / "lame"], [], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_ranking_without_relaxations_has_no_hull(reference: Path, tmp_path: Path):
+    # Formal-charge Ewald energies: one paper only, and not the one that enters hulls.
+    states = pd.read_csv(reference / "reference.csv").assign(paper="undistorted", status="single-point")
+    write_csv(states, tmp_path / "ewald/states.csv")
+    model = write_exam(reference, tmp_path / "painn-entropy-f0-s1")
+    run(reference, [tmp_path / "ewald", model], [], tmp_path / "out")
+    assert pd.read_csv(tmp_path / "out/scores.csv")["id"].tolist() == ["painn-entropy-f0-s1"]
+    assert "ewald" not in set(pd.read_csv(tmp_path / "out/formation.csv")["id"])

@@ -72,7 +72,7 @@ def _window(values: np.ndarray, anchor: np.ndarray, least: float) -> tuple[float
     span = max(float(np.ptp(anchor)), least)
     low = max(float(np.min(values)), float(np.min(anchor)) - 2 * span)
     high = min(float(np.max(values)), float(np.max(anchor)) + 2 * span)
-    margin = 0.06 * (high - low)
+    margin = max(0.06 * (high - low), 0.5 * (least - (high - low)))
     return low - margin, high + margin
 
 
