@@ -165,6 +165,14 @@ class SamplingSettings(BaseModel):
         return value
 
     @property
+    def end_members(self) -> CellSettings:
+        """How the end members are relaxed: in the host's cell, as tightly as any searched cell."""
+        return CellSettings(
+            fmax=min(cell.fmax for cell in self.cells),
+            max_steps=max(cell.max_steps for cell in self.cells),
+        )
+
+    @property
     def largest(self) -> CellSettings:
         """The supercell with the most sites."""
         return max(self.cells, key=lambda cell: prod(cell.repeat))

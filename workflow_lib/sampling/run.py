@@ -1,0 +1,242 @@
+"""The sampling stage of one model: enumeration where asked for, genetic and random search."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from workflow_lib.errors import UserError
+from workflow_lib.host import Arrangement, Host
+from workflow_lib.io import atomic_path, write_csv, write_json
+from workflow_lib.sampling.evaluate import UNIT, Evaluator, ModelEvaluator, end_members
+from workflow_lib.sampling.figures import search_figure, shown
+from workflow_lib.sampling.genotype import Lattice
+from workflow_lib.sampling.problem import Evaluation, Method, Problem, Record, State
+from workflow_lib.sampling.random_search import random_search
+from workflow_lib.sampling.search import genetic_search
+from workflow_lib.sampling.settings import CellSettings, SamplingSettings
+from workflow_lib.sampling.tables import Results, cell_summary, found_table, history_table, lowest, milli
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+MAX_ENUMERATED = 2000
+"""Most distinct arrangements that ``enumerate`` relaxes in one supercell."""
+
+
+def run_search(
+    *,
+    model_dir: Path,
+    host: Host,
+    settings: SamplingSettings,
+    seed: int,
+    work: Path,
+    cache: Path,
+    out: Path,
+) -> None:
+    """Search with the model in ``model_dir`` and write what was found to ``out``.
+
+    ``work`` keeps the state of the searches, ``cache`` the relaxations shared with the exam: both
+    survive an interruption, after which the same call goes on and ends with the same tables.
+    Writes ``found.csv``, ``history.csv``, ``found.extxyz``, ``summary.json``, ``search.*`` and
+    ``timings.json``. Raises UserError for a composition that the supercell does not have, a
+    supercell too large to enumerate, or a damaged model, state or cache.
+    """
+    from workflow_lib.models.trained import TrainedModel
+    from workflow_lib.relaxation_cache import RelaxationCache, model_identity
+
+    check_cells(host, settings)
+    model = TrainedModel.load(model_dir)
+    store = RelaxationCache(cache, model_identity(model))
+    evaluator = ModelEvaluator(model, host, store, settings)
+    before = len(store)
+    started = time.perf_counter()
+    seconds = search_all(
+        evaluator, host=host, settings=settings, seed=seed, name=Path(model_dir).name, work=work, out=out
+    )
+    seconds["all"] = time.perf_counter() - started
+    write_json(Path(out) / "timings.json", {"seconds": seconds, "relaxations_made": len(store) - before})
+
+
+def check_cells(host: Host, settings: SamplingSettings) -> None:
+    """Raise UserError for compositions without arrangements and for endless enumerations."""
+    from workflow_lib.sampling.counting import count_distinct
+
+    for cell in settings.cells:
+        cell.occupations(host)
+        if cell.enumerate:
+            # Charge-blind models have fewer; what is fine for one variant should be for all.
+            numbers = range(host.n_mobile(cell.repeat) + 1)
+            count = sum(count_distinct(host, cell.repeat, n, charges=True) for n in numbers)
+            if count > MAX_ENUMERATED:
+                raise UserError(
+                    f"sampling.cells ({cell.name}): enumerate would relax {count} arrangements, more than "
+                    f"{MAX_ENUMERATED}; leave it out for this cell"
+                )
+
+
+def search_all(
+    evaluator: Evaluator,
+    *,
+    host: Host,
+    settings: SamplingSettings,
+    seed: int,
+    name: str,
+    work: Path,
+    out: Path,
+) -> dict[str, float]:
+    """Search in all cells with any source of energies; seconds by cell and method."""
+    work, out = Path(work), Path(out)
+    results: Results = {}
+    seconds: dict[str, float] = {}
+    cells: dict[str, Any] = {}
+    for cell in settings.cells:
+        lattice = Lattice(host, cell.repeat, evaluator.charges, cell.occupations(host))
+        problem = Problem(lattice, lambda batch, cell=cell: evaluator.evaluate(batch, cell))  # type: ignore[misc]
+        methods: dict[Method, list[Record]] = {}
+        if cell.enumerate:
+            with _clock(seconds, f"{cell.name} enumeration"):
+                methods["enumeration"] = _enumerate(problem)
+        question = {
+            "cell": cell.model_dump(exclude={"enumerate"}),
+            "operators": settings.operators.model_dump(),
+            "seed": seed,
+            "energies": evaluator.identity,
+        }
+        tag = [seed, *cell.repeat]
+
+        def state(
+            method: str, tag: list[int] = tag, cell: CellSettings = cell, asked: Any = question
+        ) -> State:
+            # Stream 0 draws the random search and, from the same start, the first population.
+            return State(work, f"{cell.name}-{method}", asked, [*tag, 0 if method == "random" else 1])
+
+        with _clock(seconds, f"{cell.name} ga"), _bar(f"{name} {cell.name} ga", cell.budget) as progress:
+            methods["ga"] = genetic_search(
+                problem,
+                state("ga"),
+                start=np.random.Generator(np.random.PCG64(np.random.SeedSequence((*tag, 0)))),
+                budget=cell.budget,
+                population=cell.population,
+                offspring=cell.offspring,
+                weights=settings.operators,
+                progress=progress,
+            )
+        with (
+            _clock(seconds, f"{cell.name} random"),
+            _bar(f"{name} {cell.name} random", cell.budget) as progress,
+        ):
+            methods["random"] = random_search(
+                problem,
+                state("random"),
+                budget=cell.budget,
+                first=cell.population,
+                batch=cell.offspring,
+                progress=progress,
+            )
+        if cell.repeat == UNIT and not cell.enumerate:
+            methods["enumeration"] = _end_members(evaluator, host, settings)
+        results[cell.name] = methods
+        cells[cell.name] = cell_summary(cell, lattice.n_mobile, problem.distinct, methods)
+    results.setdefault("1x1x1", {"enumeration": _end_members(evaluator, host, settings)})
+    found = found_table(name, host, results)
+    history = history_table(name, host, results)
+    write_csv(found, out / "found.csv")
+    write_csv(history, out / "history.csv")
+    _write_structures(evaluator, host, settings, results, out / "found.extxyz")
+    write_json(
+        out / "summary.json",
+        {
+            "model": name,
+            "charge_labelled": evaluator.charges,
+            "arranged": "mobile ions and charge states" if evaluator.charges else "mobile ions only",
+            "status": "ok" if found["formation_mev_fu"].notna().any() else "diverged",
+            "relaxations": sum(cell["relaxations"] for cell in cells.values()),
+            "shown": {
+                "cell": settings.largest.name,
+                "n_occupied": shown(settings.largest, host, settings.shown_x),
+            },
+            "cells": cells,
+        },
+    )
+    search_figure(found, history, host, settings, name, out / "search")
+    return seconds
+
+
+def _enumerate(problem: Problem) -> list[Record]:
+    """Every distinct arrangement of the supercell, end members too, relaxed in the exam's order."""
+    lattice = problem.lattice
+    arrangements = list(
+        chain.from_iterable(
+            lattice.host.enumerate(lattice.repeat, n, charges=lattice.charges)
+            for n in range(lattice.n_mobile + 1)
+        )
+    )
+    return _records(lattice.host, arrangements, problem.evaluate(arrangements))
+
+
+def _end_members(evaluator: Evaluator, host: Host, settings: SamplingSettings) -> list[Record]:
+    members = end_members(host, charges=evaluator.charges)
+    return _records(host, members, evaluator.evaluate(members, settings.end_members))
+
+
+def _records(
+    host: Host, arrangements: Sequence[Arrangement], evaluations: Sequence[Evaluation]
+) -> list[Record]:
+    pairs = zip(arrangements, evaluations, strict=True)
+    return [
+        Record(order, 0, "enumeration", host.key(arrangement), arrangement, evaluation)
+        for order, (arrangement, evaluation) in enumerate(pairs, start=1)
+    ]
+
+
+def _write_structures(
+    evaluator: Evaluator, host: Host, settings: SamplingSettings, results: Results, path: Path
+) -> None:
+    """The lowest arrangement of each cell and composition over all methods, relaxed."""
+    from ase.io import write
+
+    images: list[Atoms] = []
+    for cell in settings.cells:
+        methods = results[cell.name]
+        for record in lowest(chain.from_iterable(methods.values())).values():
+            atoms = evaluator.structure(record.arrangement, cell).copy()
+            # Not "energy": ASE would take that for a calculator's.
+            atoms.info = {
+                "key": record.key,
+                "cell": cell.name,
+                "x": host.composition(record.arrangement),
+                "model_energy_ev": record.evaluation.energy,
+                "formation_mev_fu": milli(record.evaluation.formation),
+                "fmax": record.evaluation.fmax,
+                "status": record.evaluation.status,
+            }
+            images.append(atoms)
+    with atomic_path(path) as temporary:
+        if images:
+            write(temporary, images, format="extxyz")
+
+
+@contextmanager
+def _clock(seconds: dict[str, float], what: str) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    seconds[what] = time.perf_counter() - started
+
+
+@contextmanager
+def _bar(label: str, total: int) -> Iterator[Callable[[int], object]]:
+    from tqdm import tqdm
+
+    with tqdm(total=total, desc=label, unit="relaxation") as bar:
+
+        def show(done: int) -> None:
+            bar.update(done - bar.n)
+
+        yield show
