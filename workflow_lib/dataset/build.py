@@ -71,7 +71,9 @@ def _warnings(frames: Sequence[Frame], settings: DatasetSettings) -> list[str]:
     if subset_is_full(frames, settings):
         found.append("The full dataset and the chemical subset are the same frames: one chemistry only.")
     if any(frame.stress is not None and not frame.stress_converged for frame in frames):
-        found.append("The stress is not converged with the cut-off: do not train on it or relax cells with it.")
+        found.append(
+            "The stress is not converged with the cut-off: do not train on it or relax cells with it."
+        )
     if any(frame.forces is None for frame in frames):
         found.append(f"{sum(frame.forces is None for frame in frames)} frames have no forces.")
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,11 @@ def _rows(compositions: pd.Series, shown: list[str]) -> np.ndarray:
     """Row number of each composition in a figure."""
     place = {name: index for index, name in enumerate(shown)}
     return np.array([place.get(name, len(shown) - 1) for name in compositions])
+
+
+def _formula(text: str) -> str:
+    """Composition with its numbers set below the line."""
+    return re.sub(r"([\d.]+)", r"$_{\1}$", text)
 
 
 def _kind_colours(kinds: pd.Series) -> dict[str, str]:
@@ -70,8 +76,9 @@ def draw_composition(table: pd.DataFrame, stem: Path) -> None:
             va="center",
             fontsize=8,
         )
-    axes.set_yticks(range(len(shown)), shown)
+    axes.set_yticks(range(len(shown)), [_formula(name) for name in shown])
     axes.invert_yaxis()
+    axes.set_axisbelow(True)
     axes.set_xlim(0, left.max() * 1.18)
     axes.set_xlabel("frames")
     axes.set_ylabel("composition")
@@ -104,14 +111,21 @@ def draw_redox(histogram: pd.DataFrame, rule: RedoxRule, energy_reference: str, 
             axes.text(0.5, 0.5, "no such labels", ha="center", va="center", transform=axes.transAxes)
             continue
         _stack(axes, mine, colours, hatches)
+        axes.set_axisbelow(True)
         if quantity == "moment_mub":
             for state, colour in zip(rule.states, (COLOUR_FE2, COLOUR_FE3), strict=True):
                 if (window := state.magmom.get(energy_reference)) is not None:
-                    axes.axvspan(*window, color=colour, alpha=0.12, lw=0)
+                    axes.axvspan(
+                        *window,
+                        color=colour,
+                        alpha=0.12,
+                        lw=0,
+                        label=f"{rule.element}{state.oxidation}+ window",
+                    )
     handles: dict = {}
     for axes in panels:
         handles |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=3)
+    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=5)
     save_figure(figure, stem)
 
 
@@ -135,6 +149,7 @@ def _stack(axes: Axes, mine: pd.DataFrame, colours: dict, hatches: dict) -> None
             label=state,
         )
         bottom += heights
+    axes.set_ylim(0, 1.06 * bottom.max())
 
 
 def draw_energy(table: pd.DataFrame, stem: Path) -> None:
@@ -162,10 +177,11 @@ def draw_energy(table: pd.DataFrame, stem: Path) -> None:
             label=kind,
             rasterized=len(table) > 5000,
         )
-    axes.set_yticks(range(len(shown)), shown)
+    axes.set_yticks(range(len(shown)), [_formula(name) for name in shown])
     axes.set_ylim(len(shown) - 0.5, -0.5)
     axes.set_xscale("symlog", linthresh=1.0, linscale=0.5)
     axes.set_xlim(left=-0.15)
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.set_xlabel("energy above the lowest frame of the same state (meV/atom)")
     axes.set_ylabel("composition")
     figure.legend(loc="outside upper center", ncols=4)
@@ -190,6 +206,7 @@ def draw_coverage(table: pd.DataFrame, stem: Path) -> None:
             fontsize=8,
         )
     axes.invert_yaxis()
+    axes.set_axisbelow(True)
     axes.set_xlim(0, 110)
     axes.set_xticks(range(0, 101, 20))
     axes.set_xlabel("frames with this label (%; the number of frames at the end of each bar)")
