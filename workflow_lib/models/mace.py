@@ -27,6 +27,7 @@ from workflow_lib.errors import UserError
 from workflow_lib.models.contract import Batch, Graph, Output, Potential, Species, Structure
 from workflow_lib.models.graph import collate_graphs, edge_graph
 from workflow_lib.models.hyperparameters import MaceHyperparameters
+from workflow_lib.models.mace_ops import PairConvolution, half_list, interact
 
 _UNSAFE = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 
@@ -87,8 +88,12 @@ class MacePotential(Potential):
         index = torch.full((max(species.labels) + 1,), -1, dtype=torch.int64)
         index[list(species.labels)] = torch.arange(len(species.labels))
         self._index = index
-        # Upstream keeps this as a Python number; as a buffer it is saved with the weights.
+        self.convolutions = torch.nn.ModuleList(
+            PairConvolution(interaction.conv_tp) for interaction in self.model.interactions
+        )
         for interaction in self.model.interactions:
+            del interaction.conv_tp
+            # Upstream keeps this as a Python number; as a buffer it is saved with the weights.
             del interaction.avg_num_neighbors
             interaction.register_buffer("avg_num_neighbors", torch.tensor(1.0, dtype=dtype))
 
@@ -137,26 +142,29 @@ class MacePotential(Potential):
         ``rms_forces_scaling``); the scale stays 1 eV without it.
         """
         atoms = sum(len(graph["species"]) for graph in graphs)
-        edges = sum(graph["edge_index"].shape[1] for graph in graphs)
-        if not edges:
+        pairs = sum(graph["edge_index"].shape[1] for graph in graphs)
+        if not pairs:
             raise UserError(
                 f"no atoms lie within r_max = {self.cutoff} A of each other in the training "
                 "frames; raise r_max or check the units of the cells"
             )
         for interaction in self.model.interactions:
-            interaction.avg_num_neighbors.fill_(edges / atoms)
+            interaction.avg_num_neighbors.fill_(2 * pairs / atoms)
         if forces_rms is not None and forces_rms > 0:
             self.model.scale_shift.scale.fill_(forces_rms)
 
     def graph(self, structure: Structure) -> Graph:
-        """Base graph, edges, edge vectors (A) and one-hot species; see :meth:`Potential.graph`."""
-        # Edge vectors are differenced in double precision: in float32 the cell shift would cost
-        # a digit.
+        """Base graph, pairs [2, n_pairs], their vectors (A) and one-hot species.
+
+        A pair stands for both directions; ``edge_vector`` points from its first atom to its second.
+        """
+        # Vectors are differenced in double precision: in float32 the cell shift would cost a digit.
         graph = edge_graph(structure, self.species, self.cutoff, torch.float64)
-        sender, receiver = graph["edge_index"]
-        positions, cell = graph["positions"], graph["cell"]
-        shift = graph.pop("edge_shift") @ cell[0]
-        graph["vectors"] = (positions[receiver] - positions[sender] + shift).to(self.dtype)
+        positions, cell, shift = graph["positions"], graph["cell"], graph.pop("edge_shift")
+        half = half_list(graph["edge_index"], shift)
+        pairs = graph["edge_index"][:, half]
+        vector = positions[pairs[1]] - positions[pairs[0]] + shift[half] @ cell[0]
+        graph["edge_index"], graph["edge_vector"] = pairs, vector.to(self.dtype)
         graph["positions"], graph["cell"] = positions.to(self.dtype), cell.to(self.dtype)
         graph["node_attrs"] = torch.nn.functional.one_hot(
             self._index[graph["species"]], len(self.species.labels)
@@ -169,47 +177,40 @@ class MacePotential(Potential):
 
     def network(self, batch: Batch, *, stress: bool) -> Output:
         """See :meth:`Potential.network`."""
-        sender, receiver = batch["edge_index"]
+        first, second = batch["edge_index"]
         n_systems = len(batch["n_atoms"])
         with torch.enable_grad():
-            vectors = batch["vectors"].detach().requires_grad_(True)
+            vectors = batch["edge_vector"].detach().requires_grad_(True)
             node_energy, embeddings = self._node_energies(batch, vectors)
             (gradient,) = torch.autograd.grad(node_energy.sum(), vectors, create_graph=self.training)
         energy = node_energy.new_zeros(n_systems).index_add(0, batch["system"], node_energy)
         forces = vectors.new_zeros((len(node_energy), 3))
-        forces = forces.index_add(0, sender, gradient).index_add(0, receiver, -gradient)
+        forces = forces.index_add(0, first, gradient).index_add(0, second, -gradient)
         output = {"energy": energy, "forces": forces, "node_embeddings": embeddings}
         if not self.training:
             output = {key: value.detach() for key, value in output.items()}
         if stress:
             virial = vectors.detach()[:, :, None] * gradient[:, None, :]
-            virial = virial.new_zeros((n_systems, 3, 3)).index_add(0, batch["system"][sender], virial)
+            virial = virial.new_zeros((n_systems, 3, 3)).index_add(0, batch["system"][first], virial)
             volume = torch.linalg.det(batch["cell"]).abs()[:, None, None]
             output["stress"] = 0.5 * (virial + virial.transpose(1, 2)) / volume
         return output
 
     def _node_energies(self, batch: Batch, vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Energies [n] in eV and scalar features [n, d]: ScaleShiftMACE.forward, block by block."""
-        model, node_attrs, edge_index = self.model, batch["node_attrs"], batch["edge_index"]
+        """Energies [n] in eV and scalar features [n, d]: ScaleShiftMACE.forward, over pairs."""
+        model, node_attrs, pairs = self.model, batch["node_attrs"], batch["edge_index"]
         lengths = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
         features = model.node_embedding(node_attrs)
-        edge_attrs = model.spherical_harmonics(vectors)
-        edge_feats, cutoff = model.radial_embedding(lengths, node_attrs, edge_index, model.atomic_numbers)
+        angular = model.spherical_harmonics(vectors)
+        radial, _ = model.radial_embedding(lengths, node_attrs, pairs, model.atomic_numbers)
         energy = vectors.new_zeros(len(node_attrs))
         if hasattr(model, "pair_repulsion"):
-            energy = energy + model.pair_repulsion_fn(lengths, node_attrs, edge_index, model.atomic_numbers)
+            for ends in (pairs, pairs.flip(0)):  # each call gives the second atom its half
+                energy = energy + model.pair_repulsion_fn(lengths, node_attrs, ends, model.atomic_numbers)
         scalars: list[torch.Tensor] = []
-        layers = zip(model.interactions, model.products, model.readouts, strict=True)
-        for layer, (interaction, product, readout) in enumerate(layers):
-            message, skip = interaction(
-                node_attrs=node_attrs,
-                node_feats=features,
-                edge_attrs=edge_attrs,
-                edge_feats=edge_feats,
-                edge_index=edge_index,
-                cutoff=cutoff,
-                first_layer=layer == 0,
-            )
+        layers = zip(model.interactions, self.convolutions, model.products, model.readouts, strict=True)
+        for block, convolution, product, readout in layers:
+            message, skip = interact(block, convolution, node_attrs, features, angular, radial, pairs)
             features = product(node_feats=message, sc=skip, node_attrs=node_attrs)
             energy = energy + readout(features, None).squeeze(-1)
             # Scalars come first in every layer and are all that a scalar readout can see.
