@@ -16,6 +16,7 @@ from typing import Any, Literal, Self
 import numpy as np
 import torch
 from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -190,17 +191,26 @@ class TrainedModel:
             found.append(states)
         return found
 
-    def structure(self, atoms: Atoms, assign: Assign = "labels") -> Structure:
-        """What the network sees of ``atoms``; with ``"search"`` under the charge states of least
-        energy where none are given."""  # noqa: D205, D209
+    def choose(self, atoms: Atoms, assign: Assign = "labels") -> np.ndarray | None:
+        """Charge states to use for ``atoms``: the given ones, or those of least energy.
+
+        None for a charge-blind model; UserErrors as in :meth:`candidates`.
+        """
         candidates = self.candidates(atoms, assign)
         if len(candidates) == 1:
-            return self.labelled_structure(atoms, candidates[0])
-        structures = [self.labelled_structure(atoms, states) for states in candidates]
-        energies = np.concatenate(
-            [output["energy"].cpu().numpy() for output, _ in self._evaluate(structures, False, 16)]
-        )
-        return structures[int(np.argmin(energies))]
+            return candidates[0]
+        [prediction] = self.predict([atoms], assign=assign)
+        return prediction.oxidation_states
+
+    def structure(self, atoms: Atoms, assign: Assign = "labels") -> Structure:
+        """What the network sees of ``atoms`` under the charge states of :meth:`choose`."""
+        return self.labelled_structure(atoms, self.choose(atoms, assign))
+
+    def species(self, numbers: np.ndarray, states: np.ndarray | None) -> np.ndarray:
+        """Labels [n] the network sees for elements [n] in given charge states [n]."""
+        if self.rule is None:
+            return np.array(numbers, dtype=np.int64)
+        return self.rule.embed(numbers, states, self.card["redox_embedding"])
 
     def labelled_structure(self, atoms: Atoms, states: np.ndarray | None) -> Structure:
         """Structure under given charge states; UserError for a cell that is not periodic."""
@@ -213,10 +223,7 @@ class TrainedModel:
         if not np.isfinite(positions).all():
             raise UserError(f"{atoms.get_chemical_formula()} has positions that are not finite")
         numbers = np.array(atoms.numbers, dtype=np.int64)
-        species = numbers
-        if self.rule is not None:
-            species = self.rule.embed(numbers, states, self.card["redox_embedding"])
-        return Structure(species, numbers, positions, cell)
+        return Structure(self.species(numbers, states), numbers, positions, cell)
 
     def evaluate(self, structures: Sequence[Structure], *, stress: bool = False) -> Output:
         """Run one batch; tensors without gradients on the model's device (see the contract)."""
@@ -293,9 +300,10 @@ def split_output(output: Output, n_atoms: Sequence[int]) -> list[Prediction]:
 
 def _given_moments(atoms: Atoms) -> np.ndarray | None:
     """Moments in muB from the results attached to a structure, else from its arrays."""
-    results = getattr(atoms.calc, "results", {})
-    if "magmoms" in results:
-        return np.asarray(results["magmoms"])
+    # Only results that came with the structure: those of a live calculator belong to another
+    # geometry, or to a model whose guess must not pass for data.
+    if isinstance(atoms.calc, SinglePointCalculator) and atoms.calc.results.get("magmoms") is not None:
+        return np.asarray(atoms.calc.results["magmoms"])
     for name in MOMENTS:
         if atoms.has(name):
             return np.asarray(atoms.arrays[name])
