@@ -6,9 +6,9 @@ copied over.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Hyperparameters(BaseModel):
@@ -87,3 +87,14 @@ class ChgnetHyperparameters(Hyperparameters):
         description="where a surrogate's embedding starts in a pretrained model: as a copy of the "
         "element it stands for, or from the row of its own atomic number",
     )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.num_angular % 2 == 0:
+            raise ValueError(f"num_angular must be odd (1, sines and cosines), got {self.num_angular}")
+        if self.bond_graph_cutoff > self.atom_graph_cutoff:
+            raise ValueError(
+                f"bond_graph_cutoff ({self.bond_graph_cutoff} A) must not exceed "
+                f"atom_graph_cutoff ({self.atom_graph_cutoff} A): angles are made of bonds"
+            )
+        return self
