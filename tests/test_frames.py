@@ -78,9 +78,9 @@ def test_embedded_labels_have_their_units_and_signs():
     """Forces against fmax, sign of the Bader charges, neutrality of the Bader sums."""
     for frame in read_parquet(FRAMES):
         assert frame.fmax == pytest.approx(np.linalg.norm(frame.forces, axis=1).max())
-        # eV/A; PAW forces at 500 eV do not sum to zero exactly, here to within 8 meV/A an atom
+        # eV/A; PAW forces at 500 eV do not sum to zero exactly, here to within 8.5 meV/A an atom
         # (README of the frames), far below any force that a wrong unit would give.
-        assert np.abs(frame.forces.mean(axis=0)).max() < 0.008
+        assert np.abs(frame.forces.mean(axis=0)).max() < 0.009
         assert abs(frame.charges.sum()) < 1e-3  # e; all electrons are in some basin
         sodium = frame.charges[frame.numbers == 11]
         assert np.all((sodium > 0.8) & (sodium < 0.9))
