@@ -150,7 +150,7 @@ def write_search(folder: Path, reference: Path, host: Host) -> Path:
                 "key": host.key(found),
                 "x": 2 / 3,
                 "n_occupied": 8,
-                "method": "genetic" if number % 2 == 0 else "random",
+                "method": "ga" if number % 2 == 0 else "random",
                 "energy_ev": line + 12 * (-0.04 + 0.03 * number),
                 "status": "converged",
                 "degeneracy": host.degeneracy(found),
@@ -172,10 +172,10 @@ def test_search_extends_the_hull_but_not_the_scores(reference: Path, host: Host,
     scores = pd.read_csv(tmp_path / "out/scores.csv").iloc[0]
     assert scores["hull_mae_mev_fu"] == pytest.approx(0, abs=1e-6)
     assert scores["voltage_mae_mv"] == pytest.approx(0, abs=1e-6)
-    drawn = pd.read_csv(tmp_path / "out/search.csv")
+    drawn = pd.read_csv(tmp_path / "out/found.csv")
     assert set(drawn["source"]) == {"dft", "search"}
     assert (drawn.loc[drawn["source"] == "search", "above_hull_mev_fu"] >= -1e-6).all()
-    for name in ("formation", "voltage", "search"):
+    for name in ("hull", "voltage", "found"):
         for suffix in ("svg", "png", "csv"):
             assert (tmp_path / f"out/{name}.{suffix}").stat().st_size > 200
 

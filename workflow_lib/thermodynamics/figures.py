@@ -29,6 +29,7 @@ VARIANT_COLOURS = {
     "new-species": OKABE_ITO[2],
     "": OKABE_ITO[7],
 }
+METHODS = {"ga": "genetic algorithm", "random": "random search"}
 CONTROLS = ("shuffled", "new-species")
 ENERGY_LABEL = "formation energy\n(meV per formula unit)"
 LEAST_ENERGY = 100.0  # meV; ranges of y below these are not worth zooming into
@@ -76,6 +77,10 @@ def _window(values: np.ndarray, anchor: np.ndarray, least: float) -> tuple[float
     return low - margin, high + margin
 
 
+def _say(panel: Axes, text: str) -> None:
+    panel.text(0.5, 0.5, text, transform=panel.transAxes, ha="center", fontsize=8, color="0.35")
+
+
 def _note_hidden(panel: Axes, values: np.ndarray, window: tuple[float, float]) -> None:
     hidden = int(np.count_nonzero((values < window[0]) | (values > window[1])))
     if hidden:
@@ -114,10 +119,9 @@ def _band(panel: Axes, group: pd.DataFrame, colour: str, line: str, label: str) 
 def draw_formation(formation: pd.DataFrame, hulls: pd.DataFrame, level: str, stem: Path) -> None:
     """One panel a model: formation energies of the enumerated states, lowest of each x, hull."""
     dft = formation[formation["id"] == DFT]
-    models = formation[(formation["source"] == "exam") & formation["formation_mev_fu"].notna()]
-    names = sorted(set(models["model"]))
-    if not names:
-        return
+    examined = formation[formation["source"] == "exam"]
+    models = examined[examined["formation_mev_fu"].notna()]
+    names = sorted(set(examined["model"])) or [DFT]
     variants = _variants(models)
     anchor = dft["formation_mev_fu"].to_numpy()
     drawn = np.append(models["formation_mev_fu"].to_numpy(), anchor)
@@ -134,28 +138,34 @@ def draw_formation(formation: pd.DataFrame, hulls: pd.DataFrame, level: str, ste
                 continue
             colour = VARIANT_COLOURS[variant]
             shift = DODGE * (place + 1)
-            panel.scatter(
-                group["x"].astype(float) + shift,
-                group["formation_mev_fu"].astype(float),
-                s=11,
-                color=colour,
-                marker=VARIANT_MARKERS.get(variant, "o"),
-                alpha=0.6,
-                lw=0,
-            )
+            for seen, strength in ((True, 0.35), (False, 0.9)):
+                part = group[group["seen"].isin([True]) == seen]
+                panel.scatter(
+                    part["x"] + shift,
+                    part["formation_mev_fu"],
+                    s=11,
+                    color=colour,
+                    marker=VARIANT_MARKERS.get(variant, "o"),
+                    alpha=strength,
+                    lw=0,
+                )
             _band(panel, group, colour, VARIANT_LINES.get(variant, "-"), variant or "no variant")
             for identity in sorted(set(group["id"])):
                 own = hulls[(hulls["id"] == identity) & (hulls["scope"] == "enumerated")]
                 panel.plot(own["x"], own["formation_mev_fu"], ":", color=colour, lw=1)
         panel.set(title=name, xlabel=_x_label(formation))
         panel.set_ylim(window)
-        _note_hidden(panel, models.loc[models["model"] == name, "formation_mev_fu"].to_numpy(), window)
+        own_energies = models.loc[models["model"] == name, "formation_mev_fu"].to_numpy()
+        _note_hidden(panel, own_energies, window)
+        if name != DFT and not len(own_energies):
+            _say(panel, "no end members: no formation energies")
     fmax = pd.to_numeric(dft["fmax_ev_a"]).max()
     _caption(
         figure,
         level,
         f"largest force left in a DFT structure {fmax:.2f} eV/Å; points: all states (models shifted "
-        "in x), lines: lowest at each x, dotted: hull; bands: ± 1 s.d. over folds and seeds",
+        "in x; pale: state seen in training), lines: lowest at each x, dotted: hull; bands: ± 1 s.d. over "
+        "folds and seeds",
     )
     _legend(figure, panels[0], 4)
     save_figure(figure, stem)
@@ -202,9 +212,7 @@ def _staircase(
 def draw_voltage(formation: pd.DataFrame, voltages: pd.DataFrame, level: str, stem: Path) -> None:
     """One panel a model: voltage of DFT and of each variant, enumerated states and search."""
     models = voltages[voltages["id"] != DFT]
-    names = sorted(set(models["model"]))
-    if not names:
-        return
+    names = sorted(set(formation.loc[formation["source"] == "exam", "model"])) or [DFT]
     mobile = parse_key(formation["state_key"].iloc[0]).mobile
     anchor = voltages.loc[voltages["id"] == DFT, "voltage_v"].to_numpy(float)
     window = _window(voltages["voltage_v"].to_numpy(float), anchor, LEAST_VOLTAGE)
@@ -222,7 +230,10 @@ def draw_voltage(formation: pd.DataFrame, voltages: pd.DataFrame, level: str, st
                 colour, band = VARIANT_COLOURS[variant], scope == "enumerated"
                 _staircase(panel, _profiles(part), colour, line, label, width=width, band=band)
         panel.set(title=name, xlabel=_x_label(formation), xlim=(0, 1), ylim=window)
-        _note_hidden(panel, models.loc[models["model"] == name, "voltage_v"].to_numpy(float), window)
+        own_voltages = models.loc[models["model"] == name, "voltage_v"].to_numpy(float)
+        _note_hidden(panel, own_voltages, window)
+        if name != DFT and not len(own_voltages):
+            _say(panel, "no end members: no voltage")
     _caption(
         figure, level, f"{mobile} metal at its DFT energy throughout; bands: ± 1 s.d. over folds and seeds"
     )
@@ -230,15 +241,14 @@ def draw_voltage(formation: pd.DataFrame, voltages: pd.DataFrame, level: str, st
     save_figure(figure, stem)
 
 
-def draw_search(formation: pd.DataFrame, hulls: pd.DataFrame, level: str, stem: Path) -> None:
+def draw_found(formation: pd.DataFrame, hulls: pd.DataFrame, level: str, stem: Path) -> None:
     """What each model's searches found, by composition, with the DFT energies there are."""
     import matplotlib.pyplot as plt
 
-    found = formation[(formation["source"] == "search") & formation["formation_mev_fu"].notna()]
+    searched = formation[(formation["source"] == "search") & formation["method"].isin(METHODS)]
+    found = searched[searched["formation_mev_fu"].notna()]
     dft = formation[formation["id"] == DFT]
-    names, variants = sorted(set(found["model"])), _variants(found)
-    if not names:
-        return
+    names, variants = sorted(set(searched["model"])) or [DFT], _variants(searched) or [""]
     shape = (len(variants), len(names))
     size = (max(2.5 * shape[1] + 0.6, 6.4), 2.4 * shape[0] + 1.2)
     figure, axes = plt.subplots(*shape, figsize=size, squeeze=False, sharex=True, sharey=True)
@@ -251,9 +261,9 @@ def draw_search(formation: pd.DataFrame, hulls: pd.DataFrame, level: str, stem: 
         variant, name = variants[row], names[column]
         group = found[(found["model"] == name) & (found["variant"] == variant)]
         if group.empty:
-            panel.text(0.5, 0.5, "no search", transform=panel.transAxes, ha="center", color="0.4")
+            _say(panel, "no search")
         for (cell, method), part in group.groupby(["cell", "method"]):
-            random = str(method).startswith("random")
+            random = method == "random"
             panel.scatter(
                 part["x"].astype(float),
                 part["formation_mev_fu"].astype(float),
@@ -264,7 +274,7 @@ def draw_search(formation: pd.DataFrame, hulls: pd.DataFrame, level: str, stem: 
                 alpha=0.75,
                 lw=0.6,
                 zorder=2 if random else 3,
-                label=f"{cell}, {method}",
+                label=f"{cell} cell, {METHODS[str(method)]}",
             )
         panel.scatter(
             dft["x"].astype(float) - DODGE,
@@ -274,7 +284,7 @@ def draw_search(formation: pd.DataFrame, hulls: pd.DataFrame, level: str, stem: 
             color=COLOUR_DFT,
             lw=1.2,
             zorder=4,
-            label=f"DFT ({', '.join(known)})",
+            label=f"DFT ({', '.join(known)} cell)",
         )
         for identity in sorted(set(group["id"])):
             own = hulls[(hulls["id"] == identity) & (hulls["scope"] == "searched")]
@@ -309,12 +319,11 @@ def draw_all(
         part = chosen(formation)
         if suffix and set(part["id"]) == {DFT}:
             continue
-        draw_formation(part, chosen(hulls), level, out / f"formation{suffix}")
+        draw_formation(part, chosen(hulls), level, out / f"hull{suffix}")
         draw_voltage(part, chosen(voltages), level, out / f"voltage{suffix}")
         if suffix:
-            write_csv(part[part["source"] != "search"], out / f"formation{suffix}.csv")
+            write_csv(part[part["source"] != "search"], out / f"hull{suffix}.csv")
             write_csv(chosen(voltages), out / f"voltage{suffix}.csv")
-    found = formation[formation["source"].isin(["search", "dft"])]
-    if "search" in set(found["source"]):
-        draw_search(formation, hulls, level, out / "search")
-        write_csv(found, out / "search.csv")
+    draw_found(formation, hulls, level, out / "found")
+    shown = (formation["id"] == DFT) | formation["method"].isin(METHODS)
+    write_csv(formation[shown], out / "found.csv")
