@@ -128,6 +128,9 @@ def _model_verbs(commands: Commands) -> None:
     convert.add_argument("out", type=Path, metavar="OUT", help="suffix .parquet, .extxyz or .db")
     convert.add_argument("--energy-reference", help="level of theory, where the file does not say")
     convert.add_argument("--formula-units", type=int, help="per cell, where the file does not say")
+    convert.add_argument(
+        "--stress-unit", choices=("eV/A^3", "GPa", "kbar"), help="of the stress in a foreign file"
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from math import gcd
 from pathlib import Path
@@ -83,6 +84,8 @@ def read_frames(
     the wrong length or not finite, a frame without energy, and a file that states another level.
     """
     path = Path(path)
+    if formula_units is not None and formula_units < 1:
+        raise UserError(f"formula units of {path} are {formula_units}; a cell holds at least 1")
     if path.suffix == ".parquet":
         frames = read_parquet(path)
     elif path.suffix in SUFFIXES:
@@ -143,14 +146,20 @@ def write_structure(atoms: Atoms, path: str | Path) -> None:
     import ase.io
     from ase.io.formats import UnknownFileTypeError, filetype
 
-    try:
-        name = filetype(str(path), read=False)
-    except UnknownFileTypeError as error:
-        raise UserError(
-            f"{path}: ASE knows no format of this suffix; use .extxyz, .cif or .vasp"
-        ) from error
     with atomic_path(path) as temporary:
-        ase.io.write(temporary, atoms, format=name)
+        try:
+            ase.io.write(temporary, atoms, format=filetype(str(path), read=False))
+        except UnknownFileTypeError as error:
+            raise UserError(
+                f"{path}: ASE knows no format of this suffix; use .extxyz, .cif or .vasp"
+            ) from error
+
+
+def _comment_line(line: str) -> dict[str, Any]:
+    """ASE's parser, made to accept a stress of six numbers, which it refuses under that name."""
+    from ase.io.extxyz import key_val_str_to_dict
+
+    return key_val_str_to_dict(re.sub(r"(?<!\S)stress=", "dft_stress=", line))
 
 
 def _images(path: Path) -> list[tuple[Atoms, list[Mapping[str, Any]]]]:
@@ -164,8 +173,10 @@ def _images(path: Path) -> list[tuple[Atoms, list[Mapping[str, Any]]]]:
             for row in connect(path).select():
                 images.append((row.toatoms(), {**row.key_value_pairs, **row.data}))
         else:
-            kind = "extxyz" if path.suffix in _XYZ else None
-            read = ase.io.read(path, index=":", format=kind)
+            options: dict[str, Any] = {}
+            if path.suffix in _XYZ:
+                options = {"format": "extxyz", "properties_parser": _comment_line}
+            read = ase.io.read(path, index=":", **options)
             images = [(atoms, atoms.info) for atoms in (read if isinstance(read, list) else [read])]
     # Readers of damaged files raise anything (struct, sqlite3, key, index, value errors).
     except Exception as error:
@@ -321,8 +332,8 @@ def _convert_stress(frames: Sequence[Frame], path: Path, unit: StressUnit | None
     if unit is None:
         if largest >= _STRESS_LIMIT:
             raise UserError(
-                f"{path}: stress up to {largest:.3g} cannot be eV/A^3; say --stress-unit GPa or kbar "
-                "(tension positive)"
+                f"{path}: stress up to {largest:.3g} cannot be eV/A^3; convert the file with "
+                "`python -m workflow_lib convert --stress-unit GPa` (or kbar; tension positive)"
             )
         _log.warning("%s: stress (largest component %.3g) is taken to be eV/A^3", path, largest)
         unit = "eV/A^3"

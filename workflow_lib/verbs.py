@@ -307,6 +307,7 @@ def convert(options: Options) -> None:
         options.frames,
         energy_reference=options.energy_reference,
         formula_units=options.formula_units,
+        stress_unit=options.stress_unit,
     )
     write_frames(frames, options.out)
     print(f"{len(frames)} frames written to {options.out}")
