@@ -203,6 +203,8 @@ def relax_arrangements(
     that all charge orders on the same ions share one relaxation. ``progress`` labels a bar on
     stderr. Every result is the stored one, also where another process was quicker.
     """
+    from tqdm import tqdm
+
     from workflow_lib.relaxation import relax
 
     keys: list[str] = []
@@ -216,17 +218,12 @@ def relax_arrangements(
     found = cache.get_many(todo)
     missing = [key for key in todo if key not in found]
     chunks = [missing[start : start + batch_size] for start in range(0, len(missing), batch_size)]
-    for chunk in _bar(chunks, progress):
-        starts = [host.build(todo[key], breathing=breathing) for key in chunk]
-        results = relax(model, starts, fmax=fmax, max_steps=max_steps, batch_size=batch_size)
-        cache.put_many(dict(zip(chunk, results, strict=True)))
-        found |= cache.get_many(chunk)
+    quiet = progress is None or not missing
+    with tqdm(total=len(missing), desc=progress, unit="relaxation", disable=quiet) as bar:
+        for chunk in chunks:
+            starts = [host.build(todo[key], breathing=breathing) for key in chunk]
+            results = relax(model, starts, fmax=fmax, max_steps=max_steps, batch_size=batch_size)
+            cache.put_many(dict(zip(chunk, results, strict=True)))
+            found |= cache.get_many(chunk)
+            bar.update(len(chunk))
     return [found[key] for key in keys]
-
-
-def _bar(chunks: list[list[str]], label: str | None) -> Iterable[list[str]]:
-    if label is None or not chunks:
-        return chunks
-    from tqdm import tqdm
-
-    return tqdm(chunks, desc=label, unit="batch")

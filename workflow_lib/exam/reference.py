@@ -83,7 +83,8 @@ def bond_gap(atoms: Atoms, host: Host, oxidation_states: np.ndarray) -> float:
     low = np.asarray(oxidation_states)[sites] == host.low
     if low.all() or not low.any():
         return float("nan")
-    return float(mean[low].mean() - mean[~low].mean())
+    # Symmetric starts have a gap of rounding error: no digit below 1e-6 A means anything.
+    return round(float(mean[low].mean() - mean[~low].mean()), 6)
 
 
 def _path_ends(frames: list[Frame]) -> list[Frame]:
