@@ -1,0 +1,132 @@
+"""The whole workflow through Snakemake: every stage, a no-op rerun, the report, and a kill -9."""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from workflow_lib.benchmark.run import COLUMNS
+from workflow_lib.io import read_json
+
+ROOT = Path(__file__).parents[2]
+SMOKE = yaml.safe_load((ROOT / "config/smoke.yaml").read_text())
+
+
+def snakemake(config: Path, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "snakemake", "--configfile", str(config), "--cores", "2", *arguments]
+
+
+def run(config: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        snakemake(config, *arguments), cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+
+def written(tmp_path: Path, name: str, **changes: object) -> Path:
+    """A smoke configuration under another run name, with some keys replaced."""
+    config = copy.deepcopy(SMOKE) | {"run": name} | changes
+    path = tmp_path / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(config, sort_keys=False))
+    return path
+
+
+@pytest.fixture
+def cleaned() -> Iterator[list[str]]:
+    """Names of runs whose results are removed after the test."""
+    names: list[str] = []
+    yield names
+    for name in names:
+        shutil.rmtree(ROOT / "results" / name, ignore_errors=True)
+
+
+@pytest.mark.slow
+def test_smoke_configuration_end_to_end(tmp_path: Path, cleaned: list[str]) -> None:
+    name = f"test-smoke-{os.getpid()}"
+    cleaned.append(name)
+    config = written(tmp_path, name)
+    first = run(config)
+    assert first.returncode == 0, first.stdout + first.stderr
+    results = ROOT / "results" / name
+
+    table = pd.read_csv(results / "benchmark/benchmark.csv")
+    assert tuple(table.columns) == COLUMNS
+    trained = table[table["status"] != "reference"]
+    assert len(trained) == 9  # four families in two variants and one control
+    assert set(trained["family"]) == {"mace", "painn", "cpainn", "chgnet"}
+    assert trained[["energy_mae_mev_atom", "force_mae_mev_a", "parameters"]].notna().all().all()
+    # Moments and charges come from the families that predict them, and from no other.
+    assert set(trained.loc[trained["magmom_mae_mub"].notna(), "family"]) == {"cpainn", "chgnet"}
+    assert set(trained.loc[trained["charge_mae_e"].notna(), "family"]) == {"cpainn"}
+    # A charge-blind model's orders differ only by relaxation noise: none starts distorted by order
+    # in its own search, but the exam's paper b gives each order its own start.
+    assert (table["status"] == "reference").sum() == 1
+    assert read_json(results / "provenance.json")["data_sha256"]
+
+    pending = pd.read_csv(results / "sampling/pending.csv")
+    assert not pending.empty
+    assert not [column for column in pending.columns if "dft_energy" in column]
+    for figure in (
+        "dataset/redox",
+        "exam/overview",
+        "sampling/overview",
+        "thermodynamics/hull",
+        "thermodynamics/voltage",
+        "thermodynamics/found",
+        "embedding/overview",
+        "benchmark/benchmark",
+    ):
+        for suffix in (".svg", ".png"):
+            assert (results / f"{figure}{suffix}").stat().st_size > 2000
+
+    again = run(config)
+    assert again.returncode == 0
+    assert "Nothing to be done" in again.stdout + again.stderr
+
+    report = results / "report.html"
+    made = run(config, "--report", str(report))
+    assert made.returncode == 0, made.stderr
+    assert report.stat().st_size > 100_000
+
+
+@pytest.mark.slow
+def test_killed_run_goes_on_and_ends_with_the_same_table(tmp_path: Path, cleaned: list[str]) -> None:
+    painn = [m for m in SMOKE["models"] if m["name"] == "painn"]
+    training = SMOKE["training"] | {"epochs": 12, "checkpoint_every_s": 0}
+    tables = []
+    for kind in ("whole", "killed"):
+        name = f"test-{kind}-{os.getpid()}"
+        cleaned.append(name)
+        config = written(tmp_path, name, models=painn, controls=[], variants=["entropy"], training=training)
+        results = ROOT / "results" / name
+        if kind == "killed":
+            process = subprocess.Popen(
+                snakemake(config),
+                cwd=ROOT,
+                start_new_session=True,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            deadline = time.monotonic() + 120
+            while not any((results / "work/checkpoints").rglob("*.pt")):
+                assert process.poll() is None, "the run ended before its first checkpoint"
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            unlocked = run(config, "--unlock")
+            assert unlocked.returncode == 0, unlocked.stderr
+        done = run(config)
+        assert done.returncode == 0, done.stdout + done.stderr
+        tables.append((results / "benchmark/benchmark.csv").read_text())
+    assert tables[0] == tables[1]
