@@ -7,6 +7,7 @@ from functools import cached_property
 from math import isfinite
 from typing import TYPE_CHECKING, Protocol
 
+from workflow_lib.exam.settings import ExamSettings
 from workflow_lib.host import Arrangement, Host
 from workflow_lib.relaxation_cache import (
     RelaxationCache,
@@ -27,11 +28,7 @@ UNIT = (1, 1, 1)
 
 
 class Evaluator(Protocol):
-    """Where the searches get their energies from.
-
-    ``charges``: whether charge states are arranged; ``identity`` names whatever decides the
-    energies, so that an interrupted search goes on only with the same energies.
-    """
+    """Where the searches get their energies from."""
 
     @property
     def charges(self) -> bool:
@@ -39,10 +36,13 @@ class Evaluator(Protocol):
 
     @property
     def identity(self) -> str:
-        """Changes with anything that changes an energy."""
+        """Names whatever decides the energies: an interrupted search goes on with the same only."""
 
     def evaluate(self, arrangements: Sequence[Arrangement], cell: CellSettings) -> list[Evaluation]:
         """Relaxed energies, in order."""
+
+    def end_members(self) -> list[tuple[Arrangement, Evaluation]]:
+        """The empty and the full end member in the host's own cell."""
 
     def structure(self, arrangement: Arrangement, cell: CellSettings) -> Atoms:
         """The relaxed atoms of an arrangement that was evaluated."""
@@ -50,86 +50,101 @@ class Evaluator(Protocol):
 
 def end_members(host: Host, *, charges: bool) -> list[Arrangement]:
     """The empty and the full end member in the host's own cell."""
-    sites = host.n_mobile(UNIT)
     return [
         Arrangement(UNIT, tuple(range(n)), tuple(range(host.n_reduced(UNIT, n))) if charges else None)
-        for n in (0, sites)
+        for n in (0, host.n_mobile(UNIT))
     ]
 
 
 class ModelEvaluator:
     """Relaxes with a trained model in Vegard cells and keeps the results in the shared cache.
 
-    Formation energy per formula unit: E/fu - x E(full)/fu - (1 - x) E(empty)/fu in eV, the end
-    members relaxed by the same model in the host's own cell, to the tightest ``fmax`` and with the
-    most steps of all searched cells. Where an end member diverges there is no formation energy.
+    Starts are those of the exam: distorted around the redox sites for a charge-labelled model,
+    undistorted for a charge-blind one. Formation energy per formula unit: E/fu - x E(full)/fu -
+    (1 - x) E(empty)/fu in eV, the end members relaxed by the same model in the host's own cell, to
+    the smallest ``fmax`` and with the most steps of all cells. Where an end member diverges there
+    is no formation energy.
     """
 
     def __init__(
-        self, model: TrainedModel, host: Host, cache: RelaxationCache, settings: SamplingSettings
+        self,
+        model: TrainedModel,
+        host: Host,
+        cache: RelaxationCache,
+        settings: SamplingSettings,
+        exam: ExamSettings,
     ) -> None:
-        self.model, self.host, self.cache, self.settings = model, host, cache, settings
+        self.model, self.host, self.cache, self.exam = model, host, cache, exam
         self.charges = model.charge_labelled
-        self.breathing = settings.breathing if self.charges else 0.0
+        self.breathing = exam.breathing if self.charges else 0.0
+        stops = [self._stop(cell) for cell in settings.cells]
+        self._end_stop = (min(fmax for fmax, _ in stops), max(steps for _, steps in stops))
+
+    def _stop(self, cell: CellSettings) -> tuple[float, int]:
+        """Largest force in eV/A and most steps of the relaxations in a cell."""
+        return (
+            self.exam.fmax if cell.fmax is None else cell.fmax,
+            self.exam.max_steps if cell.max_steps is None else cell.max_steps,
+        )
 
     @property
     def identity(self) -> str:
-        """Model, host, start and end members."""
-        ends = self.settings.end_members
+        """Model, host, starts, end members and what cells leave to the exam."""
+        numbers = (self.breathing, *self._end_stop, self.exam.fmax, self.exam.max_steps)
         return "|".join(
-            (
-                model_identity(self.model),
-                host_identity(self.host),
-                f"{self.breathing:.6g}|{ends.fmax:.6g}|{ends.max_steps}",
-            )
+            (model_identity(self.model), host_identity(self.host), *(f"{n:.6g}" for n in numbers))
         )
 
-    def _relax(self, arrangements: Sequence[Arrangement], cell: CellSettings) -> list[Relaxation]:
+    def _relax(self, arrangements: Sequence[Arrangement], stop: tuple[float, int]) -> list[Relaxation]:
         return relax_arrangements(
             self.model,
             self.host,
             arrangements,
             breathing=self.breathing,
-            fmax=cell.fmax,
-            max_steps=cell.max_steps,
-            batch_size=self.settings.batch_size,
+            fmax=stop[0],
+            max_steps=stop[1],
+            batch_size=self.exam.batch_size,
             cache=self.cache,
         )
 
     @cached_property
     def end_energies(self) -> tuple[float, float]:
-        """Energies of the full and the empty end member in eV per formula unit."""
-        members = end_members(self.host, charges=self.charges)
-        empty, full = self._relax(members, self.settings.end_members)
-        units = self.host.formula_units
-        return (
-            full.energy / units if full.status != "diverged" else float("nan"),
-            empty.energy / units if empty.status != "diverged" else float("nan"),
+        """Energies of the empty and the full end member in eV per formula unit."""
+        members = self._relax(end_members(self.host, charges=self.charges), self._end_stop)
+        empty, full = (
+            member.energy / self.host.formula_units if member.status != "diverged" else float("nan")
+            for member in members
         )
+        return empty, full
 
-    def _formation(self, arrangement: Arrangement, energy: float) -> float | None:
-        a, b, c = arrangement.repeat
-        x = self.host.composition(arrangement)
-        full, empty = self.end_energies
-        return finite(energy / (self.host.formula_units * a * b * c) - x * full - (1 - x) * empty)
+    def _evaluation(self, arrangement: Arrangement, relaxation: Relaxation) -> Evaluation:
+        good = relaxation.status != "diverged" and isfinite(relaxation.energy)
+        formation = None
+        if good:
+            a, b, c = arrangement.repeat
+            x = self.host.composition(arrangement)
+            empty, full = self.end_energies
+            per_unit = relaxation.energy / (self.host.formula_units * a * b * c)
+            formation = finite(per_unit - x * full - (1 - x) * empty)
+        return Evaluation(
+            energy=relaxation.energy if good else None,
+            formation=formation,
+            fmax=finite(relaxation.fmax),
+            steps=relaxation.steps,
+            status=relaxation.status,
+        )
 
     def evaluate(self, arrangements: Sequence[Arrangement], cell: CellSettings) -> list[Evaluation]:
         """Relax those that the cache does not hold; formation energies of all, in order."""
-        evaluations = []
-        relaxations = self._relax(arrangements, cell)
-        for arrangement, relaxation in zip(arrangements, relaxations, strict=True):
-            good = relaxation.status != "diverged" and isfinite(relaxation.energy)
-            evaluations.append(
-                Evaluation(
-                    energy=relaxation.energy if good else None,
-                    formation=self._formation(arrangement, relaxation.energy) if good else None,
-                    fmax=finite(relaxation.fmax),
-                    steps=relaxation.steps,
-                    status=relaxation.status,
-                )
-            )
-        return evaluations
+        relaxations = self._relax(arrangements, self._stop(cell))
+        return list(map(self._evaluation, arrangements, relaxations))
+
+    def end_members(self) -> list[tuple[Arrangement, Evaluation]]:
+        """The empty and the full end member, relaxed."""
+        members = end_members(self.host, charges=self.charges)
+        relaxations = self._relax(members, self._end_stop)
+        return list(zip(members, map(self._evaluation, members, relaxations), strict=True))
 
     def structure(self, arrangement: Arrangement, cell: CellSettings) -> Atoms:
         """The relaxed atoms, with ``oxidation_states`` where the model sees charge states."""
-        return self._relax([arrangement], cell)[0].atoms
+        return self._relax([arrangement], self._stop(cell))[0].atoms

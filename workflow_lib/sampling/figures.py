@@ -116,12 +116,13 @@ def _nothing(axes: Axes) -> None:
 
 
 def sampling_overview(searches: Iterable[Path], out: Path) -> None:
-    """All models side by side; ``out`` is the stem of .svg, .png and .csv.
+    """All models side by side; writes ``overview.{svg,png,csv}`` to the folder ``out``.
 
     ``searches`` are folders that :func:`workflow_lib.sampling.run.run_search` wrote. The figure
     shows, at the composition each model's own figure shows, the lowest formation energy that the
     genetic algorithm and random search reached with the same number of relaxations. The table has
-    all cells and compositions, with the enumerated ground state where there is one.
+    all cells and compositions; where a cell was enumerated, whether each search found its ground
+    state and with which relaxation (``*_relaxations_needed``: the one that gave the lowest).
     """
     import matplotlib.pyplot as plt
 
@@ -129,28 +130,32 @@ def sampling_overview(searches: Iterable[Path], out: Path) -> None:
     if not folders:
         raise UserError("no searches to show: sampling needs at least one trained model")
     table = pd.concat([_reached(folder) for folder in folders], ignore_index=True)
-    write_csv(table, Path(f"{out}.csv"))
+    write_csv(table, Path(out) / "overview.csv")
     style()
     rows = table[table["shown"]].drop_duplicates("model").reset_index(drop=True)
-    figure, axes = plt.subplots(figsize=(7.2, 1.5 + 0.3 * len(rows)))
+    figure, (left, right) = plt.subplots(1, 2, sharey=True, figsize=(8.2, 1.6 + 0.28 * len(rows)))
     places = np.arange(len(rows))[::-1]
-    axes.hlines(places, rows["ga_mev_fu"], rows["random_mev_fu"], color="0.75", lw=1.5, zorder=1)
-    for method in ("random", "ga"):
+    left.hlines(places, rows["ga_mev_fu"], rows["random_mev_fu"], color="0.75", lw=1.5, zorder=1)
+    for method, size in (("ga", 5), ("random", 9)):  # one within the other where both are equal
         text, colour, marker = METHODS[method]
         fill = colour if method == "ga" else "none"
-        size = 6 if method == "ga" else 9
-        axes.plot(rows[f"{method}_mev_fu"], places, marker, color=colour, mfc=fill, ms=size, label=text)
-    axes.set_yticks(places, rows["model"])
-    axes.set_ylim(-0.6, len(rows) - 0.4)
+        energy = rows[f"{method}_mev_fu"]
+        left.plot(energy, places, marker, color=colour, mfc=fill, ms=size, label=text)
+    left.set_yticks(places, rows["model"])
+    left.set_ylim(-0.6, len(rows) - 0.4)
+    left.set_xlabel("lowest formation energy found,\neach model's own (meV per formula unit)")
+    gain = rows["random_mev_fu"] - rows["ga_mev_fu"]
+    right.barh(places, gain, height=0.5, color=np.where(gain < 0, METHODS["random"][1], METHODS["ga"][1]))
+    right.axvline(0, color="0.3", lw=0.8)
+    right.set_xlabel("random search minus genetic algorithm\n(meV per formula unit; > 0: GA lower)")
     if len(rows):
         first = rows.iloc[0]
         ratio = _reduced(int(first["n_occupied"]), round(first["n_occupied"] / first["x"]))
-        axes.set_title(
+        figure.suptitle(
             f"{first['cell']} cell, x = {ratio}, {int(first['budget'])} relaxations each", fontsize=9
         )
-    axes.set_xlabel("lowest formation energy found (meV per formula unit, each model's own scale)")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.9 / (1.5 + 0.3 * len(rows))), ncols=2)
-    save_figure(figure, out)
+    figure.legend(loc="outside lower center", ncols=2)
+    save_figure(figure, Path(out) / "overview")
 
 
 def _reached(folder: Path) -> pd.DataFrame:
@@ -169,10 +174,14 @@ def _reached(folder: Path) -> pd.DataFrame:
                 "budget": cell["budget"],
                 "shown": name == summary["shown"]["cell"] and int(number) == summary["shown"]["n_occupied"],
             }
-            for method in ("ga", "random", "enumeration"):
+            for method in METHODS:
                 reached = lowest.get(method, {}).get(number)
                 row[f"{method}_mev_fu"] = reached["formation_mev_fu"] if reached else np.nan
                 row[f"{method}_key"] = reached["key"] if reached else None
+                row[f"{method}_relaxations_needed"] = reached["order"] if reached else None
+            for method in ("ga", "random"):
+                found = cell["methods"][method].get("ground_states_found", {})
+                row[f"{method}_found_ground_state"] = found.get(number)
             rows.append(row)
     rows.sort(key=lambda row: (row["cell"], row["n_occupied"]))
     return pd.DataFrame(rows)

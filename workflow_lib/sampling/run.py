@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from workflow_lib.errors import UserError
+from workflow_lib.exam.settings import ExamSettings
 from workflow_lib.host import Arrangement, Host
 from workflow_lib.io import atomic_path, write_csv, write_json
-from workflow_lib.sampling.evaluate import UNIT, Evaluator, ModelEvaluator, end_members
+from workflow_lib.sampling.evaluate import UNIT, Evaluator, ModelEvaluator
 from workflow_lib.sampling.figures import search_figure, shown
 from workflow_lib.sampling.genotype import Lattice
 from workflow_lib.sampling.problem import Evaluation, Method, Problem, Record, State
@@ -35,6 +37,7 @@ def run_search(
     model_dir: Path,
     host: Host,
     settings: SamplingSettings,
+    exam: ExamSettings,
     seed: int,
     work: Path,
     cache: Path,
@@ -42,9 +45,10 @@ def run_search(
 ) -> None:
     """Search with the model in ``model_dir`` and write what was found to ``out``.
 
-    ``work`` keeps the state of the searches, ``cache`` the relaxations shared with the exam: both
-    survive an interruption, after which the same call goes on and ends with the same tables.
-    Writes ``found.csv``, ``history.csv``, ``found.extxyz``, ``summary.json``, ``search.*`` and
+    ``exam`` says how starts are made and, where a cell does not, when relaxations stop. ``work``
+    keeps the state of the searches, ``cache`` the relaxations shared with the exam: both survive
+    an interruption, after which the same call goes on and ends with the same tables. Writes
+    ``found.csv``, ``history.csv``, ``found.extxyz``, ``summary.json``, ``progress.*`` and
     ``timings.json``. Raises UserError for a composition that the supercell does not have, a
     supercell too large to enumerate, or a damaged model, state or cache.
     """
@@ -54,14 +58,20 @@ def run_search(
     check_cells(host, settings)
     model = TrainedModel.load(model_dir)
     store = RelaxationCache(cache, model_identity(model))
-    evaluator = ModelEvaluator(model, host, store, settings)
+    evaluator = ModelEvaluator(model, host, store, settings, exam)
     before = len(store)
     started = time.perf_counter()
     seconds = search_all(
         evaluator, host=host, settings=settings, seed=seed, name=Path(model_dir).name, work=work, out=out
     )
-    seconds["all"] = time.perf_counter() - started
-    write_json(Path(out) / "timings.json", {"seconds": seconds, "relaxations_made": len(store) - before})
+    write_json(
+        Path(out) / "timings.json",
+        {
+            "seconds": time.perf_counter() - started,
+            "relaxations_made": len(store) - before,
+            **{f"{part}_seconds": value for part, value in seconds.items()},
+        },
+    )
 
 
 def check_cells(host: Host, settings: SamplingSettings) -> None:
@@ -98,53 +108,44 @@ def search_all(
     cells: dict[str, Any] = {}
     for cell in settings.cells:
         lattice = Lattice(host, cell.repeat, evaluator.charges, cell.occupations(host))
-        problem = Problem(lattice, lambda batch, cell=cell: evaluator.evaluate(batch, cell))  # type: ignore[misc]
+        problem = Problem(lattice, partial(evaluator.evaluate, cell=cell))
         methods: dict[Method, list[Record]] = {}
         if cell.enumerate:
-            with _clock(seconds, f"{cell.name} enumeration"):
+            with _part(seconds, name, cell, "enumeration"):
                 methods["enumeration"] = _enumerate(problem)
+        elif cell.repeat == UNIT:
+            methods["enumeration"] = _end_members(evaluator, host)
         question = {
             "cell": cell.model_dump(exclude={"enumerate"}),
             "operators": settings.operators.model_dump(),
             "seed": seed,
             "energies": evaluator.identity,
         }
-        tag = [seed, *cell.repeat]
-
-        def state(
-            method: str, tag: list[int] = tag, cell: CellSettings = cell, asked: Any = question
-        ) -> State:
-            # Stream 0 draws the random search and, from the same start, the first population.
-            return State(work, f"{cell.name}-{method}", asked, [*tag, 0 if method == "random" else 1])
-
-        with _clock(seconds, f"{cell.name} ga"), _bar(f"{name} {cell.name} ga", cell.budget) as progress:
+        # Stream 0 draws the random search and the first population: both begin alike.
+        streams = [(seed, *cell.repeat, stream) for stream in (0, 1)]
+        with _part(seconds, name, cell, "ga") as progress:
             methods["ga"] = genetic_search(
                 problem,
-                state("ga"),
-                start=np.random.Generator(np.random.PCG64(np.random.SeedSequence((*tag, 0)))),
+                State(work, f"{cell.name}-ga", question, streams[1]),
+                start=np.random.default_rng(streams[0]),
                 budget=cell.budget,
                 population=cell.population,
                 offspring=cell.offspring,
                 weights=settings.operators,
                 progress=progress,
             )
-        with (
-            _clock(seconds, f"{cell.name} random"),
-            _bar(f"{name} {cell.name} random", cell.budget) as progress,
-        ):
+        with _part(seconds, name, cell, "random") as progress:
             methods["random"] = random_search(
                 problem,
-                state("random"),
+                State(work, f"{cell.name}-random", question, streams[0]),
                 budget=cell.budget,
                 first=cell.population,
                 batch=cell.offspring,
                 progress=progress,
             )
-        if cell.repeat == UNIT and not cell.enumerate:
-            methods["enumeration"] = _end_members(evaluator, host, settings)
         results[cell.name] = methods
         cells[cell.name] = cell_summary(cell, lattice.n_mobile, problem.distinct, methods)
-    results.setdefault("1x1x1", {"enumeration": _end_members(evaluator, host, settings)})
+    results.setdefault("1x1x1", {"enumeration": _end_members(evaluator, host)})
     found = found_table(name, host, results)
     history = history_table(name, host, results)
     write_csv(found, out / "found.csv")
@@ -165,7 +166,7 @@ def search_all(
             "cells": cells,
         },
     )
-    search_figure(found, history, host, settings, name, out / "search")
+    search_figure(found, history, host, settings, name, out / "progress")
     return seconds
 
 
@@ -181,9 +182,9 @@ def _enumerate(problem: Problem) -> list[Record]:
     return _records(lattice.host, arrangements, problem.evaluate(arrangements))
 
 
-def _end_members(evaluator: Evaluator, host: Host, settings: SamplingSettings) -> list[Record]:
-    members = end_members(host, charges=evaluator.charges)
-    return _records(host, members, evaluator.evaluate(members, settings.end_members))
+def _end_members(evaluator: Evaluator, host: Host) -> list[Record]:
+    members = evaluator.end_members()
+    return _records(host, [member for member, _ in members], [evaluation for _, evaluation in members])
 
 
 def _records(
@@ -224,19 +225,20 @@ def _write_structures(
 
 
 @contextmanager
-def _clock(seconds: dict[str, float], what: str) -> Iterator[None]:
-    started = time.perf_counter()
-    yield
-    seconds[what] = time.perf_counter() - started
-
-
-@contextmanager
-def _bar(label: str, total: int) -> Iterator[Callable[[int], object]]:
+def _part(
+    seconds: dict[str, float], model: str, cell: CellSettings, method: Method
+) -> Iterator[Callable[[int], object]]:
+    """Time a method; yields what shows its progress."""
     from tqdm import tqdm
 
-    with tqdm(total=total, desc=label, unit="relaxation") as bar:
+    started = time.perf_counter()
+    quiet = method == "enumeration"  # one call, with nothing to count on the way
+    with tqdm(
+        total=cell.budget, desc=f"{model} {cell.name} {method}", unit="relaxation", disable=quiet
+    ) as bar:
 
         def show(done: int) -> None:
             bar.update(done - bar.n)
 
         yield show
+    seconds[f"{cell.name}_{method}"] = time.perf_counter() - started

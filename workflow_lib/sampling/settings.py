@@ -50,19 +50,27 @@ class CellSettings(BaseModel):
         "relaxed as references in any case",
     )
     budget: int = Field(
-        default=10,
+        default=14,
         ge=2,
         description="distinct arrangements relaxed by each search, random as well as genetic",
     )
     population: int = Field(
         default=6, ge=2, description="arrangements that can have offspring, all compositions"
     )
-    offspring: int = Field(default=3, ge=1, description="new arrangements a generation, relaxed together")
+    offspring: int = Field(default=2, ge=1, description="new arrangements a generation, relaxed together")
     enumerate: bool = Field(
-        default=False, description="relax every distinct arrangement too and hold the searches against it"
+        default=False,
+        description="relax every distinct arrangement too and hold the searches against it",
     )
-    fmax: float = Field(default=0.05, gt=0, description="largest force of a finished relaxation in eV/A")
-    max_steps: int = Field(default=150, ge=0, description="most steps of one relaxation")
+    fmax: float | None = Field(
+        default=None,
+        gt=0,
+        description="largest force of a finished relaxation in eV/A; null: as in the exam, whose "
+        "relaxations are then used again",
+    )
+    max_steps: int | None = Field(
+        default=None, ge=1, description="most steps of one relaxation; null: as in the exam"
+    )
 
     @field_validator("compositions")
     @classmethod
@@ -133,20 +141,12 @@ def _demo_cells() -> tuple[CellSettings, ...]:
 
 
 class SamplingSettings(BaseModel):
-    """Where each model searches, and with what effort."""
+    """Where each model searches, and with what effort; starts are distorted as in the exam."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     cells: tuple[CellSettings, ...] = Field(default_factory=_demo_cells, min_length=1)
     operators: OperatorWeights = OperatorWeights()
-    breathing: float = Field(
-        default=0.06,
-        ge=0,
-        le=0.3,
-        description="A by which the start of a charge-labelled model is distorted around the redox "
-        "sites (charge-blind models start undistorted)",
-    )
-    batch_size: int = Field(default=16, ge=1, description="structures relaxed together")
     shown_x: float = Field(
         default=2 / 3, gt=0, lt=1, description="the figures show the search at the composition next to this"
     )
@@ -163,14 +163,6 @@ class SamplingSettings(BaseModel):
         if len(set(names)) != len(names):
             raise ValueError("every supercell may stand once")
         return value
-
-    @property
-    def end_members(self) -> CellSettings:
-        """How the end members are relaxed: in the host's cell, as tightly as any searched cell."""
-        return CellSettings(
-            fmax=min(cell.fmax for cell in self.cells),
-            max_steps=max(cell.max_steps for cell in self.cells),
-        )
 
     @property
     def largest(self) -> CellSettings:
