@@ -158,6 +158,7 @@ def sampling_overview(options: Options) -> None:
         [folder / "found.csv" for folder in options.searches],
         options.reference / "reference.csv",
         options.out,
+        lowest=_config(options).sampling.pending_per_composition,
     )
 
 
