@@ -73,9 +73,7 @@ class TrainingSettings(_Section):
     batch_size: int = Field(default=4, ge=1)
     learning_rate: float = Field(default=5e-3, gt=0, le=1)
     optimizer: Literal["adam", "adamw", "amsgrad"] = "adam"
-    weight_decay: float = Field(
-        default=0.0, ge=0, description="adam, amsgrad: L2 penalty; adamw: decoupled"
-    )
+    weight_decay: float = Field(default=0.0, ge=0, description="L2 penalty; adamw: decoupled")
     scheduler: SchedulerSettings = SchedulerSettings()
     loss: tuple[LossTerm, ...] = Field(
         default=(
