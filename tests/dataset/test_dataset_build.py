@@ -1,0 +1,298 @@
+"""The dataset stage as a whole: what it writes, and what it refuses before it writes anything."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import FRAMES, REFERENCE
+
+from workflow_lib.dataset.build import build_dataset, load_source
+from workflow_lib.dataset.settings import DatasetSettings
+from workflow_lib.dataset.summary import NOT_USED, histogram_table, site_table
+from workflow_lib.errors import UserError
+from workflow_lib.foreign import write_frames
+from workflow_lib.frames import read_parquet, with_labels
+from workflow_lib.io import read_json, sha256
+
+FIGURES = ("composition", "redox", "energy", "coverage")
+NUMBERS = {"frames.parquet", "set_aside.csv", "splits.json", "summary.json"}
+FILES = NUMBERS | {f"{name}.{suffix}" for name in FIGURES for suffix in ("svg", "png", "csv")}
+DEFAULT = DatasetSettings(path=str(FRAMES))
+
+
+@pytest.fixture(scope="module")
+def raw():
+    """The embedded frames as the file holds them: no charge states."""
+    return read_parquet(FRAMES)
+
+
+@pytest.fixture(scope="module")
+def built(rule, host, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("dataset")
+    build_dataset(settings=DEFAULT, rule=rule, host=host, seed=711, out=out)
+    return out
+
+
+@pytest.fixture
+def build(rule, host, raw, tmp_path):
+    """Write frames to a file and make the dataset of it; returns the output folder."""
+
+    def run(frames, suffix=".parquet", **changes) -> Path:
+        source = tmp_path / f"source{suffix}"
+        write_frames(frames, source)
+        out = tmp_path / "out"
+        try:
+            build_dataset(
+                settings=DatasetSettings(path=str(source), **changes),
+                rule=rule,
+                host=host,
+                seed=711,
+                out=out,
+            )
+        except UserError as error:
+            assert not out.exists(), "a refused source leaves files behind"
+            assert "\n" not in str(error)
+            raise
+        return out
+
+    return run
+
+
+def test_all_files_are_written_and_nothing_else(built):
+    assert {path.name for path in built.iterdir()} == FILES
+    for name in FIGURES:
+        assert ET.parse(built / f"{name}.svg").getroot().tag.endswith("svg")
+        assert (built / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_two_builds_are_bitwise_equal(built, rule, host, tmp_path):
+    build_dataset(settings=DEFAULT, rule=rule, host=host, seed=711, out=tmp_path / "again")
+    for name in FILES:
+        assert sha256(built / name) == sha256(tmp_path / "again" / name), name
+
+
+def test_frames_are_labelled_and_otherwise_unchanged(built, raw):
+    for before, after in zip(raw, read_parquet(built / "frames.parquet"), strict=True):
+        assert (after.frame_id, after.energy, after.group) == (before.frame_id, before.energy, before.group)
+        np.testing.assert_array_equal(after.positions, before.positions)
+        np.testing.assert_array_equal(after.forces, before.forces)
+        assert after.state_key is not None
+        assert set(after.oxidation_states[after.numbers == 26]) <= {2, 3}
+
+
+def test_summary_counts(built):
+    summary = read_json(built / "summary.json")
+    assert summary["frames"] == {"read": 191, "kept": 191, "set_aside": 0, "set_aside_by_reason": {}}
+    assert summary["states"] == 16
+    assert sum(summary["frames_by_composition"].values()) == 191
+    assert summary["frames_by_composition"]["Na0.5FePO4"] == 117
+    assert summary["frames_by_kind"] == {"relaxation": 166, "rattle": 25}
+    assert summary["labels"]["forces"] == 191
+    assert summary["stress"] == {"frames": 191, "converged_frames": 0, "converged": False}
+    assert summary["subset"]["identical_to_full"] is True
+    assert summary["source"]["sha256"] == sha256(FRAMES)
+    assert summary["energy_reference"] == REFERENCE
+    assert any("same frames" in line for line in summary["warnings"])
+    assert any("stress is not converged" in line for line in summary["warnings"])
+    splits = read_json(built / "splits.json")
+    assert splits["subset_is_full"] is True
+    assert summary["splits"]["frames"][0]["test"] == len(splits["folds"][0]["test"])
+
+
+def test_tables_beside_the_figures_hold_what_is_drawn(built, raw):
+    composition = pd.read_csv(built / "composition.csv")
+    assert composition["frames"].sum() == 191
+    assert composition.drop_duplicates("composition")["states_of_composition"].sum() == 16
+    redox = pd.read_csv(built / "redox.csv")
+    iron = sum(int(np.count_nonzero(frame.numbers == 26)) for frame in raw)
+    assert redox.groupby("quantity")["sites"].sum().to_dict() == {"charge_e": iron, "moment_mub": iron}
+    moments = redox[redox["quantity"] == "moment_mub"].query("sites > 0")
+    assert (
+        moments[moments["state"] == "Fe2+"]["high"].max() < moments[moments["state"] == "Fe3+"]["low"].min()
+    )
+    energy = pd.read_csv(built / "energy.csv")
+    assert len(energy) == 191
+    assert (energy["above_lowest_mev_atom"] >= 0).all()
+    assert (energy["above_lowest_mev_atom"] == 0).sum() == 16
+    coverage = pd.read_csv(built / "coverage.csv").set_index("label")["frames"]
+    assert coverage["magmoms"] == 191
+    assert coverage["stress_converged"] == 0
+
+
+def test_histograms_count_every_known_value_once(frames, rule):
+    sites = site_table(frames, [], rule)
+    assert NOT_USED not in set(sites["state"])
+    table = histogram_table(sites, {"moment_mub": 0.02, "charge_e": 0.01})
+    for quantity in ("moment_mub", "charge_e"):
+        mine = table[table["quantity"] == quantity]
+        assert mine["sites"].sum() == len(sites)
+        for state, values in sites.groupby("state")[quantity]:
+            occupied = mine[(mine["state"] == state) & (mine["sites"] > 0)]
+            assert occupied["low"].min() <= values.min()
+            assert values.max() <= occupied["high"].max()
+    without = sites.assign(charge_e=np.nan)
+    assert set(histogram_table(without, {"moment_mub": 0.02, "charge_e": 0.01})["quantity"]) == {
+        "moment_mub"
+    }
+
+
+def ambiguous(frame):
+    return with_labels(frame, magmoms=np.where(frame.numbers == 26, 3.95, 0.0))
+
+
+def test_ambiguous_frames_are_counted_drawn_and_kept_out_of_the_splits(build, raw):
+    bad = [ambiguous(frame) if i in (13, 60, 61) else frame for i, frame in enumerate(raw)]
+    out = build(bad)
+    summary = read_json(out / "summary.json")
+    assert summary["frames"]["kept"] == 188
+    assert summary["frames"]["set_aside_by_reason"] == {"ambiguous moment": 3}
+    aside = pd.read_csv(out / "set_aside.csv")
+    assert aside["frame_id"].tolist() == [raw[i].frame_id for i in (13, 60, 61)]
+    assert aside["reason"].str.contains("moment 3.95 muB of atom").all()
+    redox = pd.read_csv(out / "redox.csv")
+    assert redox[(redox["state"] == NOT_USED) & (redox["quantity"] == "moment_mub")]["sites"].sum() == 12
+    placed = {i for fold in read_json(out / "splits.json")["folds"] for i in fold["train"] + fold["test"]}
+    assert not placed & set(aside["frame_id"])
+
+
+def test_partial_labels_are_counted(build, raw):
+    partial = [with_labels(f, charges=None) if i % 2 else f for i, f in enumerate(raw)]
+    partial = [with_labels(f, forces=None) if i % 3 == 0 else f for i, f in enumerate(partial)]
+    summary = read_json(build(partial) / "summary.json")
+    assert summary["labels"]["charges"] == 96
+    assert summary["labels"]["forces"] == 127
+    assert "64 frames have no forces." in summary["warnings"]
+
+
+@pytest.mark.parametrize("suffix", [".extxyz", ".db"])
+def test_other_formats_give_the_same_states_and_splits(build, built, raw, suffix):
+    out = build(raw, suffix=suffix)
+    assert read_json(out / "splits.json") == read_json(built / "splits.json")
+    mine, theirs = (pd.read_csv(folder / "energy.csv") for folder in (out, built))
+    pd.testing.assert_frame_equal(mine, theirs, atol=1e-6, check_exact=False)
+
+
+def test_two_chemistries_differ_from_their_subset(build, raw):
+    other = [
+        with_labels(
+            f, numbers=np.where(f.numbers == 26, 25, f.numbers), frame_id=f"mn{i}", group=f"mn-{f.group}"
+        )
+        for i, f in enumerate(raw)
+    ]
+    out = build([*raw, *other])
+    summary = read_json(out / "summary.json")
+    assert summary["frames"]["kept"] == 382
+    assert summary["subset"] == {
+        "elements": ["Na", "Fe", "P", "O"],
+        "required_elements": ["Fe", "P", "O"],
+        "frames": 191,
+        "identical_to_full": False,
+    }
+    assert read_json(out / "splits.json")["subset_is_full"] is False
+    assert not any("same frames" in line for line in summary["warnings"])
+
+
+# Bad input: one line, and nothing is written (the fixture checks both).
+
+
+def test_empty_subset_names_the_filter(build, raw):
+    with pytest.raises(
+        UserError, match="passes dataset.subset_elements and required_elements .only Na, Mn"
+    ):
+        build(raw, subset_elements=("Na", "Mn", "P", "O"), required_elements=("Mn",))
+
+
+def test_every_frame_set_aside(build, raw):
+    message = (
+        r"all 191 frames .* set aside, 191 of them for: ambiguous moment .x000_s0-relaxation-00: moment"
+    )
+    with pytest.raises(UserError, match=message):
+        build([ambiguous(frame) for frame in raw])
+
+
+def test_mixed_levels_of_theory(build, raw):
+    with pytest.raises(UserError, match="mixes 2 levels of theory"):
+        build([*raw[:-1], with_labels(raw[-1], energy_reference="VASP/PBE+U")])
+
+
+def test_another_level_than_configured(build, raw):
+    with pytest.raises(UserError, match=r"is at the level 'GPAW.*, dataset.energy_reference says 'VASP'"):
+        build(raw, energy_reference="VASP")
+
+
+def test_a_level_that_no_file_states_is_the_configured_one(raw, tmp_path):
+    import ase.io
+    from ase import Atoms
+
+    atoms = Atoms(raw[0].numbers, positions=raw[0].positions, cell=raw[0].cell, pbc=True)
+    atoms.info["REF_energy"] = raw[0].energy
+    atoms.arrays["REF_forces"] = raw[0].forces
+    ase.io.write(tmp_path / "t.extxyz", atoms)
+    (found,) = load_source(DatasetSettings(path=str(tmp_path / "t.extxyz")))
+    assert found.energy_reference == REFERENCE
+
+
+def test_file_with_no_forces(build, raw):
+    with pytest.raises(UserError, match="holds no forces in 191 frames; accepted names: REF_forces"):
+        build([with_labels(frame, forces=None) for frame in raw])
+
+
+def test_nan_labels(build, raw):
+    bad = with_labels(raw[7], forces=np.full_like(raw[7].forces, np.nan))
+    with pytest.raises(UserError, match="row 7: forces holds values that are not finite"):
+        build([*raw[:7], bad, *raw[8:]])
+
+
+def test_wrong_length_arrays(build, raw):
+    with pytest.raises(UserError, match="row 7: magmoms has 5 rows for 24 atoms"):
+        build([*raw[:7], with_labels(raw[7], magmoms=np.zeros(5)), *raw[8:]])
+
+
+def test_repeated_frame_ids(build, raw):
+    with pytest.raises(UserError, match="frame_id 'x000_s0-relaxation-00' stands 2 times"):
+        build([*raw, raw[0]])
+
+
+def test_more_folds_than_states(build, raw):
+    with pytest.raises(UserError, match=r"folds\.count is 15, but .* holds 14 states"):
+        build(raw, folds={"count": 15})
+
+
+def test_no_frames(build):
+    with pytest.raises(UserError, match="holds no frames"):
+        build([])
+
+
+@pytest.mark.parametrize("name", ["none.parquet", "none.extxyz", "none.db", "frames.hdf5"])
+def test_missing_or_unknown_source(rule, host, tmp_path, name):
+    with pytest.raises(UserError, match=f"{name}.*does not exist|unknown suffix"):
+        build_dataset(
+            settings=DatasetSettings(path=str(tmp_path / name)),
+            rule=rule,
+            host=host,
+            seed=1,
+            out=tmp_path / "out",
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_truncated_source(rule, host, tmp_path):
+    (tmp_path / "cut.parquet").write_bytes(FRAMES.read_bytes()[:100_000])
+    with pytest.raises(UserError, match=r"cut\.parquet is truncated"):
+        build_dataset(
+            settings=DatasetSettings(path=str(tmp_path / "cut.parquet")),
+            rule=rule,
+            host=host,
+            seed=1,
+            out=tmp_path / "out",
+        )
+
+
+def test_unwritable_results_folder(rule, host, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match=r"cannot write .*file/out/frames\.parquet"):
+        build_dataset(settings=DEFAULT, rule=rule, host=host, seed=1, out=tmp_path / "file/out")

@@ -1,0 +1,152 @@
+"""Splits: no state in two sets, end members always train, fair shares, same for the same seed."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from workflow_lib.dataset.settings import DatasetSettings, FoldSettings
+from workflow_lib.dataset.splits import make_splits, make_units
+from workflow_lib.errors import UserError
+from workflow_lib.frames import with_labels
+
+ENDS = ["1x1x1:Na0000:Fe3333", "1x1x1:Na1111:Fe2222"]
+PARTS = ("train", "validation", "test")
+
+
+def settings(count: int = 4, **changes) -> DatasetSettings:
+    return DatasetSettings(folds=FoldSettings(count=count, run=(0,)), **changes)
+
+
+def splits_of(frames, host, chosen: DatasetSettings, seed: int = 711) -> dict:
+    return make_splits(make_units(frames, host, chosen), chosen, seed)
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 5, 7, 12])
+@pytest.mark.parametrize("seed", [0, 711])
+def test_states_never_straddle_and_every_frame_has_one_set(frames, host, count, seed):
+    state = {frame.frame_id: frame.state_key for frame in frames}
+    splits = splits_of(frames, host, settings(count), seed)
+    assert splits["always_train"] == ENDS
+    assert [fold["fold"] for fold in splits["folds"]] == list(range(count))
+    for fold in splits["folds"]:
+        placed = [frame_id for part in PARTS for frame_id in fold[part]]
+        assert sorted(placed) == sorted(state)
+        found = {part: {state[frame_id] for frame_id in fold[part]} for part in PARTS}
+        assert sum(len(states) for states in found.values()) == 16
+        assert set(ENDS) <= found["train"]
+        assert all(fold[part] for part in PARTS)
+        for part in PARTS:
+            assert set(fold[f"{part}_states"]) == found[part]
+    held_out = [name for fold in splits["folds"] for name in fold["test_states"]]
+    assert sorted([*held_out, *ENDS]) == sorted(set(state.values()))
+
+
+def composition_of(key: str) -> float:
+    return key.split(":")[1].count("1") / 4
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_every_fold_holds_out_its_share_of_each_composition(frames, host, seed):
+    splits = splits_of(frames, host, settings(4), seed)
+    counts = [Counter(map(composition_of, fold["test_states"])) for fold in splits["folds"]]
+    assert sorted(count[0.5] for count in counts) == [2, 2, 3, 3]
+    assert [count[0.25] + count[0.75] for count in counts] == [1, 1, 1, 1]
+    halves = splits_of(frames, host, settings(2), seed)
+    for fold in halves["folds"]:
+        assert Counter(map(composition_of, fold["test_states"])) == {0.25: 1, 0.5: 5, 0.75: 1}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_validation_never_takes_the_last_state_of_a_composition(frames, host, seed):
+    for fold in splits_of(frames, host, settings(4), seed)["folds"]:
+        pool = len(fold["train_states"]) + len(fold["validation_states"]) - len(ENDS)
+        assert len(fold["validation_states"]) == round(0.15 * pool) == 2
+        for key in fold["validation_states"]:
+            assert composition_of(key) in map(composition_of, fold["train_states"])
+
+
+def test_splits_are_a_function_of_the_seed(frames, host):
+    first = splits_of(frames, host, settings(), 1)
+    assert splits_of(frames, host, settings(), 1) == first
+    others = [splits_of(frames, host, settings(), seed)["folds"][0]["test_states"] for seed in range(6)]
+    assert len({tuple(states) for states in others}) > 1
+
+
+def test_splits_do_not_depend_on_the_order_of_the_file(frames, host):
+    shuffled = [frames[i] for i in np.random.default_rng(4).permutation(len(frames))]
+    for a, b in zip(
+        splits_of(frames, host, settings())["folds"],
+        splits_of(shuffled, host, settings())["folds"],
+        strict=True,
+    ):
+        for part in PARTS:
+            assert a[f"{part}_states"] == b[f"{part}_states"]
+            assert sorted(a[part]) == sorted(b[part])
+
+
+@pytest.mark.parametrize("count", [15, 40])
+def test_fewer_states_than_folds(frames, host, count):
+    message = rf"dataset\.folds\.count is {count}, but .* holds 14 states or groups to hold out"
+    with pytest.raises(UserError, match=message):
+        splits_of(frames, host, settings(count))
+
+
+def test_too_few_states_to_validate_on(frames, host):
+    few = [f for f in frames if f.group in ("x000_s0", "x025_s0", "x050_s0", "x100_s0")]
+    with pytest.raises(UserError, match="fold 0 leaves 1 states to train and validate on; it takes two"):
+        splits_of(few, host, settings(2))
+
+
+def test_without_host_groups_are_split_and_no_end_member_is_known(frames):
+    loose = [with_labels(frame, state_key=None) for frame in frames]
+    splits = splits_of(loose, None, settings(4))
+    assert splits["always_train"] == []
+    tested = [name for fold in splits["folds"] for name in fold["test_states"]]
+    assert sorted(tested) == sorted({frame.group for frame in frames})
+
+
+def test_other_chemistries_do_not_count_for_the_folds(frames, host):
+    """Frames outside the subset are split too, but cannot make up for missing states."""
+    other = [
+        with_labels(
+            frame,
+            numbers=np.where(frame.numbers == 26, 25, frame.numbers),
+            frame_id=f"mn-{frame.frame_id}",
+            group=f"mn-{frame.group}",
+            state_key=None,
+            oxidation_states=None,
+        )
+        for frame in frames
+    ]
+    splits = splits_of([*frames, *other], host, settings(4))
+    for fold in splits["folds"]:
+        assert {name.startswith("mn") for name in fold["test_states"]} == {True, False}
+        assert {name.startswith("mn") for name in fold["validation_states"]} == {True, False}
+    few = [f for f in frames if f.group in ("x000_s0", "x025_s0", "x050_s0")]
+    with pytest.raises(UserError, match=r"holds 2 states or groups"):
+        splits_of([*few, *other], host, settings(4))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"folds": {"count": 3, "run": [3]}}, "run names fold 3; there are folds 0 to 2"),
+        ({"folds": {"count": 3, "run": [0, 0]}}, "run names a fold twice"),
+        ({"folds": {"count": 3, "run": []}}, "at least 1"),
+        ({"folds": {"count": 1}}, "greater than or equal to 2"),
+        ({"validation_fraction": 0.7}, "less than 0.5"),
+        ({"validation_fraction": 0.0}, "greater than 0"),
+        ({"energy_window": -1}, "greater than 0"),
+        ({"subset_elements": ["Na", "Iron"]}, "there is no element 'Iron'"),
+        ({"subset_elements": []}, "at least 1"),
+        ({"required_elements": ["Mn"]}, "required_elements asks for Mn, which subset_elements does not"),
+        ({"fold": 3}, "Extra inputs are not permitted"),
+    ],
+)
+def test_mistakes_in_the_settings(changes, message):
+    with pytest.raises(ValidationError, match=message):
+        DatasetSettings.model_validate(changes)
