@@ -156,6 +156,6 @@ def test_subset_needs_required_and_allows_only_its_elements(frames):
 
 
 def test_composition_per_formula_unit(frames):
-    found = {composition(frame, SETTINGS) for frame in frames}
+    found = {composition(frame) for frame in frames}
     assert found == {"FePO4", "Na0.25FePO4", "Na0.5FePO4", "Na0.75FePO4", "NaFePO4"}
-    assert composition(manganese(frames[0]), SETTINGS) == "PO4Mn"
+    assert composition(manganese(frames[0])) == "MnPO4"

@@ -201,7 +201,7 @@ def test_two_chemistries_differ_from_their_subset(build, raw):
 
 def test_empty_subset_names_the_filter(build, raw):
     with pytest.raises(
-        UserError, match="passes dataset.subset_elements and required_elements .only Na, Mn"
+        UserError, match=r"passes dataset\.subset_elements and required_elements \(only Na, Mn"
     ):
         build(raw, subset_elements=("Na", "Mn", "P", "O"), required_elements=("Mn",))
 

@@ -114,8 +114,8 @@ def build_dataset(
         source_sha256=sha256(settings.path),
         warnings=_warnings(frames, settings),
     )
-    compositions, coverage = composition_table(frames, settings), coverage_table(frames)
-    energies = energy_table(frames, settings)
+    compositions, coverage = composition_table(frames), coverage_table(frames)
+    energies = energy_table(frames)
     histogram = histogram_table(
         site_table(frames, aside, rule), {"moment_mub": BIN_MOMENT, "charge_e": BIN_CHARGE}
     )

@@ -43,7 +43,7 @@ def make_units(frames: Sequence[Frame], host: Host | None, settings: DatasetSett
     return [
         Unit(
             name=name,
-            stratum=min(composition(frame, settings) for frame in found),
+            stratum=min(composition(frame) for frame in found),
             subset=any(in_subset(frame.numbers, settings) for frame in found),
             end_member=host is not None
             and any(frame.state_key is not None and _is_end_member(frame, host) for frame in found),

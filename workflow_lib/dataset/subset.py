@@ -11,6 +11,10 @@ from workflow_lib.dataset.settings import DatasetSettings
 from workflow_lib.elements import SYMBOLS, atomic_number
 from workflow_lib.frames import Frame
 
+_ALKALI = ("Li", "Na", "K", "Rb", "Cs")
+_ANIONS = ("B", "C", "Si", "P", "S", "N", "H", "O", "Cl", "F")
+"""Elements of (poly)anions, in the order in which they close a formula."""
+
 
 def in_subset(numbers: np.ndarray, settings: DatasetSettings) -> bool:
     """Whether a frame of these elements ``[n]`` belongs to the chemical subset."""
@@ -45,13 +49,16 @@ def describe_subset(settings: DatasetSettings) -> str:
     return text
 
 
-def composition(frame: Frame, settings: DatasetSettings) -> str:
-    """Formula per formula unit, elements of the subset first: ``Na0.5FePO4``."""
-    first = list(settings.subset_elements)
+def composition(frame: Frame) -> str:
+    """Formula per formula unit as chemists write it, cations first: ``Na0.5FePO4``."""
     elements, counts = np.unique(frame.numbers, return_counts=True)
     order = sorted(
         zip((SYMBOLS[z] for z in elements), counts.tolist(), strict=True),
-        key=lambda item: (first.index(item[0]) if item[0] in first else len(first), item[0]),
+        key=lambda item: (
+            item[0] not in _ALKALI,
+            _ANIONS.index(item[0]) if item[0] in _ANIONS else -1,
+            item[0],
+        ),
     )
     amounts = [(symbol, count / frame.formula_units) for symbol, count in order]
     return "".join(symbol if amount == 1 else f"{symbol}{amount:.4g}" for symbol, amount in amounts)

@@ -20,11 +20,11 @@ NOT_USED = "not assigned"
 """State of a redox site in a frame that was set aside or holds no charge states."""
 
 
-def composition_table(frames: Sequence[Frame], settings: DatasetSettings) -> pd.DataFrame:
+def composition_table(frames: Sequence[Frame]) -> pd.DataFrame:
     """Frames and states per composition and kind: composition, kind, frames, states."""
     table = pd.DataFrame(
         {
-            "composition": [composition(frame, settings) for frame in frames],
+            "composition": [composition(frame) for frame in frames],
             "kind": [frame.kind for frame in frames],
             "state": split_names(frames),
         }
@@ -80,13 +80,13 @@ def histogram_table(sites: pd.DataFrame, widths: dict[str, float]) -> pd.DataFra
     return pd.DataFrame(rows, columns=["quantity", "low", "high", "state", "sites"])
 
 
-def energy_table(frames: Sequence[Frame], settings: DatasetSettings) -> pd.DataFrame:
+def energy_table(frames: Sequence[Frame]) -> pd.DataFrame:
     """One row a frame: its energy above the lowest frame of its state, in meV/atom."""
     table = pd.DataFrame(
         {
             "frame_id": [frame.frame_id for frame in frames],
             "state": split_names(frames),
-            "composition": [composition(frame, settings) for frame in frames],
+            "composition": [composition(frame) for frame in frames],
             "kind": [frame.kind for frame in frames],
             "energy_ev_atom": [frame.energy / len(frame) for frame in frames],
             "fmax_ev_a": [np.nan if frame.fmax is None else frame.fmax for frame in frames],
@@ -122,7 +122,7 @@ def summarise(
 ) -> dict[str, Any]:
     """The content of ``summary.json``; ``warnings`` are findings a reader of the results must know."""
     coverage = coverage_table(frames).set_index("label")["frames"].to_dict()
-    energies = energy_table(frames, settings)
+    energies = energy_table(frames)
     ranges = energies.groupby("kind")["above_lowest_mev_atom"].agg(["size", "median", "max"])
     return {
         "source": {
@@ -141,7 +141,7 @@ def summarise(
         "states": len({frame.state_key for frame in frames} - {None}),
         "groups": len({frame.group for frame in frames}),
         "frames_on_no_host": sum(frame.state_key is None for frame in frames),
-        "frames_by_composition": dict(Counter(composition(frame, settings) for frame in frames)),
+        "frames_by_composition": dict(Counter(composition(frame) for frame in frames)),
         "frames_by_kind": dict(Counter(frame.kind for frame in frames)),
         "labels": coverage,
         "stress": {
