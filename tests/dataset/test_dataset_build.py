@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from conftest import FRAMES, REFERENCE
 
+from workflow_lib.dataset.assign import SetAside
 from workflow_lib.dataset.build import build_dataset, load_source
 from workflow_lib.dataset.settings import DatasetSettings
 from workflow_lib.dataset.summary import NOT_USED, histogram_table, site_table
@@ -138,6 +139,14 @@ def test_histograms_count_every_known_value_once(frames, rule):
     assert set(histogram_table(without, {"moment_mub": 0.02, "charge_e": 0.01})["quantity"]) == {
         "moment_mub"
     }
+
+
+def test_sites_of_frames_set_aside_count_as_such_whatever_the_file_says(frames, rule):
+    """A frame whose given charge states contradict its moments must not show them as assigned."""
+    sites = site_table(frames[:60], [SetAside(frames[60], "given charge states: ...")], rule)
+    assert len(sites) == 61 * 4
+    assert (sites["state"][-4:] == NOT_USED).all()
+    assert (sites["state"][:-4] != NOT_USED).all()
 
 
 def ambiguous(frame):

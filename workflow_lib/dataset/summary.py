@@ -16,8 +16,8 @@ from workflow_lib.frames import Frame
 from workflow_lib.redox import RedoxRule
 
 LABELS = ("energy", "forces", "stress", "magmoms", "charges", "oxidation_states", "state_key")
-NOT_USED = "not assigned"
-"""State of a redox site in a frame that was set aside or holds no charge states."""
+NOT_USED = "set aside or not assigned"
+"""State of a redox site in a frame that was set aside, or is of another chemistry without states."""
 
 
 def composition_table(frames: Sequence[Frame]) -> pd.DataFrame:
