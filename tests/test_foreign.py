@@ -11,6 +11,7 @@ import pytest
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.db import connect
+from conftest import ROOT
 from test_frames import assert_same
 
 from workflow_lib.errors import UserError
@@ -118,6 +119,12 @@ def test_reference_names_win_over_predictions_in_the_same_file(frames, tmp_path)
     np.testing.assert_allclose(found.forces, frames[60].forces, atol=6e-9)
 
 
+def test_the_handbook_lists_every_accepted_name():
+    text = (ROOT / "docs/data.md").read_text()
+    missing = [name for names in ACCEPTED.values() for name in names if f"`{name}`" not in text]
+    assert not missing
+
+
 def test_initial_and_total_moments_are_no_labels(frames, tmp_path):
     atoms = bare(frames[60])
     atoms.info["REF_energy"] = frames[60].energy
@@ -189,6 +196,18 @@ def test_stress_of_small_magnitude_is_taken_as_ev_and_said_so(frames, tmp_path, 
     np.testing.assert_allclose(found.stress, s, atol=1e-12)
     assert not found.stress_converged
     assert "is taken to be eV/A^3" in caplog.text
+
+
+def test_stress_counts_as_converged_only_if_the_file_says_so(frames, tmp_path, caplog):
+    atoms = bare(frames[60])
+    atoms.info |= {"REF_energy": -1.0, "REF_stress": frames[60].stress, "stress_converged": True}
+    ase.io.write(tmp_path / "t.extxyz", atoms)
+    assert read_frames(tmp_path / "t.extxyz")[0].stress_converged
+    assert "taken to be" not in caplog.text
+    atoms.info["REF_stress"] = frames[60].stress * 160
+    ase.io.write(tmp_path / "t.extxyz", atoms)
+    with pytest.raises(UserError, match=r"cannot be eV/A\^3"):
+        read_frames(tmp_path / "t.extxyz")
 
 
 def test_stress_of_six_numbers_under_the_name_ase_reserves(frames, tmp_path):

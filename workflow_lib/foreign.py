@@ -291,7 +291,7 @@ def _read_foreign(
         check_frame(frame, where)
         frames.append(frame)
     _orient_charges(frames, path)
-    _convert_stress(frames, path, stress_unit or ("eV/A^3" if own else None))
+    _convert_stress(frames, path, stress_unit, quiet=own)
     return frames
 
 
@@ -323,8 +323,11 @@ def _orient_charges(frames: Sequence[Frame], path: Path) -> None:
         _log.warning("%s: cations were negative in %d frames; sign of their charges turned", path, turned)
 
 
-def _convert_stress(frames: Sequence[Frame], path: Path, unit: StressUnit | None) -> None:
-    """Bring stress to eV/A^3 in place; without a stated unit its magnitude decides."""
+def _convert_stress(frames: Sequence[Frame], path: Path, unit: StressUnit | None, *, quiet: bool) -> None:
+    """Bring stress to eV/A^3 in place; without a stated unit its magnitude decides.
+
+    ``quiet``: the file looks like our own export, whose unit needs no mention.
+    """
     known = [frame for frame in frames if frame.stress is not None]
     if not known:
         return
@@ -335,7 +338,8 @@ def _convert_stress(frames: Sequence[Frame], path: Path, unit: StressUnit | None
                 f"{path}: stress up to {largest:.3g} cannot be eV/A^3; convert the file with "
                 "`python -m workflow_lib convert --stress-unit GPa` (or kbar; tension positive)"
             )
-        _log.warning("%s: stress (largest component %.3g) is taken to be eV/A^3", path, largest)
+        if not quiet:
+            _log.warning("%s: stress (largest component %.3g) is taken to be eV/A^3", path, largest)
         unit = "eV/A^3"
     for frame in known:
         frame.stress = np.asarray(frame.stress) * _STRESS_TO_EV[unit]
