@@ -119,6 +119,7 @@ def search_all(
             "cell": cell.model_dump(exclude={"enumerate"}),
             "operators": settings.operators.model_dump(),
             "seed": seed,
+            "charges": evaluator.charges,
             "energies": evaluator.identity,
         }
         # Stream 0 draws the random search and the first population: both begin alike.
@@ -145,7 +146,8 @@ def search_all(
             )
         results[cell.name] = methods
         cells[cell.name] = cell_summary(cell, lattice.n_mobile, problem.distinct, methods)
-    results.setdefault("1x1x1", {"enumeration": _end_members(evaluator, host)})
+    if all(cell.repeat != UNIT for cell in settings.cells):
+        results["1x1x1"] = {"enumeration": _end_members(evaluator, host)}
     found = found_table(name, host, results)
     history = history_table(name, host, results)
     write_csv(found, out / "found.csv")

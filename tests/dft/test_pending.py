@@ -1,0 +1,103 @@
+"""The list of arrangements that the searches ask DFT for."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from workflow_lib.dft.pending import COLUMNS, collect_pending
+from workflow_lib.errors import UserError
+
+KNOWN = ("1x1x1:Na1100:Fe2323", "1x1x1:Na1000:Fe2333")
+
+
+def found(folder, model, rows):
+    """One found.csv; rows are (cell, method, key, n, sites, formation)."""
+    table = pd.DataFrame(
+        [
+            {
+                "model": model, "cell": cell, "method": method, "key": key, "x": n / sites,
+                "n_occupied": n, "formation_mev_fu": energy,
+            }
+            for cell, method, key, n, sites, energy in rows
+        ]
+    )  # fmt: skip
+    (folder / model).mkdir()
+    table.to_csv(folder / model / "found.csv", index=False)
+    return folder / model / "found.csv"
+
+
+@pytest.fixture
+def reference(tmp_path):
+    path = tmp_path / "reference.csv"
+    pd.DataFrame({"state_key": KNOWN}).to_csv(path, index=False)
+    return path
+
+
+def test_lowest_of_each_composition_without_what_dft_has(tmp_path, reference):
+    big = "1x3x1"
+    one = found(
+        tmp_path,
+        "b-entropy",
+        [
+            ("1x1x1", "ga", KNOWN[0], 2, 4, 5.0),
+            (big, "ga", "1x3x1:Na-A:Fe-1", 8, 12, 10.0),
+            (big, "random", "1x3x1:Na-A:Fe-1", 8, 12, 10.0),  # the same, found twice
+            (big, "random", "1x3x1:Na-B:Fe-1", 8, 12, 12.0),
+            (big, "random", "1x3x1:Na-C:Fe-1", 8, 12, 11.0),
+            (big, "ga", "1x3x1:Na-D:Fe-1", 4, 12, 40.0),
+            (big, "ga", "1x3x1:Na-E:Fe-1", 4, 12, None),  # diverged
+        ],
+    )
+    two = found(tmp_path, "a-entropy", [(big, "ga", "1x3x1:Na-C:Fe-1", 8, 12, 9.5)])
+    table = collect_pending([one, two], reference, tmp_path, lowest=2)
+    assert tuple(table.columns) == COLUMNS
+    assert table[["n_occupied", "key"]].to_numpy().tolist() == [
+        [4, "1x3x1:Na-D:Fe-1"],
+        [8, "1x3x1:Na-C:Fe-1"],
+        [8, "1x3x1:Na-A:Fe-1"],
+    ]
+    asked = table.set_index("key").loc["1x3x1:Na-C:Fe-1"]
+    assert asked["asked_by"] == "a-entropy;b-entropy"
+    assert asked["formation_mev_fu"] == "9.500;11.000"
+    assert asked["models"] == 2 and asked["charge_order"] == "given"
+    written = pd.read_csv(tmp_path / "pending.csv", dtype={"formation_mev_fu": str})
+    assert written["key"].tolist() == table["key"].tolist()
+
+
+def test_what_dft_has_takes_no_other_arrangements_place(tmp_path, reference):
+    """The two lowest are asked for, not the two lowest that are unknown."""
+    rows = [
+        ("1x1x1", "ga", KNOWN[0], 2, 4, 1.0),
+        ("1x1x1", "ga", "1x1x1:Na1001:Fe2323", 2, 4, 2.0),
+        ("1x1x1", "ga", "1x1x1:Na1010:Fe2323", 2, 4, 3.0),
+    ]
+    table = collect_pending([found(tmp_path, "m", rows)], reference, tmp_path, lowest=2)
+    assert table["key"].tolist() == ["1x1x1:Na1001:Fe2323"]
+
+
+def test_charge_blind_arrangements_are_open_and_known_by_their_ions(tmp_path, reference):
+    rows = [
+        ("1x1x1", "ga", "1x1x1:Na1100", 2, 4, 1.0),
+        ("1x1x1", "ga", "1x1x1:Na1010", 2, 4, 2.0),
+    ]
+    table = collect_pending([found(tmp_path, "m", rows)], reference, tmp_path)
+    assert table["key"].tolist() == ["1x1x1:Na1010"]
+    assert table["charge_order"].tolist() == ["open"]
+
+
+def test_nothing_pending_is_an_empty_table(tmp_path, reference):
+    path = found(tmp_path, "m", [("1x1x1", "ga", KNOWN[0], 2, 4, 1.0)])
+    assert collect_pending([path], reference, tmp_path).empty
+    assert collect_pending([], reference, tmp_path).empty
+    assert tuple(pd.read_csv(tmp_path / "pending.csv").columns) == COLUMNS
+
+
+def test_missing_and_foreign_tables_are_named(tmp_path, reference):
+    with pytest.raises(UserError, match=r"nowhere.csv does not exist"):
+        collect_pending([tmp_path / "nowhere.csv"], reference, tmp_path)
+    with pytest.raises(UserError, match=r"reference.csv has no column model, cell"):
+        collect_pending([reference], reference, tmp_path)
+    (tmp_path / "empty.csv").touch()
+    with pytest.raises(UserError, match=r"empty.csv has no column state_key"):
+        collect_pending([], tmp_path / "empty.csv", tmp_path)

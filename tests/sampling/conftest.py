@@ -1,0 +1,28 @@
+"""The searched supercell and its toy energies."""
+
+from __future__ import annotations
+
+import pytest
+from toy_landscape import ToyEvaluator
+
+from workflow_lib.sampling.genotype import Lattice
+from workflow_lib.sampling.problem import Problem
+from workflow_lib.sampling.settings import CellSettings
+
+BIG = CellSettings(repeat=(1, 3, 1), compositions=(4, 6, 8, 10), budget=60, population=12, offspring=4)
+
+
+@pytest.fixture(params=[True, False], ids=["charge-labelled", "charge-blind"])
+def charges(request) -> bool:
+    return request.param
+
+
+@pytest.fixture
+def lattice(host, charges) -> Lattice:
+    return Lattice(host, BIG.repeat, charges, BIG.occupations(host))
+
+
+@pytest.fixture
+def problem(lattice) -> Problem:
+    evaluator = ToyEvaluator(lattice.charges)
+    return Problem(lattice, lambda batch: evaluator.evaluate(batch, BIG))
