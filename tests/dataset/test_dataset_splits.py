@@ -69,6 +69,14 @@ def test_validation_never_takes_the_last_state_of_a_composition(frames, host, se
             assert composition_of(key) in map(composition_of, fold["train_states"])
 
 
+@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("seed", range(20))
+def test_a_state_of_three_frames_is_no_validation_set(frames, host, count, seed):
+    for fold in splits_of(frames, host, settings(count), seed)["folds"]:
+        assert "1x1x1:Na1010:Fe3232" not in fold["validation_states"]
+        assert len(fold["validation"]) >= 11  # the next smallest state has 11 frames
+
+
 def test_splits_are_a_function_of_the_seed(frames, host):
     first = splits_of(frames, host, settings(), 1)
     assert splits_of(frames, host, settings(), 1) == first
