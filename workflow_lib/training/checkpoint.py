@@ -13,6 +13,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -41,8 +42,12 @@ def frames_checksum(frames: Iterable[Frame]) -> str:
     return digest.hexdigest()
 
 
+@cache
 def code_checksum() -> str:
-    """Checksum of the source of the models and the trainer, and of what they are built on."""
+    """Checksum of the source of the models and the trainer, and of what they are built on.
+
+    Read once a process, since a process runs the code that it has imported.
+    """
     root = Path(__file__).parents[1]
     files = sorted([*root.glob("models/*.py"), *root.glob("training/*.py"), root / "redox.py"])
     digest = hashlib.sha256()

@@ -79,9 +79,9 @@ def _plain_ticks(axis: Axes) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     low, high = axis.get_ylim()
-    steps = (1.0, 2.0, 5.0) if high / low < 300 else (1.0,)
+    steps: tuple[float, ...] = (1.0, 2.0, 5.0) if high / low < 300 else (1.0,)
     if high / low < 3:
-        steps = tuple(np.arange(1, 10, 0.5))
+        steps = tuple(np.arange(1.0, 10.0, 0.5).tolist())
     axis.yaxis.set_major_locator(LogLocator(subs=steps, numticks=8))
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.yaxis.set_minor_formatter(NullFormatter())

@@ -1,0 +1,146 @@
+"""An interrupted training ends with the numbers of an uninterrupted one."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from training_case import run
+
+from workflow_lib.models.registry import FAMILIES
+from workflow_lib.training.checkpoint import CheckpointStore
+
+SCRIPT = Path(__file__).with_name("training_case.py")
+TABLES = ("model.safetensors", "card.json", "history.csv", "metrics.csv", "parity.csv", "labels.json")
+
+
+def same_results(one: Path, other: Path) -> None:
+    """Not close: the same to the last bit, tables and all."""
+    tensors = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
+    assert tensors[0].keys() == tensors[1].keys()
+    for key, value in tensors[0].items():
+        assert torch.equal(value, tensors[1][key]), key
+    for name in TABLES:
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+
+
+def forget(case: Path) -> None:
+    """Remove all checkpoints, so that the next run starts from the beginning."""
+    for file in case.glob("checkpoints/*/epoch*.pt"):
+        file.unlink()
+
+
+@pytest.mark.slow
+def test_killed_training_goes_on_to_the_same_numbers(case, rule, tmp_path):
+    epochs = 8
+    command = [sys.executable, str(SCRIPT), str(case), str(tmp_path / "resumed"), str(epochs)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[2])}
+    process = subprocess.Popen([*command, "0.2"], env=environment, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 120  # importing torch alone can take long on a busy machine
+    while not list(case.glob("checkpoints/*/epoch*.pt")):
+        assert process.poll() is None, process.stderr.read().decode()
+        assert time.monotonic() < deadline, "no checkpoint within two minutes"
+        time.sleep(0.02)
+    time.sleep(0.3)  # into the steps of the next epoch
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (tmp_path / "resumed").exists()
+
+    again = subprocess.run([*command, "0"], env=environment, capture_output=True, text=True, check=True)
+    assert "going on after epoch" in again.stderr
+    forget(case)
+    run(case, tmp_path / "whole", rule, epochs=epochs)
+    same_results(tmp_path / "whole", tmp_path / "resumed")
+
+
+SMALL = {
+    "mace": {"num_channels": 4, "radial_mlp": (8, 8), "mlp_irreps": "4x0e", "r_max": 3.5},
+    "painn": {"n_atom_basis": 8, "n_rbf": 6, "cutoff": 3.5},
+    "cpainn": {"n_atom_basis": 8, "n_rbf": 6, "cutoff": 3.5},
+    "chgnet": {"atom_fea_dim": 8, "bond_fea_dim": 8, "angle_fea_dim": 8, "n_conv": 2}
+    | {"atom_graph_cutoff": 3.5, "bond_graph_cutoff": 2.5},
+}
+
+
+@pytest.mark.parametrize(
+    ("family", "scheduler"), [*((family, "cosine") for family in (*SMALL, "toy")), ("toy", "plateau")]
+)
+def test_every_family_resumes_exactly(family, scheduler, case, rule, tmp_path, monkeypatch):
+    options = {"family": family, "epochs": 4, "optimizer": "amsgrad"}
+    options["scheduler"] = {"kind": scheduler, "patience": 0, "factor": 0.3}
+    if family != "toy":
+        options["hyperparameters"] = FAMILIES[family].hyperparameters(**SMALL[family])
+    save, saved = CheckpointStore.save, []
+
+    def save_and_die(store, epoch, payload):
+        saved.append(save(store, epoch, payload))
+        if epoch == 2:
+            raise RuntimeError("power cut")
+        return saved[-1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CheckpointStore, "save", save_and_die)
+        with pytest.raises(RuntimeError, match="power cut"):
+            run(case, tmp_path / "resumed", rule, **options)
+    assert [path.name[:11] for path in saved] == ["epoch000001", "epoch000002"]
+    run(case, tmp_path / "resumed", rule, **options)
+    forget(case)
+    run(case, tmp_path / "whole", rule, **options)
+    same_results(tmp_path / "whole", tmp_path / "resumed")
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(case, rule, tmp_path, capsys):
+    run(case, tmp_path / "whole", rule, epochs=4)
+    newest = max(case.glob("checkpoints/*/epoch*.pt"))
+    data = bytearray(newest.read_bytes())
+    data[len(data) // 2] ^= 1
+    newest.write_bytes(data)
+    run(case, tmp_path / "resumed", rule, epochs=4)
+    message = capsys.readouterr().err
+    assert f"checkpoint {newest} is damaged" in message and "going on after epoch 3" in message
+    same_results(tmp_path / "whole", tmp_path / "resumed")
+
+
+def test_a_finished_training_only_writes_its_results_again(case, rule, tmp_path, monkeypatch):
+    run(case, tmp_path / "one", rule)
+    monkeypatch.setattr("pytorch_lightning.Trainer.fit", lambda *_, **__: pytest.fail("trained again"))
+    run(case, tmp_path / "two", rule)
+    same_results(tmp_path / "one", tmp_path / "two")
+
+
+def test_other_inputs_never_meet_an_old_checkpoint(case, rule, tmp_path):
+    def hashes():
+        return {path.name for path in (case / "checkpoints").iterdir()}
+
+    for count, changes in enumerate(
+        ({}, {"seed": 2}, {"batch_size": 3}, {"variant": "baseline"}, {"learning_rate": 1e-4}), start=1
+    ):
+        run(case, tmp_path / "out", rule, epochs=1, **changes)
+        assert len(hashes()) == count, changes
+    run(case, tmp_path / "out", rule, epochs=1, checkpoint_every_s=5.0)
+    assert len(hashes()) == 5, "how often checkpoints are written does not change the numbers"
+
+
+def test_checkpoints_run_no_foreign_code(tmp_path):
+    class Foreign:
+        def __reduce__(self):
+            return (os.mkdir, (str(tmp_path / "gotcha"),))
+
+    store = CheckpointStore(tmp_path, {"a": 1})
+    store.save(1, {"state": Foreign()})
+    with pytest.raises(Exception, match="Weights only load failed"):
+        store.load()
+    assert not (tmp_path / "gotcha").exists()
+
+
+def test_only_the_two_newest_checkpoints_are_kept(tmp_path):
+    store = CheckpointStore(tmp_path, {"a": 1})
+    for epoch in (1, 2, 10):
+        store.save(epoch, {"epoch": epoch})
+    assert store.load() == (10, {"epoch": 10})
+    assert sorted(p.name[:11] for p in store.folder.glob("epoch*")) == ["epoch000002", "epoch000010"]
