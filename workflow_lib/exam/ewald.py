@@ -16,7 +16,7 @@ from workflow_lib.errors import UserError
 from workflow_lib.exam.figures import exam_figure
 from workflow_lib.exam.papers import LABELS, SINGLE_POINT, arrangement_of, paper_table, state_roles
 from workflow_lib.exam.reference import read_reference
-from workflow_lib.exam.score import Scores, score_exam
+from workflow_lib.exam.score import TIE, Scores, score_exam
 from workflow_lib.exam.settings import ExamSettings, Paper
 from workflow_lib.io import read_json, write_csv, write_json
 
@@ -58,9 +58,9 @@ def fitted_scale(ewald: np.ndarray, dft: np.ndarray) -> float:
 
     ValueError where all Ewald energies are equal, for then no slope exists.
     """
-    first, second = ewald - ewald.mean(), dft - dft.mean()
-    if len(first) < 2 or np.allclose(first, 0):
+    if len(ewald) < 2 or np.allclose(ewald, ewald[0], rtol=0, atol=TIE):
         raise ValueError("a scale needs two states of different Ewald energy")
+    first, second = ewald - ewald.mean(), dft - dft.mean()
     return float(first @ second / (first @ first))
 
 

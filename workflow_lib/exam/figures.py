@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from workflow_lib.errors import UserError
 from workflow_lib.exam.pooled import read_scores, scores_across_folds
 from workflow_lib.exam.reference import RELAXED
 from workflow_lib.exam.settings import PAPERS
@@ -101,7 +102,7 @@ def exam_figure(
     ]
     dft = states.drop_duplicates("state_key")["dft_fmax"]
     if (dft > FAR).any():
-        handles.append(_line(**RING | {"label": f"DFT fmax {dft.max():.1f} eV/Å"}))
+        handles.append(_line(**RING | {"label": f"DFT fmax > {FAR:g} eV/Å"}))
     figure.legend(handles=handles, loc="outside right center", title="mobile ions on their sites")
     done = f"{int((dft <= RELAXED).sum())} of {len(dft)} DFT states relaxed to {RELAXED:g} eV/Å"
     figure.suptitle(f"{title}\nVegard cells; {done}", fontsize=9)
@@ -168,9 +169,10 @@ def overview_table(exam_dirs: Sequence[str | Path]) -> pd.DataFrame:
             row["headline"] = paper == scores["headline_paper"]
             row |= {k: v for k, v in values.items() if not isinstance(v, list | dict)}
             rows.append(row)
-    table = pd.DataFrame(rows)
+    if not rows:
+        raise UserError("no exam was given; name at least one folder of results/<run>/exam/")
     order = ["name", "variant", "fold", "seed", "paper"]
-    return table.sort_values(order, ignore_index=True) if len(table) else table
+    return pd.DataFrame(rows).sort_values(order, ignore_index=True)
 
 
 def _overview_figure(table: pd.DataFrame, out: Path) -> None:

@@ -161,7 +161,7 @@ def _order(atoms: Atoms, magmoms: np.ndarray, host: Host, rule: RedoxRule, level
     wanted = atoms.arrays[LABELS]
     moments = np.abs(magmoms)
     low, high = moments[wanted == rule.low], moments[wanted == rule.high]
-    gap = float(high.mean() - low.mean()) if len(low) and len(high) else None
+    gap = round(float(high.mean() - low.mean()), 6) + 0.0 if len(low) and len(high) else None
     row: dict[str, Any] = {"order": "ambiguous", "realised_key": None, "moment_gap_mub": gap}
     states, _ = rule.assign(atoms.numbers, magmoms, level)
     if states is None:

@@ -83,8 +83,9 @@ def bond_gap(atoms: Atoms, host: Host, oxidation_states: np.ndarray) -> float:
     low = np.asarray(oxidation_states)[sites] == host.low
     if low.all() or not low.any():
         return float("nan")
-    # Symmetric starts have a gap of rounding error: no digit below 1e-6 A means anything.
-    return round(float(mean[low].mean() - mean[~low].mean()), 6)
+    # Symmetric starts have a gap of rounding error: no digit below 1e-6 A means anything. Adding
+    # zero turns -0.0 into 0.0.
+    return round(float(mean[low].mean() - mean[~low].mean()), 6) + 0.0
 
 
 def _path_ends(frames: list[Frame]) -> list[Frame]:

@@ -67,7 +67,8 @@ def spearman(model: np.ndarray, dft: np.ndarray) -> float | None:
     order = np.argsort(model, kind="stable")
     level = np.empty(len(model), dtype=np.int64)
     level[order] = np.concatenate([[0], np.cumsum(np.diff(model[order]) >= TIE)])
-    return float(spearmanr(level, dft).statistic)
+    # A function of whole numbers: what follows the twelfth digit is rounding (1 is written as 1).
+    return round(float(spearmanr(level, dft).statistic), 12)
 
 
 def ground_states(table: pd.DataFrame) -> list[Scores]:
