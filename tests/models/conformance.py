@@ -347,6 +347,25 @@ def check_seeds(family: str) -> None:
     assert any(not torch.equal(value, other[name]) for name, value in same[0].items())
 
 
+def check_repeatable(family: str) -> None:
+    """The same call gives the same bits however often it was made: resumed runs depend on it."""
+    potential = build(family)
+    batch = potential.collate([potential.graph(structure(filled=2)), potential.graph(structure())])
+    for training in (False, True):
+        potential.train(training)
+        first: list[torch.Tensor] = []
+        for _ in range(4):  # just-in-time compilers change their code at the second or third call
+            output = potential(batch, stress=True)
+            values = [output["energy"].detach(), output["forces"].detach()]
+            if training:
+                potential.zero_grad()
+                output["forces"].square().sum().backward()
+                values += [p.grad.clone() for p in potential.parameters() if p.grad is not None]
+            first = first or values
+            for one, other in zip(first, values, strict=True):
+                assert torch.equal(one, other)
+
+
 def check_precision(family: str) -> None:
     """In single precision weights and forces are float32, the energy stays float64."""
     potential, item = build(family, dtype="float32"), structure(filled=2)
@@ -427,6 +446,7 @@ CHECKS: tuple[Callable[[str], None], ...] = (
     check_unknown_species,
     check_no_mutation,
     check_seeds,
+    check_repeatable,
     check_precision,
     check_pretrained,
 )

@@ -68,7 +68,7 @@ def _building(dtype: torch.dtype, seed: int) -> Iterator[None]:
     try:
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # TorchScript remarks on e3nn's annotations
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed GPUs as well
             torch.set_default_dtype(dtype)
             yield
     finally:
@@ -179,7 +179,9 @@ class MacePotential(Potential):
         """See :meth:`Potential.network`."""
         first, second = batch["edge_index"]
         n_systems = len(batch["n_atoms"])
-        with torch.enable_grad():
+        # TorchScript rewrites its code after some calls, in the last digits of the result as well; a
+        # resumed run must not differ from an uninterrupted one.
+        with torch.enable_grad(), torch.jit.optimized_execution(False):
             vectors = batch["edge_vector"].detach().requires_grad_(True)
             node_energy, embeddings = self._node_energies(batch, vectors)
             (gradient,) = torch.autograd.grad(node_energy.sum(), vectors, create_graph=self.training)

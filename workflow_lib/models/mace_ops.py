@@ -19,6 +19,8 @@ from typing import Any
 
 import torch
 
+from workflow_lib.models.second_order import silu
+
 
 class PairConvolution(torch.nn.Module):
     """Messages both ways between the atoms of every pair, by an e3nn TensorProduct ("uvu").
@@ -119,7 +121,7 @@ def radial_network(network: Any, values: torch.Tensor) -> torch.Tensor:
         factor /= (layer.h_in * layer.var_in) ** 0.5
         if layer.act is None:
             return values @ (layer.weight * (factor * layer.var_out**0.5))
-        values = torch.nn.functional.silu(values @ (layer.weight * factor))
+        values = silu(values @ (layer.weight * factor))
         factor = layer.act.cst * layer.var_out**0.5
     return values * factor
 

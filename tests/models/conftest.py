@@ -1,0 +1,19 @@
+"""Fixtures of the model tests: charge-blind and charge-labelled models with known minima."""
+
+import pytest
+from morse_potential import morse_model
+
+from workflow_lib.models.trained import TrainedModel
+from workflow_lib.redox import RedoxRule
+
+REFERENCE = "GPAW/PBE+U(Fe 5.3)/PW500/Gamma"
+
+
+@pytest.fixture
+def blind() -> TrainedModel:
+    return morse_model()
+
+
+@pytest.fixture
+def labelled(rule: RedoxRule) -> TrainedModel:
+    return morse_model(rule.model_dump(mode="json"), REFERENCE)

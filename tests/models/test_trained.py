@@ -1,0 +1,276 @@
+"""Trained models: files that cannot lie, charge states that are never guessed, predictions."""
+
+import json
+import pickle
+from itertools import combinations
+from math import comb
+
+import conformance
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from conformance import olivine
+from morse_potential import label
+
+from workflow_lib.errors import UserError
+from workflow_lib.io import sha256
+from workflow_lib.models import trained as trained_module
+from workflow_lib.models.calculator import PotentialCalculator
+from workflow_lib.models.trained import TrainedModel, species_from_card, species_to_card
+
+# The same sums in another batch: double precision, some hundred terms.
+SAME = 1e-10
+
+
+@pytest.fixture
+def folder(tmp_path, rule):
+    """A saved charge-labelled MACE."""
+    potential = conformance.build("mace")
+    card = conformance.card(
+        "mace",
+        potential,
+        variant="entropy",
+        redox_embedding="surrogate",
+        redox=rule.model_dump(mode="json"),
+    )
+    TrainedModel(potential, card).save(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def edit_card(folder, **changes):
+    path = folder / "card.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+# Files ------------------------------------------------------------------------------------------
+
+
+def test_card_comes_back_as_it_was(folder, rule):
+    model = TrainedModel.load(folder)
+    assert model.charge_labelled and model.rule == rule
+    assert model.card["variant"] == "entropy" and model.card["schema"] == 1
+    assert model.card["tensors_sha256"] == sha256(folder / "model.safetensors")
+    assert sorted(path.name for path in folder.iterdir()) == ["card.json", "model.safetensors"]
+    assert species_from_card(species_to_card(conformance.SPECIES)) == conformance.SPECIES
+    assert not any(p.requires_grad for p in model.potential.parameters())
+
+
+def test_nothing_is_unpickled(folder, monkeypatch):
+    def fail(*_args, **_kwargs):
+        raise AssertionError("foreign code could have run")
+
+    for module in (torch, pickle):
+        monkeypatch.setattr(module, "load", fail)
+    monkeypatch.setattr(pickle, "Unpickler", fail)
+    TrainedModel.load(folder)
+
+
+def test_saving_needs_a_whole_card(folder, tmp_path):
+    model = TrainedModel.load(folder)
+    del model.card["energy_reference"]
+    with pytest.raises(ValueError, match="energy_reference"):
+        model.save(tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_missing_files(folder, tmp_path):
+    with pytest.raises(UserError, match=r"card\.json is missing"):
+        TrainedModel.load(tmp_path)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"model\.safetensors does not exist"):
+        TrainedModel.load(folder)
+
+
+def test_damaged_tensors(folder):
+    path = folder / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(UserError, match="damaged or belongs to another card"):
+        TrainedModel.load(folder)
+    path.write_bytes(data[: len(data) // 2])
+    edit_card(folder, tensors_sha256=sha256(path))
+    with pytest.raises(UserError, match="no safetensors file"):
+        TrainedModel.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"family": "nequip"}, "known are mace"),
+        ({"family": "painn"}, "does not describe a painn model"),
+        ({"schema": 99}, "schema 99"),
+        ({"hyperparameters": {"num_channels": 0}}, "does not describe a mace model"),
+        ({"species": {"labels": [8]}}, "does not describe a mace model"),
+    ],
+)
+def test_card_of_something_else(folder, changes, message):
+    edit_card(folder, **changes)
+    with pytest.raises(UserError, match=message):
+        TrainedModel.load(folder)
+
+
+def test_tensors_of_another_network(folder):
+    card = json.loads((folder / "card.json").read_text())
+    edit_card(folder, hyperparameters={**card["hyperparameters"], "num_channels": 8})
+    with pytest.raises(UserError, match="does not fit the mace model"):
+        TrainedModel.load(folder)
+
+
+def test_truncated_card(folder):
+    path = folder / "card.json"
+    path.write_text(path.read_text()[:100])
+    with pytest.raises(UserError, match="not valid JSON"):
+        TrainedModel.load(folder)
+    path.write_text('{"family": "mace"}')
+    with pytest.raises(UserError, match="not the card of a model"):
+        TrainedModel.load(folder)
+
+
+# Charge states ----------------------------------------------------------------------------------
+
+
+def test_given_labels_reach_the_network(labelled):
+    atoms = olivine(filled=2)
+    states = label(atoms, [0, 3])
+    [prediction] = labelled.predict([atoms])
+    assert np.array_equal(prediction.oxidation_states, states)
+    species = labelled.structure(atoms).species
+    assert np.array_equal(species == 31, states == 3)
+    label(atoms, [1, 2])
+    [other] = labelled.predict([atoms])
+    assert abs(other.energy - prediction.energy) > 1e-3
+
+
+def test_labels_from_moments(labelled):
+    atoms = olivine(filled=2)
+    expected = label(atoms, [1, 2])
+    del atoms.arrays["oxidation_states"]
+    moments = np.where(expected == 3, 4.28, np.where(expected == 2, -3.65, 0.01))
+    atoms.set_array("REF_magmom", moments)
+    assert np.array_equal(labelled.choose(atoms), expected)
+    del atoms.arrays["REF_magmom"]
+    atoms.calc = SinglePointCalculator(atoms, magmoms=moments)
+    assert np.array_equal(labelled.choose(atoms), expected)
+
+
+def test_moments_between_the_states_are_an_error(labelled):
+    atoms = olivine(filled=2)
+    atoms.set_initial_magnetic_moments(np.where(atoms.numbers == 26, 4.0, 0.0))
+    with pytest.raises(UserError, match="do not settle the charge states"):
+        labelled.structure(atoms)
+
+
+def test_moments_of_a_live_calculator_are_no_data(labelled):
+    """The toy predicts 3.6 muB on every Fe, which would read as Fe2+ everywhere: neutral at x = 1."""
+    atoms = olivine(filled=4)
+    label(atoms, [0, 1, 2, 3])
+    atoms.calc = PotentialCalculator(labelled)
+    assert np.allclose(atoms.get_magnetic_moments(), 3.6)
+    del atoms.arrays["oxidation_states"]
+    with pytest.raises(UserError, match="needs charge states"):
+        labelled.predict([atoms])
+    with pytest.raises(UserError, match="needs charge states"):
+        atoms.get_potential_energy()
+
+
+@pytest.mark.parametrize(
+    ("states", "message"),
+    [
+        (lambda n: np.where(n == 26, 3, 0), "not neutral"),
+        (lambda n: np.where(n == 26, 2.5, 0), "whole numbers"),
+        (lambda n: np.where(n == 26, 4, 0), "must be 2 or 3"),
+        (lambda n: np.where(n == 26, 3, 1), "must be 0"),
+    ],
+)
+def test_wrong_labels(labelled, states, message):
+    atoms = olivine(filled=2)
+    atoms.set_array("oxidation_states", states(atoms.numbers))
+    with pytest.raises(UserError, match=message):
+        labelled.predict([atoms])
+
+
+def test_search_takes_the_best_neutral_assignment(labelled):
+    atoms = olivine(filled=2)
+    energies = {}
+    for reduced in combinations(range(4), 2):
+        trial = atoms.copy()
+        label(trial, reduced)
+        energies[reduced] = labelled.predict([trial])[0].energy
+    best = min(energies, key=energies.get)
+    with pytest.raises(UserError, match="--assign search"):
+        labelled.predict([atoms])
+    [found] = labelled.predict([atoms], assign="search", batch_size=4)
+    assert found.energy == pytest.approx(energies[best], abs=SAME)
+    assert len(set(np.round(list(energies.values()), 6))) > 1
+    trial = atoms.copy()
+    assert np.array_equal(found.oxidation_states, label(trial, best))
+    assert np.array_equal(labelled.structure(atoms, "search").species, labelled.structure(trial).species)
+    # Given labels are never overruled.
+    label(atoms, max(energies, key=energies.get))
+    [kept] = labelled.predict([atoms], assign="search")
+    assert kept.energy == pytest.approx(max(energies.values()), abs=SAME)
+
+
+def test_search_has_a_limit(labelled, monkeypatch):
+    atoms = olivine(filled=2).repeat((1, 2, 1))
+    monkeypatch.setattr(trained_module, "MAX_ASSIGNMENTS", comb(8, 4) - 1)
+    with pytest.raises(UserError, match="70 neutral assignments"):
+        labelled.predict([atoms], assign="search")
+    monkeypatch.setattr(trained_module, "MAX_ASSIGNMENTS", comb(8, 4))
+    labelled.predict([atoms], assign="search")
+
+
+def test_blind_model_ignores_labels(blind):
+    atoms = olivine(filled=2)
+    [without] = blind.predict([atoms])
+    label(atoms, [0, 1])
+    [given] = blind.predict([atoms])
+    assert given.energy == without.energy
+    assert given.oxidation_states is None and blind.choose(atoms, "search") is None
+
+
+# Predictions ------------------------------------------------------------------------------------
+
+
+def test_batches_do_not_matter(labelled):
+    atoms = [olivine(filled=filled, seed=filled) for filled in (0, 1, 2, 3, 4)]
+    together = labelled.predict(atoms, assign="search", batch_size=3, stress=True)
+    for item, prediction in zip(atoms, together, strict=True):
+        [alone] = labelled.predict([item], assign="search", stress=True)
+        assert prediction.energy == pytest.approx(alone.energy, abs=SAME)
+        assert np.allclose(prediction.forces, alone.forces, atol=SAME)
+        assert np.allclose(prediction.stress, alone.stress, atol=SAME)
+        assert prediction.embeddings.shape == (len(item), 2)
+        assert np.array_equal(prediction.embeddings[:, 1], labelled.structure(item, "search").species)
+    assert labelled.predict([]) == []
+    assert labelled.predict([atoms[0]], assign="search")[0].stress is None
+
+
+def test_errors_name_the_structure(labelled):
+    good = olivine(filled=4)
+    label(good, [0, 1, 2, 3])
+    with pytest.raises(UserError, match="structure 2 of 2"):
+        labelled.predict([good, olivine(filled=2)])
+
+
+@pytest.mark.parametrize("change", ["molecule", "slab", "nan"])
+def test_only_sound_crystals(blind, change):
+    atoms = olivine()
+    if change == "molecule":
+        atoms = Atoms("O2", [[0, 0, 0], [0, 0, 1.2]])
+    elif change == "slab":
+        atoms.pbc = (True, True, False)
+    else:
+        atoms.positions[3, 1] = np.nan
+    with pytest.raises(UserError, match="not finite" if change == "nan" else "not periodic"):
+        blind.predict([atoms])
+
+
+def test_unknown_element(blind):
+    atoms = olivine()
+    atoms.numbers[0] = 25
+    with pytest.raises(UserError, match="Mn"):
+        blind.predict([atoms])
