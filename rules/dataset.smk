@@ -28,7 +28,7 @@ rule dataset:
         ),
         summary=f"{DATASET}/summary.json",
         figures=report(
-            expand(f"{DATASET}/{{name}}.svg", name=["composition", "redox", "energy"]),
+            expand(f"{DATASET}/{{name}}.svg", name=["composition", "redox", "energy", "coverage"]),
             caption="captions/dataset.rst",
             category="1 Data",
         ),

@@ -3,6 +3,18 @@
 TRAINING = f"{RUN}/training"
 
 
+def training_params(model):
+    """Everything of the configuration that this one model depends on."""
+    name = next(m.name for m in CFG.trained() if str(m) == model)
+    named = CFG.model(name)
+    return {
+        "family": named.family,
+        "init": named.init,
+        "hyperparameters": CFG.hyperparameters(name).model_dump(mode="json"),
+        "training": CFG.training_of(name).model_dump(mode="json"),
+    }
+
+
 rule train:
     input:
         config=ancient(rules.configuration.output),
