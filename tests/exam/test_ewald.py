@@ -54,7 +54,7 @@ def test_ranking_of_the_reference(
     assert scores["headline_paper"] == "undistorted"
     assert scores["states_unseen"] == 10
     assert scores["papers"]["undistorted"]["orders_kept"] is None
-    assert (tmp_path / "ewald/formation.svg").stat().st_size > 0
+    assert (tmp_path / "ewald/states.svg").stat().st_size > 0
 
 
 def test_a_slope_that_is_not_positive_leaves_fitted_scores_out(

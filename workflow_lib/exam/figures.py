@@ -36,17 +36,6 @@ RING: dict[str, Any] = {
     "markeredgewidth": 0.8,
 }
 MARKERS = "osD^vPX*"
-PLOTTED = (
-    "paper",
-    "state_key",
-    "na_key",
-    "x",
-    "seen",
-    "status",
-    "dft_fmax",
-    "dft_formation_mev_fu",
-    "formation_mev_fu",
-)
 PANELS = (
     ("states_spearman", "states_spearman_all", "Spearman of relative energies", 1.0),
     ("redox_spread_ratio_unseen", "redox_spread_ratio", "redox spread (model / DFT)", 1.0),
@@ -69,8 +58,9 @@ def exam_figure(
     title: str,
     panel_titles: Mapping[str, str] = PAPER_TITLES,
 ) -> None:
-    """Formation energies of a model against DFT, a panel a paper: ``formation.{svg,png,csv}``.
+    """Formation energies of a model against DFT, a panel a paper: ``states.{svg,png}``.
 
+    The CSV beside the figure is the table itself, which the exam writes as ``states.csv``.
     Colour and marker show the arrangement of the mobile ions; filled: state unseen in training,
     hollow: seen. States that diverged have no point; their number is stated. A ring marks states
     whose DFT relaxation ended above :data:`FAR`.
@@ -106,9 +96,7 @@ def exam_figure(
     figure.legend(handles=handles, loc="outside right center", title="mobile ions on their sites")
     done = f"{int((dft <= RELAXED).sum())} of {len(dft)} DFT states relaxed to {RELAXED:g} eV/Å"
     figure.suptitle(f"{title}\nVegard cells; {done}", fontsize=9)
-    out = Path(out)
-    save_figure(figure, out / "formation")
-    write_csv(states[list(PLOTTED)], out / "formation.csv")
+    save_figure(figure, Path(out) / "states")
 
 
 def _formation_panel(axis: Axes, table: pd.DataFrame, looks: dict[str, tuple[str, str]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from workflow_lib.host import Arrangement, Host
 
 STATES, SCORES, RELAXED_STRUCTURES = "states.csv", "scores.json", "structures.extxyz"
+TIMINGS = "timings.json"
+"""Seconds of each paper; short where the cache held its relaxations."""
 IDENTITY = ("name", "family", "init", "variant", "fold", "seed")
 Answers = tuple[pd.DataFrame, "list[Atoms]"]
 
@@ -48,8 +51,10 @@ def run_exam(
     out: str | Path,
     cache: str | Path,
 ) -> Scores:
-    """Examine a trained model; write ``states.csv``, ``scores.json``, ``structures.extxyz``, figure.
+    """Examine a trained model and write its answers, scores, structures and figure.
 
+    Files: ``states.csv``, ``scores.json``, ``structures.extxyz``, ``timings.json`` and
+    ``states.{svg,png}``.
     ``out`` is the folder of the results, its name the model's id. ``cache`` is the folder of the
     relaxations this model has done (shared with sampling, no result). A model whose training
     diverged is not run: all its states are reported as diverged. Raises UserError where model and
@@ -63,15 +68,18 @@ def run_exam(
     roles = state_roles(splits_path, int(model.card["fold"]), reference)
     alive = model.card["status"] != DIVERGED
     store = RelaxationCache(cache, model_identity(model))
+    timings: dict[str, float] = {}
     tables: list[pd.DataFrame] = []
     answered: dict[Paper, list[Atoms]] = {}
     for paper in PAPERS:
+        started = perf_counter()
         if alive:
             answers, ends = _sit(paper, model, host, arrangements, structures, settings, store, out.name)
         else:
             answers, ends = _no_answers(structures)
         orders = _orders(model, host, answers, ends, settings.batch_size)
         answered[paper] = ends
+        timings[f"{paper.replace('-', '_')}_seconds"] = round(perf_counter() - started, 3)
         tables.append(
             paper_table(paper, answers, ends, reference=reference, roles=roles, host=host, orders=orders)
         )
@@ -82,6 +90,7 @@ def run_exam(
         "model_status": model.card["status"],
         "charge_labelled": model.charge_labelled,
         "settings": settings.model_dump(),
+        "relaxations": _relaxations(reference, model) if alive else 0,
         "dft_relaxed": int(reference["relaxed"].sum()),
         "dft_states": len(reference),
     }
@@ -89,8 +98,15 @@ def run_exam(
     write_csv(states, out / STATES)
     _write_structures(states, answered, model, out / RELAXED_STRUCTURES)
     exam_figure(states, out, title=out.name)
+    write_json(out / TIMINGS, timings)
     write_json(out / SCORES, scores)
     return scores
+
+
+def _relaxations(reference: pd.DataFrame, model: TrainedModel) -> int:
+    """Distinct relaxations of papers (b) and (c), whether or not the cache held them."""
+    undistorted = "state_key" if model.charge_labelled else "na_key"
+    return len(reference) + len(set(reference[undistorted]))
 
 
 def _check_level(model: TrainedModel, reference: pd.DataFrame, model_dir: str | Path) -> None:
