@@ -5,8 +5,9 @@ Weights and layers are upstream's own modules (``schnetpack.representation.PaiNN
 runs them differs in how, not in what, they compute:
 
 * messages are summed by ``neighbour_messages.py`` instead of edge by edge;
-* what nobody reads is left out: messages from the vectors of the first block, which are zero, and
-  the vector update of the last;
+* in the first block neighbours differ by nothing but their species, so their basis values are
+  summed by species before the filters, and messages from vectors, which are zero, are left out; as
+  is the vector update of the last block, which nobody reads;
 * geometry enters through radial basis values and unit vectors. One gradient with respect to these
   gives forces and virial: with g_ij = dE/dr_ij along the edge i -> j, F_i = sum_j g_ij - g_ji and
   dE/d(strain) = sum_ij g_ij (x) r_ij, made symmetric (Thompson, Plimpton & Mattson, J. Chem. Phys.
@@ -15,19 +16,19 @@ runs them differs in how, not in what, they compute:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import ClassVar, Self
 
 import schnetpack as spk
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from workflow_lib.errors import UserError
 from workflow_lib.models.contract import Batch, Graph, Output, Potential, Species, Structure
 from workflow_lib.models.graph import collate_graphs, edge_graph
 from workflow_lib.models.hyperparameters import PainnHyperparameters
-from workflow_lib.models.neighbour_messages import directed_message, radial_message
+from workflow_lib.models.neighbour_messages import BackwardPass, directed_message, last_axis, radial_message
 from workflow_lib.models.second_order import silu
 
 TABLE = 100
@@ -49,6 +50,10 @@ class PainnPotential(Potential):
             raise UserError("a gaussian radial basis needs n_rbf of 2 or more: its width is a spacing")
         basis = spk.nn.BesselRBF if hp.radial_basis == "bessel" else spk.nn.GaussianRBF
         self.cutoff = hp.cutoff
+        row = torch.full((TABLE,), -1, dtype=torch.int64)
+        row[list(species.labels)] = torch.arange(len(species.labels))
+        self.register_buffer("_row", row, persistent=False)  # label -> place among the labels
+        self._row: Tensor
         self.representation = spk.representation.PaiNN(
             n_atom_basis=hp.n_atom_basis,
             n_interactions=hp.n_interactions,
@@ -135,10 +140,13 @@ class PainnPotential(Potential):
         with torch.enable_grad():
             basis.requires_grad_()
             unit.requires_grad_()
-            scalars = self._interactions(batch["species"], neighbours, basis, unit)
+            backward = BackwardPass()
+            scalars = self._interactions(self._row[batch["species"]], neighbours, basis, unit, backward)
             output = self._heads(scalars)
             atomic = self.readout.outnet(scalars[-1]).squeeze(-1)
+            backward.geometry = True
             by_basis, by_unit = torch.autograd.grad(atomic.sum(), (basis, unit), create_graph=self.training)
+            backward.geometry = False
             unit = unit.detach()
             radial = (by_basis * slope).sum(-1, keepdim=True)
             across = by_unit - (by_unit * unit).sum(-1, keepdim=True) * unit
@@ -164,33 +172,45 @@ class PainnPotential(Potential):
         ``distance`` [n, k, 1] in A; returns twice [n, k, n_rbf + 1]. The last column carries the
         bias of the filters.
         """
-        with forward_ad.dual_level():
-            dual = forward_ad.make_dual(distance, torch.ones_like(distance))
-            cutoff = self.representation.cutoff_fn(dual)
-            radial = self.representation.radial_basis(dual.squeeze(-1)) * cutoff
-            values, slopes = forward_ad.unpack_dual(torch.cat([radial, cutoff], dim=-1))
-        return values, slopes
+        net = self.representation
+        radial, cutoff = net.radial_basis(distance.squeeze(-1)), net.cutoff_fn(distance)
+        if isinstance(net.radial_basis, spk.nn.BesselRBF):  # sin(f d) / d
+            frequency = net.radial_basis.freqs
+            radial_slope = (frequency * torch.cos(frequency * distance) - radial) / distance
+        else:  # exp(-(d - offset)^2 / (2 width^2))
+            rbf = net.radial_basis
+            radial_slope = (rbf.offsets - distance) / rbf.widths**2 * radial
+        k = math.pi / self.cutoff  # cut-off (1 + cos(k d)) / 2
+        cutoff_slope = torch.where(distance < self.cutoff, -0.5 * k * torch.sin(k * distance), 0.0)
+        values = torch.cat([radial * cutoff, cutoff], dim=-1)
+        return values, torch.cat([radial_slope * cutoff + radial * cutoff_slope, cutoff_slope], dim=-1)
 
     def _interactions(
-        self, species: Tensor, neighbours: Tensor, basis: Tensor, unit: Tensor
+        self, rows: Tensor, neighbours: Tensor, basis: Tensor, unit: Tensor, backward: BackwardPass
     ) -> list[Tensor]:
-        """Scalar features [n, f] that leave each interaction, after message and update."""
-        net, training = self.representation, self.training
+        """Scalar features [n, f] that leave each interaction, after message and update.
+
+        ``rows`` [n]: place of each atom's label among the labels; ``basis`` as from ``_basis``,
+        ``unit`` [n, k, 3] along the edges.
+        """
+        net = self.representation
         f, last = net.n_atom_basis, net.n_interactions - 1
         filters = torch.cat([net.filter_net.weight, net.filter_net.bias[:, None]], dim=1).T.split(f, dim=1)
-        q, mu = net.embedding(species), None
         scalars: list[Tensor] = []
         for layer, (message, update) in enumerate(zip(net.interactions, net.mixing, strict=True)):
             w_q, w_r, w_mu = (w.contiguous() for w in filters[3 * layer : 3 * layer + 3])
-            x_q, x_r, x_mu = message.interatomic_context_net(q).split(f, dim=1)
-            q = q + radial_message(basis, w_q, x_q[:, None], neighbours, training=training)[:, 0]
-            d_mu = directed_message(basis, w_r, unit, x_r, neighbours, training=training)
-            if mu is None:
-                mu = d_mu
+            if layer == 0:
+                alphabet = self.embedding_rows()
+                x_q, x_r, _ = message.interatomic_context_net(alphabet).split(f, dim=1)
+                sums = self._sums_by_species(rows, neighbours, basis, unit)
+                q = alphabet[rows] + (last_axis(sums[:, 0], w_q) * x_q).sum(1)
+                mu = (last_axis(sums[:, 1:], w_r) * x_r).sum(2)
             else:
-                carried = x_mu[:, None] * mu
-                mu = mu + d_mu + radial_message(basis, w_mu, carried, neighbours, training=training)
-            mu_v, mu_w = update.mu_channel_mix(mu).split(f, dim=-1)
+                x_q, x_r, x_mu = message.interatomic_context_net(q).split(f, dim=1)
+                q = q + radial_message(basis, w_q, x_q[:, None], neighbours, backward)[:, 0]
+                carried = radial_message(basis, w_mu, x_mu[:, None] * mu, neighbours, backward)
+                mu = mu + carried + directed_message(basis, w_r, unit, x_r, neighbours, backward)
+            mu_v, mu_w = last_axis(mu, update.mu_channel_mix.weight.T).split(f, dim=-1)
             norm = torch.sqrt((mu_v * mu_v).sum(1) + update.epsilon)
             dq, d_mu, dq_mu = update.intraatomic_context_net(torch.cat([q, norm], dim=-1)).split(f, dim=1)
             q = q + dq + dq_mu * (mu_v * mu_w).sum(1)
@@ -198,6 +218,17 @@ class PainnPotential(Potential):
                 mu = mu + d_mu[:, None] * mu_w
             scalars.append(q)
         return scalars
+
+    def _sums_by_species(self, rows: Tensor, neighbours: Tensor, basis: Tensor, unit: Tensor) -> Tensor:
+        """Sums of ``basis`` and ``unit * basis`` over neighbours of each species.
+
+        Returns [n, 4, n_species, n_basis]; of the 4, the first are the plain sums.
+        """
+        n_species = len(self.species.labels)
+        kind = torch.nn.functional.one_hot(rows, n_species).to(basis.dtype)[neighbours]
+        direction = torch.cat([torch.ones_like(unit[..., :1]), unit], dim=-1)
+        columns = (direction[..., None] * kind[:, :, None]).flatten(2)
+        return torch.bmm(columns.mT, basis).unflatten(1, (4, n_species))
 
     def _heads(self, scalars: list[Tensor]) -> Output:
         """Outputs per atom besides forces; none here."""
