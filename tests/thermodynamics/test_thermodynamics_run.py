@@ -175,9 +175,30 @@ def test_search_extends_the_hull_but_not_the_scores(reference: Path, host: Host,
     drawn = pd.read_csv(tmp_path / "out/found.csv")
     assert set(drawn["source"]) == {"dft", "search"}
     assert (drawn.loc[drawn["source"] == "search", "above_hull_mev_fu"] >= -1e-6).all()
+    # Points and hull share their end members.
+    ends = own[own["x"].isin([0, 1])]
+    assert ends["formation_mev_fu"].tolist() == pytest.approx([0, 0], abs=1e-6)
     for name in ("hull", "voltage", "found"):
         for suffix in ("svg", "png", "csv"):
             assert (tmp_path / f"out/{name}.{suffix}").stat().st_size > 200
+
+
+def test_search_with_a_lower_end_member_moves_its_own_zero(reference: Path, host: Host, tmp_path: Path):
+    # The search relaxed the full end member 0.4 eV a cell (100 meV/f.u.) deeper than the exam did.
+    exam = write_exam(reference, tmp_path / "exam/mace-entropy-f0-s1")
+    search = write_search(tmp_path / "sampling/mace-entropy-f0-s1", reference, host)
+    found = pd.read_csv(search / "found.csv")
+    full = pd.read_csv(reference / "reference.csv").query("x == 1").iloc[0]
+    extra = {"cell": "1x1x1", "key": full["state_key"], "x": 1.0, "n_occupied": 4, "method": "enumeration"}
+    extra |= {"energy_ev": full["energy_ev"] - 0.4, "status": "converged", "degeneracy": 1}
+    write_csv(pd.concat([found, pd.DataFrame([extra])]), search / "found.csv")
+    run(reference, [exam], [search], tmp_path / "out")
+    formation = pd.read_csv(tmp_path / "out/formation.csv").query("source == 'search' and x < 1")
+    # At x = 2/3 the line between the ends now lies 2/3 of 100 meV deeper.
+    assert formation["formation_mev_fu"].min() == pytest.approx(-40 + 200 / 3, abs=1e-3)
+    assert (formation["above_hull_mev_fu"] >= -1e-6).all()
+    scores = pd.read_csv(tmp_path / "out/scores.csv").iloc[0]
+    assert scores["voltage_mae_mv"] == pytest.approx(0, abs=1e-6)  # taken on the exam's states
 
 
 def test_spread_over_seeds_and_identical_tables(reference: Path, tmp_path: Path):

@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 COLOURS = (COLOUR_FE2, COLOUR_FE3)
 MARKERS = ("o", "^")
 NUMBERS = ("redox_silhouette", "redox_accuracy")
-IDENTITY = ("id", "name", "family", "init", "variant", "fold", "seed", "redox_embedding", "status")
+IDENTITY = ("id", "name", "family", "init", "variant", "fold", "seed", "redox_embedding", "redox", "status")
 NOT_COMPARABLE = "axes belong to one model and are not comparable between models"
 
 
-def _scatter(panel: Axes, points: pd.DataFrame, states: Sequence[int], *, path: bool) -> None:
+def _scatter(panel: Axes, points: pd.DataFrame, redox: str, *, path: bool) -> None:
     """Frames of seen and held-out states, and the way of the followed relaxation."""
-    frames = points[points["source"] == "frame"]
+    frames, states = points[points["source"] == "frame"], _states(points)
     for state, colour, marker in zip(states, COLOURS, MARKERS, strict=False):
         own = frames[frames["oxidation_state"] == state]
         for held_out in (False, True):
@@ -42,7 +42,7 @@ def _scatter(panel: Axes, points: pd.DataFrame, states: Sequence[int], *, path: 
                 edgecolors="black" if held_out else "none",
                 linewidths=0.5 if held_out else 0,
                 zorder=3 if held_out else 2,
-                label=f"{state}+, {'held-out state' if held_out else 'state seen in training'}",
+                label=f"{redox}{state}+, {'held-out state' if held_out else 'state seen in training'}",
                 rasterized=len(frames) > 4000,
             )
     if path:
@@ -113,10 +113,9 @@ def model_figure(points: pd.DataFrame, scores: dict[str, Any], stem: Path) -> No
         save_figure(figure, stem)
         return
     figure, axes = plt.subplots(1, 2, figsize=(8.4, 4.3))
-    states = _states(points)
     for panel, network in zip(axes, ("untrained", "trained"), strict=True):
         own = points[points["network"] == network]
-        _scatter(panel, own, states, path=network == "trained")
+        _scatter(panel, own, scores["redox"], path=network == "trained")
         suffix = "" if network == "trained" else "_untrained"
         silhouette, accuracy = (scores[f"{number}{suffix}"] for number in NUMBERS)
         panel.set(
@@ -135,7 +134,7 @@ def model_figure(points: pd.DataFrame, scores: dict[str, Any], stem: Path) -> No
         "axes of the two panels are not comparable"
     )
     figure.supxlabel(fill(note, 118), fontsize=7.5, color="0.25")
-    _legend(figure, list(axes), 2)
+    _legend(figure, list(axes), 3)
     save_figure(figure, stem)
 
 
@@ -209,15 +208,16 @@ def embedding_overview(dirs: Sequence[str | Path], out: str | Path) -> pd.DataFr
         identity = str(shown["id"].iloc[0])
         points = pd.read_parquet(places[identity] / "points.parquet").drop(columns="embedding")
         points = points[points["network"] == "trained"]
-        _scatter(panel, points, _states(points), path=True)
+        _scatter(panel, points, str(shown["redox"].iloc[0]), path=True)
         drawn.append(points.assign(id=identity))
     note = (
         "node embeddings that feed the energy, redox atoms only, coloured by the charge state in DFT; "
-        f"{NOT_COMPARABLE}; s: silhouette, a: accuracy of a linear classifier cross-validated by state, in "
-        "parentheses of the network before training (a labelled network separates by construction)"
+        f"{NOT_COMPARABLE}; points: first fold and seed; s: silhouette, a: accuracy of a linear classifier "
+        "cross-validated by state, in parentheses of the network before training (a labelled network "
+        "separates by construction)"
     )
-    figure.supxlabel(fill(note, int(14 * figure.get_figwidth())), fontsize=7.5, color="0.25")
-    _legend(figure, list(axes.flat), 1 if figure.get_figwidth() < 7 else 2)
+    figure.supxlabel(fill(note, int(17 * figure.get_figwidth())), fontsize=7.5, color="0.25")
+    _legend(figure, list(axes.flat), 1 if figure.get_figwidth() < 7 else 3)
     save_figure(figure, out / "overview")
     write_csv(table, out / "overview.csv")
     write_csv(pd.concat(drawn, ignore_index=True) if drawn else pd.DataFrame(), out / "overview_points.csv")

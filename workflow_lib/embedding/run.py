@@ -64,7 +64,7 @@ def run_embedding(
     table = frame_table(known, sets, set(reference["frame_id"]), redox_z)
     require_two_states(table["oxidation_state"].to_numpy(), str(frames_path))
     scores: dict[str, Any] = {name: model.card.get(name) for name in IDENTITY}
-    scores |= {"id": out.name, "status": model.card["status"], "reference_state": key}
+    scores |= {"id": out.name, "redox": host.redox, "status": model.card["status"], "reference_state": key}
     scores |= {"frames": len(known), "frames_left_out": len(frames) - len(known)}
     if model.card["status"] != "ok":
         return _nothing(scores, settings, out)

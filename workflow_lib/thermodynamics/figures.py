@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from textwrap import fill
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -61,7 +61,7 @@ def _grid(count: int, *, columns: int, height: float, label: str) -> tuple[Figur
 
 def _caption(figure: Figure, level: str, extra: str) -> None:
     text = f"fixed (Vegard) cell, positions relaxed; DFT: {level}; {extra}"
-    width = int(14 * figure.get_figwidth())  # characters of this size that fit the figure
+    width = int(17 * figure.get_figwidth())  # characters of this size that fit the figure
     figure.supxlabel(fill(text, width), fontsize=7.5, color="0.25")
 
 
@@ -78,7 +78,7 @@ def _window(values: np.ndarray, anchor: np.ndarray, least: float) -> tuple[float
 
 
 def _say(panel: Axes, text: str) -> None:
-    panel.text(0.5, 0.5, text, transform=panel.transAxes, ha="center", fontsize=8, color="0.35")
+    panel.text(0.03, 0.93, text, transform=panel.transAxes, fontsize=7.5, color="0.35")
 
 
 def _note_hidden(panel: Axes, values: np.ndarray, window: tuple[float, float]) -> None:
@@ -96,9 +96,11 @@ def _note_hidden(panel: Axes, values: np.ndarray, window: tuple[float, float]) -
         )
 
 
-def _legend(figure: Figure, panel: Axes, columns: int) -> None:
-    handles, labels = panel.get_legend_handles_labels()
-    unique = dict(zip(labels, handles, strict=True))
+def _legend(figure: Figure, panels: Iterable[Axes], columns: int) -> None:
+    unique: dict[str, Any] = {}
+    for panel in panels:
+        handles, labels = panel.get_legend_handles_labels()
+        unique = dict(zip(labels, handles, strict=True)) | unique
     figure.legend(unique.values(), unique.keys(), loc="outside upper center", ncols=columns)
 
 
@@ -167,7 +169,7 @@ def draw_formation(formation: pd.DataFrame, hulls: pd.DataFrame, level: str, ste
         "in x; pale: state seen in training), lines: lowest at each x, dotted: hull; bands: ± 1 s.d. over "
         "folds and seeds",
     )
-    _legend(figure, panels[0], 4)
+    _legend(figure, panels, 4)
     save_figure(figure, stem)
 
 
@@ -237,7 +239,7 @@ def draw_voltage(formation: pd.DataFrame, voltages: pd.DataFrame, level: str, st
     _caption(
         figure, level, f"{mobile} metal at its DFT energy throughout; bands: ± 1 s.d. over folds and seeds"
     )
-    _legend(figure, panels[0], 3)
+    _legend(figure, panels, 3)
     save_figure(figure, stem)
 
 
@@ -265,8 +267,8 @@ def draw_found(formation: pd.DataFrame, hulls: pd.DataFrame, level: str, stem: P
         for (cell, method), part in group.groupby(["cell", "method"]):
             random = method == "random"
             panel.scatter(
-                part["x"].astype(float),
-                part["formation_mev_fu"].astype(float),
+                part["x"] + (DODGE if random else 0),
+                part["formation_mev_fu"],
                 s=13 if random else 16,
                 marker=markers[cell],
                 facecolors="none" if random else VARIANT_COLOURS[variant],
@@ -277,8 +279,8 @@ def draw_found(formation: pd.DataFrame, hulls: pd.DataFrame, level: str, stem: P
                 label=f"{cell} cell, {METHODS[str(method)]}",
             )
         panel.scatter(
-            dft["x"].astype(float) - DODGE,
-            dft["formation_mev_fu"].astype(float),
+            dft["x"] - DODGE,
+            dft["formation_mev_fu"],
             s=34,
             marker="_",
             color=COLOUR_DFT,
@@ -297,11 +299,11 @@ def draw_found(formation: pd.DataFrame, hulls: pd.DataFrame, level: str, stem: P
         if column == 0:
             panel.set_ylabel(ENERGY_LABEL, fontsize=8)
     pending = [cell for cell in cells if cell not in known]
-    note = "dotted: convex hull of all that was found"
+    note = "dotted: convex hull of all that exam and search found; DFT and random search shifted in x"
     if pending:
         note += f"; DFT for the {', '.join(pending)} cells is pending"
     _caption(figure, level, note)
-    _legend(figure, max(axes.flat, key=lambda p: len(p.get_legend_handles_labels()[1])), 3)
+    _legend(figure, axes.flat, 3)
     save_figure(figure, stem)
 
 

@@ -54,8 +54,8 @@ def analyse(
     """Hulls, distances to them and voltages of one table of structures (see ``tables``).
 
     Energies are normalised to a formula unit of ``sites_per_fu`` mobile sites. A structure of the
-    search has its distance to the searched hull, all others to the enumerated one; formation
-    energies are relative to the enumerated end members throughout.
+    search has its formation energy and its distance to the hull in the searched scope (whose end
+    members are the lowest of exam and search), all others theirs in the enumerated one.
     """
     table = structures.reset_index(drop=True).assign(
         formation_mev_fu=np.nan, above_hull_mev_fu=np.nan, on_hull=False
@@ -78,13 +78,10 @@ def analyse(
             hull, mobile_energy=settings.mobile_energy_ev, charge=settings.mobile_charge
         )
         own = (part["source"] == "search").to_numpy() == (scope == SEARCHED)
+        table.loc[part.index[own], "formation_mev_fu"] = scale * hull.formation[own]
         table.loc[part.index[own], "above_hull_mev_fu"] = scale * hull.above[own]
         on_hull = np.isin(np.arange(len(part)), hull.vertices)
         table.loc[part.index[own], "on_hull"] = on_hull[own]
-    reference = hulls[ENUMERATED]
-    ends_energy = (1 - table["x"]) * reference.energy[0] + table["x"] * reference.energy[-1]
-    formation = scale * (table["energy_ev"] / table["sites"] - ends_energy)
-    table["formation_mev_fu"] = formation.where(good)
     return Answer(table, hulls, voltages, "ok")
 
 
@@ -176,6 +173,7 @@ def run_thermodynamics(
             )
     everyone = [reference, *answers]
     formation = pd.concat([a.structures.astype(object) for a in everyone], ignore_index=True)
+    formation = formation.infer_objects()  # numbers again, so that all are written alike
     hulls = pd.DataFrame(
         [row for a in everyone for row in _hull_rows(a, sites_per_fu, settings.accept_unconverged)]
     )
