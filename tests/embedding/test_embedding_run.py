@@ -192,6 +192,22 @@ def test_untrained_network_is_where_training_started(
     np.testing.assert_allclose(one.embeddings, other.embeddings, atol=1e-5)
 
 
+def test_untrained_pretrained_network_is_the_shipped_one(rule: RedoxRule, frames: list[Frame]):
+    # The surrogate's row starts as a copy of Fe's: unlike a network from scratch, shipped weights
+    # do not separate the labels by construction.
+    hyperparameters = FAMILIES["chgnet"].hyperparameters()
+    card = {"family": "chgnet", "init": "pretrained", "seed": 1, "redox": rule.model_dump()}
+    card |= {"hyperparameters": hyperparameters.model_dump()}
+    answers = []
+    for embedding in ("none", "surrogate"):
+        species = species_to_card(rule.species((8, 11, 15, 26), embedding))
+        model = untrained(card | {"redox_embedding": embedding, "species": species}, frames[:2])
+        half = next(frame for frame in frames if frame.state_key == TEST_STATES[0])
+        answers.append(model.predict([frame_to_atoms(half)])[0].embeddings)
+    # The same weights on the same numbers, in float32.
+    np.testing.assert_allclose(answers[0], answers[1], atol=1e-5)
+
+
 def test_two_runs_write_the_same(
     results: dict[str, Path], data: Path, host: Host, rule: RedoxRule, tmp_path: Path
 ):

@@ -213,8 +213,8 @@ def embedding_overview(dirs: Sequence[str | Path], out: str | Path) -> pd.DataFr
     note = (
         "node embeddings that feed the energy, redox atoms only, coloured by the charge state in DFT; "
         f"{NOT_COMPARABLE}; points: first fold and seed; s: silhouette, a: accuracy of a linear classifier "
-        "cross-validated by state, in parentheses of the network before training (a labelled network "
-        "separates by construction)"
+        "cross-validated by state, in parentheses of the network before training (one that starts "
+        "from scratch with a charge label separates by construction)"
     )
     figure.supxlabel(fill(note, int(17 * figure.get_figwidth())), fontsize=7.5, color="0.25")
     _legend(figure, list(axes.flat), 1 if figure.get_figwidth() < 7 else 3)
