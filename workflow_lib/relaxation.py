@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, Protocol
 
 import numpy as np
@@ -29,6 +30,8 @@ TIME_STEP = 0.1
 """First time step of ASE's FIRE."""
 STIFFNESS = 70.0
 """First guess of the curvature in ASE's LBFGS, eV/A^2."""
+MEMORY = 20
+"""Steps L-BFGS remembers."""
 MAX_ENERGY_CHANGE = 10.0
 """eV/atom from the start: several times the cohesive energy, so the model has left its ground."""
 MIN_DISTANCE = 0.5
@@ -96,7 +99,9 @@ def relax(
     if not atoms:
         return []
     run = _Run(model, atoms, fmax, max_steps, record, record_every)
-    advance: Callable[..., OptimState] = ts.fire_step if optimiser == "fire" else ts.lbfgs_step
+    advance: Callable[..., OptimState] = (
+        ts.fire_step if optimiser == "fire" else partial(ts.lbfgs_step, max_history=MEMORY)
+    )
     pending: list[int] = []
     states: list[OptimState] = []
     for start in range(0, len(atoms), batch_size):
