@@ -124,17 +124,17 @@ def test_random_search_treats_compositions_alike_and_decorations_uniformly(host)
 
 
 def test_ga_beats_random_search_on_average(host, tmp_path):
-    """1x3x1 cell, both sublattices, 150 relaxations, mean over 8 seeds and four compositions.
+    """1x3x1 cell, both sublattices, 100 relaxations, mean over 6 seeds and four compositions.
 
-    16 other seeds gave 5 meV per formula unit with a standard error of about 1; a quarter of it
-    is asked for.
+    24 other seeds gave 5.2 meV per formula unit, each with a standard deviation of 3.8: of 6 seeds
+    the mean is 5.2 +- 1.5. A quarter of it is asked for, more than two standard errors below.
     """
     cell = CellSettings(
-        repeat=(1, 3, 1), compositions=(4, 6, 8, 10), budget=150, population=24, offspring=8
+        repeat=(1, 3, 1), compositions=(4, 6, 8, 10), budget=100, population=20, offspring=6
     )
     problem = make_problem(host, cell, True)
     gains = []
-    for seed in range(100, 108):
+    for seed in range(100, 106):
         genetic = lowest(ga(problem, cell, seed, tmp_path))
         chance = lowest(at_random(problem, cell, seed, tmp_path))
         gains += [
@@ -148,7 +148,11 @@ def test_operators_take_part_and_compositions_are_passed_on(problem, charges, tm
     used = {record.operator for record in records[BIG.population :]}
     expected = {"crossover", "ions", "composition", "symmetry"}
     assert expected | ({"electrons", "coupled"} if charges else set()) <= used
-    assert {record.n_occupied for record in records} == set(BIG.compositions)
+    shares = Counter(record.n_occupied for record in records)
+    # Equal shares, but for a composition of which everything is known (10 ions: 7 arrangements).
+    unfinished = [n for n in BIG.compositions if shares[n] < problem.distinct[n]]
+    assert len(unfinished) == (4 if charges else 3)
+    assert max(shares[n] for n in unfinished) - min(shares[n] for n in unfinished) <= 1
 
 
 def test_population_ranks_within_compositions(problem, tmp_path):

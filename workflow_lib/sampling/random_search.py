@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 
@@ -14,29 +14,36 @@ Batch = list[tuple[str, str, Arrangement]]
 """What a generation asks for: (operator, key, arrangement)."""
 
 
-def draw(problem: Problem, found: dict[str, int], count: int, rng: np.random.Generator) -> Batch:
+def next_compositions(problem: Problem, found: Mapping[str, int]) -> list[int]:
+    """Compositions of which the fewest arrangements are found; empty where all of all are known.
+
+    ``found`` has the number of mobile ions by key. What both searches relax next is of one of
+    these, so that every composition gets the same share of a budget and the best found at a
+    composition is compared at equal effort.
+    """
+    have = Counter(found.values())
+    unfinished = [n for n in problem.lattice.compositions if have[n] < problem.distinct[n]]
+    least = min((have[n] for n in unfinished), default=0)
+    return [n for n in unfinished if have[n] == least]
+
+
+def draw(problem: Problem, found: Mapping[str, int], count: int, rng: np.random.Generator) -> Batch:
     """Up to ``count`` arrangements not in ``found`` (number of mobile ions by key), in canonical form.
 
-    Each has the composition of which the fewest are found; among all its decorations it is drawn
-    uniformly, and drawn again where an equivalent one is known. Fewer come back only where every
-    arrangement of every composition is known.
+    Each is drawn uniformly among all decorations of the first of :func:`next_compositions`, and
+    drawn again where an equivalent one is known. Fewer come back only where every arrangement of
+    every composition is known.
     """
     lattice = problem.lattice
-    keys = set(found)
-    have = Counter(found.values())
+    known = dict(found)
     batch: Batch = []
-    while len(batch) < count:
-        open_ = [n for n in lattice.compositions if have[n] < problem.distinct[n]]
-        if not open_:
-            break
-        number = min(open_, key=lambda n: (have[n], n))
+    while len(batch) < count and (numbers := next_compositions(problem, known)):
         while True:  # ends: at least one decoration of this composition is not known
-            arrangement = lattice.host.random(lattice.repeat, number, charges=lattice.charges, rng=rng)
+            arrangement = lattice.host.random(lattice.repeat, numbers[0], charges=lattice.charges, rng=rng)
             key = problem.key(arrangement)
-            if key not in keys:
+            if key not in known:
                 break
-        keys.add(key)
-        have[number] += 1
+        known[key] = numbers[0]
         batch.append(("random", key, lattice.host.canonical(arrangement)))
     return batch
 

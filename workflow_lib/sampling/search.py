@@ -9,7 +9,7 @@ import numpy as np
 from workflow_lib.sampling.operators import make_selector
 from workflow_lib.sampling.population import make_population
 from workflow_lib.sampling.problem import Problem, Record, State
-from workflow_lib.sampling.random_search import Batch, draw, ions_by_key
+from workflow_lib.sampling.random_search import Batch, draw, ions_by_key, next_compositions
 from workflow_lib.sampling.settings import OperatorWeights
 
 ATTEMPTS = 60
@@ -32,7 +32,7 @@ def _breed(
     selector = make_selector(lattice, weights, rng)
     found = ions_by_key(records)
     batch: Batch = []
-    while len(batch) < count:
+    while len(batch) < count and (numbers := next_compositions(problem, found)):
         child = None
         for _ in range(ATTEMPTS):
             pair = parents.get_two_candidates() if len(parents.pop) > 1 else None
@@ -42,16 +42,15 @@ def _breed(
             if gene is None:
                 continue
             arrangement = lattice.decode(gene)
+            if len(arrangement.occupied) not in numbers:
+                continue
             key = problem.key(arrangement)
             if key not in found:
                 operator = gene.info["key_value_pairs"]["origin"]
                 child = (operator, key, lattice.host.canonical(arrangement))
                 break
         if child is None:
-            drawn = draw(problem, found, 1, np.random.Generator(bits))
-            if not drawn:
-                break
-            child = drawn[0]
+            child = draw(problem, found, 1, np.random.Generator(bits))[0]
         found[child[1]] = len(child[2].occupied)
         batch.append(child)
     return batch
@@ -73,8 +72,9 @@ def genetic_search(
     ``start`` draws the first population; given the same generator as a random search's, both
     searches begin with the same arrangements and differ only in what they make of them. All
     arrangements equivalent to one already relaxed are bred again, so the budget counts distinct
-    ones. Ends early where every arrangement of every composition is known. ``progress`` is told
-    the number of records after each generation.
+    ones. Children of compositions that are ahead are bred again too: every composition gets the
+    same share (the authors let shares drift). Ends early where every arrangement of every
+    composition is known. ``progress`` is told the number of records after each generation.
     """
     progress(len(state.records))
     while len(state.records) < budget:
