@@ -18,7 +18,9 @@ if not workflow.configfiles:
 
 
 try:
-    CFG = validate_config(config, ", ".join(map(str, workflow.configfiles)) or "configuration")
+    CFG = validate_config(
+        config, ", ".join(map(str, workflow.configfiles)) or "configuration"
+    )
 except UserError as error:
     raise WorkflowError(str(error))
 
@@ -58,6 +60,7 @@ include: "rules/benchmark.smk"
 
 
 rule all:
+    default_target: True
     input:
         rules.benchmark.output,
         rules.dataset.output,
@@ -65,7 +68,6 @@ rule all:
         rules.sampling_overview.output,
         rules.thermodynamics.output,
         rules.embedding_overview.output,
-    default_target: True
 
 
 report: "rules/captions/workflow.rst"

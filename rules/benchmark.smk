@@ -14,7 +14,9 @@ rule benchmark:
         embeddings=expand(rules.embedding.output.scores, model=MODELS),
     output:
         table=report(
-            f"{BENCHMARK}/benchmark.csv", caption="captions/benchmark.rst", category="0 Benchmark"
+            f"{BENCHMARK}/benchmark.csv",
+            caption="captions/benchmark.rst",
+            category="0 Benchmark",
         ),
         figure=report(
             f"{BENCHMARK}/benchmark.svg",
@@ -23,19 +25,21 @@ rule benchmark:
             labels={"model": "all", "figure": "benchmark"},
         ),
         timings=report(
-            f"{BENCHMARK}/timings.csv", caption="captions/timings.rst", category="0 Benchmark"
+            f"{BENCHMARK}/timings.csv",
+            caption="captions/timings.rst",
+            category="0 Benchmark",
         ),
         provenance=f"{RUN}/provenance.json",
+    log:
+        f"{RUN}/logs/benchmark.log",
+    resources:
+        mem_mb=2000,
     params:
         code=code_of("benchmark", "plotting.py"),
         trainings=[f"{TRAINING}/{m}" for m in MODELS],
         exams=[f"{EXAM}/{m}" for m in [*MODELS, "ewald"]],
         searches=[f"{SAMPLING}/{m}" for m in SEARCHED],
         embeddings=[f"{EMBEDDING}/{m}" for m in MODELS],
-    log:
-        f"{RUN}/logs/benchmark.log",
-    resources:
-        mem_mb=2000,
     message:
         "Writing the benchmark table"
     shell:

@@ -6,9 +6,9 @@ DATASET = f"{RUN}/dataset"
 rule configuration:
     output:
         f"{RUN}/config.json",
+    localrule: True
     params:
         config=CFG.model_dump_json(indent=2),
-    localrule: True
     message:
         "Writing the resolved configuration"
     run:
@@ -24,23 +24,28 @@ rule dataset:
         frames=f"{DATASET}/frames.parquet",
         splits=f"{DATASET}/splits.json",
         set_aside=report(
-            f"{DATASET}/set_aside.csv", caption="captions/set_aside.rst", category="1 Data"
+            f"{DATASET}/set_aside.csv",
+            caption="captions/set_aside.rst",
+            category="1 Data",
         ),
         summary=f"{DATASET}/summary.json",
         figures=report(
-            expand(f"{DATASET}/{{name}}.svg", name=["composition", "redox", "energy", "coverage"]),
+            expand(
+                f"{DATASET}/{{name}}.svg",
+                name=["composition", "redox", "energy", "coverage"],
+            ),
             caption="captions/dataset.rst",
             category="1 Data",
         ),
-    params:
-        settings=settings_of("dataset", "redox", "seed"),
-        code=code_of("dataset", "redox.py", "frames.py", "foreign.py", "host.py"),
     log:
         f"{RUN}/logs/dataset.log",
     benchmark:
         f"{RUN}/logs/dataset.benchmark.tsv"
     resources:
         mem_mb=2000,
+    params:
+        settings=settings_of("dataset", "redox", "seed"),
+        code=code_of("dataset", "redox.py", "frames.py", "foreign.py", "host.py"),
     message:
         "Assigning charge states and cutting folds"
     shell:

@@ -14,18 +14,24 @@ rule embedding:
     output:
         points=f"{EMBEDDING}/{{model}}/points.parquet",
         scores=f"{EMBEDDING}/{{model}}/scores.json",
+        figure=report(
+            f"{EMBEDDING}/{{model}}/pca.svg",
+            caption="captions/embedding.rst",
+            category="6 Embeddings",
+            labels={"model": "{model}", "figure": "principal components"},
+        ),
+    log:
+        f"{RUN}/logs/embedding-{{model}}.log",
+    benchmark:
+        f"{RUN}/logs/embedding-{{model}}.benchmark.tsv"
+    threads: CFG.threads
+    resources:
+        mem_mb=3500,
     params:
         settings=settings_of("embedding", "threads", "seed"),
         code=code_of("embedding", "models", "relaxation.py", "host.py"),
         model_dir=subpath(input.card, parent=True),
         out=subpath(output.points, parent=True),
-    threads: CFG.threads
-    log:
-        f"{RUN}/logs/embedding-{{model}}.log",
-    benchmark:
-        f"{RUN}/logs/embedding-{{model}}.benchmark.tsv"
-    resources:
-        mem_mb=3500,
     message:
         "Reading the embeddings of {wildcards.model}"
     shell:
@@ -47,15 +53,18 @@ rule embedding_overview:
             f"{EMBEDDING}/overview.svg",
             caption="captions/embedding_overview.rst",
             category="6 Embeddings",
-            labels={"model": "all", "figure": "principal components (Fig. 2 of the abstract)"},
+            labels={
+                "model": "all",
+                "figure": "principal components (Fig. 2 of the abstract)",
+            },
         ),
-    params:
-        code=code_of("embedding/figures.py", "plotting.py"),
-        embeddings=[f"{EMBEDDING}/{m}" for m in MODELS],
     log:
         f"{RUN}/logs/embedding_overview.log",
     resources:
         mem_mb=2000,
+    params:
+        code=code_of("embedding/figures.py", "plotting.py"),
+        embeddings=[f"{EMBEDDING}/{m}" for m in MODELS],
     message:
         "Drawing the embeddings side by side"
     shell:

@@ -10,12 +10,12 @@ rule exam_reference:
     output:
         table=REFERENCE,
         structures=f"{EXAM}/reference.extxyz",
-    params:
-        code=code_of("exam/reference.py", "host.py"),
     log:
         f"{RUN}/logs/exam_reference.log",
     resources:
         mem_mb=2000,
+    params:
+        code=code_of("exam/reference.py", "host.py"),
     message:
         "Collecting the DFT answers"
     shell:
@@ -40,18 +40,20 @@ rule exam:
             category="3 Exam",
             labels={"model": "{model}", "figure": "16 states"},
         ),
-    params:
-        settings=settings_of("exam", "threads"),
-        code=code_of("exam", "models", "relaxation.py", "relaxation_cache.py", "host.py"),
-        model_dir=subpath(input.card, parent=True),
-        out=subpath(output.states, parent=True),
-    threads: CFG.threads
     log:
         f"{RUN}/logs/exam-{{model}}.log",
     benchmark:
         f"{RUN}/logs/exam-{{model}}.benchmark.tsv"
+    threads: CFG.threads
     resources:
         mem_mb=3500,
+    params:
+        settings=settings_of("exam", "threads"),
+        code=code_of(
+            "exam", "models", "relaxation.py", "relaxation_cache.py", "host.py"
+        ),
+        model_dir=subpath(input.card, parent=True),
+        out=subpath(output.states, parent=True),
     message:
         "Examining {wildcards.model}"
     shell:
@@ -68,13 +70,13 @@ rule exam_ewald:
     output:
         states=f"{EXAM}/ewald/states.csv",
         scores=f"{EXAM}/ewald/scores.json",
-    params:
-        settings=settings_of("redox"),
-        code=code_of("exam", "host.py"),
     log:
         f"{RUN}/logs/exam_ewald.log",
     resources:
         mem_mb=2000,
+    params:
+        settings=settings_of("redox"),
+        code=code_of("exam", "host.py"),
     message:
         "Ranking the states by formal-charge Ewald energies"
     shell:
@@ -88,20 +90,24 @@ rule exam_overview:
         exams=expand(rules.exam.output.scores, model=MODELS),
         ewald=rules.exam_ewald.output,
     output:
-        table=report(f"{EXAM}/overview.csv", caption="captions/exam_overview.rst", category="3 Exam"),
+        table=report(
+            f"{EXAM}/overview.csv",
+            caption="captions/exam_overview.rst",
+            category="3 Exam",
+        ),
         figure=report(
             f"{EXAM}/overview.svg",
             caption="captions/exam_overview.rst",
             category="3 Exam",
             labels={"model": "all", "figure": "scores"},
         ),
-    params:
-        code=code_of("exam", "plotting.py"),
-        exams=[f"{EXAM}/{m}" for m in [*MODELS, "ewald"]],
     log:
         f"{RUN}/logs/exam_overview.log",
     resources:
         mem_mb=2000,
+    params:
+        code=code_of("exam", "plotting.py"),
+        exams=[f"{EXAM}/{m}" for m in [*MODELS, "ewald"]],
     message:
         "Comparing the exams"
     shell:

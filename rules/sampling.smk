@@ -22,18 +22,20 @@ rule search:
             category="4 Search",
             labels={"model": "{model}", "figure": "search progress"},
         ),
-    params:
-        settings=settings_of("sampling", "exam", "threads", "seed"),
-        code=code_of("sampling", "models", "relaxation.py", "relaxation_cache.py", "host.py"),
-        model_dir=subpath(input.card, parent=True),
-        out=subpath(output.found, parent=True),
-    threads: CFG.threads
     log:
         f"{RUN}/logs/search-{{model}}.log",
     benchmark:
         f"{RUN}/logs/search-{{model}}.benchmark.tsv"
+    threads: CFG.threads
     resources:
         mem_mb=3500,
+    params:
+        settings=settings_of("sampling", "exam", "threads", "seed"),
+        code=code_of(
+            "sampling", "models", "relaxation.py", "relaxation_cache.py", "host.py"
+        ),
+        model_dir=subpath(input.card, parent=True),
+        out=subpath(output.found, parent=True),
     message:
         "Searching ground states with {wildcards.model}"
     shell:
@@ -48,23 +50,29 @@ rule sampling_overview:
         reference=rules.exam_reference.output.table,
     output:
         table=report(
-            f"{SAMPLING}/overview.csv", caption="captions/sampling_overview.rst", category="4 Search"
+            f"{SAMPLING}/overview.csv",
+            caption="captions/sampling_overview.rst",
+            category="4 Search",
         ),
-        pending=report(f"{SAMPLING}/pending.csv", caption="captions/pending.rst", category="4 Search"),
+        pending=report(
+            f"{SAMPLING}/pending.csv",
+            caption="captions/pending.rst",
+            category="4 Search",
+        ),
         figure=report(
             f"{SAMPLING}/overview.svg",
             caption="captions/sampling_overview.rst",
             category="4 Search",
             labels={"model": "all", "figure": "GA against random search"},
         ),
-    params:
-        settings=settings_of("sampling"),
-        code=code_of("sampling", "dft", "plotting.py"),
-        searches=[f"{SAMPLING}/{m}" for m in SEARCHED],
     log:
         f"{RUN}/logs/sampling_overview.log",
     resources:
         mem_mb=2000,
+    params:
+        settings=settings_of("sampling"),
+        code=code_of("sampling", "dft", "plotting.py"),
+        searches=[f"{SAMPLING}/{m}" for m in SEARCHED],
     message:
         "Comparing the searches and listing what DFT has to answer"
     shell:

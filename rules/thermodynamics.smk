@@ -18,6 +18,7 @@ rule thermodynamics:
             caption="captions/thermodynamics_scores.rst",
             category="5 Thermodynamics",
         ),
+        summary=f"{THERMODYNAMICS}/summary.csv",
         hull_figure=report(
             f"{THERMODYNAMICS}/hull.svg",
             caption="captions/hull.rst",
@@ -34,17 +35,20 @@ rule thermodynamics:
             f"{THERMODYNAMICS}/found.svg",
             caption="captions/found.rst",
             category="5 Thermodynamics",
-            labels={"model": "all", "figure": "what the searches found (Fig. 1 of the abstract)"},
+            labels={
+                "model": "all",
+                "figure": "what the searches found (Fig. 1 of the abstract)",
+            },
         ),
+    log:
+        f"{RUN}/logs/thermodynamics.log",
+    resources:
+        mem_mb=2000,
     params:
         settings=settings_of("thermodynamics"),
         code=code_of("thermodynamics", "plotting.py"),
         exams=[f"{EXAM}/{m}" for m in MODELS],
         searches=[f"{SAMPLING}/{m}" for m in SEARCHED],
-    log:
-        f"{RUN}/logs/thermodynamics.log",
-    resources:
-        mem_mb=2000,
     message:
         "Drawing convex hulls and voltages"
     shell:

@@ -40,18 +40,18 @@ rule train:
             category="2 Training",
             labels={"model": "{model}", "figure": "parity"},
         ),
+    log:
+        f"{RUN}/logs/train-{{model}}.log",
+    benchmark:
+        f"{RUN}/logs/train-{{model}}.benchmark.tsv"
+    threads: CFG.threads
+    resources:
+        mem_mb=3500,
     params:
         model=lambda wildcards: training_params(wildcards.model),
         settings=settings_of("redox", "threads"),
         code=code_of("models", "training", "redox.py"),
         out=subpath(output.card, parent=True),
-    threads: CFG.threads
-    log:
-        f"{RUN}/logs/train-{{model}}.log",
-    benchmark:
-        f"{RUN}/logs/train-{{model}}.benchmark.tsv"
-    resources:
-        mem_mb=3500,
     message:
         "Training {wildcards.model}"
     shell:

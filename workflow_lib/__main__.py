@@ -104,6 +104,7 @@ def _model_verbs(commands: Commands) -> None:
     evaluate = _verb(commands, "evaluate", verbs.evaluate, "errors of a trained model on labelled frames")
     evaluate.add_argument("model", type=Path, metavar="MODEL_DIR")
     evaluate.add_argument("frames", type=Path, metavar="FRAMES", help="Parquet or extended XYZ")
+    evaluate.add_argument("--energy-reference", help="level of theory, where the file does not say")
     evaluate.add_argument("--json", action="store_true", help="print JSON")
 
     predict = _verb(commands, "predict", verbs.predict, "energy, forces, moments, charges of a structure")

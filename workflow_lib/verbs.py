@@ -253,7 +253,7 @@ def evaluate(options: Options) -> None:
     """Errors of a trained model on labelled frames."""
     from workflow_lib.foreign import read_frames
 
-    frames = read_frames(options.frames)
+    frames = read_frames(options.frames, energy_reference=options.energy_reference)
     model = _model(options.model)
     from workflow_lib.evaluate import evaluate as run
 

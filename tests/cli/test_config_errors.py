@@ -165,4 +165,4 @@ def test_snakemake_reports_the_same_line(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode != 0
-    assert "did you mean 'epochs'" in done.stderr
+    assert "did you mean 'epochs'" in done.stdout + done.stderr
