@@ -104,6 +104,7 @@ def test_damaged_tensors(folder):
         ({"schema": 99}, "schema 99"),
         ({"hyperparameters": {"num_channels": 0}}, "does not describe a mace model"),
         ({"species": {"labels": [8]}}, "does not describe a mace model"),
+        ({"redox": None}, "does not describe a mace model"),
     ],
 )
 def test_card_of_something_else(folder, changes, message):
@@ -123,6 +124,9 @@ def test_truncated_card(folder):
     path = folder / "card.json"
     path.write_text(path.read_text()[:100])
     with pytest.raises(UserError, match="not valid JSON"):
+        TrainedModel.load(folder)
+    path.write_text("[1, 2]")
+    with pytest.raises(UserError, match="not the card of a model"):
         TrainedModel.load(folder)
     path.write_text('{"family": "mace"}')
     with pytest.raises(UserError, match="not the card of a model"):

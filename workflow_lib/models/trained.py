@@ -312,7 +312,8 @@ def _given_moments(atoms: Atoms) -> np.ndarray | None:
 
 def _build(card: Any, folder: Path) -> Potential:
     """Network of a card, with weights still to be filled in."""
-    missing = [key for key in ("schema", "tensors_sha256", *REQUIRED) if key not in card]
+    needed = ("schema", "tensors_sha256", *REQUIRED)
+    missing = [key for key in needed if not isinstance(card, dict) or key not in card]
     if missing:
         raise UserError(f"{folder / CARD} lacks {', '.join(missing)}: not the card of a model")
     if card["schema"] != SCHEMA:
@@ -328,6 +329,8 @@ def _build(card: Any, folder: Path) -> Potential:
     try:
         hyperparameters = family.hyperparameters.model_validate(card["hyperparameters"])
         species = species_from_card(card["species"])
+        if card["redox_embedding"] != "none":
+            rule_from_card(card)
     except (ValidationError, ValueError, KeyError, AttributeError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{folder / CARD} does not describe a {card['family']} model ({reason})") from error
