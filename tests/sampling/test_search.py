@@ -168,6 +168,16 @@ def test_population_ranks_within_compositions(problem, tmp_path):
     assert set(members) == expected
 
 
+@pytest.mark.parametrize("size", [2, 7, 12, 30, 100])
+def test_shortlist_leaves_the_population_as_it_is(problem, tmp_path, size, monkeypatch):
+    records = at_random(problem, BIG, 4, tmp_path)
+    short = make_population(problem.lattice, records, size, np.random.RandomState(0))
+    monkeypatch.setattr("workflow_lib.sampling.population.best_ranked", lambda records, size: records)
+    whole = make_population(problem.lattice, records, size, np.random.RandomState(0))
+    assert [gene.info["key"] for gene in short.pop] == [gene.info["key"] for gene in whole.pop]
+    assert np.array_equal(short.current_fitness, whole.current_fitness)
+
+
 def test_deterministic_and_blind_to_the_global_generator(problem, tmp_path):
     np.random.seed(1)  # noqa: NPY002 (what ase-ga falls back to)
     before = np.random.get_state()[1].copy()  # noqa: NPY002

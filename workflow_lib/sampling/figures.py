@@ -41,7 +41,7 @@ def search_figure(
     history: pd.DataFrame,
     host: Host,
     settings: SamplingSettings,
-    name: str,
+    title: str,
     stem: Path,
 ) -> None:
     """How the searches of one model advanced, and what they found: ``stem`` .svg, .png and .csv.
@@ -63,14 +63,16 @@ def search_figure(
     left.set_title(f"Search in the {cell.name} cell", fontsize=9)
     _landscape(right, found)
     right.set_title("All arrangements found", fontsize=9)
-    figure.suptitle(name, fontsize=10)
+    figure.suptitle(title, fontsize=10)
     save_figure(figure, stem)
     write_csv(rows, Path(f"{stem}.csv"))
 
 
 def _progress(axes: Axes, rows: pd.DataFrame, all_rows: pd.DataFrame) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     if rows["best_mev_fu"].notna().any():
-        for method in ("random", "ga"):
+        for method in ("ga", "random"):
             text, colour, marker = METHODS[method]
             own = rows[rows["method"] == method]
             end = all_rows.loc[all_rows["method"] == method, "evaluation"].max()
@@ -86,6 +88,7 @@ def _progress(axes: Axes, rows: pd.DataFrame, all_rows: pd.DataFrame) -> None:
                 label=f"lowest so far, {text}",
             )
         axes.plot([], [], "o", color="0.4", mfc="none", ms=4, label="single arrangements")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=1)
     else:
         _nothing(axes)

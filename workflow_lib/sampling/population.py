@@ -37,15 +37,22 @@ class _SameKey:
         return first.info["key"] == second.info["key"]
 
 
-def rank_candidates(records: Iterable[Record], size: int) -> list[Record]:
-    """Per composition the ``size`` best: no other can be among the ``size`` fittest of all."""
+def best_ranked(records: Iterable[Record], size: int) -> list[Record]:
+    """The records whose rank within their composition can bring them among the ``size`` fittest.
+
+    Those of the first ranks, as many ranks as together hold ``size`` records. ase-ga ranks in time
+    quadratic in what it is given; this leaves it little more than the population.
+    """
     groups: dict[int, list[Record]] = defaultdict(list)
     for record in records:
         if record.evaluation.formation is not None:
             groups[record.n_occupied].append(record)
+    ranks, longest = 1, max(map(len, groups.values()), default=0)
+    while ranks < longest and sum(min(len(group), ranks) for group in groups.values()) < size:
+        ranks += 1
     kept = []
     for group in groups.values():
-        kept += sorted(group, key=lambda record: (record.evaluation.formation, record.order))[:size]
+        kept += sorted(group, key=lambda record: (record.evaluation.formation, record.order))[:ranks]
     return sorted(kept, key=lambda record: record.order)
 
 
@@ -58,7 +65,7 @@ def make_population(
     the population because its constructor takes none and would leave it at ``numpy.random``.
     """
     genes = []
-    for record in rank_candidates(records, size):
+    for record in best_ranked(records, size):
         gene = lattice.encode(record.arrangement)
         gene.info = {
             "confid": record.order,

@@ -148,6 +148,7 @@ def search_all(
         cells[cell.name] = cell_summary(cell, lattice.n_mobile, problem.distinct, methods)
     if all(cell.repeat != UNIT for cell in settings.cells):
         results["1x1x1"] = {"enumeration": _end_members(evaluator, host)}
+    arranged = "mobile ions and charge states" if evaluator.charges else "mobile ions only"
     found = found_table(name, host, results)
     history = history_table(name, host, results)
     write_csv(found, out / "found.csv")
@@ -158,7 +159,7 @@ def search_all(
         {
             "model": name,
             "charge_labelled": evaluator.charges,
-            "arranged": "mobile ions and charge states" if evaluator.charges else "mobile ions only",
+            "arranged": arranged,
             "status": "ok" if found["formation_mev_fu"].notna().any() else "diverged",
             "relaxations": sum(cell["relaxations"] for cell in cells.values()),
             "shown": {
@@ -168,7 +169,7 @@ def search_all(
             "cells": cells,
         },
     )
-    search_figure(found, history, host, settings, name, out / "progress")
+    search_figure(found, history, host, settings, f"{name}: arranges {arranged}", out / "progress")
     return seconds
 
 
