@@ -127,6 +127,34 @@ def test_two_runs_write_the_same_bytes(models, host, tmp_path):
         assert (first / name).read_bytes() == (second / name).read_bytes(), name
 
 
+@pytest.mark.parametrize("calls", [1, 2, 3])
+def test_interrupted_with_a_real_model(models, host, tmp_path, monkeypatch, calls):
+    """Single precision depends on what is in a batch: the rerun must form the same batches.
+
+    Calls: enumeration, first population, offspring, random search.
+    """
+    from workflow_lib import relaxation
+
+    whole = run(models, host, "labelled", tmp_path, work="w1", out="o1")
+    real, made = relaxation.relax, []
+
+    def stop(*arguments, **options):
+        if len(made) == calls:
+            raise KeyboardInterrupt
+        made.append(1)
+        return real(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(relaxation, "relax", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(models, host, "labelled", tmp_path, work="w2", out="o2")
+    assert not (tmp_path / "o2").exists()
+    again = run(models, host, "labelled", tmp_path, work="w2", out="o2")
+    for path in whole.iterdir():
+        if path.name != "timings.json":
+            assert path.read_bytes() == (again / path.name).read_bytes(), path.name
+
+
 def test_small_cell_shares_the_relaxations_of_the_exam(models, host, tmp_path):
     from workflow_lib.relaxation_cache import RelaxationCache, model_identity, relax_arrangements
 
