@@ -29,6 +29,8 @@ def _threads(config: Config) -> None:
     import torch
 
     torch.set_num_threads(config.threads)
+    # CHGNet's shipped weights drive activations into denormals, which slow a CPU down by a factor.
+    torch.set_flush_denormal(True)
 
 
 def dataset(options: Options) -> None:
