@@ -84,8 +84,8 @@ def _row(
         key: card[key] for key in ("family", "init", "variant", "fold", "seed", "status")
     }
     row["model"] = card["name"]
-    row["parameters"] = card["training"]["parameters"]
-    row["train_frames"] = card["training"]["train_frames"]
+    row["parameters"] = read_json(training / "timings.json")["parameters"]
+    row["train_frames"] = read_json(training / "labels.json")["labels"]["energy"]["available"]["train"]
     metrics = pd.read_csv(training / "metrics.csv")
     for column, label in _METRICS.items():
         row[column] = _held_out(metrics, label)
