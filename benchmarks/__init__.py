@@ -1,0 +1,1 @@
+"""Side-by-side comparisons with the upstream packages; see README.md here."""

@@ -1,0 +1,214 @@
+"""What is compared: one training task a family, stated once for our trainer and its peer.
+
+Data, hyperparameters, batch size and learning rate are those of ``config/config.yaml``. Loss,
+optimiser and schedule are chosen among what the upstream trainer of the family can do, so that
+both sides minimise the same function in the same way:
+
+* mace: squared errors, Adam with AMSGrad (upstream cannot switch it off), constant learning rate
+  (upstream has no cosine), clipping and a moving average of the weights;
+* painn, cpainn: squared errors, the energy's of the whole cell, Adam, cosine schedule, clipping and
+  a moving average; cpainn also moments and charges;
+* chgnet: squared errors with moments, Adam, cosine schedule.
+
+Imports no torch: the parent process stays light.
+"""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from workflow_lib.config import load_config
+from workflow_lib.errors import UserError
+from workflow_lib.host import Host
+from workflow_lib.io import read_json, sha256, write_json
+from workflow_lib.training.settings import LossTerm, SchedulerSettings, TrainingSettings
+
+ROOT = Path(__file__).parents[1]
+CONFIG = ROOT / "config/config.yaml"
+RESULTS = ROOT / "results/benchmarks"
+FAMILIES = ("mace", "painn", "cpainn", "chgnet")
+PEERS = {
+    "mace": "benchmarks.peers.mace",
+    "painn": "benchmarks.peers.schnetpack",
+    "cpainn": "benchmarks.peers.schnetpack",
+    "chgnet": "benchmarks.peers.chgnet",
+}
+"""Module of the upstream trainer of each family."""
+EPOCHS = {"mace": 12, "painn": 10, "cpainn": 8, "chgnet": 5}
+"""Epochs of a run, so that all families together take a quarter of an hour on one core."""
+
+_ENERGY = LossTerm(label="energy", kind="mse", weight=100.0)
+# Of the cell's energy: 100 per (eV/atom)^2 in a cell of 26 atoms.
+_CELL_ENERGY = LossTerm(label="energy", kind="mse", normalisation="per_structure", weight=0.15)
+_FORCES = LossTerm(label="forces", kind="mse", weight=10.0)
+_MOMENTS = LossTerm(label="magmoms", kind="mse", weight=1.0)
+_CHARGES = LossTerm(label="charges", kind="mse", weight=1.0)
+_COSINE = SchedulerSettings(kind="cosine", final_ratio=0.01)
+_SCHNETPACK = {"scheduler": _COSINE, "optimizer": "adam", "ema_decay": 0.99, "gradient_clip": 10.0}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "mace": {
+        "scheduler": SchedulerSettings(kind="constant"),
+        "optimizer": "amsgrad",
+        "ema_decay": 0.99,
+        "gradient_clip": 10.0,
+        "loss": (_ENERGY, _FORCES),
+    },
+    "painn": {**_SCHNETPACK, "loss": (_CELL_ENERGY, _FORCES)},
+    "cpainn": {**_SCHNETPACK, "loss": (_CELL_ENERGY, _FORCES, _MOMENTS, _CHARGES)},
+    "chgnet": {
+        "scheduler": _COSINE,
+        "optimizer": "adam",
+        "ema_decay": None,
+        "gradient_clip": None,
+        "loss": (_ENERGY, _FORCES, _MOMENTS),
+    },
+}
+"""What a family's benchmark changes in the demo's training settings."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One training run, of either side.
+
+    ``hyperparameters`` and ``settings`` are dumps of the family's model and of TrainingSettings;
+    ``frames`` and ``splits`` are files as the dataset stage writes them. ``train_frames`` is the
+    number of training frames, a multiple of the batch size: MACE drops an incomplete batch.
+    """
+
+    family: str
+    hyperparameters: dict[str, Any]
+    settings: dict[str, Any]
+    seed: int
+    frames: str
+    splits: str
+    train_frames: int
+    redox: dict[str, Any]
+    fold: int = 0
+    threads: int = 1
+
+    @property
+    def training(self) -> TrainingSettings:
+        """The settings as an object."""
+        return TrainingSettings.model_validate(self.settings)
+
+    def weight(self, label: str) -> float:
+        """Weight of a label in the loss."""
+        return next(term.weight for term in self.training.loss if term.label == label)
+
+    def with_seed(self, seed: int, epochs: int | None = None) -> Case:
+        """The same task from other random numbers, and for another number of epochs if given."""
+        settings = self.settings if epochs is None else {**self.settings, "epochs": epochs}
+        return replace(self, seed=seed, settings=settings)
+
+
+@dataclass(slots=True, kw_only=True)
+class Run:
+    """What one side did with a case.
+
+    ``seconds`` and ``cpu_seconds``: wall and processor time of every epoch but the first,
+    validation included. ``energy_mae`` meV/atom and ``force_mae`` meV/A: errors on the validation
+    frames after the last epoch, and with ``start_`` before the first. ``labels``: how many labels
+    of each kind an epoch uses (frames for the energy, atoms for the others). ``parameters``:
+    trainable weights.
+    """
+
+    seconds: list[float]
+    cpu_seconds: list[float]
+    energy_mae: float
+    force_mae: float
+    start_energy_mae: float
+    start_force_mae: float
+    labels: dict[str, int]
+    parameters: int
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """Files of the frames and of their splits, as the dataset stage writes them."""
+
+    frames: Path
+    splits: Path
+
+
+def make_data(folder: Path) -> Data:
+    """The demo's frames with charge states and their splits; the stage's figures are left out."""
+    from workflow_lib.dataset.assign import assign
+    from workflow_lib.dataset.build import load_source
+    from workflow_lib.dataset.splits import make_splits, make_units
+    from workflow_lib.frames import write_parquet
+
+    config = load_config(CONFIG)
+    settings = config.dataset.model_copy(update={"path": str(ROOT / config.dataset.path)})
+    host = Host.load(ROOT / config.host)
+    frames, _ = assign(load_source(settings), config.redox, host, settings)
+    data = Data(folder / "frames.parquet", folder / "splits.json")
+    write_parquet(frames, data.frames)
+    write_json(data.splits, make_splits(make_units(frames, host, settings), settings, config.seed))
+    return data
+
+
+def make_case(
+    family: str,
+    data: Data,
+    *,
+    epochs: int | None = None,
+    max_frames: int | None = None,
+    hyperparameters: dict[str, Any] | None = None,
+) -> Case:
+    """The case of a family, with seed 1.
+
+    ``max_frames`` limits the training frames and ``hyperparameters`` replaces those of the demo's
+    model of this family, both for tests. UserError for an unknown family.
+    """
+    if family not in FAMILIES:
+        raise UserError(f"no benchmark of the family {family!r}; known: {', '.join(FAMILIES)}")
+    config = load_config(CONFIG)
+    name = next(m.name for m in config.models if m.family == family and m.init == "scratch")
+    settings = config.training_of(name).model_copy(
+        update={**SETTINGS[family], "epochs": epochs or EPOCHS[family]}
+    )
+    fold = config.dataset.folds.run[0]
+    available = len(read_json(data.splits)["folds"][fold]["train"])
+    train_frames = min(available, max_frames or available)
+    return Case(
+        family=family,
+        hyperparameters=hyperparameters or config.hyperparameters(name).model_dump(mode="json"),
+        settings=settings.model_dump(mode="json"),
+        seed=1,
+        frames=str(data.frames),
+        splits=str(data.splits),
+        train_frames=train_frames - train_frames % settings.batch_size,
+        redox=config.redox.model_dump(mode="json"),
+        fold=fold,
+    )
+
+
+def identity(case: Case) -> dict[str, Any]:
+    """Everything the numbers of a case depend on, except the seed: what a stored run must match."""
+    from workflow_lib.training.checkpoint import code_checksum
+
+    values = asdict(case)
+    for name in ("seed", "frames", "splits"):
+        del values[name]
+    own = sorted(Path(__file__).parent.rglob("*.py"))
+    return {
+        **values,
+        "frames": sha256(case.frames),
+        "splits": sha256(case.splits),
+        "code": code_checksum(),
+        "benchmark": {str(file.relative_to(ROOT)): sha256(file) for file in own},
+        "machine": [platform.machine(), processor()],
+    }
+
+
+def processor() -> str:
+    """Name of the processor, as far as the system tells it."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()

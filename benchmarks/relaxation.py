@@ -1,0 +1,235 @@
+"""Batched relaxation (workflow_lib.relaxation) against ASE's FIRE one by one, same weights.
+
+    python benchmarks/relaxation.py [--family mace] [--quick]
+
+The peer is ASE's FIRE on the calculator each package ships (MACECalculator, CHGNetCalculator,
+SpkCalculator). Both sides take the same number of FIRE steps from the first geometries of the DFT
+relaxations, in the same fixed cells, on one thread, by turns in one process; the first turn of each
+is not counted. CHGNet has its shipped weights, the others are trained for a few epochs first.
+Ends with one line of JSON a family; table in ``results/benchmarks/relaxation.csv``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+ROOT = Path(__file__).resolve().parents[1]
+if __name__ == "__main__":
+    # The folder of a script comes first on the path and would hide packages of the same names.
+    sys.path[0] = str(ROOT)
+
+from benchmarks.cases import FAMILIES, PEERS, RESULTS, Case, make_case, make_data  # noqa: E402
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from benchmarks.ours import Start
+    from workflow_lib.models.trained import TrainedModel
+
+EPOCHS = 4
+"""Epochs that teach a network enough for a relaxation to make sense."""
+SAME_START = 1e-3
+"""eV and eV/A: single points of both sides before the first step. Energies of 170 eV in single
+precision, which MACE adds up in it, have 1e-5 eV; forces are good to 1e-4."""
+UNREACHED = 1e-6
+"""eV/A: force threshold that no side meets, so that both take all steps."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Timings:
+    """Wall seconds of every counted turn, and how far the ends differ.
+
+    ``calls``: force evaluations of a turn (structures times steps + 1). ``energy_difference``:
+    largest difference of final energies, meV/atom. ``moved``: mean fall of the energy, meV/atom.
+    """
+
+    ours: list[float]
+    peer: list[float]
+    structures: int
+    calls: int
+    energy_difference: float
+    moved: float
+
+
+def starts(case: Case, count: int) -> list[Atoms]:
+    """First geometries of the DFT relaxations of ``count`` states, elements only."""
+    from ase import Atoms
+
+    from workflow_lib.frames import read_parquet
+
+    frames = read_parquet(Path(case.frames))
+    firsts = [frame for frame in frames if frame.frame_id.endswith("relaxation-00")]
+    chosen = sorted(firsts, key=lambda frame: frame.frame_id)[:: max(1, len(firsts) // count)][:count]
+    return [Atoms(frame.numbers, positions=frame.positions, cell=frame.cell, pbc=True) for frame in chosen]
+
+
+def measure(case: Case, folder: Path, *, turns: int, structures: int, steps: int) -> Timings:
+    """Relax by turns; RuntimeError where the sides start from different energies or forces."""
+    from importlib import import_module
+
+    from benchmarks.clock import Clock
+    from benchmarks.ours import run_epochs, start
+
+    init = "pretrained" if case.family == "chgnet" else "scratch"
+    begin = start(case, init)
+    if init == "scratch":
+        run_epochs(case, begin, folder, Clock())
+    model = trained(case, begin, init)
+    calculator = import_module(PEERS[case.family]).calculator(case, begin)
+    atoms = starts(case, structures)
+    compare(model, calculator, atoms)
+    relaxers: dict[str, Callable[[], list[float]]] = {
+        "ours": lambda: _ours(model, atoms, steps),
+        "peer": lambda: _ase(calculator, atoms, steps),
+    }
+    seconds: dict[str, list[float]] = {"ours": [], "peer": []}
+    energies: dict[str, list[float]] = {}
+    for turn in range(turns + 1):
+        for side in list(relaxers)[:: 1 if turn % 2 else -1]:
+            before = time.perf_counter()
+            energies[side] = relaxers[side]()
+            seconds[side].append(time.perf_counter() - before)
+    first = [prediction.energy for prediction in model.predict(atoms)]
+    sizes = [len(item) for item in atoms]
+    pairs = zip(energies["ours"], energies["peer"], sizes, strict=True)
+    return Timings(
+        ours=seconds["ours"][1:],
+        peer=seconds["peer"][1:],
+        structures=len(atoms),
+        calls=len(atoms) * (steps + 1),
+        energy_difference=1e3 * max(abs(a - b) / n for a, b, n in pairs),
+        moved=1e3
+        * sum((a - b) / n for a, b, n in zip(first, energies["ours"], sizes, strict=True))
+        / len(atoms),
+    )
+
+
+def trained(case: Case, begin: Start, init: str) -> TrainedModel:
+    """The network as the workflow hands it to its users."""
+    from workflow_lib.models.trained import TrainedModel, species_to_card
+
+    potential = begin.potential.eval().requires_grad_(False)
+    card = {
+        **{"name": case.family, "family": case.family, "init": init, "status": "ok"},
+        "hyperparameters": case.hyperparameters,
+        "species": species_to_card(potential.species),
+        "redox_embedding": "none",
+        "energy_reference": begin.sets["train"][0].energy_reference,
+    }
+    return TrainedModel(potential, card)
+
+
+def compare(model: TrainedModel, calculator: Any, atoms: Sequence[Atoms]) -> None:
+    """RuntimeError unless both sides give the same energies and forces."""
+    import numpy as np
+
+    for item, prediction in zip(atoms, model.predict(atoms), strict=True):
+        own = item.copy()
+        own.calc = calculator
+        energy = abs(own.get_potential_energy() - prediction.energy)
+        force = float(np.abs(own.get_forces() - prediction.forces).max())
+        if not max(energy, force) < SAME_START:  # not-a-number fails too
+            raise RuntimeError(
+                f"{model.card['name']}: at the start the sides differ by {energy:.2g} eV, {force:.2g} eV/A"
+            )
+
+
+def _ours(model: TrainedModel, atoms: Sequence[Atoms], steps: int) -> list[float]:
+    from workflow_lib.relaxation import relax
+
+    results = relax(model, atoms, fmax=UNREACHED, max_steps=steps, batch_size=len(atoms), optimiser="fire")
+    if any(result.steps != steps for result in results):
+        raise RuntimeError(f"steps taken: {[result.steps for result in results]}, wanted {steps}")
+    return [result.energy for result in results]
+
+
+def _ase(calculator: Any, atoms: Sequence[Atoms], steps: int) -> list[float]:
+    from ase.optimize import FIRE
+
+    energies = []
+    for item in atoms:
+        own = item.copy()
+        own.calc = calculator
+        FIRE(own, logfile=None).run(fmax=UNREACHED, steps=steps)
+        energies.append(float(own.get_potential_energy()))
+    return energies
+
+
+def summarise(family: str, timings: Timings, steps: int, load: float) -> dict[str, Any]:
+    """The line of a family: seconds are per structure and force evaluation."""
+    ratios = sorted(peer / ours for ours, peer in zip(timings.ours, timings.peer, strict=True))
+    return {
+        "name": f"relaxation/{family}",
+        "ratio": round(median(ratios), 3),
+        "ratio_low": round(ratios[0], 3),
+        "ratio_high": round(ratios[-1], 3),
+        "our_s_per_call": round(median(timings.ours) / timings.calls, 5),
+        "peer_s_per_call": round(median(timings.peer) / timings.calls, 5),
+        "structures": timings.structures,
+        "steps": steps,
+        "energy_fall_mev_atom": round(timings.moved, 2),
+        "energy_difference_mev_atom": round(timings.energy_difference, 3),
+        "repetitions": len(ratios),
+        "load": round(load, 2),
+    }
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure, write the table, print the lines."""
+    import pandas as pd
+    from tqdm import tqdm
+
+    from benchmarks.runner import execute, prepare_processes
+    from workflow_lib.io import write_csv
+
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument(
+        "--family", action="append", choices=FAMILIES, help="only this one; may be repeated"
+    )
+    parser.add_argument("--quick", action="store_true", help="one repetition, few steps")
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--structures", type=int, default=6)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of results")
+    options = parser.parse_args(arguments)
+    if options.quick:
+        options.repetitions, options.structures, options.steps = 1, 3, 5
+    families = options.family or [family for family in FAMILIES if family != "cpainn"]
+    prepare_processes(families)
+    data = make_data(options.out / "data")
+    lines = []
+    for family in tqdm(families, unit="family", file=sys.stderr):
+        # The shipped CHGNet has its own architecture.
+        own = {} if family != "chgnet" else {"hyperparameters": {"dtype": "float32"}}
+        case = make_case(family, data, epochs=EPOCHS, **own)  # type: ignore[arg-type]
+        load = os.getloadavg()[0]
+        with tempfile.TemporaryDirectory(prefix="benchmark-") as scratch:
+            timings = Timings(
+                **execute(
+                    "benchmarks.relaxation",
+                    "measure",
+                    case,
+                    Path(scratch),
+                    turns=options.repetitions,
+                    structures=options.structures,
+                    steps=options.steps,
+                )
+            )
+        lines.append(summarise(family, timings, options.steps, load))
+    write_csv(pd.DataFrame(lines), options.out / "relaxation.csv")
+    for line in lines:
+        print(json.dumps(line))
+
+
+if __name__ == "__main__":
+    main()
