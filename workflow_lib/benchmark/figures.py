@@ -55,7 +55,8 @@ def benchmark_figure(table: pd.DataFrame, stem: Path) -> None:
         axis.set_xlabel(title)
         axis.margins(x=0.12)
         if column.endswith(("_atom", "_a", "_fu", "_mv")):
-            axis.set_xlim(left=0)
+            # Errors start at zero; room to the right so that the largest is not cut.
+            axis.set_xlim(0, 1.1 * max(pd.to_numeric(table[column]).max(), 1e-9))
     axes[0][0].set_yticks(places, [f"{model} · {variant}" for model, variant in pairs])
     axes[0][0].set_ylim(-0.7, len(pairs) - 0.3)
     figure.suptitle(
