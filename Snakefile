@@ -5,12 +5,17 @@ Validates the configuration, then lists the targets; the stages are in rules/.
 
 import hashlib
 import json
+import os
+import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
 from workflow_lib.config import FAMILIES, validate_config
 from workflow_lib.errors import UserError
+
+# Jobs run the Python that runs Snakemake, also where its environment is not activated.
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 
 if not workflow.configfiles:
 
