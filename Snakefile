@@ -15,7 +15,9 @@ from workflow_lib.config import FAMILIES, validate_config
 from workflow_lib.errors import UserError
 
 # Jobs run the Python that runs Snakemake, also where its environment is not activated.
-os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+os.environ["PATH"] = os.pathsep.join(
+    [str(Path(sys.executable).parent), os.environ["PATH"]]
+)
 
 if not workflow.configfiles:
 

@@ -75,7 +75,7 @@ def train(options: Options) -> None:
         fold=model.fold,
         seed=model.seed,
         rule=config.redox,
-        subset_elements=config.dataset.subset_elements,
+        dataset=config.dataset,
         out=options.out,
         checkpoints=options.work,
         threads=config.threads,

@@ -9,6 +9,7 @@ import torch
 from toy_potential import ToyHyperparameters, ToyPotential
 from training_case import run, settings, write_case
 
+from workflow_lib.dataset.settings import DatasetSettings
 from workflow_lib.errors import UserError
 from workflow_lib.frames import read_parquet, with_labels, write_parquet
 from workflow_lib.training.data import (
@@ -22,7 +23,7 @@ from workflow_lib.training.data import (
 
 
 def load(case, **changes):
-    options = {"fold": 0, "subset_elements": None} | changes
+    options = {"fold": 0, "subset": None} | changes
     return load_sets(case / "frames.parquet", case / "splits.json", **options)
 
 
@@ -69,14 +70,19 @@ def test_bad_splits_are_refused(case, change, message):
 
 
 def test_empty_subset_is_refused(case):
-    with pytest.raises(UserError, match="no train frame of the elements Na, Si, O"):
-        load(case, subset_elements=("Na", "Si", "O"))
-    assert len(load(case, subset_elements=("Na", "Fe", "P", "O"))["train"]) == 20
+    def subset(*elements, required=()):
+        return DatasetSettings(subset_elements=elements, required_elements=required)
+
+    with pytest.raises(UserError, match=r"no train frame in the subset \(only Na, Si, O"):
+        load(case, subset=subset("Na", "Si", "O"))
+    assert len(load(case, subset=subset("Na", "Fe", "P", "O"))["train"]) == 20
+    required = load(case, subset=subset("Na", "Fe", "P", "O", required=("Na",)))["train"]
+    assert required and all(11 in frame.numbers for frame in required)
     without_sodium = load(case) | {}
     edit(case, lambda fold: fold.update(test=fold["validation"], validation=fold["train"][:2]))
     edit(case, lambda fold: fold.update(train=fold["train"][2:]))
     with pytest.raises(UserError, match="no test frame"):
-        load(case, subset_elements=("Fe", "P", "O"))
+        load(case, subset=subset("Fe", "P", "O"))
     assert without_sodium["test"]
 
 

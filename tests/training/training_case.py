@@ -10,6 +10,7 @@ from pathlib import Path
 
 from toy_potential import ToyHyperparameters, register
 
+from workflow_lib.dataset.settings import DatasetSettings
 from workflow_lib.frames import write_parquet
 from workflow_lib.io import write_json
 from workflow_lib.models.registry import FAMILIES
@@ -48,8 +49,9 @@ def settings(**changes):
 
 def run(folder, out, rule, *, family="toy", hyperparameters=None, **changes):
     """Train on the case in ``folder``; ``changes`` go to the call or else to the settings."""
-    own = {"variant", "seed", "init", "subset_elements", "fold", "name"} & set(changes)
+    own = {"variant", "seed", "init", "dataset", "fold", "name"} & set(changes)
     call = {"variant": "entropy", "seed": 1, "init": "scratch", "fold": 0, "name": "toy"}
+    call["dataset"] = DatasetSettings()
     call |= {key: changes.pop(key) for key in own}
     if hyperparameters is None and family == "toy":
         hyperparameters = ToyHyperparameters()

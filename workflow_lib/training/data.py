@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from workflow_lib.elements import SYMBOLS
+from workflow_lib.dataset.settings import DatasetSettings
+from workflow_lib.dataset.subset import describe_subset, in_subset
 from workflow_lib.errors import UserError
 from workflow_lib.frames import Frame, read_parquet, single_reference, with_labels
 from workflow_lib.io import read_json
@@ -30,12 +31,10 @@ _SHUFFLE = 1  # keeps the random numbers of label shuffling apart from those of 
 _ORDER = 2
 
 
-def load_sets(
-    frames_path: Path, splits_path: Path, fold: int, subset_elements: Sequence[str] | None
-) -> Sets:
+def load_sets(frames_path: Path, splits_path: Path, fold: int, subset: DatasetSettings | None) -> Sets:
     """Frames of the three sets of a fold, in the order of the frame table.
 
-    ``subset_elements``: keep only frames of these elements. Raises UserError where fold, frames
+    ``subset``: keep only frames of its chemical subset. Raises UserError where fold, frames
     or sets are missing or empty, sets overlap, or levels of theory are mixed.
     """
     splits = read_json(splits_path)
@@ -52,11 +51,10 @@ def load_sets(
                 )
     sets: Sets = {name: [] for name in SETS}
     found = set()
-    allowed = None if subset_elements is None else {SYMBOLS.index(s) for s in subset_elements}
     for frame in read_parquet(frames_path):
         if frame.frame_id in owner:
             found.add(frame.frame_id)
-            if allowed is None or allowed.issuperset(map(int, frame.numbers)):
+            if subset is None or in_subset(frame.numbers, subset):
                 sets[owner[frame.frame_id]].append(frame)
     missing = sorted(set(owner) - found)
     if missing:
@@ -66,7 +64,7 @@ def load_sets(
         )
     for name in SETS:
         if not sets[name]:
-            cause = f" of the elements {', '.join(subset_elements)}" if subset_elements else ""
+            cause = f" in the subset ({describe_subset(subset)})" if subset else ""
             raise UserError(f"fold {fold} of {splits_path} has no {name} frame{cause}; use more frames")
     single_reference([frame for name in SETS for frame in sets[name]], str(frames_path))
     return sets

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,6 +12,7 @@ from ase.formula import Formula
 from pydantic import BaseModel
 
 from workflow_lib.config import VARIANTS
+from workflow_lib.dataset.settings import DatasetSettings
 from workflow_lib.elements import SYMBOLS
 from workflow_lib.frames import frame_to_atoms
 from workflow_lib.io import atomic_path, write_csv, write_json
@@ -52,7 +52,7 @@ def train(
     out: str | Path,
     checkpoints: str | Path,
     threads: int,
-    subset_elements: Sequence[str] | None = None,
+    dataset: DatasetSettings,
 ) -> None:
     """Train one model and write its folder.
 
@@ -64,7 +64,7 @@ def train(
     kept and its card and metrics say ``diverged``.
     """
     out, meaning = Path(out), VARIANTS[variant]
-    subset = subset_elements if meaning.dataset == "subset" else None
+    subset = dataset if meaning.dataset == "subset" else None
     sets = load_sets(Path(frames_path), Path(splits_path), fold, subset)
     require_labels(sets["train"], settings.loss, FAMILIES[family].predicts)
     if variant == "shuffled":
@@ -75,8 +75,10 @@ def train(
     }
     everything = [frame for frames in sets.values() for frame in frames]
     species = rule.species({int(z) for frame in everything for z in frame.numbers}, meaning.embedding)
+    # Not the variant's name: where full and subset are the same frames, the second of two equal
+    # variants finds the first one's finished training.
     identity = {
-        **{"family": family, "init": init, "variant": variant, "fold": fold, "seed": seed},
+        **{"family": family, "init": init, "embedding": meaning.embedding, "seed": seed},
         "hyperparameters": hyperparameters.model_dump(),
         "settings": settings.model_dump(exclude={"checkpoint_every_s"}),
         "rule": rule.model_dump(),
