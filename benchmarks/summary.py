@@ -121,3 +121,27 @@ def rows(family: str, pair: Pair) -> list[dict[str, Any]]:
         }
         for side in SIDES
     ]
+
+
+def markdown(lines: Sequence[dict[str, Any]]) -> str:
+    """The lines as a table for docs/benchmarks.md."""
+    header = ("family", "ours, s/epoch", "upstream, s/epoch", "ratio (range)", "CPU ratio")
+    errors = ("energy MAE, meV/atom: ours / upstream", "force MAE, meV/A: ours / upstream")
+    table = ["| " + " | ".join((*header, *errors)) + " |", "|---" * (len(header) + len(errors)) + "|"]
+    for line in lines:
+        cells = [
+            line["name"].rpartition("/")[2],
+            f"{line['our_s_per_epoch']:.2f}",
+            f"{line['peer_s_per_epoch']:.2f}",
+            f"**{line['ratio']:.2f}** ({line['ratio_low']:.2f} to {line['ratio_high']:.2f})",
+            f"{line['cpu_ratio']:.2f}",
+        ]
+        for name in ERRORS:
+            found = line["validation"].get(name)
+            cells.append(
+                f"{found['ours']:.2f} / {found['peer']:.2f} = {found['ours_over_peer']:.2f}"
+                if found
+                else ""
+            )
+        table.append("| " + " | ".join(cells) + " |")
+    return "\n".join(table) + "\n"

@@ -3,8 +3,8 @@
     python benchmarks/training.py [--family mace] [--quick]
 
 Ends with one line of JSON a family. Finished repetitions are kept under ``results/benchmarks/`` and
-not measured again unless code, data or settings have changed; the table of runs is
-``results/benchmarks/training.csv``. See ``benchmarks/README.md`` for what is the same on both sides.
+not measured again unless code, data or settings have changed. There are also ``training.csv`` (all
+runs) and ``training.md`` (the summary). ``benchmarks/README.md`` says what is the same on both sides.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if __name__ == "__main__":
 
 from benchmarks.cases import FAMILIES, RESULTS, make_case, make_data  # noqa: E402
 from benchmarks.runner import prepare_processes, repetitions  # noqa: E402
-from benchmarks.summary import Pair, rows, summarise  # noqa: E402
+from benchmarks.summary import Pair, markdown, rows, summarise  # noqa: E402
 
 BUSY = 1.5
 """Load average above which times mean little on two cores."""
@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
     import pandas as pd
     from tqdm import tqdm
 
-    from workflow_lib.io import write_csv
+    from workflow_lib.io import atomic_path, write_csv
 
     options = parse(arguments)
     families = options.family or list(FAMILIES)
@@ -72,6 +72,8 @@ def main(arguments: list[str] | None = None) -> None:
                 bar.update()
             lines.append(summarise(family, pairs))
     write_csv(pd.DataFrame(table), options.out / "training.csv")
+    with atomic_path(options.out / "training.md") as temporary:
+        temporary.write_text(markdown(lines))
     for line in lines:
         if line["load_max"] > BUSY:
             print(

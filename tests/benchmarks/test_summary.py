@@ -10,7 +10,7 @@ from benchmarks.cases import Run
 from benchmarks.clock import Clock
 from benchmarks.relaxation import Timings
 from benchmarks.relaxation import summarise as summarise_relaxation
-from benchmarks.summary import Pair, check, rows, summarise
+from benchmarks.summary import Pair, check, markdown, rows, summarise
 from benchmarks.training import parse
 
 
@@ -106,6 +106,17 @@ def test_table_has_a_row_a_side():
     assert [row["s_per_epoch"] for row in table] == [2.0, 4.0]
     assert [row["energy_mae_mev_atom"] for row in table] == [10.0, 7.0]
     assert table[0]["labels_forces"] == 400 and table[0]["load"] == 0.5
+
+
+def test_markdown_has_a_line_a_family():
+    lines = [
+        summarise("mace", [pair(run([1.0]), run([2.0], energy=8.0))]),
+        summarise("painn", [pair(run([1.0]), run([1.5]), judged=False)]),
+    ]
+    table = markdown(lines).splitlines()
+    assert len({line.count("|") for line in table}) == 1
+    assert "| mace | 1.00 | 2.00 | **2.00** (2.00 to 2.00) | 2.00 | 10.00 / 8.00 = 1.25 |" in table[2]
+    assert table[3].endswith("|  |  |")
 
 
 def test_relaxation_line():
