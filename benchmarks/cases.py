@@ -41,7 +41,7 @@ PEERS = {
 }
 """Module of the upstream trainer of each family."""
 BATCH = 4
-EPOCHS = {"mace": 10, "painn": 10, "cpainn": 8, "chgnet": 8}
+EPOCHS = {"mace": 10, "painn": 10, "cpainn": 16, "chgnet": 6}
 """Epochs of a run, so that all families together take a quarter of an hour on one core."""
 
 _ENERGY = LossTerm(label="energy", kind="mse", weight=100.0)
