@@ -11,7 +11,7 @@ import pytest
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.db import connect
-from conftest import ROOT
+from embedded import ROOT
 from test_frames import assert_same
 
 from workflow_lib.errors import UserError

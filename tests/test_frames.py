@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import FRAMES, REFERENCE
+from embedded import FRAMES, REFERENCE
 
 from workflow_lib.errors import UserError
 from workflow_lib.frames import (

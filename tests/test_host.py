@@ -8,7 +8,7 @@ from math import comb
 import numpy as np
 import pytest
 from ase.geometry import get_distances
-from conftest import HOST
+from embedded import HOST
 
 from workflow_lib.errors import UserError
 from workflow_lib.frames import frame_to_atoms

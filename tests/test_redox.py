@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 from ase.symbols import symbols2numbers
-from conftest import REFERENCE, RULE
+from embedded import REFERENCE, RULE
 from pydantic import ValidationError
 
 from workflow_lib.errors import UserError

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import FRAMES, REFERENCE
+from embedded import FRAMES, REFERENCE
 
 from workflow_lib.dataset.assign import SetAside
 from workflow_lib.dataset.build import build_dataset, load_source

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from toy_landscape import ToyEvaluator
+from toy_landscape import BIG, ToyEvaluator
 
 from workflow_lib.sampling.genotype import Lattice
 from workflow_lib.sampling.problem import Problem
-from workflow_lib.sampling.settings import CellSettings
-
-BIG = CellSettings(repeat=(1, 3, 1), compositions=(4, 6, 8, 10), budget=60, population=12, offspring=4)
 
 
 @pytest.fixture(params=[True, False], ids=["charge-labelled", "charge-blind"])

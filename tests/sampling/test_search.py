@@ -6,8 +6,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from conftest import BIG
-from toy_landscape import ToyEvaluator, toy_energy
+from toy_landscape import BIG, ToyEvaluator, toy_energy
 
 from workflow_lib.errors import UserError
 from workflow_lib.host import Arrangement

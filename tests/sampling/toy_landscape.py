@@ -26,6 +26,8 @@ ROOT = Path(__file__).parents[2]
 HOST = ROOT / "resources/hosts/olivine-nafepo4.json"
 SCREENING = 4.0  # A
 
+BIG = CellSettings(repeat=(1, 3, 1), compositions=(4, 6, 8, 10), budget=60, population=12, offspring=4)
+
 
 @lru_cache
 def _coulomb(repeat: tuple[int, int, int], charges: bool) -> np.ndarray:
