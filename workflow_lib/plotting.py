@@ -16,6 +16,8 @@ VARIANT_MARKERS = {
     "shuffled": "X",
     "new-species": "^",
 }
+CONTROLS = ("shuffled", "new-species")
+"""Variants that take the meaning out of the label, kept apart from the others in figures."""
 VARIANT_LINES = {
     "baseline": "--",
     "entropy": "-",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -243,7 +244,7 @@ def _model(folder: Path) -> TrainedModel:
     return TrainedModel.load(folder)
 
 
-def _print(values: dict[str, object], as_json: bool) -> None:
+def _print(values: Mapping[str, object], as_json: bool) -> None:
     if as_json:
         print(to_json(values), end="")
         return

@@ -12,7 +12,7 @@ import pandas as pd
 
 from workflow_lib.errors import UserError
 from workflow_lib.io import read_json, save_figure, write_csv
-from workflow_lib.plotting import COLOUR_FE2, COLOUR_FE3, VARIANT_MARKERS, style
+from workflow_lib.plotting import COLOUR_FE2, COLOUR_FE3, CONTROLS, VARIANT_MARKERS, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,7 +43,7 @@ def _scatter(panel: Axes, points: pd.DataFrame, redox: str, *, path: bool) -> No
                 linewidths=0.5 if held_out else 0,
                 zorder=3 if held_out else 2,
                 label=f"{redox}{state}+, {'held-out state' if held_out else 'state seen in training'}",
-                rasterized=len(frames) > 4000,
+                rasterized=len(frames) > 500,
             )
     if path:
         _draw_path(panel, points[points["source"] == "path"], states)
@@ -171,7 +171,7 @@ def _spread(values: pd.Series) -> str:
 def embedding_overview(dirs: Sequence[str | Path], out: str | Path) -> pd.DataFrame:
     """All models side by side: ``overview.{svg,png,csv}`` and ``overview_points.csv``; the table.
 
-    A column a model, a row a variant (without the charge label first). Points are of the first
+    A column a model or control, a row a variant (without the charge label first). Points are of the first
     fold and seed of each; numbers are means, with deviations over folds and seeds. Raises
     UserError for no folder, or one without scores.
     """
@@ -182,25 +182,28 @@ def embedding_overview(dirs: Sequence[str | Path], out: str | Path) -> pd.DataFr
         raise UserError("no embeddings to show; give the folder of one model or more")
     table, places = _read([Path(folder) for folder in dirs])
     style()
-    names = sorted(set(table["name"]))
+    # A control stands in the labelled row under a column of its own, so that no row is nearly empty.
+    control = table["variant"].isin(CONTROLS)
+    table["row"] = table["variant"].where(~control, "entropy")
+    table["column"] = table["name"].where(~control, table["name"] + ", " + table["variant"])
+    names = sorted(set(table["column"]), key=lambda name: (", " in name, name))
     order = list(VARIANT_MARKERS)
-    variants = sorted(set(table["variant"]), key=lambda v: (order.index(v) if v in order else 99, v))
-    shape = (len(variants), len(names))
+    rows = sorted(set(table["row"]), key=order.index)
+    shape = (len(rows), len(names))
     size = (max(2.35 * shape[1] + 0.5, 5.6), 2.35 * shape[0] + 1.3)
     figure, axes = plt.subplots(*shape, figsize=size, squeeze=False)
     drawn = []
     for (row, column), panel in np.ndenumerate(axes):
-        group = table[(table["variant"] == variants[row]) & (table["name"] == names[column])]
+        group = table[(table["row"] == rows[row]) & (table["column"] == names[column])]
         if column == 0:
-            panel.set_ylabel(f"{variants[row]}\n({_label_text(table, variants[row])})\nPC2")
+            panel.set_ylabel(f"{rows[row]}\n({_label_text(table, rows[row])})\nPC2")
         if row == shape[0] - 1:
             panel.set_xlabel("PC1")
-        heading = f"{names[column]}\n" if row == 0 else ""
         if group.empty:
-            panel.set_title(heading.strip(), fontsize=8.5)
-            _say(panel, "not trained")
+            panel.set_axis_off()
             continue
-        panel.set_title(f"{heading}{_caption(group)}", fontsize=7.5)
+        first = table.loc[table["column"] == names[column], "row"].map(rows.index).min() == row
+        panel.set_title((f"{names[column]}\n" if first else "") + _caption(group), fontsize=7.5)
         shown = group[group["status"] == "ok"]
         if shown.empty:
             _say(panel, str(group["status"].iloc[0]))
@@ -219,6 +222,7 @@ def embedding_overview(dirs: Sequence[str | Path], out: str | Path) -> pd.DataFr
     figure.supxlabel(fill(note, int(17 * figure.get_figwidth())), fontsize=7.5, color="0.25")
     _legend(figure, list(axes.flat), 1 if figure.get_figwidth() < 7 else 3)
     save_figure(figure, out / "overview")
+    table = table.drop(columns=["row", "column"])
     write_csv(table, out / "overview.csv")
     write_csv(pd.concat(drawn, ignore_index=True) if drawn else pd.DataFrame(), out / "overview_points.csv")
     return table

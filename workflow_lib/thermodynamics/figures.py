@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from workflow_lib.io import save_figure, write_csv
-from workflow_lib.plotting import COLOUR_DFT, OKABE_ITO, VARIANT_LINES, VARIANT_MARKERS, style
+from workflow_lib.plotting import COLOUR_DFT, CONTROLS, OKABE_ITO, VARIANT_LINES, VARIANT_MARKERS, style
 from workflow_lib.thermodynamics.scores import lowest
 from workflow_lib.thermodynamics.tables import DFT, parse_key
 from workflow_lib.thermodynamics.voltage import VoltageProfile, common_grid
@@ -30,7 +30,6 @@ VARIANT_COLOURS = {
     "": OKABE_ITO[7],
 }
 METHODS = {"ga": "genetic algorithm", "random": "random search"}
-CONTROLS = ("shuffled", "new-species")
 ENERGY_LABEL = "formation energy\n(meV per formula unit)"
 LEAST_ENERGY = 100.0  # meV; ranges of y below these are not worth zooming into
 LEAST_VOLTAGE = 0.2  # V
