@@ -71,7 +71,7 @@ def make_model(
         for parameter in potential.parameters():
             noise = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
             parameter.add_(0.3 * parameter.std(unbiased=False) * noise)
-    from conftest import REFERENCE
+    from embedded import REFERENCE
 
     meaning = {
         "name": family,
