@@ -13,6 +13,7 @@ from snakemake.exceptions import WorkflowError
 
 from workflow_lib.config import FAMILIES, validate_config
 from workflow_lib.errors import UserError
+from workflow_lib.io import atomic_path
 
 # Jobs run the Python that runs Snakemake, also where its environment is not activated.
 os.environ["PATH"] = os.pathsep.join(
@@ -33,6 +34,7 @@ except UserError as error:
 
 RUN = f"results/{CFG.run}"
 WORK = f"{RUN}/work"
+CONFIG = f"{RUN}/config.json"
 REFERENCE = f"{RUN}/exam/reference.csv"
 MODELS = [str(m) for m in CFG.trained()]
 SEARCHED = [str(m) for m in CFG.trained(controls=False)]
@@ -51,6 +53,13 @@ def code_of(*parts):
 def settings_of(*sections):
     """The sections a rule depends on, so that only rules which read a changed key run again."""
     return {s: json.loads(CFG.model_dump_json(include={s}))[s] for s in sections}
+
+
+# The verbs read the resolved configuration from a file. It is no rule's output: a rule that ran
+# whenever any key changed would keep Snakemake from seeing whose keys did.
+onstart:
+    with atomic_path(CONFIG) as temporary:
+        temporary.write_text(CFG.model_dump_json(indent=2) + "\n")
 
 
 wildcard_constraints:

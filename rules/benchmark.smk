@@ -5,7 +5,6 @@ BENCHMARK = f"{RUN}/benchmark"
 
 rule benchmark:
     input:
-        config=ancient(rules.configuration.output),
         trainings=expand(rules.train.output, model=MODELS),
         exams=expand(rules.exam.output.scores, model=MODELS),
         ewald=rules.exam_ewald.output,
@@ -43,8 +42,8 @@ rule benchmark:
     message:
         "Writing the benchmark table"
     shell:
-        "(python -m workflow_lib benchmark --config {input.config} --trainings {params.trainings}"
+        "(python -m workflow_lib benchmark --config {CONFIG} --trainings {params.trainings}"
         " --exams {params.exams} --searches {params.searches} --thermodynamics {THERMODYNAMICS}"
         " --embeddings {params.embeddings} --out {BENCHMARK}"
-        " && python -m workflow_lib provenance --config {input.config} --out {output.provenance})"
+        " && python -m workflow_lib provenance --config {CONFIG} --out {output.provenance})"
         " > {log} 2>&1"

@@ -3,21 +3,8 @@
 DATASET = f"{RUN}/dataset"
 
 
-rule configuration:
-    output:
-        f"{RUN}/config.json",
-    localrule: True
-    params:
-        config=CFG.model_dump_json(indent=2),
-    message:
-        "Writing the resolved configuration"
-    run:
-        Path(output[0]).write_text(params.config + "\n")
-
-
 rule dataset:
     input:
-        config=ancient(rules.configuration.output),
         frames=CFG.dataset.path,
         host=CFG.host,
     output:
@@ -49,4 +36,4 @@ rule dataset:
     message:
         "Assigning charge states and cutting folds"
     shell:
-        "python -m workflow_lib dataset --config {input.config} --out {DATASET} > {log} 2>&1"
+        "python -m workflow_lib dataset --config {CONFIG} --out {DATASET} > {log} 2>&1"

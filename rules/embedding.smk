@@ -5,7 +5,6 @@ EMBEDDING = f"{RUN}/embedding"
 
 rule embedding:
     input:
-        config=ancient(rules.configuration.output),
         card=rules.train.output.card,
         tensors=rules.train.output.tensors,
         frames=rules.dataset.output.frames,
@@ -35,13 +34,12 @@ rule embedding:
     message:
         "Reading the embeddings of {wildcards.model}"
     shell:
-        "python -m workflow_lib embedding --config {input.config} --model-dir {params.model_dir}"
+        "python -m workflow_lib embedding --config {CONFIG} --model-dir {params.model_dir}"
         " --dataset {DATASET} --reference {EXAM} --out {params.out} > {log} 2>&1"
 
 
 rule embedding_overview:
     input:
-        config=ancient(rules.configuration.output),
         embeddings=expand(rules.embedding.output, model=MODELS),
     output:
         table=report(
@@ -68,5 +66,5 @@ rule embedding_overview:
     message:
         "Drawing the embeddings side by side"
     shell:
-        "python -m workflow_lib embedding-overview --config {input.config}"
+        "python -m workflow_lib embedding-overview --config {CONFIG}"
         " --embeddings {params.embeddings} --out {EMBEDDING} > {log} 2>&1"

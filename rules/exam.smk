@@ -5,7 +5,6 @@ EXAM = f"{RUN}/exam"
 
 rule exam_reference:
     input:
-        config=ancient(rules.configuration.output),
         frames=rules.dataset.output.frames,
     output:
         table=REFERENCE,
@@ -19,13 +18,12 @@ rule exam_reference:
     message:
         "Collecting the DFT answers"
     shell:
-        "python -m workflow_lib exam-reference --config {input.config} --dataset {DATASET}"
+        "python -m workflow_lib exam-reference --config {CONFIG} --dataset {DATASET}"
         " --out {EXAM} > {log} 2>&1"
 
 
 rule exam:
     input:
-        config=ancient(rules.configuration.output),
         card=rules.train.output.card,
         tensors=rules.train.output.tensors,
         reference=rules.exam_reference.output,
@@ -57,14 +55,13 @@ rule exam:
     message:
         "Examining {wildcards.model}"
     shell:
-        "python -m workflow_lib exam --config {input.config} --model-dir {params.model_dir}"
+        "python -m workflow_lib exam --config {CONFIG} --model-dir {params.model_dir}"
         " --reference {EXAM} --dataset {DATASET} --work {WORK}/relaxations --out {params.out}"
         " > {log} 2>&1"
 
 
 rule exam_ewald:
     input:
-        config=ancient(rules.configuration.output),
         reference=rules.exam_reference.output,
         splits=rules.dataset.output.splits,
     output:
@@ -80,13 +77,12 @@ rule exam_ewald:
     message:
         "Ranking the states by formal-charge Ewald energies"
     shell:
-        "python -m workflow_lib exam-ewald --config {input.config} --reference {EXAM}"
+        "python -m workflow_lib exam-ewald --config {CONFIG} --reference {EXAM}"
         " --dataset {DATASET} --out {EXAM}/ewald > {log} 2>&1"
 
 
 rule exam_overview:
     input:
-        config=ancient(rules.configuration.output),
         exams=expand(rules.exam.output.scores, model=MODELS),
         ewald=rules.exam_ewald.output,
     output:
@@ -111,5 +107,5 @@ rule exam_overview:
     message:
         "Comparing the exams"
     shell:
-        "python -m workflow_lib exam-overview --config {input.config} --exams {params.exams}"
+        "python -m workflow_lib exam-overview --config {CONFIG} --exams {params.exams}"
         " --out {EXAM} > {log} 2>&1"

@@ -5,7 +5,6 @@ SAMPLING = f"{RUN}/sampling"
 
 rule search:
     input:
-        config=ancient(rules.configuration.output),
         card=rules.train.output.card,
         tensors=rules.train.output.tensors,
         # The exam's relaxations are in the shared cache; starting after it relaxes them once.
@@ -39,13 +38,12 @@ rule search:
     message:
         "Searching ground states with {wildcards.model}"
     shell:
-        "python -m workflow_lib search --config {input.config} --model-dir {params.model_dir}"
+        "python -m workflow_lib search --config {CONFIG} --model-dir {params.model_dir}"
         " --reference {EXAM} --work {WORK} --out {params.out} > {log} 2>&1"
 
 
 rule sampling_overview:
     input:
-        config=ancient(rules.configuration.output),
         searches=expand(rules.search.output.found, model=SEARCHED),
         reference=rules.exam_reference.output.table,
     output:
@@ -76,5 +74,5 @@ rule sampling_overview:
     message:
         "Comparing the searches and listing what DFT has to answer"
     shell:
-        "python -m workflow_lib sampling-overview --config {input.config}"
+        "python -m workflow_lib sampling-overview --config {CONFIG}"
         " --searches {params.searches} --reference {EXAM} --out {SAMPLING} > {log} 2>&1"

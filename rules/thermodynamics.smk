@@ -5,7 +5,6 @@ THERMODYNAMICS = f"{RUN}/thermodynamics"
 
 rule thermodynamics:
     input:
-        config=ancient(rules.configuration.output),
         reference=rules.exam_reference.output.table,
         exams=expand(rules.exam.output.states, model=MODELS),
         searches=expand(rules.search.output.found, model=SEARCHED),
@@ -52,5 +51,5 @@ rule thermodynamics:
     message:
         "Drawing convex hulls and voltages"
     shell:
-        "python -m workflow_lib thermodynamics --config {input.config} --reference {EXAM}"
+        "python -m workflow_lib thermodynamics --config {CONFIG} --reference {EXAM}"
         " --exams {params.exams} --searches {params.searches} --out {THERMODYNAMICS} > {log} 2>&1"

@@ -17,7 +17,6 @@ def training_params(model):
 
 rule train:
     input:
-        config=ancient(rules.configuration.output),
         frames=rules.dataset.output.frames,
         splits=rules.dataset.output.splits,
     output:
@@ -55,5 +54,5 @@ rule train:
     message:
         "Training {wildcards.model}"
     shell:
-        "python -m workflow_lib train --config {input.config} --model {wildcards.model}"
+        "python -m workflow_lib train --config {CONFIG} --model {wildcards.model}"
         " --dataset {DATASET} --work {WORK}/checkpoints --out {params.out} > {log} 2>&1"

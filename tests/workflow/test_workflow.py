@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -68,8 +69,6 @@ def test_smoke_configuration_end_to_end(tmp_path: Path, cleaned: list[str]) -> N
     # Moments and charges come from the families that predict them, and from no other.
     assert set(trained.loc[trained["magmom_mae_mub"].notna(), "family"]) == {"cpainn", "chgnet"}
     assert set(trained.loc[trained["charge_mae_e"].notna(), "family"]) == {"cpainn"}
-    # A charge-blind model's orders differ only by relaxation noise: none starts distorted by order
-    # in its own search, but the exam's paper b gives each order its own start.
     assert (table["status"] == "reference").sum() == 1
     assert read_json(results / "provenance.json")["data_sha256"]
 
@@ -92,6 +91,17 @@ def test_smoke_configuration_end_to_end(tmp_path: Path, cleaned: list[str]) -> N
     again = run(config)
     assert again.returncode == 0
     assert "Nothing to be done" in again.stdout + again.stderr
+
+    # A key of one model concerns that model: its two variants, its control, and what is drawn of them.
+    models = copy.deepcopy(SMOKE["models"])
+    next(m for m in models if m["name"] == "painn")["training"] = {"learning_rate": 1e-3}
+    planned = run(written(tmp_path, name, models=models), "--dry-run")
+    assert planned.returncode == 0, planned.stderr
+    jobs = dict(re.findall(r"^(\w+) +(\d+)$", planned.stdout, flags=re.MULTILINE))
+    assert jobs["train"] == jobs["exam"] == jobs["embedding"] == "3"
+    assert jobs["search"] == "2"
+    assert "dataset" not in jobs
+    written(tmp_path, name)
 
     report = results / "report.html"
     made = run(config, "--report", str(report))
