@@ -70,6 +70,7 @@ include: "rules/dataset.smk"
 include: "rules/training.smk"
 include: "rules/exam.smk"
 include: "rules/sampling.smk"
+include: "rules/dft.smk"
 include: "rules/thermodynamics.smk"
 include: "rules/embedding.smk"
 include: "rules/benchmark.smk"
@@ -82,6 +83,7 @@ rule all:
         rules.dataset.output,
         rules.exam_overview.output,
         rules.sampling_overview.output,
+        rules.dft.output,
         rules.thermodynamics.output,
         rules.embedding_overview.output,
 

@@ -27,6 +27,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     _stage_verbs(commands)
+    _dft_verbs(commands)
     _model_verbs(commands)
     return parser
 
@@ -94,6 +95,32 @@ def _stage_verbs(commands: Commands) -> None:
         *("trainings", "exams", "searches", "thermodynamics", "embeddings", "out"),
     )
     verb("provenance", verbs.provenance, "configuration, versions, checksums of a run", "out")
+
+
+def _dft_verbs(commands: Commands) -> None:
+    """The verbs of the store of DFT calculations."""
+
+    def verb(name: str, run: Verb, text: str) -> argparse.ArgumentParser:
+        command = _verb(commands, name, run, text)
+        command.add_argument(
+            "--config", type=Path, default=Path("config/config.yaml"), help="configuration file"
+        )
+        return command
+
+    plan = verb("dft-plan", verbs.dft_plan, "calculations that answer what is pending")
+    plan.add_argument("--pending", type=Path, required=True, metavar="CSV", help="from the searches")
+    plan.add_argument("--out", type=Path, metavar="FILE", help="one job file for all")
+    plan.add_argument("--each", type=Path, metavar="DIR", help="one job file a calculation")
+    run = verb("dft-run", verbs.dft_run, "compute a job file; several may run at once")
+    run.add_argument("--jobs", type=Path, required=True, metavar="FILE", help="from dft-plan")
+    run.add_argument("--store", type=Path, metavar="DIR", help="default: dft.store of the configuration")
+    run.add_argument("--out", type=Path, metavar="FILE", help="write the tally as JSON")
+    run.add_argument("--retry-failed", action="store_true", help="try failed calculations again")
+    status = verb("dft-status", verbs.dft_status, "what the store holds")
+    status.add_argument("--store", type=Path, metavar="DIR", help="default: dft.store of the configuration")
+    energies = verb("dft-energies", verbs.dft_energies, "DFT energies of pending arrangements")
+    energies.add_argument("--pending", type=Path, required=True, metavar="CSV", help="from the searches")
+    energies.add_argument("--out", type=Path, required=True, metavar="DIR")
 
 
 def _model_verbs(commands: Commands) -> None:

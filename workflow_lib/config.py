@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from workflow_lib.dataset.settings import DatasetSettings
+from workflow_lib.dft.settings import DftSettings
 from workflow_lib.embedding.settings import EmbeddingSettings
 from workflow_lib.errors import UserError
 from workflow_lib.exam.settings import ExamSettings
@@ -113,6 +114,7 @@ class Config(_Section):
     training: TrainingSettings
     exam: ExamSettings = ExamSettings()
     sampling: SamplingSettings = SamplingSettings()
+    dft: DftSettings = DftSettings()
     thermodynamics: ThermodynamicsSettings = ThermodynamicsSettings()
     embedding: EmbeddingSettings = EmbeddingSettings()
 

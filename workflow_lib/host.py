@@ -164,6 +164,30 @@ class Host:
         )
         return f"{key}:{self.redox}{states}"
 
+    def parse(self, key: str) -> Arrangement:
+        """The arrangement a key of this host names; UserError where it is none."""
+        parts = key.split(":")
+        try:
+            repeat: Repeat = tuple(map(int, parts[0].split("x")))  # type: ignore[assignment]
+            if len(repeat) != 3 or not 2 <= len(parts) <= 3:
+                raise ValueError
+            occupied, reduced = self._digits(parts[1], self.mobile, "1"), None
+            if len(parts) == 3:
+                reduced = self._digits(parts[2], self.redox, str(self.low))
+            arrangement = Arrangement(repeat, occupied, reduced)
+            if self.key(arrangement) != key:
+                raise ValueError
+        except (ValueError, IndexError) as error:
+            like = self.key(Arrangement((1, 1, 1), (), ()))
+            raise UserError(f"{key!r} is no state key of {self.name}; keys look like {like}") from error
+        return arrangement
+
+    @staticmethod
+    def _digits(part: str, element: str, digit: str) -> tuple[int, ...]:
+        if not part.startswith(element):
+            raise ValueError
+        return tuple(i for i, character in enumerate(part[len(element) :]) if character == digit)
+
     def degeneracy(self, arrangement: Arrangement) -> int:
         """Number of distinct arrangements of the supercell that are equivalent to this one."""
         mobile, redox = self.permutations(arrangement.repeat)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -163,6 +164,72 @@ def sampling_overview(options: Options) -> None:
         options.out,
         lowest=_config(options).sampling.pending_per_composition,
     )
+
+
+def dft_plan(options: Options) -> None:
+    """Calculations that would answer what is pending."""
+    from workflow_lib.dft.plan import missing, plan_pending
+    from workflow_lib.dft.run import write_jobs
+    from workflow_lib.dft.store import Store
+    from workflow_lib.host import Host
+
+    config = _config(options)
+    plan = plan_pending(options.pending, Host.load(config.host), config.redox, config.dft)
+    calculations = missing(plan, Store(config.dft.store))
+    if options.each:
+        options.each.mkdir(parents=True, exist_ok=True)
+        for calculation in calculations:
+            write_jobs([calculation], options.each / f"{calculation.digest}.jsonl")
+    if options.out:
+        write_jobs(calculations, options.out)
+    print(f"{len(plan)} arrangements are pending; {len(calculations)} calculations would answer them")
+
+
+def dft_run(options: Options) -> None:
+    """Compute a job file with the engine of its level."""
+    import logging
+
+    from workflow_lib.dft.run import read_jobs, run_jobs
+    from workflow_lib.dft.store import Store
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    config = _config(options)
+    tally = run_jobs(
+        read_jobs(options.jobs),
+        Store(options.store or config.dft.store),
+        formal_charges=config.redox.formal_charges,
+        command=config.dft.command,
+        retry_failed=options.retry_failed,
+    )
+    print(tally)
+    if options.out:
+        write_json(options.out, asdict(tally))
+
+
+def dft_status(options: Options) -> None:
+    """What the store holds."""
+    from workflow_lib.dft.store import Store
+
+    config = _config(options)
+    for record in Store(options.store or config.dft.store).records():
+        last = record.frames[-1]["energy"] if record.frames else None
+        energy = "" if last is None else f"{last:14.4f} eV"
+        print(
+            f"{record.calculation.digest}  {record.status:11} {len(record.frames):4d} geometries "
+            f"{energy:17}  {record.calculation.name}{f': {record.reason}' if record.reason else ''}"
+        )
+
+
+def dft_energies(options: Options) -> None:
+    """DFT energies of the pending arrangements, as far as the store has them."""
+    from workflow_lib.dft.plan import energies, plan_pending
+    from workflow_lib.dft.store import Store
+    from workflow_lib.host import Host
+
+    config = _config(options)
+    plan = plan_pending(options.pending, Host.load(config.host), config.redox, config.dft)
+    table = energies(options.pending, plan, Store(config.dft.store), options.out)
+    print(f"{len(table)} arrangements asked for: {table['status'].value_counts().to_dict()}")
 
 
 def thermodynamics(options: Options) -> None:

@@ -1,0 +1,468 @@
+"""The DFT campaign behind frames.parquet: writes the job files of its parts.
+
+``campaign.py PART --store DIR --out jobs.jsonl`` lists the calculations of one part;
+``python -m workflow_lib dft-run --jobs jobs.jsonl --store DIR`` computes them. Parts that start from
+relaxed states read them from the store, so ``truth`` comes first. Random displacements take their
+seed from the part and the state: the same command writes the same jobs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from ase import Atoms
+
+from workflow_lib.dft.calculation import Calculation
+from workflow_lib.dft.charge_state import realised_states
+from workflow_lib.dft.level import Level
+from workflow_lib.dft.store import Record, Store
+from workflow_lib.errors import UserError
+from workflow_lib.frames import Frame, frame_to_atoms, read_parquet
+from workflow_lib.host import Host
+from workflow_lib.io import atomic_path
+
+HERE = Path(__file__).parent
+HOST = HERE.parent / "hosts" / "olivine-nafepo4.json"
+LEVEL = Level()
+RICH, POOR = "1x1x1:Na1111:Fe2222", "1x1x1:Na0000:Fe3333"
+CUTOFFS = (500, 600, 700, 800, 900)
+MESHES = ((1, 3, 1), (1, 2, 2), (2, 2, 2))
+
+
+def _rng(*names: str) -> np.random.Generator:
+    return np.random.default_rng(zlib.crc32("|".join(names).encode()))
+
+
+def _relaxed(store: Store) -> dict[str, Record]:
+    """Finished relaxations of the small cell at the level of the campaign, by state."""
+    found = {}
+    for record in store.records():
+        calculation = record.calculation
+        wanted = calculation.task == "relaxation" and calculation.orbital == "a"
+        if wanted and calculation.state_key and record.status == "done" and calculation.level == LEVEL:
+            found[calculation.state_key] = record
+    return found
+
+
+def _again(record: Record, **changes: object) -> Calculation:
+    """The calculation of a record at its last geometry, with changes."""
+    last = record.frames[-1]
+    content = record.calculation.to_json()
+    content |= {"positions": last["positions"], "cell": last["cell"], "task": "single"}
+    content |= {"provenance": {"start": record.calculation.digest}}
+    level = changes.pop("level", record.calculation.level)
+    assert isinstance(level, Level)
+    return Calculation.from_json(content | {"level": level.model_dump()} | changes)
+
+
+def _states(frame: Frame) -> np.ndarray:
+    states = np.zeros(len(frame), dtype=np.int64)
+    iron = frame.numbers == 26
+    assert frame.magmoms is not None
+    states[iron] = np.where(frame.magmoms[iron] < 4.0, 2, 3)
+    return states
+
+
+def truth(store: Store, _model: Path | None) -> Iterator[Calculation]:
+    """All 16 states, relaxed to 0.05 eV/A; goes on from the paths of the first data set.
+
+    The frames of those paths enter the log of a new calculation, marked ``imported``: the
+    relaxation resumes from them as after an interruption.
+    """
+    host = Host.load(HOST)
+    frames = read_parquet(HERE / "frames.parquet")
+    paths: dict[str, list[Frame]] = {}
+    for frame in frames:
+        if frame.source == "naxfepo4-gpaw" and frame.kind == "relaxation":
+            paths.setdefault(frame.group, []).append(frame)
+    for group, path in sorted(paths.items()):
+        path.sort(key=lambda frame: frame.frame_id)
+        states = _states(path[0])
+        key = host.key(host.locate(frame_to_atoms(path[0]), states))
+        calculation = Calculation(
+            name=f"truth {group}",
+            group=key,
+            kind="relaxation",
+            task="relaxation",
+            numbers=path[0].numbers,
+            positions=path[0].positions,
+            cell=path[0].cell,
+            oxidation_states=states,
+            level=LEVEL,
+            formula_units=4,
+            state_key=key,
+        )
+        if store.get(calculation).status == "missing":
+            with store.writing(calculation) as log:
+                for frame in path:
+                    _import(log, frame, calculation)
+        yield calculation
+
+
+def _import(log: object, frame: Frame, calculation: Calculation) -> None:
+    assert frame.forces is not None and frame.magmoms is not None
+    if (realised_states(calculation, frame.magmoms) != calculation.oxidation_states).any():
+        return
+    log.frame(  # type: ignore[attr-defined]
+        {
+            "positions": frame.positions.tolist(),
+            "cell": frame.cell.tolist(),
+            "energy": frame.energy,
+            "forces": frame.forces.tolist(),
+            "stress": None if frame.stress is None else frame.stress.tolist(),
+            "magmoms": frame.magmoms.tolist(),
+            "charges": None if frame.charges is None else frame.charges.tolist(),
+            "states": calculation.oxidation_states.tolist(),
+            "imported": frame.frame_id,
+        }
+    )
+
+
+def orbitals(store: Store, _model: Path | None) -> Iterator[Calculation]:
+    """Single points of the other two orbital seeds at each relaxed geometry."""
+    for key, record in sorted(_relaxed(store).items()):
+        for orbital in "bc":
+            if "2" in key.split(":")[2][2:]:
+                yield _again(record, name=f"orbital {orbital} {key}", kind="orbital", orbital=orbital)
+
+
+def convergence(store: Store, _model: Path | None) -> Iterator[Calculation]:
+    """Both ends against cut-off and k-mesh, and strained at two cut-offs for the stress."""
+    relaxed = _relaxed(store)
+    for key in (POOR, RICH):
+        for cutoff in CUTOFFS:
+            level = LEVEL.model_copy(update={"cutoff": float(cutoff)})
+            name = f"convergence {key} {cutoff} eV"
+            yield _again(relaxed[key], name=name, kind="convergence", level=level, charges=False)
+    for key in (POOR, RICH):
+        for mesh in MESHES:
+            level = LEVEL.model_copy(update={"kpoints": mesh})
+            name = f"convergence {key} {'x'.join(map(str, mesh))}"
+            yield _again(relaxed[key], name=name, kind="convergence", level=level, charges=False)
+    for cutoff in (500, 800):
+        level = LEVEL.model_copy(update={"cutoff": float(cutoff)})
+        for key in (POOR, RICH):
+            for strain in (-0.01, 0.01):
+                calculation = _again(relaxed[key], level=level)
+                scale = 1 + strain
+                yield _again(
+                    relaxed[key],
+                    name=f"strain {strain:+.2f} {key} {cutoff} eV",
+                    kind="convergence",
+                    level=level,
+                    charges=False,
+                    cell=(calculation.cell * scale).tolist(),
+                    positions=(calculation.positions * scale).tolist(),
+                )
+
+
+def sodium(_store: Store, _model: Path | None) -> Iterator[Calculation]:
+    """Bcc sodium at each cut-off; its lattice constant is that of the stored reference energy."""
+    from ase.build import bulk
+
+    atoms = bulk("Na", "bcc", a=SODIUM_LATTICE)
+    for cutoff in CUTOFFS:
+        yield Calculation(
+            name=f"sodium {cutoff} eV",
+            group="Na",
+            kind="convergence",
+            task="single",
+            numbers=atoms.numbers,
+            positions=atoms.positions,
+            cell=atoms.cell[:],
+            oxidation_states=np.zeros(1, dtype=np.int64),
+            level=LEVEL.model_copy(update={"cutoff": float(cutoff), "kpoints": (8, 8, 8)}),
+            formula_units=1,
+            unsteered=True,
+            charges=False,
+        )
+
+
+SODIUM_LATTICE = 4.19  # A
+
+
+def magnetism(store: Store, _model: Path | None) -> Iterator[Calculation]:
+    """Antiferromagnetic single points of both ends, spins alternating along the Fe sites."""
+    relaxed = _relaxed(store)
+    level = LEVEL.model_copy(update={"magnetism": "antiferromagnetic"})
+    for key in (POOR, RICH):
+        yield _again(
+            relaxed[key], name=f"antiferromagnetic {key}", kind="magnetism", level=level, charges=False
+        )
+
+
+def noise(store: Store, _model: Path | None) -> Iterator[Calculation]:
+    """The same states from a cold start: what an energy is worth. Both ends come with convergence."""
+    relaxed = _relaxed(store)
+    for key in NOISE:
+        yield _again(relaxed[key], name=f"noise {key}", kind="noise")
+
+
+def same_positions(store: Store, _model: Path | None) -> Iterator[Calculation]:
+    """Several charge orders on identical atoms: the mean of the relaxed positions of one Na order.
+
+    For testing only: trained on, they would contradict each other for a charge-blind model.
+    """
+    relaxed = _relaxed(store)
+    for ions in sorted({":".join(key.split(":")[:2]) for key in relaxed}):
+        keys = sorted(key for key in relaxed if key.startswith(f"{ions}:"))
+        if len(keys) < 2:
+            continue
+        records = [relaxed[key] for key in keys]
+        start = records[0].calculation.positions
+        steps = [np.array(r.frames[-1]["positions"]) - r.calculation.positions for r in records]
+        mean = start + np.mean(steps, axis=0)
+        for key, record in zip(keys, records, strict=True):
+            yield _again(
+                record, name=f"same positions {key}", kind="same-positions", positions=mean.tolist()
+            )
+
+
+def rattles(store: Store, _model: Path | None) -> Iterator[Calculation]:
+    """Displaced atoms in the relaxed cell, and in a strained one."""
+    for key, record in sorted(_relaxed(store).items()):
+        rng = _rng("rattles", key)
+        base = np.array(record.frames[-1]["positions"])
+        shifts = [rng.normal(0, sigma, base.shape) for sigma in (0.02, 0.03, 0.04)]
+        yield _again(
+            record,
+            name=f"rattle {key}",
+            kind="rattle",
+            task="series",
+            series=[(base + shift).tolist() for shift in shifts],
+        )
+        shear = rng.normal(0, 0.006, (3, 3))
+        strain = np.eye(3) * (1 + rng.uniform(-0.02, 0.02)) + (shear + shear.T) / 2
+        strained = base @ strain
+        yield _again(
+            record,
+            name=f"strain {key}",
+            kind="rattle",
+            task="series",
+            cell=(np.array(record.frames[-1]["cell"]) @ strain).tolist(),
+            positions=strained.tolist(),
+            series=[(strained + rng.normal(0, s, base.shape)).tolist() for s in (0.0, 0.03)],
+        )
+
+
+def dynamics(store: Store, model: Path | None) -> Iterator[Calculation]:
+    """Snapshots of molecular dynamics at 300 K, 0.2 ps apart, driven by a charge-labelled model."""
+    from ase import units
+    from ase.md.langevin import Langevin
+    from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
+
+    from workflow_lib.models.calculator import PotentialCalculator
+
+    if model is None:
+        raise UserError("dynamics needs --model-dir, a trained charge-labelled model")
+    for key, record in sorted(_relaxed(store).items()):
+        rng = _rng("dynamics", key)
+        atoms = record.calculation.atoms()
+        atoms.positions = record.frames[-1]["positions"]
+        atoms.set_array("oxidation_states", record.calculation.oxidation_states)
+        atoms.calc = PotentialCalculator(model)
+        MaxwellBoltzmannDistribution(atoms, temperature_K=300, rng=rng)
+        run = Langevin(atoms, 1 * units.fs, temperature_K=300, friction=0.02 / units.fs, rng=rng)
+        snapshots = []
+        for _ in range(4):
+            run.run(200)
+            snapshots.append(atoms.get_positions().tolist())
+        yield _again(record, name=f"dynamics {key}", kind="dynamics", task="series", series=snapshots)
+
+
+def two_thirds(_store: Store, model: Path | None) -> Iterator[Calculation]:
+    """Arrangements at x = 2/3 in the 84-atom cell, relaxed by a charge-labelled model.
+
+    Of 24 Na orders drawn with their electrostatically best charge order: the lowest after
+    relaxation, the lowest on other ions, and another charge order on the ions of the first.
+    """
+    from workflow_lib.config import load_config
+    from workflow_lib.dft.plan import electrostatic_order
+    from workflow_lib.host import Arrangement
+    from workflow_lib.models.trained import TrainedModel
+    from workflow_lib.relaxation import relax
+
+    if model is None:
+        raise UserError("two_thirds needs --model-dir, a trained charge-labelled model")
+    host = Host.load(HOST)
+    rule = load_config(HERE.parents[1] / "config" / "config.yaml").redox
+    rng = _rng("two thirds")
+    repeat = (1, 3, 1)
+    drawn: dict[str, Arrangement] = {}
+    while len(drawn) < 24:
+        ions = host.random(repeat, 8, charges=False, rng=rng)
+        drawn.setdefault(host.key(ions), electrostatic_order(ions, host, rule))
+    network = TrainedModel.load(model)
+
+    def lowest(candidates: list[Arrangement]) -> list[tuple[float, str, Atoms]]:
+        starts = [host.build(candidate, breathing=0.06) for candidate in candidates]
+        ends = relax(network, starts, fmax=0.05, max_steps=200, batch_size=4, optimiser="lbfgs")
+        return sorted(
+            (end.energy, host.key(candidate), end.atoms)
+            for end, candidate in zip(ends, candidates, strict=True)
+            if end.status == "converged"
+        )
+
+    first = lowest(list(drawn.values()))
+    best = host.parse(first[0][1])
+    others = []
+    while len(others) < 6:
+        other = host.random(repeat, 8, charges=True, rng=rng)
+        candidate = Arrangement(repeat, best.occupied, other.reduced)
+        if host.key(candidate) != first[0][1]:
+            others.append(candidate)
+    chosen = [first[0], first[1], lowest(others)[0]]
+    for energy, key, atoms in chosen:
+        yield Calculation(
+            name=f"two thirds {key}",
+            group=key,
+            kind="supercell",
+            task="single",
+            numbers=atoms.numbers,
+            positions=atoms.positions,
+            cell=atoms.cell[:],
+            oxidation_states=atoms.get_array("oxidation_states"),
+            level=LEVEL,
+            formula_units=12,
+            state_key=key,
+            provenance={"model_energy_ev": energy, "model": model.name},
+        )
+
+
+CHEMISTRIES = {"NaMnPO4": "Mn", "NaCoPO4": "Co", "NaNiPO4": "Ni"}
+
+
+def chemistries(_store: Store, _model: Path | None) -> Iterator[Calculation]:
+    """Other cathodes: olivine NaMnPO4, NaCoPO4, NaNiPO4, maricite NaFePO4, a Na2FeSiO4.
+
+    Cells and starts come from the CHGNet that its wheel ships, with the cell relaxed; then a short
+    DFT relaxation and displaced atoms.
+    """
+    for name, atoms, formula_units in _other_structures():
+        rng = _rng("chemistries", name)
+        states = np.where(np.isin(atoms.numbers, (25, 26, 27, 28)), 2, 0)
+        common = {
+            "group": name,
+            "numbers": atoms.numbers,
+            "cell": atoms.cell[:],
+            "oxidation_states": states,
+            "level": LEVEL,
+            "formula_units": formula_units,
+        }
+        yield Calculation(
+            name=f"relaxation {name}",
+            kind="relaxation",
+            task="relaxation",
+            positions=atoms.positions,
+            max_steps=25,
+            **common,
+        )
+        shifts = [rng.normal(0, s, atoms.positions.shape) for s in np.repeat((0.02, 0.03, 0.04), 4)]
+        series = atoms.positions + np.array(shifts)
+        yield Calculation(
+            name=f"rattle {name}",
+            kind="rattle",
+            task="series",
+            positions=series[0],
+            series=series,
+            **common,
+        )
+
+
+def _other_structures() -> Iterator[tuple[str, Atoms, int]]:
+    host = Host.load(HOST)
+    olivine = host.build(host.parse(RICH))
+    olivine.arrays.pop("oxidation_states")
+    for name, symbol in CHEMISTRIES.items():
+        atoms = olivine.copy()
+        atoms.symbols[atoms.symbols == "Fe"] = symbol
+        yield name, _chgnet_cell(atoms), 4
+    # Maricite is olivine with Na and Fe in each other's sites.
+    maricite = olivine.copy()
+    swap = {"Na": "Fe", "Fe": "Na"}
+    maricite.symbols = [swap.get(symbol, symbol) for symbol in maricite.get_chemical_symbols()]
+    yield "maricite NaFePO4", _chgnet_cell(maricite), 4
+    yield "stuffed cristobalite Na2FeSiO4", _chgnet_cell(_stuffed_cristobalite()), 4
+
+
+def _stuffed_cristobalite() -> Atoms:
+    """Na2FeSiO4 as a stuffed cristobalite: corner-sharing FeO4 and SiO4, Na in all large voids.
+
+    Tetrahedra stand on a diamond lattice, Fe and Si alternating, O between neighbours, Na on the
+    diamond lattice shifted by half a body diagonal; the symmetric start is displaced by 0.1 A.
+    """
+    fcc = np.array([[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]])
+    quarter = np.full(3, 0.25)
+    bonds = np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]) / 8
+    oxygen = np.concatenate([fcc + bond for bond in bonds])
+    sodium = np.concatenate([fcc + 0.5, fcc + 0.5 + quarter])
+    scaled = np.concatenate([sodium, fcc, fcc + quarter, oxygen])
+    atoms = Atoms("Na8Fe4Si4O16", scaled_positions=scaled % 1, cell=np.eye(3) * 7.4, pbc=True)
+    atoms.positions += _rng("stuffed cristobalite").normal(0, 0.1, atoms.positions.shape)
+    return atoms
+
+
+def _chgnet_cell(atoms: Atoms) -> Atoms:
+    """Positions and cell relaxed by the shipped CHGNet to 0.03 eV/A."""
+    import contextlib
+    import io
+
+    from ase.filters import FrechetCellFilter
+    from ase.optimize import FIRE
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        from chgnet.model.dynamics import CHGNetCalculator
+
+        atoms.calc = CHGNetCalculator(use_device="cpu")
+    FIRE(FrechetCellFilter(atoms), logfile=None).run(fmax=0.03, steps=400)
+    atoms.calc = None
+    return atoms
+
+
+NOISE = ("1x1x1:Na1000:Fe2333", "1x1x1:Na1001:Fe2323", "1x1x1:Na1110:Fe2223")
+
+PARTS: dict[str, Callable[[Store, Path | None], Iterator[Calculation]]] = {
+    part.__name__: part
+    for part in (
+        truth,
+        orbitals,
+        convergence,
+        sodium,
+        magnetism,
+        noise,
+        same_positions,
+        rattles,
+        dynamics,
+        two_thirds,
+        chemistries,
+    )
+}
+
+
+def main() -> int:
+    """Write the job file of one part."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("part", choices=PARTS)
+    parser.add_argument("--store", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--model-dir", type=Path, help="for dynamics and two_thirds")
+    options = parser.parse_args()
+    try:
+        calculations = list(PARTS[options.part](Store(options.store), options.model_dir))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    with atomic_path(options.out) as temporary:
+        temporary.write_text("".join(json.dumps(c.to_json()) + "\n" for c in calculations))
+    print(f"{len(calculations)} calculations in {options.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""DFT's answers to what the searches ask: from the store, else from an engine, else pending."""
+
+DFT = f"{RUN}/dft"
+
+
+def store_content(wildcards):
+    """Checksum of names and sizes in the store: an answer computed elsewhere counts at once."""
+    logs = sorted(Path(CFG.dft.store).glob("*.jsonl"))
+    listing = "".join(f"{log.name} {log.stat().st_size};" for log in logs)
+    return hashlib.sha256(listing.encode()).hexdigest()[:16]
+
+
+def answers_asked(wildcards):
+    """One job a calculation where an engine is configured."""
+    if CFG.dft.engine == "none":
+        return []
+    jobs = Path(checkpoints.dft_plan.get().output.jobs)
+    return [f"{DFT}/done/{job.stem}.json" for job in sorted(jobs.glob("*.jsonl"))]
+
+
+checkpoint dft_plan:
+    input:
+        pending=rules.sampling_overview.output.pending,
+        host=CFG.host,
+    output:
+        jobs=directory(f"{DFT}/jobs"),
+    log:
+        f"{RUN}/logs/dft_plan.log",
+    resources:
+        mem_mb=2000,
+    params:
+        settings=settings_of("dft", "redox"),
+        code=code_of("dft", "host.py", "redox.py"),
+    message:
+        "Turning pending arrangements into calculations"
+    shell:
+        "python -m workflow_lib dft-plan --config {CONFIG} --pending {input.pending}"
+        " --each {output.jobs} > {log} 2>&1"
+
+
+rule dft_compute:
+    input:
+        job=f"{DFT}/jobs/{{digest}}.jsonl",
+    output:
+        done=f"{DFT}/done/{{digest}}.json",
+    log:
+        f"{RUN}/logs/dft-{{digest}}.log",
+    benchmark:
+        f"{RUN}/logs/dft-{{digest}}.benchmark.tsv"
+    resources:
+        mem_mb=4000,
+    message:
+        "Computing {wildcards.digest} with DFT"
+    shell:
+        "python -m workflow_lib dft-run --config {CONFIG} --jobs {input.job}"
+        " --out {output.done} > {log} 2>&1"
+
+
+rule dft:
+    input:
+        pending=rules.sampling_overview.output.pending,
+        host=CFG.host,
+        done=answers_asked,
+    output:
+        energies=report(
+            f"{DFT}/energies.csv",
+            caption="captions/dft.rst",
+            category="4 Search",
+        ),
+    log:
+        f"{RUN}/logs/dft.log",
+    resources:
+        mem_mb=2000,
+    params:
+        settings=settings_of("dft", "redox"),
+        code=code_of("dft", "host.py", "redox.py"),
+        store=store_content,
+    message:
+        "Collecting what DFT says of the arrangements found"
+    shell:
+        "python -m workflow_lib dft-energies --config {CONFIG} --pending {input.pending}"
+        " --out {DFT} > {log} 2>&1"

@@ -1,0 +1,147 @@
+"""Requests to DFT: their keys, and what is refused before a calculation starts."""
+
+import numpy as np
+import pytest
+
+from workflow_lib.dft.calculation import Calculation
+from workflow_lib.dft.charge_state import describe, realised_states
+from workflow_lib.dft.level import Level
+from workflow_lib.errors import UserError
+from workflow_lib.host import Arrangement
+
+FORMAL = {"Na": 1, "P": 5, "O": -2}
+
+
+@pytest.fixture
+def half(host) -> Calculation:
+    arrangement = Arrangement((1, 1, 1), (0, 3), (0, 2))
+    atoms = host.build(arrangement)
+    return Calculation(
+        name="half",
+        group="half",
+        kind="single",
+        task="single",
+        numbers=atoms.numbers,
+        positions=atoms.positions,
+        cell=atoms.cell[:],
+        oxidation_states=atoms.get_array("oxidation_states"),
+        level=Level(),
+        formula_units=4,
+        state_key=host.key(arrangement),
+    )
+
+
+def changed(calculation: Calculation, **changes) -> Calculation:
+    return Calculation.from_json(calculation.to_json() | changes)
+
+
+def test_a_calculation_survives_its_json(half):
+    assert half.to_json() == changed(half).to_json()
+    assert changed(half).digest == half.digest
+
+
+def test_the_key_does_not_depend_on_the_order_of_atoms_or_on_periodic_images(half):
+    order = np.random.default_rng(0).permutation(len(half))
+    shifted = half.positions.copy()
+    shifted[3] += half.cell[1] - 2 * half.cell[0]
+    other = changed(
+        half,
+        numbers=half.numbers[order].tolist(),
+        positions=shifted[order].tolist(),
+        oxidation_states=half.oxidation_states[order].tolist(),
+    )
+    assert other.digest == half.digest
+
+
+def test_equivalent_starts_of_a_relaxation_share_a_key(host, half):
+    relaxation = changed(half, task="relaxation")
+    moved = changed(half, task="relaxation", positions=(half.positions + 0.03).tolist())
+    assert relaxation.digest == moved.digest
+    assert changed(half, positions=(half.positions + 0.03).tolist()).digest != half.digest
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"orbital": "b"},
+        {"task": "relaxation"},
+        {"unsteered": True},
+        {"level": Level(cutoff=600).model_dump()},
+        {"level": Level(kpoints=(1, 3, 1)).model_dump()},
+        {"level": Level(hubbard_u={"Fe": 4.0}).model_dump()},
+        {"level": Level(magnetism="antiferromagnetic").model_dump()},
+    ],
+)
+def test_whatever_changes_the_energy_changes_the_key(half, change):
+    assert changed(half, **change).digest != half.digest
+
+
+def test_the_charge_order_is_part_of_the_key(half):
+    states = half.oxidation_states.copy()
+    iron = np.flatnonzero(half.numbers == 26)
+    states[iron] = [2, 3, 3, 2]
+    assert changed(half, oxidation_states=states.tolist()).digest != half.digest
+
+
+def test_levels_have_telling_names_and_differ_in_all_settings():
+    assert Level().energy_reference == "GPAW/PBE+U(Co 3.32, Fe 5.3, Mn 3.9, Ni 6.2)/PW500/Gamma"
+    assert Level(kpoints=(1, 2, 2)).energy_reference.endswith("/PW500/1x2x2")
+    assert Level(width=0.1).digest != Level().digest
+    with pytest.raises(ValueError, match="at least one point"):
+        Level(kpoints=(0, 1, 1))
+
+
+def test_a_sound_request_passes(half):
+    half.check(FORMAL)
+
+
+def test_a_charge_assignment_that_is_not_neutral_is_refused(half):
+    states = half.oxidation_states.copy()
+    states[np.flatnonzero(half.numbers == 26)] = 3
+    with pytest.raises(UserError, match=r"\+2 e on the cell; it must be neutral"):
+        changed(half, oxidation_states=states.tolist()).check(FORMAL)
+
+
+def test_an_impossible_ion_is_refused(half):
+    states = half.oxidation_states.copy()
+    states[np.flatnonzero(half.numbers == 15)[0]] = 5
+    with pytest.raises(UserError, match="P has no 3d shell"):
+        changed(half, oxidation_states=states.tolist()).check(FORMAL)
+
+
+def test_a_site_without_a_wanted_state_is_refused(half):
+    states = half.oxidation_states.copy()
+    states[np.flatnonzero(half.numbers == 26)[0]] = 0
+    with pytest.raises(UserError, match=r"Fe .* has no oxidation state"):
+        changed(half, oxidation_states=states.tolist()).check(FORMAL)
+
+
+def test_overlapping_atoms_are_refused_by_name_and_distance(half):
+    positions = half.positions.copy()
+    positions[-1] = positions[-2] + [0.3, 0, 0]
+    with pytest.raises(UserError, match=r"\(O\) and 25 \(O\) are 0.30 A apart"):
+        changed(half, positions=positions.tolist()).check(FORMAL)
+
+
+def test_an_ion_without_formal_charge_is_refused(half):
+    with pytest.raises(UserError, match="no formal charge for P"):
+        half.check({"Na": 1, "O": -2})
+
+
+@pytest.mark.parametrize("field", ["numbers", "level", "task"])
+def test_an_incomplete_job_is_one_line(half, field):
+    content = half.to_json()
+    del content[field]
+    with pytest.raises(UserError, match="dft-plan"):
+        Calculation.from_json(content)
+
+
+def test_charge_states_are_read_from_moments_and_never_forced(half, frames):
+    frame = next(f for f in frames if f.state_key == half.state_key)
+    request = changed(
+        half, positions=frame.positions.tolist(), oxidation_states=frame.oxidation_states.tolist()
+    )
+    assert (realised_states(request, frame.magmoms) == frame.oxidation_states).all()
+    blurred = np.where(frame.numbers == 26, 3.95, frame.magmoms)
+    assert (realised_states(request, blurred)[frame.numbers == 26] == -1).all()
+    assert describe(request, realised_states(request, blurred)) == "Fe ? ? ? ?"

@@ -1,0 +1,214 @@
+"""The store of calculations: append-only, one writer, nothing lost to kills or full disks."""
+
+import fcntl
+import json
+import multiprocessing
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from workflow_lib.dft.calculation import Calculation
+from workflow_lib.dft.level import Level
+from workflow_lib.dft.store import Store
+from workflow_lib.errors import UserError
+
+
+def calculation(name="oxide", shift=0.0, **changes) -> Calculation:
+    content = {
+        "name": name,
+        "group": "FeO",
+        "kind": "single",
+        "task": "single",
+        "numbers": np.array([26, 8]),
+        "positions": np.array([[0.0, 0, 0], [2.1 + shift, 0, 0]]),
+        "cell": np.eye(3) * 4.2,
+        "oxidation_states": np.array([2, 0]),
+        "level": Level(),
+        "formula_units": 1,
+    }
+    return Calculation(**(content | changes))
+
+
+def frame(energy: float) -> dict:
+    return {
+        "positions": [[0, 0, 0], [2.1, 0, 0]],
+        "energy": energy,
+        "forces": [[0, 0, 0]] * 2,
+        "seconds": 1.0,
+    }
+
+
+def write(store: Store, energies, end=None) -> None:
+    with store.writing(calculation()) as log:
+        for energy in energies:
+            log.frame(frame(energy))
+        if end:
+            log.end(*end)
+
+
+def test_a_calculation_comes_back_with_its_frames_and_outcome(tmp_path):
+    store = Store(tmp_path)
+    assert store.get(calculation()).status == "missing"
+    write(store, [-1.0, -2.0], ("failed", "collapsed to Fe 3"))
+    record = store.get(calculation())
+    assert (record.status, record.reason, record.attempts) == ("failed", "collapsed to Fe 3", 1)
+    assert [f["energy"] for f in record.frames] == [-1.0, -2.0]
+    assert record.seconds == 2.0
+    assert record.calculation.to_json() == calculation().to_json()
+
+
+def test_an_interrupted_calculation_goes_on_after_its_last_frame(tmp_path):
+    store = Store(tmp_path)
+    write(store, [-1.0])
+    assert store.get(calculation()).status == "interrupted"
+    write(store, [-2.0], ("done",))
+    record = store.get(calculation())
+    assert (record.status, record.attempts, len(record.frames)) == ("done", 2, 2)
+
+
+def test_a_done_calculation_is_opened_without_a_new_attempt(tmp_path):
+    store = Store(tmp_path)
+    write(store, [-1.0], ("done",))
+    before = store.path(calculation()).read_bytes()
+    with store.writing(calculation()) as log:
+        assert log.record.status == "done"
+    assert store.path(calculation()).read_bytes() == before
+
+
+@pytest.mark.parametrize("cut", [1, 7, 60])
+def test_a_line_cut_short_is_dropped_and_the_rest_kept(tmp_path, cut):
+    store = Store(tmp_path)
+    write(store, [-1.0, -2.0])
+    path = store.path(calculation())
+    path.write_bytes(path.read_bytes()[:-cut])
+    assert [f["energy"] for f in store.get(calculation()).frames] == [-1.0]
+    write(store, [-3.0], ("done",))
+    assert [f["energy"] for f in store.get(calculation()).frames] == [-1.0, -3.0]
+
+
+def test_a_damaged_line_inside_is_an_error_that_names_it(tmp_path):
+    store = Store(tmp_path)
+    write(store, [-1.0, -2.0])
+    path = store.path(calculation())
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[1] = lines[1].replace(b"-1.0", b"-9.0")
+    path.write_bytes(b"".join(lines))
+    with pytest.raises(UserError, match="line 2 is damaged"):
+        store.get(calculation())
+
+
+def test_a_renamed_log_is_noticed(tmp_path):
+    store = Store(tmp_path)
+    write(store, [-1.0], ("done",))
+    other = calculation(shift=0.01)
+    store.path(calculation()).rename(store.path(other))
+    with pytest.raises(UserError, match="another calculation"):
+        store.get(other)
+
+
+def test_a_second_writer_is_turned_away_and_a_reader_sees_running(tmp_path):
+    store = Store(tmp_path)
+    with store.writing(calculation()) as log:
+        log.frame(frame(-1.0))
+        # Locks belong to open files: a second open in this process meets them like another process.
+        with pytest.raises(UserError, match="another process"), store.writing(calculation()):
+            pass
+        assert store.get(calculation()).status == "running"
+    assert len(store.get(calculation()).frames) == 1
+
+
+def _compete(root, number):
+    store = Store(root)
+    for shift in np.arange(20) * 0.001:
+        wanted = calculation(shift=shift)
+        try:
+            with store.writing(wanted) as log:
+                if log.record.status != "done":
+                    log.frame(frame(-float(number)))
+                    log.end("done")
+        except UserError:
+            continue
+
+
+def test_many_processes_on_one_store_do_each_calculation_once(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=_compete, args=(tmp_path, n)) for n in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    records = list(Store(tmp_path).records())
+    assert len(records) == 20
+    assert all(record.status == "done" and len(record.frames) == 1 for record in records)
+
+
+def test_a_killed_writer_leaves_whole_frames_and_no_lock(tmp_path):
+    script = textwrap.dedent(
+        f"""
+        import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
+        from test_store import Store, calculation, frame
+        with Store({str(tmp_path)!r}).writing(calculation()) as log:
+            energy = 0.0
+            while True:
+                energy -= 1.0
+                log.frame(frame(energy)); print(energy, flush=True)
+        """
+    )
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    said = [process.stdout.readline() for _ in range(3)]
+    process.send_signal(signal.SIGKILL)
+    said += process.stdout.readlines()
+    process.wait()
+    frames = Store(tmp_path).get(calculation()).frames
+    # What was reported as written is there; at most one more frame was on its way.
+    assert len(said) <= len(frames) <= len(said) + 1
+    assert [f["energy"] for f in frames] == [-float(n) for n in range(1, len(frames) + 1)]
+    write(Store(tmp_path), [0.0], ("done",))
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_log_intact(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(disk)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("cannot mount a small disk here")
+    try:
+        store = Store(disk)
+        with pytest.raises(UserError, match="No space left"), store.writing(calculation()) as log:
+            for energy in range(400):
+                log.frame(frame(float(energy)))
+        frames = store.get(calculation()).frames
+        assert 10 < len(frames) < 400
+        assert frames[-1]["energy"] == len(frames) - 1
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_store_that_cannot_be_written_says_so(tmp_path):
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(UserError, match="choose another store"),
+        Store(tmp_path / "file").writing(calculation()),
+    ):
+        pass
+
+
+def test_reading_does_not_disturb_a_writer(tmp_path):
+    store = Store(tmp_path)
+    write(store, [-1.0])
+    with store.path(calculation()).open("rb") as handle:
+        fcntl.flock(handle, fcntl.LOCK_SH)
+        assert store.get(calculation()).status == "interrupted"
+    started = time.time()
+    write(store, [-2.0], ("done",))
+    assert time.time() - started < 5
+    assert json.loads(store.path(calculation()).read_bytes().split(b" ", 1)[1].split(b"\n")[0])

@@ -1,0 +1,172 @@
+"""What is asked of a DFT code: a structure, its charge order, a level of theory, a task."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from workflow_lib.dft.crystal_field import VALENCE_ELECTRONS, d_electrons
+from workflow_lib.dft.level import Level
+from workflow_lib.elements import SYMBOLS
+from workflow_lib.errors import UserError
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+Task = Literal["single", "series", "relaxation", "cell"]
+OVERLAP = 0.6
+"""Atoms closer than this fraction of the sum of their covalent radii cannot be meant."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calculation:
+    """One request; units are A and eV.
+
+    ``oxidation_states`` [n] are formal and wanted: each site with one other than 0 that has a 3d
+    shell is steered there, in the orbital seed ``orbital`` (see :mod:`workflow_lib.dft.crystal_field`);
+    an ``unsteered`` calculation leaves the electrons alone. ``task``: a single point; a series of
+    single points, each started from the density of the one before (``series`` [k, n, 3], in the one
+    cell); a relaxation of the positions to ``fmax`` (eV/A), or of positions and cell. ``state_key``
+    names the arrangement where the structure is one of a host.
+    """
+
+    name: str
+    group: str
+    kind: str
+    task: Task
+    numbers: np.ndarray
+    positions: np.ndarray
+    cell: np.ndarray
+    oxidation_states: np.ndarray
+    level: Level
+    formula_units: int
+    orbital: str = "a"
+    state_key: str | None = None
+    unsteered: bool = False
+    series: np.ndarray | None = None
+    fmax: float = 0.05
+    max_steps: int = 80
+    charges: bool = True
+    stress: bool = True
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @property
+    def key(self) -> str:
+        """What the store files the answer under.
+
+        A relaxation of a host arrangement is named by arrangement, orbital and level: equivalent
+        starts share the answer. Else the geometry counts, whatever the order of the atoms.
+        """
+        task = self.task if self.task in ("single", "series") else f"{self.task} to {self.fmax:g} eV/A"
+        what = self.state_key if self.task == "relaxation" and self.state_key else self._geometry()
+        steering = "unsteered" if self.unsteered else f"orbital {self.orbital}"
+        return f"{what} | {steering} | {task} | {self.level.energy_reference} | {self.level.digest[:12]}"
+
+    @property
+    def digest(self) -> str:
+        """File name of the answer."""
+        return hashlib.sha256(self.key.encode()).hexdigest()[:24]
+
+    def _geometry(self) -> str:
+        scaled = np.linalg.solve(self.cell.T, self.positions.T).T
+        wrapped = np.round((scaled - np.floor(scaled + 1e-6)) @ self.cell, 4) + 0.0
+        rows = sorted(
+            (int(z), int(state), *map(float, row))
+            for z, state, row in zip(self.numbers, self.oxidation_states, wrapped, strict=True)
+        )
+        content = json.dumps([np.round(self.cell, 5).tolist(), rows])
+        if self.series is not None:
+            content += json.dumps((np.round(self.series, 4) + 0.0).tolist())
+        return f"geometry {hashlib.sha256(content.encode()).hexdigest()[:16]}"
+
+    def steered_sites(self) -> list[int]:
+        """Atoms whose d shell is steered."""
+        if self.unsteered:
+            return []
+        return [
+            i
+            for i, (z, state) in enumerate(zip(self.numbers, self.oxidation_states, strict=True))
+            if state and SYMBOLS[int(z)] in VALENCE_ELECTRONS
+        ]
+
+    def atoms(self) -> Atoms:
+        """The structure, without a calculator."""
+        from ase import Atoms
+
+        return Atoms(self.numbers, positions=self.positions, cell=self.cell, pbc=True)
+
+    def check(self, formal_charges: dict[str, int]) -> None:
+        """Raise UserError for overlapping atoms, charges that do not cancel, or impossible ions.
+
+        ``formal_charges`` are those of the ions outside the redox couple, in e.
+        """
+        from ase.data import covalent_radii
+
+        for name in ("positions", "oxidation_states"):
+            if len(getattr(self, name)) != len(self.numbers):
+                raise UserError(f"{self.name}: {name} must hold one row for each of {len(self)} atoms")
+        atoms = self.atoms()
+        distance = atoms.get_all_distances(mic=True)
+        np.fill_diagonal(distance, np.inf)
+        radii = covalent_radii[self.numbers]
+        i, j = np.unravel_index((distance / (radii[:, None] + radii)).argmin(), distance.shape)
+        if distance[i, j] < OVERLAP * (radii[i] + radii[j]):
+            raise UserError(
+                f"{self.name}: atoms {i} ({atoms.symbols[i]}) and {j} ({atoms.symbols[j]}) are "
+                f"{distance[i, j]:.2f} A apart; check the structure"
+            )
+        total = 0
+        for index, (z, state) in enumerate(zip(self.numbers, self.oxidation_states, strict=True)):
+            symbol = SYMBOLS[int(z)]
+            if state:
+                d_electrons(int(z), int(state))
+                total += int(state)
+            elif symbol in self.level.hubbard_u and not self.unsteered:
+                raise UserError(
+                    f"{self.name}: {symbol} (atom {index}) has no oxidation state; give the wanted one"
+                )
+            elif symbol in formal_charges:
+                total += formal_charges[symbol]
+            elif not self.unsteered:
+                raise UserError(
+                    f"{self.name}: no formal charge for {symbol}; add it to redox.formal_charges"
+                )
+        if total and not self.unsteered:
+            raise UserError(
+                f"{self.name}: the wanted charge states leave {total:+d} e on the cell; it must be neutral"
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, for the store and for job files."""
+        content = asdict(self)
+        content["level"] = self.level.model_dump(mode="json")
+        for name in ("numbers", "positions", "cell", "oxidation_states"):
+            content[name] = np.asarray(content[name]).tolist()
+        if self.series is not None:
+            content["series"] = self.series.tolist()
+        return content
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Calculation:
+        """The inverse of :meth:`to_json`; UserError where a field is missing or unknown."""
+        content = dict(content)
+        try:
+            content["level"] = Level.model_validate(content["level"])
+            content["numbers"] = np.array(content["numbers"], dtype=np.int64)
+            content["oxidation_states"] = np.array(content["oxidation_states"], dtype=np.int64)
+            content["positions"] = np.array(content["positions"], dtype=float).reshape(-1, 3)
+            content["cell"] = np.array(content["cell"], dtype=float).reshape(3, 3)
+            if content.get("series") is not None:
+                shape = (-1, len(content["numbers"]), 3)
+                content["series"] = np.array(content["series"], dtype=float).reshape(shape)
+            return cls(**content)
+        except (KeyError, TypeError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"no DFT calculation: {reason}; write it with dft-plan") from error

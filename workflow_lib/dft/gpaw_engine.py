@@ -1,0 +1,312 @@
+"""Compute with GPAW: PBE+U energies, forces, stress, moments and Bader charges of steered states."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import Calculator, all_changes
+from ase.stress import voigt_6_to_full_3x3_stress
+
+from workflow_lib.dft.calculation import Calculation
+from workflow_lib.dft.charge_state import describe, realised_states
+from workflow_lib.dft.crystal_field import d_electrons, target_occupation
+from workflow_lib.dft.store import Log
+from workflow_lib.elements import SYMBOLS
+from workflow_lib.errors import UserError
+
+MAX_STEP = 0.12  # A
+CONVERGENCE = {"energy": 1e-5, "density": 3e-5, "eigenstates": 1e-6, "minimum iterations": 3}
+"""eV, electrons and eV^2 per valence electron. The energy criterion of GPAW, 5e-4, is too loose; a
+density to 1e-4 leaves 0.02 eV/A in forces, because the occupied minority orbital turns last."""
+MAX_INITIAL_MOMENT = 4.0  # muB
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """One way to reach the wanted state: iterations under control, and the density mixer after."""
+
+    hold: int
+    mixer: dict[str, Any]
+    iterations: int
+
+
+LADDER = (
+    Rung(9, {}, 80),
+    Rung(16, {}, 100),
+    Rung(12, {"backend": "pulay", "beta": 0.05, "nmaxold": 5, "weight": 50.0}, 120),
+)
+"""Tried in this order: the default mixer is fastest, Pulay's is the steadiest."""
+
+
+class StateLost(Exception):
+    """Self-consistency ended in another charge state than the wanted one."""
+
+
+class NotConverged(Exception):
+    """Self-consistency was not reached on any rung."""
+
+
+def require_gpaw() -> None:
+    """UserError with the way to get it where GPAW is not installed or has no PAW sets."""
+    try:
+        import gpaw  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            "GPAW is not installed; run 'make dft-setup' (Debian/Ubuntu) or "
+            "'conda install -c conda-forge gpaw', see docs/dft.md"
+        ) from error
+
+
+def require_paw_sets(calculation: Calculation) -> None:
+    """UserError naming the first element that has no PAW set here."""
+    from gpaw import setup_paths
+
+    for z in np.unique(calculation.numbers):
+        symbol = SYMBOLS[int(z)]
+        if not any(list(Path(path).glob(f"{symbol}.PBE*")) for path in setup_paths):
+            raise UserError(
+                f"{calculation.name}: GPAW has no PBE PAW set for {symbol}; "
+                "install gpaw-data or choose another element"
+            )
+
+
+class SteeredGPAW(Calculator):
+    """ASE calculator that keeps a structure in its wanted charge state and logs every geometry.
+
+    Steps start from the last density. Where that fails to converge or loses the charge state, the
+    ladder of cold, steered starts is climbed; energies always belong to free PBE+U.
+    """
+
+    def __init__(self, calculation: Calculation, log: Log | None, text: Path | str | None) -> None:
+        super().__init__()
+        self.implemented_properties = ["energy", "forces", "stress", "magmoms"]
+        self.calculation = calculation
+        self.log = log
+        self.text = text
+        self.gpaw: Any = None
+        self.first_rung = 0
+
+    def _cold(self, atoms: Atoms, rung: Rung) -> Any:
+        """A GPAW calculator that will steer the first iterations."""
+        from gpaw import GPAW
+
+        from workflow_lib.dft.occupation_control import OccupationControl, OccupationControlInput
+
+        level = self.calculation.level
+        moments = np.zeros(len(atoms))
+        targets, strengths = {}, {}
+        sign = 1.0
+        for site in map(int, np.flatnonzero(self.calculation.oxidation_states)):
+            state = int(self.calculation.oxidation_states[site])
+            electrons = d_electrons(int(atoms.numbers[site]), state)
+            unpaired = min(electrons, 10 - electrons)
+            moments[site] = sign * min(unpaired, MAX_INITIAL_MOMENT)
+            if not self.calculation.unsteered:
+                target = target_occupation(atoms, site, state, self.calculation.orbital)
+                targets[site] = target if sign > 0 else target[::-1]
+                strengths[site] = level.hubbard_u[atoms.symbols[site]]
+            if level.magnetism == "antiferromagnetic":
+                sign = -sign
+        atoms.set_initial_magnetic_moments(moments)
+        control = OccupationControl(targets, strengths)
+        calculator = GPAW(
+            mode={"name": "pw", "ecut": level.cutoff},
+            xc=level.functional,
+            kpts={"size": level.kpoints, "gamma": True},
+            spinpol=True,
+            maxiter=rung.iterations,
+            convergence=CONVERGENCE,
+            occupations={"name": "fermi-dirac", "width": level.width},
+            mixer=rung.mixer,
+            symmetry={"point_group": False},
+            setups={s: f":d,{u}" for s, u in level.hubbard_u.items() if s in set(atoms.symbols)},
+            extensions=[OccupationControlInput(control)],
+            txt=str(self.text) if self.text else None,
+        )
+
+        def release(context: Any) -> None:
+            if control.active and context.niter >= rung.hold:
+                control.active = False
+                # Without a fresh mix the energy jumps, without the reset the mixer stalls.
+                mixer = calculator.dft.scf_loop.mixer
+                mixer.reset()
+                mixer.mix(context.density)
+
+        calculator.hooks["scf_step"] = release
+        return calculator
+
+    def _evaluate(self, atoms: Atoms) -> np.ndarray:
+        """Converge; returns the realised states. StateLost where they are not the wanted ones."""
+        atoms.calc = self.gpaw
+        atoms.get_potential_energy()
+        states = realised_states(self.calculation, self.gpaw.get_magnetic_moments(atoms))
+        if not self.calculation.unsteered and (states != self.calculation.oxidation_states).any():
+            raise StateLost(describe(self.calculation, states))
+        return states
+
+    def _converge(self, atoms: Atoms) -> np.ndarray:
+        """Warm start, then the ladder; raises the last failure."""
+        from gpaw import KohnShamConvergenceError
+
+        failure: Exception = NotConverged("not started")
+        if self.gpaw is not None:
+            try:
+                return self._evaluate(atoms)
+            except (KohnShamConvergenceError, StateLost, np.linalg.LinAlgError):
+                self.gpaw = None
+        for number in range(self.first_rung, len(LADDER)):
+            rung = LADDER[number]
+            self.gpaw = self._cold(atoms, rung)
+            try:
+                return self._evaluate(atoms)
+            except (KohnShamConvergenceError, np.linalg.LinAlgError):
+                failure = NotConverged(f"not self-consistent after {rung.iterations} iterations")
+            except StateLost as error:
+                failure = error
+        self.gpaw = None
+        raise failure
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: tuple[str, ...] = ("energy",),
+        system_changes: list[str] = all_changes,
+    ) -> None:
+        """Energy (eV), forces (eV/A), stress (eV/A^3, tension positive), moments (muB)."""
+        super().calculate(atoms, properties, system_changes)
+        assert self.atoms is not None
+        started, busy = time.time(), time.process_time()
+        work = Atoms(self.atoms.numbers, positions=self.atoms.positions, cell=self.atoms.cell, pbc=True)
+        if self.gpaw is not None and "cell" in system_changes:
+            self.gpaw = None  # another plane-wave basis
+        states = self._converge(work)
+        self.results = {
+            "energy": float(work.get_potential_energy()),
+            "forces": work.get_forces().copy(),
+            "magmoms": work.get_magnetic_moments().copy(),
+        }
+        if self.calculation.stress:
+            self.results["stress"] = work.get_stress().copy()
+        charges = None
+        if self.calculation.charges:
+            from workflow_lib.dft.bader import bader_charges
+
+            charges = bader_charges(self.gpaw).tolist()
+        if self.log is None:
+            return
+        stress = self.results.get("stress")
+        self.log.frame(
+            {
+                "positions": work.positions.tolist(),
+                "cell": work.cell[:].tolist(),
+                "energy": self.results["energy"],
+                "forces": self.results["forces"].tolist(),
+                "stress": None if stress is None else voigt_6_to_full_3x3_stress(stress).tolist(),
+                "magmoms": self.results["magmoms"].tolist(),
+                "charges": charges,
+                "states": states.tolist(),
+                "orbitals": minority_orbitals(self.gpaw, self.calculation),
+                "scf_iterations": int(self.gpaw.get_number_of_iterations()),
+                "seconds": time.time() - started,
+                "cpu_seconds": time.process_time() - busy,
+            }
+        )
+
+
+def minority_orbitals(calculator: Any, calculation: Calculation) -> dict[str, list[float]]:
+    """Of each steered site the fullest minority-spin d orbital [5] and its occupation (last entry).
+
+    Harmonics xy, yz, 3z2-r2, zx, x2-y2; the sign is fixed by the largest component.
+    """
+    from workflow_lib.dft.occupation_control import occupation_matrices
+
+    found = {}
+    for site in calculation.steered_sites():
+        matrices = occupation_matrices(calculator.dft.setups[site], calculator.dft.density.D_asii[site])
+        minority = matrices[matrices.trace(axis1=1, axis2=2).argmin()]
+        values, vectors = np.linalg.eigh(minority)
+        vector = vectors[:, -1] * np.sign(vectors[np.abs(vectors[:, -1]).argmax(), -1])
+        found[str(site)] = [round(float(v), 4) for v in (*vector, values[-1])]
+    return found
+
+
+def compute(calculation: Calculation, log: Log, *, text: Path | str | None = None) -> None:
+    """Run a calculation to its end, from the last logged geometry where there is one.
+
+    Every geometry goes to the log as it is done; the log is closed as ``done`` or as ``failed``
+    with the reason. Raises UserError where GPAW or a PAW set is missing.
+    """
+    require_gpaw()
+    require_paw_sets(calculation)
+    atoms = calculation.atoms()
+    earlier = log.record.frames
+    if earlier:
+        atoms.set_cell(earlier[-1]["cell"])
+        atoms.set_positions(earlier[-1]["positions"])
+        if calculation.task == "single":
+            log.end("done")
+            return
+    atoms.calc = SteeredGPAW(calculation, log, text)
+    try:
+        if calculation.task == "single":
+            atoms.get_potential_energy()
+        elif calculation.task == "series":
+            _series(atoms, calculation, log)
+        elif not _relax(atoms, calculation, log):
+            log.end("failed", f"forces above {calculation.fmax:g} eV/A after {calculation.max_steps} steps")
+            return
+    except StateLost as error:
+        log.end(
+            "failed", f"collapsed to {error} (wanted {describe(calculation, calculation.oxidation_states)})"
+        )
+    except NotConverged as error:
+        log.end("failed", str(error))
+    else:
+        log.end("done")
+
+
+def _series(atoms: Atoms, calculation: Calculation, log: Log) -> None:
+    """Every geometry of a series; one that fails is noted and left out."""
+    assert calculation.series is not None
+    for index in range(len(log.record.frames) + len(log.record.skipped), len(calculation.series)):
+        atoms.set_positions(calculation.series[index])
+        try:
+            atoms.get_potential_energy()
+        except StateLost as error:
+            log.skip(index, f"collapsed to {error}")
+        except NotConverged as error:
+            log.skip(index, str(error))
+
+
+def _relax(atoms: Atoms, calculation: Calculation, log: Log) -> bool:
+    """BFGS on positions, or positions and cell; True where the forces came below the limit."""
+    from ase.filters import FrechetCellFilter
+    from ase.optimize import BFGS
+
+    from workflow_lib.dft.hessian import model_hessian
+
+    earlier = list(log.record.frames)
+    filtered: Any = FrechetCellFilter(atoms) if calculation.task == "cell" else atoms
+    steps = calculation.max_steps - len(earlier)
+    if calculation.task == "cell":
+        return bool(BFGS(filtered, logfile=None, maxstep=MAX_STEP).run(calculation.fmax, steps))
+    optimizer = BFGS(atoms, logfile=None, maxstep=MAX_STEP)
+    optimizer.H0 = model_hessian(atoms)
+    # What the steps before an interruption taught is learned again.
+    path = [(np.ravel(f["positions"]), np.ravel(f["forces"])) for f in earlier]
+    for (x, f), (x0, f0) in zip(path, path[:1] + path[:-1], strict=True):
+        optimizer.update(x, f, x0, f0)
+        optimizer.pos0, optimizer.forces0 = x, f
+    if earlier:
+        # The last geometry is known: step from its forces instead of computing it again.
+        last = np.reshape(earlier[-1]["forces"], (-1, 3))
+        if np.linalg.norm(last, axis=1).max() < calculation.fmax:
+            return True
+        step, lengths = optimizer.prepare_step(path[-1][0], -path[-1][1])
+        atoms.positions += optimizer.determine_step(step, lengths).reshape(-1, 3)
+    return bool(optimizer.run(calculation.fmax, steps))

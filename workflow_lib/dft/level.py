@@ -1,0 +1,58 @@
+"""The level of theory of a DFT calculation, and the name under which its energies may be compared."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from workflow_lib.elements import atomic_number
+
+
+class Level(BaseModel):
+    """Code, functional, Hubbard U, cut-off and k-mesh: all that an energy depends on.
+
+    Energies are comparable only at one level. The Hubbard table names every element that may
+    occur, so that cells of different chemistry share a level; U acts on the d shell (Dudarev).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    code: Literal["GPAW", "VASP"] = "GPAW"
+    functional: Literal["PBE"] = "PBE"
+    hubbard_u: dict[str, float] = Field(
+        {"Co": 3.32, "Fe": 5.3, "Mn": 3.9, "Ni": 6.2}, description="effective U on d shells, eV"
+    )
+    cutoff: float = Field(500.0, gt=100, description="plane-wave cut-off, eV")
+    kpoints: tuple[int, int, int] = Field((1, 1, 1), description="Gamma-centred mesh")
+    width: float = Field(0.05, gt=0, description="Fermi-Dirac (GPAW) or Gaussian (VASP) width, eV")
+    magnetism: Literal["ferromagnetic", "antiferromagnetic"] = "ferromagnetic"
+
+    @field_validator("hubbard_u")
+    @classmethod
+    def _known(cls, value: dict[str, float]) -> dict[str, float]:
+        for symbol in value:
+            atomic_number(symbol)
+        return dict(sorted(value.items()))
+
+    @field_validator("kpoints")
+    @classmethod
+    def _positive(cls, value: tuple[int, int, int]) -> tuple[int, int, int]:
+        if min(value) < 1:
+            raise ValueError(f"a k-mesh has at least one point along each vector, not {value}")
+        return value
+
+    @property
+    def energy_reference(self) -> str:
+        """Name of the level, e.g. ``GPAW/PBE+U(Co 3.32, Fe 5.3, Mn 3.9, Ni 6.2)/PW500/Gamma``."""
+        hubbard = ", ".join(f"{symbol} {u:g}" for symbol, u in self.hubbard_u.items())
+        mesh = "Gamma" if self.kpoints == (1, 1, 1) else "x".join(map(str, self.kpoints))
+        name = f"{self.code}/{self.functional}+U({hubbard})/PW{self.cutoff:g}/{mesh}"
+        return name if self.magnetism == "ferromagnetic" else f"{name}/{self.magnetism}"
+
+    @property
+    def digest(self) -> str:
+        """Checksum of every setting."""
+        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,212 @@
+"""Finished and running DFT calculations: one append-only log file each, shared by all runs.
+
+``<root>/<digest>.jsonl`` holds lines ``<crc32> <json>``: ``begin`` (the calculation, host, time), one
+``frame`` a geometry (``skip`` where a series could not compute one), ``end`` (``done``, or ``failed``
+with its reason). Lines are only added. A line cut short by a kill or a full disk is dropped by the
+next writer, and a relaxation goes on from the last whole frame. Writers hold an advisory lock on the
+file, which the system releases with the process: two of them never work on one calculation, and no
+stale lock stays behind.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import socket
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from workflow_lib.dft.calculation import Calculation
+from workflow_lib.errors import UserError
+
+Status = Literal["missing", "interrupted", "running", "done", "failed"]
+
+
+@dataclass(slots=True)
+class Record:
+    """All that is known of one calculation; ``frames`` are plain dictionaries (see the engines)."""
+
+    calculation: Calculation
+    status: Status
+    frames: list[dict[str, Any]] = field(default_factory=list)
+    skipped: list[dict[str, Any]] = field(default_factory=list)
+    reason: str | None = None
+    attempts: int = 0
+    seconds: float = 0.0
+
+
+def _encode(content: dict[str, Any]) -> bytes:
+    text = json.dumps(content, sort_keys=True, allow_nan=False).encode()
+    return b"%08x %s\n" % (zlib.crc32(text), text)
+
+
+def _decode(line: bytes) -> dict[str, Any] | None:
+    """The content of a line, or None where it is damaged."""
+    checksum, _, text = line.rstrip(b"\n").partition(b" ")
+    try:
+        if int(checksum, 16) != zlib.crc32(text):
+            return None
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
+def _lock(handle: IO[bytes]) -> bool:
+    """Take the lock of an open log; a reader holds it for a moment, a writer for hours."""
+    for wait in (0.05, 0.2, 0.5, 0.0):
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            time.sleep(wait)
+        else:
+            return True
+    return False
+
+
+class Log:
+    """An open calculation of which this process is the only writer."""
+
+    def __init__(self, handle: IO[bytes], path: Path, record: Record) -> None:
+        self._handle = handle
+        self._path = path
+        self.record = record
+
+    def append(self, content: dict[str, Any]) -> None:
+        """Add one line; it is on disk when this returns.
+
+        Raises UserError where the disk is full; the log then ends with its last whole line.
+        """
+        end = self._handle.seek(0, os.SEEK_END)
+        try:
+            # Unbuffered: what does not fit on the disk must not be tried again at closing.
+            rest = memoryview(_encode(content))
+            while rest:
+                rest = rest[self._handle.write(rest) :]
+            os.fsync(self._handle.fileno())
+        except OSError as error:
+            self._handle.truncate(end)
+            hint = "free some space and start it again" if error.errno == errno.ENOSPC else "check the disk"
+            raise UserError(
+                f"cannot write {self._path}: {error.strerror}; {hint}, nothing is lost"
+            ) from error
+
+    def frame(self, content: dict[str, Any]) -> None:
+        """Add a computed geometry."""
+        self.append({"type": "frame", **content})
+        self.record.frames.append(content)
+
+    def skip(self, index: int, reason: str) -> None:
+        """Note a geometry of a series that could not be computed."""
+        content = {"index": index, "reason": reason}
+        self.append({"type": "skip", **content})
+        self.record.skipped.append(content)
+
+    def end(self, status: Literal["done", "failed"], reason: str | None = None) -> None:
+        """Close the calculation; a failure keeps its frames and says why."""
+        self.append({"type": "end", "status": status, "reason": reason, "time": time.time()})
+        self.record.status, self.record.reason = status, reason
+
+
+class Store:
+    """A folder of calculations."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+
+    def path(self, calculation: Calculation) -> Path:
+        """Where the log of this calculation is or would be."""
+        return self.root / f"{calculation.digest}.jsonl"
+
+    def _parse(self, content: bytes, path: Path) -> tuple[Record | None, int]:
+        """The record and the length of its whole lines; UserError where a line inside is damaged."""
+        whole = content.rfind(b"\n") + 1
+        record: Record | None = None
+        lines = content[:whole].splitlines(keepends=True)
+        for number, line in enumerate(lines, start=1):
+            entry = _decode(line)
+            if entry is None:
+                if number == len(lines):  # a block of zeros after a power cut
+                    return record, whole - len(line)
+                raise UserError(f"{path} line {number} is damaged; move the file away to compute it again")
+            match entry.pop("type"):
+                case "begin":
+                    if record is None:
+                        record = Record(Calculation.from_json(entry["calculation"]), "interrupted")
+                    record.attempts += 1
+                    record.status, record.reason = "interrupted", None
+                case "frame" if record:
+                    record.frames.append(entry)
+                    record.seconds += entry.get("seconds", 0.0)
+                case "skip" if record:
+                    record.skipped.append(entry)
+                case "end" if record:
+                    record.status, record.reason = entry["status"], entry["reason"]
+        return record, whole
+
+    def read(self, path: Path) -> Record | None:
+        """The record in a log file; None for an empty one. ``running`` where a process holds it."""
+        with path.open("rb") as handle:
+            record, _ = self._parse(handle.read(), path)
+            if record and record.status == "interrupted":
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except OSError:
+                    record.status = "running"
+        if record and record.calculation.digest != path.stem:
+            raise UserError(f"{path} holds another calculation than its name says; was it renamed?")
+        return record
+
+    def get(self, calculation: Calculation) -> Record:
+        """What is known of a calculation; status ``missing`` where nothing is."""
+        path = self.path(calculation)
+        record = self.read(path) if path.exists() else None
+        return record or Record(calculation, "missing")
+
+    def records(self) -> Iterator[Record]:
+        """Every calculation of the store, in the order of file names."""
+        for path in sorted(self.root.glob("*.jsonl")):
+            if record := self.read(path):
+                yield record
+
+    @contextmanager
+    def writing(self, calculation: Calculation) -> Iterator[Log]:
+        """The log of a calculation, for this process alone; begins a new attempt.
+
+        Raises UserError where another process works on it or the folder cannot be written. A
+        finished calculation is opened without a new attempt: look at ``log.record.status``.
+        """
+        path = self.path(calculation)
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            handle = path.open("a+b", buffering=0)
+        except OSError as error:
+            raise UserError(f"cannot write {path}: {error.strerror}; choose another store") from error
+        with handle:
+            if not _lock(handle):
+                raise UserError(
+                    f"{calculation.name} is being computed by another process ({path} is locked); "
+                    "wait for it"
+                )
+            handle.seek(0)
+            record, whole = self._parse(handle.read(), path)
+            handle.truncate(whole)
+            log = Log(handle, path, record or Record(calculation, "missing"))
+            if log.record.status != "done":
+                log.append(
+                    {
+                        "type": "begin",
+                        "calculation": calculation.to_json(),
+                        "host": socket.gethostname(),
+                        "process": os.getpid(),
+                        "time": time.time(),
+                    }
+                )
+                log.record.attempts += 1
+            yield log
