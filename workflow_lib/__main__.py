@@ -160,6 +160,20 @@ def _model_verbs(commands: Commands) -> None:
         "--stress-unit", choices=("eV/A^3", "GPa", "kbar"), help="of the stress in a foreign file"
     )
 
+    fetch = _verb(commands, "fetch", verbs.fetch, "download and verify the files of a data source")
+    fetch.add_argument(
+        "--source", required=True, metavar="NAME", help="from the table, or local:PATH (folder or glob)"
+    )
+    fetch.add_argument("--out", type=Path, required=True, metavar="DIR", help="files go to DIR/NAME")
+    fetch.add_argument(
+        "--sources", type=Path, default=Path("config/sources.yaml"), metavar="FILE", help="table of sources"
+    )
+    fetch.add_argument(
+        "--only", action="append", default=[], metavar="GLOB", help="paths wanted; may be repeated"
+    )
+    fetch.add_argument("--verify", action="store_true", help="hash files again that look unchanged")
+    fetch.add_argument("--no-unpack", action="store_true", help="leave zip and tar archives packed")
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a verb; 0 on success, 2 for a mistake of the user."""

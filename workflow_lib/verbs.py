@@ -210,14 +210,19 @@ def dft_status(options: Options) -> None:
     """What the store holds."""
     from workflow_lib.dft.store import Store
 
-    config = _config(options)
-    for record in Store(options.store or config.dft.store).records():
-        last = record.frames[-1]["energy"] if record.frames else None
-        energy = "" if last is None else f"{last:14.4f} eV"
-        print(
-            f"{record.calculation.digest}  {record.status:11} {len(record.frames):4d} geometries "
-            f"{energy:17}  {record.calculation.name}{f': {record.reason}' if record.reason else ''}"
-        )
+    store = Store(options.store or _config(options).dft.store)
+    for path in store.paths():
+        try:
+            record = store.read(path)
+        except UserError as error:
+            print(error)
+            continue
+        if record:
+            energy = f"{record.frames[-1]['energy']:.4f} eV" if record.frames else ""
+            print(
+                f"{path.stem}  {record.status:11} {len(record.frames):4d} geometries {energy:>17}  "
+                f"{record.calculation.name}{f': {record.reason}' if record.reason else ''}"
+            )
 
 
 def dft_energies(options: Options) -> None:
@@ -382,3 +387,18 @@ def convert(options: Options) -> None:
     )
     write_frames(frames, options.out)
     print(f"{len(frames)} frames written to {options.out}")
+
+
+def fetch(options: Options) -> None:
+    """Files of a data source, downloaded where they are missing and verified."""
+    from workflow_lib.sources.settings import FetchSettings
+    from workflow_lib.sources.table import find_source
+
+    name, source = find_source(options.source, options.sources)
+    from workflow_lib.sources.fetch import fetch as run
+
+    settings = FetchSettings(verify=options.verify, unpack=not options.no_unpack)
+    fetched = run(name, source, options.out, only=options.only, settings=settings)
+    print(f"{len(fetched.files)} files verified; see {fetched.folder / 'provenance.json'}")
+    print(f"licence: {fetched.licence}")
+    print(f"cite: {' / '.join(fetched.citation.splitlines())}")

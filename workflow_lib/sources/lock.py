@@ -1,0 +1,53 @@
+"""One fetch at a time into a folder, also between processes and after a crash."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from workflow_lib.errors import UserError
+
+POLL = 0.1  # s
+
+
+@contextmanager
+def folder_lock(path: Path, wait: float, say: Callable[[str], None]) -> Iterator[None]:
+    """Hold the lock file ``path``; waits up to ``wait`` s for another process, saying so.
+
+    The system releases the lock when its process ends, however it ends. Raises UserError where the
+    wait was in vain or the file system knows no locks.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = path.parent.parent
+    deadline = time.monotonic() + wait
+    told = False
+    with path.open("a+") as handle:
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                handle.seek(0)
+                who = handle.read().strip() or "another process"
+            except OSError as error:
+                raise UserError(
+                    f"{folder} is on a file system without locks ({error.strerror}); choose another --out"
+                ) from error
+            if time.monotonic() >= deadline:
+                raise UserError(
+                    f"{folder} is in use by another fetch ({who}); wait for it to end, then run the same "
+                    "command again"
+                )
+            if not told:
+                say(f"another fetch ({who}) works in {folder}; waiting for it, {wait:g} s at most")
+                told = True
+            time.sleep(POLL)
+        handle.seek(0)
+        handle.truncate()
+        handle.write(f"process {os.getpid()}")
+        handle.flush()
+        yield
