@@ -279,7 +279,7 @@ def dynamics(store: Store, model: Path | None) -> Iterator[Calculation]:
 def two_thirds(_store: Store, model: Path | None) -> Iterator[Calculation]:
     """Arrangements at x = 2/3 in the 84-atom cell, relaxed by a charge-labelled model.
 
-    Of 24 Na orders drawn with their electrostatically best charge order: the lowest after
+    Of eight Na orders drawn with their electrostatically best charge order: the lowest after
     relaxation, the lowest on other ions, and another charge order on the ions of the first.
     """
     from workflow_lib.config import load_config
@@ -295,14 +295,14 @@ def two_thirds(_store: Store, model: Path | None) -> Iterator[Calculation]:
     rng = _rng("two thirds")
     repeat = (1, 3, 1)
     drawn: dict[str, Arrangement] = {}
-    while len(drawn) < 24:
+    while len(drawn) < 8:
         ions = host.random(repeat, 8, charges=False, rng=rng)
         drawn.setdefault(host.key(ions), electrostatic_order(ions, host, rule))
     network = TrainedModel.load(model)
 
     def lowest(candidates: list[Arrangement]) -> list[tuple[float, str, Atoms]]:
         starts = [host.build(candidate, breathing=0.06) for candidate in candidates]
-        ends = relax(network, starts, fmax=0.05, max_steps=200, batch_size=4, optimiser="lbfgs")
+        ends = relax(network, starts, fmax=0.08, max_steps=150, batch_size=4, optimiser="lbfgs")
         return sorted(
             (end.energy, host.key(candidate), end.atoms)
             for end, candidate in zip(ends, candidates, strict=True)
@@ -312,7 +312,7 @@ def two_thirds(_store: Store, model: Path | None) -> Iterator[Calculation]:
     first = lowest(list(drawn.values()))
     best = host.parse(first[0][1])
     others = []
-    while len(others) < 6:
+    while len(others) < 3:
         other = host.random(repeat, 8, charges=True, rng=rng)
         candidate = Arrangement(repeat, best.occupied, other.reduced)
         if host.key(candidate) != first[0][1]:

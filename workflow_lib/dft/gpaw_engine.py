@@ -19,7 +19,7 @@ from workflow_lib.dft.store import Log
 from workflow_lib.elements import SYMBOLS
 from workflow_lib.errors import UserError
 
-MAX_STEP = 0.12  # A
+MAX_STEP = 0.08  # A
 CONVERGENCE = {"energy": 1e-5, "density": 3e-5, "eigenstates": 1e-6, "minimum iterations": 3}
 """eV, electrons and eV^2 per valence electron. The energy criterion of GPAW, 5e-4, is too loose; a
 density to 1e-4 leaves 0.02 eV/A in forces, because the occupied minority orbital turns last."""

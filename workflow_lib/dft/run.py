@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from workflow_lib.dft.calculation import Calculation
-from workflow_lib.dft.store import Store
+from workflow_lib.dft.store import Log, Store
 from workflow_lib.errors import UserError
 from workflow_lib.io import atomic_path
 
@@ -24,11 +24,12 @@ class Tally:
     known: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
     running: list[str] = field(default_factory=list)
+    queued: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         return (
             f"{len(self.done)} computed, {len(self.known)} known before, {len(self.failed)} failed, "
-            f"{len(self.running)} in the hands of another process"
+            f"{len(self.running)} in the hands of another process, {len(self.queued)} in a queue"
         )
 
 
@@ -64,19 +65,22 @@ def run_jobs(
 ) -> Tally:
     """Compute what the store does not have, one after another; safe to start many times at once.
 
-    All calculations are checked before the first starts. A failed one stays failed unless
-    ``retry_failed``. GPAW's own log goes to ``<store>/text/<digest>.txt``. Raises UserError for bad
-    input, a missing GPAW or PAW set, and a store that cannot be written.
+    The code of its level computes a calculation: GPAW here (its text goes to
+    ``<store>/text/<digest>.txt``), VASP by the user's ``command`` in ``<store>/vasp/<digest>``. All
+    calculations are checked before the first starts. A failed one stays failed unless
+    ``retry_failed``. Raises UserError for bad input, a missing code or potential, and a store that
+    cannot be written.
     """
-    from workflow_lib.dft.gpaw_engine import compute, require_gpaw, require_paw_sets
-
     for calculation in calculations:
         calculation.check(formal_charges)
-    require_gpaw()
-    for calculation in calculations:
-        require_paw_sets(calculation)
+    if any(calculation.level.code == "GPAW" for calculation in calculations):
+        from workflow_lib.dft.gpaw_engine import require_gpaw, require_paw_sets
+
+        require_gpaw()
+        for calculation in calculations:
+            if calculation.level.code == "GPAW":
+                require_paw_sets(calculation)
     tally = Tally()
-    texts = store.root / "text"
     for number, calculation in enumerate(calculations, start=1):
         where = f"{number} of {len(calculations)}: {calculation.name}"
         known = store.get(calculation)
@@ -87,19 +91,34 @@ def run_jobs(
             _log.info("%s is in the hands of another process", where)
             tally.running.append(calculation.name)
             continue
-        texts.mkdir(parents=True, exist_ok=True)
         with store.writing(calculation) as log:
             if log.record.status == "done":
                 tally.known.append(calculation.name)
                 continue
             _log.info("%s (%d atoms, %s)", where, len(calculation), calculation.task)
-            compute(calculation, log, text=texts / f"{calculation.digest}.txt")
+            _compute(calculation, log, store, command)
             record = log.record
         if record.status == "done":
-            energy = record.frames[-1]["energy"]
-            _log.info("%s: %d geometries, %.4f eV", where, len(record.frames), energy)
+            energy = f", {record.frames[-1]['energy']:.4f} eV" if record.frames else ""
+            _log.info("%s: %d geometries%s", where, len(record.frames), energy)
             tally.done.append(calculation.name)
-        else:
+        elif record.status == "failed":
             _log.warning("%s failed: %s", where, record.reason)
             tally.failed.append(calculation.name)
+        else:
+            tally.queued.append(calculation.name)
     return tally
+
+
+def _compute(calculation: Calculation, log: Log, store: Store, command: str | None) -> None:
+    if calculation.level.code == "VASP":
+        from workflow_lib.dft import vasp_engine
+
+        folder = store.root / "vasp" / calculation.digest
+        vasp_engine.compute(calculation, log, folder=folder, command=command)
+        return
+    from workflow_lib.dft import gpaw_engine
+
+    text = store.root / "text" / f"{calculation.digest}.txt"
+    text.parent.mkdir(parents=True, exist_ok=True)
+    gpaw_engine.compute(calculation, log, text=text)

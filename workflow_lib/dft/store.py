@@ -169,9 +169,13 @@ class Store:
         record = self.read(path) if path.exists() else None
         return record or Record(calculation, "missing")
 
+    def paths(self) -> list[Path]:
+        """All logs, in the order of their names."""
+        return sorted(self.root.glob("*.jsonl"))
+
     def records(self) -> Iterator[Record]:
-        """Every calculation of the store, in the order of file names."""
-        for path in sorted(self.root.glob("*.jsonl")):
+        """Every calculation of the store; UserError at a damaged log."""
+        for path in self.paths():
             if record := self.read(path):
                 yield record
 

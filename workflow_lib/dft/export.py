@@ -1,0 +1,89 @@
+"""Finished calculations as rows of the frame table, and frames as calculations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from workflow_lib.dft.calculation import Calculation
+from workflow_lib.dft.level import Level
+from workflow_lib.dft.store import Record
+from workflow_lib.errors import UserError
+from workflow_lib.frames import Frame
+
+STRESS_CUTOFF = 800.0
+"""eV; at this plane-wave cut-off the stress is free of basis-set stress (docs/dft.md)."""
+
+
+def frames_of(records: Iterable[Record], source: str) -> list[Frame]:
+    """Every computed geometry in its wanted charge state, in the order of records and steps.
+
+    Geometries imported from an earlier set are left out, as are those whose moments show another
+    charge state. ``kind`` is the calculation's; ``group`` and ``state_key`` name its arrangement.
+    """
+    frames = []
+    for record in records:
+        calculation = record.calculation
+        for step, content in enumerate(record.frames):
+            if "imported" in content:
+                continue
+            if not calculation.unsteered and content["states"] != calculation.oxidation_states.tolist():
+                continue
+            frames.append(_frame(calculation, content, step, source))
+    return frames
+
+
+def _optional(content: dict, name: str) -> np.ndarray | None:
+    value = content.get(name)
+    return None if value is None else np.array(value, dtype=float)
+
+
+def _frame(calculation: Calculation, content: dict, step: int, source: str) -> Frame:
+    forces = np.array(content["forces"], dtype=float)
+    return Frame(
+        frame_id=f"{calculation.name.replace(' ', '_')}-{calculation.digest[:8]}-{step:02d}",
+        group=calculation.group,
+        kind=calculation.kind,
+        source=source,
+        numbers=calculation.numbers,
+        positions=np.array(content["positions"], dtype=float),
+        cell=np.array(content["cell"], dtype=float),
+        formula_units=calculation.formula_units,
+        energy=content["energy"],
+        energy_reference=calculation.level.energy_reference,
+        forces=forces,
+        stress=_optional(content, "stress"),
+        stress_converged=calculation.level.cutoff >= STRESS_CUTOFF,
+        magmoms=_optional(content, "magmoms"),
+        charges=_optional(content, "charges"),
+        orbital=None if calculation.unsteered else calculation.orbital,
+        fmax=float(np.linalg.norm(forces, axis=1).max()),
+    )
+
+
+def calculation_of(frame: Frame, states: np.ndarray, level: Level, **changes: object) -> Calculation:
+    """The single point that would compute a frame again, steered to ``states`` [n].
+
+    Raises UserError where the frame is of another level.
+    """
+    if frame.energy_reference != level.energy_reference:
+        raise UserError(
+            f"{frame.frame_id} is at the level {frame.energy_reference}, not {level.energy_reference}"
+        )
+    content: dict[str, object] = {
+        "name": frame.frame_id,
+        "group": frame.group,
+        "kind": frame.kind,
+        "task": "single",
+        "numbers": frame.numbers,
+        "positions": frame.positions,
+        "cell": frame.cell,
+        "oxidation_states": states,
+        "level": level,
+        "formula_units": frame.formula_units,
+        "orbital": frame.orbital or "a",
+        "charges": frame.charges is not None,
+        "stress": frame.stress is not None,
+    }
+    return Calculation(**(content | changes))  # type: ignore[arg-type]
