@@ -163,28 +163,32 @@ def convergence(store: Store, _model: Path | None) -> Iterator[Calculation]:
 
 
 def sodium(_store: Store, _model: Path | None) -> Iterator[Calculation]:
-    """Bcc sodium at each cut-off; its lattice constant is that of the stored reference energy."""
+    """Bcc sodium: lattice constant and k-mesh at 500 eV, and every cut-off at the middle constant."""
     from ase.build import bulk
 
-    atoms = bulk("Na", "bcc", a=SODIUM_LATTICE)
-    for cutoff in CUTOFFS:
+    wanted = [(lattice, 500, 16) for lattice in SODIUM_LATTICES]
+    wanted += [(SODIUM_LATTICE, 500, mesh) for mesh in (8, 12, 20)]
+    wanted += [(SODIUM_LATTICE, cutoff, 16) for cutoff in CUTOFFS[1:]]
+    for lattice, cutoff, mesh in wanted:
+        atoms = bulk("Na", "bcc", a=lattice)
         yield Calculation(
-            name=f"sodium {cutoff} eV",
+            name=f"sodium {lattice} A {cutoff} eV {mesh}x{mesh}x{mesh}",
             group="Na",
-            kind="convergence",
+            kind="sodium",
             task="single",
             numbers=atoms.numbers,
             positions=atoms.positions,
             cell=atoms.cell[:],
             oxidation_states=np.zeros(1, dtype=np.int64),
-            level=LEVEL.model_copy(update={"cutoff": float(cutoff), "kpoints": (8, 8, 8)}),
+            level=LEVEL.model_copy(update={"cutoff": float(cutoff), "kpoints": (mesh, mesh, mesh)}),
             formula_units=1,
             unsteered=True,
             charges=False,
         )
 
 
-SODIUM_LATTICE = 4.19  # A
+SODIUM_LATTICE = 4.2  # A
+SODIUM_LATTICES = (4.1, 4.15, SODIUM_LATTICE, 4.25, 4.3)
 
 
 def magnetism(store: Store, _model: Path | None) -> Iterator[Calculation]:

@@ -124,6 +124,22 @@ def voltages(
     return pd.Series(found, name="voltage_v")
 
 
+def metal_energies(records: Iterable[Record], symbol: str) -> dict[float, float]:
+    """E(metal) in eV per atom by cut-off: the lowest over lattice constants at one k-mesh.
+
+    Of the meshes of finished unsteered calculations the one with most cut-offs counts.
+    """
+    by_mesh: dict[tuple[int, int, int], dict[float, float]] = {}
+    for record in records:
+        calculation = record.calculation
+        if calculation.group == symbol and calculation.unsteered and record.status == "done":
+            energies = by_mesh.setdefault(calculation.level.kpoints, {})
+            energy = record.frames[-1]["energy"] / len(calculation)
+            cutoff = calculation.level.cutoff
+            energies[cutoff] = min(energy, energies.get(cutoff, np.inf))
+    return max(by_mesh.values(), key=len, default={})
+
+
 def convergence_figure(table: pd.DataFrame, volts: pd.Series, stem: Path) -> None:
     """Energy, force, pressure and voltage against the cut-off."""
     import matplotlib.pyplot as plt
@@ -165,11 +181,7 @@ def write_convergence(
     """Write ``convergence.csv``, ``voltage_by_cutoff.csv`` and the figure ``convergence`` to ``out``."""
     records = list(records)
     table = convergence_table(records)
-    sodium = {
-        r.calculation.level.cutoff: r.frames[-1]["energy"] / len(r.calculation)
-        for r in records
-        if r.calculation.group == "Na" and r.status == "done"
-    }
+    sodium = metal_energies(records, "Na")
     volts = voltages(table, sodium, empty=empty, full=full, sites=sites)
     write_csv(table, out / "convergence.csv")
     write_csv(volts.rename_axis("cutoff_ev").reset_index(), out / "voltage_by_cutoff.csv")

@@ -123,7 +123,8 @@ class SteeredGPAW(Calculator):
             convergence=CONVERGENCE,
             occupations={"name": "fermi-dirac", "width": level.width},
             mixer=rung.mixer,
-            symmetry={"point_group": False},
+            # The control knows single atoms; equivalent ones could not be steered apart.
+            symmetry={"point_group": not targets},
             setups={s: f":d,{u}" for s, u in level.hubbard_u.items() if s in set(atoms.symbols)},
             extensions=[OccupationControlInput(control)],
             txt=str(self.text) if self.text else None,
