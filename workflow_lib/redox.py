@@ -153,28 +153,12 @@ class RedoxRule(BaseModel):
         A frame is never forced into the rule: without moments, with a moment outside both windows
         of its energy reference, or where the result is not neutral, the reason comes back.
         """
+        from workflow_lib.redox_many import assign_many
+
         numbers = np.asarray(numbers)
-        site = numbers == self.redox_z
-        states = np.zeros(len(numbers), dtype=np.int64)
-        if site.any() and magmoms is None:
-            return None, "no magnetic moments"
-        for index in np.flatnonzero(site):
-            moment = abs(float(magmoms[index]))  # type: ignore[index]
-            fitting = []
-            for state in self.states:
-                window = state.magmom.get(energy_reference)
-                if window is None:
-                    return None, f"no moment window for energy reference {energy_reference}"
-                if window[0] <= moment <= window[1]:
-                    fitting.append(state.oxidation)
-            if len(fitting) != 1:
-                return None, f"moment {moment:.2f} muB of atom {index} fits no single charge state"
-            states[index] = fitting[0]
-        try:
-            self.check_neutral(numbers, states)
-        except UserError as error:
-            return None, str(error)
-        return states, None
+        moments = np.full(len(numbers), np.nan) if magmoms is None else np.asarray(magmoms, dtype=float)
+        states, reasons = assign_many(self, numbers, np.array([0, len(numbers)]), moments, energy_reference)
+        return (states, None) if reasons[0] is None else (None, reasons[0])
 
     def _label(self, state: RedoxState, embedding: Embedding) -> int:
         name = state.new_species if embedding == "new-species" else state.surrogate

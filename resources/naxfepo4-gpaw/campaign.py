@@ -22,6 +22,7 @@ from workflow_lib.dft.calculation import Calculation
 from workflow_lib.dft.charge_state import realised_states
 from workflow_lib.dft.level import Level
 from workflow_lib.dft.store import Record, Store
+from workflow_lib.dft.truth import lowest_relaxations
 from workflow_lib.errors import UserError
 from workflow_lib.frames import Frame, frame_to_atoms, read_parquet
 from workflow_lib.host import Host
@@ -40,14 +41,13 @@ def _rng(*names: str) -> np.random.Generator:
 
 
 def _relaxed(store: Store) -> dict[str, Record]:
-    """Finished relaxations of the small cell at the level of the campaign, by state."""
-    found = {}
-    for record in store.records():
-        calculation = record.calculation
-        wanted = calculation.task == "relaxation" and calculation.orbital == "a"
-        if wanted and calculation.state_key and record.status == "done" and calculation.level == LEVEL:
-            found[calculation.state_key] = record
-    return found
+    """The lowest finished relaxation of each state of the small cell at the level of the campaign."""
+    at_level = (record for record in store.records() if record.calculation.level == LEVEL)
+    return {
+        key: record
+        for key, record in lowest_relaxations(at_level).items()
+        if record.status == "done" and key.startswith("1x1x1:")
+    }
 
 
 def _again(record: Record, **changes: object) -> Calculation:
@@ -67,6 +67,10 @@ def _states(frame: Frame) -> np.ndarray:
     assert frame.magmoms is not None
     states[iron] = np.where(frame.magmoms[iron] < 4.0, 2, 3)
     return states
+
+
+SEEDS = {"x050_s5": "ab"}
+"""States whose stored path holds, at one Fe2+, an orbital other than the lowest of the estimate."""
 
 
 def truth(store: Store, _model: Path | None) -> Iterator[Calculation]:
@@ -97,6 +101,7 @@ def truth(store: Store, _model: Path | None) -> Iterator[Calculation]:
             level=LEVEL,
             formula_units=4,
             state_key=key,
+            orbital=SEEDS.get(group, "a"),
         )
         if store.get(calculation).status == "missing":
             with store.writing(calculation) as log:
@@ -127,8 +132,8 @@ def _import(log: object, frame: Frame, calculation: Calculation) -> None:
 def orbitals(store: Store, _model: Path | None) -> Iterator[Calculation]:
     """Single points of the other two orbital seeds at each relaxed geometry."""
     for key, record in sorted(_relaxed(store).items()):
-        for orbital in "bc":
-            if "2" in key.split(":")[2][2:]:
+        for orbital in "abc":
+            if "2" in key.split(":")[2][2:] and orbital != record.calculation.orbital:
                 yield _again(record, name=f"orbital {orbital} {key}", kind="orbital", orbital=orbital)
 
 

@@ -145,3 +145,13 @@ def test_charge_states_are_read_from_moments_and_never_forced(half, frames):
     blurred = np.where(frame.numbers == 26, 3.95, frame.magmoms)
     assert (realised_states(request, blurred)[frame.numbers == 26] == -1).all()
     assert describe(request, realised_states(request, blurred)) == "Fe ? ? ? ?"
+
+
+def test_orbital_seeds_stand_for_all_sites_or_for_each_with_a_choice(half):
+    first, second = np.flatnonzero(half.oxidation_states == 2)
+    assert set(half.seeds().values()) == {"a"}
+    seeds = changed(half, orbital="ab").seeds()
+    assert (seeds[first], seeds[second]) == ("a", "b")
+    assert all(seeds[site] == "a" for site in np.flatnonzero(half.oxidation_states == 3))
+    with pytest.raises(UserError, match="one letter, or 2"):
+        changed(half, orbital="abc").check(FORMAL)

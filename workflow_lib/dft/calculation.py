@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from workflow_lib.dft.crystal_field import VALENCE_ELECTRONS, d_electrons
+from workflow_lib.dft.crystal_field import VALENCE_ELECTRONS, d_electrons, orbital_seeds
 from workflow_lib.dft.level import Level
 from workflow_lib.elements import SYMBOLS
 from workflow_lib.errors import UserError
@@ -27,7 +27,8 @@ class Calculation:
     """One request; units are A and eV.
 
     ``oxidation_states`` [n] are formal and wanted: each site with one other than 0 that has a 3d
-    shell is steered there, in the orbital seed ``orbital`` (see :mod:`workflow_lib.dft.crystal_field`);
+    shell is steered there, in the orbital seed ``orbital`` (see :mod:`workflow_lib.dft.crystal_field`;
+    one letter for all sites, or one for each that has a choice);
     an ``unsteered`` calculation leaves the electrons alone. ``task``: a single point; a series of
     single points, each started from the density of the one before (``series`` [k, n, 3], in the one
     cell); a relaxation of the positions to ``fmax`` (eV/A), or of positions and cell. ``state_key``
@@ -96,6 +97,25 @@ class Calculation:
             if state and SYMBOLS[int(z)] in VALENCE_ELECTRONS
         ]
 
+    def seeds(self) -> dict[int, str]:
+        """Orbital seed of each steered site; UserError where ``orbital`` fits neither all nor each.
+
+        One letter stands for all sites, else one for each site that has a choice, in their order.
+        """
+        sites = self.steered_sites()
+        free = [
+            site
+            for site in sites
+            if len(orbital_seeds(int(self.numbers[site]), int(self.oxidation_states[site]))) > 1
+        ]
+        if len(self.orbital) not in (1, len(free)):
+            raise UserError(
+                f"{self.name}: orbital {self.orbital!r} must be one letter, or {len(free)} for the "
+                "sites that have a choice"
+            )
+        letters = self.orbital if len(self.orbital) > 1 else self.orbital * len(free)
+        return dict.fromkeys(sites, "a") | dict(zip(free, letters, strict=True))
+
     def atoms(self) -> Atoms:
         """The structure, without a calculator."""
         from ase import Atoms
@@ -109,6 +129,7 @@ class Calculation:
         """
         from ase.data import covalent_radii
 
+        self.seeds()
         for name in ("positions", "oxidation_states"):
             if len(getattr(self, name)) != len(self.numbers):
                 raise UserError(f"{self.name}: {name} must hold one row for each of {len(self)} atoms")

@@ -98,6 +98,7 @@ class SteeredGPAW(Calculator):
         from workflow_lib.dft.occupation_control import OccupationControl, OccupationControlInput
 
         level = self.calculation.level
+        seeds = self.calculation.seeds()
         moments = np.zeros(len(atoms))
         targets, strengths = {}, {}
         sign = 1.0
@@ -107,7 +108,7 @@ class SteeredGPAW(Calculator):
             unpaired = min(electrons, 10 - electrons)
             moments[site] = sign * min(unpaired, MAX_INITIAL_MOMENT)
             if not self.calculation.unsteered:
-                target = target_occupation(atoms, site, state, self.calculation.orbital)
+                target = target_occupation(atoms, site, state, seeds[site])
                 targets[site] = target if sign > 0 else target[::-1]
                 strengths[site] = level.hubbard_u[atoms.symbols[site]]
             if level.magnetism == "antiferromagnetic":
@@ -172,6 +173,16 @@ class SteeredGPAW(Calculator):
         self.gpaw = None
         raise failure
 
+    def _is_last(self, atoms: Atoms) -> bool:
+        """Whether this geometry ends the log already, as after an interruption."""
+        assert self.log is not None
+        if not self.log.record.frames or "imported" in self.log.record.frames[-1]:
+            return False
+        last = self.log.record.frames[-1]
+        return np.allclose(atoms.positions, last["positions"], rtol=0, atol=1e-9) and np.allclose(
+            atoms.cell[:], last["cell"], rtol=0, atol=1e-9
+        )
+
     def calculate(
         self,
         atoms: Atoms | None = None,
@@ -183,8 +194,6 @@ class SteeredGPAW(Calculator):
         assert self.atoms is not None
         started, busy = time.time(), time.process_time()
         work = Atoms(self.atoms.numbers, positions=self.atoms.positions, cell=self.atoms.cell, pbc=True)
-        if self.gpaw is not None and "cell" in system_changes:
-            self.gpaw = None  # another plane-wave basis
         states = self._converge(work)
         self.results = {
             "energy": float(work.get_potential_energy()),
@@ -198,7 +207,7 @@ class SteeredGPAW(Calculator):
             from workflow_lib.dft.bader import bader_charges
 
             charges = bader_charges(self.gpaw).tolist()
-        if self.log is None:
+        if self.log is None or self._is_last(work):
             return
         stress = self.results.get("stress")
         self.log.frame(
@@ -303,11 +312,5 @@ def _relax(atoms: Atoms, calculation: Calculation, log: Log) -> bool:
     for (x, f), (x0, f0) in zip(path, path[:1] + path[:-1], strict=True):
         optimizer.update(x, f, x0, f0)
         optimizer.pos0, optimizer.forces0 = x, f
-    if earlier:
-        # The last geometry is known: step from its forces instead of computing it again.
-        last = np.reshape(earlier[-1]["forces"], (-1, 3))
-        if np.linalg.norm(last, axis=1).max() < calculation.fmax:
-            return True
-        step, lengths = optimizer.prepare_step(path[-1][0], -path[-1][1])
-        atoms.positions += optimizer.determine_step(step, lengths).reshape(-1, 3)
+    # The last geometry is computed again: it is known to hold the state, the next step may not be.
     return bool(optimizer.run(calculation.fmax, steps))

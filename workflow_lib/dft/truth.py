@@ -15,16 +15,18 @@ from workflow_lib.exam.reference import bond_gap
 from workflow_lib.host import Host
 from workflow_lib.io import save_figure, write_csv
 
-ORBITALS = "bc"
+ORBITALS = "abc"
 COLUMNS = (
     "state_key",
     "x",
     "degeneracy",
     "status",
+    "orbital",
     "energy_ev",
     "formation_mev_fu",
     "fmax",
     "steps",
+    "orbital_a_mev_fu",
     "orbital_b_mev_fu",
     "orbital_c_mev_fu",
     "noise_mev_fu",
@@ -35,7 +37,8 @@ COLUMNS = (
     "bond_gap_a",
     "reason",
 )
-"""``formation``: meV per formula unit against the end members; ``orbital_b``, ``orbital_c``: single
+"""``orbital``: seed of the lowest relaxation; ``formation``: meV per formula unit against the end
+members; ``orbital_a``, ``orbital_b``, ``orbital_c``: single
 points of the other orbital seeds at the same atoms, against the relaxed state's energy, empty where
 they collapsed; ``noise``: the same orbital from a cold start; moments in muB and Bader charges in e
 are means over the sites of the lower and higher charge state; ``bond_gap``: mean Fe-O distance of
@@ -49,11 +52,7 @@ def truth_table(records: Iterable[Record], host: Host, level: Level) -> pd.DataF
     is not finished.
     """
     at_level = [r for r in records if r.calculation.level == level]
-    relaxed = {
-        r.calculation.state_key: r
-        for r in at_level
-        if r.calculation.task == "relaxation" and r.calculation.orbital == "a" and r.calculation.state_key
-    }
+    relaxed = lowest_relaxations(at_level)
     singles: dict[str, list[Record]] = {}
     for single in at_level:
         start = single.calculation.provenance.get("start")
@@ -84,12 +83,31 @@ def truth_table(records: Iterable[Record], host: Host, level: Level) -> pd.DataF
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
+def lowest_relaxations(records: Iterable[Record]) -> dict[str, Record]:
+    """The relaxation of each arrangement that counts: the lowest finished one over all orbital seeds.
+
+    Where none is finished, any other (running, failed) stands in.
+    """
+
+    def rank(record: Record) -> tuple[bool, float]:
+        done = record.status == "done"
+        return (not done, record.frames[-1]["energy"] if done else 0.0)
+
+    found: dict[str, Record] = {}
+    for record in records:
+        key = record.calculation.state_key
+        if key and record.calculation.task == "relaxation":
+            found[key] = min(found.get(key, record), record, key=rank)
+    return found
+
+
 def _described(record: Record, host: Host, singles: list[Record]) -> dict[str, object]:
     frame, calculation = record.frames[-1], record.calculation
     states, magmoms = calculation.oxidation_states, np.array(frame["magmoms"])
     atoms = calculation.atoms()
     atoms.positions = frame["positions"]
     row: dict[str, object] = {
+        "orbital": calculation.orbital,
         "energy_ev": frame["energy"],
         "fmax": np.linalg.norm(frame["forces"], axis=1).max(),
         "steps": len(record.frames),
@@ -108,7 +126,7 @@ def _described(record: Record, host: Host, singles: list[Record]) -> dict[str, o
         ):
             continue
         step = (single.frames[-1]["energy"] - frame["energy"]) / calculation.formula_units * 1000
-        if single.calculation.orbital in ORBITALS:
+        if single.calculation.orbital != calculation.orbital:
             row[f"orbital_{single.calculation.orbital}_mev_fu"] = step
         elif np.allclose(single.calculation.cell, frame["cell"]):
             row["noise_mev_fu"] = step
@@ -133,7 +151,7 @@ def truth_figure(table: pd.DataFrame, host: Host, stem: Path) -> None:
     """Formation energies of all states, other orbitals beside them, and the hull."""
     import matplotlib.pyplot as plt
 
-    from workflow_lib.plotting import COLOUR_DFT, COLOUR_FE2, COLOUR_FE3, style
+    from workflow_lib.plotting import COLOUR_DFT, COLOUR_FE2, COLOUR_FE3, OKABE_ITO, style
     from workflow_lib.thermodynamics.hull import lower_hull
 
     style()
@@ -142,8 +160,8 @@ def truth_figure(table: pd.DataFrame, host: Host, stem: Path) -> None:
     panel.plot(
         done["x"], done["formation_mev_fu"], "_", ms=16, mew=2, color=COLOUR_DFT, label="relaxed state"
     )
-    for orbital, colour in zip(ORBITALS, (COLOUR_FE2, COLOUR_FE3), strict=True):
-        energy = done["formation_mev_fu"] + done[f"orbital_{orbital}_mev_fu"]
+    for orbital, colour in zip(ORBITALS, (OKABE_ITO[2], COLOUR_FE2, COLOUR_FE3), strict=True):
+        energy = done["formation_mev_fu"] + done[f"orbital_{orbital}_mev_fu"].astype(float)
         panel.plot(done["x"], energy, ".", color=colour, label=f"orbital {orbital} on the same atoms")
     sites = np.full(len(done), host.n_mobile((1, 1, 1)))
     filled = np.round(done["x"] * sites)
