@@ -9,7 +9,7 @@ SNAKEMAKE = $(BIN)/snakemake --configfile $(CONFIG)
 PYTHON ?= $(shell for p in python3.12 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: demo run report test lint format venv clean
+.PHONY: demo run report test test-dft lint format venv dft-setup clean
 .DEFAULT_GOAL := demo
 
 demo: run report
@@ -28,6 +28,10 @@ report: .venv/installed
 test: .venv/installed
 	@$(BIN)/python -m pytest
 
+# Recomputes one stored frame of each kind with GPAW; DFT=quick takes only the smallest.
+test-dft: .venv/gpaw
+	@$(BIN)/python -m pytest -m $(if $(filter quick,$(DFT)),dft_quick,dft) tests/dft
+
 lint: .venv/installed
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/snakefmt --check Snakefile rules && $(BIN)/mypy
 
@@ -42,6 +46,20 @@ venv: .venv/installed
 	@echo "Installing the locked packages into .venv (a few minutes, once) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -r envs/requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# The optional DFT engine. GPAW is compiled against libxc, OpenBLAS and FFTW of the system.
+DFT_HEADERS = xc.h cblas.h fftw3.h
+DFT_PACKAGES = g++ libxc-dev libopenblas-dev libfftw3-dev
+dft-setup: .venv/gpaw
+
+.venv/gpaw: .venv/installed envs/requirements-dft.lock envs/gpaw-siteconfig.py
+	@headers() { for h in $(DFT_HEADERS); do echo "#include <$$h>"; done | g++ -x c++ -E - -o /dev/null 2>/dev/null; }; \
+	headers || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(DFT_PACKAGES) >/dev/null; }; \
+	headers || { echo "GPAW needs a C++ compiler, libxc, OpenBLAS and FFTW: on Debian and Ubuntu run 'sudo apt-get install $(DFT_PACKAGES)'; with conda see docs/dft.md" >&2; exit 2; }
+	@echo "Compiling GPAW into .venv (a minute) ..."
+	@GPAW_CONFIG=$(CURDIR)/envs/gpaw-siteconfig.py $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c envs/requirements.lock -r envs/requirements-dft.lock
 	@touch $@
 
 clean:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import copy
 import re
+from collections import Counter
 
 import numpy as np
 import pytest
 from ase.symbols import symbols2numbers
-from embedded import REFERENCE, RULE
+from embedded import ORIGINAL, REFERENCE, RULE, embedded_table, host_elements
 from pydantic import ValidationError
 
 from workflow_lib.errors import UserError
+from workflow_lib.frames import frame_to_atoms
 from workflow_lib.redox import RedoxRule, rule_from_card
+from workflow_lib.redox_many import assign_many
 
 HALF = np.array(symbols2numbers("Na2Fe4P4O16"))
 SITES = HALF == 26
@@ -192,9 +195,66 @@ def test_mistakes_in_the_rule(change, message):
         RedoxRule.model_validate(raw)
 
 
-def test_all_embedded_frames_are_unambiguous(frames):
-    """The session fixture fails on the first frame without charge states; here: their number."""
-    assert len(frames) == 191
-    for frame in frames:
+def test_all_embedded_frames_are_unambiguous(rule, all_frames, frames):
+    """No frame of the host's elements lacks charge states, and no relaxed or rattled state its sites."""
+    table = embedded_table()
+    assert len(all_frames) == len(table)
+    mine = [frame for frame in all_frames if host_elements(frame.numbers)]
+    assert len(mine) == table["subset"].sum() >= table["host"].sum() >= len(frames)
+    for frame in mine:
+        if frame.oxidation_states is None:
+            pytest.fail(str((frame.frame_id, rule.assign(frame.numbers, frame.magmoms, REFERENCE))))
         reduced = np.count_nonzero(frame.oxidation_states == 2)
         assert reduced == np.count_nonzero(frame.numbers == 11)
+    # Hot ions may be found between the sites; those that relax or rattle are near them.
+    still = table[table["host"] & table["kind"].isin(["relaxation", "rattle"])]
+    assert set(still["frame_id"]) <= {frame.frame_id for frame in frames}
+
+
+def test_the_original_set_is_whole_and_comes_first(all_frames, original_frames):
+    # Of its README: 166 relaxation frames and 25 rattled ones.
+    assert Counter(frame.kind for frame in original_frames) == {"relaxation": 166, "rattle": 25}
+    assert [f.source == ORIGINAL for f in all_frames] == [i < 191 for i in range(len(all_frames))]
+
+
+def test_other_materials_are_never_states_of_the_host(rule, host, all_frames):
+    """They hold ions without a formal charge, or fit no site: no arrangement is made up for them."""
+    own = dict(zip(*(embedded_table()[name] for name in ("frame_id", "host")), strict=True))
+    for frame in all_frames:
+        if not own[frame.frame_id]:
+            states, reason = rule.assign(frame.numbers, frame.magmoms, frame.energy_reference)
+            if states is None:
+                assert reason, frame.frame_id
+                continue
+            with pytest.raises(UserError):
+                host.locate(frame_to_atoms(frame), states)
+
+
+def test_many_frames_at_once_are_what_they_are_one_by_one(rule, frames):
+    """Sound, ambiguous, moment-free, charged and foreign frames side by side, against loops."""
+    rng = np.random.default_rng(8)
+    numbers, moments_of = [], []
+    for index, frame in enumerate(frames[:60]):
+        moment = frame.magmoms + rng.normal(0, 0.12, len(frame)) * (index % 2)
+        if index % 7 == 0:
+            moment = np.full(len(frame), np.nan)
+        kept = slice(1, None) if index % 5 == 0 else slice(None)
+        numbers.append(
+            np.where(frame.numbers[kept] == 15, 33 if index % 11 == 0 else 15, frame.numbers[kept])
+        )
+        moments_of.append(moment[kept])
+    offsets = np.concatenate([[0], np.cumsum([len(n) for n in numbers])])
+    states, reasons = assign_many(
+        rule, np.concatenate(numbers), offsets, np.concatenate(moments_of), REFERENCE
+    )
+    windows = {state.oxidation: state.magmom[REFERENCE] for state in rule.states}
+    for index, (n, m) in enumerate(zip(numbers, moments_of, strict=True)):
+        iron = np.flatnonzero(n == 26)
+        read = [[s for s, (lo, hi) in windows.items() if lo <= abs(m[i]) <= hi] for i in iron]
+        known = np.isfinite(m[iron]).all() and all(len(found) == 1 for found in read)
+        charge = sum({11: 1, 15: 5, 8: -2}.get(int(z), 99) for z in n if z != 26)
+        sound = known and charge + sum(found[0] for found in read) == 0
+        assert (reasons[index] is None) == sound, reasons[index]
+        if sound:
+            assert states[offsets[index] : offsets[index + 1]][iron].tolist() == [f[0] for f in read]
+    assert {(reason or "sound").split()[0] for reason in reasons} >= {"sound", "moment", "no", "the"}

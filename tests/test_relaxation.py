@@ -16,7 +16,7 @@ from workflow_lib.models.calculator import PotentialCalculator
 from workflow_lib.relaxation import MIN_DISTANCE, relax
 
 FMAX = 0.05
-REFERENCE = "GPAW/PBE+U(Fe 5.3)/PW500/Gamma"
+REFERENCE = "GPAW/PBE+U(Co 3.32, Fe 5.3, Mn 3.9, Ni 6.2)/PW500/Gamma"
 
 
 def rattled(seed: int, *, sodium: int = 3, amount: float = 0.1) -> Atoms:

@@ -19,7 +19,7 @@ from workflow_lib.models.trained import TrainedModel, species_to_card
 from workflow_lib.redox import RedoxRule
 
 ROOT = Path(__file__).parents[2]
-REFERENCE = "GPAW/PBE+U(Fe 5.3)/PW500/Gamma"
+REFERENCE = "GPAW/PBE+U(Co 3.32, Fe 5.3, Mn 3.9, Ni 6.2)/PW500/Gamma"
 
 
 def cli(*arguments: object) -> subprocess.CompletedProcess[str]:

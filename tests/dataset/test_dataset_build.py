@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from embedded import FRAMES, REFERENCE
+from embedded import FRAMES, ORIGINAL, REFERENCE, embedded_table, host_elements
 
 from workflow_lib.dataset.assign import SetAside
 from workflow_lib.dataset.build import build_dataset, load_source
@@ -27,8 +27,14 @@ DEFAULT = DatasetSettings(path=str(FRAMES))
 
 @pytest.fixture(scope="module")
 def raw():
-    """The embedded frames as the file holds them: no charge states."""
+    """The embedded frames as the file holds them, of all chemistries: no charge states."""
     return read_parquet(FRAMES)
+
+
+@pytest.fixture(scope="module")
+def table() -> pd.DataFrame:
+    """The same counted by pandas, from which the expected numbers come."""
+    return embedded_table()
 
 
 @pytest.fixture(scope="module")
@@ -76,51 +82,83 @@ def test_two_builds_are_bitwise_equal(built, rule, host, tmp_path):
         assert sha256(built / name) == sha256(tmp_path / "again" / name), name
 
 
-def test_frames_are_labelled_and_otherwise_unchanged(built, raw):
-    for before, after in zip(raw, read_parquet(built / "frames.parquet"), strict=True):
+def test_frames_are_labelled_and_otherwise_unchanged(built, raw, all_frames):
+    keys = [frame.state_key for frame in all_frames]
+    for before, after, key in zip(raw, read_parquet(built / "frames.parquet"), keys, strict=True):
         assert (after.frame_id, after.energy, after.group) == (before.frame_id, before.energy, before.group)
         np.testing.assert_array_equal(after.positions, before.positions)
         np.testing.assert_array_equal(after.forces, before.forces)
-        assert after.state_key is not None
-        assert set(after.oxidation_states[after.numbers == 26]) <= {2, 3}
+        assert after.state_key == key
+        if host_elements(after.numbers):
+            assert set(after.oxidation_states[after.numbers == 26]) <= {2, 3}
 
 
-def test_summary_counts(built):
+NAMES = {0: "FePO4", 0.25: "Na0.25FePO4", 0.5: "Na0.5FePO4", 0.75: "Na0.75FePO4", 1: "NaFePO4"}
+
+
+def test_summary_counts(built, table, frames):
     summary = read_json(built / "summary.json")
-    assert summary["frames"] == {"read": 191, "kept": 191, "set_aside": 0, "set_aside_by_reason": {}}
-    assert summary["states"] == 16
-    assert sum(summary["frames_by_composition"].values()) == 191
-    assert summary["frames_by_composition"]["Na0.5FePO4"] == 117
-    assert summary["frames_by_kind"] == {"relaxation": 166, "rattle": 25}
-    assert summary["labels"]["forces"] == 191
-    assert summary["stress"] == {"frames": 191, "converged_frames": 0, "converged": False}
-    assert summary["subset"]["identical_to_full"] is True
+    n, mine = len(table), table[table["subset"]]
+    assert n >= 191
+    assert summary["frames"] == {"read": n, "kept": n, "set_aside": 0, "set_aside_by_reason": {}}
+    # Of the arrangements of 0 to 4 Na and as many Fe2+ on four sites each: all that differ.
+    assert summary["states"] == 1 + 2 + 10 + 2 + 1
+    assert summary["groups"] == table["group"].nunique()
+    assert summary["atoms"] == table["atoms"].sum()
+    assert summary["frames_on_no_host"] == n - len(frames)
+    found = summary["frames_by_composition"]
+    assert sum(found.values()) == n
+    assert {x: found[name] for x, name in NAMES.items()} == mine["x"].value_counts().to_dict()
+    assert summary["frames_by_kind"] == table["kind"].value_counts().to_dict()
+    assert summary["labels"]["forces"] == table["forces"].notna().sum() == n
+    assert summary["labels"]["charges"] == table["charges"].notna().sum()
+    assert summary["stress"] == {
+        "frames": table["stress"].notna().sum(),
+        "converged_frames": 0,
+        "converged": False,
+    }
+    assert summary["subset"]["frames"] == len(mine)
+    one_chemistry = len(mine) == n
+    assert summary["subset"]["identical_to_full"] is one_chemistry
     assert summary["source"]["sha256"] == sha256(FRAMES)
     assert summary["energy_reference"] == REFERENCE
-    assert any("same frames" in line for line in summary["warnings"])
+    assert any("same frames" in line for line in summary["warnings"]) is one_chemistry
     assert any("stress is not converged" in line for line in summary["warnings"])
     splits = read_json(built / "splits.json")
-    assert splits["subset_is_full"] is True
+    assert splits["subset_is_full"] is one_chemistry
     assert summary["splits"]["frames"][0]["test"] == len(splits["folds"][0]["test"])
 
 
-def test_tables_beside_the_figures_hold_what_is_drawn(built, raw):
+def test_tables_beside_the_figures_hold_what_is_drawn(built, table, all_frames):
     composition = pd.read_csv(built / "composition.csv")
-    assert composition["frames"].sum() == 191
-    assert composition.drop_duplicates("composition")["states_of_composition"].sum() == 16
+    assert composition["frames"].sum() == len(table)
+    states = composition.drop_duplicates("composition").set_index("composition")["states_of_composition"]
+    # A group is a state; polymorphs of the host come on top.
+    mine = table[table["subset"]].groupby("x")["group"].nunique()
+    assert {x: states[name] for x, name in NAMES.items()} == mine.to_dict()
+    assert table[table["host"]].groupby("x")["group"].nunique().tolist() == [1, 2, 10, 2, 1]
     redox = pd.read_csv(built / "redox.csv")
-    iron = sum(int(np.count_nonzero(frame.numbers == 26)) for frame in raw)
-    assert redox.groupby("quantity")["sites"].sum().to_dict() == {"charge_e": iron, "moment_mub": iron}
+    assert redox.groupby("quantity")["sites"].sum().to_dict() == {
+        "charge_e": table.loc[table["charges"].notna(), "iron"].sum(),
+        "moment_mub": table.loc[table["magmoms"].notna(), "iron"].sum(),
+    }
     moments = redox[redox["quantity"] == "moment_mub"].query("sites > 0")
     assert (
         moments[moments["state"] == "Fe2+"]["high"].max() < moments[moments["state"] == "Fe3+"]["low"].min()
     )
     energy = pd.read_csv(built / "energy.csv")
-    assert len(energy) == 191
+    assert len(energy) == len(table)
     assert (energy["above_lowest_mev_atom"] >= 0).all()
-    assert (energy["above_lowest_mev_atom"] == 0).sum() == 16
+    # One frame of each state, or of each group of another chemistry, is the lowest.
+    lowest = energy[energy["above_lowest_mev_atom"] == 0].set_index("frame_id")["state"]
+    assert lowest.is_unique and set(lowest) == set(energy["state"])
+    per_atom = (table["energy"] / table["atoms"]).to_numpy()
+    named = [f.state_key for f in all_frames]
+    expected = pd.Series(per_atom, index=table["frame_id"]).groupby(named).idxmin()
+    assert len(expected) == 16
+    assert lowest[expected].to_dict() == {frame_id: key for key, frame_id in expected.items()}
     coverage = pd.read_csv(built / "coverage.csv").set_index("label")["frames"]
-    assert coverage["magmoms"] == 191
+    assert coverage["magmoms"] == table["magmoms"].notna().sum()
     assert coverage["stress_converged"] == 0
 
 
@@ -149,32 +187,43 @@ def test_sites_of_frames_set_aside_count_as_such_whatever_the_file_says(frames, 
     assert (sites["state"][:-4] != NOT_USED).all()
 
 
+def original(frames):
+    """Frames of the first data set alone: of one chemistry, without polymorphs."""
+    return [frame for frame in frames if frame.source == ORIGINAL]
+
+
 def ambiguous(frame):
     return with_labels(frame, magmoms=np.where(frame.numbers == 26, 3.95, 0.0))
 
 
-def test_ambiguous_frames_are_counted_drawn_and_kept_out_of_the_splits(build, raw):
+def test_ambiguous_frames_are_counted_drawn_and_kept_out_of_the_splits(build, raw, table):
     bad = [ambiguous(frame) if i in (13, 60, 61) else frame for i, frame in enumerate(raw)]
     out = build(bad)
     summary = read_json(out / "summary.json")
-    assert summary["frames"]["kept"] == 188
+    assert summary["frames"]["kept"] == len(raw) - 3
     assert summary["frames"]["set_aside_by_reason"] == {"ambiguous moment": 3}
     aside = pd.read_csv(out / "set_aside.csv")
     assert aside["frame_id"].tolist() == [raw[i].frame_id for i in (13, 60, 61)]
     assert aside["reason"].str.contains("moment 3.95 muB of atom").all()
     redox = pd.read_csv(out / "redox.csv")
-    assert redox[(redox["state"] == NOT_USED) & (redox["quantity"] == "moment_mub")]["sites"].sum() == 12
+    # Fe beside ions that the rule gives no formal charge is not used either.
+    unknown = table["numbers"].map(lambda numbers: not set(numbers) <= {8, 11, 14, 15, 16, 26})
+    unused = 3 * 4 + table.loc[unknown, "iron"].sum()
+    assert (
+        redox[(redox["state"] == NOT_USED) & (redox["quantity"] == "moment_mub")]["sites"].sum() == unused
+    )
     placed = {i for fold in read_json(out / "splits.json")["folds"] for i in fold["train"] + fold["test"]}
     assert not placed & set(aside["frame_id"])
 
 
-def test_partial_labels_are_counted(build, raw):
+def test_partial_labels_are_counted(build, raw, table):
     partial = [with_labels(f, charges=None) if i % 2 else f for i, f in enumerate(raw)]
     partial = [with_labels(f, forces=None) if i % 3 == 0 else f for i, f in enumerate(partial)]
     summary = read_json(build(partial) / "summary.json")
-    assert summary["labels"]["charges"] == 96
-    assert summary["labels"]["forces"] == 127
-    assert "64 frames have no forces." in summary["warnings"]
+    without = len(range(0, len(raw), 3))
+    assert summary["labels"]["charges"] == table["charges"][::2].notna().sum()
+    assert summary["labels"]["forces"] == len(raw) - without
+    assert f"{without} frames have no forces." in summary["warnings"]
 
 
 @pytest.mark.parametrize("suffix", [".extxyz", ".db"])
@@ -186,19 +235,20 @@ def test_other_formats_give_the_same_states_and_splits(build, built, raw, suffix
 
 
 def test_two_chemistries_differ_from_their_subset(build, raw):
+    mine = [frame for frame in raw if host_elements(frame.numbers)]
     other = [
         with_labels(
             f, numbers=np.where(f.numbers == 26, 25, f.numbers), frame_id=f"mn{i}", group=f"mn-{f.group}"
         )
-        for i, f in enumerate(raw)
+        for i, f in enumerate(mine)
     ]
     out = build([*raw, *other])
     summary = read_json(out / "summary.json")
-    assert summary["frames"]["kept"] == 382
+    assert summary["frames"]["kept"] == len(raw) + len(mine)
     assert summary["subset"] == {
         "elements": ["Na", "Fe", "P", "O"],
         "required_elements": ["Fe", "P", "O"],
-        "frames": 191,
+        "frames": len(mine),
         "identical_to_full": False,
     }
     assert read_json(out / "splits.json")["subset_is_full"] is False
@@ -212,12 +262,13 @@ def test_empty_subset_names_the_filter(build, raw):
     with pytest.raises(
         UserError, match=r"passes dataset\.subset_elements and required_elements \(only Na, Mn"
     ):
-        build(raw, subset_elements=("Na", "Mn", "P", "O"), required_elements=("Mn",))
+        build(original(raw), subset_elements=("Na", "Mn", "P", "O"), required_elements=("Mn",))
 
 
-def test_every_frame_set_aside(build, raw):
+def test_every_frame_set_aside(build, raw, table):
+    n = table["subset"].sum()
     message = (
-        r"all 191 frames .* set aside, 191 of them for: ambiguous moment .x000_s0-relaxation-00: moment"
+        rf"all {n} frames .* set aside, {n} of them for: ambiguous moment .x000_s0-relaxation-00: moment"
     )
     with pytest.raises(UserError, match=message):
         build([ambiguous(frame) for frame in raw])
@@ -246,7 +297,9 @@ def test_a_level_that_no_file_states_is_the_configured_one(raw, tmp_path):
 
 
 def test_file_with_no_forces(build, raw):
-    with pytest.raises(UserError, match="holds no forces in 191 frames; accepted names: REF_forces"):
+    with pytest.raises(
+        UserError, match=f"holds no forces in {len(raw)} frames; accepted names: REF_forces"
+    ):
         build([with_labels(frame, forces=None) for frame in raw])
 
 
@@ -268,7 +321,7 @@ def test_repeated_frame_ids(build, raw):
 
 def test_more_folds_than_states(build, raw):
     with pytest.raises(UserError, match=r"folds\.count is 15, but .* holds 14 states"):
-        build(raw, folds={"count": 15})
+        build(original(raw), folds={"count": 15})
 
 
 def test_no_frames(build):

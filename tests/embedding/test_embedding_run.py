@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from embedded import REFERENCE, embedded_table, last_of_paths
 
 from workflow_lib.embedding.extract import arrangement_from_key, reference_key, untrained
 from workflow_lib.embedding.figures import embedding_overview
@@ -71,8 +72,6 @@ def make_model(
         for parameter in potential.parameters():
             noise = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
             parameter.add_(0.3 * parameter.std(unbiased=False) * noise)
-    from embedded import REFERENCE
-
     meaning = {
         "name": family,
         "family": family,
@@ -117,17 +116,21 @@ def results(
     return {variant: root / f"painn-{variant}-f0-s5" for variant in ("baseline", "entropy")}
 
 
-def test_points_are_the_redox_atoms_of_all_frames(results: dict[str, Path], data: Path):
+def test_points_are_the_redox_atoms_of_all_frames(
+    results: dict[str, Path], data: Path, frames: list[Frame]
+):
     points = pd.read_parquet(results["baseline"] / "points.parquet")
-    frames = points[points["source"] == "frame"]
-    assert Counter(frames["network"]) == {"trained": 32 * 4, "untrained": 32 * 4}
-    trained = frames[frames["network"] == "trained"]
+    own = points[points["source"] == "frame"]
+    assert Counter(own["network"]) == {"trained": 32 * 4, "untrained": 32 * 4}
+    trained = own[own["network"] == "trained"]
     assert set(trained.loc[trained["set"] == "test", "state_key"]) == set(TEST_STATES)
     assert trained["reference"].sum() == 16 * 4  # one end geometry a state
     assert trained["embedding"].map(len).unique().tolist() == [8]
     path = points[points["source"] == "path"]
     assert sorted(path["step"].unique()) == [0, 1, 2, 3]
-    assert set(path["state_key"]) == {"1x1x1:Na1001:Fe2323"}  # the lowest DFT state at x = 1/2
+    ends = last_of_paths(embedded_table()).query("x == 0.5")
+    key_of = {frame.group: frame.state_key for frame in frames}
+    assert set(path["state_key"]) == {key_of[ends["energy"].idxmin()]}  # DFT's lowest at x = 1/2
     assert Counter(path[path["step"] == 0]["oxidation_state"]) == {2: 2, 3: 2}
 
 

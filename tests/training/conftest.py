@@ -15,8 +15,8 @@ def toy_family():
 
 
 @pytest.fixture
-def case(tmp_path, frames, rule):
+def case(tmp_path, original_frames, rule):
     """Folder with frames.parquet, splits.json and rule.json."""
-    write_case(tmp_path, frames)
+    write_case(tmp_path, original_frames)
     (tmp_path / "rule.json").write_text(rule.model_dump_json())
     return tmp_path

@@ -47,9 +47,9 @@ def test_order_is_a_function_of_seed_and_epoch():
     assert list(order) == epoch
 
 
-def test_sets_are_those_of_the_splits(case, frames):
+def test_sets_are_those_of_the_splits(case, original_frames):
     sets = load(case)
-    expected = write_case(case, frames)
+    expected = write_case(case, original_frames)
     for name, own in expected.items():
         assert {f.frame_id for f in sets[name]} == {f.frame_id for f in own}
 

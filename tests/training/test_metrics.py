@@ -24,8 +24,9 @@ def predict(frame, *, energy=0.0, force=0.0, moment=0.0, charge=0.0):
 
 
 @pytest.fixture
-def some(frames):
-    return frames[:4] + frames[-4:]
+def some(original_frames):
+    """Relaxation frames of one end and, of both kinds, of the other."""
+    return original_frames[:4] + original_frames[-4:]
 
 
 def look(table, **where):

@@ -48,8 +48,8 @@ def graphs_of(potential, sets, rule):
     }
 
 
-def test_lightning_runs_the_steps_written_out_by_hand(rule, frames, tmp_path):
-    sets = write_case(tmp_path, frames)
+def test_lightning_runs_the_steps_written_out_by_hand(rule, original_frames, tmp_path):
+    sets = write_case(tmp_path, original_frames)
     own = settings(epochs=3, ema_decay=0.9, gradient_clip=0.5, weight_decay=1e-3)
     start = module(rule).potential
     potential = module(rule).potential

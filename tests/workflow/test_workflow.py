@@ -18,6 +18,10 @@ import pytest
 import yaml
 
 from workflow_lib.benchmark.run import COLUMNS
+from workflow_lib.config import load_config
+from workflow_lib.dft.plan import plan_pending
+from workflow_lib.dft.store import Store
+from workflow_lib.host import Host
 from workflow_lib.io import read_json
 
 ROOT = Path(__file__).parents[2]
@@ -35,11 +39,22 @@ def run(config: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def written(tmp_path: Path, name: str, **changes: object) -> Path:
-    """A smoke configuration under another run name, with some keys replaced."""
-    config = copy.deepcopy(SMOKE) | {"run": name} | changes
+    """A smoke configuration under another run name, with a DFT store of its own, some keys replaced."""
+    config = copy.deepcopy(SMOKE) | {"run": name, "dft": {"store": str(tmp_path / "store")}} | changes
     path = tmp_path / f"{name}.yaml"
     path.write_text(yaml.safe_dump(config, sort_keys=False))
     return path
+
+
+def answer_first(config: Path, pending: Path) -> str:
+    """Put an invented energy of the first pending arrangement into the store; returns its key."""
+    settings = load_config(config)
+    plan = plan_pending(pending, Host.load(settings.host), settings.redox, settings.dft)
+    key, [calculation, *_] = next(iter(plan.items()))
+    with Store(settings.dft.store).writing(calculation) as log:
+        log.frame({"energy": -500.0, "forces": [[0.0, 0.0, 0.0]] * len(calculation)})
+        log.end("done")
+    return key
 
 
 @pytest.fixture
@@ -91,6 +106,18 @@ def test_smoke_configuration_end_to_end(tmp_path: Path, cleaned: list[str]) -> N
     again = run(config)
     assert again.returncode == 0
     assert "Nothing to be done" in again.stdout + again.stderr
+
+    # An answer in the store counts at once, and concerns nothing but the table of answers.
+    energies = pd.read_csv(results / "dft/energies.csv")
+    assert set(energies["key"]) == set(pending["key"])
+    assert set(energies["status"]) == {"pending"}
+    answered = answer_first(config, results / "sampling/pending.csv")
+    planned = run(config, "--dry-run")
+    jobs = dict(re.findall(r"^(\w+) +(\d+)$", planned.stdout, flags=re.MULTILINE))
+    assert jobs == {"all": "1", "dft": "1", "total": "2"}
+    assert run(config).returncode == 0
+    energies = pd.read_csv(results / "dft/energies.csv").set_index("key")
+    assert energies.loc[answered, ["status", "energy_ev"]].tolist() == ["done", -500.0]
 
     # A key of one model concerns that model: its two variants, its control, and what is drawn of them.
     models = copy.deepcopy(SMOKE["models"])

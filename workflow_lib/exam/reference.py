@@ -100,8 +100,9 @@ def _path_ends(frames: list[Frame]) -> list[Frame]:
 def build_reference(frames_path: str | Path, host: Host, out_dir: str | Path) -> pd.DataFrame:
     """Write ``reference.csv`` (see :data:`COLUMNS`) and ``reference.extxyz``; return the table.
 
-    Frames must carry oxidation states. Larger cells are left out: they are not enumerated. Raises
-    UserError where levels of theory are mixed, there is no relaxation, or an end member is missing.
+    Frames without oxidation states, on no site of the host, or of larger cells, which are not
+    enumerated, are left out. Raises UserError where levels of theory are mixed, there is no
+    relaxation, or an end member is missing.
     """
     frames = read_parquet(frames_path)
     where = str(frames_path)
@@ -112,7 +113,10 @@ def build_reference(frames_path: str | Path, host: Host, out_dir: str | Path) ->
         if frame.oxidation_states is None:
             continue
         atoms = frame_to_atoms(frame)
-        arrangement = host.locate(atoms, frame.oxidation_states)
+        try:
+            arrangement = host.locate(atoms, frame.oxidation_states)
+        except UserError:
+            continue  # another material with the couple, or an ion between the sites: no state of the host
         if arrangement.repeat != CELL:
             continue
         key = host.key(arrangement)

@@ -1,0 +1,159 @@
+"""GPAW recomputes stored frames, and its failures are told in one line."""
+
+import logging
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from embedded import FRAMES
+
+from workflow_lib.dft.export import calculation_of, frames_of
+from workflow_lib.dft.level import Level
+from workflow_lib.dft.run import run_jobs
+from workflow_lib.dft.store import Store
+from workflow_lib.errors import UserError
+from workflow_lib.frames import read_parquet
+
+FORMAL = {"Na": 1, "P": 5, "O": -2, "Si": 4, "S": 6}
+ENERGY, FORCE, MOMENT = 1e-3, 10e-3, 0.02
+"""eV/atom, eV/A, muB: what another machine, library or start may change (docs/dft.md, noise)."""
+
+
+def wanted_states(frame):
+    """Fe by its moment; the other transition metals of the set are all 2+."""
+    states = np.where(np.isin(frame.numbers, (25, 27, 28)), 2, 0)
+    iron = frame.numbers == 26
+    states[iron] = np.where(np.abs(frame.magmoms[iron]) < 4.0, 2, 3)
+    return states
+
+
+def recompute(frame, tmp_path):
+    request = calculation_of(frame, wanted_states(frame), Level())
+    store = Store(tmp_path)
+    tally = run_jobs([request], store, formal_charges=FORMAL)
+    record = store.get(request)
+    assert tally.done == [request.name], record.reason
+    [again] = frames_of([record], "test")
+    assert again.energy == pytest.approx(frame.energy, abs=ENERGY * len(frame))
+    np.testing.assert_allclose(again.forces, frame.forces, atol=FORCE)
+    np.testing.assert_allclose(again.magmoms, frame.magmoms, atol=MOMENT)
+    np.testing.assert_allclose(again.charges, frame.charges, atol=0.02)
+    return record
+
+
+def one_of_each_kind():
+    """The last frame of each kind: relaxed ones are the most telling."""
+    return {frame.kind: frame for frame in read_parquet(FRAMES)}
+
+
+@pytest.mark.dft_quick
+def test_the_smallest_stored_frame_is_recomputed(tmp_path):
+    """FePO4, relaxed: 24 atoms, no charge order to hold."""
+    path = [f for f in read_parquet(FRAMES) if len(f) == 24 and f.kind == "relaxation"]
+    record = recompute(min(path, key=lambda frame: frame.fmax), tmp_path)
+    # Every d shell is half full: no minority orbital holds more than covalency brings.
+    assert all(orbital[-1] < 0.4 for orbital in record.frames[-1]["orbitals"].values())
+
+
+@pytest.mark.dft
+@pytest.mark.parametrize("kind", sorted(one_of_each_kind()))
+def test_one_stored_frame_of_each_kind_is_recomputed(kind, tmp_path):
+    frame = one_of_each_kind()[kind]
+    record = recompute(frame, tmp_path)
+    # A second call finds the answer in the store.
+    assert run_jobs([record.calculation], Store(tmp_path), formal_charges=FORMAL).known == [frame.frame_id]
+
+
+def _half(frames):
+    return next(f for f in frames if f.group == "x050_s1" and f.kind == "relaxation")
+
+
+def test_gpaw_missing_is_one_line_with_the_way_to_get_it(frames, tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "gpaw", None)
+    frame = _half(frames)
+    request = calculation_of(frame, frame.oxidation_states, Level())
+    with pytest.raises(UserError, match="make dft-setup"):
+        run_jobs([request], Store(tmp_path), formal_charges=FORMAL)
+    assert not list(tmp_path.glob("*.jsonl"))
+
+
+def test_all_requests_are_checked_before_the_first_starts(frames, tmp_path):
+    frame = _half(frames)
+    good = calculation_of(frame, frame.oxidation_states, Level())
+    bad = calculation_of(frame, np.where(frame.numbers == 26, 3, 0), Level(), name="not neutral")
+    with pytest.raises(UserError, match="not neutral: the wanted charge states"):
+        run_jobs([good, bad], Store(tmp_path), formal_charges=FORMAL)
+
+
+class TestWithGpaw:
+    """Fast checks of what GPAW is told; they need it installed, not run."""
+
+    @pytest.fixture(autouse=True)
+    def _gpaw(self):
+        pytest.importorskip("gpaw", reason="run make dft-setup")
+
+    def test_an_element_without_paw_set_is_named(self, frames):
+        from workflow_lib.dft.gpaw_engine import require_paw_sets
+
+        frame = _half(frames)
+        numbers = np.where(frame.numbers == 15, 94, frame.numbers)
+        request = calculation_of(frame, frame.oxidation_states, Level(), numbers=numbers)
+        with pytest.raises(UserError, match="no PBE PAW set for Pu"):
+            require_paw_sets(request)
+
+    def test_the_penalty_is_the_derivative_of_its_energy(self):
+        """dE/dD by central differences, on a setup like that of Fe: two d waves among s and p."""
+        from workflow_lib.dft.occupation_control import OccupationControl
+
+        class Setup:
+            l_j = (0, 0, 1, 1, 2, 2)
+            n_j = (4, -1, 3, -1, 3, -1)
+            N0_q = np.linspace(0.3, 0.9, 21)
+
+        rng = np.random.default_rng(5)
+        size = sum(2 * momentum + 1 for momentum in Setup.l_j)
+        density = rng.normal(size=(2, size, size))
+        density += density.transpose(0, 2, 1)
+        target = rng.normal(size=(2, 5, 5))
+        target += target.transpose(0, 2, 1)
+        control = OccupationControl({7: target}, {7: 5.3})
+
+        def energy(matrices):
+            return control.update_non_local_hamiltonian(matrices, Setup, 7, np.zeros_like(matrices))
+
+        potential = np.zeros_like(density)
+        control.update_non_local_hamiltonian(density, Setup, 7, potential)
+        for _ in range(10):
+            step = rng.normal(size=density.shape)
+            step += step.transpose(0, 2, 1)
+            slope = (energy(density + 1e-4 * step) - energy(density - 1e-4 * step)) / 2e-4
+            # The energy is quadratic: central differences are exact but for rounding.
+            assert slope == pytest.approx((potential * step).sum(), rel=1e-8)
+        control.active = False
+        assert energy(density) == 0.0
+        assert control.post_scf_convergence()
+        assert (
+            OccupationControl({7: target}, {7: 5.3}).update_non_local_hamiltonian(
+                density, Setup, 6, np.zeros_like(density)
+            )
+            == 0.0
+        )
+
+    def test_an_scf_that_does_not_converge_is_stored_as_failed(self, frames, tmp_path, monkeypatch, caplog):
+        """The real engine with a ladder of one rung of two iterations."""
+        from workflow_lib.dft import gpaw_engine
+
+        caplog.set_level(logging.WARNING)
+        monkeypatch.setattr(gpaw_engine, "LADDER", (gpaw_engine.Rung(1, {}, 2),))
+        frame = next(f for f in frames if f.group == "x000_s0")
+        request = calculation_of(frame, frame.oxidation_states, Level())
+        request = replace(request, level=Level(cutoff=150.0))
+        store = Store(tmp_path)
+        tally = run_jobs([request], store, formal_charges=FORMAL)
+        assert tally.failed == [request.name]
+        record = store.get(request)
+        assert (record.status, record.reason) == ("failed", "not self-consistent after 2 iterations")
+        assert "not self-consistent" in caplog.text
+        # Not tried again unless asked for.
+        assert run_jobs([request], store, formal_charges=FORMAL).failed == [request.name]
+        assert store.get(request).attempts == 1
