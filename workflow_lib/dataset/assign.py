@@ -32,6 +32,10 @@ _CATEGORIES = {
     "given charge states": "given charge states contradict",
     "energy": "energy window",
     "fits no site": "no split for it",
+    "no forces": "cleaning: no forces",
+    "above the": "cleaning: energy window",
+    "below the": "cleaning: energy window",
+    "duplicate": "cleaning: duplicate",
 }
 
 
@@ -97,7 +101,7 @@ def assign(
             except UserError:
                 key = None  # another material, or an atom far from every site: its group counts
         kept.append(with_labels(frame, oxidation_states=states, state_key=key))
-    for choose in (_outside_window, _without_split):
+    for choose in (_outside_window, _without_split, _cleaned):
         rejected = {id(item.frame): item for item in choose(kept, settings)}
         aside += rejected.values()
         kept = [frame for frame in kept if id(frame) not in rejected]
@@ -147,6 +151,15 @@ def _without_split(frames: Sequence[Frame], _: DatasetSettings) -> list[SetAside
         for frame in frames
         if frame.state_key is None and len(keys.get(frame.group, ())) > 1
     ]
+
+
+def _cleaned(frames: Sequence[Frame], settings: DatasetSettings) -> list[SetAside]:
+    """Frames that the cleaning rules remove, where they are asked for."""
+    if settings.clean is None:
+        return []
+    from workflow_lib.dataset.clean import clean
+
+    return [SetAside(frames[index], reason) for index, reason in clean(frames, settings.clean).items()]
 
 
 def split_names(frames: Sequence[Frame]) -> list[str]:

@@ -27,6 +27,24 @@ class FoldSettings(BaseModel):
         return self
 
 
+class CleanSettings(BaseModel):
+    """Thresholds of the cleaning rules; the first two are the CHGNet paper's."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    above: float = Field(1.0, gt=0, description="eV/atom a frame may lie above its relaxed structure")
+    below: float = Field(0.010, ge=0, description="eV/atom a frame may lie below it")
+    energy_tolerance: float = Field(
+        0.002, gt=0, description="eV/atom; two frames farther apart are no duplicates"
+    )
+    site_tolerance: float = Field(
+        0.02, gt=0, description="StructureMatcher's stol: rms displacement over (volume per atom)^(1/3)"
+    )
+    crowd: int = Field(
+        50, ge=1, description="kept frames of a material after which both tolerances have halved"
+    )
+
+
 class DatasetSettings(BaseModel):
     """Which frames are used, what counts as the chemical subset, and how they are split."""
 
@@ -54,6 +72,9 @@ class DatasetSettings(BaseModel):
         default=None,
         gt=0,
         description="eV/atom; frames farther above the lowest frame of their state are set aside",
+    )
+    clean: CleanSettings | None = Field(
+        default=None, description="cleaning rules of the CHGNet paper; left out, nothing is cleaned"
     )
     folds: FoldSettings = FoldSettings()
     validation_fraction: float = Field(
