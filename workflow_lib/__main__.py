@@ -174,6 +174,28 @@ def _model_verbs(commands: Commands) -> None:
     fetch.add_argument("--verify", action="store_true", help="hash files again that look unchanged")
     fetch.add_argument("--no-unpack", action="store_true", help="leave zip and tar archives packed")
 
+    read = _verb(commands, "read", verbs.read, "foreign files of any size -> one frame table")
+    read.add_argument(
+        "--in", dest="inputs", nargs="+", required=True, metavar="PATH", help="files, folders or globs"
+    )
+    read.add_argument("--out", type=Path, required=True, metavar="DIR")
+    read.add_argument("--jobs", type=int, default=1, metavar="N", help="files read at once (default 1)")
+    read.add_argument("--energy-reference", help="level of theory, where the files do not say")
+    read.add_argument("--formula-units", type=int, help="per cell, where the files do not say")
+    read.add_argument(
+        "--stress-unit", choices=("eV/A^3", "GPa", "kbar"), help="default: by magnitude, file by file"
+    )
+    read.add_argument(
+        "--surrogates",
+        choices=("auto", "always", "never"),
+        default="auto",
+        help="charge states shown as another element (Ga for Fe3+): turned back where its moment "
+        "tells (auto), in every frame, or not at all",
+    )
+    read.add_argument(
+        "--config", type=Path, default=Path("config/config.yaml"), help="configuration file (redox rule)"
+    )
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a verb; 0 on success, 2 for a mistake of the user."""

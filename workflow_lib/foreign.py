@@ -61,8 +61,8 @@ KINDS = {"relax": "relaxation", "opt": "relaxation", "rattled": "rattle", "MD": 
 
 _XYZ = (".extxyz", ".xyz")
 SUFFIXES = (*_XYZ, ".db")
-_STRESS_TO_EV = {"eV/A^3": 1.0, "GPa": 1 / 160.21766208, "kbar": 1 / 1602.1766208}
-_STRESS_LIMIT = 1.0  # eV/A^3, 160 GPa: no frame one would train on is stressed so
+STRESS_TO_EV: dict[StressUnit, float] = {"eV/A^3": 1.0, "GPa": 1 / 160.21766208, "kbar": 1 / 1602.1766208}
+STRESS_LIMIT = 1.0  # eV/A^3, 160 GPa: no frame one would train on is stressed so
 _ALKALI = [atomic_number(symbol) for symbol in ("Li", "Na", "K")]
 _NA, _O = atomic_number("Na"), atomic_number("O")
 _NA_BADER = (0.5, 1.05)  # e; Na in oxides and polyanions has 0.86 to 0.88
@@ -155,8 +155,8 @@ def write_structure(atoms: Atoms, path: str | Path) -> None:
             ) from error
 
 
-def _comment_line(line: str) -> dict[str, Any]:
-    """ASE's parser, made to accept a stress of six numbers, which it refuses under that name."""
+def parse_comment(line: str) -> dict[str, Any]:
+    """ASE's parser of extended XYZ's comment lines, made to accept a stress of six numbers."""
     from ase.io.extxyz import key_val_str_to_dict
 
     return key_val_str_to_dict(re.sub(r"(?<!\S)stress=", "dft_stress=", line))
@@ -175,7 +175,7 @@ def _images(path: Path) -> list[tuple[Atoms, list[Mapping[str, Any]]]]:
         else:
             options: dict[str, Any] = {}
             if path.suffix in _XYZ:
-                options = {"format": "extxyz", "properties_parser": _comment_line}
+                options = {"format": "extxyz", "properties_parser": parse_comment}
             read = ase.io.read(path, index=":", **options)
             images = [(atoms, atoms.info) for atoms in (read if isinstance(read, list) else [read])]
     # Readers of damaged files raise anything (struct, sqlite3, key, index, value errors).
@@ -227,16 +227,73 @@ def _stress(value: Any, where: str) -> np.ndarray | None:
     return flat.reshape(3, 3)
 
 
-def _formula_units(numbers: np.ndarray) -> int:
+def count_formula_units(numbers: np.ndarray) -> int:
     """Greatest common divisor of the element counts; mobile alkali ions do not count."""
     framework = numbers[~np.isin(numbers, _ALKALI)]
     counted = framework if len(framework) else numbers
     return gcd(*(int(count) for count in np.unique(counted, return_counts=True)[1]))
 
 
-def _formula(numbers: np.ndarray) -> str:
+def composition(numbers: np.ndarray) -> str:
+    """Element counts in alphabetical order, such as ``Fe4Na2O16P4``."""
     symbols, counts = np.unique([SYMBOLS[z] for z in numbers], return_counts=True)
     return "".join(f"{symbol}{count}" for symbol, count in zip(symbols, counts, strict=True))
+
+
+def make_frame(
+    atoms: Atoms,
+    places: Sequence[Mapping[str, Any]],
+    where: str,
+    *,
+    default_id: str,
+    source: str,
+    energy_reference: str | None = None,
+    formula_units: int | None = None,
+) -> Frame:
+    """One frame from atoms and the places (info, arrays, results) where its labels may be.
+
+    Labels keep the unit of stress and the sign of charges that they have in the file. Raises
+    UserError, beginning with ``where``, for a frame that is not periodic, has no energy, or has
+    labels of the wrong length or not finite.
+    """
+    if not atoms.pbc.all():
+        raise UserError(f"{where} is not periodic in three directions; give its cell and pbc")
+    n = len(atoms)
+    text = {column: _find(column, places) for column in ACCEPTED}
+    if text["energy"] is None:
+        raise UserError(f"{where} has no energy; accepted names: {', '.join(ACCEPTED['energy'])}")
+    try:
+        energy = float(text["energy"])
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{where}: energy {text['energy']!r} is no number") from error
+    forces = _per_atom(text["forces"], n, "forces", where, 3)
+    states = _per_atom(text["oxidation_states"], n, "oxidation_states", where)
+    kind = str(text["kind"] or "unspecified")
+    frame = Frame(
+        frame_id=str(text["frame_id"] if text["frame_id"] is not None else default_id),
+        # Frames that say nothing of their material are kept together by composition, so that
+        # no two of one trajectory can end up on both sides of a split.
+        group=str(text["group"] if text["group"] is not None else composition(atoms.numbers)),
+        state_key=None if text["state_key"] is None else str(text["state_key"]),
+        kind=KINDS.get(kind, kind),
+        source=str(text["source"] or source),
+        numbers=np.asarray(atoms.numbers, dtype=np.int64),
+        positions=np.array(atoms.positions),
+        cell=np.array(atoms.cell[:]),
+        formula_units=int(text["formula_units"] or formula_units or count_formula_units(atoms.numbers)),
+        energy=energy,
+        energy_reference=str(text["energy_reference"] or energy_reference or UNSTATED),
+        forces=forces,
+        stress=_stress(text["stress"], where),
+        stress_converged=bool(text["stress_converged"] or False),
+        magmoms=_per_atom(text["magmoms"], n, "magmoms", where),
+        charges=_per_atom(text["charges"], n, "charges", where),
+        oxidation_states=None if states is None else states.astype(np.int64),
+        orbital=None if text["orbital"] is None else str(text["orbital"]),
+        fmax=None if forces is None else float(np.linalg.norm(forces, axis=1).max()),
+    )
+    check_frame(frame, where)
+    return frame
 
 
 def _read_foreign(
@@ -250,77 +307,70 @@ def _read_foreign(
     frames = []
     own = True
     for index, (atoms, places) in enumerate(_images(path)):
-        where = f"{path} frame {index}"
-        if not atoms.pbc.all():
-            raise UserError(f"{where} is not periodic in three directions; give its cell and pbc")
-        n = len(atoms)
-        text = {column: _find(column, places) for column in ACCEPTED}
-        if text["energy"] is None:
-            raise UserError(f"{where} has no energy; accepted names: {', '.join(ACCEPTED['energy'])}")
-        try:
-            energy = float(text["energy"])
-        except (ValueError, TypeError) as error:
-            raise UserError(f"{where}: energy {text['energy']!r} is no number") from error
-        forces = _per_atom(text["forces"], n, "forces", where, 3)
-        states = _per_atom(text["oxidation_states"], n, "oxidation_states", where)
-        kind = str(text["kind"] or "unspecified")
-        own = own and (text["stress"] is None or text["stress_converged"] is not None)
-        frame = Frame(
-            frame_id=str(text["frame_id"] if text["frame_id"] is not None else f"{path.stem}-{index:06d}"),
-            # Frames that say nothing of their material are kept together by composition, so that
-            # no two of one trajectory can end up on both sides of a split.
-            group=str(text["group"] if text["group"] is not None else _formula(atoms.numbers)),
-            state_key=None if text["state_key"] is None else str(text["state_key"]),
-            kind=KINDS.get(kind, kind),
-            source=str(text["source"] or path.stem),
-            numbers=np.asarray(atoms.numbers, dtype=np.int64),
-            positions=np.array(atoms.positions),
-            cell=np.array(atoms.cell[:]),
-            formula_units=int(text["formula_units"] or formula_units or _formula_units(atoms.numbers)),
-            energy=energy,
-            energy_reference=str(text["energy_reference"] or energy_reference or UNSTATED),
-            forces=forces,
-            stress=_stress(text["stress"], where),
-            stress_converged=bool(text["stress_converged"] or False),
-            magmoms=_per_atom(text["magmoms"], n, "magmoms", where),
-            charges=_per_atom(text["charges"], n, "charges", where),
-            oxidation_states=None if states is None else states.astype(np.int64),
-            orbital=None if text["orbital"] is None else str(text["orbital"]),
-            fmax=None if forces is None else float(np.linalg.norm(forces, axis=1).max()),
+        frames.append(
+            make_frame(
+                atoms,
+                places,
+                f"{path} frame {index}",
+                default_id=f"{path.stem}-{index:06d}",
+                source=path.stem,
+                energy_reference=energy_reference,
+                formula_units=formula_units,
+            )
         )
-        check_frame(frame, where)
-        frames.append(frame)
+        own = own and (frames[-1].stress is None or _find("stress_converged", places) is not None)
     _orient_charges(frames, path)
     _convert_stress(frames, path, stress_unit, quiet=own)
     return frames
 
 
-def _orient_charges(frames: Sequence[Frame], path: Path) -> None:
-    """Turn the sign of charges that have cations negative, in place.
+def bader_signs(frames: Sequence[Frame]) -> tuple[np.ndarray, np.ndarray]:
+    """Sign ``[frames]`` that makes cations positive, and the mean charge of Na in e (nan without).
 
     Bader charge of Na in these oxides: 0.86 to 0.88 e; a frame without Na is judged by its oxygen,
-    which is always negative. Na far from +-0.87 e is no Bader charge: UserError.
+    which is always negative. The sign is 0 where Na is far from +-0.87 e: no Bader charges. It is 1
+    where nothing can be told.
     """
-    turned = 0
-    for index, frame in enumerate(frames):
-        oxygen = frame.numbers == _O
-        if frame.charges is None or not oxygen.any():
-            continue
-        sodium = frame.numbers == _NA
-        sign = -np.sign(frame.charges[oxygen].mean())
-        if sodium.any():
-            mean = float(frame.charges[sodium].mean())
-            if not _NA_BADER[0] <= abs(mean) <= _NA_BADER[1]:
-                raise UserError(
-                    f"{path} frame {index}: charges of Na average {mean:+.2f} e, Bader charges give "
-                    "+0.87; give net charges with cations positive, or leave the column out"
-                )
-            sign = np.sign(mean)
-        if sign < 0:
-            frame.charges = -frame.charges
-            turned += 1
-    if turned:
-        _log.warning("%s: cations were negative in %d frames; sign of their charges turned", path, turned)
+    signs, sodium = np.ones(len(frames)), np.full(len(frames), np.nan)
+    known = [index for index, frame in enumerate(frames) if frame.charges is not None]
+    if not known:
+        return signs, sodium
+    sizes = [len(frames[index]) for index in known]
+    owner = np.repeat(known, sizes)
+    numbers = np.concatenate([frames[index].numbers for index in known])
+    charges = np.concatenate([np.asarray(frames[index].charges) for index in known])
+    means = []
+    for z in (_NA, _O):
+        chosen = numbers == z
+        count = np.bincount(owner[chosen], minlength=len(frames))
+        total = np.bincount(owner[chosen], charges[chosen], minlength=len(frames))
+        means.append(np.divide(total, count, out=np.full(len(frames), np.nan), where=count > 0))
+    sodium, oxygen = means
+    oxide, with_na = np.isfinite(oxygen), np.isfinite(oxygen) & np.isfinite(sodium)
+    signs[oxide] = -np.sign(oxygen[oxide])
+    signs[with_na] = np.sign(sodium[with_na])
+    size = np.abs(sodium[with_na])
+    signs[with_na] *= (_NA_BADER[0] <= size) & (size <= _NA_BADER[1])
+    # All zeros on oxygen: nothing to turn.
+    signs[oxide & ~with_na & (signs == 0)] = 1
+    return signs, sodium
+
+
+def _orient_charges(frames: Sequence[Frame], path: Path) -> None:
+    """Turn the sign of charges that have cations negative, in place; UserError for other charges."""
+    signs, sodium = bader_signs(frames)
+    for index in np.flatnonzero(signs == 0).tolist():
+        raise UserError(
+            f"{path} frame {index}: charges of Na average {sodium[index]:+.2f} e, Bader charges give "
+            "+0.87; give net charges with cations positive, or leave the column out"
+        )
+    turned = np.flatnonzero(signs < 0).tolist()
+    for index in turned:
+        frames[index].charges = -np.asarray(frames[index].charges)
+    if len(turned):
+        _log.warning(
+            "%s: cations were negative in %d frames; sign of their charges turned", path, len(turned)
+        )
 
 
 def _convert_stress(frames: Sequence[Frame], path: Path, unit: StressUnit | None, *, quiet: bool) -> None:
@@ -333,7 +383,7 @@ def _convert_stress(frames: Sequence[Frame], path: Path, unit: StressUnit | None
         return
     largest = max(float(np.abs(frame.stress).max()) for frame in known)  # type: ignore[arg-type]
     if unit is None:
-        if largest >= _STRESS_LIMIT:
+        if largest >= STRESS_LIMIT:
             raise UserError(
                 f"{path}: stress up to {largest:.3g} cannot be eV/A^3; convert the file with "
                 "`python -m workflow_lib convert --stress-unit GPa` (or kbar; tension positive)"
@@ -342,7 +392,7 @@ def _convert_stress(frames: Sequence[Frame], path: Path, unit: StressUnit | None
             _log.warning("%s: stress (largest component %.3g) is taken to be eV/A^3", path, largest)
         unit = "eV/A^3"
     for frame in known:
-        frame.stress = np.asarray(frame.stress) * _STRESS_TO_EV[unit]
+        frame.stress = np.asarray(frame.stress) * STRESS_TO_EV[unit]
 
 
 def _write_db(frames: Sequence[Frame], path: Path) -> None:

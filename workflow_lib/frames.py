@@ -12,7 +12,8 @@ periodic in three directions.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, fields, replace
 from itertools import pairwise
 from pathlib import Path
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 LAST_ELEMENT = 118
+SMALLEST_VOLUME = 1e-3
+"""A^3; below it three vectors make no cell."""
 PER_ATOM = ("forces", "magmoms", "charges", "oxidation_states")
 """Optional columns with one entry an atom."""
 
@@ -103,14 +106,13 @@ def check_frame(frame: Frame, where: str) -> None:
             raise UserError(
                 f"{where}: {name} holds values that are not finite; remove the frame or leave the label out"
             )
-    if abs(np.linalg.det(frame.cell)) < 1e-3:
+    if abs(np.linalg.det(frame.cell)) < SMALLEST_VOLUME:
         raise UserError(f"{where}: the cell has no volume; give three lattice vectors in A")
 
 
-def write_parquet(frames: Sequence[Frame], path: str | Path) -> None:
-    """Write frames as Parquet, atomically."""
+def frames_to_table(frames: Sequence[Frame]) -> pa.Table:
+    """The frames as an Arrow table with the columns and types of the frame table."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     columns = []
     for field in _schema():
@@ -131,12 +133,85 @@ def write_parquet(frames: Sequence[Frame], path: str | Path) -> None:
             )
         else:
             columns.append(pa.array(values, type=field.type))
+    return pa.Table.from_arrays(columns, schema=_schema())
+
+
+def write_parquet(frames: Sequence[Frame], path: str | Path) -> None:
+    """Write frames as Parquet, atomically."""
+    import pyarrow.parquet as pq
+
     with atomic_path(path) as temporary:
-        pq.write_table(pa.Table.from_arrays(columns, schema=_schema()), temporary, compression="zstd")
+        pq.write_table(frames_to_table(frames), temporary, compression="zstd")
+
+
+class FrameWriter:
+    """Appends to a frame table of any length, one row group a call; see :func:`frame_writer`."""
+
+    def __init__(self, writer: Any) -> None:
+        self._writer = writer
+        self.count = 0
+
+    def write(self, frames: Sequence[Frame]) -> None:
+        """Append frames."""
+        if frames:
+            self.write_table(frames_to_table(frames))
+
+    def write_table(self, table: pa.Table) -> None:
+        """Append rows that have the frame table's columns and types already."""
+        if table.num_rows:
+            self._writer.write_table(table)
+            self.count += table.num_rows
+
+
+@contextmanager
+def frame_writer(path: str | Path) -> Iterator[FrameWriter]:
+    """Open a frame table to write it bit by bit; it appears under its name if the block succeeds.
+
+    Raises UserError where the folder cannot be written.
+    """
+    import pyarrow.parquet as pq
+
+    schema = _schema()
+    # Measured numbers hardly repeat: a dictionary of them costs time and saves nothing.
+    texts = [field.name for field in schema if field.type == "string"]
+    with (
+        atomic_path(path) as temporary,
+        pq.ParquetWriter(temporary, schema, compression="zstd", use_dictionary=texts) as writer,
+    ):
+        yield FrameWriter(writer)
+
+
+def iter_parquet(path: str | Path, batch: int = 1000) -> Iterator[list[Frame]]:
+    """Read a frame table in lists of at most ``batch`` frames; UserError as in :func:`read_parquet`."""
+    import pyarrow as pa
+
+    first = 0
+    with _open_parquet(path) as file:
+        try:
+            for records in file.iter_batches(batch, use_threads=False):
+                yield _table_to_frames(pa.Table.from_batches([records]), path, first)
+                first += records.num_rows
+        except (pa.ArrowInvalid, OSError) as error:
+            raise _damaged(path, error) from error
 
 
 def read_parquet(path: str | Path) -> list[Frame]:
     """Read a frame table; UserError for a missing, damaged or foreign file."""
+    import pyarrow as pa
+
+    with _open_parquet(path) as file:
+        try:
+            table = file.read()
+        except (pa.ArrowInvalid, OSError) as error:
+            raise _damaged(path, error) from error
+    return _table_to_frames(table, path, 0)
+
+
+def _damaged(path: str | Path, error: Exception) -> UserError:
+    return UserError(f"{path} is truncated or no Parquet file ({str(error).splitlines()[0]})")
+
+
+def _open_parquet(path: str | Path) -> Any:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -144,10 +219,15 @@ def read_parquet(path: str | Path) -> list[Frame]:
     if not path.is_file():
         raise UserError(f"{path} does not exist; check the path to the frame table")
     try:
-        table = pq.read_table(path)
+        return pq.ParquetFile(path)
     except (pa.ArrowInvalid, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path} is truncated or no Parquet file ({reason})") from error
+        raise _damaged(path, error) from error
+
+
+def _table_to_frames(table: pa.Table, path: str | Path, first: int) -> list[Frame]:
+    """Checked frames; ``first`` is the row of the first one in its file."""
+    import pyarrow as pa
+
     names = [field.name for field in fields(Frame)]
     if missing := sorted(set(names) - set(table.column_names)):
         raise UserError(f"{path} is no frame table: it lacks {', '.join(missing)}")
@@ -156,22 +236,22 @@ def read_parquet(path: str | Path) -> list[Frame]:
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path}: a column has the wrong type ({reason}); see docs/data.md") from error
-    columns = {name: _column(table.column(name).combine_chunks(), name, str(path)) for name in names}
+    columns = {name: _column(table.column(name).combine_chunks(), name, str(path), first) for name in names}
     frames = []
     for row in range(table.num_rows):
         frame = Frame(**{name: columns[name][row] for name in names})
-        check_frame(frame, f"{path} row {row}")
+        check_frame(frame, f"{path} row {first + row}")
         frames.append(frame)
     return frames
 
 
-def _column(column: pa.Array, name: str, path: str) -> list:
+def _column(column: pa.Array, name: str, path: str, first: int) -> list:
     """One column as Python values, arrays in their own shape; None where empty."""
     import pyarrow as pa
 
     empty = column.is_null().to_numpy(zero_copy_only=False)
     if name in _REQUIRED and empty.any():
-        raise UserError(f"{path} row {int(empty.argmax())}: {name} is empty; every frame needs it")
+        raise UserError(f"{path} row {first + int(empty.argmax())}: {name} is empty; every frame needs it")
     if not pa.types.is_list(column.type):
         return column.to_pylist()
     if name in _INTEGER and column.values.null_count:
@@ -187,7 +267,7 @@ def _column(column: pa.Array, name: str, path: str) -> list:
             values.append(None if empty[row] else value.reshape(shape).copy())
         except ValueError as error:
             raise UserError(
-                f"{path} row {row}: {name} has {value.size} numbers, which make no array of shape "
+                f"{path} row {first + row}: {name} has {value.size} numbers, which make no array of shape "
                 f"{str(shape).replace('-1', 'n')}"
             ) from error
     return values

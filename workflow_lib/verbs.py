@@ -402,3 +402,24 @@ def fetch(options: Options) -> None:
     print(f"{len(fetched.files)} files verified; see {fetched.folder / 'provenance.json'}")
     print(f"licence: {fetched.licence}")
     print(f"cite: {' / '.join(fetched.citation.splitlines())}")
+
+
+def read(options: Options) -> None:
+    """Foreign files as one frame table."""
+    from workflow_lib.sources.read_part import ReadSettings
+    from workflow_lib.sources.read_run import read_sources
+
+    settings = ReadSettings(
+        energy_reference=options.energy_reference,
+        formula_units=options.formula_units,
+        stress_unit=options.stress_unit,
+        surrogates=options.surrogates,
+        rule=_config(options).redox,
+    )
+    summary = read_sources(options.inputs, options.out, settings, options.jobs)
+    for line in summary["statements"]:
+        print(line)
+    print(
+        f"{summary['frames']} frames in {options.out / 'frames.parquet'}; "
+        f"{summary['set_aside']} set aside, {summary['duplicates']} duplicates left out"
+    )

@@ -15,8 +15,10 @@ POLL = 0.1  # s
 
 
 @contextmanager
-def folder_lock(path: Path, wait: float, say: Callable[[str], None]) -> Iterator[None]:
+def folder_lock(path: Path, wait: float, say: Callable[[str], None], what: str = "fetch") -> Iterator[None]:
     """Hold the lock file ``path``; waits up to ``wait`` s for another process, saying so.
+
+    ``what`` names the work in messages.
 
     The system releases the lock when its process ends, however it ends. Raises UserError where the
     wait was in vain or the file system knows no locks.
@@ -39,11 +41,11 @@ def folder_lock(path: Path, wait: float, say: Callable[[str], None]) -> Iterator
                 ) from error
             if time.monotonic() >= deadline:
                 raise UserError(
-                    f"{folder} is in use by another fetch ({who}); wait for it to end, then run the same "
+                    f"{folder} is in use by another {what} ({who}); wait for it to end, then run the same "
                     "command again"
                 )
             if not told:
-                say(f"another fetch ({who}) works in {folder}; waiting for it, {wait:g} s at most")
+                say(f"another {what} ({who}) works in {folder}; waiting for it, {wait:g} s at most")
                 told = True
             time.sleep(POLL)
         handle.seek(0)
