@@ -69,7 +69,7 @@ def _states(frame: Frame) -> np.ndarray:
     return states
 
 
-SEEDS = {"x050_s5": "ab"}
+SEEDS = {"x050_s5": "ab", "x050_s6": "cc", "x075_s1": "aac"}
 """States whose stored path holds, at one Fe2+, an orbital other than the lowest of the estimate."""
 
 

@@ -162,6 +162,8 @@ def truth_figure(table: pd.DataFrame, host: Host, stem: Path) -> None:
     )
     for orbital, colour in zip(ORBITALS, (OKABE_ITO[2], COLOUR_FE2, COLOUR_FE3), strict=True):
         energy = done["formation_mev_fu"] + done[f"orbital_{orbital}_mev_fu"].astype(float)
+        if energy.isna().all():
+            continue
         panel.plot(done["x"], energy, ".", color=colour, label=f"orbital {orbital} on the same atoms")
     sites = np.full(len(done), host.n_mobile((1, 1, 1)))
     filled = np.round(done["x"] * sites)
