@@ -9,7 +9,7 @@ SNAKEMAKE = $(BIN)/snakemake --configfile $(CONFIG)
 PYTHON ?= $(shell for p in python3.12 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: demo run report test test-dft lint format venv dft-setup clean
+.PHONY: demo run report test test-dft test-slurm lint format venv dft-setup slurm-setup clean
 .DEFAULT_GOAL := demo
 
 demo: run report
@@ -31,6 +31,10 @@ test: .venv/installed
 # Recomputes one stored frame of each kind with GPAW; DFT=quick takes only the smallest.
 test-dft: .venv/gpaw
 	@$(BIN)/python -m pytest -m $(if $(filter quick,$(DFT)),dft_quick,dft) tests/dft
+
+# The smoke configuration through a real SLURM on this machine, with fake GPUs.
+test-slurm: slurm-setup
+	@$(BIN)/python -m pytest -m slurm tests/slurm
 
 lint: .venv/installed
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/snakefmt --check Snakefile rules && $(BIN)/mypy
@@ -61,6 +65,16 @@ dft-setup: .venv/gpaw
 	@echo "Compiling GPAW into .venv (a minute) ..."
 	@GPAW_CONFIG=$(CURDIR)/envs/gpaw-siteconfig.py $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c envs/requirements.lock -r envs/requirements-dft.lock
 	@touch $@
+
+# SLURM for its test: installed where this is root's business, and started once to see that it can be.
+SLURM_PACKAGES = slurmctld slurmd munge
+slurm-setup: .venv/installed
+	@PATH="$$PATH:/usr/sbin:/sbin"; \
+	found() { command -v slurmctld && command -v slurmd && command -v munged; } >/dev/null; \
+	found || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(SLURM_PACKAGES) >/dev/null; }; \
+	found || { echo "The SLURM test needs slurmctld, slurmd and munge: on Debian and Ubuntu run 'sudo apt-get install $(SLURM_PACKAGES)'" >&2; exit 2; }
+	@$(BIN)/python tests/slurm/cluster.py true
 
 clean:
 	rm -rf results/$(RUN)

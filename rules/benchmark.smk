@@ -7,9 +7,9 @@ rule benchmark:
     input:
         trainings=expand(rules.train.output, model=MODELS),
         exams=expand(rules.exam.output.scores, model=MODELS),
-        ewald=rules.exam_ewald.output,
+        ewald=names_of(rules.exam_ewald.output),
         searches=expand(rules.search.output.summary, model=SEARCHED),
-        thermodynamics=rules.thermodynamics.output.scores,
+        thermodynamics=names_of(rules.thermodynamics.output.scores),
         embeddings=expand(rules.embedding.output.scores, model=MODELS),
     output:
         table=report(

@@ -84,7 +84,7 @@ rule exam_ewald:
 rule exam_overview:
     input:
         exams=expand(rules.exam.output.scores, model=MODELS),
-        ewald=rules.exam_ewald.output,
+        ewald=names_of(rules.exam_ewald.output),
     output:
         table=report(
             f"{EXAM}/overview.csv",

@@ -45,7 +45,7 @@ rule search:
 rule sampling_overview:
     input:
         searches=expand(rules.search.output.found, model=SEARCHED),
-        reference=rules.exam_reference.output.table,
+        reference=names_of(rules.exam_reference.output.table),
     output:
         table=report(
             f"{SAMPLING}/overview.csv",

@@ -5,7 +5,7 @@ THERMODYNAMICS = f"{RUN}/thermodynamics"
 
 rule thermodynamics:
     input:
-        reference=rules.exam_reference.output.table,
+        reference=names_of(rules.exam_reference.output.table),
         exams=expand(rules.exam.output.states, model=MODELS),
         searches=expand(rules.search.output.found, model=SEARCHED),
     output:

@@ -5,7 +5,7 @@ TRAINING = f"{RUN}/training"
 
 def training_params(model):
     """Everything of the configuration that this one model depends on."""
-    name = next(m.name for m in CFG.trained() if str(m) == model)
+    name = TRAINED[model].name
     named = CFG.model(name)
     return {
         "family": named.family,
@@ -46,6 +46,7 @@ rule train:
     threads: CFG.threads
     resources:
         mem_mb=3500,
+        gpu=gpus,
     params:
         model=lambda wildcards: training_params(wildcards.model),
         settings=settings_of("redox", "threads"),

@@ -1,0 +1,49 @@
+"""What jobs ask of the machine, read from a planned workflow: nothing is run or submitted."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+SMOKE = yaml.safe_load((ROOT / "config/smoke.yaml").read_text())
+
+# Dry runs print no resources of jobs that have a message, so the plan itself is asked, in a process
+# of its own: Snakemake leaves handlers and environment variables behind.
+PLAN = """
+import json, sys
+from pathlib import Path
+from snakemake.api import SnakemakeApi
+from snakemake.settings.types import ConfigSettings, OutputSettings, Quietness, ResourceSettings
+
+with SnakemakeApi(OutputSettings(quiet={Quietness.ALL})) as api:
+    workflow = api.workflow(
+        resource_settings=ResourceSettings(cores=1),
+        config_settings=ConfigSettings(configfiles=[Path(sys.argv[1])]),
+        snakefile=Path("Snakefile"),
+    )
+    workflow.dag().execute_workflow("dryrun")
+    print(json.dumps({job.rule.name: job.resources.get("gpu", 0) for job in workflow._workflow.dag.jobs}))
+"""
+
+
+@pytest.mark.parametrize(("device", "gpus"), [("cpu", 0), ("cuda", 1)])
+def test_a_gpu_is_asked_for_where_the_configuration_says_so(tmp_path: Path, device: str, gpus: int) -> None:
+    models = [model for model in SMOKE["models"] if model["name"] == "painn"]
+    config = SMOKE | {"run": "test-resources", "models": models, "controls": []}
+    config["training"] = SMOKE["training"] | {"device": device}
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(config, sort_keys=False))
+    done = subprocess.run(
+        [sys.executable, "-c", PLAN, str(path)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    asked = json.loads(done.stdout.splitlines()[-1])
+    assert asked.pop("train") == gpus
+    assert {"dataset", "exam", "search", "embedding", "thermodynamics", "benchmark"} <= set(asked)
+    assert not any(asked.values())  # these run on the CPU, whatever the training does
