@@ -9,7 +9,6 @@ seed from the part and the state: the same command writes the same jobs.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import zlib
 from collections.abc import Callable, Iterator
@@ -17,16 +16,17 @@ from pathlib import Path
 
 import numpy as np
 from ase import Atoms
+from other_structures import other_structures
 
 from workflow_lib.dft.calculation import Calculation
 from workflow_lib.dft.charge_state import realised_states
 from workflow_lib.dft.level import Level
+from workflow_lib.dft.run import write_jobs
 from workflow_lib.dft.store import Record, Store
 from workflow_lib.dft.truth import lowest_relaxations
 from workflow_lib.errors import UserError
 from workflow_lib.frames import Frame, frame_to_atoms, read_parquet
 from workflow_lib.host import Host
-from workflow_lib.io import atomic_path
 
 HERE = Path(__file__).parent
 HOST = HERE.parent / "hosts" / "olivine-nafepo4.json"
@@ -344,16 +344,13 @@ def two_thirds(_store: Store, model: Path | None) -> Iterator[Calculation]:
         )
 
 
-CHEMISTRIES = {"NaMnPO4": "Mn", "NaCoPO4": "Co", "NaNiPO4": "Ni"}
-
-
 def chemistries(_store: Store, _model: Path | None) -> Iterator[Calculation]:
     """Other cathodes: olivine NaMnPO4, NaCoPO4, NaNiPO4, maricite NaFePO4, a Na2FeSiO4.
 
     Cells and starts come from the CHGNet that its wheel ships, with the cell relaxed; then a short
     DFT relaxation and displaced atoms.
     """
-    for name, atoms, formula_units in _other_structures():
+    for name, atoms, formula_units in other_structures(Host.load(HOST), _rng("stuffed cristobalite")):
         rng = _rng("chemistries", name)
         states = np.where(np.isin(atoms.numbers, (25, 26, 27, 28)), 2, 0)
         common = {
@@ -382,56 +379,6 @@ def chemistries(_store: Store, _model: Path | None) -> Iterator[Calculation]:
             series=series,
             **common,
         )
-
-
-def _other_structures() -> Iterator[tuple[str, Atoms, int]]:
-    host = Host.load(HOST)
-    olivine = host.build(host.parse(RICH))
-    olivine.arrays.pop("oxidation_states")
-    for name, symbol in CHEMISTRIES.items():
-        atoms = olivine.copy()
-        atoms.symbols[atoms.symbols == "Fe"] = symbol
-        yield name, _chgnet_cell(atoms), 4
-    # Maricite is olivine with Na and Fe in each other's sites.
-    maricite = olivine.copy()
-    swap = {"Na": "Fe", "Fe": "Na"}
-    maricite.symbols = [swap.get(symbol, symbol) for symbol in maricite.get_chemical_symbols()]
-    yield "maricite NaFePO4", _chgnet_cell(maricite), 4
-    yield "stuffed cristobalite Na2FeSiO4", _chgnet_cell(_stuffed_cristobalite()), 4
-
-
-def _stuffed_cristobalite() -> Atoms:
-    """Na2FeSiO4 as a stuffed cristobalite: corner-sharing FeO4 and SiO4, Na in all large voids.
-
-    Tetrahedra stand on a diamond lattice, Fe and Si alternating, O between neighbours, Na on the
-    diamond lattice shifted by half a body diagonal; the symmetric start is displaced by 0.1 A.
-    """
-    fcc = np.array([[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]])
-    quarter = np.full(3, 0.25)
-    bonds = np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]) / 8
-    oxygen = np.concatenate([fcc + bond for bond in bonds])
-    sodium = np.concatenate([fcc + 0.5, fcc + 0.5 + quarter])
-    scaled = np.concatenate([sodium, fcc, fcc + quarter, oxygen])
-    atoms = Atoms("Na8Fe4Si4O16", scaled_positions=scaled % 1, cell=np.eye(3) * 7.4, pbc=True)
-    atoms.positions += _rng("stuffed cristobalite").normal(0, 0.1, atoms.positions.shape)
-    return atoms
-
-
-def _chgnet_cell(atoms: Atoms) -> Atoms:
-    """Positions and cell relaxed by the shipped CHGNet to 0.03 eV/A."""
-    import contextlib
-    import io
-
-    from ase.filters import FrechetCellFilter
-    from ase.optimize import FIRE
-
-    with contextlib.redirect_stdout(io.StringIO()):
-        from chgnet.model.dynamics import CHGNetCalculator
-
-        atoms.calc = CHGNetCalculator(use_device="cpu")
-    FIRE(FrechetCellFilter(atoms), logfile=None).run(fmax=0.03, steps=400)
-    atoms.calc = None
-    return atoms
 
 
 NOISE = ("1x1x1:Na1000:Fe2333", "1x1x1:Na1001:Fe2323", "1x1x1:Na1110:Fe2223")
@@ -467,9 +414,7 @@ def main() -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    with atomic_path(options.out) as temporary:
-        temporary.write_text("".join(json.dumps(c.to_json()) + "\n" for c in calculations))
-    print(f"{len(calculations)} calculations in {options.out}")
+    print(f"{write_jobs(calculations, options.out)} calculations in {options.out}")
     return 0
 
 

@@ -162,10 +162,11 @@ def convergence_figure(table: pd.DataFrame, volts: pd.Series, stem: Path) -> Non
             markerfacecolor="none",
         )
     panels[3].plot(volts.index, volts.to_numpy(), "o-", color="k")
+    known = table["pressure_by_energy_gpa"].notna().any()
     labels = (
         "energy against the highest cut-off\n(meV per formula unit)",
         "largest change of a force (meV/Å)",
-        "pressure (GPa)\ncircles: stress, squares: energies",
+        "pressure (GPa)" + ("\ncircles: stress, squares: energies" if known else " from the stress"),
         "average voltage (V)",
     )
     for panel, label in zip(panels, labels, strict=True):
