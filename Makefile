@@ -9,7 +9,7 @@ SNAKEMAKE = $(BIN)/snakemake --configfile $(CONFIG)
 PYTHON ?= $(shell for p in python3.12 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: demo run report test test-dft test-slurm lint format venv dft-setup slurm-setup clean
+.PHONY: demo run report test rehearsal test-dft test-slurm lint format venv dft-setup slurm-setup clean
 .DEFAULT_GOAL := demo
 
 demo: run report
@@ -31,6 +31,10 @@ test: .venv/installed
 # Recomputes one stored frame of each kind with GPAW; DFT=quick takes only the smallest.
 test-dft: .venv/gpaw
 	@$(BIN)/python -m pytest -m $(if $(filter quick,$(DFT)),dft_quick,dft) tests/dft
+
+# paper.yaml from its sources to all figures, on stand-ins of the public files served on this machine.
+rehearsal: .venv/installed
+	@$(BIN)/python -m pytest tests/workflow/test_rehearsal.py
 
 # The smoke configuration through a real SLURM on this machine, with fake GPUs.
 test-slurm: slurm-setup

@@ -82,6 +82,12 @@ onstart:
 
 wildcard_constraints:
     model="|".join(map(str, MODELS)) or "none",
+    source="|".join(CFG.sources.items) if CFG.sources else "none",
+
+
+if CFG.sources:
+
+    include: "rules/sources.smk"
 
 
 include: "rules/dataset.smk"

@@ -113,7 +113,7 @@ def stage(path: Path, count: int) -> int:
     return int(found["frames"] + found["duplicates"] + found["set_aside"])
 
 
-def _child(run: Callable[[Path, int], int], path: Path, count: int, warm: Path | None, pipe: Any) -> None:
+def _child(run: Callable[[Path, int], Any], path: Path, count: int, warm: Path | None, pipe: Any) -> None:
     if warm is not None:
         run(warm, 10)
     before = time.perf_counter(), time.process_time()
@@ -124,9 +124,9 @@ def _child(run: Callable[[Path, int], int], path: Path, count: int, warm: Path |
     pipe.send((result, seconds, cpu, peak))
 
 
-def measure(
-    run: Callable[[Path, int], int], path: Path, count: int, warm: Path | None
-) -> tuple[int, float, float, float]:
+def measure[T](
+    run: Callable[[Path, int], T], path: Path, count: int, warm: Path | None
+) -> tuple[T, float, float, float]:
     """Result, wall seconds, processor seconds and peak memory (MiB) of a run in a fresh process."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
@@ -134,7 +134,7 @@ def measure(
     process.start()
     sender.close()
     try:
-        found: tuple[int, float, float, float] = receiver.recv()
+        found: tuple[T, float, float, float] = receiver.recv()
     except EOFError:
         raise RuntimeError(f"the process of {run.__name__} ended without a result") from None
     finally:

@@ -5,7 +5,7 @@ DATASET = f"{RUN}/dataset"
 
 rule dataset:
     input:
-        frames=CFG.dataset.path,
+        frames=CFG.frames,
         host=CFG.host,
     output:
         frames=f"{DATASET}/frames.parquet",
@@ -19,7 +19,14 @@ rule dataset:
         figures=report(
             expand(
                 f"{DATASET}/{{name}}.svg",
-                name=["composition", "redox", "energy", "coverage"],
+                name=[
+                    "composition",
+                    "redox",
+                    "energy",
+                    "coverage",
+                    "charge_states",
+                    "elements",
+                ],
             ),
             caption="captions/dataset.rst",
             category="1 Data",
@@ -32,7 +39,14 @@ rule dataset:
         mem_mb=2000,
     params:
         settings=settings_of("dataset", "redox", "seed"),
-        code=code_of("dataset", "redox.py", "frames.py", "foreign.py", "host.py"),
+        code=code_of(
+            "dataset",
+            "redox.py",
+            "redox_many.py",
+            "frames.py",
+            "foreign.py",
+            "host.py",
+        ),
     message:
         "Assigning charge states and cutting folds"
     shell:

@@ -51,6 +51,8 @@ def _stage_verbs(commands: Commands) -> None:
             command.add_argument(f"--{path}", type=Path, required=True, nargs=many, metavar="DIR")
         return command
 
+    sources = verb("sources", verbs.sources, "fetched files -> one frame table, what to cite", "out")
+    sources.add_argument("--jobs", type=int, default=1, metavar="N", help="files read at once (default 1)")
     verb("dataset", verbs.dataset, "frames, charge states, folds, summary", "out")
     train = verb("train", verbs.train, "train one model (resumes if interrupted)", "dataset", "work", "out")
     train.add_argument("--model", required=True, metavar="ID", help="e.g. painn-entropy-f0-s1")
@@ -185,6 +187,7 @@ def _model_verbs(commands: Commands) -> None:
     read.add_argument(
         "--stress-unit", choices=("eV/A^3", "GPa", "kbar"), help="default: by magnitude, file by file"
     )
+    read.add_argument("--stress-converged", action="store_true", help="the files' stress may be trained on")
     read.add_argument(
         "--surrogates",
         choices=("auto", "always", "never"),

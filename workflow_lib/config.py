@@ -21,6 +21,7 @@ from workflow_lib.exam.settings import ExamSettings
 from workflow_lib.models.registry import FAMILIES
 from workflow_lib.redox import Embedding, RedoxRule
 from workflow_lib.sampling.settings import SamplingSettings
+from workflow_lib.sources.settings import SourcesSettings
 from workflow_lib.thermodynamics.settings import ThermodynamicsSettings
 from workflow_lib.training.settings import TrainingSettings
 
@@ -106,6 +107,9 @@ class Config(_Section):
     threads: int = Field(1, ge=1, le=64, description="threads of one job; part of the result")
     host: str = Field(description="host description, see resources/hosts/")
     redox: RedoxRule
+    sources: SourcesSettings | None = Field(
+        None, description="fetch and read public data; left out, frames come from `dataset.path`"
+    )
     dataset: DatasetSettings
     models: tuple[NamedModel, ...] = Field(min_length=1)
     variants: tuple[Variant, ...] = Field(("baseline", "entropy"), min_length=1)
@@ -120,6 +124,10 @@ class Config(_Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if self.sources and self.dataset.path != DatasetSettings.model_fields["path"].default:
+            raise ValueError(
+                "dataset.path: the frames of this run come from `sources`; give one of the two"
+            )
         names = [model.name for model in self.models]
         for name in names:
             if names.count(name) > 1:
@@ -148,6 +156,11 @@ class Config(_Section):
                         describe_errors(error, kind, prefix=f"models[{index}].{what}")
                     ) from error
         return self
+
+    @property
+    def frames(self) -> str:
+        """The file of frames that the dataset stage starts from, relative to the project root."""
+        return f"results/{self.run}/sources/frames.parquet" if self.sources else self.dataset.path
 
     def model(self, name: str) -> NamedModel:
         """The named model; UserError where there is none of this name."""

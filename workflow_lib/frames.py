@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, fields, replace
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 LAST_ELEMENT = 118
 SMALLEST_VOLUME = 1e-3
 """A^3; below it three vectors make no cell."""
+BUFFER = 1 << 20
+"""Bytes of a column that are read at once, so that a file of one long row group streams too."""
 PER_ATOM = ("forces", "magmoms", "charges", "oxidation_states")
 """Optional columns with one entry an atom."""
 
@@ -181,30 +184,51 @@ def frame_writer(path: str | Path) -> Iterator[FrameWriter]:
         yield FrameWriter(writer)
 
 
-def iter_parquet(path: str | Path, batch: int = 1000) -> Iterator[list[Frame]]:
-    """Read a frame table in lists of at most ``batch`` frames; UserError as in :func:`read_parquet`."""
+def iter_tables(
+    path: str | Path, columns: Sequence[str] | None = None, batch: int = 1000
+) -> Iterator[pa.Table]:
+    """Columns (default: all) of a frame table as they are, at most ``batch`` rows at a time.
+
+    Raises UserError for a missing, damaged or foreign file, or one that lacks these columns.
+    """
     import pyarrow as pa
 
-    first = 0
+    names = list(columns or (field.name for field in fields(Frame)))
     with _open_parquet(path) as file:
+        if missing := sorted(set(names) - set(file.schema_arrow.names)):
+            raise UserError(f"{path} is no frame table: it lacks {', '.join(missing)}")
         try:
-            for records in file.iter_batches(batch, use_threads=False):
-                yield _table_to_frames(pa.Table.from_batches([records]), path, first)
-                first += records.num_rows
+            for records in file.iter_batches(batch, columns=names, use_threads=False):
+                yield pa.Table.from_batches([records])
         except (pa.ArrowInvalid, OSError) as error:
             raise _damaged(path, error) from error
+
+
+def count_rows(path: str | Path) -> int:
+    """Number of frames in a frame table; UserError for a missing or damaged file."""
+    with _open_parquet(path) as file:
+        return int(file.metadata.num_rows)
+
+
+def iter_batches(path: str | Path, batch: int = 1000) -> Iterator[FrameBatch]:
+    """Read a frame table as checked flat arrays; UserError as in :func:`read_parquet`."""
+    first = 0
+    for table in iter_tables(path, batch=batch):
+        found = FrameBatch(table, path, first)
+        found.check()
+        yield found
+        first += len(found)
+
+
+def iter_parquet(path: str | Path, batch: int = 1000) -> Iterator[list[Frame]]:
+    """Read a frame table in lists of at most ``batch`` frames; UserError as in :func:`read_parquet`."""
+    for found in iter_batches(path, batch):
+        yield found.frames()
 
 
 def read_parquet(path: str | Path) -> list[Frame]:
     """Read a frame table; UserError for a missing, damaged or foreign file."""
-    import pyarrow as pa
-
-    with _open_parquet(path) as file:
-        try:
-            table = file.read()
-        except (pa.ArrowInvalid, OSError) as error:
-            raise _damaged(path, error) from error
-    return _table_to_frames(table, path, 0)
+    return [frame for frames in iter_parquet(path) for frame in frames]
 
 
 def _damaged(path: str | Path, error: Exception) -> UserError:
@@ -219,30 +243,123 @@ def _open_parquet(path: str | Path) -> Any:
     if not path.is_file():
         raise UserError(f"{path} does not exist; check the path to the frame table")
     try:
-        return pq.ParquetFile(path)
+        # With pre_buffer, pyarrow's default, the bytes of the whole file stay until it is closed.
+        return pq.ParquetFile(path, buffer_size=BUFFER, pre_buffer=False)
     except (pa.ArrowInvalid, OSError) as error:
         raise _damaged(path, error) from error
 
 
-def _table_to_frames(table: pa.Table, path: str | Path, first: int) -> list[Frame]:
-    """Checked frames; ``first`` is the row of the first one in its file."""
-    import pyarrow as pa
+class FrameBatch:
+    """Consecutive rows of a frame table as flat arrays, the atoms of all frames one after another.
 
-    names = [field.name for field in fields(Frame)]
-    if missing := sorted(set(names) - set(table.column_names)):
-        raise UserError(f"{path} is no frame table: it lacks {', '.join(missing)}")
-    try:
-        table = table.select(names).cast(_schema())
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path}: a column has the wrong type ({reason}); see docs/data.md") from error
-    columns = {name: _column(table.column(name).combine_chunks(), name, str(path), first) for name in names}
-    frames = []
-    for row in range(table.num_rows):
-        frame = Frame(**{name: columns[name][row] for name in names})
-        check_frame(frame, f"{path} row {first + row}")
-        frames.append(frame)
-    return frames
+    ``table`` has the frame table's columns and types; ``path`` and ``first``, the row of the first
+    frame in that file, are for messages. Nothing but the types is checked before :meth:`check`.
+    """
+
+    def __init__(self, table: pa.Table, path: str | Path, first: int = 0) -> None:
+        import pyarrow as pa
+
+        schema = _schema()
+        if missing := sorted(set(schema.names) - set(table.column_names)):
+            raise UserError(f"{path} is no frame table: it lacks {', '.join(missing)}")
+        try:
+            self.table = table.select(schema.names).cast(schema)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{path}: a column has the wrong type ({reason}); see docs/data.md") from error
+        self.path, self.first = path, first
+
+    def __len__(self) -> int:
+        return self.table.num_rows
+
+    @cached_property
+    def sizes(self) -> np.ndarray:
+        """Atoms of each frame ``[F]``."""
+        return list_lengths(self.table.column("numbers"))
+
+    @cached_property
+    def offsets(self) -> np.ndarray:
+        """Frame i has the atoms ``offsets[i]`` to ``offsets[i + 1]``; ``[F + 1]``."""
+        return np.concatenate([[0], np.cumsum(self.sizes)])
+
+    @cached_property
+    def owner(self) -> np.ndarray:
+        """The frame of each atom ``[N]``."""
+        return np.repeat(np.arange(len(self)), self.sizes)
+
+    @cached_property
+    def numbers(self) -> np.ndarray:
+        """Atomic numbers ``[N]``."""
+        return self.flat("numbers").astype(np.int64)
+
+    def missing(self, name: str) -> np.ndarray:
+        """Which frames ``[F]`` have nothing in this column."""
+        return self.table.column(name).combine_chunks().is_null().to_numpy(zero_copy_only=False)
+
+    def values(self, name: str) -> np.ndarray:
+        """A column of one number or flag a frame ``[F]``, in the unit of the frame table."""
+        return self.table.column(name).combine_chunks().to_numpy(zero_copy_only=False)
+
+    def flat(self, name: str) -> np.ndarray:
+        """All numbers of a list column in the unit of the frame table, frames without it left out."""
+        return self.table.column(name).combine_chunks().flatten().to_numpy(zero_copy_only=False)
+
+    def per_atom(self, name: str, fill: float) -> np.ndarray:
+        """One number an atom ``[N]``; ``fill`` where the frame has none."""
+        missing = self.missing(name)
+        if not missing.any():
+            return self.flat(name)
+        full = np.full(len(self.owner), fill)
+        full[~missing[self.owner]] = self.flat(name)
+        return full
+
+    def check(self) -> None:
+        """Raise UserError for the first frame that :func:`check_frame` refuses."""
+        if self._sound():
+            return
+        for row, frame in enumerate(self.frames()):
+            check_frame(frame, f"{self.path} row {self.first + row}")
+
+    def _sound(self) -> bool:
+        """Whether check_frame passes every frame: many at once, so it does not say which it refuses."""
+        columns = {name: self.table.column(name) for name in self.table.column_names}
+        if any(columns[name].null_count for name in _REQUIRED):
+            return False
+        if not len(self):
+            return True
+        expected = {"cell": np.full(len(self), 9), "stress": np.full(len(self), 9)}
+        expected |= {"positions": 3 * self.sizes, "forces": 3 * self.sizes}
+        for name in (*_INTEGER, *_SHAPES, "magmoms", "charges"):
+            wrong = list_lengths(columns[name]) != expected.get(name, self.sizes)
+            if (wrong & ~self.missing(name)).any() or columns[name].combine_chunks().flatten().null_count:
+                return False
+            if name not in _INTEGER and not np.isfinite(self.flat(name)).all():
+                return False
+        volumes = np.abs(np.linalg.det(self.flat("cell").reshape(-1, 3, 3)))
+        return bool(
+            self.sizes.all()
+            and self.numbers.min() >= 1
+            and self.numbers.max() <= LAST_ELEMENT
+            and volumes.min() >= SMALLEST_VOLUME
+            and np.isfinite(self.values("energy")).all()
+        )
+
+    def frames(self) -> list[Frame]:
+        """The rows as frames, not checked but for the shapes of their arrays."""
+        names = [field.name for field in fields(Frame)]
+        columns = {
+            name: _column(self.table.column(name).combine_chunks(), name, str(self.path), self.first)
+            for name in names
+        }
+        return [Frame(**{name: columns[name][row] for name in names}) for row in range(len(self))]
+
+
+def list_lengths(column: pa.ChunkedArray) -> np.ndarray:
+    """Length of the list in each row ``[F]``; 0 where there is none."""
+    import pyarrow.compute as pc
+
+    lengths = pc.fill_null(pc.list_value_length(column), 0)
+    return lengths.to_numpy().astype(np.int64)
 
 
 def _column(column: pa.Array, name: str, path: str, first: int) -> list:
@@ -257,8 +374,10 @@ def _column(column: pa.Array, name: str, path: str, first: int) -> list:
     if name in _INTEGER and column.values.null_count:
         raise UserError(f"{path}: {name} has empty entries; give one whole number per atom")
     # Copied, so that a frame neither is read-only nor keeps the whole table in memory.
-    flat = column.values.to_numpy(zero_copy_only=False).astype(np.int64 if name in _INTEGER else float)
     offsets = column.offsets.to_numpy()
+    mine = column.values.slice(offsets[0], offsets[-1] - offsets[0])
+    flat = mine.to_numpy(zero_copy_only=False).astype(np.int64 if name in _INTEGER else float)
+    offsets = offsets - offsets[0]
     shape = _SHAPES.get(name, (-1,))
     values: list[np.ndarray | None] = []
     for row, (start, stop) in enumerate(pairwise(offsets)):
@@ -307,13 +426,18 @@ def frame_to_atoms(frame: Frame) -> Atoms:
 
 def single_reference(frames: Iterable[Frame], where: str) -> str:
     """The one energy reference of these frames; UserError where levels of theory are mixed."""
-    found = sorted({frame.energy_reference for frame in frames})
+    found = {frame.energy_reference for frame in frames}
     if len(found) != 1:
-        raise UserError(
-            f"{where} mixes {len(found)} levels of theory ({'; '.join(found)}); energies of "
-            "different levels must not meet: keep one energy_reference"
-        )
-    return found[0]
+        raise mixed_levels(found, where)
+    return found.pop()
+
+
+def mixed_levels(found: set[str], where: str) -> UserError:
+    """The error for energy references that stand in one place."""
+    return UserError(
+        f"{where} mixes {len(found)} levels of theory ({'; '.join(sorted(found))}); energies of "
+        "different levels must not meet: keep one energy_reference"
+    )
 
 
 def with_labels(frame: Frame, **changes: Any) -> Frame:

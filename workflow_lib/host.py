@@ -93,7 +93,7 @@ class Host:
         """x: mobile ions per mobile site."""
         return len(arrangement.occupied) / self.n_mobile(arrangement.repeat)
 
-    def _supercell(self, repeat: Repeat, x: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def supercell(self, repeat: Repeat, x: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Numbers [N], scaled positions [N, 3] and cell [3, 3] of the full supercell at x."""
         step = self.scaled_full - self.scaled_empty
         scaled = self.scaled_empty + x * (step - np.round(step))
@@ -118,7 +118,7 @@ class Host:
         if repeat not in self._permutations:
             import spglib
 
-            numbers, scaled, cell = self._supercell(repeat, 1.0)
+            numbers, scaled, cell = self.supercell(repeat, 1.0)
             symmetry = spglib.get_symmetry((cell, scaled, numbers), symprec=SYMPREC)  # type: ignore[arg-type]
             if symmetry is None:
                 raise UserError(
@@ -238,7 +238,7 @@ class Host:
         """
         from ase import Atoms
 
-        numbers, scaled, cell = self._supercell(arrangement.repeat, self.composition(arrangement))
+        numbers, scaled, cell = self.supercell(arrangement.repeat, self.composition(arrangement))
         mobile = np.flatnonzero(numbers == atomic_number(self.mobile))
         keep = np.ones(len(numbers), dtype=bool)
         keep[np.setdiff1d(mobile, mobile[list(arrangement.occupied)])] = False
@@ -285,7 +285,7 @@ class Host:
         repeat: Repeat = tuple(int(max(1, round(r))) for r in lengths / own)  # type: ignore[assignment]
         if int(np.prod(repeat)) != counts or x > 1:
             raise UserError(f"{atoms.get_chemical_formula()} is no supercell of {self.name}")
-        numbers, scaled, _ = self._supercell(repeat, x)
+        numbers, scaled, _ = self.supercell(repeat, x)
         own_scaled = atoms.get_scaled_positions(wrap=False)
         found: dict[int, np.ndarray] = {}
         for z in np.unique(atoms.numbers):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from workflow_lib.elements import SYMBOLS
+from workflow_lib.errors import UserError
 
 if TYPE_CHECKING:
     from workflow_lib.redox import RedoxRule
@@ -72,16 +73,8 @@ def _not_neutral(
     reasons: list[str | None],
 ) -> None:
     """Note the frames whose count of lower-state sites is not what neutrality asks for."""
-    charge = np.zeros(len(SYMBOLS), dtype=np.int64)
-    known = np.zeros(len(SYMBOLS), dtype=bool)
-    for symbol, value in rule.formal_charges.items():
-        charge[SYMBOLS.index(symbol)], known[SYMBOLS.index(symbol)] = value, True
-    known[rule.redox_z] = True
-    total = _sums(charge[numbers], offsets)
-    sites = _sums(site, offsets)
-    needed, rest = np.divmod(rule.high * sites + total, rule.high - rule.low)
+    total, sites, needed, impossible, unknown = _balance(rule, numbers, offsets)
     found = _sums(site & (states == rule.low), offsets)
-    impossible = (rest != 0) | (needed < 0) | (needed > sites)
     couple = f"{rule.element}{rule.low}+/{rule.element}{rule.high}+"
     for frame in np.flatnonzero(impossible | (found != needed)).tolist():
         if impossible[frame]:
@@ -94,8 +87,51 @@ def _not_neutral(
                 f"the cell is not neutral: {found[frame]} {rule.element}{rule.low}+ given, "
                 f"{needed[frame]} needed for this composition"
             )
-    for frame, atom in _firsts(~known[numbers], offsets).items():
+    for frame, atom in _firsts(unknown, offsets).items():
         reasons[frame] = (
             f"no formal charge for {SYMBOLS[int(numbers[atom])]}; add it to redox.formal_charges "
             f"(has {', '.join(rule.formal_charges)})"
         )
+
+
+def _balance(
+    rule: RedoxRule, numbers: np.ndarray, offsets: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """What neutrality asks of each frame.
+
+    Charge of the other ions in e, redox sites, those of them that must hold the lower state, whether no
+    number of them can do it (all ``[F]``), and which atoms ``[N]`` are ions without formal charge.
+    """
+    charge = np.zeros(len(SYMBOLS), dtype=np.int64)
+    known = np.zeros(len(SYMBOLS), dtype=bool)
+    for symbol, value in rule.formal_charges.items():
+        charge[SYMBOLS.index(symbol)], known[SYMBOLS.index(symbol)] = value, True
+    known[rule.redox_z] = True
+    total = _sums(charge[numbers], offsets)
+    sites = _sums(numbers == rule.redox_z, offsets)
+    needed, rest = np.divmod(rule.high * sites + total, rule.high - rule.low)
+    return total, sites, needed, (rest != 0) | (needed < 0) | (needed > sites), ~known[numbers]
+
+
+def check_many(
+    rule: RedoxRule, numbers: np.ndarray, offsets: np.ndarray, states: np.ndarray
+) -> list[str | None]:
+    """Why the given charge states ``[N]`` of each frame break the rule ``[F]``; None where they do not.
+
+    The same as ``rule.check_neutral`` frame by frame, which words what is found.
+    """
+    numbers, states = np.asarray(numbers), np.asarray(states)
+    offsets = np.asarray(offsets, dtype=np.int64)
+    site = numbers == rule.redox_z
+    _, _, needed, impossible, unknown = _balance(rule, numbers, offsets)
+    allowed = np.where(site, np.isin(states, (rule.low, rule.high)), states == 0) & ~unknown
+    wrong = impossible | (_sums(site & (states == rule.low), offsets) != needed)
+    wrong |= _sums(~allowed, offsets) > 0
+    reasons: list[str | None] = [None] * len(wrong)
+    for frame in np.flatnonzero(wrong).tolist():
+        atoms = slice(offsets[frame], offsets[frame + 1])
+        try:
+            rule.check_neutral(numbers[atoms], states[atoms])
+        except UserError as error:
+            reasons[frame] = str(error)
+    return reasons

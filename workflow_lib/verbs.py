@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from workflow_lib.errors import UserError
 from workflow_lib.io import read_json, to_json, write_json
@@ -35,6 +35,23 @@ def _threads(config: Config) -> None:
     torch.set_flush_denormal(True)
 
 
+def sources(options: Options) -> None:
+    """Fetched files of the configured sources as one frame table, with what to cite."""
+    from workflow_lib.sources.stage import read_fetched
+
+    config = _config(options)
+    if config.sources is None:
+        raise UserError(f"{options.config} has no section `sources`; see config/paper.yaml")
+    summary = read_fetched(
+        config.sources,
+        rule=config.redox,
+        energy_reference=config.dataset.energy_reference,
+        out=options.out,
+        jobs=options.jobs,
+    )
+    _say_read(summary, options.out)
+
+
 def dataset(options: Options) -> None:
     """Frames of the configured source, labelled and split."""
     from workflow_lib.dataset.build import build_dataset
@@ -42,7 +59,7 @@ def dataset(options: Options) -> None:
 
     config = _config(options)
     build_dataset(
-        settings=config.dataset,
+        settings=config.dataset.model_copy(update={"path": config.frames}),
         rule=config.redox,
         host=Host.load(config.host),
         seed=config.seed,
@@ -413,13 +430,18 @@ def read(options: Options) -> None:
         energy_reference=options.energy_reference,
         formula_units=options.formula_units,
         stress_unit=options.stress_unit,
+        stress_converged=options.stress_converged,
         surrogates=options.surrogates,
         rule=_config(options).redox,
     )
     summary = read_sources(options.inputs, options.out, settings, options.jobs)
+    _say_read(summary, options.out)
+
+
+def _say_read(summary: Mapping[str, Any], out: Path) -> None:
     for line in summary["statements"]:
         print(line)
     print(
-        f"{summary['frames']} frames in {options.out / 'frames.parquet'}; "
+        f"{summary['frames']} frames in {out / 'frames.parquet'}; "
         f"{summary['set_aside']} set aside, {summary['duplicates']} duplicates left out"
     )

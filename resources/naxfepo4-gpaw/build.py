@@ -17,6 +17,7 @@ import ase.io
 
 from workflow_lib.dft.convergence import write_convergence
 from workflow_lib.dft.export import frames_of
+from workflow_lib.dft.lattice import lattice_table
 from workflow_lib.dft.level import Level
 from workflow_lib.dft.store import Record, Store
 from workflow_lib.dft.truth import lowest_relaxations, write_truth
@@ -24,7 +25,7 @@ from workflow_lib.errors import UserError
 from workflow_lib.foreign import read_frames, write_frames
 from workflow_lib.frames import Frame, with_labels
 from workflow_lib.host import Host
-from workflow_lib.io import sha256, write_json
+from workflow_lib.io import sha256, write_csv, write_json
 
 HERE = Path(__file__).parent
 HOST = HERE.parent / "hosts" / "olivine-nafepo4.json"
@@ -39,6 +40,14 @@ TESTING = ("same-positions", "orbital", "noise", "supercell", "magnetism")
 """Kinds that models may learn from, and kinds that would contradict those for a charge-blind model,
 belong to another state, or are of another effective k-mesh."""
 EMPTY, FULL = "1x1x1:Na0000:Fe3333", "1x1x1:Na1111:Fe2222"
+LATTICES = {
+    EMPTY: {"PBE+U, published": (9.913, 5.914, 4.860)},
+    FULL: {
+        "PBE+U, published": (10.567, 6.299, 5.018),
+        "experiment, Moreau 2010": (10.4063, 6.2187, 4.9469),
+    },
+}
+"""Lattice constants in A. For FePO4 no experimental ones were at hand."""
 
 
 def original_frames(original: Path) -> list[Frame]:
@@ -108,6 +117,7 @@ def main() -> int:
         write_frames(frames, HERE / "frames.parquet")
         write_frames(testing, HERE / "frames-testing.parquet")
         write_truth(records, Host.load(HOST), LEVEL, TABLES)
+        write_csv(lattice_table(records, LATTICES), TABLES / "lattice.csv")
         write_convergence(records, TABLES, empty=EMPTY, full=FULL, sites=4)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -167,6 +167,22 @@ def convergence(store: Store, _model: Path | None) -> Iterator[Calculation]:
                 )
 
 
+def cells(store: Store, _model: Path | None) -> Iterator[Calculation]:
+    """Positions and cell of both ends where the stress is converged, on a mesh of even density."""
+    relaxed = _relaxed(store)
+    level = LEVEL.model_copy(update={"cutoff": 800.0, "kpoints": (1, 2, 2)})
+    for key in (POOR, RICH):
+        yield _again(
+            relaxed[key],
+            name=f"cell {key}",
+            kind="cell",
+            task="cell",
+            level=level,
+            charges=False,
+            max_steps=40,
+        )
+
+
 def sodium(_store: Store, _model: Path | None) -> Iterator[Calculation]:
     """Bcc sodium: lattice constant and k-mesh at 500 eV, and every cut-off at the middle constant."""
     from ase.build import bulk
@@ -246,8 +262,7 @@ def rattles(store: Store, _model: Path | None) -> Iterator[Calculation]:
             task="series",
             series=[(base + shift).tolist() for shift in shifts],
         )
-        shear = rng.normal(0, 0.006, (3, 3))
-        strain = np.eye(3) * (1 + rng.uniform(-0.02, 0.02)) + (shear + shear.T) / 2
+        strain = _strain(rng)
         strained = base @ strain
         yield _again(
             record,
@@ -258,6 +273,12 @@ def rattles(store: Store, _model: Path | None) -> Iterator[Calculation]:
             positions=strained.tolist(),
             series=[(strained + rng.normal(0, s, base.shape)).tolist() for s in (0.0, 0.03)],
         )
+
+
+def _strain(rng: np.random.Generator) -> np.ndarray:
+    """Deformation [3, 3]: up to 2 % of isotropic strain, shears of 0.4 %."""
+    shear = rng.normal(0, 0.006, (3, 3))
+    return np.eye(3) * (1 + rng.uniform(-0.02, 0.02)) + (shear + shear.T) / 2
 
 
 def dynamics(store: Store, model: Path | None) -> Iterator[Calculation]:
@@ -282,7 +303,14 @@ def dynamics(store: Store, model: Path | None) -> Iterator[Calculation]:
         for _ in range(4):
             run.run(200)
             snapshots.append(atoms.get_positions().tolist())
-        yield _again(record, name=f"dynamics {key}", kind="dynamics", task="series", series=snapshots)
+        yield _again(
+            record,
+            name=f"dynamics {key}",
+            kind="dynamics",
+            task="series",
+            series=snapshots,
+            provenance={"start": record.calculation.digest, "model": model.name, "temperature_k": 300},
+        )
 
 
 def two_thirds(_store: Store, model: Path | None) -> Iterator[Calculation]:
@@ -379,6 +407,17 @@ def chemistries(_store: Store, _model: Path | None) -> Iterator[Calculation]:
             series=series,
             **common,
         )
+        strain = _strain(rng)
+        strained = atoms.positions @ strain
+        shifts = [rng.normal(0, s, atoms.positions.shape) for s in (0.0, 0.02, 0.03, 0.02, 0.03, 0.04)]
+        yield Calculation(
+            name=f"strain {name}",
+            kind="rattle",
+            task="series",
+            positions=strained,
+            series=strained + np.array(shifts),
+            **common | {"cell": atoms.cell[:] @ strain},
+        )
 
 
 NOISE = ("1x1x1:Na1000:Fe2333", "1x1x1:Na1001:Fe2323", "1x1x1:Na1110:Fe2223")
@@ -389,6 +428,7 @@ PARTS: dict[str, Callable[[Store, Path | None], Iterator[Calculation]]] = {
         truth,
         orbitals,
         convergence,
+        cells,
         sodium,
         magnetism,
         noise,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from workflow_lib.dataset.assign import assign, charge_states, set_aside_table, split_names
+from workflow_lib.dataset.assign import assign, charge_states, split_names
 from workflow_lib.dataset.settings import DatasetSettings
-from workflow_lib.dataset.subset import composition, describe_subset, in_subset, select, subset_is_full
-from workflow_lib.frames import with_labels
+from workflow_lib.dataset.subset import composition, describe_subset, in_subset, select_rows
+from workflow_lib.frames import FrameBatch, frames_to_table, with_labels, write_parquet
 
 SETTINGS = DatasetSettings()
 
@@ -50,7 +50,8 @@ def test_ambiguous_frames_are_set_aside_with_reason_and_category(unlabelled, fra
     kept, aside = assign([*unlabelled[:50], *bad, *unlabelled[50:]], rule, host, SETTINGS)
     assert len(kept) == len(unlabelled)
     assert [item.category for item in aside] == list(cases)
-    table = set_aside_table(aside).set_index("category")["reason"]
+    assert [item.frame_id for item in aside] == list(cases)
+    table = {item.category: item.reason for item in aside}
     assert "moment 3.95 muB of atom" in table["ambiguous moment"]
     assert "1 Fe2+ given, 2 needed" in table["not neutral"]
     assert "its moment of" in table["given charge states contradict"]
@@ -65,13 +66,12 @@ def test_unknown_level_has_no_moment_window(unlabelled, rule, host):
 
 def test_charge_states_given_without_moments_count_if_neutral(frames, rule):
     given = with_labels(frames[60], magmoms=None)
-    states, reason = charge_states(given, rule)
-    assert reason is None
-    np.testing.assert_array_equal(states, frames[60].oxidation_states)
     wrong = given.oxidation_states.copy()
     wrong[np.flatnonzero(wrong == 2)[0]] = 3
-    states, reason = charge_states(with_labels(given, oxidation_states=wrong), rule)
-    assert states is None
+    batch = FrameBatch(frames_to_table([given, with_labels(given, oxidation_states=wrong)]), "here")
+    states, (none, reason) = charge_states(batch, rule, given.energy_reference)
+    assert none is None
+    np.testing.assert_array_equal(states[: len(given)], frames[60].oxidation_states)
     assert reason.startswith("given charge states: the cell is not neutral")
 
 
@@ -90,7 +90,8 @@ def test_energy_window_counts_from_the_lowest_frame_of_each_state(unlabelled, ru
     assert len(lowest) == 16
     assert all(f.energy / len(f) - lowest[f.state_key] <= 0.02 for f in kept)
     by_group = {f.group: lowest[f.state_key] for f in kept}
-    assert all(i.frame.energy / len(i.frame) - by_group[i.frame.group] > 0.02 for i in aside)
+    left = [f for f in unlabelled if f.frame_id in {item.frame_id for item in aside}]
+    assert all(f.energy / len(f) - by_group[f.group] > 0.02 for f in left)
 
 
 def test_without_host_frames_keep_their_group(unlabelled, rule):
@@ -125,7 +126,7 @@ def test_frame_on_no_site_whose_group_holds_several_states_is_set_aside(unlabell
     moved = off_site(one_group[60], frame_id="moved")
     kept, aside = assign([*one_group, moved], rule, host, SETTINGS)
     assert len(kept) == len(unlabelled)
-    assert [(item.frame.frame_id, item.category) for item in aside] == [("moved", "no split for it")]
+    assert [(item.frame_id, item.category) for item in aside] == [("moved", "no split for it")]
     assert "group all holds 16 states" in aside[0].reason
 
 
@@ -134,16 +135,14 @@ def manganese(frame, **changes):
     return with_labels(frame, numbers=np.where(frame.numbers == 26, 25, frame.numbers), **changes)
 
 
-def test_other_chemistries_stay_unlabelled_and_are_not_set_aside(unlabelled, rule, host):
+def test_other_chemistries_stay_unlabelled_and_are_not_set_aside(unlabelled, rule, host, tmp_path):
     other = manganese(unlabelled[60], frame_id="mn", group="mn")
     kept, aside = assign([*unlabelled, other], rule, host, SETTINGS)
     assert not aside
     assert kept[-1].oxidation_states is None
     assert kept[-1].state_key is None
-    assert select(kept, "full", SETTINGS) == kept
-    assert select(kept, "subset", SETTINGS) == kept[:-1]
-    assert not subset_is_full(kept, SETTINGS)
-    assert subset_is_full(kept[:-1], SETTINGS)
+    write_parquet(kept, tmp_path / "t.parquet")
+    assert select_rows(tmp_path / "t.parquet", SETTINGS).tolist() == [True] * len(unlabelled) + [False]
 
 
 def test_subset_needs_required_and_allows_only_its_elements(frames):

@@ -10,16 +10,16 @@ import pandas as pd
 import pytest
 from embedded import FRAMES, ORIGINAL, REFERENCE, embedded_table, host_elements
 
-from workflow_lib.dataset.assign import SetAside
 from workflow_lib.dataset.build import build_dataset, load_source
 from workflow_lib.dataset.settings import DatasetSettings
-from workflow_lib.dataset.summary import NOT_USED, histogram_table, site_table
+from workflow_lib.dataset.sites import NOT_USED
+from workflow_lib.dataset.subset import composition
 from workflow_lib.errors import UserError
 from workflow_lib.foreign import write_frames
 from workflow_lib.frames import read_parquet, with_labels
 from workflow_lib.io import read_json, sha256
 
-FIGURES = ("composition", "redox", "energy", "coverage")
+FIGURES = ("composition", "redox", "energy", "coverage", "charge_states", "elements")
 NUMBERS = {"frames.parquet", "set_aside.csv", "splits.json", "summary.json"}
 FILES = NUMBERS | {f"{name}.{suffix}" for name in FIGURES for suffix in ("svg", "png", "csv")}
 DEFAULT = DatasetSettings(path=str(FRAMES))
@@ -162,31 +162,6 @@ def test_tables_beside_the_figures_hold_what_is_drawn(built, table, all_frames):
     assert coverage["stress_converged"] == 0
 
 
-def test_histograms_count_every_known_value_once(frames, rule):
-    sites = site_table(frames, [], rule)
-    assert NOT_USED not in set(sites["state"])
-    table = histogram_table(sites, {"moment_mub": 0.02, "charge_e": 0.01})
-    for quantity in ("moment_mub", "charge_e"):
-        mine = table[table["quantity"] == quantity]
-        assert mine["sites"].sum() == len(sites)
-        for state, values in sites.groupby("state")[quantity]:
-            occupied = mine[(mine["state"] == state) & (mine["sites"] > 0)]
-            assert occupied["low"].min() <= values.min()
-            assert values.max() <= occupied["high"].max()
-    without = sites.assign(charge_e=np.nan)
-    assert set(histogram_table(without, {"moment_mub": 0.02, "charge_e": 0.01})["quantity"]) == {
-        "moment_mub"
-    }
-
-
-def test_sites_of_frames_set_aside_count_as_such_whatever_the_file_says(frames, rule):
-    """A frame whose given charge states contradict its moments must not show them as assigned."""
-    sites = site_table(frames[:60], [SetAside(frames[60], "given charge states: ...")], rule)
-    assert len(sites) == 61 * 4
-    assert (sites["state"][-4:] == NOT_USED).all()
-    assert (sites["state"][:-4] != NOT_USED).all()
-
-
 def original(frames):
     """Frames of the first data set alone: of one chemistry, without polymorphs."""
     return [frame for frame in frames if frame.source == ORIGINAL]
@@ -209,6 +184,11 @@ def test_ambiguous_frames_are_counted_drawn_and_kept_out_of_the_splits(build, ra
     # Fe beside ions that the rule gives no formal charge is not used either.
     unknown = table["numbers"].map(lambda numbers: not set(numbers) <= {8, 11, 14, 15, 16, 26})
     unused = 3 * 4 + table.loc[unknown, "iron"].sum()
+    fates = pd.read_csv(out / "charge_states.csv").set_index("material")
+    assert fates["frames"].sum() == len(raw)
+    assert fates["ambiguous moment"].sum() == 3
+    assert (fates.drop(columns=["groups", "frames"]).sum(axis=1) == fates["frames"]).all()
+    assert fates.index[0] in {composition(raw[i]) for i in (13, 60, 61)}  # the most set aside stand first
     assert (
         redox[(redox["state"] == NOT_USED) & (redox["quantity"] == "moment_mub")]["sites"].sum() == unused
     )

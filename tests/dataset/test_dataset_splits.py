@@ -122,6 +122,98 @@ def test_without_host_groups_are_split_and_no_end_member_is_known(frames):
     assert sorted(tested) == sorted({frame.group for frame in frames})
 
 
+def merged(frames):
+    """The frames with four states, two compositions among them, made one material."""
+    joined = ("x025_s0", "x025_s1", "x050_s0", "x050_s1")
+    return [with_labels(f, group="alloy") if f.group in joined else f for f in frames]
+
+
+@pytest.mark.parametrize("seed", [0, 711])
+def test_by_material_no_group_straddles(frames, host, seed):
+    chosen = merged(frames)
+    group = {frame.frame_id: frame.group for frame in chosen}
+    splits = splits_of(chosen, host, settings(3, split_by="material"), seed)
+    assert splits["split_by"] == "material"
+    assert splits["always_train"] == ["x000_s0", "x100_s0"]
+    for fold in splits["folds"]:
+        assert sorted(frame_id for part in PARTS for frame_id in fold[part]) == sorted(group)
+        found = [{group[frame_id] for frame_id in fold[part]} for part in PARTS]
+        assert sum(map(len, found)) == len(set(group.values())) == 13
+        assert all(found)
+    held_out = [{group[frame_id] for frame_id in fold["test"]} for fold in splits["folds"]]
+    assert sorted(name for names in held_out for name in names) == sorted(
+        {*group.values()} - {*ends(group)}
+    )
+
+
+def ends(group):
+    return [name for name in set(group.values()) if name.startswith(("x000", "x100"))]
+
+
+def test_a_state_of_two_materials_is_unseen_only_if_both_are_held_out(frames, host):
+    """Half of the frames of each state become another material, as two databases may hold one structure."""
+    twin = [with_labels(f, group=f"{f.group}-{i % 2}") for i, f in enumerate(frames)]
+    of = {frame.frame_id: frame.state_key for frame in twin}
+    straddling = 0
+    for fold in splits_of(twin, host, settings(4, split_by="material"))["folds"]:
+        where = {part: {of[frame_id] for frame_id in fold[part]} for part in PARTS}
+        known = where["train"] | where["validation"]
+        assert set(fold["train_states"]) == where["train"]
+        assert set(fold["validation_states"]) == where["validation"] - where["train"]
+        assert set(fold["test_states"]) == where["test"] - known
+        straddling += len(where["test"] & known)
+    assert straddling > 0
+
+
+def test_by_frame_the_shares_are_the_papers(frames, host):
+    chosen = DatasetSettings(split_by="frame")
+    splits = splits_of(frames, host, chosen, 711)
+    assert (splits["count"], splits["always_train"], len(splits["folds"])) == (1, [], 1)
+    fold = splits["folds"][0]
+    n = len(frames)
+    assert len(fold["test"]) == round(0.15 * n)
+    assert len(fold["validation"]) == round(0.15 * (n - len(fold["test"])))
+    assert sorted(fold["train"] + fold["validation"] + fold["test"]) == sorted(f.frame_id for f in frames)
+    shuffled = [frames[i] for i in np.random.default_rng(4).permutation(n)]
+    assert splits_of(shuffled, host, chosen, 711)["folds"] == splits["folds"]
+    other = splits_of(frames, host, chosen, 712)["folds"][0]
+    # Of two independent draws about 15 % agree; half would be no chance.
+    assert len(set(other["test"]) & set(fold["test"])) < len(fold["test"]) / 2
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_by_frame_a_state_with_a_training_frame_is_never_unseen(frames, host, seed):
+    state = {frame.frame_id: frame.state_key for frame in frames}
+    fold = splits_of(frames, host, DatasetSettings(split_by="frame"), seed)["folds"][0]
+    assert set(fold["train_states"]) == {state[frame_id] for frame_id in fold["train"]}
+    assert {state[frame_id] for frame_id in fold["test"]} <= set(fold["train_states"])
+    assert fold["test_states"] == []
+    # A state of one frame, and that in the test set, is unseen.
+    lonely = fold["test"][0]
+    alone = [with_labels(f, state_key="lonely") if f.frame_id == lonely else f for f in frames]
+    assert splits_of(alone, None, DatasetSettings(split_by="frame"), seed)["folds"][0]["test_states"] == [
+        "lonely"
+    ]
+
+
+def test_by_frame_too_few_frames(frames, host):
+    with pytest.raises(UserError, match=r"split by frame, the 3 frames of .* leave no test frame"):
+        splits_of(frames[:3], host, DatasetSettings(split_by="frame"))
+
+
+def test_by_material_too_few_materials(frames, host):
+    one = [with_labels(frame, group="olivine") for frame in frames]
+    with pytest.raises(UserError, match=r"holds 0 materials \(groups\) to hold out"):
+        splits_of(one, host, settings(2, split_by="material"))
+
+
+def test_the_settings_survive_being_written(frames):
+    for chosen in (DatasetSettings(split_by="frame"), DatasetSettings(split_by="material"), settings(3)):
+        assert DatasetSettings.model_validate(chosen.model_dump(mode="json")) == chosen
+    frame = DatasetSettings(split_by="frame")
+    assert (frame.folds.count, frame.folds.run, frame.test_fraction) == (1, (0,), 0.15)
+
+
 def test_other_chemistries_do_not_count_for_the_folds(frames, host):
     """Frames outside the subset are split too, but cannot make up for missing states."""
     other = [
@@ -150,7 +242,17 @@ def test_other_chemistries_do_not_count_for_the_folds(frames, host):
         ({"folds": {"count": 3, "run": [3]}}, "run names fold 3; there are folds 0 to 2"),
         ({"folds": {"count": 3, "run": [0, 0]}}, "run names a fold twice"),
         ({"folds": {"count": 3, "run": []}}, "at least 1"),
-        ({"folds": {"count": 1}}, "greater than or equal to 2"),
+        ({"folds": {"count": 1}}, "split_by state needs folds.count of two or more"),
+        ({"folds": {"count": 0}}, "greater than or equal to 1"),
+        ({"split_by": "group"}, "Input should be 'state', 'material' or 'frame'"),
+        ({"split_by": "material", "folds": {"count": 1}}, "split_by material needs folds.count of two"),
+        (
+            {"split_by": "frame", "folds": {"count": 4}},
+            "one split, folds.count is 4; leave folds out",
+        ),
+        ({"split_by": "frame", "test_fraction": 0.5}, "less than 0.5"),
+        ({"split_by": "material", "test_fraction": 0.1}, "test_fraction is for split_by frame"),
+        ({"test_fraction": 0.1}, "test_fraction is for split_by frame"),
         ({"validation_fraction": 0.7}, "less than 0.5"),
         ({"validation_fraction": 0.0}, "greater than 0"),
         ({"energy_window": -1}, "greater than 0"),

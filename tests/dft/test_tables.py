@@ -9,6 +9,7 @@ from ase.units import GPa
 from workflow_lib.dft.calculation import Calculation
 from workflow_lib.dft.convergence import convergence_table, metal_energies, voltages, write_convergence
 from workflow_lib.dft.export import calculation_of, frames_of
+from workflow_lib.dft.lattice import lattice_table
 from workflow_lib.dft.level import Level
 from workflow_lib.dft.plan import relaxation_of
 from workflow_lib.dft.settings import DftSettings
@@ -211,3 +212,31 @@ def test_a_frame_becomes_the_calculation_that_made_it(states):
     assert again.digest == record.calculation.digest
     with pytest.raises(UserError, match="is at the level"):
         calculation_of(frame, record.calculation.oxidation_states, Level(cutoff=600))
+
+
+def test_lattice_of_relaxed_cells_beside_what_is_known(tmp_path):
+    store = Store(tmp_path)
+    start = replace(solid(800.0), kind="cell", task="cell")
+    cell = np.diag([4.1, 4.2, 4.3])
+    cell[1, 0] = 0.05  # b leans over by 0.68 degrees
+    with store.writing(start) as log:
+        for scale in (1.1, 1.0):
+            log.frame(
+                {
+                    "positions": start.positions.tolist(),
+                    "cell": (cell * scale).tolist(),
+                    "energy": -1.0,
+                    "forces": [[0.0, 0.03, 0.04], [0.0, 0.0, 0.0]],
+                    "stress": (np.diag([1.0, -2.0, 0.5]) * GPa).tolist(),
+                }
+            )
+    table = lattice_table(store.records(), {"solid": {"a book": (4.0, 4.0, 4.5)}, "other": {}})
+    ours, book = table.to_dict("records")
+    assert ours["status"] == "interrupted"
+    assert ours["a_a"] == pytest.approx(4.1)
+    assert ours["b_a"] == pytest.approx(np.hypot(4.2, 0.05))
+    assert ours["volume_a3"] == pytest.approx(4.1 * 4.2 * 4.3)
+    assert ours["largest_angle_off_90"] == pytest.approx(np.degrees(np.arctan(0.05 / 4.2)))
+    assert ours["largest_stress_gpa"] == pytest.approx(2.0)
+    assert ours["fmax"] == pytest.approx(0.05)
+    assert (book["source"], book["volume_a3"]) == ("a book", pytest.approx(72.0))

@@ -45,7 +45,8 @@ def data(frames: list[Frame], host: Host, tmp_path_factory: pytest.TempPathFacto
     sets: dict[str, list[str]] = {"train": [], "validation": [], "test": []}
     for frame in kept:
         sets["test" if frame.state_key in TEST_STATES else "train"].append(frame.frame_id)
-    fold = {"fold": 0, **sets, "test_states": list(TEST_STATES), "validation_states": []}
+    states = {"train_states": sorted({frame.state_key for frame in kept} - set(TEST_STATES))}
+    fold = {"fold": 0, **sets, **states, "test_states": list(TEST_STATES), "validation_states": []}
     write_json(folder / "splits.json", {"folds": [fold]})
     build_reference(folder / "frames.parquet", host, folder)
     return folder
@@ -168,6 +169,23 @@ def test_scores_and_the_untrained_network(results: dict[str, Path]):
         scores["entropy"]["redox_silhouette_untrained"]
         > scores["baseline"]["redox_silhouette_untrained"] + 0.2
     )
+
+
+def test_a_test_frame_of_a_state_that_trains_is_not_held_out(
+    data: Path, rule: RedoxRule, host: Host, frames: list[Frame], tmp_path: Path
+):
+    """Frames split one by one: the first frame of each state trains, the second tests."""
+    ids = pd.read_parquet(data / "frames.parquet")["frame_id"].tolist()
+    keys = sorted({frame.state_key for frame in frames})
+    fold = {"fold": 0, "train": ids[::2], "test": ids[1::2], "validation": []}
+    fold |= {"train_states": keys, "validation_states": [], "test_states": []}
+    write_json(tmp_path / "splits.json", {"folds": [fold]})
+    model = make_model(tmp_path / "model", rule, "baseline")
+    scores = run(data, model, host, tmp_path / "by-frame", splits=tmp_path / "splits.json")
+    assert scores["headline"] == "all"
+    assert scores["by_set"]["held_out"] is None
+    points = pd.read_parquet(tmp_path / "by-frame/points.parquet")
+    assert set(points.loc[points["source"] == "frame", "set"]) == {"train"}
 
 
 @pytest.mark.parametrize("family", ["painn", "mace"])

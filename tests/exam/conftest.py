@@ -36,10 +36,10 @@ def splits_path(reference_dir: Path) -> Path:
         test = inner.iloc[fold::FOLDS]
         validation = inner.drop(test.index).iloc[::3]
         train = table.drop(test.index).drop(validation.index)
-        entry = {"fold": fold, "test_states": [*test["state_key"]]}
-        entry["validation_states"] = [*validation["state_key"]]
+        entry = {"fold": fold}
         for name, part in (("train", train), ("validation", validation), ("test", test)):
             entry[name] = [*part["frame_id"]]
+            entry[f"{name}_states"] = [*part["state_key"]]
         folds.append(entry)
     write_json(reference_dir / "splits.json", {"folds": folds})
     return reference_dir / "splits.json"

@@ -13,7 +13,7 @@ from ase.io import read
 from charge_order_toy import save_toy
 
 from workflow_lib.errors import UserError
-from workflow_lib.exam.papers import STATE_COLUMNS
+from workflow_lib.exam.papers import STATE_COLUMNS, state_roles
 from workflow_lib.exam.run import run_exam
 from workflow_lib.exam.settings import ExamSettings
 from workflow_lib.host import Host
@@ -144,6 +144,26 @@ def test_states_are_marked_by_their_set_in_the_models_fold(desk: Desk) -> None:
     assert set(rows.index[rows["role"] == "validation"]) == set(fold["validation_states"])
     assert set(rows.index[~rows["seen"]]) == set(fold["test_states"])
     assert (rows.loc[rows["x"].isin([0, 1]), "role"] == "train").all()
+
+
+def test_a_frame_held_out_of_a_state_that_trains_does_not_make_it_unseen(desk: Desk) -> None:
+    """Frames split one by one: the reference frame of every inner state tests, others of it train."""
+    reference = pd.read_csv(desk.reference / "reference.csv")
+    inner = (reference["x"] > 0) & (reference["x"] < 1)
+    keys, ids = reference["state_key"], reference["frame_id"]
+    fold = {"fold": 0, "test": [*ids[inner]], "train": [*ids[~inner]], "validation": []}
+    fold |= {"train_states": [*keys[1:]], "validation_states": [], "test_states": [keys[0]]}
+    path = desk.root / "by-frame.json"
+    path.write_text(json.dumps({"folds": [fold]}))
+    roles = state_roles(path, 0, reference)
+    assert roles == ["test", *["train"] * (len(reference) - 1)]
+    model = save_toy(desk.root / "model", desk.rule, "none")
+    desk.splits = path
+    scores, states = desk.sit(model, "toy-baseline-f0-s1")
+    assert states["seen"].sum() == 3 * (len(reference) - 1)
+    assert scores["states_unseen"] == 0
+    assert scores["states_spearman"] is None
+    assert scores["states_spearman_all"] is not None
 
 
 def test_two_runs_give_identical_files_and_the_cache_changes_nothing(desk: Desk) -> None:

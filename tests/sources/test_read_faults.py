@@ -292,7 +292,7 @@ def test_a_killed_read_leaves_nothing_half_written(frames, tmp_path):
 
 
 def test_two_reads_of_one_folder(path, tmp_path, monkeypatch):
-    from workflow_lib.sources.lock import folder_lock
+    from workflow_lib.lock import folder_lock
 
     monkeypatch.setattr(read_run, "WAIT", 0.1)
     with (

@@ -58,6 +58,25 @@ def test_killed_training_goes_on_to_the_same_numbers(case, rule, tmp_path):
     same_results(tmp_path / "whole", tmp_path / "resumed")
 
 
+@pytest.mark.slow
+def test_the_job_of_a_killed_run_is_waited_for(case, rule, tmp_path, monkeypatch, capsys):
+    """Its successor trains nothing twice, and no two processes write the same checkpoints."""
+    epochs = 4
+    command = [sys.executable, str(SCRIPT), str(case), str(tmp_path / "orphan"), str(epochs), "0.2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[2])}
+    with subprocess.Popen(command, env=environment) as orphan:
+        deadline = time.monotonic() + 120
+        while not list(case.glob("checkpoints/*/epoch*.pt")):
+            assert orphan.poll() is None
+            assert time.monotonic() < deadline, "no checkpoint within two minutes"
+            time.sleep(0.02)
+        monkeypatch.setattr("pytorch_lightning.Trainer.fit", lambda *_, **__: pytest.fail("trained again"))
+        run(case, tmp_path / "successor", rule, epochs=epochs)
+        assert f"another training (process {orphan.pid} on " in capsys.readouterr().err
+        assert orphan.wait(60) == 0
+    same_results(tmp_path / "orphan", tmp_path / "successor")
+
+
 SMALL = {
     "mace": {"num_channels": 4, "radial_mlp": (8, 8), "mlp_irreps": "4x0e", "r_max": 3.5},
     "painn": {"n_atom_basis": 8, "n_rbf": 6, "cutoff": 3.5},

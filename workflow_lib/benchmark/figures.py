@@ -31,8 +31,11 @@ def _order(table: pd.DataFrame) -> list[tuple[str, str]]:
     return [p for p in pairs if p[0] != "ewald"] + [p for p in pairs if p[0] == "ewald"]
 
 
-def benchmark_figure(table: pd.DataFrame, stem: Path) -> None:
-    """Draw ``<stem>.svg`` and ``.png``: a dot a trained model, a bar over folds and seeds."""
+def benchmark_figure(table: pd.DataFrame, stem: Path, *, seen: bool = False) -> None:
+    """Draw ``<stem>.svg`` and ``.png``: a dot a trained model, a bar over folds and seeds.
+
+    ``seen``: whether models know states of the frames that were held out from them.
+    """
     style()
     import matplotlib.pyplot as plt
 
@@ -56,11 +59,12 @@ def benchmark_figure(table: pd.DataFrame, stem: Path) -> None:
         axis.margins(x=0.12)
         if column.endswith(("_atom", "_a", "_fu", "_mv")):
             # Errors start at zero; room to the right so that the largest is not cut.
-            axis.set_xlim(0, 1.1 * max(pd.to_numeric(table[column]).max(), 1e-9))
+            axis.set_xlim(0, 1.1 * np.fmax(pd.to_numeric(table[column]).max(), 1e-9))
     axes[0][0].set_yticks(places, [f"{model} · {variant}" for model, variant in pairs])
     axes[0][0].set_ylim(-0.7, len(pairs) - 0.3)
     figure.suptitle(
-        "Held-out charge-ordered states; a dot a trained model, bars: mean over folds and seeds. "
+        f"{'Held-out frames of states that also train' if seen else 'Held-out charge-ordered states'}; "
+        "a dot a trained model, bars: mean over folds and seeds. "
         "Dashed: DFT. Tick in the last panel: untrained network",
         fontsize=8,
     )

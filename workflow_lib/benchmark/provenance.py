@@ -49,7 +49,7 @@ def _commit() -> str | None:
 
 def collect_provenance(config: Config) -> dict[str, Any]:
     """Resolved configuration, versions, checksums and seeds of a run."""
-    sources = [Path(config.dataset.path), Path(config.host)]
+    sources = [Path(config.frames), Path(config.host)]
     return {
         "configuration": config.model_dump(mode="json"),
         "versions": {name: version(name) for name in PACKAGES},

@@ -47,6 +47,12 @@ def _held_out(metrics: pd.DataFrame, label: str) -> float | None:
     return None if chosen.empty else float(chosen["value"].iloc[0])
 
 
+def _knows_test_states(training: Path) -> bool:
+    """Whether frames were split so that a state of the test frames also trains."""
+    states = read_json(training / "card.json")["training"]["states"]
+    return not set(states["train"]).isdisjoint(states["test"])
+
+
 def _optional(folders: Mapping[str, Path], name: str, file: str) -> dict[str, Any]:
     """A stage's JSON for a model; empty where the stage did not run for it (controls search not)."""
     return read_json(folders[name] / file) if name in folders else {}
@@ -130,4 +136,4 @@ def run_benchmark(
         table[column] = table[column].astype("Int64")
     write_csv(table, out / "benchmark.csv")
     write_csv(_timings(trainings, folders["searches"], folders["exams"]), out / "timings.csv")
-    benchmark_figure(table, out / "benchmark")
+    benchmark_figure(table, out / "benchmark", seen=any(map(_knows_test_states, trainings)))

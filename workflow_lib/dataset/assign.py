@@ -1,4 +1,4 @@
-"""Charge states and arrangements of frames; what fits no rule is set aside with its reason.
+"""Charge states of frames; what fits no rule is set aside with its reason.
 
 Nothing is forced: a frame of the chemical subset whose moments leave its charge states open, or
 whose charge states do not make it neutral, is set aside. Frames of other chemistries, which only
@@ -7,21 +7,22 @@ charge-blind variants on the full data use, stay without charge states.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from workflow_lib.dataset.settings import DatasetSettings
-from workflow_lib.dataset.subset import in_subset
-from workflow_lib.errors import UserError
-from workflow_lib.frames import Frame, frame_to_atoms, with_labels
-from workflow_lib.host import Host
+from workflow_lib.frames import Frame, FrameBatch, single_reference
 from workflow_lib.redox import RedoxRule
+from workflow_lib.redox_many import assign_many, check_many
 
+if TYPE_CHECKING:
+    from workflow_lib.host import Host
+
+_GIVEN = "given charge states"
 _CATEGORIES = {
     "no magnetic moments": "no moments",
     "no moment window": "no moment window",
@@ -29,7 +30,7 @@ _CATEGORIES = {
     "no formal charge": "ion without formal charge",
     "the cell is not neutral": "not neutral",
     "no assignment": "not neutral",
-    "given charge states": "given charge states contradict",
+    _GIVEN: "given charge states contradict",
     "energy": "energy window",
     "fits no site": "no split for it",
     "no forces": "cleaning: no forces",
@@ -37,159 +38,102 @@ _CATEGORIES = {
     "below the": "cleaning: energy window",
     "duplicate": "cleaning: duplicate",
 }
+"""Beginning of a reason -> the kind of reason, without the numbers of one frame."""
+OTHER = "other"
+CATEGORIES = (*dict.fromkeys(_CATEGORIES.values()), OTHER)
+DISAGREEMENTS = CATEGORIES[: CATEGORIES.index("energy window")]
+"""Categories that are about charge states."""
+
+
+def category(reason: str) -> str:
+    """The kind of reason for which a frame is set aside."""
+    return next((kind for start, kind in _CATEGORIES.items() if reason.startswith(start)), OTHER)
 
 
 @dataclass(frozen=True, slots=True)
 class SetAside:
     """A frame that is not used, and why."""
 
-    frame: Frame
+    frame_id: str
     reason: str
 
     @property
     def category(self) -> str:
         """The kind of reason, without the numbers of this frame."""
-        return next(
-            (category for start, category in _CATEGORIES.items() if self.reason.startswith(start)),
-            "other",
-        )
-
-
-def charge_states(frame: Frame, rule: RedoxRule) -> tuple[np.ndarray | None, str | None]:
-    """Oxidation states ``[n]`` of a frame, or None and the reason.
-
-    Moments decide. States given in the file count where there are no moments; where there are
-    both, they must agree.
-    """
-    states, reason = rule.assign(frame.numbers, frame.magmoms, frame.energy_reference)
-    given = frame.oxidation_states
-    if given is None:
-        return states, reason
-    if frame.magmoms is None:
-        try:
-            rule.check_neutral(frame.numbers, given)
-        except UserError as error:
-            return None, f"given charge states: {error}"
-        return given, None
-    if states is not None and not np.array_equal(states, given):
-        index = int(np.flatnonzero(states != given)[0])
-        return None, (
-            f"given charge states: atom {index} is said to be {given[index]}+, its moment of "
-            f"{frame.magmoms[index]:.2f} muB says {states[index]}+"
-        )
-    return states, reason
+        return category(self.reason)
 
 
 def assign(
     frames: Sequence[Frame], rule: RedoxRule, host: Host | None, settings: DatasetSettings
 ) -> tuple[list[Frame], list[SetAside]]:
-    """Label frames; returns those kept, in order, and those set aside.
+    """Label frames in memory; returns those kept and those set aside, both in order.
 
     ``oxidation_states`` follow from :func:`charge_states`; ``state_key`` names the arrangement
     that was *realised* (None where the frame fits no site of the host).
     """
-    kept, aside = [], []
-    for frame in tqdm(frames, desc="charge states", unit="frame", leave=False):
-        states, reason = charge_states(frame, rule)
-        if states is None and in_subset(frame.numbers, settings):
-            aside.append(SetAside(frame, reason or "no charge states"))
-            continue
-        key = None
-        if states is not None and host is not None:
-            try:
-                key = host.key(host.locate(frame_to_atoms(frame), states))
-            except UserError:
-                key = None  # another material, or an atom far from every site: its group counts
-        kept.append(with_labels(frame, oxidation_states=states, state_key=key))
-    for choose in (_outside_window, _without_split, _cleaned):
-        rejected = {id(item.frame): item for item in choose(kept, settings)}
-        aside += rejected.values()
-        kept = [frame for frame in kept if id(frame) not in rejected]
-    order = {frame.frame_id: index for index, frame in enumerate(frames)}
-    return kept, sorted(aside, key=lambda item: order[item.frame.frame_id])
+    # These files build on this one.
+    from workflow_lib.dataset.decide import decide
+    from workflow_lib.dataset.index import labelled_frames, make_index
+    from workflow_lib.dataset.source import in_memory
+
+    source = in_memory(frames, single_reference(frames, "one list of frames"))
+    index = decide(make_index(source, rule, host, settings), source, settings)
+    aside = index.rows.loc[~index.kept, ["frame_id", "reason"]]
+    return (
+        labelled_frames(source, index, np.flatnonzero(index.kept)),
+        [SetAside(*row) for row in aside.itertuples(index=False)],
+    )
 
 
-def _outside_window(frames: Sequence[Frame], settings: DatasetSettings) -> list[SetAside]:
-    """Frames too far above the lowest frame of their state."""
-    if settings.energy_window is None:
-        return []
-    lowest: dict[str, float] = {}
-    for frame in frames:
-        name = frame.state_key or frame.group
-        lowest[name] = min(lowest.get(name, np.inf), frame.energy / len(frame))
-    rejected = []
-    for frame in frames:
-        above = frame.energy / len(frame) - lowest[frame.state_key or frame.group]
-        if above > settings.energy_window:
-            rejected.append(
-                SetAside(
-                    frame,
-                    f"energy {above:.3f} eV/atom above the lowest of its state, the window is "
-                    f"{settings.energy_window:g}",
-                )
-            )
-    return rejected
+def charge_states(
+    batch: FrameBatch, rule: RedoxRule, energy_reference: str
+) -> tuple[np.ndarray, list[str | None]]:
+    """Oxidation states of all atoms ``[N]`` and, frame by frame, the reason why it has none ``[F]``.
 
+    Moments decide. States given in the file count where there are no moments; where there are
+    both, they must agree. The states of a frame with a reason mean nothing.
+    """
+    numbers, offsets = batch.numbers, batch.offsets
+    magmoms = batch.per_atom("magmoms", np.nan)
+    states, reasons = assign_many(rule, numbers, offsets, magmoms, energy_reference)
+    stated, silent = ~batch.missing("oxidation_states"), batch.missing("magmoms")
+    if not stated.any():
+        return states, reasons
+    given = batch.per_atom("oxidation_states", 0).astype(np.int64)
 
-def _keys_of_groups(frames: Sequence[Frame]) -> dict[str, set[str]]:
-    keys: dict[str, set[str]] = defaultdict(set)
-    for frame in frames:
-        if frame.state_key is not None:
-            keys[frame.group].add(frame.state_key)
-    return keys
+    alone = np.flatnonzero(stated & silent)
+    atoms = np.isin(batch.owner, alone)
+    states[atoms] = given[atoms]
+    inside = np.concatenate([[0], np.cumsum(batch.sizes[alone])])
+    for frame, reason in zip(
+        alone.tolist(), check_many(rule, numbers[atoms], inside, given[atoms]), strict=True
+    ):
+        reasons[frame] = None if reason is None else f"{_GIVEN}: {reason}"
 
-
-def _without_split(frames: Sequence[Frame], _: DatasetSettings) -> list[SetAside]:
-    """Frames on no host site whose group holds several states: no set could take them cleanly."""
-    keys = _keys_of_groups(frames)
-    return [
-        SetAside(
-            frame,
-            f"fits no site of the host, and group {frame.group} holds {len(keys[frame.group])} "
-            "states, which may lie in different sets",
+    both = stated & ~silent & np.array([reason is None for reason in reasons])
+    differ = np.flatnonzero(both[batch.owner] & (states != given))
+    frames, first = np.unique(batch.owner[differ], return_index=True)
+    for frame, atom in zip(frames.tolist(), differ[first].tolist(), strict=True):
+        reasons[frame] = (
+            f"{_GIVEN}: atom {atom - offsets[frame]} is said to be {given[atom]}+, its moment of "
+            f"{magmoms[atom]:.2f} muB says {states[atom]}+"
         )
-        for frame in frames
-        if frame.state_key is None and len(keys.get(frame.group, ())) > 1
-    ]
-
-
-def _cleaned(frames: Sequence[Frame], settings: DatasetSettings) -> list[SetAside]:
-    """Frames that the cleaning rules remove, where they are asked for."""
-    if settings.clean is None:
-        return []
-    from workflow_lib.dataset.clean import clean
-
-    return [SetAside(frames[index], reason) for index, reason in clean(frames, settings.clean).items()]
+    return states, reasons
 
 
 def split_names(frames: Sequence[Frame]) -> list[str]:
-    """The state (or group) that each frame shares its set with.
+    """The state (or group) that each frame shares its set with, see :func:`state_names`."""
+    groups = pd.Series([frame.group for frame in frames], dtype=object)
+    keys = pd.Series([frame.state_key for frame in frames], dtype=object)
+    return state_names(groups, keys).tolist()
+
+
+def state_names(groups: pd.Series, keys: pd.Series) -> pd.Series:
+    """The state (or group) of each frame, of the groups and state keys of all that are used.
 
     The realised state where there is one; else the state that the rest of the frame's group has;
     else the group.
     """
-    keys = _keys_of_groups(frames)
-    names = []
-    for frame in frames:
-        others = keys.get(frame.group, set())
-        names.append(frame.state_key or (next(iter(others)) if len(others) == 1 else frame.group))
-    return names
-
-
-def set_aside_table(aside: Sequence[SetAside]) -> pd.DataFrame:
-    """One row a frame that is not used, with the reason."""
-    return pd.DataFrame(
-        [
-            {
-                "frame_id": item.frame.frame_id,
-                "group": item.frame.group,
-                "kind": item.frame.kind,
-                "source": item.frame.source,
-                "energy_ev": item.frame.energy,
-                "category": item.category,
-                "reason": item.reason,
-            }
-            for item in aside
-        ],
-        columns=["frame_id", "group", "kind", "source", "energy_ev", "category", "reason"],
-    )
+    found = pd.DataFrame({"group": groups, "key": keys}).dropna(subset="key").drop_duplicates()
+    single = found.drop_duplicates("group", keep=False).set_index("group")["key"]
+    return keys.fillna(groups.map(single)).fillna(groups)

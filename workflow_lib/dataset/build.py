@@ -1,94 +1,163 @@
-"""The dataset stage: one source of frames becomes a labelled, split and summarised frame table."""
+"""The dataset stage: one source of frames becomes a labelled, split and summarised frame table.
+
+The frames are read twice and never held: once for the index on which everything is decided, once to
+write those that are kept.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
-from workflow_lib.dataset.assign import SetAside, assign, set_aside_table
-from workflow_lib.dataset.figures import draw_composition, draw_coverage, draw_energy, draw_redox
+import numpy as np
+from tqdm import tqdm
+
+from workflow_lib.dataset.assign import category
+from workflow_lib.dataset.decide import decide, set_aside_table
+from workflow_lib.dataset.element_figure import draw_elements
+from workflow_lib.dataset.element_table import element_table
+from workflow_lib.dataset.figures import (
+    draw_charge_states,
+    draw_composition,
+    draw_coverage,
+    draw_energy,
+    draw_redox,
+)
+from workflow_lib.dataset.index import Index, make_index
 from workflow_lib.dataset.settings import DatasetSettings
+from workflow_lib.dataset.sites import SiteHistograms, mean_charges
+from workflow_lib.dataset.source import Source, open_source
 from workflow_lib.dataset.splits import make_splits, make_units
-from workflow_lib.dataset.subset import describe_subset, in_subset, subset_is_full
+from workflow_lib.dataset.subset import describe_subset
 from workflow_lib.dataset.summary import (
+    charge_state_table,
     composition_table,
     coverage_table,
     energy_table,
-    histogram_table,
-    site_table,
     summarise,
 )
 from workflow_lib.errors import UserError
-from workflow_lib.foreign import ACCEPTED, UNSTATED, read_frames
-from workflow_lib.frames import Frame, single_reference, with_labels, write_parquet
+from workflow_lib.foreign import ACCEPTED
+from workflow_lib.frames import Frame, FrameBatch, frame_writer, iter_parquet
 from workflow_lib.host import Host
 from workflow_lib.io import sha256, write_csv, write_json
 from workflow_lib.redox import RedoxRule
 
-BIN_MOMENT = 0.02  # muB
-BIN_CHARGE = 0.01  # e
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 def load_source(settings: DatasetSettings) -> list[Frame]:
-    """Read the configured file and check that it can be a dataset at all.
+    """All frames of the configured file in memory, at the configured level; for small data.
 
-    Frames of a file that states no level of theory take that of the configuration, which is where
-    the user states it. Raises UserError for mixed or other levels, no forces anywhere, repeated
-    frame ids, and no frame of the chemical subset.
+    Raises UserError as ``source.open_source`` does.
     """
-    frames = [
-        with_labels(frame, energy_reference=settings.energy_reference)
-        if frame.energy_reference == UNSTATED
-        else frame
-        for frame in read_frames(settings.path)
-    ]
-    stated = single_reference(frames, settings.path)
-    if stated != settings.energy_reference:
+    source = open_source(settings)
+    frames = []
+    for batch in source.batches():
+        batch.check()
+        frames += batch.frames()
+    for frame in frames:
+        frame.energy_reference = source.energy_reference
+    return frames
+
+
+def _check_source(index: Index, settings: DatasetSettings) -> None:
+    """Raise UserError where the frames cannot be a dataset at all."""
+    rows = index.rows
+    if not rows["forces"].any():
         raise UserError(
-            f"{settings.path} is at the level {stated!r}, dataset.energy_reference says "
-            f"{settings.energy_reference!r}; set the key to the file's level"
-        )
-    if all(frame.forces is None for frame in frames):
-        raise UserError(
-            f"{settings.path} holds no forces in {len(frames)} frames; accepted names: "
+            f"{settings.path} holds no forces in {len(rows)} frames; accepted names: "
             f"{', '.join(ACCEPTED['forces'])}"
         )
-    name, count = Counter(frame.frame_id for frame in frames).most_common(1)[0]
-    if count > 1:
+    if not rows["frame_id"].is_unique:
+        name, count = Counter(rows["frame_id"]).most_common(1)[0]
         raise UserError(f"{settings.path}: frame_id {name!r} stands {count} times; give each frame its own")
-    if not any(in_subset(frame.numbers, settings) for frame in frames):
+    if not rows["subset"].any():
         raise UserError(
             f"no frame of {settings.path} passes dataset.subset_elements and required_elements "
             f"({describe_subset(settings)}); change the filter or the file"
         )
-    return frames
 
 
-def _warnings(frames: Sequence[Frame], settings: DatasetSettings) -> list[str]:
+def _check_left(index: Index, settings: DatasetSettings) -> None:
+    """Raise UserError where no frame of the chemical subset is left."""
+    if index.used()["subset"].any():
+        return
+    aside = index.rows[~index.kept]
+    kinds = aside["reason"].map(category)
+    most, count = Counter(kinds).most_common(1)[0]
+    example = aside[kinds == most].iloc[0]
+    raise UserError(
+        f"all {len(aside)} frames of the chemical subset of {settings.path} were set aside, {count} "
+        f"of them for: {most} ({example['frame_id']}: {example['reason']}); check the moment "
+        "windows of redox.states"
+    )
+
+
+def _warnings(index: Index) -> list[str]:
     """What a reader of any result of this dataset must know."""
+    rows = index.used()
     found = []
-    if subset_is_full(frames, settings):
+    if rows["subset"].all():
         found.append("The full dataset and the chemical subset are the same frames: one chemistry only.")
-    if any(frame.stress is not None and not frame.stress_converged for frame in frames):
+    if (rows["stress"] & ~rows["stress_converged"]).any():
         found.append(
             "The stress is not converged with the cut-off: do not train on it or relax cells with it."
         )
-    if any(frame.forces is None for frame in frames):
-        found.append(f"{sum(frame.forces is None for frame in frames)} frames have no forces.")
+    if not rows["forces"].all():
+        found.append(f"{(~rows['forces']).sum()} frames have no forces.")
     return found
 
 
-def _check_left(frames: Sequence[Frame], aside: Sequence[SetAside], settings: DatasetSettings) -> None:
-    if any(in_subset(frame.numbers, settings) for frame in frames):
-        return
-    category, count = Counter(item.category for item in aside).most_common(1)[0]
-    example = next(item for item in aside if item.category == category)
-    raise UserError(
-        f"all {len(aside)} frames of the chemical subset of {settings.path} were set aside, {count} "
-        f"of them for: {category} ({example.frame.frame_id}: {example.reason}); check the moment "
-        "windows of redox.states"
+def write_labelled(source: Source, index: Index, rule: RedoxRule, path: Path) -> SiteHistograms:
+    """Write the frames that are used, with charge states and keys; returns what their sites are like.
+
+    The sites of frames that are set aside are counted too, as such. Raises UserError where the file
+    cannot be written.
+    """
+    import pyarrow as pa
+
+    sites = SiteHistograms(rule, mean_charges(index.used()))
+    kept, labelled = index.kept, index.rows["labelled"].to_numpy()
+    keys = index.rows["state_key"].to_numpy()
+    with (
+        tqdm(total=source.count, desc="writing", unit="frame", leave=False) as bar,
+        frame_writer(path) as writer,
+    ):
+        for batch in source.batches():
+            mine = slice(batch.first, batch.first + len(batch))
+            states = index.states[index.offsets[mine.start] : index.offsets[mine.stop]]
+            sites.add(batch, states, kept[mine] & labelled[mine])
+            table = _with_labels(batch, states, labelled[mine], keys[mine], source.energy_reference)
+            writer.write_table(table.filter(pa.array(kept[mine])))
+            bar.update(len(batch))
+    return sites
+
+
+def _with_labels(
+    batch: FrameBatch, states: np.ndarray, labelled: np.ndarray, keys: np.ndarray, energy_reference: str
+) -> pa.Table:
+    """The rows of a batch with other charge states ``[N]`` (where ``labelled``) and keys ``[F]``."""
+    import pyarrow as pa
+
+    table = batch.table
+    lengths = np.where(labelled, batch.sizes, 0)
+    column = pa.ListArray.from_arrays(
+        pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)),
+        pa.array(states[labelled[batch.owner]].astype(np.int16)),
+        type=table.schema.field("oxidation_states").type,
+        mask=pa.array(~labelled),
     )
+    changes: dict[str, Any] = {
+        "oxidation_states": column,
+        "state_key": pa.array(keys, type=pa.string()),
+        "energy_reference": pa.array([energy_reference] * len(batch), type=pa.string()),
+    }
+    for name, values in changes.items():
+        table = table.set_column(table.column_names.index(name), table.schema.field(name), values)
+    return table
 
 
 def build_dataset(
@@ -97,41 +166,45 @@ def build_dataset(
     """Make the dataset stage's files in ``out``.
 
     ``frames.parquet`` (kept frames with charge states and realised arrangement),
-    ``set_aside.csv``, ``splits.json``, ``summary.json``, and the figures ``composition``,
-    ``redox``, ``energy`` and ``coverage``, each as SVG, PNG and CSV. Everything is checked and
-    computed before the first file is written. Raises UserError, see :func:`load_source`,
-    ``splits.make_splits`` and ``foreign.read_frames``.
+    ``set_aside.csv``, ``splits.json``, ``summary.json``, and the figures ``composition``, ``redox``,
+    ``energy``, ``coverage``, ``charge_states`` and ``elements``, each as SVG, PNG and CSV. Everything
+    is checked and decided before the first file is written. Raises UserError, see
+    ``source.open_source``, ``splits.make_splits`` and ``frames.check_frame``.
     """
-    frames, aside = assign(load_source(settings), rule, host, settings)
-    _check_left(frames, aside, settings)
+    source = open_source(settings)
+    index = make_index(source, rule, host, settings)
+    _check_source(index, settings)
+    index = decide(index, source, settings)
+    _check_left(index, settings)
+    frames = cast("list[Frame]", index.light())  # splits look at nothing that these lack
     splits = make_splits(make_units(frames, host, settings), settings, seed)
-    splits["subset_is_full"] = subset_is_full(frames, settings)
+    splits["subset_is_full"] = bool(index.used()["subset"].all())
+    tables = {
+        "composition": composition_table(index),
+        "energy": energy_table(index),
+        "coverage": coverage_table(index),
+        "charge_states": charge_state_table(index),
+    }
+    out = Path(out)
+    sites = write_labelled(source, index, rule, out / "frames.parquet")
+    tables["redox"] = sites.table()
+    tables["elements"] = element_table(lambda: iter_parquet(out / "frames.parquet"))
+    write_csv(set_aside_table(index), out / "set_aside.csv")
+    write_json(out / "splits.json", splits)
+    for name, table in tables.items():
+        write_csv(table, out / f"{name}.csv")
+    draw_composition(tables["composition"], out / "composition")
+    draw_redox(tables["redox"], rule, settings.energy_reference, sites.summary(), out / "redox")
+    draw_energy(tables["energy"], out / "energy")
+    draw_coverage(tables["coverage"], out / "coverage")
+    draw_charge_states(tables["charge_states"], out / "charge_states")
+    draw_elements(tables["elements"], out / "elements")
     summary = summarise(
-        frames,
-        aside,
+        index,
         splits,
         settings,
         source_sha256=sha256(settings.path),
-        warnings=_warnings(frames, settings),
+        moments_and_charges=sites.summary(),
+        warnings=_warnings(index),
     )
-    compositions, coverage = composition_table(frames), coverage_table(frames)
-    energies = energy_table(frames)
-    histogram = histogram_table(
-        site_table(frames, aside, rule), {"moment_mub": BIN_MOMENT, "charge_e": BIN_CHARGE}
-    )
-    out = Path(out)
-    write_parquet(frames, out / "frames.parquet")
-    write_csv(set_aside_table(aside), out / "set_aside.csv")
-    write_json(out / "splits.json", splits)
-    for name, table in (
-        ("composition", compositions),
-        ("redox", histogram),
-        ("energy", energies),
-        ("coverage", coverage),
-    ):
-        write_csv(table, out / f"{name}.csv")
-    draw_composition(compositions, out / "composition")
-    draw_redox(histogram, rule, settings.energy_reference, out / "redox")
-    draw_energy(energies, out / "energy")
-    draw_coverage(coverage, out / "coverage")
     write_json(out / "summary.json", summary)

@@ -8,7 +8,8 @@ for rule 4: those of :class:`CleanSettings` are ours. Rule 1 (equal calculation 
 dataset stage enforces anyway: one energy reference.
 
 StructureMatcher alone compares every pair. Here only pairs of equal composition are, whose energies and
-whose radial fingerprints are close, which a k-d tree finds.
+whose radial fingerprints are close, which a k-d tree finds; and each cell is reduced once, not once a
+pair. docs/benchmarks.md has the times.
 """
 
 from __future__ import annotations
@@ -45,21 +46,32 @@ def fingerprint(frame: Frame) -> np.ndarray:
     elements = np.unique(frame.numbers)
     kind = np.searchsorted(elements, frame.numbers)
     a, b = np.sort([kind[first], kind[second]], axis=0)
-    rows = np.zeros((len(elements), len(elements), len(SHELLS)))
-    weight = np.exp(-(((distance[:, None] - SHELLS) / BLUR) ** 2) / 2) / distance[:, None] ** 2
-    np.add.at(rows, (a, b), weight)
-    return (rows[np.triu_indices(len(elements))] / len(frame)).ravel()
+    rows = np.zeros((len(elements) ** 2, len(SHELLS)))
+    pair = a * len(elements) + b
+    order = np.argsort(pair, kind="stable")
+    found, starts = np.unique(pair[order], return_index=True)
+    distance = distance[order, None]
+    weight = np.exp(-(((distance - SHELLS) / BLUR) ** 2) / 2) / distance**2
+    if len(found):  # else every atom is alone within REACH
+        rows[found] = np.add.reduceat(weight, starts)
+    upper = np.ravel_multi_index(np.triu_indices(len(elements)), (len(elements),) * 2)
+    return (rows[upper] / len(frame)).ravel()
 
 
 def _structure(frame: Frame) -> Structure:
-    """The frame for the matcher; sites of different charge states are different species."""
+    """The frame for the matcher, its cell reduced; each charge state of an element is a species."""
     from pymatgen.core import Lattice, Species, Structure
 
     from workflow_lib.elements import SYMBOLS
 
     states = np.zeros(len(frame), int) if frame.oxidation_states is None else frame.oxidation_states
-    species = [Species(SYMBOLS[int(z)], int(state)) for z, state in zip(frame.numbers, states, strict=True)]
-    return Structure(Lattice(frame.cell), species, frame.positions, coords_are_cartesian=True)
+    order = np.lexsort((states, frame.numbers))  # the matcher compares runs of equal species
+    kinds = {
+        (z, q): Species(SYMBOLS[z], q) for z, q in zip(frame.numbers.tolist(), states.tolist(), strict=True)
+    }
+    species = [kinds[int(frame.numbers[i]), int(states[i])] for i in order]
+    whole = Structure(Lattice(frame.cell), species, frame.positions[order], coords_are_cartesian=True)
+    return whole.get_reduced_structure()
 
 
 def _energy_rules(frames: Sequence[Frame], settings: CleanSettings) -> dict[int, str]:
@@ -124,7 +136,7 @@ def _duplicates(frames: Sequence[Frame], members: list[int], settings: CleanSett
             for i in (index, other):
                 if i not in structures:
                     structures[i] = _structure(frames[i])
-            if matcher.fit(structures[index], structures[other]):
+            if matcher.fit(structures[index], structures[other], skip_structure_reduction=True):
                 removed[index] = f"{RULES[3]} of {frames[other].frame_id}"
                 break
         else:

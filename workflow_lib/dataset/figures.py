@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from workflow_lib.dataset.summary import NOT_USED
+from workflow_lib.dataset.assign import CATEGORIES
+from workflow_lib.dataset.sites import NOT_USED
 from workflow_lib.io import save_figure
 from workflow_lib.plotting import COLOUR_FE2, COLOUR_FE3, OKABE_ITO, style
 from workflow_lib.redox import RedoxRule
@@ -87,10 +89,18 @@ def draw_composition(table: pd.DataFrame, stem: Path) -> None:
     save_figure(figure, stem)
 
 
-def draw_redox(histogram: pd.DataFrame, rule: RedoxRule, energy_reference: str, stem: Path) -> None:
+def draw_redox(
+    histogram: pd.DataFrame,
+    rule: RedoxRule,
+    energy_reference: str,
+    agreement: Mapping[str, Any],
+    stem: Path,
+) -> None:
     """Moments and Bader charges of the redox sites, coloured by assigned state.
 
-    The shaded windows are those of the redox rule at this level of theory.
+    The shaded windows are those of the redox rule at this level of theory. Triangles stand over bins
+    with sites whose charge lies nearer to the mean (dashed) of the other state; ``agreement`` is the
+    summary of ``sites.SiteHistograms``.
     """
     import matplotlib.pyplot as plt
 
@@ -111,7 +121,12 @@ def draw_redox(histogram: pd.DataFrame, rule: RedoxRule, energy_reference: str, 
             axes.text(0.5, 0.5, "no such labels", ha="center", va="center", transform=axes.transAxes)
             continue
         _stack(axes, mine, colours, hatches)
+        _mark(axes, mine, agreement)
         axes.set_axisbelow(True)
+        if quantity == "charge_e":
+            for name, mean in agreement["mean_charge_e"].items():
+                if np.isfinite(mean):
+                    axes.axvline(mean, color=colours[name], ls="--", lw=1, label=f"mean charge of {name}")
         if quantity == "moment_mub":
             for state, colour in zip(rule.states, (COLOUR_FE2, COLOUR_FE3), strict=True):
                 if (window := state.magmom.get(energy_reference)) is not None:
@@ -125,8 +140,28 @@ def draw_redox(histogram: pd.DataFrame, rule: RedoxRule, energy_reference: str, 
     handles: dict = {}
     for axes in panels:
         handles |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=5)
+    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=3)
     save_figure(figure, stem)
+
+
+def _mark(axes: Axes, mine: pd.DataFrame, agreement: Mapping[str, Any]) -> None:
+    """Triangles over the bins that hold sites whose charge says the other state."""
+    bins = mine.groupby(["low", "high"])[["sites", "disagreeing"]].sum()
+    bins = bins[bins["disagreeing"] > 0].reset_index()
+    if not agreement["sites_with_both"]:
+        return
+    count = sum(agreement["charge_nearer_to_other_state"].values())
+    axes.plot(
+        (bins["low"] + bins["high"]) / 2,
+        bins["sites"] + 0.03 * axes.get_ylim()[1],
+        "kv",
+        ms=4,
+        mec="white",
+        mew=0.4,
+        ls="none",
+        clip_on=False,
+        label=f"charge nearer to the other state: {count} of {agreement['sites_with_both']} sites",
+    )
 
 
 def _stack(axes: Axes, mine: pd.DataFrame, colours: dict, hatches: dict) -> None:
@@ -150,6 +185,60 @@ def _stack(axes: Axes, mine: pd.DataFrame, colours: dict, hatches: dict) -> None
         )
         bottom += heights
     axes.set_ylim(0, 1.06 * bottom.max())
+
+
+def draw_charge_states(table: pd.DataFrame, stem: Path) -> None:
+    """What became of the charge states of the materials with most frames set aside, in % of their frames.
+
+    ``table`` is sorted so; at the end of each bar the number of frames set aside, of how many.
+    """
+    import matplotlib.pyplot as plt
+
+    style()
+    shown = table.head(_MAX_ROWS)
+    figure, axes = plt.subplots(figsize=(6.4, 1.7 + 0.32 * len(shown)))
+    left = np.zeros(len(shown))
+    for name, colour, hatch in _fates():
+        width = (100 * shown[name] / shown["frames"]).to_numpy()
+        if not width.any():
+            continue
+        axes.barh(
+            range(len(shown)), width, left=left, color=colour, hatch=hatch, edgecolor="white", lw=0.3,
+            height=0.7, label=name,
+        )  # fmt: skip
+        left += width
+    aside = shown[list(CATEGORIES)].sum(axis=1)
+    for index, (count, frames) in enumerate(zip(aside, shown["frames"], strict=True)):
+        axes.annotate(
+            f"{count} of {frames}",
+            (100, index),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+        )
+    axes.set_yticks(range(len(shown)), [_formula(name) for name in shown["material"]])
+    axes.invert_yaxis()
+    axes.set_axisbelow(True)
+    axes.set_xlim(0, 122)
+    axes.set_xticks(range(0, 101, 20))
+    axes.set_xlabel("frames (%; at the end of each bar those set aside)")
+    more = f", {len(shown)} of {len(table)}" if len(table) > len(shown) else ""
+    axes.set_ylabel(f"composition{more}")
+    axes.grid(axis="y", visible=False)
+    figure.legend(loc="outside upper center", ncols=3)
+    save_figure(figure, stem)
+
+
+def _fates() -> list[tuple[str, str, str | None]]:
+    """Column, colour and hatch; reasons that are not about charge states are grey or hatched."""
+    colours = dict(zip(CATEGORIES, [c for c in OKABE_ITO if c != OKABE_ITO[2]], strict=False))
+    rest = [name for name in CATEGORIES if name not in colours]
+    fates: list[tuple[str, str, str | None]] = [("labelled", OKABE_ITO[2], None)]
+    fates += [("other chemistry", "#DDDDDD", None)]
+    fates += [(name, colour, None) for name, colour in colours.items()]
+    hatches = ("////", "....", "xxxx", "\\\\\\\\", "++++", "oooo")
+    return fates + [(name, _COLOUR_NOT_USED, hatches[i % 6]) for i, name in enumerate(rest)]
 
 
 def draw_energy(table: pd.DataFrame, stem: Path) -> None:

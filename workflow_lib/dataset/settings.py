@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from workflow_lib.elements import atomic_number
 
+SplitBy = Literal["state", "material", "frame"]
+
 
 class FoldSettings(BaseModel):
-    """How the charge-ordered states are cut into folds, and which of them this run trains."""
+    """How the states or materials are cut into folds, and which of them this run trains."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    count: int = Field(default=4, ge=2, le=50, description="number of folds; each state is held out in one")
+    count: int = Field(
+        default=4,
+        ge=1,
+        le=50,
+        description="number of folds, two or more; each state (or material) is held out in one. "
+        "split_by frame makes one split: 1",
+    )
     run: tuple[int, ...] = Field(default=(0,), min_length=1, description="folds to train, counted from 0")
 
     @model_validator(mode="after")
@@ -38,7 +46,9 @@ class CleanSettings(BaseModel):
         0.002, gt=0, description="eV/atom; two frames farther apart are no duplicates"
     )
     site_tolerance: float = Field(
-        0.02, gt=0, description="StructureMatcher's stol: rms displacement over (volume per atom)^(1/3)"
+        0.02,
+        gt=0,
+        description="StructureMatcher's stol: largest displacement of an atom over (volume per atom)^(1/3)",
     )
     crowd: int = Field(
         50, ge=1, description="kept frames of a material after which both tolerances have halved"
@@ -76,10 +86,34 @@ class DatasetSettings(BaseModel):
     clean: CleanSettings | None = Field(
         default=None, description="cleaning rules of the CHGNet paper; left out, nothing is cleaned"
     )
+    split_by: SplitBy = Field(
+        default="state",
+        description="what never straddles two sets: a charge-ordered state; a material (`group`), as in "
+        "the CHGNet paper; or nothing but the frame itself, as in the entropy paper. By frame, test "
+        "frames have neighbours of their own relaxation in training: errors look better than they are",
+    )
     folds: FoldSettings = FoldSettings()
     validation_fraction: float = Field(
-        default=0.15, gt=0, lt=0.5, description="share of the training states that is kept for validation"
+        default=0.15,
+        gt=0,
+        lt=0.5,
+        description="share of the training states (materials, frames) that is kept for validation",
     )
+    test_fraction: float | None = Field(
+        default=None,
+        gt=0,
+        lt=0.5,
+        description="split_by frame only: share of the frames that is held out (default 0.15); else "
+        "folds.count says it",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_split(cls, data: Any) -> Any:
+        """By frame there are no folds, so what stands for them need not be written."""
+        if isinstance(data, dict) and data.get("split_by") == "frame":
+            return {"folds": {"count": 1}, "test_fraction": 0.15, **data}
+        return data
 
     @field_validator("subset_elements", "required_elements")
     @classmethod
@@ -96,4 +130,15 @@ class DatasetSettings(BaseModel):
                     f"required_elements asks for {symbol}, which subset_elements does not allow; "
                     "add it there"
                 )
+        if self.split_by == "frame" and self.folds.count != 1:
+            raise ValueError(
+                f"split_by frame makes one split, folds.count is {self.folds.count}; leave folds out"
+            )
+        if self.split_by != "frame" and self.folds.count < 2:
+            raise ValueError(f"split_by {self.split_by} needs folds.count of two or more")
+        if self.split_by != "frame" and self.test_fraction is not None:
+            raise ValueError(
+                f"test_fraction is for split_by frame; with split_by {self.split_by} a fold holds out "
+                "1/folds.count, so set that"
+            )
         return self

@@ -1,9 +1,15 @@
-"""Folds by charge-ordered state: all frames of one state are in one set.
+"""Which frames train, choose the epoch and test: by charge-ordered state, by material or by frame.
 
-The end members of the host (no and all mobile sites occupied) always train, because formation
-energies are measured against them. The other states are dealt to the folds composition by
-composition, so that every fold holds out its share of each; validation states come out of the
-training part. A state that trains in one fold is held out in exactly one other.
+By state (all frames of one state are in one set) and by material (all frames of one ``group``, the
+split of the CHGNet paper): units are dealt to folds composition by composition, so that every fold
+holds out its share of each; validation units come out of the training part. A unit that trains in one
+fold is held out in exactly one other. What holds end members of the host (no or all mobile sites
+occupied) always trains, because formation energies are measured against them.
+
+By frame (the split of the entropy paper): one draw with the seed, nothing kept together.
+
+Whatever the split, ``train_states``, ``validation_states`` and ``test_states`` say what a model knows: a
+state is a test state only if none of its frames is in another set.
 """
 
 from __future__ import annotations
@@ -26,28 +32,34 @@ from workflow_lib.host import Host
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """Frames that share a set: one charge-ordered state, or one group that fits no host."""
+    """Frames that share a set: a charge-ordered state (or a group that fits no host), a material, a frame.
+
+    ``states`` names the state, or the group, of each frame.
+    """
 
     name: str
     stratum: str
     subset: bool
     end_member: bool
     frame_ids: tuple[str, ...]
+    states: tuple[str, ...]
 
 
 def make_units(frames: Sequence[Frame], host: Host | None, settings: DatasetSettings) -> list[Unit]:
-    """The units of these frames, ordered by name."""
-    members: dict[str, list[Frame]] = {}
-    for frame, name in zip(frames, split_names(frames), strict=True):
-        members.setdefault(name, []).append(frame)
+    """The units of these frames that ``settings.split_by`` asks for, ordered by name."""
+    members: dict[str, list[tuple[Frame, str]]] = {}
+    for frame, state in zip(frames, split_names(frames), strict=True):
+        name = {"state": state, "material": frame.group, "frame": frame.frame_id}[settings.split_by]
+        members.setdefault(name, []).append((frame, state))
     return [
         Unit(
             name=name,
-            stratum=min(composition(frame) for frame in found),
-            subset=any(in_subset(frame.numbers, settings) for frame in found),
+            stratum=min(composition(frame) for frame, _ in found),
+            subset=any(in_subset(frame.numbers, settings) for frame, _ in found),
             end_member=host is not None
-            and any(frame.state_key is not None and _is_end_member(frame, host) for frame in found),
-            frame_ids=tuple(frame.frame_id for frame in found),
+            and any(frame.state_key is not None and _is_end_member(frame, host) for frame, _ in found),
+            frame_ids=tuple(frame.frame_id for frame, _ in found),
+            states=tuple(state for _, state in found),
         )
         for name, found in sorted(members.items())
     ]
@@ -107,43 +119,79 @@ def _validation(pool: Sequence[Unit], number: int, rng: np.random.Generator) -> 
 def make_splits(units: Sequence[Unit], settings: DatasetSettings, seed: int) -> dict[str, Any]:
     """The content of ``splits.json``, a function of the units, the settings and the seed alone.
 
-    Raises UserError where there are fewer states than folds, or too few to validate on.
+    Raises UserError where there are fewer states (materials) than folds, or too few to validate on.
     """
+    if settings.split_by == "frame":
+        folds, always = [_by_frame(units, settings, seed)], []
+    else:
+        folds = _by_unit(units, settings, seed)
+        always = [unit.name for unit in units if unit.end_member]
+    return {
+        "split_by": settings.split_by,
+        "seed": seed,
+        "count": settings.folds.count,
+        "always_train": always,
+        "folds": [{"fold": fold, **_row(units, sets)} for fold, sets in enumerate(folds)],
+    }
+
+
+def _by_unit(units: Sequence[Unit], settings: DatasetSettings, seed: int) -> list[dict[str, str]]:
+    """Set of each unit that does not train, fold by fold."""
     count = settings.folds.count
+    things = "states or groups" if settings.split_by == "state" else "materials (groups)"
     free = [unit for unit in units if not unit.end_member]
     in_question = [unit for unit in free if unit.subset]
     if len(in_question) < count:
         raise UserError(
-            f"dataset.folds.count is {count}, but {settings.path} holds {len(in_question)} states or "
-            f"groups to hold out ({describe_subset(settings)}; end members always train); "
+            f"dataset.folds.count is {count}, but {settings.path} holds {len(in_question)} {things} "
+            f"to hold out ({describe_subset(settings)}; end members always train); "
             "ask for fewer folds or give more data"
         )
     folds = []
     for fold, test in enumerate(_deal(free, count, np.random.default_rng([seed, count]))):
         rng = np.random.default_rng([seed, count, fold])
-        held_out = {unit.name for unit in test}
-        chosen: set[str] = set()
+        sets = {unit.name: "test" for unit in test}
         for subset in (True, False):
-            pool = [unit for unit in free if unit.name not in held_out and unit.subset is subset]
+            pool = [unit for unit in free if unit.name not in sets and unit.subset is subset]
             if subset and len(pool) < 2:
                 raise UserError(
-                    f"fold {fold} leaves {len(pool)} states to train and validate on; it takes two: "
-                    f"dataset.folds.count = {count} is too small for this data, or there is too little"
+                    f"fold {fold} leaves {len(pool)} {things.partition(' ')[0]} to train and validate on; "
+                    f"it takes two: dataset.folds.count = {count} is too small for this data, or there is "
+                    "too little"
                 )
             wanted = max(int(subset), round(settings.validation_fraction * len(pool)))
-            chosen |= _validation(pool, wanted, rng)
-        sets: dict[str, list[Unit]] = {"train": [], "validation": [], "test": []}
-        for unit in units:
-            part = "test" if unit.name in held_out else "validation" if unit.name in chosen else "train"
-            sets[part].append(unit)
-        row: dict[str, Any] = {"fold": fold}
-        for part, found in sets.items():
-            row[part] = [frame_id for unit in found for frame_id in unit.frame_ids]
-            row[f"{part}_states"] = [unit.name for unit in found]
-        folds.append(row)
-    return {
-        "seed": seed,
-        "count": count,
-        "always_train": [unit.name for unit in units if unit.end_member],
-        "folds": folds,
-    }
+            sets |= dict.fromkeys(_validation(pool, wanted, rng), "validation")
+        folds.append(sets)
+    return folds
+
+
+def _by_frame(units: Sequence[Unit], settings: DatasetSettings, seed: int) -> dict[str, str]:
+    """Set of each frame that does not train: a share of all to test, a share of the rest to validate."""
+    assert settings.test_fraction is not None
+    order = np.random.default_rng(seed).permutation(len(units))
+    test = round(settings.test_fraction * len(units))
+    validation = round(settings.validation_fraction * (len(units) - test))
+    drawn = {"test": order[:test], "validation": order[test : test + validation]}
+    drawn["train"] = order[test + validation :]
+    for part, found in drawn.items():
+        if not any(units[index].subset for index in found):
+            raise UserError(
+                f"split by frame, the {len(units)} frames of {settings.path} leave no {part} frame "
+                f"({describe_subset(settings)}); give more frames, or change dataset.test_fraction or "
+                "dataset.validation_fraction"
+            )
+    return {units[index].name: part for part in ("test", "validation") for index in drawn[part]}
+
+
+def _row(units: Sequence[Unit], sets: dict[str, str]) -> dict[str, list[str]]:
+    """Frames and states of the three sets; ``sets`` names the set of each unit that does not train."""
+    row: dict[str, list[str]] = {}
+    placed: set[str] = set()
+    for part in ("train", "validation", "test"):
+        found = [unit for unit in units if sets.get(unit.name, "train") == part]
+        row[part] = [frame_id for unit in found for frame_id in unit.frame_ids]
+        # A state that trains is known, wherever other frames of it are; so is one that picks the epoch.
+        states = {state for unit in found for state in unit.states} - placed
+        row[f"{part}_states"] = sorted(states)
+        placed |= states
+    return row

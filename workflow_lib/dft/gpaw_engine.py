@@ -301,12 +301,14 @@ def _relax(atoms: Atoms, calculation: Calculation, log: Log) -> bool:
     from workflow_lib.dft.hessian import model_hessian
 
     earlier = list(log.record.frames)
-    filtered: Any = FrechetCellFilter(atoms) if calculation.task == "cell" else atoms
+    cell = calculation.task == "cell"
+    # This factor makes strains about as stiff as positions, and 0.05 eV/A about 0.15 GPa.
+    filtered: Any = FrechetCellFilter(atoms, exp_cell_factor=len(atoms) ** 0.5) if cell else atoms
+    optimizer = BFGS(filtered, logfile=None, maxstep=MAX_STEP)
+    optimizer.H0 = model_hessian(filtered)
     steps = calculation.max_steps - len(earlier)
-    if calculation.task == "cell":
-        return bool(BFGS(filtered, logfile=None, maxstep=MAX_STEP).run(calculation.fmax, steps))
-    optimizer = BFGS(atoms, logfile=None, maxstep=MAX_STEP)
-    optimizer.H0 = model_hessian(atoms)
+    if cell:
+        return bool(optimizer.run(calculation.fmax, steps))
     # What the steps before an interruption taught is learned again.
     path = [(np.ravel(f["positions"]), np.ravel(f["forces"])) for f in earlier]
     for (x, f), (x0, f0) in zip(path, path[:1] + path[:-1], strict=True):

@@ -32,7 +32,8 @@ POINT_COLUMNS = (
     "oxidation_state",
 )
 """One row a redox atom. ``source``: a DFT ``frame`` or a point of the followed ``path``; ``set``:
-train, validation, test or none in the model's fold; ``reference``: the DFT end geometry of its
+train, validation, test or none in the model's fold (train also for a test frame whose state the model
+knows from other frames: it is not held out); ``reference``: the DFT end geometry of its
 state; ``step`` of the path, -1 for frames; ``atom``: index in the structure."""
 
 

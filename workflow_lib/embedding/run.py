@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,11 @@ def run_embedding(
     sets = frame_sets(splits_path, int(model.card["fold"]))
     reference, _ = read_reference(reference_dir)
     key = reference_key(reference, settings.reference_state, settings.reference_x)
-    table = frame_table(known, sets, set(reference["frame_id"]), redox_z)
+    known_states = sets.states["train"] | sets.states["validation"]
+    # Where frames were split one by one, a test frame of a state that trains is not held out.
+    seen = [f.frame_id for f in known if (f.state_key or f.group) in known_states]
+    told = sets.of | {name: "train" for name in seen if sets.of.get(name) == "test"}
+    table = frame_table(known, told, set(reference["frame_id"]), redox_z)
     require_two_states(table["oxidation_state"].to_numpy(), str(frames_path))
     scores: dict[str, Any] = {name: model.card.get(name) for name in IDENTITY}
     scores |= {"id": out.name, "redox": host.redox, "status": model.card["status"], "reference_state": key}
@@ -72,7 +77,7 @@ def run_embedding(
     trained = frame_features(model, known, redox_z, batch_size=size, title=f"{out.name} frames")
     if not np.isfinite(trained).all():
         return _nothing(scores | {"status": "embeddings are not finite"}, settings, out)
-    train = [frame for frame in known if sets.get(frame.frame_id) == "train"]
+    train = [frame for frame in known if sets.of.get(frame.frame_id) == "train"]
     before = frame_features(
         untrained(model.card, train), known, redox_z, batch_size=size, title=f"{out.name} untrained"
     )
@@ -115,13 +120,27 @@ def _check(model: TrainedModel, known: list[Frame], frames_path: str | Path, mod
         )
 
 
-def frame_sets(splits_path: str | Path, fold: int) -> dict[str, str]:
-    """Set of each frame (train, validation, test) in one fold; UserError if the fold is missing."""
+@dataclass(frozen=True, slots=True)
+class FrameSets:
+    """Set of each frame in one fold, and the charge-ordered states of each set.
+
+    A state of the test set is one of which no frame trains or validates.
+    """
+
+    of: dict[str, str]
+    states: dict[str, set[str]]
+
+
+def frame_sets(splits_path: str | Path, fold: int) -> FrameSets:
+    """Sets (train, validation, test) of one fold; UserError if the fold is missing."""
     try:
         folds = {entry["fold"]: entry for entry in read_json(splits_path)["folds"]}
         if fold not in folds:
             raise UserError(f"{splits_path} holds no fold {fold}; it has {sorted(folds)}")
-        return {frame: name for name in SETS for frame in folds[fold][name]}
+        return FrameSets(
+            of={frame: name for name in SETS for frame in folds[fold][name]},
+            states={name: set(folds[fold][f"{name}_states"]) for name in SETS},
+        )
     except (KeyError, TypeError) as error:
         raise UserError(
             f"{splits_path} is no file of splits ({error!r}); make the dataset again"

@@ -61,14 +61,16 @@ predicted moment of the wanted Fe3+ minus that of the wanted Fe2+; ``bond_gap_a`
 def state_roles(splits_path: str | Path, fold: int, reference: pd.DataFrame) -> list[str]:
     """Set of each reference state in one fold: train, validation, test or none.
 
-    UserError for a damaged file or a fold that it does not hold.
+    Test is a state of which the model has seen no frame: where frames were split one by one, a frame in
+    the test set does not make its state unseen. UserError for a damaged file or a fold that it does
+    not hold.
     """
     try:
         folds = {entry["fold"]: entry for entry in read_json(splits_path)["folds"]}
         entry = folds.get(fold)
         if entry is None:
             raise UserError(f"{splits_path} holds no fold {fold}; it has {sorted(folds)}")
-        test, validation = set(entry["test_states"]), set(entry["validation_states"])
+        states = {name: set(entry[f"{name}_states"]) for name in ("train", "validation", "test")}
         members = {name: set(entry[name]) for name in ("train", "validation", "test")}
     except (KeyError, TypeError) as error:
         raise UserError(
@@ -76,10 +78,9 @@ def state_roles(splits_path: str | Path, fold: int, reference: pd.DataFrame) -> 
         ) from error
     roles = []
     for key, frame_id in zip(reference["state_key"], reference["frame_id"], strict=True):
-        if key in test or key in validation:
-            roles.append("test" if key in test else "validation")
-        else:
-            roles.append(next((name for name, ids in members.items() if frame_id in ids), "none"))
+        by_state = next((name for name, keys in states.items() if key in keys), None)
+        by_frame = next((name for name, ids in members.items() if frame_id in ids), "none")
+        roles.append(by_state or by_frame)
     return roles
 
 

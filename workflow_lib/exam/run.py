@@ -26,6 +26,7 @@ from workflow_lib.exam.reference import read_reference
 from workflow_lib.exam.score import DIVERGED, Scores, score_exam
 from workflow_lib.exam.settings import HEADLINE, PAPERS, ExamSettings, Paper
 from workflow_lib.io import atomic_path, write_csv, write_json
+from workflow_lib.lock import alone
 from workflow_lib.models.trained import TrainedModel
 from workflow_lib.relaxation_cache import RelaxationCache, model_identity
 
@@ -67,40 +68,46 @@ def run_exam(
     arrangements = [arrangement_of(host, atoms) for atoms in structures]
     roles = state_roles(splits_path, int(model.card["fold"]), reference)
     alive = model.card["status"] != DIVERGED
-    store = RelaxationCache(cache, model_identity(model))
-    timings: dict[str, float] = {}
-    tables: list[pd.DataFrame] = []
-    answered: dict[Paper, list[Atoms]] = {}
-    for paper in PAPERS:
-        started = perf_counter()
-        if alive:
-            answers, ends = _sit(paper, model, host, arrangements, structures, settings, store, out.name)
-        else:
-            answers, ends = _no_answers(structures)
-        orders = _orders(model, host, answers, ends, settings.batch_size)
-        answered[paper] = ends
-        timings[f"{paper.replace('-', '_')}_seconds"] = round(perf_counter() - started, 3)
-        tables.append(
-            paper_table(paper, answers, ends, reference=reference, roles=roles, host=host, orders=orders)
-        )
-    states = pd.concat(tables, ignore_index=True)
-    scores: Scores = {name: model.card.get(name) for name in IDENTITY}
-    scores |= {
-        "id": out.name,
-        "model_status": model.card["status"],
-        "charge_labelled": model.charge_labelled,
-        "settings": settings.model_dump(),
-        "relaxations": _relaxations(reference, model) if alive else 0,
-        "dft_relaxed": int(reference["relaxed"].sum()),
-        "dft_states": len(reference),
-    }
-    scores |= score_exam(states, settings.compared_x, HEADLINE)
-    write_csv(states, out / STATES)
-    _write_structures(states, answered, model, out / RELAXED_STRUCTURES)
-    exam_figure(states, out, title=out.name)
-    write_json(out / TIMINGS, timings)
-    write_json(out / SCORES, scores)
-    return scores
+    identity = model_identity(model)
+    with alone(Path(cache) / f"exam-{identity[:20]}", "exam"):
+        store = RelaxationCache(cache, identity)
+        timings: dict[str, float] = {}
+        tables: list[pd.DataFrame] = []
+        answered: dict[Paper, list[Atoms]] = {}
+        for paper in PAPERS:
+            started = perf_counter()
+            if alive:
+                answers, ends = _sit(
+                    paper, model, host, arrangements, structures, settings, store, out.name
+                )
+            else:
+                answers, ends = _no_answers(structures)
+            orders = _orders(model, host, answers, ends, settings.batch_size)
+            answered[paper] = ends
+            timings[f"{paper.replace('-', '_')}_seconds"] = round(perf_counter() - started, 3)
+            tables.append(
+                paper_table(
+                    paper, answers, ends, reference=reference, roles=roles, host=host, orders=orders
+                )
+            )
+        states = pd.concat(tables, ignore_index=True)
+        scores: Scores = {name: model.card.get(name) for name in IDENTITY}
+        scores |= {
+            "id": out.name,
+            "model_status": model.card["status"],
+            "charge_labelled": model.charge_labelled,
+            "settings": settings.model_dump(),
+            "relaxations": _relaxations(reference, model) if alive else 0,
+            "dft_relaxed": int(reference["relaxed"].sum()),
+            "dft_states": len(reference),
+        }
+        scores |= score_exam(states, settings.compared_x, HEADLINE)
+        write_csv(states, out / STATES)
+        _write_structures(states, answered, model, out / RELAXED_STRUCTURES)
+        exam_figure(states, out, title=out.name)
+        write_json(out / TIMINGS, timings)
+        write_json(out / SCORES, scores)
+        return scores
 
 
 def _relaxations(reference: pd.DataFrame, model: TrainedModel) -> int:

@@ -16,6 +16,7 @@ from workflow_lib.errors import UserError
 from workflow_lib.exam.settings import ExamSettings
 from workflow_lib.host import Arrangement, Host
 from workflow_lib.io import atomic_path, write_csv, write_json
+from workflow_lib.lock import alone
 from workflow_lib.sampling.evaluate import UNIT, Evaluator, ModelEvaluator
 from workflow_lib.sampling.figures import search_figure, shown
 from workflow_lib.sampling.genotype import Lattice
@@ -57,21 +58,29 @@ def run_search(
 
     check_cells(host, settings)
     model = TrainedModel.load(model_dir)
-    store = RelaxationCache(cache, model_identity(model))
-    evaluator = ModelEvaluator(model, host, store, settings, exam)
-    before = len(store)
-    started = time.perf_counter()
-    seconds = search_all(
-        evaluator, host=host, settings=settings, seed=seed, name=Path(model_dir).name, work=work, out=out
-    )
-    write_json(
-        Path(out) / "timings.json",
-        {
-            "seconds": time.perf_counter() - started,
-            "relaxations_made": len(store) - before,
-            **{f"{part}_seconds": value for part, value in seconds.items()},
-        },
-    )
+    identity = model_identity(model)
+    with alone(Path(cache) / f"search-{identity[:20]}", "search"):
+        store = RelaxationCache(cache, identity)
+        evaluator = ModelEvaluator(model, host, store, settings, exam)
+        before = len(store)
+        started = time.perf_counter()
+        seconds = search_all(
+            evaluator,
+            host=host,
+            settings=settings,
+            seed=seed,
+            name=Path(model_dir).name,
+            work=work,
+            out=out,
+        )
+        write_json(
+            Path(out) / "timings.json",
+            {
+                "seconds": time.perf_counter() - started,
+                "relaxations_made": len(store) - before,
+                **{f"{part}_seconds": value for part, value in seconds.items()},
+            },
+        )
 
 
 def check_cells(host: Host, settings: SamplingSettings) -> None:

@@ -12,11 +12,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from workflow_lib.errors import UserError
+from workflow_lib.lock import folder_lock
 from workflow_lib.sources.download import download
 from workflow_lib.sources.folder import SourceFolder
 from workflow_lib.sources.listing import ListedFile, Listing, check_pins, check_unchanged, read_listing
 from workflow_lib.sources.local import local_files
-from workflow_lib.sources.lock import folder_lock
 from workflow_lib.sources.progress import Progress, readable, say
 from workflow_lib.sources.provenance import citation_of, licence_of, write_provenance
 from workflow_lib.sources.settings import FetchSettings

@@ -15,7 +15,7 @@ import numpy as np
 
 from workflow_lib.errors import UserError
 from workflow_lib.foreign import StressUnit
-from workflow_lib.frames import PER_ATOM, Frame, frame_writer
+from workflow_lib.frames import PER_ATOM, Frame, frame_writer, with_labels
 from workflow_lib.io import atomic_path, read_json, write_json
 from workflow_lib.redox import RedoxRule
 from workflow_lib.sources.read_duplicates import fingerprints
@@ -39,11 +39,15 @@ _FORMAT = 1  # raised when parts of earlier versions must not be used
 
 @dataclass(frozen=True, slots=True)
 class ReadSettings:
-    """What the caller says about the files: level of theory, formula units, unit of stress, labels."""
+    """What the caller says about the files: level of theory, formula units, stress, labels.
+
+    ``stress_converged`` vouches for the stress of all files but frame tables, which say it themselves.
+    """
 
     energy_reference: str | None = None
     formula_units: int | None = None
     stress_unit: StressUnit | None = None
+    stress_converged: bool = False
     surrogates: Surrogates = "auto"
     rule: RedoxRule | None = None
 
@@ -99,6 +103,8 @@ class Part:
                 tally.counts += orient_charges(frames)
                 if settings.rule is not None:
                     tally.counts += recognise_surrogates(frames, settings.rule, settings.surrogates)
+                if settings.stress_converged and source.kind != "table":
+                    frames = [with_labels(f, stress_converged=f.stress is not None) for f in frames]
                 tally.add(frames)
                 waiting += frames
                 atoms += sum(map(len, frames))

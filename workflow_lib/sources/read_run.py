@@ -17,7 +17,7 @@ from workflow_lib.elements import SYMBOLS
 from workflow_lib.errors import UserError
 from workflow_lib.foreign import UNSTATED
 from workflow_lib.io import write_csv, write_json
-from workflow_lib.sources.lock import folder_lock
+from workflow_lib.lock import folder_lock
 from workflow_lib.sources.progress import say
 from workflow_lib.sources.read_inputs import find_inputs
 from workflow_lib.sources.read_merge import Merged, merge

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+SOURCE_NAME = r"^[a-z0-9]+(-[a-z0-9]+)*$"
 
 
 class FetchSettings(BaseModel):
@@ -26,3 +30,36 @@ class FetchSettings(BaseModel):
         gt=1,
         description="an archive that claims to unpack to more than this times its size is refused",
     )
+
+
+class SourcesSettings(BaseModel):
+    """Which files of which sources make up the frames of a run."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    items: dict[Annotated[str, Field(pattern=SOURCE_NAME)], tuple[str, ...]] = Field(
+        min_length=1,
+        description="sources by their name in the table, each with shell patterns of the files wanted "
+        "(`*` also matches `/`); no pattern means all files",
+    )
+    table: str = Field("config/sources.yaml", min_length=1, description="the table of sources")
+    folder: str = Field(
+        "data", min_length=1, description="files go to <folder>/<source>, which all runs share"
+    )
+    stress_unit: Literal["eV/A^3", "GPa", "kbar"] | None = Field(
+        None, description="of the stress in all files; left out, the magnitude decides, file by file"
+    )
+    stress_converged: bool = Field(
+        False, description="the stress is converged with the basis set: it may be trained on"
+    )
+    surrogates: Literal["auto", "always", "never"] = Field(
+        "auto", description="charge states shown as another element (Ga for Fe3+) are turned back"
+    )
+
+    @field_validator("items")
+    @classmethod
+    def _patterns(cls, value: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        for name, patterns in value.items():
+            if any(not pattern for pattern in patterns):
+                raise ValueError(f"{name}: a pattern is empty; leave the list empty for all files")
+        return value

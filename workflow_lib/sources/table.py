@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from workflow_lib.errors import UserError
 from workflow_lib.sources.paths import safe_path
+from workflow_lib.sources.settings import SOURCE_NAME
 
-NAME = r"^[a-z0-9]+(-[a-z0-9]+)*$"
 LOCAL = "local:"
 
 
@@ -121,7 +121,7 @@ def load_sources(path: str | Path) -> dict[str, Source]:
     if not isinstance(table, dict) or set(raw) != {"sources"}:
         raise UserError(f"{path} must hold one key, `sources`, with a source under each name")
     for name in table:
-        if not re.fullmatch(NAME, str(name)):
+        if not re.fullmatch(SOURCE_NAME, str(name)):
             raise UserError(f"{path}: sources.{name}: a name is of the form my-data-2 (a-z, 0-9, -)")
     return {str(name): _source(entry, f"{path}: sources.{name}") for name, entry in table.items()}
 

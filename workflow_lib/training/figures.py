@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 SET_STYLE: dict[str, tuple[str, str, str]] = {
     "train": ("training (seen)", OKABE_ITO[7], "."),
     "validation": ("validation", OKABE_ITO[4], "s"),
-    "test": ("held-out states", OKABE_ITO[5], "o"),
+    "test": ("held out", OKABE_ITO[5], "o"),
 }
 """Legend, colour and marker of each set."""
 

@@ -16,6 +16,7 @@ from workflow_lib.dataset.settings import DatasetSettings
 from workflow_lib.elements import SYMBOLS
 from workflow_lib.frames import frame_to_atoms
 from workflow_lib.io import atomic_path, write_csv, write_json
+from workflow_lib.lock import alone
 from workflow_lib.models.registry import FAMILIES
 from workflow_lib.models.trained import TrainedModel, species_to_card
 from workflow_lib.redox import RedoxRule
@@ -86,7 +87,7 @@ def train(
         **{"threads": threads, "code": code_checksum()},
     }
     store = CheckpointStore(Path(checkpoints), identity)
-    with reproducible(threads):
+    with alone(store.folder, "training"), reproducible(threads):
         potential = FAMILIES[family].load().build(hyperparameters, species, init=init, seed=seed)
         learned: tuple[SetName, ...] = ("train", "validation")
         graphs = {part: [potential.graph(item) for item in structures[part]] for part in learned}

@@ -1,9 +1,12 @@
-"""One fetch at a time into a folder, also between processes and after a crash."""
+"""One process at a time in a folder, also between nodes of a cluster and after a crash."""
 
 from __future__ import annotations
 
 import fcntl
+import math
 import os
+import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -45,11 +48,27 @@ def folder_lock(path: Path, wait: float, say: Callable[[str], None], what: str =
                     "command again"
                 )
             if not told:
-                say(f"another {what} ({who}) works in {folder}; waiting for it, {wait:g} s at most")
+                limit = "" if wait == math.inf else f", {wait:g} s at most"
+                say(f"another {what} ({who}) works in {folder}; waiting for it{limit}")
                 told = True
             time.sleep(POLL)
         handle.seek(0)
         handle.truncate()
-        handle.write(f"process {os.getpid()}")
+        handle.write(f"process {os.getpid()} on {socket.gethostname()}")
         handle.flush()
+        yield
+
+
+@contextmanager
+def alone(folder: Path, what: str) -> Iterator[None]:
+    """Work in ``folder`` while no other process does, waiting as long as one is at it.
+
+    A run that was killed may leave jobs behind on a cluster. Their successors wait here for them
+    to end and go on from what they have done: no two write the same file.
+    """
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    with folder_lock(folder / ".busy" / "lock", math.inf, say, what):
         yield

@@ -1,0 +1,63 @@
+"""Public data, fetched once for all runs and read into one frame table."""
+
+SOURCES = f"{RUN}/sources"
+
+
+rule fetch:
+    output:
+        touch(f"{SOURCES}/{{source}}.fetched"),
+    log:
+        f"{RUN}/logs/fetch_{{source}}.log",
+    resources:
+        mem_mb=1000,
+    params:
+        table=CFG.sources.table,
+        folder=CFG.sources.folder,
+        only=lambda wildcards: [
+            f"--only={pattern}" for pattern in CFG.sources.items[wildcards.source]
+        ],
+    message:
+        "Fetching {wildcards.source}"
+    shell:
+        "python -m workflow_lib fetch --source {wildcards.source} --sources {params.table:q}"
+        " --out {params.folder:q} {params.only:q} > {log} 2>&1"
+
+
+# Compute nodes have no network: the fetch runs where Snakemake does.
+localrules:
+    fetch,
+
+
+rule sources:
+    input:
+        expand(f"{SOURCES}/{{source}}.fetched", source=CFG.sources.items),
+    output:
+        frames=f"{SOURCES}/frames.parquet",
+        summary=f"{SOURCES}/summary.json",
+        duplicates=f"{SOURCES}/duplicates.csv",
+        set_aside=report(
+            f"{SOURCES}/set_aside.csv",
+            caption="captions/damaged.rst",
+            category="1 Data",
+        ),
+        citations=report(
+            f"{SOURCES}/citations.csv",
+            caption="captions/citations.rst",
+            category="1 Data",
+        ),
+    log:
+        f"{RUN}/logs/sources.log",
+    benchmark:
+        f"{RUN}/logs/sources.benchmark.tsv"
+    threads: 8
+    resources:
+        mem_mb=4000,
+    params:
+        settings=settings_of("sources", "redox"),
+        level=CFG.dataset.energy_reference,
+        code=code_of("sources", "redox.py", "frames.py", "foreign.py"),
+    message:
+        "Reading the fetched files into one frame table"
+    shell:
+        "python -m workflow_lib sources --config {CONFIG} --out {SOURCES} --jobs {threads}"
+        " > {log} 2>&1"

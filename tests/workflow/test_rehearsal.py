@@ -1,0 +1,111 @@
+"""paper.yaml from its sources to all figures, on stand-ins of the public files (make rehearsal)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from local_api import serve
+from stand_in import entropy_item, polyanion_item
+
+from workflow_lib.frames import Frame, read_parquet
+from workflow_lib.io import read_json
+
+ROOT = Path(__file__).parents[2]
+LAST = 5
+"""Frames of each state: the end of its relaxation, which the exam needs, and some before it."""
+
+
+def chosen(frames: list[Frame]) -> list[Frame]:
+    paths: dict[str, list[Frame]] = {}
+    for frame in frames:
+        if frame.kind == "relaxation" and frame.stress is not None:
+            paths.setdefault(frame.group, []).append(frame)
+    return [frame for path in paths.values() for frame in path[-LAST:]]
+
+
+def snakemake(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "snakemake", "--cores", "2", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def run_name() -> Iterator[str]:
+    name = f"test-rehearsal-{os.getpid()}"
+    yield name
+    shutil.rmtree(ROOT / "results" / name, ignore_errors=True)
+
+
+def test_the_plan_of_the_paper_run_starts_at_its_sources():
+    planned = snakemake("--configfile", "config/paper.yaml", "--dry-run", "--quiet", "rules")
+    assert planned.returncode == 0, planned.stdout + planned.stderr
+    planned = snakemake("--configfile", "config/paper.yaml", "--dry-run")
+    counts = dict(
+        line.split()[:2] for line in planned.stdout.splitlines() if line.split()[1:2] and line[0].isalpha()
+    )
+    assert counts["fetch"] == "2"
+    assert counts["train"] == "8"
+
+
+@pytest.mark.slow
+def test_dress_rehearsal_of_the_paper_run(tmp_path: Path, run_name: str) -> None:
+    frames = chosen(read_parquet(ROOT / "resources/naxfepo4-gpaw/frames.parquet"))
+    table = tmp_path / "sources.yaml"
+    overlay = tmp_path / "here.yaml"
+    with (
+        serve(entropy_item(frames)) as entropy,
+        serve(polyanion_item(frames), item="27202446", version=5) as polyanion,
+    ):
+        items = {"dtu-31812499": entropy.source(), "dtu-27202446": polyanion.source()}
+        table.write_text(yaml.safe_dump({"sources": items}))
+        here = {"run": run_name, "sources": {"table": str(table), "folder": str(tmp_path / "data")}}
+        overlay.write_text(yaml.safe_dump(here))
+        arguments = ("--configfile", "config/paper.yaml", "config/rehearsal.yaml", str(overlay))
+        done = snakemake(*arguments)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "Nothing to be done" in (again := snakemake(*arguments)).stdout + again.stderr
+    results = ROOT / "results" / run_name
+
+    # The traps of the files: damage, Ga for Fe3+, the other sign, another unit, frames in both items.
+    read = read_json(results / "sources/summary.json")
+    told = "\n".join(read["statements"])
+    assert read["set_aside"] == 1
+    assert read["duplicates"] > 0
+    assert "surrogate species; turned back" in told
+    assert "sign of their charges turned" in told
+    assert "stress" in told and "GPa" in told
+    citations = pd.read_csv(results / "sources/citations.csv")
+    assert citations["source"].tolist() == ["dtu-31812499", "dtu-27202446"]
+    assert citations["licence"].tolist() == ["CC BY 4.0", "CC BY 4.0"]
+
+    kept = read_parquet(results / "dataset/frames.parquet")
+    labelled = [frame for frame in kept if frame.oxidation_states is not None]
+    assert {26, 25} <= {int(z) for frame in kept for z in frame.numbers}
+    assert 31 not in {int(z) for frame in kept for z in frame.numbers}
+    assert {int(s) for f in labelled for s in f.oxidation_states[f.numbers == 26]} == {2, 3}
+
+    benchmark = pd.read_csv(results / "benchmark/benchmark.csv")
+    trained = benchmark[benchmark["status"] != "reference"]
+    assert len(trained) == 8
+    assert trained[["energy_mae_mev_atom", "force_mae_mev_a"]].notna().all().all()
+    for figure in (
+        "dataset/redox",
+        "exam/overview",
+        "thermodynamics/hull",
+        "thermodynamics/voltage",
+        "sampling/overview",
+        "embedding/overview",
+        "benchmark/benchmark",
+    ):
+        assert (results / f"{figure}.svg").stat().st_size > 2000
+    report = results / "report.html"
+    assert snakemake(*arguments, "--report", str(report)).returncode == 0
+    assert "10.1234/TEST.31812499.v1" in (results / "sources/citations.csv").read_text()
+    assert report.stat().st_size > 100_000
