@@ -22,6 +22,8 @@ from gpaw.extensions import Extension
 from gpaw.hubbard import aoom
 
 D_SHELL = 2  # angular momentum
+FREE = 3
+"""Iterations without control before self-consistency may end."""
 
 
 def occupation_matrices(setup: Any, density_matrices: np.ndarray) -> np.ndarray:
@@ -35,7 +37,7 @@ def occupation_matrices(setup: Any, density_matrices: np.ndarray) -> np.ndarray:
 
 
 class OccupationControl(Extension):
-    """GPAW extension that adds the penalty while ``active``.
+    """GPAW extension that adds the penalty while ``active``; ``free`` counts iterations without it.
 
     ``targets`` maps an atom's index to its matrices ``[2, 5, 5]``, ``strengths`` to U in eV.
     """
@@ -46,6 +48,11 @@ class OccupationControl(Extension):
         self.targets = targets
         self.strengths = {atom: u / Ha for atom, u in strengths.items()}
         self.active = bool(targets)
+        self.free = 0
+
+    def release(self) -> None:
+        """End the control."""
+        self.active, self.free = False, 0
 
     def update_non_local_hamiltonian(
         self, D_sii: np.ndarray, setup: Any, atom_index: int, dH_sii: np.ndarray
@@ -68,8 +75,12 @@ class OccupationControl(Extension):
         return float(energy)
 
     def post_scf_convergence(self, *_: Any) -> bool:
-        """Whether self-consistency may end: not under control, whose energy is not that of PBE+U."""
-        return not self.active
+        """Whether self-consistency may end: not under control, whose energy is not that of PBE+U.
+
+        Nor right after it: the residuals that are judged then are still those of the controlled
+        potential, and small where that had converged.
+        """
+        return not self.active and (not self.targets or self.free >= FREE)
 
 
 class OccupationControlInput(ExtensionInput):
