@@ -150,3 +150,20 @@ def test_mistakes_are_one_clear_line(frames: list[Frame], host: Host, tmp_path: 
     (out / "reference.extxyz").write_text("28\nbroken")
     with pytest.raises(UserError, match="damaged exam reference"):
         read_reference(out)
+
+
+def test_frames_that_do_not_say_how_they_were_made_count_where_relaxed(
+    frames: list[Frame], host: Host, tmp_path: Path
+) -> None:
+    """As in the public sets: the lowest relaxed frame of a state speaks for it, others do not."""
+    relaxed = [frame for frame in frames if frame.kind == "relaxation" and frame.fmax <= 0.05]
+    foreign = [with_labels(frame, kind="unspecified", group="NaFeOP") for frame in frames]
+    table = rebuilt(foreign, host, tmp_path).set_index("state_key")
+    assert set(table.index) == {frame.state_key for frame in relaxed}
+    for key, row in table.iterrows():
+        own = [frame.energy for frame in relaxed if frame.state_key == key]
+        assert row["energy_ev"] == pytest.approx(min(own), rel=1e-9)
+        assert row["paths"] == len(own)
+    tense = [frame for frame in foreign if frame.fmax > 0.05]
+    with pytest.raises(UserError, match="whose largest force is below"):
+        rebuilt(tense, host, tmp_path)

@@ -4,10 +4,13 @@ A relaxation path (one ``group`` and ``orbital`` of the frame table) stands for 
 last frame realises. Where several paths end in one state, the one of lowest energy is its answer:
 DFT holds several orbitals per reduced site, and the ground state is what is asked for. A path whose
 largest force is above :data:`RELAXED` is not relaxed; its last frame is used and ``fmax`` shows it.
+Frames that do not say how they were made, as those of the public sets, stand for themselves where they
+are relaxed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +19,7 @@ import pandas as pd
 
 from workflow_lib.elements import atomic_number
 from workflow_lib.errors import UserError
-from workflow_lib.frames import Frame, frame_to_atoms, read_parquet, single_reference
+from workflow_lib.frames import Frame, frame_to_atoms, iter_parquet, mixed_levels
 from workflow_lib.io import atomic_path, write_csv
 
 if TYPE_CHECKING:
@@ -28,7 +31,7 @@ CELL: Repeat = (1, 1, 1)
 """The exam is set on the smallest cell, whose states can all be enumerated."""
 RELAXED = 0.05
 """eV/A; a DFT path that ends with a larger force is shown as not relaxed."""
-RELAXATION = "relaxation"
+RELAXATION, UNSPECIFIED = "relaxation", "unspecified"
 OXYGEN_SHELL = 6
 """Oxygen neighbours of a redox site (octahedron)."""
 TABLE, STRUCTURES = "reference.csv", "reference.extxyz"
@@ -88,13 +91,22 @@ def bond_gap(atoms: Atoms, host: Host, oxidation_states: np.ndarray) -> float:
     return round(float(mean[low].mean() - mean[~low].mean()), 6) + 0.0
 
 
-def _path_ends(frames: list[Frame]) -> list[Frame]:
-    """Last relaxation frame of each path, in the order of the table."""
-    ends: dict[tuple[str, str | None], Frame] = {}
+def _frames(path: str | Path, levels: set[str]) -> Iterator[Frame]:
+    """All frames of a table, batch by batch; ``levels`` gathers their energy references."""
+    for batch in iter_parquet(path):
+        levels |= {frame.energy_reference for frame in batch}
+        yield from batch
+
+
+def _ends(frames: Iterable[Frame], where: str) -> Iterator[Frame]:
+    """Last frame of each relaxation of the cell, and relaxed frames of unspecified kind."""
+    paths: dict[tuple[str, str | None], Frame] = {}
     for frame in frames:
         if frame.kind == RELAXATION:
-            ends[frame.group, frame.orbital] = frame
-    return list(ends.values())
+            paths[frame.group, frame.orbital] = frame
+        elif frame.kind == UNSPECIFIED and frame.state_key and _largest_force(frame, where) <= RELAXED:
+            yield frame
+    yield from paths.values()
 
 
 def build_reference(frames_path: str | Path, host: Host, out_dir: str | Path) -> pd.DataFrame:
@@ -104,12 +116,11 @@ def build_reference(frames_path: str | Path, host: Host, out_dir: str | Path) ->
     enumerated, are left out. Raises UserError where levels of theory are mixed, there is no
     relaxation, or an end member is missing.
     """
-    frames = read_parquet(frames_path)
     where = str(frames_path)
-    level = single_reference(frames, where)
+    levels: set[str] = set()
     best: dict[str, tuple[Frame, dict]] = {}
     paths: dict[str, int] = {}
-    for frame in _path_ends(frames):
+    for frame in _ends(_frames(frames_path, levels), where):
         if frame.oxidation_states is None:
             continue
         atoms = frame_to_atoms(frame)
@@ -133,17 +144,20 @@ def build_reference(frames_path: str | Path, host: Host, out_dir: str | Path) ->
                 "frame_id": frame.frame_id,
                 "orbital": frame.orbital,
                 "energy_ev": frame.energy,
-                "fmax": frame.fmax if frame.fmax is not None else _largest_force(frame, where),
+                "fmax": _largest_force(frame, where),
                 "degeneracy": host.degeneracy(arrangement),
                 "formula_units": frame.formula_units,
                 "bond_gap_a": bond_gap(atoms, host, frame.oxidation_states),
-                "energy_reference": level,
+                "energy_reference": frame.energy_reference,
             },
         )
+    if len(levels) != 1:
+        raise mixed_levels(levels, where)
     if not best:
         raise UserError(
             f"{where} holds no relaxation of the {host.name} cell with charge states; the exam needs "
-            f"frames of kind {RELAXATION!r}"
+            f"frames of kind {RELAXATION!r}, or of none stated whose largest force is below "
+            f"{RELAXED:g} eV/A"
         )
     table = pd.DataFrame([row for _, row in best.values()])
     table["paths"] = table["state_key"].map(paths)
@@ -157,6 +171,8 @@ def build_reference(frames_path: str | Path, host: Host, out_dir: str | Path) ->
 
 
 def _largest_force(frame: Frame, where: str) -> float:
+    if frame.fmax is not None:
+        return frame.fmax
     if frame.forces is None:
         raise UserError(f"{where}: {frame.frame_id} has neither forces nor fmax; the exam shows it")
     return float(np.linalg.norm(frame.forces, axis=1).max())
