@@ -18,7 +18,7 @@ RULE = {
         {"oxidation": 2, "surrogate": "Fe", "new_species": "Fe", "magmom": {REFERENCE: [3.5, 3.85]}},
         {"oxidation": 3, "surrogate": "Ga", "new_species": "Ac", "magmom": {REFERENCE: [4.1, 4.5]}},
     ],
-    "formal_charges": {"Na": 1, "P": 5, "O": -2, "Si": 4, "S": 6},
+    "formal_charges": {"Na": 1, "P": 5, "O": -2, "Si": 4, "S": 6, "Mn": 2, "Co": 2, "Ni": 2},
 }
 
 

@@ -265,3 +265,27 @@ def test_other_chemistries_do_not_count_for_the_folds(frames, host):
 def test_mistakes_in_the_settings(changes, message):
     with pytest.raises(ValidationError, match=message):
         DatasetSettings.model_validate(changes)
+
+
+def test_what_alone_holds_an_element_always_trains(frames, host):
+    """No model could know the energy of an element that it has never seen."""
+    lone = [
+        with_labels(
+            frame,
+            numbers=np.where(frame.numbers == 26, 28, frame.numbers),
+            frame_id=f"ni-{frame.frame_id}",
+            group="NaNiPO4",
+            state_key=None,
+            oxidation_states=None,
+        )
+        for frame in frames
+        if frame.group == "x100_s0"
+    ]
+    plain = [frame for frame in frames if not {25, 27, 28} & set(frame.numbers)]
+    splits = splits_of([*plain, *lone], host, settings(4))
+    assert "NaNiPO4" in splits["always_train"]
+    assert all("NaNiPO4" in fold["train_states"] for fold in splits["folds"])
+    # Without it the states are dealt as before.
+    before = splits_of(plain, host, settings(4))
+    for fold, other in zip(splits["folds"], before["folds"], strict=True):
+        assert fold["test_states"] == other["test_states"]

@@ -108,7 +108,7 @@ def draw_redox(
     names = [f"{rule.element}{state.oxidation}+" for state in rule.states]
     colours = {names[0]: COLOUR_FE2, names[1]: COLOUR_FE3, NOT_USED: _COLOUR_NOT_USED}
     hatches = {names[0]: None, names[1]: "////", NOT_USED: "...."}
-    figure, panels = plt.subplots(1, 2, figsize=(7.2, 3.1))
+    figure, panels = plt.subplots(1, 2, figsize=(7.6, 3.6))
     quantities = (
         ("moment_mub", f"magnetic moment of {rule.element} (μB)"),
         ("charge_e", f"Bader charge of {rule.element} (e)"),
@@ -121,12 +121,17 @@ def draw_redox(
             axes.text(0.5, 0.5, "no such labels", ha="center", va="center", transform=axes.transAxes)
             continue
         _stack(axes, mine, colours, hatches)
-        _mark(axes, mine, agreement)
+        _mark(axes, mine)
         axes.set_axisbelow(True)
         if quantity == "charge_e":
+            if total := agreement["sites_with_both"]:
+                count = sum(agreement["charge_nearer_to_other_state"].values())
+                axes.set_title(
+                    f"charge nearer to the other state (triangles):\n{count} of {total} sites", fontsize=8
+                )
             for name, mean in agreement["mean_charge_e"].items():
                 if np.isfinite(mean):
-                    axes.axvline(mean, color=colours[name], ls="--", lw=1, label=f"mean charge of {name}")
+                    axes.axvline(mean, color=colours[name], ls="--", lw=1, label=f"mean of {name}")
         if quantity == "moment_mub":
             for state, colour in zip(rule.states, (COLOUR_FE2, COLOUR_FE3), strict=True):
                 if (window := state.magmom.get(energy_reference)) is not None:
@@ -140,17 +145,16 @@ def draw_redox(
     handles: dict = {}
     for axes in panels:
         handles |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=3)
+    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=4, fontsize=8)
     save_figure(figure, stem)
 
 
-def _mark(axes: Axes, mine: pd.DataFrame, agreement: Mapping[str, Any]) -> None:
+def _mark(axes: Axes, mine: pd.DataFrame) -> None:
     """Triangles over the bins that hold sites whose charge says the other state."""
     bins = mine.groupby(["low", "high"])[["sites", "disagreeing"]].sum()
     bins = bins[bins["disagreeing"] > 0].reset_index()
-    if not agreement["sites_with_both"]:
+    if bins.empty:
         return
-    count = sum(agreement["charge_nearer_to_other_state"].values())
     axes.plot(
         (bins["low"] + bins["high"]) / 2,
         bins["sites"] + 0.03 * axes.get_ylim()[1],
@@ -160,7 +164,6 @@ def _mark(axes: Axes, mine: pd.DataFrame, agreement: Mapping[str, Any]) -> None:
         mew=0.4,
         ls="none",
         clip_on=False,
-        label=f"charge nearer to the other state: {count} of {agreement['sites_with_both']} sites",
     )
 
 

@@ -2,9 +2,10 @@
 
 By state (all frames of one state are in one set) and by material (all frames of one ``group``, the
 split of the CHGNet paper): units are dealt to folds composition by composition, so that every fold
-holds out its share of each; validation units come out of the training part. A unit that trains in one
-fold is held out in exactly one other. What holds end members of the host (no or all mobile sites
-occupied) always trains, because formation energies are measured against them.
+holds out its share of each; validation units come out of the training part. A unit that is dealt is
+held out in exactly one fold. What holds end members of the host (no or all mobile sites occupied)
+always trains, because formation energies are measured against them; and so does what alone holds an
+element, which no model could know otherwise.
 
 By frame (the split of the entropy paper): one draw with the seed, nothing kept together.
 
@@ -34,13 +35,13 @@ from workflow_lib.host import Host
 class Unit:
     """Frames that share a set: a charge-ordered state (or a group that fits no host), a material, a frame.
 
-    ``states`` names the state, or the group, of each frame.
+    ``states`` names the state, or the group, of each frame. ``always_train``: held out in no fold.
     """
 
     name: str
     stratum: str
     subset: bool
-    end_member: bool
+    always_train: bool
     frame_ids: tuple[str, ...]
     states: tuple[str, ...]
 
@@ -51,18 +52,26 @@ def make_units(frames: Sequence[Frame], host: Host | None, settings: DatasetSett
     for frame, state in zip(frames, split_names(frames), strict=True):
         name = {"state": state, "material": frame.group, "frame": frame.frame_id}[settings.split_by]
         members.setdefault(name, []).append((frame, state))
+    elements = {name: {int(z) for f, _ in found for z in f.numbers} for name, found in members.items()}
+    holders = Counter(z for mine in elements.values() for z in mine)
     return [
         Unit(
             name=name,
             stratum=min(composition(frame) for frame, _ in found),
             subset=any(in_subset(frame.numbers, settings) for frame, _ in found),
-            end_member=host is not None
-            and any(frame.state_key is not None and _is_end_member(frame, host) for frame, _ in found),
+            always_train=any(holders[z] == 1 for z in elements[name])
+            or _holds_end_member([frame for frame, _ in found], host),
             frame_ids=tuple(frame.frame_id for frame, _ in found),
             states=tuple(state for _, state in found),
         )
         for name, found in sorted(members.items())
     ]
+
+
+def _holds_end_member(frames: Sequence[Frame], host: Host | None) -> bool:
+    return host is not None and any(
+        frame.state_key is not None and _is_end_member(frame, host) for frame in frames
+    )
 
 
 def _is_end_member(frame: Frame, host: Host) -> bool:
@@ -125,7 +134,7 @@ def make_splits(units: Sequence[Unit], settings: DatasetSettings, seed: int) -> 
         folds, always = [_by_frame(units, settings, seed)], []
     else:
         folds = _by_unit(units, settings, seed)
-        always = [unit.name for unit in units if unit.end_member]
+        always = [unit.name for unit in units if unit.always_train]
     return {
         "split_by": settings.split_by,
         "seed": seed,
@@ -139,7 +148,7 @@ def _by_unit(units: Sequence[Unit], settings: DatasetSettings, seed: int) -> lis
     """Set of each unit that does not train, fold by fold."""
     count = settings.folds.count
     things = "states or groups" if settings.split_by == "state" else "materials (groups)"
-    free = [unit for unit in units if not unit.end_member]
+    free = [unit for unit in units if not unit.always_train]
     in_question = [unit for unit in free if unit.subset]
     if len(in_question) < count:
         raise UserError(
