@@ -137,6 +137,28 @@ def orbitals(store: Store, _model: Path | None) -> Iterator[Calculation]:
                 yield _again(record, name=f"orbital {orbital} {key}", kind="orbital", orbital=orbital)
 
 
+def lower(store: Store, _model: Path | None) -> Iterator[Calculation]:
+    """Relaxations of the states for which the single point of another seed came out lower."""
+    relaxed = _relaxed(store)
+    for record in store.records():
+        single = record.calculation
+        if single.kind != "orbital" or record.status != "done" or single.level != LEVEL:
+            continue
+        ground = relaxed[single.group]
+        if record.frames[-1]["energy"] < ground.frames[-1]["energy"] - NOISE_EV:
+            yield _again(
+                ground,
+                name=f"lower {single.orbital} {single.group}",
+                kind="relaxation",
+                task="relaxation",
+                orbital=single.orbital,
+            )
+
+
+NOISE_EV = 1e-3
+"""What two starts of one state may differ by, eV per cell."""
+
+
 def convergence(store: Store, _model: Path | None) -> Iterator[Calculation]:
     """Both ends against cut-off and k-mesh, and strained at two cut-offs for the stress."""
     relaxed = _relaxed(store)
@@ -427,6 +449,7 @@ PARTS: dict[str, Callable[[Store, Path | None], Iterator[Calculation]]] = {
     for part in (
         truth,
         orbitals,
+        lower,
         convergence,
         cells,
         sodium,
