@@ -52,6 +52,8 @@ def synthetic(count: int, seed: int = 1) -> Iterator[tuple[Frame, str]]:
     rule = load().redox
     bases = []
     for frame in read_parquet(EMBEDDED):
+        if 26 not in frame.numbers:
+            continue  # frames of another chemistry are made, so that their number is known
         states, _ = rule.assign(frame.numbers, frame.magmoms, frame.energy_reference)
         if states is not None and frame.charges is not None:
             bases.append(with_labels(frame, oxidation_states=states))
