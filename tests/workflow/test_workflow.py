@@ -154,7 +154,7 @@ def test_killed_run_goes_on_and_ends_with_the_same_table(tmp_path: Path, cleaned
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
             )
-            deadline = time.monotonic() + 120
+            deadline = time.monotonic() + 300
             while not any((results / "work/checkpoints").rglob("*.pt")):
                 assert process.poll() is None, "the run ended before its first checkpoint"
                 assert time.monotonic() < deadline
