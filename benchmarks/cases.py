@@ -148,14 +148,13 @@ class Data:
 def make_data(folder: Path) -> Data:
     """The demo's frames with charge states and their splits; the stage's figures are left out."""
     from workflow_lib.dataset.assign import assign
-    from workflow_lib.dataset.build import load_source
     from workflow_lib.dataset.splits import make_splits, make_units
-    from workflow_lib.frames import write_parquet
+    from workflow_lib.frames import read_parquet, write_parquet
 
     config = load_config(CONFIG)
-    settings = config.dataset.model_copy(update={"path": str(ROOT / config.dataset.path)})
+    settings = config.dataset
     host = Host.load(ROOT / config.host)
-    frames, _ = assign(load_source(settings), config.redox, host, settings)
+    frames, _ = assign(read_parquet(ROOT / settings.path), config.redox, host, settings)
     data = Data(folder / "frames.parquet", folder / "splits.json")
     write_parquet(frames, data.frames)
     write_json(data.splits, make_splits(make_units(frames, host, settings), settings, config.seed))

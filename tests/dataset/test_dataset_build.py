@@ -10,9 +10,11 @@ import pandas as pd
 import pytest
 from embedded import FRAMES, ORIGINAL, REFERENCE, embedded_table, host_elements
 
-from workflow_lib.dataset.build import build_dataset, load_source
+from workflow_lib.dataset.build import build_dataset
+from workflow_lib.dataset.index import labelled_frames, make_index
 from workflow_lib.dataset.settings import DatasetSettings
 from workflow_lib.dataset.sites import NOT_USED
+from workflow_lib.dataset.source import open_source
 from workflow_lib.dataset.subset import composition
 from workflow_lib.errors import UserError
 from workflow_lib.foreign import write_frames
@@ -264,7 +266,7 @@ def test_another_level_than_configured(build, raw):
         build(raw, energy_reference="VASP")
 
 
-def test_a_level_that_no_file_states_is_the_configured_one(raw, tmp_path):
+def test_a_level_that_no_file_states_is_the_configured_one(raw, rule, tmp_path):
     import ase.io
     from ase import Atoms
 
@@ -272,7 +274,9 @@ def test_a_level_that_no_file_states_is_the_configured_one(raw, tmp_path):
     atoms.info["REF_energy"] = raw[0].energy
     atoms.arrays["REF_forces"] = raw[0].forces
     ase.io.write(tmp_path / "t.extxyz", atoms)
-    (found,) = load_source(DatasetSettings(path=str(tmp_path / "t.extxyz")))
+    settings = DatasetSettings(path=str(tmp_path / "t.extxyz"))
+    source = open_source(settings)
+    (found,) = labelled_frames(source, make_index(source, rule, None, settings), np.array([0]))
     assert found.energy_reference == REFERENCE
 
 

@@ -25,6 +25,18 @@ def splits_of(frames, host, chosen: DatasetSettings, seed: int = 711) -> dict:
     return make_splits(make_units(frames, host, chosen), chosen, seed)
 
 
+def of_metal(frame, metal: int, group: str):
+    """The frame with another metal in place of Fe, which is no state of the host."""
+    return with_labels(
+        frame,
+        numbers=np.where(frame.numbers == 26, metal, frame.numbers),
+        frame_id=f"{metal}-{frame.frame_id}",
+        group=group,
+        state_key=None,
+        oxidation_states=None,
+    )
+
+
 @pytest.mark.parametrize("count", [2, 3, 4, 5, 7, 12])
 @pytest.mark.parametrize("seed", [0, 711])
 def test_states_never_straddle_and_every_frame_has_one_set(frames, host, count, seed):
@@ -216,17 +228,7 @@ def test_the_settings_survive_being_written(frames):
 
 def test_other_chemistries_do_not_count_for_the_folds(frames, host):
     """Frames outside the subset are split too, but cannot make up for missing states."""
-    other = [
-        with_labels(
-            frame,
-            numbers=np.where(frame.numbers == 26, 25, frame.numbers),
-            frame_id=f"mn-{frame.frame_id}",
-            group=f"mn-{frame.group}",
-            state_key=None,
-            oxidation_states=None,
-        )
-        for frame in frames
-    ]
+    other = [of_metal(frame, 25, f"mn-{frame.group}") for frame in frames]
     splits = splits_of([*frames, *other], host, settings(4))
     for fold in splits["folds"]:
         assert {name.startswith("mn") for name in fold["test_states"]} == {True, False}
@@ -269,18 +271,7 @@ def test_mistakes_in_the_settings(changes, message):
 
 def test_what_alone_holds_an_element_always_trains(frames, host):
     """No model could know the energy of an element that it has never seen."""
-    lone = [
-        with_labels(
-            frame,
-            numbers=np.where(frame.numbers == 26, 28, frame.numbers),
-            frame_id=f"ni-{frame.frame_id}",
-            group="NaNiPO4",
-            state_key=None,
-            oxidation_states=None,
-        )
-        for frame in frames
-        if frame.group == "x100_s0"
-    ]
+    lone = [of_metal(frame, 28, "NaNiPO4") for frame in frames if frame.group == "x100_s0"]
     plain = [frame for frame in frames if not {25, 27, 28} & set(frame.numbers)]
     splits = splits_of([*plain, *lone], host, settings(4))
     assert "NaNiPO4" in splits["always_train"]

@@ -20,6 +20,7 @@ from workflow_lib.redox import RedoxRule
 from workflow_lib.redox_many import assign_many, check_many
 
 if TYPE_CHECKING:
+    from workflow_lib.dataset.index import Light
     from workflow_lib.host import Host
 
 _GIVEN = "given charge states"
@@ -121,7 +122,7 @@ def charge_states(
     return states, reasons
 
 
-def split_names(frames: Sequence[Frame]) -> list[str]:
+def split_names(frames: Sequence[Frame | Light]) -> list[str]:
     """The state (or group) that each frame shares its set with, see :func:`state_names`."""
     groups = pd.Series([frame.group for frame in frames], dtype=object)
     keys = pd.Series([frame.state_key for frame in frames], dtype=object)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
@@ -39,28 +39,13 @@ from workflow_lib.dataset.summary import (
 )
 from workflow_lib.errors import UserError
 from workflow_lib.foreign import ACCEPTED
-from workflow_lib.frames import Frame, FrameBatch, frame_writer, iter_parquet
+from workflow_lib.frames import FrameBatch, frame_writer, iter_parquet
 from workflow_lib.host import Host
 from workflow_lib.io import sha256, write_csv, write_json
 from workflow_lib.redox import RedoxRule
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-
-def load_source(settings: DatasetSettings) -> list[Frame]:
-    """All frames of the configured file in memory, at the configured level; for small data.
-
-    Raises UserError as ``source.open_source`` does.
-    """
-    source = open_source(settings)
-    frames = []
-    for batch in source.batches():
-        batch.check()
-        frames += batch.frames()
-    for frame in frames:
-        frame.energy_reference = source.energy_reference
-    return frames
 
 
 def _check_source(index: Index, settings: DatasetSettings) -> None:
@@ -176,8 +161,7 @@ def build_dataset(
     _check_source(index, settings)
     index = decide(index, source, settings)
     _check_left(index, settings)
-    frames = cast("list[Frame]", index.light())  # splits look at nothing that these lack
-    splits = make_splits(make_units(frames, host, settings), settings, seed)
+    splits = make_splits(make_units(index.light(), host, settings), settings, seed)
     splits["subset_is_full"] = bool(index.used()["subset"].all())
     tables = {
         "composition": composition_table(index),

@@ -13,18 +13,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from ase.units import GPa
 
 from workflow_lib.elements import SYMBOLS
 from workflow_lib.frames import LAST_ELEMENT, Frame
 
 ALL = "all"
 """Name of the row over all elements."""
-GPA = 160.21766208
-"""One eV/A^3 in GPa (CODATA 2014)."""
 LABELS = {"energy": "mev_atom", "force": "mev_a", "stress": "gpa", "moment": "mub"}
 """Labels and the units of their spread: meV/atom, meV/A (components), GPa (nine components), muB
 (magnitudes)."""
-_FACTORS = {"energy": 1e3, "force": 1e3, "stress": GPA, "moment": 1.0}
+_FACTORS = {"energy": 1e3, "force": 1e3, "stress": 1 / GPa, "moment": 1.0}
 _COLUMNS = LAST_ELEMENT + 1  # place 0: all elements
 
 Batches = Callable[[], Iterable[Sequence[Frame]]]

@@ -31,14 +31,9 @@ class Light:
 
     frame_id: str
     group: str
-    kind: str
     numbers: np.ndarray
     formula_units: int
-    energy: float
     state_key: str | None
-
-    def __len__(self) -> int:
-        return len(self.numbers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +83,10 @@ class Index:
     def light(self) -> list[Light]:
         """The frames that are used, in order."""
         rows = self.used()
-        columns = (
-            rows[name].tolist() for name in ("frame_id", "group", "kind", "content", "energy", "state_key")
-        )
+        columns = (rows[name].tolist() for name in ("frame_id", "group", "content", "state_key"))
         return [
-            Light(frame_id, group, kind, numbers, units, energy, key)
-            for frame_id, group, kind, content, energy, key in zip(*columns, strict=True)
+            Light(frame_id, group, numbers, units, key)
+            for frame_id, group, content, key in zip(*columns, strict=True)
             for numbers, units in (self.contents[content],)
         ]
 

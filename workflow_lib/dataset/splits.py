@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,6 +29,9 @@ from workflow_lib.elements import atomic_number
 from workflow_lib.errors import UserError
 from workflow_lib.frames import Frame
 from workflow_lib.host import Host
+
+if TYPE_CHECKING:
+    from workflow_lib.dataset.index import Light
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +49,9 @@ class Unit:
     states: tuple[str, ...]
 
 
-def make_units(frames: Sequence[Frame], host: Host | None, settings: DatasetSettings) -> list[Unit]:
+def make_units(frames: Sequence[Frame | Light], host: Host | None, settings: DatasetSettings) -> list[Unit]:
     """The units of these frames that ``settings.split_by`` asks for, ordered by name."""
-    members: dict[str, list[tuple[Frame, str]]] = {}
+    members: dict[str, list[tuple[Frame | Light, str]]] = {}
     for frame, state in zip(frames, split_names(frames), strict=True):
         name = {"state": state, "material": frame.group, "frame": frame.frame_id}[settings.split_by]
         members.setdefault(name, []).append((frame, state))
@@ -68,13 +71,13 @@ def make_units(frames: Sequence[Frame], host: Host | None, settings: DatasetSett
     ]
 
 
-def _holds_end_member(frames: Sequence[Frame], host: Host | None) -> bool:
+def _holds_end_member(frames: Sequence[Frame | Light], host: Host | None) -> bool:
     return host is not None and any(
         frame.state_key is not None and _is_end_member(frame, host) for frame in frames
     )
 
 
-def _is_end_member(frame: Frame, host: Host) -> bool:
+def _is_end_member(frame: Frame | Light, host: Host) -> bool:
     """Whether no mobile site, or every one, is occupied in a frame that fits the host."""
     cells = np.count_nonzero(frame.numbers == atomic_number(host.redox)) / len(host.redox_sites)
     occupied = np.count_nonzero(frame.numbers == atomic_number(host.mobile))

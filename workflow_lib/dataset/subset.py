@@ -13,6 +13,7 @@ from workflow_lib.elements import SYMBOLS, atomic_number
 from workflow_lib.frames import Frame, iter_tables, list_lengths
 
 if TYPE_CHECKING:
+    from workflow_lib.dataset.index import Light
     from workflow_lib.host import Host
 
 _ALKALI = ("Li", "Na", "K", "Rb", "Cs")
@@ -78,7 +79,7 @@ def describe_subset(settings: DatasetSettings) -> str:
     return text
 
 
-def composition(frame: Frame) -> str:
+def composition(frame: Frame | Light) -> str:
     """Formula per formula unit as chemists write it, cations first: ``Na0.5FePO4``."""
     return _formula(np.asarray(frame.numbers, dtype=np.int64).tobytes(), frame.formula_units)
 
