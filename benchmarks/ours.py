@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from torch.utils.data import Sampler
 
@@ -20,7 +21,7 @@ from workflow_lib.redox import RedoxRule
 from workflow_lib.training.checkpoint import CheckpointStore
 from workflow_lib.training.data import EpochOrder, SetName, Sets, load_sets, to_structure
 from workflow_lib.training.fit import fit, prepare, reproducible
-from workflow_lib.training.recorder import Record
+from workflow_lib.training.recorder import Record, Recorder
 
 
 def load_frames(case: Case) -> Sets:
@@ -89,9 +90,9 @@ class _TimedStore(CheckpointStore):
         super().__init__(root, {"benchmark": "not resumed"})
         self.clock = clock
 
-    def save(self, epoch: int, payload: dict) -> Path:
+    def save(self, epoch: int, payload: dict[str, Any], batch: int = 0) -> Path:
         """Write, then mark."""
-        path = super().save(epoch, payload)
+        path = super().save(epoch, payload, batch)
         self.clock.mark()
         return path
 
@@ -115,8 +116,12 @@ def train(case: Case, folder: Path) -> Run:
 
 
 def run_epochs(case: Case, begin: Start, folder: Path, clock: Clock) -> Record:
-    """All epochs of a case."""
+    """All epochs of a case, with a checkpoint behind each and, as upstream, none within."""
     settings = case.training.model_copy(update={"checkpoint_every_s": 0.0})
-    with reproducible(case.threads), tempfile.TemporaryDirectory(dir=folder) as scratch:
+    with (
+        reproducible(case.threads),
+        tempfile.TemporaryDirectory(dir=folder) as scratch,
+        patch.object(Recorder, "on_train_batch_start", lambda *_: None),
+    ):
         store = _TimedStore(Path(scratch), clock)
         return fit(begin.potential, begin.sets, begin.graphs, settings, seed=case.seed, store=store)

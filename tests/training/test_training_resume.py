@@ -1,6 +1,7 @@
 """An interrupted training ends with the numbers of an uninterrupted one."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -38,23 +39,63 @@ def forget(case: Path) -> None:
 @pytest.mark.slow
 def test_killed_training_goes_on_to_the_same_numbers(case, rule, tmp_path):
     epochs = 8
-    command = [sys.executable, str(SCRIPT), str(case), str(tmp_path / "resumed"), str(epochs)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[2])}
-    process = subprocess.Popen([*command, "0.2"], env=environment, stderr=subprocess.PIPE)
+    process = script(case, tmp_path / "resumed", epochs=epochs, pause=0.2)
     deadline = time.monotonic() + 120  # importing torch alone can take long on a busy machine
     while not list(case.glob("checkpoints/*/epoch*.pt")):
-        assert process.poll() is None, process.stderr.read().decode()
+        assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline, "no checkpoint within two minutes"
         time.sleep(0.02)
     time.sleep(0.3)  # into the steps of the next epoch
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
     assert not (tmp_path / "resumed").exists()
 
-    again = subprocess.run([*command, "0"], env=environment, capture_output=True, text=True, check=True)
-    assert "going on after epoch" in again.stderr
+    with script(case, tmp_path / "resumed", epochs=epochs) as process:
+        again = process.stderr.read()
+    assert process.returncode == 0, again
+    assert re.search(r"going on after epoch \d+ and \d+ of 5 batches", again), again
     forget(case)
     run(case, tmp_path / "whole", rule, epochs=epochs)
+    same_results(tmp_path / "whole", tmp_path / "resumed")
+
+
+def script(case, out, *, epochs=4, pause=0.0, every=0.0):
+    """The small training job in a process of its own, its stderr to be read."""
+    command = [sys.executable, str(SCRIPT), str(case), str(out), str(epochs), str(pause), str(every)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[2])}
+    # In a SLURM job Lightning would take over: requeue the job and overhear SIGTERM.
+    environment |= {"SLURM_NTASKS": "1", "SLURM_JOB_NAME": "train", "SLURM_JOB_ID": "1"}
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("when", ["step 8", "judging 3"])
+def test_sigterm_loses_no_batch(when, case, rule, tmp_path):
+    """In the middle of an epoch, and while it is judged (the first time is the untrained model)."""
+    with script(case, tmp_path / "resumed", pause=0.3, every=1e9) as process:
+        lines = []
+        for line in process.stderr:
+            lines.append(line)
+            if line.strip().endswith(when):
+                process.send_signal(signal.SIGTERM)
+                sent = time.monotonic()
+        log = "".join(lines)
+        assert process.wait(60) == 128 + signal.SIGTERM, log
+    assert time.monotonic() - sent < 10, "the grace period of schedulers is 30 s"
+    batches = {"step 8": 3, "judging 3": 5}[when]
+    where = f"goes on after epoch 1 and {batches} of 5 batches"
+    assert f"stopped by SIGTERM, all kept: the same command {where}" in log
+    assert len(list(case.glob("checkpoints/*/epoch*.pt"))) == 1, "no other was due"
+    assert not (tmp_path / "resumed").exists()
+
+    with script(case, tmp_path / "resumed", every=1e9) as process:
+        again = process.stderr.read()
+    assert process.returncode == 0, again
+    assert f"going on after epoch 1 and {batches} of 5 batches" in again
+    assert len(re.findall(r"step \d", log + again)) == 4 * 5, "no step was repeated"
+    forget(case)
+    run(case, tmp_path / "whole", rule, epochs=4)
     same_results(tmp_path / "whole", tmp_path / "resumed")
 
 
@@ -62,9 +103,7 @@ def test_killed_training_goes_on_to_the_same_numbers(case, rule, tmp_path):
 def test_the_job_of_a_killed_run_is_waited_for(case, rule, tmp_path, monkeypatch, capsys):
     """Its successor trains nothing twice, and no two processes write the same checkpoints."""
     epochs = 4
-    command = [sys.executable, str(SCRIPT), str(case), str(tmp_path / "orphan"), str(epochs), "0.2"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[2])}
-    with subprocess.Popen(command, env=environment) as orphan:
+    with script(case, tmp_path / "orphan", epochs=epochs, pause=0.2) as orphan:
         deadline = time.monotonic() + 120
         while not list(case.glob("checkpoints/*/epoch*.pt")):
             assert orphan.poll() is None
@@ -73,7 +112,8 @@ def test_the_job_of_a_killed_run_is_waited_for(case, rule, tmp_path, monkeypatch
         monkeypatch.setattr("pytorch_lightning.Trainer.fit", lambda *_, **__: pytest.fail("trained again"))
         run(case, tmp_path / "successor", rule, epochs=epochs)
         assert f"another training (process {orphan.pid} on " in capsys.readouterr().err
-        assert orphan.wait(60) == 0
+        orphan.communicate()
+        assert orphan.returncode == 0
     same_results(tmp_path / "orphan", tmp_path / "successor")
 
 
@@ -87,18 +127,23 @@ SMALL = {
 
 
 @pytest.mark.parametrize(
-    ("family", "scheduler"), [*((family, "cosine") for family in (*SMALL, "toy")), ("toy", "plateau")]
+    ("family", "scheduler", "died"),
+    [
+        *((family, "cosine", died) for family in (*SMALL, "toy") for died in ((2, 0), (2, 3))),
+        ("toy", "plateau", (2, 1)),
+    ],
 )
-def test_every_family_resumes_exactly(family, scheduler, case, rule, tmp_path, monkeypatch):
-    options = {"family": family, "epochs": 4, "optimizer": "amsgrad"}
+def test_every_family_resumes_exactly(family, scheduler, died, case, rule, tmp_path, monkeypatch):
+    """Between two epochs and in the middle of one, with a moving average of the weights."""
+    options = {"family": family, "epochs": 4, "optimizer": "amsgrad", "ema_decay": 0.9}
     options["scheduler"] = {"kind": scheduler, "patience": 0, "factor": 0.3}
     if family != "toy":
         options["hyperparameters"] = FAMILIES[family].hyperparameters(**SMALL[family])
     save, saved = CheckpointStore.save, []
 
-    def save_and_die(store, epoch, payload):
-        saved.append(save(store, epoch, payload))
-        if epoch == 2:
+    def save_and_die(store, epoch, payload, batch):
+        saved.append(save(store, epoch, payload, batch))
+        if (epoch, batch) == died:
             raise RuntimeError("power cut")
         return saved[-1]
 
@@ -106,7 +151,7 @@ def test_every_family_resumes_exactly(family, scheduler, case, rule, tmp_path, m
         patch.setattr(CheckpointStore, "save", save_and_die)
         with pytest.raises(RuntimeError, match="power cut"):
             run(case, tmp_path / "resumed", rule, **options)
-    assert [path.name[:11] for path in saved] == ["epoch000001", "epoch000002"]
+    assert saved[-1].name.startswith(f"epoch{died[0]:06d}-batch{died[1]:06d}-")
     run(case, tmp_path / "resumed", rule, **options)
     forget(case)
     run(case, tmp_path / "whole", rule, **options)
@@ -121,7 +166,8 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(case, rule, tmp_path, 
     newest.write_bytes(data)
     run(case, tmp_path / "resumed", rule, epochs=4)
     message = capsys.readouterr().err
-    assert f"checkpoint {newest} is damaged" in message and "going on after epoch 3" in message
+    assert f"checkpoint {newest} is damaged" in message
+    assert "going on after epoch 3 and 4 of 5 batches" in message
     same_results(tmp_path / "whole", tmp_path / "resumed")
 
 
@@ -159,7 +205,8 @@ def test_checkpoints_run_no_foreign_code(tmp_path):
 
 def test_only_the_two_newest_checkpoints_are_kept(tmp_path):
     store = CheckpointStore(tmp_path, {"a": 1})
-    for epoch in (1, 2, 10):
-        store.save(epoch, {"epoch": epoch})
-    assert store.load() == (10, {"epoch": 10})
-    assert sorted(p.name[:11] for p in store.folder.glob("epoch*")) == ["epoch000002", "epoch000010"]
+    for epoch, batch in ((1, 9), (2, 0), (10, 0), (10, 11)):
+        store.save(epoch, {"epoch": epoch, "batch": batch}, batch)
+    assert store.load() == {"epoch": 10, "batch": 11}
+    kept = sorted(path.name[:23] for path in store.folder.glob("epoch*"))
+    assert kept == ["epoch000010-batch000000", "epoch000010-batch000011"]

@@ -1,12 +1,15 @@
 """A small training job on embedded frames; also a script, so that a test can kill it.
 
-``python training_case.py FOLDER OUT EPOCHS PAUSE`` trains the toy potential on the case in FOLDER,
-waiting PAUSE seconds before each step. PYTHONPATH must name the root.
+``python training_case.py FOLDER OUT EPOCHS PAUSE EVERY`` trains the toy potential on the case in
+FOLDER, with a checkpoint every EVERY seconds. It says when a step begins and when an epoch is judged,
+and waits PAUSE seconds there. PYTHONPATH must name the root.
 """
 
+import itertools
 import sys
 import time
 from pathlib import Path
+from unittest.mock import patch
 
 from toy_potential import ToyHyperparameters, register
 
@@ -55,29 +58,37 @@ def run(folder, out, rule, *, family="toy", hyperparameters=None, **changes):
     call |= {key: changes.pop(key) for key in own}
     if hyperparameters is None and family == "toy":
         hyperparameters = ToyHyperparameters()
-    train(
-        frames_path=folder / "frames.parquet",
-        splits_path=folder / "splits.json",
-        family=family,
-        hyperparameters=hyperparameters or FAMILIES[family].hyperparameters(),
-        settings=settings(**changes),
-        rule=rule,
-        out=out,
-        checkpoints=folder / "checkpoints",
-        threads=1,
-        **call,
-    )
+    # Several validation batches, so that a run can be stopped between them.
+    with patch("workflow_lib.training.fit.VALIDATION_BATCH", 2):
+        train(
+            frames_path=folder / "frames.parquet",
+            splits_path=folder / "splits.json",
+            family=family,
+            hyperparameters=hyperparameters or FAMILIES[family].hyperparameters(),
+            settings=settings(**changes),
+            rule=rule,
+            out=out,
+            checkpoints=folder / "checkpoints",
+            threads=1,
+            **call,
+        )
 
 
 if __name__ == "__main__":
     register()
     own_rule = RedoxRule.model_validate_json((Path(sys.argv[1]) / "rule.json").read_text())
-    pause = float(sys.argv[4])
-    step = TrainingModule.training_step
+    pause, every = map(float, sys.argv[4:6])
 
-    def slow_step(self, batch, batch_idx):
-        time.sleep(pause)
-        return step(self, batch, batch_idx)
+    def announced(name, word):
+        method, count = getattr(TrainingModule, name), itertools.count(1)
 
-    TrainingModule.training_step = slow_step
-    run(Path(sys.argv[1]), Path(sys.argv[2]), own_rule, epochs=int(sys.argv[3]))
+        def slow(self, *arguments):
+            print(word, next(count), file=sys.stderr, flush=True)
+            time.sleep(pause)
+            return method(self, *arguments)
+
+        setattr(TrainingModule, name, slow)
+
+    announced("training_step", "step")
+    announced("on_validation_epoch_start", "judging")
+    run(Path(sys.argv[1]), Path(sys.argv[2]), own_rule, epochs=int(sys.argv[3]), checkpoint_every_s=every)

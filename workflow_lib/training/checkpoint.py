@@ -24,7 +24,7 @@ import torch
 from workflow_lib.frames import Frame
 from workflow_lib.io import atomic_path, to_json, write_json
 
-_NAME = re.compile(r"epoch(\d{6})-([0-9a-f]{16})\.pt")
+_NAME = re.compile(r"epoch(\d{6})-batch(\d{6})-([0-9a-f]{16})\.pt")
 _PACKAGES = ("torch", "pytorch-lightning", "mace-torch", "e3nn", "schnetpack", "chgnet", "numpy")
 
 
@@ -71,22 +71,22 @@ class CheckpointStore:
         if not (self.folder / "identity.json").exists():
             write_json(self.folder / "identity.json", identity)
 
-    def _files(self) -> list[tuple[int, str, Path]]:
-        """Epoch, checksum and path of each checkpoint, the newest first."""
+    def _files(self) -> list[tuple[tuple[int, int], str, Path]]:
+        """(Epoch, batch), checksum and path of each checkpoint, the newest first."""
         found = []
         for path in self.folder.iterdir():
             match = _NAME.fullmatch(path.name)
             if match:
-                found.append((int(match[1]), match[2], path))
+                found.append(((int(match[1]), int(match[2])), match[3], path))
         return sorted(found, reverse=True)
 
-    def save(self, epoch: int, payload: dict[str, Any]) -> Path:
-        """Write the state after ``epoch`` epochs, then drop all but this and the one before."""
+    def save(self, epoch: int, payload: dict[str, Any], batch: int = 0) -> Path:
+        """Write the state after ``epoch`` epochs and ``batch`` batches, drop all but this and the last."""
         buffer = io.BytesIO()
         torch.save(payload, buffer)
         data = buffer.getvalue()
         checksum = hashlib.sha256(data).hexdigest()[:16]
-        path = self.folder / f"epoch{epoch:06d}-{checksum}.pt"
+        path = self.folder / f"epoch{epoch:06d}-batch{batch:06d}-{checksum}.pt"
         with atomic_path(path) as temporary:
             temporary.write_bytes(data)
         self._sync_folder()
@@ -94,12 +94,12 @@ class CheckpointStore:
             old.unlink(missing_ok=True)
         return path
 
-    def load(self) -> tuple[int, dict[str, Any]] | None:
-        """Newest intact checkpoint as (epoch, payload), or None; damaged ones are named and skipped."""
-        for epoch, checksum, path in self._files():
+    def load(self) -> dict[str, Any] | None:
+        """Newest intact checkpoint, or None; damaged ones are named and skipped."""
+        for _, checksum, path in self._files():
             data = path.read_bytes()
             if hashlib.sha256(data).hexdigest()[:16] == checksum:
-                return epoch, torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+                return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
             print(
                 f"checkpoint {path} is damaged (checksum differs): going on from the one before it",
                 file=sys.stderr,

@@ -193,12 +193,14 @@ class LabelledGraphs(Dataset):
 class EpochOrder(Sampler[list[int]]):
     """Batches of an epoch: a permutation that depends on the seed and the epoch, and nothing else.
 
-    So that a resumed run sees the batches an uninterrupted one would have seen.
+    So that a resumed run sees the batches an uninterrupted one would have seen. ``done`` batches of
+    ``epoch`` are left out: a run that was stopped in mid-epoch goes on behind them.
     """
 
     def __init__(self, n_frames: int, batch_size: int, seed: int) -> None:
         self.n_frames, self.batch_size, self.seed = n_frames, batch_size, seed
-        self.epoch = 0
+        self.epoch, self.done = 0, 0
+        self.per_epoch = math.ceil(n_frames / batch_size)
 
     def batches(self, epoch: int) -> list[list[int]]:
         """Frame indices of every batch of an epoch; the last may be smaller."""
@@ -209,10 +211,10 @@ class EpochOrder(Sampler[list[int]]):
         ]
 
     def __iter__(self) -> Iterator[list[int]]:
-        return iter(self.batches(self.epoch))
+        return iter(self.batches(self.epoch)[self.done :])
 
     def __len__(self) -> int:
-        return math.ceil(self.n_frames / self.batch_size)
+        return self.per_epoch - self.done
 
 
 def validation_loader(batches: list[tuple[Batch, Targets]]) -> DataLoader:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import signal
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -12,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.plugins.environments import LightningEnvironment
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from workflow_lib.errors import UserError
 from workflow_lib.frames import Frame
@@ -108,7 +111,11 @@ def fit(
     store: CheckpointStore,
     title: str = "training",
 ) -> Record:
-    """Run the epochs that are still missing; the record holds the weights of the best one."""
+    """Run the epochs that are still missing; the record holds the weights of the best one.
+
+    On SIGTERM, which a scheduler sends ahead of the end, a checkpoint is written behind the batch
+    under way and the process ends with status 143.
+    """
     device = torch.device(settings.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError("training.device is cuda, but torch sees no GPU; set it to cpu")
@@ -123,48 +130,70 @@ def fit(
     stored = store.load()
     state, record = None, Record()
     if stored is not None:
-        state, record = stored[1]["module"], Record(**stored[1]["record"])
-        print(f"{title}: going on after epoch {stored[0]} from {store.folder}", file=sys.stderr)
+        state, record = stored["module"], Record(**stored["record"])
     module = TrainingModule(potential, settings, order, state)
+    if stored is not None:
+        batches = f" and {order.done} of {order.per_epoch} batches" if order.done else ""
+        print(
+            f"{title}: going on after epoch {module.epochs_done}{batches} from {store.folder}",
+            file=sys.stderr,
+        )
     validation = data["validation"].fixed_batches(VALIDATION_BATCH)
     available: dict[str, int] = {
         term.label: sum(label_count(frame, term.label) for frame in sets["train"]) for term in settings.loss
     }
     recorder = Recorder(record, store, available=available, title=title)
     if not record.history:
-        _judge_start(module, record, validation, device)
-    if not record.finished(settings.epochs):
-        trainer = pl.Trainer(
-            accelerator="gpu" if device.type == "cuda" else "cpu",
-            devices=1,
-            max_epochs=settings.epochs - module.epochs_done,
-            callbacks=[recorder],
-            gradient_clip_val=settings.gradient_clip,
-            inference_mode=False,  # forces are derivatives
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-        )
-        trainer.fit(module, training_loader(data["train"], order), validation_loader(validation))
+        _judge(module, validation, device)
+        _begin(record, module)
+    elif order.done == order.per_epoch:  # it was stopped while the epoch was judged
+        _judge(module, validation, device)
+        recorder.close_epoch(module)
+    while not record.finished(settings.epochs):
+        # Lightning takes the number of batches of its first epoch for that of all.
+        rest = 1 if order.done else settings.epochs - module.epochs_done
+        trainer = _trainer(rest, recorder, settings)
+        try:
+            trainer.fit(module, training_loader(data["train"], order), validation_loader(validation))
+        except SIGTERMException:
+            raise SystemExit(128 + signal.SIGTERM) from None
         if trainer.interrupted:
             raise KeyboardInterrupt
     potential.cpu()
     return record
 
 
-def _judge_start(
-    module: TrainingModule, record: Record, validation: list[Any], device: torch.device
-) -> None:
-    """Epoch 0 of the history: the untrained model on the validation set."""
+def _trainer(epochs: int, recorder: Recorder, settings: TrainingSettings) -> pl.Trainer:
+    return pl.Trainer(
+        accelerator="gpu" if settings.device == "cuda" else "cpu",
+        devices=1,
+        max_epochs=epochs,
+        callbacks=[recorder],
+        gradient_clip_val=settings.gradient_clip,
+        inference_mode=False,  # forces are derivatives
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        # In a SLURM job Lightning would requeue it by itself and overhear SIGTERM.
+        plugins=[LightningEnvironment()],
+    )
+
+
+def _judge(module: TrainingModule, validation: list[Any], device: torch.device) -> None:
+    """A pass over the validation set outside Lightning's loop."""
     module.eval()
     module.on_validation_epoch_start()
     for index, batch in enumerate(validation):
         module.validation_step(module.transfer_batch_to_device(batch, device, 0), index)
+    module.train()
+
+
+def _begin(record: Record, module: TrainingModule) -> None:
+    """Epoch 0 of the history: the untrained model on the validation set."""
     row = module.validation_row()
     record.history.append({"epoch": 0, **row})
     record.best, record.best_loss = module.snapshot(), row["validation_loss"]
     if not np.isfinite(row["validation_loss"]):
         record.status = "diverged"
-    module.train()

@@ -70,17 +70,18 @@ class TrainingModule(pl.LightningModule):
         if settings.ema_decay is not None:
             self.average = AveragedModel(potential, multi_avg_fn=_averaging(settings.ema_decay))
             self.average.requires_grad_(False)
-        self.epochs_done = 0
+        self.epochs_done, self.batches_done = 0, 0
         self.plateau_factor = 1.0
         self.plateau_best, self.plateau_waited = math.inf, 0
         self._optimizer = self._make_optimizer()
-        if resumed is not None:
-            self._restore(resumed)
-        order.epoch = self.epochs_done
         self._train_sums: dict[str, TermSum] = {}
         self._validation_sums: dict[str, TermSum] = {}
         self._errors: dict[str, tuple[Tensor, Tensor]] = {}
-        self._started = 0.0
+        self._started, self._seconds_before = 0.0, 0.0
+        self._random: list[Tensor] | None = None
+        if resumed is not None:
+            self._restore(resumed)
+        order.epoch, order.done = self.epochs_done, self.batches_done
 
     # State ----------------------------------------------------------------------------------------
 
@@ -90,21 +91,39 @@ class TrainingModule(pl.LightningModule):
         return self.potential if self.average is None else cast(Potential, self.average.module)
 
     def state(self) -> dict[str, Any]:
-        """Everything that the next epoch depends on; tensors are the live ones."""
+        """Everything that the next step depends on; tensors are the live ones.
+
+        In mid-epoch that includes the random numbers and what the epoch has added up so far. Not to
+        be called within a step.
+        """
+        random = self._random or self._random_numbers()
         return {
             "potential": self.potential.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "epochs_done": self.epochs_done,
+            "batches_done": self.batches_done,
+            "random": random,
+            "train_sums": {name: [t.total, t.weight, t.labels] for name, t in self._train_sums.items()},
+            "seconds": self._seconds(),
             "plateau": [self.plateau_factor, self.plateau_best, self.plateau_waited],
         }
+
+    def _random_numbers(self) -> list[Tensor]:
+        device = next(self.potential.parameters()).device
+        on_gpu = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
+        return [torch.get_rng_state(), *on_gpu]
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.potential.load_state_dict(state["potential"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self._optimizer.load_state_dict(state["optimizer"])
-        self.epochs_done = state["epochs_done"]
+        self.epochs_done, self.batches_done = state["epochs_done"], state["batches_done"]
+        if self.batches_done:
+            self._random = state["random"]
+            self._train_sums = {name: TermSum(*terms) for name, terms in state["train_sums"].items()}
+            self._seconds_before = state["seconds"]
         self.plateau_factor, self.plateau_best, self.plateau_waited = state["plateau"]
 
     def snapshot(self) -> dict[str, Tensor]:
@@ -135,13 +154,19 @@ class TrainingModule(pl.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Fresh sums; random numbers of the networks depend on the epoch alone."""
-        torch.manual_seed(self.order.seed * 1_000_003 + self.epochs_done)
-        self._train_sums = {}
+        if not self.batches_done:
+            torch.manual_seed(self.order.seed * 1_000_003 + self.epochs_done)
+            self._train_sums, self._seconds_before = {}, 0.0
         self._started = time.perf_counter()
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Set the learning rate of this step."""
-        rate = self.learning_rate(self.epochs_done + (batch_idx + 1) / len(self.order))
+        if self._random is not None:  # here, since making a data loader draws a number
+            torch.set_rng_state(self._random[0])
+            if len(self._random) > 1 and self.device.type == "cuda":
+                torch.cuda.set_rng_state(self._random[1], self.device)
+            self._random = None
+        rate = self.learning_rate(self.epochs_done + (self.batches_done + 1) / self.order.per_epoch)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
 
@@ -152,9 +177,10 @@ class TrainingModule(pl.LightningModule):
         return self.loss.total(sums)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Move the average."""
+        """Move the average; with this the step is whole."""
         if self.average is not None:
             self.average.update_parameters(self.potential)
+        self.batches_done += 1
 
     def validation_step(self, batch: tuple[Batch, Targets], batch_idx: int) -> None:
         """Loss terms and errors of one validation batch under the weights that are judged."""
@@ -196,7 +222,7 @@ class TrainingModule(pl.LightningModule):
 
         Also moves the plateau scheduler and the epoch counter.
         """
-        seconds = time.perf_counter() - self._started
+        seconds = self._seconds()
         row: Row = {
             "epoch": self.epochs_done + 1,
             "learning_rate": float(self._optimizer.param_groups[0]["lr"]),
@@ -207,9 +233,13 @@ class TrainingModule(pl.LightningModule):
         row |= self.validation_row()
         used = {label: int(total.labels) for label, total in self._train_sums.items()}
         self._move_plateau(row["validation_loss"])
-        self.epochs_done += 1
-        self.order.epoch = self.epochs_done
+        self.epochs_done, self.batches_done = self.epochs_done + 1, 0
+        self.order.epoch, self.order.done = self.epochs_done, 0
         return row, used, seconds
+
+    def _seconds(self) -> float:
+        """Time spent in this epoch, that before an interruption included."""
+        return self._seconds_before + (time.perf_counter() - self._started if self._started else 0.0)
 
     def _move_plateau(self, loss: float) -> None:
         scheduler = self.settings.scheduler

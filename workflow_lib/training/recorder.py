@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 from tqdm import tqdm
 
 from workflow_lib.training.checkpoint import CheckpointStore
@@ -61,9 +62,40 @@ class Recorder(pl.Callback):
             total=total, initial=done, desc=self.title, unit="epoch", mininterval=pause, file=sys.stderr
         )
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Record the epoch; stop where a loss is not finite; store a checkpoint when due."""
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Store a checkpoint when due: a long epoch is not lost as a whole."""
         assert isinstance(module, TrainingModule)
+        if batch_idx and self._due(module):
+            self._save(module)
+
+    def on_exception(
+        self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Store a checkpoint on SIGTERM, which Lightning raises behind a whole batch."""
+        assert isinstance(module, TrainingModule)
+        if isinstance(exception, SIGTERMException):
+            self._save(module)
+            where = f"epoch {module.epochs_done}"
+            if module.batches_done:
+                where += f" and {module.batches_done} of {module.order.per_epoch} batches"
+            print(
+                f"{self.title}: stopped by SIGTERM, all kept: the same command goes on after {where}",
+                file=sys.stderr,
+            )
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Close the epoch; stop where a loss is not finite."""
+        assert isinstance(module, TrainingModule)
+        trainer.should_stop = self.close_epoch(module) or trainer.should_stop
+
+    def close_epoch(self, module: TrainingModule) -> bool:
+        """Record an epoch that was trained and judged, store a checkpoint when due.
+
+        Says whether the training diverged. Raises RuntimeError where a label of the training set
+        did not enter the loss.
+        """
         row, used, seconds = module.finish_epoch()
         record = self.record
         if used != self.available:
@@ -75,17 +107,21 @@ class Recorder(pl.Callback):
         record.seconds.append(seconds)
         if not (math.isfinite(row["train_loss"]) and math.isfinite(row["validation_loss"])):
             record.status = "diverged"
-            trainer.should_stop = True
         elif row["validation_loss"] < record.best_loss:
             record.best_loss, record.best_epoch = row["validation_loss"], int(row["epoch"])
             record.best = module.snapshot()
         self._show(row)
-        if (
-            record.finished(module.settings.epochs)
-            or time.monotonic() - self._saved >= module.settings.checkpoint_every_s
-        ):
-            self.store.save(module.epochs_done, {"module": module.state(), "record": asdict(record)})
-            self._saved = time.monotonic()
+        if record.finished(module.settings.epochs) or self._due(module):
+            self._save(module)
+        return record.status == "diverged"
+
+    def _due(self, module: TrainingModule) -> bool:
+        return time.monotonic() - self._saved >= module.settings.checkpoint_every_s
+
+    def _save(self, module: TrainingModule) -> None:
+        payload = {"module": module.state(), "record": asdict(self.record)}
+        self.store.save(module.epochs_done, payload, module.batches_done)
+        self._saved = time.monotonic()
 
     def teardown(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
         """Close the progress bar."""
@@ -100,5 +136,7 @@ class Recorder(pl.Callback):
         ):
             if key in row:
                 texts.append(text.format(row[key]))
+        if self._bar is None:
+            return
         self._bar.set_postfix_str("validation: " + ", ".join(texts), refresh=False)
         self._bar.update()

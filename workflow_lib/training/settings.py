@@ -100,8 +100,8 @@ class TrainingSettings(_Section):
     checkpoint_every_s: float = Field(
         default=20.0,
         ge=0,
-        description="least time between checkpoints in s; they are written at the ends of epochs "
-        "and have no influence on the result",
+        description="least time between checkpoints in s, also within an epoch; they have no influence "
+        "on the result",
     )
 
     @model_validator(mode="after")
