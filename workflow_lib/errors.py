@@ -6,3 +6,7 @@ class UserError(Exception):
 
     The command line prints the message without a traceback and exits with status 2.
     """
+
+
+class BusyError(UserError):
+    """Another process works on it: wait, or go on with something else."""

@@ -15,6 +15,7 @@ import pytest
 
 from workflow_lib.dft.calculation import Calculation
 from workflow_lib.dft.level import Level
+from workflow_lib.dft.run import run_jobs
 from workflow_lib.dft.store import Store
 from workflow_lib.errors import UserError
 
@@ -121,6 +122,17 @@ def test_a_second_writer_is_turned_away_and_a_reader_sees_running(tmp_path):
             pass
         assert store.get(calculation()).status == "running"
     assert len(store.get(calculation()).frames) == 1
+
+
+def test_a_calculation_begun_elsewhere_is_left_to_the_other(tmp_path, monkeypatch):
+    """Also one that was free when looked at: two workers with one list reach it at the same time."""
+    level = Level(code="VASP", cutoff=520)
+    wanted = calculation(level=level)
+    request = {"formal_charges": {"Fe": 2, "O": -2}}
+    with Store(tmp_path).writing(wanted):
+        assert run_jobs([wanted], Store(tmp_path), **request).running == ["oxide"]
+        monkeypatch.setattr("workflow_lib.dft.store.Store.read", lambda *_: None)
+        assert run_jobs([wanted], Store(tmp_path), **request).running == ["oxide"]
 
 
 def _compete(root, number):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from workflow_lib.dft.calculation import Calculation
 from workflow_lib.dft.store import Log, Store
-from workflow_lib.errors import UserError
+from workflow_lib.errors import BusyError, UserError
 from workflow_lib.io import atomic_path
 
 _log = logging.getLogger(__name__)
@@ -87,17 +87,18 @@ def run_jobs(
         if known.status == "done" or (known.status == "failed" and not retry_failed):
             (tally.known if known.status == "done" else tally.failed).append(calculation.name)
             continue
-        if known.status == "running":
+        try:
+            with store.writing(calculation) as log:
+                if log.record.status == "done":
+                    tally.known.append(calculation.name)
+                    continue
+                _log.info("%s (%d atoms, %s)", where, len(calculation), calculation.task)
+                _compute(calculation, log, store, command)
+                record = log.record
+        except BusyError:
             _log.info("%s is in the hands of another process", where)
             tally.running.append(calculation.name)
             continue
-        with store.writing(calculation) as log:
-            if log.record.status == "done":
-                tally.known.append(calculation.name)
-                continue
-            _log.info("%s (%d atoms, %s)", where, len(calculation), calculation.task)
-            _compute(calculation, log, store, command)
-            record = log.record
         if record.status == "done":
             energy = f", {record.frames[-1]['energy']:.4f} eV" if record.frames else ""
             _log.info("%s: %d geometries%s", where, len(record.frames), energy)

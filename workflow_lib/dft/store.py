@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from workflow_lib.dft.calculation import Calculation
-from workflow_lib.errors import UserError
+from workflow_lib.errors import BusyError, UserError
 
 Status = Literal["missing", "interrupted", "running", "done", "failed"]
 
@@ -183,8 +183,8 @@ class Store:
     def writing(self, calculation: Calculation) -> Iterator[Log]:
         """The log of a calculation, for this process alone; begins a new attempt.
 
-        Raises UserError where another process works on it or the folder cannot be written. A
-        finished calculation is opened without a new attempt: look at ``log.record.status``.
+        Raises BusyError where another process works on it, UserError where the folder cannot be
+        written. A finished calculation is opened without a new attempt: look at ``log.record.status``.
         """
         path = self.path(calculation)
         try:
@@ -194,7 +194,7 @@ class Store:
             raise UserError(f"cannot write {path}: {error.strerror}; choose another store") from error
         with handle:
             if not _lock(handle):
-                raise UserError(
+                raise BusyError(
                     f"{calculation.name} is being computed by another process ({path} is locked); "
                     "wait for it"
                 )
