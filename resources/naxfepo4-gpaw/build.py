@@ -35,7 +35,7 @@ LEVEL = Level()
 SOURCE, CAMPAIGN = "naxfepo4-gpaw", "naxfepo4-campaign"
 ORBITAL = "a"
 """The minority-spin orbital each Fe2+ of the original was steered to."""
-TRAINING = ("relaxation", "rattle", "dynamics")
+TRAINING = ("relaxation", "rattle", "rattle-relaxation", "dynamics")
 TESTING = ("same-positions", "orbital", "noise", "supercell", "magnetism")
 """Kinds that models may learn from, and kinds that would contradict those for a charge-blind model,
 belong to another state, or are of another effective k-mesh."""
@@ -88,7 +88,7 @@ def campaign_frames(records: list[Record]) -> tuple[list[Frame], list[Frame]]:
     for record in records:
         calculation = record.calculation
         # Excited orbitals on the same ions would contradict the ground state.
-        lowest = calculation.orbital == ground.get(calculation.state_key or "", ORBITAL)
+        lowest = calculation.orbital == ground.get(calculation.group, ORBITAL)
         learnable = calculation.level == LEVEL and lowest
         if calculation.kind in TRAINING and learnable and len(calculation) < 40:
             chosen[True].append(record)

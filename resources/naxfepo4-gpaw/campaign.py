@@ -297,6 +297,32 @@ def rattles(store: Store, _model: Path | None) -> Iterator[Calculation]:
         )
 
 
+def rattle_relaxations(store: Store, _model: Path | None) -> Iterator[Calculation]:
+    """Displaced atoms in a strained cell, relaxed until little is left of the displacement.
+
+    Each step starts from the density of the one before, so a frame costs half of a rattled one.
+    """
+    others = [
+        record
+        for record in store.records()
+        if record.calculation.name.startswith("relaxation ") and record.status == "done"
+    ]
+    relaxed = [*sorted(_relaxed(store).items()), *((r.calculation.group, r) for r in others)]
+    for key, record in relaxed:
+        rng = _rng("rattle relaxations", key)
+        base, strain = np.array(record.frames[-1]["positions"]), _strain(rng)
+        yield _again(
+            record,
+            name=f"rattle-relaxation {key}",
+            kind="rattle-relaxation",
+            task="relaxation",
+            state_key=None,  # an arrangement has one relaxation in the store: that of the truth
+            fmax=0.15,
+            cell=(np.array(record.frames[-1]["cell"]) @ strain).tolist(),
+            positions=(base @ strain + rng.normal(0, 0.05, base.shape)).tolist(),
+        )
+
+
 def _strain(rng: np.random.Generator) -> np.ndarray:
     """Deformation [3, 3]: up to 2 % of isotropic strain, shears of 0.4 %."""
     shear = rng.normal(0, 0.006, (3, 3))
@@ -457,6 +483,7 @@ PARTS: dict[str, Callable[[Store, Path | None], Iterator[Calculation]]] = {
         noise,
         same_positions,
         rattles,
+        rattle_relaxations,
         dynamics,
         two_thirds,
         chemistries,
