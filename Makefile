@@ -9,7 +9,7 @@ SNAKEMAKE = $(BIN)/snakemake --configfile $(CONFIG)
 PYTHON ?= $(shell for p in python3.12 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: demo run report test rehearsal test-dft test-slurm lint format venv dft-setup slurm-setup clean
+.PHONY: demo run report test rehearsal test-dft test-slurm test-faults lint format venv dft-setup slurm-setup clean
 .DEFAULT_GOAL := demo
 
 demo: run report
@@ -39,6 +39,11 @@ rehearsal: .venv/installed
 # The smoke configuration through a real SLURM on this machine, with fake GPUs.
 test-slurm: slurm-setup
 	@$(BIN)/python -m pytest -m slurm tests/slurm
+
+# Every fault of docs/reliability.md, on this machine and in a real SLURM.
+FAULT_TESTS = $(shell sed -n 's/.*| .*`\(tests.*py\)`.*/\1/p' docs/reliability.md | sed 's/`, `/ /g' | tr ' ' '\n' | sort -u)
+test-faults: slurm-setup
+	@$(BIN)/python -m pytest -m "not dft" $(FAULT_TESTS)
 
 lint: .venv/installed
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/snakefmt --check Snakefile rules && $(BIN)/mypy

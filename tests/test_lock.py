@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+from workflow_lib.__main__ import main
 from workflow_lib.lock import alone
 
 HOLDER = """
@@ -35,6 +36,22 @@ def test_the_second_waits_for_the_first_and_says_for_whom(tmp_path, capsys):
     with holder(tmp_path, 0.5) as process, alone(tmp_path, "test"):
         assert (tmp_path / "done").exists()
     assert f"another test (process {process.pid} on " in capsys.readouterr().err
+
+
+def test_a_stage_waits_for_its_predecessor(tmp_path, capsys):
+    out = tmp_path / "exam"
+    with holder(out, 0.5) as process:
+        assert main(["exam-reference", "--config", "no.yaml", "--dataset", "no", "--out", str(out)]) == 2
+        assert (out / "done").exists()
+    waited, error = capsys.readouterr().err.splitlines()
+    assert f"another exam-reference (process {process.pid} on " in waited
+    assert error.startswith("error: no.yaml")
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert main(["dataset", "--out", str(tmp_path / "file" / "out")]) == 2
+    assert capsys.readouterr().err.startswith(f"error: cannot write {tmp_path}/file/out: Not a directory")
 
 
 def test_a_killed_holder_holds_nothing(tmp_path):

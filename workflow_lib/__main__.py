@@ -7,12 +7,15 @@ exit status 2.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from workflow_lib import verbs
 from workflow_lib.errors import UserError
+from workflow_lib.io import disk_is_full
+from workflow_lib.lock import alone
 
 Verb = Callable[[argparse.Namespace], None]
 type Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -46,6 +49,8 @@ def _stage_verbs(commands: Commands) -> None:
         command.add_argument(
             "--config", type=Path, default=Path("config/config.yaml"), help="configuration file"
         )
+        # Sources have a lock of their own, provenance is a file.
+        command.set_defaults(alone=name not in ("sources", "provenance"))
         for path in paths:
             many = "*" if path in ("exams", "searches", "embeddings", "trainings") else None
             command.add_argument(f"--{path}", type=Path, required=True, nargs=many, metavar="DIR")
@@ -201,15 +206,31 @@ def _model_verbs(commands: Commands) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a verb; 0 on success, 2 for a mistake of the user."""
+    """Run a verb; 0 on success, 2 for a mistake of the user.
+
+    A stage works alone in its folder: after a crash its predecessor may still be at it.
+    """
     options = _parser().parse_args(arguments)
+    out = getattr(options, "out", None)
     try:
-        options.run(options)
+        with alone(out, options.verb) if getattr(options, "alone", False) else contextlib.nullcontext():
+            options.run(options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:
         return 1
+    except OSError as error:
+        if not disk_is_full(error):
+            raise
+        with contextlib.suppress(OSError):  # the log may lie on the same disk
+            where = error.filename or out or "results"
+            print(
+                f"error: the disk of {where} is full; free some space and run the same command again, "
+                "finished work is kept",
+                file=sys.stderr,
+            )
+        return 2
     return 0
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +25,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` that takes its place if the block succeeds.
 
     Makes the parent folders. The suffix is kept, so that writers which choose a format by suffix
-    do the right thing. Raises UserError where the folder cannot be written.
+    do the right thing. Raises UserError where the folder cannot be written or the disk is full.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
@@ -31,6 +33,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch()
     except OSError as error:
+        if disk_is_full(error):
+            raise UserError(_full(path)) from error
         raise UserError(
             f"cannot write {path}: {error.strerror}; choose a folder you can write to"
         ) from error
@@ -39,8 +43,27 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         with temporary.open("rb") as handle:
             os.fsync(handle.fileno())
         temporary.replace(path)
+    except UserError:
+        raise
+    except Exception as error:
+        # Some libraries have errors of their own for it.
+        if disk_is_full(error) or shutil.disk_usage(path.parent).free == 0:
+            raise UserError(_full(path)) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def disk_is_full(error: BaseException) -> bool:
+    """Whether an error says that the disk, or the user's share of it, is full."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def _full(path: Path) -> str:
+    return (
+        f"cannot write {path}: the disk is full; free some space and run the same command again, "
+        "finished work is kept"
+    )
 
 
 def _plain(value: Any) -> Any:

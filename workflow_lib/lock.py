@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from workflow_lib.errors import UserError
+from workflow_lib.io import disk_is_full
 
 POLL = 0.1  # s
 
@@ -26,8 +27,16 @@ def folder_lock(path: Path, wait: float, say: Callable[[str], None], what: str =
     The system releases the lock when its process ends, however it ends. Raises UserError where the
     wait was in vain or the file system knows no locks.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     folder = path.parent.parent
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    except OSError as error:
+        if disk_is_full(error):
+            raise
+        raise UserError(
+            f"cannot write {folder}: {error.strerror}; choose a folder you can write to"
+        ) from error
     deadline = time.monotonic() + wait
     told = False
     with path.open("a+") as handle:
