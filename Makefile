@@ -2,7 +2,8 @@
 CONFIG ?= config/config.yaml
 CORES ?= all
 PIP_ARGS ?=
-RUN = $(shell sed -n 's/^run: *//p' $(CONFIG))
+# Nothing but the letters of a name: the recipes below put it into commands.
+RUN = $(shell sed -nE 's/^run: *["'\'']?([a-z0-9-]+)["'\'']?[[:space:]]*(\#.*)?$$/\1/p' $(CONFIG))
 REPORT = results/$(RUN)/report.html
 BIN = .venv/bin
 SNAKEMAKE = $(BIN)/snakemake --configfile $(CONFIG)

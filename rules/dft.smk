@@ -47,6 +47,9 @@ rule dft_compute:
         f"{RUN}/logs/dft-{{digest}}.log",
     benchmark:
         f"{RUN}/logs/dft-{{digest}}.benchmark.tsv"
+    wildcard_constraints:
+        # It comes from file names in a folder, and becomes part of a command.
+        digest="[0-9a-f]+",
     resources:
         mem_mb=4000,
     message:

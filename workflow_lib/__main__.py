@@ -211,9 +211,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     A stage works alone in its folder: after a crash its predecessor may still be at it.
     """
     options = _parser().parse_args(arguments)
-    out = getattr(options, "out", None)
     try:
-        with alone(out, options.verb) if getattr(options, "alone", False) else contextlib.nullcontext():
+        with contextlib.ExitStack() as stack:
+            if "alone" in options and options.alone:
+                verbs.read_config(options)  # a mistake in it leaves no trace in the folder
+                stack.enter_context(alone(options.out, options.verb))
             options.run(options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -224,7 +226,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not disk_is_full(error):
             raise
         with contextlib.suppress(OSError):  # the log may lie on the same disk
-            where = error.filename or out or "results"
+            where = error.filename or getattr(options, "out", "the log")
             print(
                 f"error: the disk of {where} is full; free some space and run the same command again, "
                 "finished work is kept",

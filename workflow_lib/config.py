@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -26,6 +26,11 @@ from workflow_lib.thermodynamics.settings import ThermodynamicsSettings
 from workflow_lib.training.settings import TrainingSettings
 
 NAME = r"^[a-z0-9]+(-[a-z0-9]+)*$"
+"""Names become folders, file names and words of shell commands: nothing else may stand in them."""
+LONGEST_NAME = 60
+"""Letters: with variant, fold, seed and suffix a file name stays below the 255 of file systems."""
+LARGEST_SEED = 2**32 - 1
+"""What every generator of random numbers takes."""
 Variant = Literal["baseline", "entropy", "subset", "surrogate"]
 ControlVariant = Literal["shuffled", "new-species"]
 
@@ -54,7 +59,7 @@ class _Section(BaseModel):
 class NamedModel(_Section):
     """One model of the comparison: a family, how it starts, its hyperparameters."""
 
-    name: str = Field(pattern=NAME)
+    name: str = Field(pattern=NAME, max_length=LONGEST_NAME)
     family: str
     init: Literal["scratch", "pretrained"] = "scratch"
     hyperparameters: dict[str, Any] = Field(default_factory=dict)
@@ -102,8 +107,12 @@ class TrainedModelId(NamedTuple):
 class Config(_Section):
     """Everything a run depends on."""
 
-    run: str = Field("demo", pattern=NAME, description="results go to results/<run>/")
-    seed: int = Field(711, ge=0, description="seed of every random choice outside training")
+    run: str = Field(
+        "demo", pattern=NAME, max_length=LONGEST_NAME, description="results go to results/<run>/"
+    )
+    seed: int = Field(
+        711, ge=0, le=LARGEST_SEED, description="seed of every random choice outside training"
+    )
     threads: int = Field(1, ge=1, le=64, description="threads of one job; part of the result")
     host: str = Field(description="host description, see resources/hosts/")
     redox: RedoxRule
@@ -114,13 +123,28 @@ class Config(_Section):
     models: tuple[NamedModel, ...] = Field(min_length=1)
     variants: tuple[Variant, ...] = Field(("baseline", "entropy"), min_length=1)
     controls: tuple[Control, ...] = ()
-    seeds: tuple[int, ...] = Field((1,), min_length=1)
+    seeds: tuple[Annotated[int, Field(ge=0, le=LARGEST_SEED)], ...] = Field((1,), min_length=1)
     training: TrainingSettings
     exam: ExamSettings = ExamSettings()
     sampling: SamplingSettings = SamplingSettings()
     dft: DftSettings = DftSettings()
     thermodynamics: ThermodynamicsSettings = ThermodynamicsSettings()
     embedding: EmbeddingSettings = EmbeddingSettings()
+
+    @model_validator(mode="after")
+    def _paths_usable(self) -> Self:
+        paths = {"host": self.host, "dataset.path": self.dataset.path, "dft.store": self.dft.store}
+        if self.sources:
+            paths |= {"sources.table": self.sources.table, "sources.folder": self.sources.folder}
+            for name in self.sources.items:
+                if len(name) > LONGEST_NAME:
+                    raise ValueError(
+                        f"sources.items: a name has at most {LONGEST_NAME} letters, got {short(name)}"
+                    )
+        for where, path in paths.items():
+            if fault := _fault(path):
+                raise ValueError(f"{where}: {fault}, got {short(path)}")
+        return self
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -193,6 +217,34 @@ class Config(_Section):
                     yield TrainedModelId(control.model, control.variant, fold, seed)
 
 
+def _fault(path: str) -> str | None:
+    """Why a path of the configuration cannot be used; None where it can.
+
+    Paths are the user's and may lead anywhere. This keeps out what would fail later and obscurely,
+    in Snakemake or as an option of a command.
+    """
+    if not path.isprintable():
+        return "a path holds no control characters"
+    if path.startswith("-"):
+        return "a path does not begin with a dash (write ./-name)"
+    if set("{}") & set(path):
+        return "a path holds no { or }, which Snakemake takes for wildcards"
+    if any(len(part.encode()) > 255 for part in path.split("/")):
+        return "no part of a path is longer than 255 bytes"
+    return None
+
+
+def short(value: object) -> str:
+    """A value as in Python, cut to what fits in a line."""
+    text = repr(value)
+    return text if len(text) < 60 else f"{text[:57]}..."
+
+
+def _one_line(text: str) -> str:
+    """The text with line ends and what a terminal would obey written out: keys may hold anything."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
 def nearest(value: str, known: Any) -> str:
     """A hint for an error message: the nearest known name, or all of them."""
     known = list(known)
@@ -238,9 +290,8 @@ def describe_errors(error: ValidationError, model: type[BaseModel], prefix: str 
             message = str(item["ctx"]["error"]) if "ctx" in item else item["msg"]
             clauses.append(f"{where}: {message}" if where else message)
         else:
-            given = repr(item["input"])
-            given = given if len(given) < 60 else f"{given[:57]}..."
-            clauses.append(f"{where}: {item['msg'][0].lower()}{item['msg'][1:]}, got {given}")
+            message = f"{item['msg'][0].lower()}{item['msg'][1:]}"
+            clauses.append(f"{where}: {message}, got {short(item['input'])}")
     return "; ".join(clauses)
 
 
@@ -249,7 +300,7 @@ def validate_config(raw: Mapping[str, Any], where: str) -> Config:
     try:
         return Config.model_validate(dict(raw))
     except ValidationError as error:
-        raise UserError(f"{where}: {describe_errors(error, Config)}") from None
+        raise UserError(_one_line(f"{where}: {describe_errors(error, Config)}")) from None
 
 
 def load_config(path: str | Path) -> Config:

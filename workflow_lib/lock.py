@@ -27,16 +27,8 @@ def folder_lock(path: Path, wait: float, say: Callable[[str], None], what: str =
     The system releases the lock when its process ends, however it ends. Raises UserError where the
     wait was in vain or the file system knows no locks.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     folder = path.parent.parent
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    except OSError as error:
-        if disk_is_full(error):
-            raise
-        raise UserError(
-            f"cannot write {folder}: {error.strerror}; choose a folder you can write to"
-        ) from error
     deadline = time.monotonic() + wait
     told = False
     with path.open("a+") as handle:
@@ -73,11 +65,22 @@ def alone(folder: Path, what: str) -> Iterator[None]:
     """Work in ``folder`` while no other process does, waiting as long as one is at it.
 
     A run that was killed may leave jobs behind on a cluster. Their successors wait here for them
-    to end and go on from what they have done: no two write the same file.
+    to end and go on from what they have done: no two write the same file. Raises UserError where
+    the folder cannot be written.
     """
 
     def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
-    with folder_lock(folder / ".busy" / "lock", math.inf, say, what):
+    path = folder / ".busy" / "lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    except OSError as error:
+        if disk_is_full(error):
+            raise
+        raise UserError(
+            f"cannot write {folder}: {error.strerror}; choose a folder you can write to"
+        ) from error
+    with folder_lock(path, math.inf, say, what):
         yield

@@ -19,6 +19,7 @@ the rerun ends with the numbers of an uninterrupted run.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import sqlite3
@@ -31,15 +32,18 @@ import numpy as np
 
 from workflow_lib.errors import UserError
 from workflow_lib.io import to_json
+from workflow_lib.progress import Progress
 
 if TYPE_CHECKING:
     from workflow_lib.host import Arrangement, Host
     from workflow_lib.models.trained import TrainedModel
-    from workflow_lib.relaxation import Relaxation
+    from workflow_lib.relaxation import Relaxation, Snapshot
 
 VERSION = 1
 """Raise when relaxations made by older code must not be used again."""
 LABELS = "oxidation_states"
+WATCHED = 10
+"""Steps of a relaxation between two looks at how far it is."""
 
 
 def _digest(value: Any) -> str:
@@ -200,11 +204,10 @@ def relax_arrangements(
 
     Starts are ``host.build(canonical, breathing=breathing)`` (A). Positions only; ``fmax`` in
     eV/A. For a model that does not see charge states an undistorted start is stripped of them, so
-    that all charge orders on the same ions share one relaxation. ``progress`` labels a bar on
-    stderr. Every result is the stored one, also where another process was quicker.
+    that all charge orders on the same ions share one relaxation. ``progress`` labels what is said on
+    stderr where it takes long: relaxations done, and how far those under way are. Every result is the
+    stored one, also where another process was quicker.
     """
-    from tqdm import tqdm
-
     from workflow_lib.relaxation import relax
 
     keys: list[str] = []
@@ -218,12 +221,40 @@ def relax_arrangements(
     found = cache.get_many(todo)
     missing = [key for key in todo if key not in found]
     chunks = [missing[start : start + batch_size] for start in range(0, len(missing), batch_size)]
-    quiet = progress is None or not missing
-    with tqdm(total=len(missing), desc=progress, unit="relaxation", disable=quiet) as bar:
-        for chunk in chunks:
+    with contextlib.ExitStack() as stack:
+        shown = None
+        if progress is not None and missing:
+            shown = stack.enter_context(Progress(progress, len(missing), "relaxation", announce=False))
+        for number, chunk in enumerate(chunks):
             starts = [host.build(todo[key], breathing=breathing) for key in chunk]
-            results = relax(model, starts, fmax=fmax, max_steps=max_steps, batch_size=batch_size)
+            results = relax(
+                model,
+                starts,
+                fmax=fmax,
+                max_steps=max_steps,
+                batch_size=batch_size,
+                record=_Watch(shown, number * batch_size, max_steps) if shown else None,
+                record_every=WATCHED,
+            )
             cache.put_many(dict(zip(chunk, results, strict=True)))
             found |= cache.get_many(chunk)
-            bar.update(len(chunk))
+            if shown:
+                shown.show(number * batch_size + len(chunk))
     return [found[key] for key in keys]
+
+
+class _Watch:
+    """Sees every tenth step of a batch and says how far its relaxations are."""
+
+    def __init__(self, shown: Progress, done: int, max_steps: int) -> None:
+        self._shown, self._done, self._max_steps = shown, done, max_steps
+        self._forces: dict[int, float] = {}
+
+    def __call__(self, index: int, step: int, snapshot: Snapshot) -> None:
+        self._forces[index] = snapshot.fmax
+        worst = max(self._forces.values())
+        self._shown.show(
+            self._done,
+            f"{len(self._forces)} at once, step {step} of at most {self._max_steps}, largest force "
+            f"{worst:.3g} eV/A",
+        )

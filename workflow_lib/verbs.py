@@ -19,10 +19,13 @@ if TYPE_CHECKING:
 Options = argparse.Namespace
 
 
-def _config(options: Options) -> Config:
+def read_config(options: Options) -> Config:
+    """The configuration that a verb was given, read once; UserError where it is wrong."""
     from workflow_lib.config import load_config
 
-    return load_config(options.config)
+    if "loaded" not in options:
+        options.loaded = load_config(options.config)
+    return options.loaded
 
 
 def _threads(config: Config) -> None:
@@ -39,7 +42,7 @@ def sources(options: Options) -> None:
     """Fetched files of the configured sources as one frame table, with what to cite."""
     from workflow_lib.sources.stage import read_fetched
 
-    config = _config(options)
+    config = read_config(options)
     if config.sources is None:
         raise UserError(f"{options.config} has no section `sources`; see config/paper.yaml")
     summary = read_fetched(
@@ -57,7 +60,7 @@ def dataset(options: Options) -> None:
     from workflow_lib.dataset.build import build_dataset
     from workflow_lib.host import Host
 
-    config = _config(options)
+    config = read_config(options)
     build_dataset(
         settings=config.dataset.model_copy(update={"path": config.frames}),
         rule=config.redox,
@@ -69,7 +72,7 @@ def dataset(options: Options) -> None:
 
 def train(options: Options) -> None:
     """Train one model of the configuration."""
-    config = _config(options)
+    config = read_config(options)
     wanted = {str(model): model for model in config.trained()}
     if options.model not in wanted:
         from workflow_lib.config import nearest
@@ -106,13 +109,13 @@ def exam_reference(options: Options) -> None:
     from workflow_lib.exam.reference import build_reference
     from workflow_lib.host import Host
 
-    config = _config(options)
+    config = read_config(options)
     build_reference(options.dataset / "frames.parquet", Host.load(config.host), options.out)
 
 
 def exam(options: Options) -> None:
     """One model's answers to the three papers of the exam."""
-    config = _config(options)
+    config = read_config(options)
     _threads(config)
     from workflow_lib.exam.run import run_exam
     from workflow_lib.host import Host
@@ -133,7 +136,7 @@ def exam_ewald(options: Options) -> None:
     from workflow_lib.exam.ewald import run_ewald
     from workflow_lib.host import Host
 
-    config = _config(options)
+    config = read_config(options)
     run_ewald(
         reference_dir=options.reference,
         host=Host.load(config.host),
@@ -152,7 +155,7 @@ def exam_overview(options: Options) -> None:
 
 def search(options: Options) -> None:
     """Genetic algorithm and random search of one model."""
-    config = _config(options)
+    config = read_config(options)
     _threads(config)
     from workflow_lib.host import Host
     from workflow_lib.sampling.run import run_search
@@ -179,7 +182,7 @@ def sampling_overview(options: Options) -> None:
         [folder / "found.csv" for folder in options.searches],
         options.reference / "reference.csv",
         options.out,
-        lowest=_config(options).sampling.pending_per_composition,
+        lowest=read_config(options).sampling.pending_per_composition,
     )
 
 
@@ -190,7 +193,7 @@ def dft_plan(options: Options) -> None:
     from workflow_lib.dft.store import Store
     from workflow_lib.host import Host
 
-    config = _config(options)
+    config = read_config(options)
     plan = plan_pending(options.pending, Host.load(config.host), config.redox, config.dft)
     calculations = missing(plan, Store(config.dft.store))
     if options.each:
@@ -210,7 +213,7 @@ def dft_run(options: Options) -> None:
     from workflow_lib.dft.store import Store
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    config = _config(options)
+    config = read_config(options)
     tally = run_jobs(
         read_jobs(options.jobs),
         Store(options.store or config.dft.store),
@@ -227,7 +230,7 @@ def dft_status(options: Options) -> None:
     """What the store holds."""
     from workflow_lib.dft.store import Store
 
-    store = Store(options.store or _config(options).dft.store)
+    store = Store(options.store or read_config(options).dft.store)
     for path in store.paths():
         try:
             record = store.read(path)
@@ -248,7 +251,7 @@ def dft_energies(options: Options) -> None:
     from workflow_lib.dft.store import Store
     from workflow_lib.host import Host
 
-    config = _config(options)
+    config = read_config(options)
     plan = plan_pending(options.pending, Host.load(config.host), config.redox, config.dft)
     table = energies(options.pending, plan, Store(config.dft.store), options.out)
     print(f"{len(table)} arrangements asked for: {table['status'].value_counts().to_dict()}")
@@ -262,14 +265,14 @@ def thermodynamics(options: Options) -> None:
         reference_dir=options.reference,
         exam_dirs=options.exams,
         sampling_dirs=options.searches,
-        settings=_config(options).thermodynamics,
+        settings=read_config(options).thermodynamics,
         out=options.out,
     )
 
 
 def embedding(options: Options) -> None:
     """Node embeddings of one model."""
-    config = _config(options)
+    config = read_config(options)
     _threads(config)
     from workflow_lib.embedding.run import run_embedding
     from workflow_lib.host import Host
@@ -310,7 +313,7 @@ def provenance(options: Options) -> None:
     """What this run was made from."""
     from workflow_lib.benchmark.provenance import collect_provenance
 
-    write_json(options.out, collect_provenance(_config(options)))
+    write_json(options.out, collect_provenance(read_config(options)))
 
 
 def schema(options: Options) -> None:
@@ -432,7 +435,7 @@ def read(options: Options) -> None:
         stress_unit=options.stress_unit,
         stress_converged=options.stress_converged,
         surrogates=options.surrogates,
-        rule=_config(options).redox,
+        rule=read_config(options).redox,
     )
     summary = read_sources(options.inputs, options.out, settings, options.jobs)
     _say_read(summary, options.out)

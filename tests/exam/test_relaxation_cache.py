@@ -14,7 +14,7 @@ import pytest
 from ase.build import bulk
 from charge_order_toy import save_toy
 
-from workflow_lib import relaxation
+from workflow_lib import progress, relaxation
 from workflow_lib.errors import UserError
 from workflow_lib.host import Arrangement, Host
 from workflow_lib.models.trained import TrainedModel
@@ -191,3 +191,26 @@ def test_an_interrupted_run_goes_on_with_the_same_batches(
     batches.clear()
     run("cut")
     assert batches == []
+
+
+def test_progress_is_said_and_changes_nothing(
+    rule: RedoxRule,
+    host: Host,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model = TrainedModel.load(save_toy(tmp_path / "model", rule, "surrogate"))
+    images = [Arrangement((1, 1, 1), (0, 1), (site, 3)) for site in range(3)]
+    energies = []
+    for label in (None, "toy relaxing"):
+        monkeypatch.setattr(progress, "PAUSE", 0.0)
+        cache = RelaxationCache(tmp_path / f"cache-{label}", model_identity(model))
+        options = {"breathing": 0.06, "fmax": 1e-6, "max_steps": 20, "batch_size": 2}
+        results = relax_arrangements(model, host, images, **options, cache=cache, progress=label)  # type: ignore[arg-type]
+        energies.append([item.energy for item in results])
+    assert energies[0] == energies[1]
+    lines = capsys.readouterr().err.splitlines()
+    assert all("toy relaxing: " in line for line in lines)
+    assert any("step 10 of at most 20, largest force" in line for line in lines)
+    assert f"{len(set(energies[0]))} relaxations in" in lines[-1]

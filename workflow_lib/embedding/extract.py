@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from workflow_lib.errors import UserError
 from workflow_lib.frames import Frame, frame_to_atoms
 from workflow_lib.host import Arrangement, Host, Repeat
 from workflow_lib.models.registry import FAMILIES
 from workflow_lib.models.trained import TrainedModel, species_from_card
+from workflow_lib.progress import Progress
 from workflow_lib.relaxation import Relaxation, Snapshot, relax
 
 LABELS = "oxidation_states"
@@ -89,11 +89,13 @@ def frame_features(
 ) -> np.ndarray:
     """Embeddings [n_redox_atoms, d] of the redox atoms of some frames, in their order."""
     parts = []
-    for start in tqdm(range(0, len(frames), batch_size), desc=title, unit="batch"):
-        chunk = frames[start : start + batch_size]
-        answers = model.predict([frame_to_atoms(frame) for frame in chunk], batch_size=batch_size)
-        for frame, answer in zip(chunk, answers, strict=True):
-            parts.append(answer.embeddings[frame.numbers == redox_z])
+    with Progress(title, len(frames), "frame", announce=False) as shown:
+        for start in range(0, len(frames), batch_size):
+            chunk = frames[start : start + batch_size]
+            answers = model.predict([frame_to_atoms(frame) for frame in chunk], batch_size=batch_size)
+            for frame, answer in zip(chunk, answers, strict=True):
+                parts.append(answer.embeddings[frame.numbers == redox_z])
+            shown.show(start + len(chunk))
     return np.concatenate(parts).astype(np.float64)
 
 

@@ -17,6 +17,7 @@ stands for, so that labelling changes nothing before training (``surrogate_start
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -34,6 +35,12 @@ from workflow_lib.models.hyperparameters import ChgnetHyperparameters
 
 TABLE = 94
 """Rows of CHGNet's embedding: hydrogen to plutonium."""
+
+SHIPPED = {
+    "0.3.0": "d14ab7c0f093efe64b60a7bcd540bca10e74fb7f46c86108a079af60524659d1",
+    "0.2.0": "ef624f78b6db9d315b4ef256f1bb3207449924191b91720dc17d3f60c5df980e",
+}
+"""sha256 of the weights in upstream's wheel, by version. They are pickles: no other file is opened."""
 
 ARCHITECTURE = (
     "atom_fea_dim",
@@ -170,9 +177,10 @@ def _arguments(hp: ChgnetHyperparameters) -> dict[str, Any]:
 def _shipped(hp: ChgnetHyperparameters) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Arguments and state of the weights in the installed chgnet.
 
-    The file is read as tensors and plain values only (``weights_only``), so that nothing in it is
-    executed. UserError where it is missing, or where a hyperparameter differs from the weights'
-    (one left at its default is taken as not given, since the defaults are those of 0.3.0).
+    The file must have the checksum in :data:`SHIPPED`, and even so is read as tensors and plain
+    values only (``weights_only``), so that nothing in it is executed. UserError where it is missing
+    or another, or where a hyperparameter differs from the weights' (one left at its default is taken
+    as not given, since the defaults are those of 0.3.0).
     """
     folder = files("chgnet") / "pretrained" / hp.pretrained
     found = [item for item in folder.iterdir() if item.name.endswith(".pth.tar")] if folder.is_dir() else []
@@ -181,8 +189,13 @@ def _shipped(hp: ChgnetHyperparameters) -> tuple[dict[str, Any], dict[str, Tenso
             f"the installed chgnet ships no weights {hp.pretrained!r}; install the version in "
             "envs/requirements.lock"
         )
-    with found[0].open("rb") as file:
-        model = torch.load(file, map_location="cpu", weights_only=True)["model"]
+    content = found[0].read_bytes()
+    if hashlib.sha256(content).hexdigest() != SHIPPED[hp.pretrained]:
+        raise UserError(
+            f"{found[0]} is not the published chgnet {hp.pretrained} (its sha256 is not the listed one) "
+            "and is not opened: a pickle could run code; install chgnet again"
+        )
+    model = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)["model"]
     # Upstream's loader adds the bias of the convolutions' output layers for 0.2.0 alone.
     arguments = {**model["model_args"], "mlp_out_bias": hp.pretrained == "0.2.0"}
     for name in ARCHITECTURE:

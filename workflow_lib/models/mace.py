@@ -109,6 +109,12 @@ class MacePotential(Potential):
         else:
             numbers = list(species.labels)
         irreps = "+".join(f"{hp.num_channels}x{degree}{'eo'[degree % 2]}" for degree in range(hp.max_L + 1))
+        try:
+            readout = o3.Irreps(hp.mlp_irreps)
+        except ValueError as error:
+            raise UserError(
+                f"mace: mlp_irreps is {hp.mlp_irreps[:40]!r}; give irreps such as '16x0e'"
+            ) from error
         with _building(dtype, seed):
             model = modules.ScaleShiftMACE(
                 r_max=hp.r_max,
@@ -120,7 +126,7 @@ class MacePotential(Potential):
                 num_interactions=hp.num_interactions,
                 num_elements=len(species.labels),
                 hidden_irreps=o3.Irreps(irreps),
-                MLP_irreps=o3.Irreps(hp.mlp_irreps),
+                MLP_irreps=readout,
                 atomic_energies=np.zeros(len(species.labels)),
                 avg_num_neighbors=1.0,
                 atomic_numbers=numbers,

@@ -63,7 +63,7 @@ class ModelEvaluator:
     undistorted for a charge-blind one. Formation energy per formula unit: E/fu - x E(full)/fu -
     (1 - x) E(empty)/fu in eV, the end members relaxed by the same model in the host's own cell, to
     the smallest ``fmax`` and with the most steps of all cells. Where an end member diverges there
-    is no formation energy.
+    is no formation energy. ``name`` stands in what is said of relaxations that take long.
     """
 
     def __init__(
@@ -73,8 +73,9 @@ class ModelEvaluator:
         cache: RelaxationCache,
         settings: SamplingSettings,
         exam: ExamSettings,
+        name: str = "model",
     ) -> None:
-        self.model, self.host, self.cache, self.exam = model, host, cache, exam
+        self.model, self.host, self.cache, self.exam, self.name = model, host, cache, exam, name
         self.charges = model.charge_labelled
         self.breathing = exam.breathing if self.charges else 0.0
         stops = [self._stop(cell) for cell in settings.cells]
@@ -105,6 +106,7 @@ class ModelEvaluator:
             max_steps=stop[1],
             batch_size=self.exam.batch_size,
             cache=self.cache,
+            progress=f"{self.name} relaxing",
         )
 
     @cached_property

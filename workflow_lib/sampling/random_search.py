@@ -60,19 +60,19 @@ def random_search(
     budget: int,
     first: int,
     batch: int,
-    progress: Callable[[int], object] = lambda _: None,
+    progress: Callable[[list[Record]], object] = lambda _: None,
 ) -> list[Record]:
     """Relax ``budget`` distinct arrangements drawn at random: ``first`` at once, then ``batch``es.
 
-    ``progress`` is told the number of records after each batch. Ends early where nothing is left.
+    ``progress`` is given the records after each batch. Ends early where nothing is left.
     """
     rng = np.random.Generator(state.bits)
-    progress(len(state.records))
+    progress(state.records)
     while len(state.records) < budget:
         size = min(batch if state.records else first, budget - len(state.records))
         drawn = draw(problem, ions_by_key(state.records), size, rng)
         if not drawn:
             break
         state.extend(drawn, problem.evaluate([arrangement for _, _, arrangement in drawn]))
-        progress(len(state.records))
+        progress(state.records)
     return state.records

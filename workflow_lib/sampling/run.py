@@ -17,6 +17,7 @@ from workflow_lib.exam.settings import ExamSettings
 from workflow_lib.host import Arrangement, Host
 from workflow_lib.io import atomic_path, write_csv, write_json
 from workflow_lib.lock import alone
+from workflow_lib.progress import Progress
 from workflow_lib.sampling.evaluate import UNIT, Evaluator, ModelEvaluator
 from workflow_lib.sampling.figures import search_figure, shown
 from workflow_lib.sampling.genotype import Lattice
@@ -61,7 +62,7 @@ def run_search(
     identity = model_identity(model)
     with alone(Path(cache) / f"search-{identity[:20]}", "search"):
         store = RelaxationCache(cache, identity)
-        evaluator = ModelEvaluator(model, host, store, settings, exam)
+        evaluator = ModelEvaluator(model, host, store, settings, exam, name=Path(model_dir).name)
         before = len(store)
         started = time.perf_counter()
         seconds = search_all(
@@ -239,18 +240,35 @@ def _write_structures(
 @contextmanager
 def _part(
     seconds: dict[str, float], model: str, cell: CellSettings, method: Method
-) -> Iterator[Callable[[int], object]]:
+) -> Iterator[Callable[[list[Record]], object]]:
     """Time a method; yields what shows its progress."""
-    from tqdm import tqdm
-
     started = time.perf_counter()
-    quiet = method == "enumeration"  # one call, with nothing to count on the way
-    with tqdm(
-        total=cell.budget, desc=f"{model} {cell.name} {method}", unit="relaxation", disable=quiet
-    ) as bar:
+    if method == "enumeration":  # one call, whose relaxations say how far they are
+        yield lambda _: None
+    else:
+        bar: Progress | None = None
 
-        def show(done: int) -> None:
-            bar.update(done - bar.n)
+        def show(records: list[Record]) -> None:
+            nonlocal bar
+            if bar is None:  # the first call: what an earlier process has done
+                title = f"{model} {cell.name} {method}"
+                bar = Progress(title, cell.budget, "relaxation", done=len(records))
+            bar.show(len(records), _best(records))
 
         yield show
+        if bar is not None:
+            bar.close()
     seconds[f"{cell.name}_{method}"] = time.perf_counter() - started
+
+
+def _best(records: list[Record]) -> str:
+    """Where a search stands: its generation and the lowest formation energy of all compositions."""
+    if not records:
+        return ""
+    ions, record = min(
+        lowest(records).items(), key=lambda item: item[1].evaluation.formation or 0.0, default=(0, None)
+    )
+    generation = f"generation {records[-1].generation}"
+    if record is None:
+        return f"{generation}, every relaxation has diverged"
+    return f"{generation}, lowest {milli(record.evaluation.formation):.1f} meV/f.u. with {ions} mobile ions"

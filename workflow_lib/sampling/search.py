@@ -65,7 +65,7 @@ def genetic_search(
     population: int,
     offspring: int,
     weights: OperatorWeights,
-    progress: Callable[[int], object] = lambda _: None,
+    progress: Callable[[list[Record]], object] = lambda _: None,
 ) -> list[Record]:
     """Relax ``budget`` distinct arrangements: a random population, then generations of offspring.
 
@@ -74,9 +74,9 @@ def genetic_search(
     arrangements equivalent to one already relaxed are bred again, so the budget counts distinct
     ones. Children of compositions that are ahead are bred again too: every composition gets the
     same share (the authors let shares drift). Ends early where every arrangement of every
-    composition is known. ``progress`` is told the number of records after each generation.
+    composition is known. ``progress`` is given the records after each generation.
     """
-    progress(len(state.records))
+    progress(state.records)
     while len(state.records) < budget:
         if state.records:
             children = _breed(
@@ -92,5 +92,5 @@ def genetic_search(
         if not children:
             break
         state.extend(children, problem.evaluate([arrangement for _, _, arrangement in children]))
-        progress(len(state.records))
+        progress(state.records)
     return state.records

@@ -21,6 +21,7 @@ from workflow_lib.sources.paths import safe_path
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 ALWAYS_ALLOWED = 100_000_000  # bytes; small archives may hold well-compressible text
 MOST_MEMBERS = 1_000_000
+LONGEST_PART = 255  # bytes of one name; file systems take no more
 BLOCK = 1 << 20  # bytes
 DAMAGE = (
     *(tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError),
@@ -117,7 +118,7 @@ def unpack(archive: Path, target: Path, *, max_ratio: float) -> int:
                         "and run the same command again"
                     )
                 if member.kind == "folder":
-                    (temporary / path).mkdir(parents=True, exist_ok=True)
+                    _make_folder(archive, member, temporary / path)
                 else:
                     _write(archive, member, temporary / path)
                     count += 1
@@ -149,26 +150,44 @@ def _member_path(archive: Path, member: Member) -> str:
         # Tar archives often begin with the folder they were made in, "./".
         root = member.kind == "folder" and member.name and not PurePosixPath(member.name).parts
         path = "." if root else safe_path(member.name)
+        if any(len(_utf8(part)) > LONGEST_PART for part in PurePosixPath(path).parts):
+            raise ValueError(f"has a name longer than {LONGEST_PART} bytes")
+        if member.kind not in ("file", "folder"):
+            raise ValueError(f"is a {member.kind}")
     except ValueError as error:
+        name = member.name if len(member.name) < 200 else f"{member.name[:197]}..."
         raise UserError(
-            f"{archive} is refused: its member {member.name!r} {error}; nothing was unpacked"
+            f"{archive} is refused: its member {name!r} {error}; nothing was unpacked"
         ) from None
-    if member.kind not in ("file", "folder"):
-        raise UserError(
-            f"{archive} is refused: its member {member.name!r} is a {member.kind}; nothing was unpacked"
-        )
     return path
 
 
+def _utf8(name: str) -> bytes:
+    """The bytes of a name; ValueError for one that is no text, which tables could not hold later."""
+    try:
+        return name.encode()
+    except UnicodeEncodeError:
+        raise ValueError("is no UTF-8 text") from None
+
+
+def _make_folder(archive: Path, member: Member, path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"{archive} is refused: {member.name!r} is a file and a folder") from None
+
+
 def _write(archive: Path, member: Member, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     written = 0
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with member.open() as source, path.open("xb") as handle:
             while block := source.read(BLOCK):
                 written += len(block)
                 if written > member.size:
                     raise UserError(f"{archive} is refused: {member.name!r} is larger than it claims")
                 handle.write(block)
-    except FileExistsError:
-        raise UserError(f"{archive} is refused: it holds {member.name!r} twice") from None
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(
+            f"{archive} is refused: it holds {member.name!r} twice, or as file and folder"
+        ) from None

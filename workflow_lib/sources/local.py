@@ -20,8 +20,9 @@ def local_files(name: str, pattern: str, leave_out: Path) -> list[Path]:
     else:
         # Path.glob wants a relative pattern; this may be an absolute one.
         found = [Path(path) for path in glob.glob(str(given), recursive=True)]  # noqa: PTH207
-    own = leave_out.absolute()
-    absolute = (path.absolute() for path in found if path.is_file())
+    own = leave_out.resolve()
+    # Without ..: the path of an archive becomes the name of the folder that it is unpacked to.
+    absolute = (path.parent.resolve() / path.name for path in found if path.is_file())
     files = sorted(path for path in absolute if not path.is_relative_to(own))
     if not files:
         raise UserError(

@@ -11,8 +11,8 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.exceptions import SIGTERMException
-from tqdm import tqdm
 
+from workflow_lib.progress import Progress
 from workflow_lib.training.checkpoint import CheckpointStore
 from workflow_lib.training.module import Row, TrainingModule
 
@@ -49,18 +49,14 @@ class Recorder(pl.Callback):
         self.available = available
         self.title = title
         self._saved = time.monotonic()
-        self._bar: Any = None
+        self._shown: Progress | None = None
+        self._judged = ""
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Open the progress bar."""
+        """Show where it starts."""
         assert isinstance(module, TrainingModule)
-        total = module.settings.epochs
-        # In a log file a line now and then is enough.
-        pause = 0.5 if sys.stderr.isatty() else 15.0
-        done = module.epochs_done
-        self._bar = tqdm(
-            total=total, initial=done, desc=self.title, unit="epoch", mininterval=pause, file=sys.stderr
-        )
+        if self._shown is None:
+            self._shown = Progress(self.title, module.settings.epochs, "epoch", done=module.epochs_done)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int
@@ -69,6 +65,9 @@ class Recorder(pl.Callback):
         assert isinstance(module, TrainingModule)
         if batch_idx and self._due(module):
             self._save(module)
+        if self._shown is not None:
+            within = f"batch {module.batches_done + 1} of {module.order.per_epoch}"
+            self._shown.show(module.epochs_done, f"{within}{self._judged}")
 
     def on_exception(
         self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException
@@ -124,9 +123,10 @@ class Recorder(pl.Callback):
         self._saved = time.monotonic()
 
     def teardown(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
-        """Close the progress bar."""
-        if self._bar is not None:
-            self._bar.close()
+        """Say that it is done."""
+        assert isinstance(module, TrainingModule)
+        if self._shown is not None and self.record.finished(module.settings.epochs):
+            self._shown.close()
 
     def _show(self, row: Row) -> None:
         texts = [f"loss {row['validation_loss']:.3g}"]
@@ -136,7 +136,6 @@ class Recorder(pl.Callback):
         ):
             if key in row:
                 texts.append(text.format(row[key]))
-        if self._bar is None:
-            return
-        self._bar.set_postfix_str("validation: " + ", ".join(texts), refresh=False)
-        self._bar.update()
+        self._judged = f"; validation: {', '.join(texts)}"
+        if self._shown is not None:
+            self._shown.show(int(row["epoch"]), self._judged[2:])
