@@ -9,16 +9,24 @@ import os
 import sys
 from pathlib import Path
 
+import snakemake.logging
 from snakemake.exceptions import WorkflowError
 
 from workflow_lib.config import FAMILIES, validate_config
 from workflow_lib.errors import UserError
+from workflow_lib.failed_log import last_lines
 from workflow_lib.io import atomic_path
+from workflow_lib.ownership import require_own
+from workflow_lib.run_owner import own_run
+from workflow_lib.slurm_outage import keep_jobs
 
 # Jobs run the Python that runs Snakemake, also where its environment is not activated.
 os.environ["PATH"] = os.pathsep.join(
     [str(Path(sys.executable).parent), os.environ["PATH"]]
 )
+
+# Snakemake's own repeats a failed job's log whole, however long it is.
+snakemake.logging.show_logs = last_lines
 
 if not workflow.configfiles:
 
@@ -73,11 +81,19 @@ def gpus(wildcards):
     return int(CFG.training_of(TRAINED[wildcards.model].name).device == "cuda")
 
 
-# The verbs read the resolved configuration from a file. It is no rule's output: a rule that ran
-# whenever any key changed would keep Snakemake from seeing whose keys did.
+# Snakemake calls this in the main process alone (jobs get --no-hooks), before it starts any job.
 onstart:
-    with atomic_path(CONFIG) as temporary:
-        temporary.write_text(CFG.model_dump_json(indent=2) + "\n")
+    try:
+        require_own(RUN)
+        # A SLURM executor names its jobs by this ID; the others have none.
+        own_run(Path(RUN), getattr(workflow.scheduler._executor, "run_uuid", None))
+        keep_jobs(workflow.scheduler._executor)
+        # The verbs read the resolved configuration from a file. It is no rule's output: a rule that
+        # ran whenever any key changed would keep Snakemake from seeing whose keys did.
+        with atomic_path(CONFIG) as temporary:
+            temporary.write_text(CFG.model_dump_json(indent=2) + "\n")
+    except (UserError, OSError) as error:
+        raise WorkflowError(str(error))
 
 
 wildcard_constraints:

@@ -1,0 +1,50 @@
+"""A SLURM that does not answer for a while costs a run nothing but that while.
+
+The executor plugin (2.8) forgets all its jobs where every attempt at asking for their states fails, as
+during a restart of the controller, and then waits for them for ever.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+
+def keep_jobs(executor: Any) -> None:
+    """Let a SLURM executor ask again for jobs of which one look told nothing; others stay as they are."""
+    if not type(executor).__module__.startswith("snakemake_executor_plugin_slurm"):
+        return
+    check = executor.check_active_jobs
+    reported: set[int] = set()
+    silent = False
+
+    def noting(report: Callable[..., None]) -> Callable[..., None]:
+        def report_and_note(job: Any, *arguments: Any, **named: Any) -> None:
+            reported.add(id(job))
+            report(job, *arguments, **named)
+
+        return report_and_note
+
+    executor.report_job_success = noting(executor.report_job_success)
+    executor.report_job_error = noting(executor.report_job_error)
+
+    async def check_and_keep(active_jobs: list[Any]) -> AsyncIterator[Any]:
+        nonlocal silent
+        reported.clear()
+        kept = set()
+        async for job in check(active_jobs):
+            kept.add(id(job))
+            yield job
+        forgotten = [job for job in active_jobs if id(job) not in kept | reported]
+        if forgotten and not silent:
+            print(
+                f"SLURM does not say what {len(forgotten)} of the jobs do; asking again",
+                file=sys.stderr,
+                flush=True,
+            )
+        silent = bool(forgotten)
+        for job in forgotten:
+            yield job
+
+    executor.check_active_jobs = check_and_keep
