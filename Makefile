@@ -42,7 +42,7 @@ test-slurm: slurm-setup
 	@$(BIN)/python -m pytest -m slurm tests/slurm
 
 # Every fault of docs/reliability.md, on this machine and in a real SLURM.
-FAULT_TESTS = $(shell sed -n 's/.*| .*`\(tests.*py\)`.*/\1/p' docs/reliability.md | sed 's/`, `/ /g' | tr ' ' '\n' | sort -u)
+FAULT_TESTS = $(shell grep -o "tests/[a-z_/]*\.py" docs/reliability.md | sort -u)
 test-faults: slurm-setup
 	@$(BIN)/python -m pytest -m "not dft" $(FAULT_TESTS)
 

@@ -41,7 +41,7 @@ def folder_lock(path: Path, wait: float, say: Callable[[str], None], what: str =
                 who = handle.read().strip() or "another process"
             except OSError as error:
                 raise UserError(
-                    f"{folder} is on a file system without locks ({error.strerror}); choose another --out"
+                    f"{folder} is on a file system without locks ({error.strerror}); choose another folder"
                 ) from error
             if time.monotonic() >= deadline:
                 raise UserError(
