@@ -103,7 +103,10 @@ def small_disk() -> Iterator[Path]:
     results = ROOT / "results" / f"test-faults-{os.getpid()}"
     results.mkdir(parents=True)
     try:
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128m", "tmpfs", results], check=True)
+        mount = ["mount", "-t", "tmpfs", "-o", "size=128m", "tmpfs", str(results)]
+        mounted = subprocess.run(mount, capture_output=True, text=True, check=False)
+        if mounted.returncode != 0:
+            pytest.skip(f"no small disk can be mounted here: {mounted.stderr.strip()}")
         yield results
     finally:
         for process in trainings(results):
