@@ -16,7 +16,7 @@ from workflow_lib.config import FAMILIES, validate_config
 from workflow_lib.errors import UserError
 from workflow_lib.failed_log import last_lines
 from workflow_lib.io import atomic_path
-from workflow_lib.ownership import require_own
+from workflow_lib.folder_owner import require_own
 from workflow_lib.run_owner import own_run
 from workflow_lib.slurm_outage import keep_jobs
 

@@ -41,7 +41,7 @@ def test_a_full_disk_elsewhere_is_one_line_too(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr("workflow_lib.verbs.dataset", run)
     assert main(["dataset", "--out", str(tmp_path / "out")]) == 2
-    assert capsys.readouterr().err.startswith("error: the disk of ")
+    assert capsys.readouterr().err.startswith(f"error: cannot write {tmp_path}/out: the disk is full")
 
 
 def test_another_error_of_the_system_is_not_taken_for_it(tmp_path, monkeypatch):

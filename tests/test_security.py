@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import io
 import os
 import re
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from changed_config import DEMO, changed_config
 
 from workflow_lib.config import validate_config
 from workflow_lib.dataset.build import build_dataset
@@ -32,7 +32,6 @@ from workflow_lib.sources.fetch import fetch
 from workflow_lib.sources.table import LocalSource
 
 ROOT = Path(__file__).parents[1]
-DEMO = yaml.safe_load((ROOT / "config/config.yaml").read_text())
 MARK = "INJECTED"
 """A file of this name shows that a command was run."""
 SHELL = [
@@ -55,17 +54,6 @@ OUTSIDE = ["../outside", "../../../../tmp/outside", "/tmp/outside", "a/b", ".", 
 NAMES = [*SHELL, *BROKEN, *OUTSIDE, "-rf", "--help", "Ünïcode", "名前", "٣", "x{y}", "x" * 300, ""]
 
 
-def config(path: str, value: object) -> dict:
-    """The demo's configuration with one value replaced; numbers in the dotted path are places."""
-    changed = copy.deepcopy(DEMO)
-    node = changed
-    *parents, last = [int(part) if part.isdigit() else part for part in path.split(".")]
-    for part in parents:
-        node = node.setdefault(part, {}) if isinstance(node, dict) else node[part]
-    node[last] = value
-    return changed
-
-
 def refusal(raw: dict) -> str:
     with pytest.raises(UserError) as caught:
         validate_config(raw, "test.yaml")
@@ -79,10 +67,10 @@ def refusal(raw: dict) -> str:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_hostile_names_are_refused(name: str) -> None:
-    assert "run: string should" in refusal(config("run", name))
-    assert "models[0].name: string should" in refusal(config("models.0.name", name))
+    assert "run: string should" in refusal(changed_config("run", name))
+    assert "models[0].name: string should" in refusal(changed_config("models.0.name", name))
     sources = {"items": {name: []}}
-    raw = config("sources", sources)
+    raw = changed_config("sources", sources)
     raw["dataset"].pop("path")
     assert "sources.items" in refusal(raw)
 
@@ -90,26 +78,26 @@ def test_hostile_names_are_refused(name: str) -> None:
 @pytest.mark.parametrize("seed", [f"1; touch {MARK}", -1, 10**40, 1.5, [1]])
 def test_seeds_are_small_whole_numbers(seed: object) -> None:
     """They are part of the names of models, and so of files."""
-    assert "seeds[0]" in refusal(config("seeds", [seed]))
-    assert "seed: " in refusal(config("seed", seed))
+    assert "seeds[0]" in refusal(changed_config("seeds", [seed]))
+    assert "seed: " in refusal(changed_config("seed", seed))
 
 
 @pytest.mark.parametrize("key", ["host", "dataset.path", "dft.store"])
 @pytest.mark.parametrize("path", [*BROKEN, "-rf", "--out=x", "{model}", f"a/{'x' * 300}/b", "\ud800"])
 def test_paths_that_cannot_be_used(key: str, path: str) -> None:
-    assert f"{key}: " in refusal(config(key, path))
+    assert f"{key}: " in refusal(changed_config(key, path))
 
 
 @pytest.mark.parametrize("path", [*SHELL, "../elsewhere/frames.parquet", "/tmp/名前.parquet"])
 def test_paths_are_the_users_own(path: str) -> None:
     """What a path may hold is no business of ours, because no shell ever sees it unquoted."""
     for key in ("host", "dataset.path", "dft.store"):
-        validate_config(config(key, path), "test.yaml")
+        validate_config(changed_config(key, path), "test.yaml")
 
 
 def test_hostile_keys_and_values_are_one_line() -> None:
     assert "\\nb" in refusal({**DEMO, "a\nb": 1})
-    assert "\\x1b" in refusal(config("models.0.family", "\x1b[2J"))
+    assert "\\x1b" in refusal(changed_config("models.0.family", "\x1b[2J"))
     assert "__use_yte__: unknown key" in refusal({**DEMO, "__use_yte__": True})
 
 
@@ -167,7 +155,7 @@ def test_hostile_values_reach_the_verb_unharmed(tmp_path: Path) -> None:
     shutil.copy(ROOT / "README.md", data / f"a'; touch {MARK}; '.md")
     table = data / "sources.yaml"
     table.write_text(yaml.safe_dump({"sources": {"evil": {"api": "local", "path": f"{data}/*.md"}}}))
-    raw = config("sources", {"items": {"evil": [*SHELL, f"x\ntouch {MARK}", "--help"]}})
+    raw = changed_config("sources", {"items": {"evil": [*SHELL, f"x\ntouch {MARK}", "--help"]}})
     raw["sources"] |= {"table": str(table), "folder": f"out {evil}"}
     raw["dataset"].pop("path")
     raw["host"] = str(ROOT / raw["host"])

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from workflow_lib import verbs
 from workflow_lib.errors import UserError
-from workflow_lib.io import disk_is_full
+from workflow_lib.io import disk_full, disk_is_full
 from workflow_lib.lock import alone
 
 Verb = Callable[[argparse.Namespace], None]
@@ -227,11 +227,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         with contextlib.suppress(OSError):  # the log may lie on the same disk
             where = error.filename or getattr(options, "out", "the log")
-            print(
-                f"error: the disk of {where} is full; free some space and run the same command again, "
-                "finished work is kept",
-                file=sys.stderr,
-            )
+            print(f"error: {disk_full(where)}", file=sys.stderr)
         return 2
     return 0
 

@@ -29,15 +29,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.touch()
-    except OSError as error:
-        if disk_is_full(error):
-            raise UserError(_full(path)) from error
-        raise UserError(
-            f"cannot write {path}: {error.strerror}; choose a folder you can write to"
-        ) from error
+    touch(temporary, path)
     try:
         yield temporary
         with temporary.open("rb") as handle:
@@ -48,10 +40,23 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     except Exception as error:
         # Some libraries have errors of their own for it.
         if disk_is_full(error) or shutil.disk_usage(path.parent).free == 0:
-            raise UserError(_full(path)) from error
+            raise disk_full(path) from error
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def touch(path: Path, wanted: Path) -> None:
+    """Make a file and its parent folders; UserError that names what is ``wanted`` where that fails."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    except OSError as error:
+        if disk_is_full(error):
+            raise disk_full(wanted) from error
+        raise UserError(
+            f"cannot write {wanted}: {error.strerror}; choose a folder you can write to"
+        ) from error
 
 
 def disk_is_full(error: BaseException) -> bool:
@@ -59,9 +64,10 @@ def disk_is_full(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
-def _full(path: Path) -> str:
-    return (
-        f"cannot write {path}: the disk is full; free some space and run the same command again, "
+def disk_full(where: str | Path) -> UserError:
+    """What to say then."""
+    return UserError(
+        f"cannot write {where}: the disk is full; free some space and run the same command again, "
         "finished work is kept"
     )
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from workflow_lib.errors import UserError
-from workflow_lib.io import disk_is_full
+from workflow_lib.io import touch
 
 POLL = 0.1  # s
 
@@ -73,14 +73,6 @@ def alone(folder: Path, what: str) -> Iterator[None]:
         print(line, file=sys.stderr, flush=True)
 
     path = folder / ".busy" / "lock"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    except OSError as error:
-        if disk_is_full(error):
-            raise
-        raise UserError(
-            f"cannot write {folder}: {error.strerror}; choose a folder you can write to"
-        ) from error
+    touch(path, folder)
     with folder_lock(path, math.inf, say, what):
         yield

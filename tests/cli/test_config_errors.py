@@ -10,23 +10,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from changed_config import DEMO, changed_config
 
 from workflow_lib.config import load_config, validate_config
 from workflow_lib.errors import UserError
 
 ROOT = Path(__file__).parents[2]
-DEMO = yaml.safe_load((ROOT / "config/config.yaml").read_text())
-
-
-def changed(path: str, value: object) -> dict:
-    """The demo configuration with one key set; list places are numbers in the dotted path."""
-    config = copy.deepcopy(DEMO)
-    node = config
-    *parents, last = [int(p) if p.isdigit() else p for p in path.split(".")]
-    for part in parents:
-        node = node.setdefault(part, {}) if isinstance(node, dict) else node[part]
-    node[last] = value
-    return config
 
 
 @pytest.mark.parametrize("name", ["config", "smoke", "benchmark", "paper"])
@@ -62,7 +51,7 @@ def test_shipped_configurations_are_valid(name: str) -> None:
 )
 def test_mistakes_name_key_and_remedy(path: str, value: object, words: list[str]) -> None:
     with pytest.raises(UserError) as caught:
-        validate_config(changed(path, value), "test.yaml")
+        validate_config(changed_config(path, value), "test.yaml")
     message = str(caught.value)
     assert "\n" not in message
     for word in ["test.yaml", *words]:
@@ -79,18 +68,20 @@ def test_missing_key_is_named() -> None:
 def test_pretrained_without_shipped_weights() -> None:
     place = [m["family"] for m in DEMO["models"]].index("mace")
     with pytest.raises(UserError, match="ships no weights"):
-        validate_config(changed(f"models.{place}.init", "pretrained"), "test.yaml")
+        validate_config(changed_config(f"models.{place}.init", "pretrained"), "test.yaml")
 
 
 def test_cpainn_needs_three_interactions() -> None:
     place = [m["family"] for m in DEMO["models"]].index("cpainn")
     with pytest.raises(UserError, match="n_interactions"):
-        validate_config(changed(f"models.{place}.hyperparameters", {"n_interactions": 2}), "test.yaml")
+        validate_config(
+            changed_config(f"models.{place}.hyperparameters", {"n_interactions": 2}), "test.yaml"
+        )
 
 
 def test_names_must_differ() -> None:
     with pytest.raises(UserError, match="used twice"):
-        validate_config(changed("models", [DEMO["models"][0]] * 2), "test.yaml")
+        validate_config(changed_config("models", [DEMO["models"][0]] * 2), "test.yaml")
 
 
 def run_cli(*arguments: str) -> tuple[subprocess.CompletedProcess[str], float]:
@@ -116,7 +107,7 @@ def test_help_without_torch() -> None:
 
 def test_configuration_error_is_one_line_and_fast(tmp_path: Path) -> None:
     path = tmp_path / "wrong.yaml"
-    path.write_text(yaml.safe_dump(changed("datset", {})))
+    path.write_text(yaml.safe_dump(changed_config("datset", {})))
     done, seconds = run_cli("dataset", "--config", str(path), "--out", str(tmp_path / "out"))
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
@@ -156,7 +147,7 @@ def test_unwritable_results_folder(tmp_path: Path) -> None:
 
 def test_snakemake_reports_the_same_line(tmp_path: Path) -> None:
     path = tmp_path / "wrong.yaml"
-    path.write_text(yaml.safe_dump(changed("training.epoch", 5)))
+    path.write_text(yaml.safe_dump(changed_config("training.epoch", 5)))
     done = subprocess.run(
         [sys.executable, "-m", "snakemake", "-n", "--configfile", str(path)],
         capture_output=True,

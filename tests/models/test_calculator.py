@@ -1,10 +1,11 @@
 """A trained model as an ASE calculator."""
 
 import conformance
+import networks
 import numpy as np
 import pytest
-from conformance import olivine
 from morse_potential import label
+from networks import olivine
 
 from workflow_lib.errors import UserError
 from workflow_lib.models.calculator import PotentialCalculator
@@ -12,7 +13,7 @@ from workflow_lib.models.trained import TrainedModel
 
 
 def test_two_lines_from_a_folder(tmp_path):
-    potential = conformance.build("mace")
+    potential = networks.build("mace")
     TrainedModel(potential, conformance.card("mace", potential)).save(tmp_path)
     atoms = olivine(filled=2)
     atoms.calc = PotentialCalculator(str(tmp_path))

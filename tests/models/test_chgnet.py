@@ -12,7 +12,7 @@ from ase import Atoms
 from ase.build import bulk
 from chgnet.model.dynamics import CHGNetCalculator
 from chgnet.model.model import CHGNet
-from conformance import FE, GA, NA, OX, SPECIES, P, olivine
+from networks import FE, GA, NA, OX, SPECIES, P, olivine
 from pydantic import ValidationError
 from pymatgen.io.ase import AseAtomsAdaptor
 

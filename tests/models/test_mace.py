@@ -10,7 +10,7 @@ import pytest
 import torch
 from ase import Atoms
 from ase.neighborlist import neighbor_list
-from conformance import FE, GA, REFERENCES, SPECIES, build, evaluate, olivine, structure
+from networks import FE, GA, REFERENCES, SPECIES, build, evaluate, olivine, structure
 from pydantic import ValidationError
 
 from workflow_lib.errors import UserError

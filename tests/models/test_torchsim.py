@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 import torch_sim as ts
-from conformance import olivine
 from morse_potential import label
+from networks import olivine
 from torch_sim.models.interface import validate_model_outputs
 from torch_sim.testing import assert_model_calculator_consistency
 

@@ -6,13 +6,14 @@ from itertools import combinations
 from math import comb
 
 import conformance
+import networks
 import numpy as np
 import pytest
 import torch
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
-from conformance import olivine
 from morse_potential import label
+from networks import olivine
 
 from workflow_lib.errors import UserError
 from workflow_lib.io import sha256
@@ -27,7 +28,7 @@ SAME = 1e-10
 @pytest.fixture
 def folder(tmp_path, rule):
     """A saved charge-labelled MACE."""
-    potential = conformance.build("mace")
+    potential = networks.build("mace")
     card = conformance.card(
         "mace",
         potential,
@@ -53,7 +54,7 @@ def test_card_comes_back_as_it_was(folder, rule):
     assert model.card["variant"] == "entropy" and model.card["schema"] == 1
     assert model.card["tensors_sha256"] == sha256(folder / "model.safetensors")
     assert sorted(path.name for path in folder.iterdir()) == ["card.json", "model.safetensors"]
-    assert species_from_card(species_to_card(conformance.SPECIES)) == conformance.SPECIES
+    assert species_from_card(species_to_card(networks.SPECIES)) == networks.SPECIES
     assert not any(p.requires_grad for p in model.potential.parameters())
 
 

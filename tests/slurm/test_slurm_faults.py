@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pytest
 from cluster import Cluster
-from faulted_run import Run, print_jobs, trainings, until
+from faulted_run import Run, print_jobs, training_jobs, until
 
 OUTAGE = 60  # s
+EPOCHS = 80  # the slowest fault takes SLURM half a minute to notice
 
 pytestmark = pytest.mark.faults
 
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.faults
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The table of a run on this machine."""
-    with Run(tmp_path_factory.mktemp("reference"), "reference") as run:
+    with Run(tmp_path_factory.mktemp("reference"), "reference", EPOCHS) as run:
         code, output = run.call(None)
         assert code == 0, output
         return run.table.read_text()
@@ -44,7 +45,7 @@ def seconds(since: float, what: str) -> None:
 def test_training_cancelled_and_out_of_time_until_no_attempt_is_left(
     tmp_path: Path, cluster: Cluster, undisturbed: str
 ) -> None:
-    with Run(tmp_path, "cancelled") as run:
+    with Run(tmp_path, "cancelled", EPOCHS) as run:
         process = run.start(cluster)
         first = run.training(cluster, 1)
         run.progress()
@@ -68,14 +69,14 @@ def test_training_cancelled_and_out_of_time_until_no_attempt_is_left(
         # restart-times of the profile: two. The run ends and says so; the same command goes on.
         code, output = run.finish(process)
         assert code == 1, output
-        assert len(trainings(cluster)) == 3
+        assert len(training_jobs(cluster)) == 3
         code, output = run.call(cluster)
         print_jobs(cluster)
         assert code == 0, output
         assert "left on the cluster" not in output
         assert run.resumed()
         jobs = cluster.jobs()
-        states = [jobs[job]["JobState"] for job in trainings(cluster)]
+        states = [jobs[job]["JobState"] for job in training_jobs(cluster)]
         assert states == ["CANCELLED", "TIMEOUT", "CANCELLED", "COMPLETED"]
         assert run.table.read_text() == undisturbed
         assert run.alive == 1
@@ -84,7 +85,7 @@ def test_training_cancelled_and_out_of_time_until_no_attempt_is_left(
 def test_drained_node_silent_controller_and_a_second_call(
     tmp_path: Path, cluster: Cluster, undisturbed: str
 ) -> None:
-    with Run(tmp_path, "drained") as run:
+    with Run(tmp_path, "drained", EPOCHS) as run:
         process = run.start(cluster)
         job = run.training(cluster, 1)
         node = cluster.jobs()[job]["NodeList"]
@@ -128,7 +129,7 @@ def test_drained_node_silent_controller_and_a_second_call(
 def test_jobs_of_a_killed_call_are_cancelled_by_the_next(
     tmp_path: Path, cluster: Cluster, undisturbed: str
 ) -> None:
-    with Run(tmp_path, "killed") as run:
+    with Run(tmp_path, "killed", EPOCHS) as run:
         # What else is mine on the cluster, in the same folder: none of its business.
         options = ["--mem=100", "--output=/dev/null", f"--chdir={Path.cwd()}", "--comment=rule_other"]
         cluster.ask("sbatch", *options, "--job-name=other", "--wrap=sleep 3600")

@@ -10,7 +10,6 @@ stale lock stays behind.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import os
@@ -25,6 +24,7 @@ from typing import IO, Any, Literal
 
 from workflow_lib.dft.calculation import Calculation
 from workflow_lib.errors import BusyError, UserError
+from workflow_lib.io import disk_is_full
 
 Status = Literal["missing", "interrupted", "running", "done", "failed"]
 
@@ -92,7 +92,7 @@ class Log:
             os.fsync(self._handle.fileno())
         except OSError as error:
             self._handle.truncate(end)
-            hint = "free some space and start it again" if error.errno == errno.ENOSPC else "check the disk"
+            hint = "free some space and start it again" if disk_is_full(error) else "check the disk"
             raise UserError(
                 f"cannot write {self._path}: {error.strerror}; {hint}, nothing is lost"
             ) from error

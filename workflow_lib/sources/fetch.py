@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import shutil
 import time
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from workflow_lib.errors import UserError
+from workflow_lib.io import disk_is_full
 from workflow_lib.lock import folder_lock
 from workflow_lib.sources.download import download
 from workflow_lib.sources.folder import SourceFolder
@@ -22,8 +22,6 @@ from workflow_lib.sources.provenance import citation_of, licence_of, write_prove
 from workflow_lib.sources.settings import FetchSettings
 from workflow_lib.sources.table import LocalSource, RemoteSource, Source, pinned_version
 from workflow_lib.sources.transport import Web
-
-FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +63,7 @@ def fetch(
 
 
 def _disk_error(error: OSError, path: Path) -> UserError:
-    if error.errno in FULL:
+    if disk_is_full(error):
         return UserError(
             f"the disk is full ({error.strerror}) at {path}; free some space and run the same command "
             "again: what has arrived is kept"

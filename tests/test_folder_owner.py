@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from workflow_lib import ownership
+from workflow_lib import folder_owner
 from workflow_lib.errors import UserError
-from workflow_lib.ownership import require_own
+from workflow_lib.folder_owner import require_own
 
 
 def become(uid: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ownership.os, "geteuid", lambda: uid)
+    monkeypatch.setattr(folder_owner.os, "geteuid", lambda: uid)
 
 
 def test_own_and_new_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,7 +45,7 @@ def test_the_folder_of_another_user(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_a_place_that_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     become(tmp_path.stat().st_uid + 4242, monkeypatch)
-    monkeypatch.setattr(ownership.os, "access", lambda *_: False)
+    monkeypatch.setattr(folder_owner.os, "access", lambda *_: False)
     with pytest.raises(UserError, match=r"cannot be written: .* is closed to"):
         require_own(tmp_path / "results/new")
 

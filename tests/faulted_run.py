@@ -12,15 +12,16 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import yaml
-from cluster import Cluster
 
-ROOT = Path(__file__).parents[2]
+if TYPE_CHECKING:
+    from cluster import Cluster
+
+ROOT = Path(__file__).parents[1]
 SMOKE = yaml.safe_load((ROOT / "config/smoke.yaml").read_text())
 PROFILE = ROOT / "profiles/slurm/config.yaml"
-EPOCHS = 80  # the slowest fault takes SLURM half a minute to notice
 RESUMED, STOPPED = "going on after epoch", "stopped by SIGTERM, all kept"  # in the training's log
 PATIENCE = 900.0  # s for anything to happen: the machine may be busy
 
@@ -28,7 +29,6 @@ CHANGES: dict[str, Any] = {
     "models": [model for model in SMOKE["models"] if model["name"] == "painn"],
     "variants": ["entropy"],
     "controls": [],
-    "training": SMOKE["training"] | {"epochs": EPOCHS, "checkpoint_every_s": 1},
     # The rest of the workflow as short as may be; it ends in the table all the same.
     "exam": {"max_steps": 1},
     "sampling": {"cells": [SMOKE["sampling"]["cells"][1] | {"max_steps": 1}]},
@@ -48,17 +48,22 @@ def until(condition: Callable[[], Any], what: str) -> Any:
 class Run:
     """One results folder, removed in the end, and the Snakemake processes on it.
 
-    ``alive`` is the largest number of training processes that were seen at the same time.
+    ``epochs`` and ``checkpoint_every_s`` are those of its training. ``alive`` is the largest number of
+    training processes that were seen at the same time.
     """
 
-    def __init__(self, folder: Path, name: str) -> None:
+    def __init__(self, folder: Path, name: str, epochs: int, checkpoint_every_s: float = 1) -> None:
         self.folder = folder / name
         self.folder.mkdir()
         self.results = ROOT / "results" / f"test-{name}-{os.getpid()}"
         self.log = self.results / "logs/train-painn-entropy-f0-s1.log"
         self.table = self.results / "benchmark/benchmark.csv"
         self.config = self.folder / "config.yaml"
-        changes = CHANGES | {"run": self.results.name, "dft": {"store": str(self.folder / "store")}}
+        changes = CHANGES | {
+            "run": self.results.name,
+            "dft": {"store": str(self.folder / "store")},
+            "training": SMOKE["training"] | {"epochs": epochs, "checkpoint_every_s": checkpoint_every_s},
+        }
         self.config.write_text(yaml.safe_dump(SMOKE | changes, sort_keys=False))
         # As it is, but for how soon a finished job is noticed.
         profile = yaml.safe_load(PROFILE.read_text())
@@ -135,11 +140,25 @@ class Run:
         before = self.checkpoints()
         until(lambda: self.checkpoints() - before, "another checkpoint")
 
+    def trainings(self) -> list[int]:
+        """Processes that train into these results, by number: Python's, not those of shells around them."""
+        config = str(self.results.relative_to(ROOT) / "config.json")
+        found = []
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                words = path.read_bytes().decode(errors="replace").split("\0")
+            except OSError:
+                continue  # it has just ended
+            # A shell has the whole command as one argument.
+            if "train" in words and config in words:
+                found.append(int(path.parent.name))
+        return found
+
     def training(self, cluster: Cluster, attempt: int) -> str:
         """Wait for this attempt's training job to run; returns its ID."""
 
         def running() -> str | None:
-            jobs = trainings(cluster)
+            jobs = training_jobs(cluster)
             return jobs[attempt - 1] if len(jobs) == attempt else None
 
         job = until(running, f"training job {attempt}")
@@ -147,19 +166,11 @@ class Run:
         return job
 
     def _count_trainings(self) -> None:
-        config = str(self.results.relative_to(ROOT) / "config.json")
         while not self._over.wait(0.2):
-            commands = []
-            for path in Path("/proc").glob("[0-9]*/cmdline"):
-                try:
-                    commands.append(path.read_bytes().decode(errors="replace").split("\0"))
-                except OSError:
-                    continue  # it has just ended
-            # A shell has the whole command as one argument.
-            self.alive = max(self.alive, sum("train" in words and config in words for words in commands))
+            self.alive = max(self.alive, len(self.trainings()))
 
 
-def trainings(cluster: Cluster) -> list[str]:
+def training_jobs(cluster: Cluster) -> list[str]:
     """IDs of the training jobs in the order of submission."""
     jobs = cluster.jobs()
     return sorted((job for job in jobs if jobs[job]["Comment"].startswith("rule_train_")), key=int)

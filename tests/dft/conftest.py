@@ -1,0 +1,27 @@
+"""A calculation to read results of."""
+
+import numpy as np
+import pytest
+
+from workflow_lib.dft.calculation import Calculation
+from workflow_lib.dft.level import Level
+from workflow_lib.host import Arrangement
+
+
+@pytest.fixture
+def half(host) -> Calculation:
+    """Two Na and two Fe2+ of four, the atoms in an order of no kind."""
+    atoms = host.build(Arrangement((1, 1, 1), (0, 3), (0, 2)))
+    atoms = atoms[np.random.default_rng(1).permutation(len(atoms))]
+    return Calculation(
+        name="half",
+        group="half",
+        kind="relaxation",
+        task="relaxation",
+        numbers=atoms.numbers,
+        positions=atoms.positions,
+        cell=atoms.cell[:],
+        oxidation_states=atoms.get_array("oxidation_states"),
+        level=Level(code="VASP", cutoff=520),
+        formula_units=4,
+    )

@@ -1,0 +1,103 @@
+"""The user's command: run, waited for, read, and what to say where it fails."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from invented_vasp import (
+    write_outputs,
+)
+
+from workflow_lib.dft.calculation import Calculation
+from workflow_lib.dft.store import Store
+from workflow_lib.dft.vasp_engine import collect, compute, submit
+from workflow_lib.dft.vasp_inputs import potcar_symbols, write_inputs
+from workflow_lib.errors import UserError
+
+
+def script(tmp_path: Path, content: str) -> str:
+    path = tmp_path / "vasp.py"
+    path.write_text(content)
+    return f"{sys.executable} {path}"
+
+
+def give_potcar(calculation: Calculation, folder: Path) -> None:
+    """An invented POTCAR: names only."""
+    folder.mkdir(parents=True, exist_ok=True)
+    titles = (f"   TITEL  = PAW_PBE {name} 01Jan2000\n" for name in potcar_symbols(calculation))
+    (folder / "POTCAR").write_text("".join(titles))
+
+
+def test_vasp_runs_in_the_folder_and_is_read(half, tmp_path):
+    done = tmp_path / "done"
+    done.mkdir()
+    write_outputs(half, done)
+    command = script(
+        tmp_path,
+        f"import shutil, pathlib\nassert pathlib.Path('INCAR').exists()\n"
+        f"for name in ('vasprun.xml', 'OUTCAR'): shutil.copy(f'{done}/{{name}}', name)\nprint('VASP')",
+    )
+    folder, store = tmp_path / "run", Store(tmp_path / "store")
+    give_potcar(half, folder)
+    with store.writing(half) as log:
+        compute(half, log, folder=folder, command=command)
+    record = store.get(half)
+    assert record.status == "done"
+    assert record.frames[-1]["charges"] is None  # bader was not run
+    assert (folder / "command.log").read_text() == "VASP\n"
+
+
+def test_a_job_in_a_queue_is_handed_over_once(half, tmp_path):
+    folder, store = tmp_path / "run", Store(tmp_path / "store")
+    give_potcar(half, folder)
+    command = script(tmp_path, f"open(r'{tmp_path}/count', 'a').write('x')")
+    for _ in range(2):
+        with store.writing(half) as log:
+            compute(half, log, folder=folder, command=command)
+        assert store.get(half).status == "interrupted"
+    assert (tmp_path / "count").read_text() == "x"
+    write_outputs(half, folder)
+    with store.writing(half) as log:
+        compute(half, log, folder=folder, command=command)
+    assert store.get(half).status == "done"
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("{python} -c 'raise SystemExit(3)'", "status 3 in .*command.log"),
+        ("no-such-program -n 4", "no-such-program: No such file"),
+        ("mpirun 'vasp", "no command line"),
+        (" ", "is empty"),
+    ],
+)
+def test_a_command_that_fails_says_where_in_one_line(half, tmp_path, command, message):
+    give_potcar(half, tmp_path)
+    with pytest.raises(UserError, match=message) as error:
+        submit(tmp_path, command.format(python=sys.executable), potcar_symbols(half))
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "submitted").exists()
+
+
+def test_nothing_is_run_without_potentials_or_command(half, tmp_path, monkeypatch):
+    from pymatgen.io.vasp import inputs
+
+    monkeypatch.setattr(inputs, "SETTINGS", {})
+    store, folder = Store(tmp_path / "store"), tmp_path / "run"
+    with store.writing(half) as log, pytest.raises(UserError, match="PMG_VASP_PSP_DIR"):
+        compute(half, log, folder=folder, command="true")
+    give_potcar(half, folder)
+    with store.writing(half) as log, pytest.raises(UserError, match=r"set dft\.command"):
+        compute(half, log, folder=folder, command=None)
+
+
+def test_a_folder_with_the_atoms_in_another_order_is_refused(half, tmp_path):
+    write_inputs(half, tmp_path / "run")
+    write_outputs(half, tmp_path / "run")
+    turned = half.to_json()
+    for name in ("numbers", "positions", "oxidation_states"):
+        turned[name] = turned[name][::-1]
+    other, store = Calculation.from_json(turned), Store(tmp_path / "store")
+    assert other.digest == half.digest
+    with store.writing(other) as log, pytest.raises(UserError, match="other atoms first"):
+        collect(other, log, tmp_path / "run")
