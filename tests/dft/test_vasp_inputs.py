@@ -18,28 +18,14 @@ from workflow_lib.dft.vasp_inputs import (
     write_inputs,
 )
 from workflow_lib.errors import UserError
-from workflow_lib.host import Arrangement
 
 POTENTIALS = {"Na": "Na_pv", "Fe": "Fe_pv", "P": "P", "O": "O"}
 
 
 @pytest.fixture
-def half(host) -> Calculation:
-    """Two Na of four, two Fe2+ of four, atoms of all elements mixed."""
-    atoms = host.build(Arrangement((1, 1, 1), (0, 3), (0, 2)))
-    atoms = atoms[np.random.default_rng(0).permutation(len(atoms))]
-    return Calculation(
-        name="half full",
-        group="half",
-        kind="relaxation",
-        task="relaxation",
-        numbers=atoms.numbers,
-        positions=atoms.positions,
-        cell=atoms.cell[:],
-        oxidation_states=atoms.get_array("oxidation_states"),
-        level=Level(code="VASP", cutoff=520, kpoints=(1, 2, 3)),
-        formula_units=4,
-    )
+def half(half) -> Calculation:
+    """On a mesh that no default is."""
+    return changed(half, level=half.level.model_copy(update={"kpoints": (1, 2, 3)}).model_dump())
 
 
 def changed(calculation: Calculation, **changes) -> Calculation:
