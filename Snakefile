@@ -122,6 +122,7 @@ rule all:
         rules.benchmark.output,
         rules.dataset.output,
         rules.exam_overview.output,
+        rules.exam_identical.output if CFG.exam.identical_atoms else [],
         rules.sampling_overview.output,
         rules.dft.output,
         rules.thermodynamics.output,

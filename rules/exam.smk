@@ -109,3 +109,44 @@ rule exam_overview:
     shell:
         "python -m workflow_lib exam-overview --config {CONFIG} --exams {params.exams}"
         " --out {EXAM} > {log} 2>&1"
+
+
+# The table is one for testing only: no other stage reads it.
+if CFG.exam.identical_atoms:
+
+    rule exam_identical:
+        input:
+            frames=CFG.exam.identical_atoms,
+            splits=names_of(rules.dataset.output.splits),
+            trainings=expand(rules.train.output, model=MODELS),
+        output:
+            orders=f"{EXAM}/identical/identical.csv",
+            table=report(
+                f"{EXAM}/identical/identical_scores.csv",
+                caption="captions/exam_identical.rst",
+                category="3 Exam",
+            ),
+            figure=report(
+                f"{EXAM}/identical/identical.svg",
+                caption="captions/exam_identical.rst",
+                category="3 Exam",
+                labels={
+                    "model": "all",
+                    "figure": "charge orders on identical atoms",
+                },
+            ),
+        log:
+            f"{RUN}/logs/exam_identical.log",
+        threads: CFG.threads
+        resources:
+            mem_mb=3500,
+        params:
+            settings=settings_of("redox", "threads"),
+            code=code_of("exam", "models", "host.py", "redox.py"),
+            trainings=[f"{TRAINING}/{m}" for m in MODELS],
+        message:
+            "Asking all models about charge orders on identical atoms"
+        shell:
+            "python -m workflow_lib exam-identical --config {CONFIG}"
+            " --trainings {params.trainings} --dataset {DATASET} --out {EXAM}/identical"
+            " > {log} 2>&1"

@@ -69,6 +69,12 @@ def _stage_verbs(commands: Commands) -> None:
         *("model-dir", "reference", "dataset", "work", "out"),
     )
     verb("exam-ewald", verbs.exam_ewald, "formal-charge ranking", "reference", "dataset", "out")
+    verb(
+        "exam-identical",
+        verbs.exam_identical,
+        "all models on several charge orders of the same atoms",
+        *("trainings", "dataset", "out"),
+    )
     verb("exam-overview", verbs.exam_overview, "all exams side by side", "exams", "out")
     verb(
         "search",

@@ -134,6 +134,8 @@ class Config(_Section):
     @model_validator(mode="after")
     def _paths_usable(self) -> Self:
         paths = {"host": self.host, "dataset.path": self.dataset.path, "dft.store": self.dft.store}
+        if self.exam.identical_atoms is not None:
+            paths["exam.identical_atoms"] = self.exam.identical_atoms
         if self.sources:
             paths |= {"sources.table": self.sources.table, "sources.folder": self.sources.folder}
             for name in self.sources.items:

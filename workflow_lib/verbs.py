@@ -146,6 +146,27 @@ def exam_ewald(options: Options) -> None:
     )
 
 
+def exam_identical(options: Options) -> None:
+    """All models on several charge orders of the same atoms."""
+    config = read_config(options)
+    if config.exam.identical_atoms is None:
+        raise UserError("exam.identical_atoms is not set; name a frame table in the configuration")
+    _threads(config)
+    from workflow_lib.exam.identical import run_identical
+    from workflow_lib.host import Host
+
+    run_identical(
+        frames_path=config.exam.identical_atoms,
+        model_dirs=options.trainings,
+        splits_path=options.dataset / "splits.json",
+        host=Host.load(config.host),
+        rule=config.redox,
+        level=config.dataset.energy_reference,
+        batch_size=config.exam.batch_size,
+        out=options.out,
+    )
+
+
 def exam_overview(options: Options) -> None:
     """All exams in one table and figure."""
     from workflow_lib.exam.figures import exam_overview as run

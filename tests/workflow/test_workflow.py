@@ -87,12 +87,22 @@ def test_smoke_configuration_end_to_end(tmp_path: Path, cleaned: list[str]) -> N
     assert (table["status"] == "reference").sum() == 1
     assert read_json(results / "provenance.json")["data_sha256"]
 
+    # On identical atoms a charge-blind model is blind by construction, and only such a one.
+    identical = pd.read_csv(results / "exam/identical/identical_scores.csv")
+    assert set(identical["id"]) == {path.name for path in (results / "training").iterdir()} | {"ewald"}
+    blind = identical["charge_labelled"].eq(False)
+    assert blind.sum() == 4
+    assert (identical.loc[blind, "pairs_ordered"] == 0.5).all()
+    labelled = identical["charge_labelled"].eq(True)
+    assert (identical.loc[labelled, "spread_ratio"] > 0).all()
+
     pending = pd.read_csv(results / "sampling/pending.csv")
     assert not pending.empty
     assert not [column for column in pending.columns if "dft_energy" in column]
     for figure in (
         "dataset/redox",
         "exam/overview",
+        "exam/identical/identical",
         "sampling/overview",
         "thermodynamics/hull",
         "thermodynamics/voltage",

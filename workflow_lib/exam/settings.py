@@ -31,3 +31,8 @@ class ExamSettings(BaseModel):
     compared_x: float = Field(
         0.5, gt=0, lt=1, description="composition whose states are ranked against each other"
     )
+    identical_atoms: str | None = Field(
+        None,
+        description="frame table, for testing only, with several charge orders on the same atoms "
+        "(kind `same-positions`); left out, the models are not asked about them",
+    )
