@@ -19,6 +19,7 @@ from workflow_lib.dft.convergence import write_convergence
 from workflow_lib.dft.export import frames_of
 from workflow_lib.dft.lattice import lattice_table
 from workflow_lib.dft.level import Level
+from workflow_lib.dft.same_positions import write_same_positions
 from workflow_lib.dft.store import Record, Store
 from workflow_lib.dft.truth import lowest_relaxations, write_truth
 from workflow_lib.errors import UserError
@@ -117,6 +118,7 @@ def main() -> int:
         write_frames(frames, HERE / "frames.parquet")
         write_frames(testing, HERE / "frames-testing.parquet")
         write_truth(records, Host.load(HOST), LEVEL, TABLES)
+        write_same_positions(records, TABLES)
         write_csv(lattice_table(records, LATTICES), TABLES / "lattice.csv")
         write_convergence(records, TABLES, empty=EMPTY, full=FULL, sites=4)
     except UserError as error:

@@ -9,11 +9,15 @@ import numpy as np
 from states import LEVEL, POOR, RICH, again, relaxed_states
 
 from workflow_lib.dft.calculation import Calculation
+from workflow_lib.dft.convergence import ORDER_KIND
 from workflow_lib.dft.store import Store
 
 CUTOFFS = (500, 600, 700, 800, 900)
 
 MESHES = ((1, 3, 1), (1, 2, 2), (2, 2, 2))
+
+ORDERS = ("1x1x1:Na1001:Fe2323", "1x1x1:Na1001:Fe2233")
+"""Charge orders on the same ions, the furthest apart there."""
 
 SODIUM_LATTICE = 4.2  # A
 
@@ -23,8 +27,13 @@ NOISE = ("1x1x1:Na1000:Fe2333", "1x1x1:Na1001:Fe2323", "1x1x1:Na1110:Fe2223")
 
 
 def convergence(store: Store, _model: Path | None) -> Iterator[Calculation]:
-    """Both ends against cut-off and k-mesh, and strained at two cut-offs for the stress."""
+    """Both ends against cut-off and k-mesh, and strained at two cut-offs for the stress; two orders."""
     relaxed = relaxed_states(store)
+    for update in ({"cutoff": 800.0}, {"kpoints": (1, 2, 2)}):
+        for key in ORDERS:
+            name = f"order {key} {update}"
+            level = LEVEL.model_copy(update=update)
+            yield again(relaxed[key], name=name, kind=ORDER_KIND, level=level, charges=False)
     for key in (POOR, RICH):
         for cutoff in CUTOFFS:
             level = LEVEL.model_copy(update={"cutoff": float(cutoff)})

@@ -7,11 +7,18 @@ import pytest
 from ase.units import GPa
 
 from workflow_lib.dft.calculation import Calculation
-from workflow_lib.dft.convergence import convergence_table, metal_energies, voltages, write_convergence
+from workflow_lib.dft.convergence import (
+    convergence_table,
+    metal_energies,
+    order_table,
+    voltages,
+    write_convergence,
+)
 from workflow_lib.dft.export import calculation_of, frames_of
 from workflow_lib.dft.lattice import lattice_table
 from workflow_lib.dft.level import Level
 from workflow_lib.dft.plan import relaxation_of
+from workflow_lib.dft.same_positions import write_same_positions
 from workflow_lib.dft.settings import DftSettings
 from workflow_lib.dft.store import Store
 from workflow_lib.dft.truth import failures, truth_table, write_truth
@@ -136,10 +143,56 @@ def test_the_metal_is_the_lowest_lattice_at_the_common_mesh(store, tmp_path):
     write_convergence(store.records(), tmp_path, empty="vacant", full="full", sites=4)
     assert {path.name for path in tmp_path.glob("*.*")} == {
         "convergence.csv",
+        "order_convergence.csv",
         "voltage_by_cutoff.csv",
         "convergence.svg",
         "convergence.png",
     }
+
+
+def test_orders_are_compared_level_by_level(tmp_path):
+    store = Store(tmp_path)
+    low, high = (replace(solid(name=name), kind="relaxation", formula_units=2) for name in ("low", "high"))
+    for start, energy in ((low, -10.0), (high, -9.8)):
+        answer(store, start, energy)
+        fine = {"kind": "order-convergence", "provenance": {"start": start.digest}}
+        answer(store, replace(start, level=Level(cutoff=800.0), **fine), energy - 3.0)
+    table = order_table(store.records())
+    assert [*table["cutoff_ev"]] == [500, 500, 800, 800]
+    assert [*table["structure"]] == ["high", "low"] * 2
+    np.testing.assert_allclose(table["relative_mev_fu"], [100, 0, 100, 0], atol=1e-9)
+    assert order_table([]).empty
+
+
+def walk(name: str, order: str, start: float, energies: tuple[float, ...], store: Store, shift=0.0) -> None:
+    """One order carried from ``start`` (A, of the second atom) to the middle at 2.2 A."""
+    middle = 2.2 + shift
+    series = [[[0.0, 0, 0], [start + way * (middle - start), 0, 0]] for way in (0, 0.5, 1)]
+    base = replace(solid(), name=f"{name} {order}", group=f"1x1x1:{name}:{order}", kind="same-positions")
+    calculation = replace(base, task="series", series=np.array(series), formula_units=4)
+    with store.writing(calculation) as log:
+        for geometry, energy in zip(series, energies, strict=False):
+            log.frame({"positions": geometry, "energy": energy})
+        log.end("done")
+
+
+def test_orders_that_end_on_the_same_atoms_are_compared(tmp_path):
+    store = Store(tmp_path / "store")
+    walk("Na1000", "Fe2333", 2.1, (-10.0, -9.9, -9.8), store)
+    walk("Na1000", "Fe3233", 2.3, (-9.9, -9.85, -9.76), store)
+    walk("Na1000", "Fe3323", 2.1, (-9.9, -9.85, -9.76), store, shift=1e-3)  # on other atoms
+    walk("Na1100", "Fe2233", 2.4, (-9.9, -9.85), store)  # one geometry was lost
+    [row] = write_same_positions(store.records(), tmp_path).to_dict("records")
+    assert (row["ions"], row["order"], row["other"]) == ("1x1x1:Na1000", "Fe2333", "Fe3233")
+    numbers = [row[name] for name in (*row,)[3:]]
+    np.testing.assert_allclose(numbers, [25, 10, 200, 140], atol=1e-9)
+    assert {path.name for path in tmp_path.glob("same*")} == {
+        "same_positions.csv",
+        "same_positions.svg",
+        "same_positions.png",
+    }
+    empty = write_same_positions([], tmp_path / "none")
+    assert empty.empty and [path.name for path in (tmp_path / "none").iterdir()] == ["same_positions.csv"]
 
 
 @pytest.fixture

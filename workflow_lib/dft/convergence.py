@@ -14,6 +14,7 @@ from workflow_lib.errors import UserError
 from workflow_lib.io import save_figure, write_csv
 
 KIND = "convergence"
+ORDER_KIND = "order-convergence"
 COLUMNS = (
     "structure",
     "cutoff_ev",
@@ -107,6 +108,34 @@ def _pressure_by_energy(record: Record, strained: list[Record]) -> float | None:
     return float(-slope / (3 * volume) / GPa)
 
 
+def order_table(records: Iterable[Record]) -> pd.DataFrame:
+    """What another level does to the difference between charge orders on the same ions.
+
+    One row a finished single point of kind ``order-convergence`` and one for the relaxation whose last
+    atoms it shares: ``structure``, ``cutoff_ev``, ``kpoints``, ``energy_ev`` and ``relative_mev_fu``,
+    above the lowest order at that level, meV per formula unit.
+    """
+    records = list(records)
+    singles = [r for r in records if r.calculation.kind == ORDER_KIND and r.status == "done"]
+    starts = {r.calculation.provenance["start"] for r in singles}
+    starts_first = [r for r in records if r.calculation.digest in starts] + singles
+    rows = [
+        {
+            "structure": r.calculation.group,
+            "cutoff_ev": r.calculation.level.cutoff,
+            "kpoints": _mesh(r),
+            "energy_ev": r.frames[-1]["energy"],
+            "formula_units": r.calculation.formula_units,
+        }
+        for r in starts_first
+    ]
+    columns = ["structure", "cutoff_ev", "kpoints", "energy_ev", "formula_units"]
+    table = pd.DataFrame(rows, columns=columns).sort_values(["kpoints", "cutoff_ev", "structure"])
+    lowest = table.groupby(["cutoff_ev", "kpoints"])["energy_ev"].transform("min")
+    relative = (table["energy_ev"] - lowest) / table.pop("formula_units") * 1000
+    return table.assign(relative_mev_fu=relative).reset_index(drop=True)
+
+
 def voltages(
     table: pd.DataFrame, sodium: dict[float, float], *, empty: str, full: str, sites: int
 ) -> pd.Series:
@@ -179,12 +208,13 @@ def convergence_figure(table: pd.DataFrame, volts: pd.Series, stem: Path) -> Non
 def write_convergence(
     records: Iterable[Record], out: Path, *, empty: str, full: str, sites: int
 ) -> pd.DataFrame:
-    """Write ``convergence.csv``, ``voltage_by_cutoff.csv`` and the figure ``convergence`` to ``out``."""
+    """Write tables ``convergence``, ``order_convergence``, ``voltage_by_cutoff``, a figure to ``out``."""
     records = list(records)
     table = convergence_table(records)
     sodium = metal_energies(records, "Na")
     volts = voltages(table, sodium, empty=empty, full=full, sites=sites)
     write_csv(table, out / "convergence.csv")
     write_csv(volts.rename_axis("cutoff_ev").reset_index(), out / "voltage_by_cutoff.csv")
+    write_csv(order_table(records), out / "order_convergence.csv")
     convergence_figure(table, volts, out / "convergence")
     return table

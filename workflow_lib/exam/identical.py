@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from workflow_lib.dft.same_positions import KIND, SAME
 from workflow_lib.errors import UserError
 from workflow_lib.exam.ewald import NAME as EWALD
 from workflow_lib.exam.ewald import ewald_energy
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
     from workflow_lib.host import Host
     from workflow_lib.redox import RedoxRule
 
-KIND = "same-positions"
-SAME = 1e-6
-"""A; atoms that differ by less in every coordinate are identical: files hold all digits."""
 ORDERS, SCORES = "identical.csv", "identical_scores.csv"
 IDENTITY = ("name", "variant", "fold", "seed", "charge_labelled")
 
