@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from workflow_lib.host import Host
 
 CONFIG = ROOT / "config/config.yaml"
-IRON, MANGANESE = 26, 25
+PHOSPHORUS, MANGANESE, IRON = 15, 25, 26
 OTHER = 5
 """One frame in so many is of another chemistry."""
 DAMAGE = ("between", "wrong", "missing", "swapped")
@@ -52,7 +52,7 @@ def synthetic(count: int, seed: int = 1) -> Iterator[tuple[Frame, str]]:
     rule = load().redox
     bases = []
     for frame in read_parquet(EMBEDDED):
-        if 26 not in frame.numbers:
+        if not {IRON, PHOSPHORUS} <= set(frame.numbers.tolist()):
             continue  # frames of another chemistry are made, so that their number is known
         states, _ = rule.assign(frame.numbers, frame.magmoms, frame.energy_reference)
         if states is not None and frame.charges is not None:

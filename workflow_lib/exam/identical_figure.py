@@ -76,4 +76,5 @@ def identical_figure(orders: pd.DataFrame, scores: pd.DataFrame, out: Path) -> N
 def _summary(scores: pd.DataFrame) -> str:
     """Mean absolute error of pairs by variant, over folds and seeds."""
     means = scores.groupby("variant", sort=False)["mae_mev_fu"].mean()
-    return ", ".join(f"{name} {value:.0f}" for name, value in means.items() if np.isfinite(value))
+    entries = [f"{name} {value:.0f}" for name, value in means.items() if np.isfinite(value)]
+    return "\n".join(", ".join(entries[k : k + 2]) for k in range(0, len(entries), 2))
