@@ -34,6 +34,8 @@ SMALLEST_VOLUME = 1e-3
 """A^3; below it three vectors make no cell."""
 BUFFER = 1 << 20
 """Bytes of a column that are read at once, so that a file of one long row group streams too."""
+STORED: Any = {"compression": "zstd", "write_page_checksum": True}
+"""Incompressible numbers are stored as they are: without checksums their damage would go unnoticed."""
 PER_ATOM = ("forces", "magmoms", "charges", "oxidation_states")
 """Optional columns with one entry an atom."""
 
@@ -144,7 +146,7 @@ def write_parquet(frames: Sequence[Frame], path: str | Path) -> None:
     import pyarrow.parquet as pq
 
     with atomic_path(path) as temporary:
-        pq.write_table(frames_to_table(frames), temporary, compression="zstd")
+        pq.write_table(frames_to_table(frames), temporary, **STORED)
 
 
 class FrameWriter:
@@ -179,7 +181,7 @@ def frame_writer(path: str | Path) -> Iterator[FrameWriter]:
     texts = [field.name for field in schema if field.type == "string"]
     with (
         atomic_path(path) as temporary,
-        pq.ParquetWriter(temporary, schema, compression="zstd", use_dictionary=texts) as writer,
+        pq.ParquetWriter(temporary, schema, use_dictionary=texts, **STORED) as writer,
     ):
         yield FrameWriter(writer)
 
@@ -244,7 +246,7 @@ def _open_parquet(path: str | Path) -> Any:
         raise UserError(f"{path} does not exist; check the path to the frame table")
     try:
         # With pre_buffer, pyarrow's default, the bytes of the whole file stay until it is closed.
-        return pq.ParquetFile(path, buffer_size=BUFFER, pre_buffer=False)
+        return pq.ParquetFile(path, buffer_size=BUFFER, pre_buffer=False, page_checksum_verification=True)
     except (pa.ArrowInvalid, OSError) as error:
         raise _damaged(path, error) from error
 

@@ -156,7 +156,7 @@ def test_frames_that_do_not_say_how_they_were_made_count_where_relaxed(
     frames: list[Frame], host: Host, tmp_path: Path
 ) -> None:
     """As in the public sets: the lowest relaxed frame of a state speaks for it, others do not."""
-    relaxed = [frame for frame in frames if frame.kind == "relaxation" and frame.fmax <= 0.05]
+    relaxed = [frame for frame in frames if frame.state_key and frame.fmax <= 0.05]
     foreign = [with_labels(frame, kind="unspecified", group="NaFeOP") for frame in frames]
     table = rebuilt(foreign, host, tmp_path).set_index("state_key")
     assert set(table.index) == {frame.state_key for frame in relaxed}
