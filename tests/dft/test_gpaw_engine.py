@@ -191,3 +191,32 @@ class TestWithGpaw:
         # Not tried again unless asked for.
         assert run_jobs([request], store, formal_charges=FORMAL).failed == [request.name]
         assert store.get(request).attempts == 1
+
+    def test_a_rung_that_failed_before_a_kill_is_not_climbed_again(self, frames, tmp_path, monkeypatch):
+        """Killed on the second of three rungs: the next process goes on there, to the end."""
+        from workflow_lib.dft import gpaw_engine
+
+        ladder = tuple(gpaw_engine.Rung(1, {}, iterations) for iterations in (2, 3, 4))
+        monkeypatch.setattr(gpaw_engine, "LADDER", ladder)
+        cold, climbed = gpaw_engine.SteeredGPAW._cold, []
+
+        def watched(self, atoms, rung):
+            climbed.append(rung.iterations)
+            if climbed == [2, 3]:
+                raise KeyboardInterrupt
+            return cold(self, atoms, rung)
+
+        monkeypatch.setattr(gpaw_engine.SteeredGPAW, "_cold", watched)
+        frame = next(f for f in frames if f.group == "x000_s0")
+        request = calculation_of(frame, frame.oxidation_states, Level())
+        request = replace(request, level=Level(cutoff=150.0))
+        store = Store(tmp_path)
+        with pytest.raises(KeyboardInterrupt):
+            run_jobs([request], store, formal_charges=FORMAL)
+        assert store.get(request).status == "interrupted"
+        assert run_jobs([request], store, formal_charges=FORMAL).failed == [request.name]
+        assert climbed == [2, 3, 3, 4]
+        assert store.get(request).reason == "not self-consistent after 4 iterations"
+        # Asked to try a failed one again, it is tried in every way.
+        run_jobs([request], store, formal_charges=FORMAL, retry_failed=True)
+        assert climbed == [2, 3, 3, 4, 2, 3, 4]

@@ -147,7 +147,8 @@ class SteeredGPAW(Calculator):
         atoms.get_potential_energy()
         states = realised_states(self.calculation, self.gpaw.get_magnetic_moments(atoms))
         if not self.calculation.unsteered and (states != self.calculation.oxidation_states).any():
-            raise StateLost(describe(self.calculation, states))
+            wanted = describe(self.calculation, self.calculation.oxidation_states)
+            raise StateLost(f"collapsed to {describe(self.calculation, states)} (wanted {wanted})")
         return states
 
     def _converge(self, atoms: Atoms) -> np.ndarray:
@@ -160,8 +161,12 @@ class SteeredGPAW(Calculator):
                 return self._evaluate(atoms)
             except (KohnShamConvergenceError, StateLost, np.linalg.LinAlgError):
                 self.gpaw = None
+        lost = self._lost(atoms)
         for number in range(self.first_rung, len(LADDER)):
             rung = LADDER[number]
+            if number in lost:
+                failure = NotConverged(lost[number])
+                continue
             self.gpaw = self._cold(atoms, rung)
             try:
                 states = self._evaluate(atoms)
@@ -171,8 +176,20 @@ class SteeredGPAW(Calculator):
                 failure = NotConverged(f"not self-consistent after {rung.iterations} iterations")
             except StateLost as error:
                 failure = error
+            if self.log is not None:
+                self.log.lost(number, atoms.positions, str(failure))
         self.gpaw = None
         raise failure
+
+    def _lost(self, atoms: Atoms) -> dict[int, str]:
+        """Rungs that failed at this very geometry before an interruption, and why."""
+        if self.log is None:
+            return {}
+        return {
+            entry["rung"]: entry["reason"]
+            for entry in self.log.record.lost
+            if np.allclose(atoms.positions, entry["positions"], rtol=0, atol=1e-9)
+        }
 
     def _is_last(self, atoms: Atoms) -> bool:
         """Whether this geometry ends the log already, as after an interruption."""
@@ -271,11 +288,7 @@ def compute(calculation: Calculation, log: Log, *, text: Path | str | None = Non
         elif not _relax(atoms, calculation, log):
             log.end("failed", f"forces above {calculation.fmax:g} eV/A after {calculation.max_steps} steps")
             return
-    except StateLost as error:
-        log.end(
-            "failed", f"collapsed to {error} (wanted {describe(calculation, calculation.oxidation_states)})"
-        )
-    except NotConverged as error:
+    except (StateLost, NotConverged) as error:
         log.end("failed", str(error))
     else:
         log.end("done")
@@ -288,9 +301,7 @@ def _series(atoms: Atoms, calculation: Calculation, log: Log) -> None:
         atoms.set_positions(calculation.series[index])
         try:
             atoms.get_potential_energy()
-        except StateLost as error:
-            log.skip(index, f"collapsed to {error}")
-        except NotConverged as error:
+        except (StateLost, NotConverged) as error:
             log.skip(index, str(error))
 
 

@@ -1,7 +1,8 @@
 """Finished and running DFT calculations: one append-only log file each, shared by all runs.
 
 ``<root>/<digest>.jsonl`` holds lines ``<crc32> <json>``: ``begin`` (the calculation, host, time), one
-``frame`` a geometry (``skip`` where a series could not compute one), ``end`` (``done``, or ``failed``
+``frame`` a geometry (``skip`` where a series could not compute one, ``lost`` where one way to compute
+it led nowhere), ``end`` (``done``, or ``failed``
 with its reason). Lines are only added. A line cut short by a kill or a full disk is dropped by the
 next writer, and a relaxation goes on from the last whole frame. Writers hold an advisory lock on the
 file, which the system releases with the process: two of them never work on one calculation, and no
@@ -20,11 +21,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 from workflow_lib.dft.calculation import Calculation
 from workflow_lib.errors import BusyError, UserError
 from workflow_lib.io import disk_is_full
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Status = Literal["missing", "interrupted", "running", "done", "failed"]
 
@@ -37,6 +41,7 @@ class Record:
     status: Status
     frames: list[dict[str, Any]] = field(default_factory=list)
     skipped: list[dict[str, Any]] = field(default_factory=list)
+    lost: list[dict[str, Any]] = field(default_factory=list)
     reason: str | None = None
     attempts: int = 0
     seconds: float = 0.0
@@ -108,6 +113,12 @@ class Log:
         self.append({"type": "skip", **content})
         self.record.skipped.append(content)
 
+    def lost(self, rung: int, positions: np.ndarray, reason: str) -> None:
+        """Note a rung of the ladder that failed at ``positions`` [n, 3] (A), hours for a large cell."""
+        content = {"rung": rung, "positions": positions.tolist(), "reason": reason}
+        self.append({"type": "lost", **content})
+        self.record.lost.append(content)
+
     def end(self, status: Literal["done", "failed"], reason: str | None = None) -> None:
         """Close the calculation; a failure keeps its frames and says why."""
         self.append({"type": "end", "status": status, "reason": reason, "time": time.time()})
@@ -146,8 +157,11 @@ class Store:
                     record.seconds += entry.get("seconds", 0.0)
                 case "skip" if record:
                     record.skipped.append(entry)
+                case "lost" if record:
+                    record.lost.append(entry)
                 case "end" if record:
                     record.status, record.reason = entry["status"], entry["reason"]
+                    record.lost.clear()  # a failure that is tried again is tried in every way
         return record, whole
 
     def read(self, path: Path) -> Record | None:
