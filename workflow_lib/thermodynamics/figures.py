@@ -257,7 +257,10 @@ def draw_found(formation: pd.DataFrame, hulls: pd.DataFrame, level: str, stem: P
     markers = dict(zip(cells, "osD^v<>" * (1 + len(cells) // 7), strict=False))
     known = sorted(set(dft["cell"]))
     anchor = dft["formation_mev_fu"].to_numpy()
-    window = _window(np.append(found["formation_mev_fu"].to_numpy(), anchor), anchor, LEAST_ENERGY)
+    # A hull reaches below what the search found where the exam's states lie lower.
+    lines = hulls.loc[hulls["scope"] == "searched", "formation_mev_fu"]
+    shown = np.concatenate([found["formation_mev_fu"], lines.dropna(), anchor])
+    window = _window(shown, anchor, LEAST_ENERGY)
     for (row, column), panel in np.ndenumerate(axes):
         variant, name = variants[row], names[column]
         group = found[(found["model"] == name) & (found["variant"] == variant)]
