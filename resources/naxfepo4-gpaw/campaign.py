@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from check_parts import cells, convergence, magnetism, noise, sodium
-from training_parts import chemistries, dynamics, rattle_relaxations, rattles
+from training_parts import chemistries, dynamics, dynamics_walks, rattle_relaxations, rattles
 from truth_parts import lower, orbitals, same_positions, truth, two_thirds
 
 from workflow_lib.dft.calculation import Calculation
@@ -37,6 +37,7 @@ PARTS: dict[str, Callable[[Store, Path | None], Iterator[Calculation]]] = {
         rattles,
         rattle_relaxations,
         dynamics,
+        dynamics_walks,
         two_thirds,
         chemistries,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from other_structures import other_structures
 from states import HOST, LEVEL, again, deformation, relaxed_states, seeded
 
 from workflow_lib.dft.calculation import Calculation
+from workflow_lib.dft.run import read_jobs
 from workflow_lib.dft.store import Store
 from workflow_lib.errors import UserError
 from workflow_lib.host import Host
@@ -96,6 +98,29 @@ def dynamics(store: Store, model: Path | None) -> Iterator[Calculation]:
             task="series",
             series=snapshots,
             provenance={"start": record.calculation.digest, "model": model.name, "temperature_k": 300},
+        )
+
+
+def dynamics_walks(store: Store, _model: Path | None) -> Iterator[Calculation]:
+    """The snapshots of dynamics.jsonl, reached from the relaxed atoms in steps.
+
+    A state with Fe2+ is seldom held by a cold start on thermal atoms. Here each geometry starts
+    from the density of the one before, a third of the way to the next snapshot.
+    """
+    relaxed = relaxed_states(store)
+    for job in read_jobs(Path(__file__).with_name("dynamics.jsonl")):
+        if not (job.oxidation_states == 2).any():
+            continue  # FePO4 holds from a cold start
+        assert job.series is not None
+        corners = [np.array(relaxed[job.group].frames[-1]["positions"]), *job.series]
+        walk = [a + (b - a) * part for a, b in pairwise(corners) for part in (1 / 3, 2 / 3, 1)]
+        yield again(
+            relaxed[job.group],
+            name=f"dynamics walk {job.group}",
+            kind="dynamics",
+            task="series",
+            series=[positions.tolist() for positions in walk],
+            provenance=job.provenance,
         )
 
 
