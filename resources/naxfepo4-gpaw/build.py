@@ -21,6 +21,7 @@ from workflow_lib.dft.lattice import lattice_table
 from workflow_lib.dft.level import Level
 from workflow_lib.dft.same_positions import write_same_positions
 from workflow_lib.dft.store import Record, Store
+from workflow_lib.dft.supercell import supercell_table
 from workflow_lib.dft.truth import lowest_relaxations, write_truth
 from workflow_lib.errors import UserError
 from workflow_lib.foreign import read_frames, write_frames
@@ -120,6 +121,7 @@ def main() -> int:
         write_truth(records, Host.load(HOST), LEVEL, TABLES)
         write_same_positions(records, TABLES)
         write_csv(lattice_table(records, LATTICES), TABLES / "lattice.csv")
+        write_csv(supercell_table(records, empty=EMPTY, full=FULL), TABLES / "supercell.csv")
         write_convergence(records, TABLES, empty=EMPTY, full=FULL, sites=4)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -1,0 +1,71 @@
+"""Formation energies of larger cells: against ends at the folded mesh, and pending without them."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from workflow_lib.dft.calculation import Calculation
+from workflow_lib.dft.level import Level
+from workflow_lib.dft.store import Store
+from workflow_lib.dft.supercell import supercell_table
+
+EMPTY, FULL = "1x1x1:Na0:Fe3", "1x1x1:Na1:Fe2"
+
+
+def single(group, states, *, mesh=(1, 1, 1), kind="convergence", shift=0.0) -> Calculation:
+    n = len(states)
+    return Calculation(
+        name=f"{kind} {group}",
+        group=group,
+        kind=kind,
+        task="single",
+        numbers=np.full(n, 26),
+        positions=np.array([[2.5 * site + shift, 0, 0] for site in range(n)]),
+        cell=np.diag([2.5 * n, 4, 4]),
+        oxidation_states=np.array(states),
+        level=Level(kpoints=mesh),
+        formula_units=n,
+    )
+
+
+def answer(store, calculation, energy=None, reason=None):
+    with store.writing(calculation) as log:
+        if energy is None:
+            log.end("failed", reason)
+            return
+        forces = np.zeros((len(calculation), 3))
+        forces[0] = 0.3, 0.0, 0.4
+        log.frame({"energy": energy, "forces": forces.tolist(), "scf_iterations": 40})
+        log.end("done")
+
+
+@pytest.fixture
+def store(tmp_path):
+    """One Fe to a cell; three cells in a row with one Fe3+, which Gamma-point ends must not answer."""
+    store = Store(tmp_path)
+    large = single("1x3x1:Na110:Fe223", [2, 2, 3], kind="supercell")
+    answer(store, large, -29.7)
+    answer(store, replace(large, group="1x3x1:Na101:Fe232", positions=large.positions + 0.1), None, "lost")
+    for mesh, offset in (((1, 1, 1), 5.0), ((1, 3, 1), 0.0), ((3, 1, 1), 7.0)):
+        answer(store, single(EMPTY, [3], mesh=mesh), -9.0 + offset)
+        answer(store, single(FULL, [2], mesh=mesh), -10.5 + offset)
+    return store
+
+
+def test_ends_are_those_of_the_folded_mesh(store):
+    table = supercell_table(store.records(), empty=EMPTY, full=FULL).set_index("state")
+    done = table.loc["1x3x1:Na110:Fe223"]
+    # -29.7 / 3 against (-9.0 - 2 * 10.5) / 3, in meV per formula unit.
+    assert done["formation_mev_fu"] == pytest.approx(100.0)
+    assert (done["x"], done["fmax_ev_a"]) == pytest.approx((2 / 3, 0.5))
+    failed = table.loc["1x3x1:Na101:Fe232"]
+    assert (failed["status"], failed["reason"]) == ("failed", "lost")
+    assert np.isnan(failed["energy_ev"]) and np.isnan(failed["formation_mev_fu"])
+
+
+def test_without_an_end_at_that_mesh_there_is_no_formation_energy(store):
+    store.path(single(FULL, [2], mesh=(1, 3, 1))).unlink()
+    table = supercell_table(store.records(), empty=EMPTY, full=FULL).set_index("state")
+    assert table.loc["1x3x1:Na110:Fe223", "energy_ev"] == -29.7
+    assert table["formation_mev_fu"].isna().all()
