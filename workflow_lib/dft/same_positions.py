@@ -26,7 +26,7 @@ COLUMNS = (
 """``relaxed_difference``: energy of the other order minus that of the first, each on its own relaxed
 atoms, and ``difference``: on the same atoms, half way between, meV per formula unit; ``rise``: half
 way above the relaxed atoms, meV per cell."""
-COLUMNS_OF_PANELS = 5
+MOST_COLUMNS = 5
 
 
 def pairs_on_same_positions(records: Iterable[Record]) -> list[tuple[Record, Record]]:
@@ -78,8 +78,8 @@ def same_positions_figure(pairs: list[tuple[Record, Record]], stem: Path) -> Non
     from workflow_lib.plotting import style
 
     style()
-    columns = min(COLUMNS_OF_PANELS, len(pairs))
-    rows = -(-len(pairs) // columns)
+    rows = -(-len(pairs) // MOST_COLUMNS)
+    columns = -(-len(pairs) // rows)
     figure, axes = plt.subplots(
         rows, columns, figsize=(2.3 * columns + 0.6, 2.2 * rows + 0.4), sharex=True, squeeze=False
     )
@@ -92,6 +92,7 @@ def same_positions_figure(pairs: list[tuple[Record, Record]], stem: Path) -> Non
         axis.axvline(0.5, color="0.6", linewidth=0.8, linestyle=":")
         axis.set_title(one.calculation.group.rsplit(":", 1)[0].removeprefix("1x1x1:"), fontsize=8)
         axis.set_xticks([0, 0.5, 1])
+        axis.tick_params(labelbottom=True)  # the panel below may be empty
         axis.legend(fontsize=6)
     for axis in axes.flat[len(pairs) :]:
         axis.set_visible(False)
