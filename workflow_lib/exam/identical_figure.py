@@ -10,7 +10,7 @@ import pandas as pd
 from workflow_lib.io import save_figure
 from workflow_lib.plotting import COLOUR_DFT, VARIANT_MARKERS, model_colours, style
 
-COLUMNS = 4
+MOST_COLUMNS = 4
 
 
 def identical_figure(orders: pd.DataFrame, scores: pd.DataFrame, out: Path) -> None:
@@ -25,11 +25,12 @@ def identical_figure(orders: pd.DataFrame, scores: pd.DataFrame, out: Path) -> N
     style()
     names = list(dict.fromkeys(orders["name"]))
     colours = model_colours(names)
-    rows = -(-len(names) // COLUMNS)
+    rows = -(-len(names) // MOST_COLUMNS)
+    columns = -(-len(names) // rows)
     figure, axes = plt.subplots(
         rows,
-        min(COLUMNS, len(names)),
-        figsize=(2.6 * min(COLUMNS, len(names)) + 0.6, 2.5 * rows + 0.9),
+        columns,
+        figsize=(2.6 * columns + 0.6, 2.5 * rows + 0.9),
         sharex=True,
         sharey=True,
         squeeze=False,
@@ -52,6 +53,7 @@ def identical_figure(orders: pd.DataFrame, scores: pd.DataFrame, out: Path) -> N
                 markerfacecolor=colours[name] if role == "test" else "none",
                 zorder=3,
             )
+        axis.tick_params(labelbottom=True)  # the panel below may be empty
         axis.set_title(f"{name}\n{_summary(scores[scores['name'] == name])}", fontsize=8)
     for axis in axes.flat[len(names) :]:
         axis.set_visible(False)
