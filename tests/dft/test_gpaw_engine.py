@@ -42,8 +42,12 @@ def recompute(frame, tmp_path):
 
 
 def one_of_each_kind():
-    """The last frame of each kind: relaxed ones are the most telling."""
-    return {frame.kind: frame for frame in read_parquet(FRAMES)}
+    """The last frame of each kind: relaxed ones are the most telling.
+
+    Of thermal ones the last of FePO4: those with Fe2+ were reached in steps, not from a cold start.
+    """
+    frames = [f for f in read_parquet(FRAMES) if f.kind != "dynamics" or f.group == "x000_s0"]
+    return {frame.kind: frame for frame in frames}
 
 
 @pytest.mark.dft_quick
