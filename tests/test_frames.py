@@ -24,6 +24,8 @@ from workflow_lib.frames import (
 )
 from workflow_lib.io import read_json, sha256
 
+STRAINED = "rattle-relaxation_1x1x1:Na1001:Fe2233-"
+
 
 def assert_same(first: Frame, second: Frame, tolerance: float = 0.0) -> None:
     """Every column equal, null where null."""
@@ -90,9 +92,10 @@ def test_embedded_labels_have_their_units_and_signs():
         # eV/A; the real-space grid breaks translation, so that PAW forces at 500 eV do not sum to
         # zero. An original rattled frame leaves 8.5 meV/A an atom (README of the frames), the steps
         # of x050_s9 up to 9.8 (an original 6.9), on along its path at SCF thresholds three times
-        # tighter, so not a matter of convergence; 18.8 remain at a largest force of 8.7 eV/A. All far
-        # below what a wrong unit would give.
-        assert np.abs(frame.forces.mean(axis=0)).max() < 0.02, frame.frame_id
+        # tighter, so not a matter of convergence. All far below what a wrong unit would give. Only the
+        # first two steps of one rattled path leave more: 18.8 at a largest force of 8.7 eV/A, 12.3.
+        limit = 0.02 if frame.frame_id.startswith(STRAINED) and frame.fmax > 3 else 0.012
+        assert np.abs(frame.forces.mean(axis=0)).max() < limit, frame.frame_id
         if frame.source == ORIGINAL:
             assert np.abs(frame.forces.mean(axis=0)).max() < 0.009, frame.frame_id
             assert frame.charges is not None and frame.stress is not None
