@@ -55,3 +55,9 @@ def model_colours(names: Sequence[str]) -> dict[str, str]:
     """A colour for each model name, the same in every figure of a run that has the same models."""
     ordered = sorted(set(names))
     return {name: OKABE_ITO[i % len(OKABE_ITO)] for i, name in enumerate(ordered)}
+
+
+def panel_shape(count: int, most_columns: int) -> tuple[int, int]:
+    """Rows and columns for ``count`` panels: as few rows as hold them, and rows as full as can be."""
+    rows = -(-count // most_columns)
+    return rows, -(-count // rows)

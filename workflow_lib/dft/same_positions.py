@@ -75,11 +75,10 @@ def same_positions_figure(pairs: list[tuple[Record, Record]], stem: Path) -> Non
     """A panel a pair: energy of either order (eV per cell) from its relaxed atoms to the middle."""
     import matplotlib.pyplot as plt
 
-    from workflow_lib.plotting import style
+    from workflow_lib.plotting import panel_shape, style
 
     style()
-    rows = -(-len(pairs) // MOST_COLUMNS)
-    columns = -(-len(pairs) // rows)
+    rows, columns = panel_shape(len(pairs), MOST_COLUMNS)
     figure, axes = plt.subplots(
         rows, columns, figsize=(2.3 * columns + 0.6, 2.2 * rows + 0.4), sharex=True, squeeze=False
     )

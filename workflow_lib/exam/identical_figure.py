@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from workflow_lib.io import save_figure
-from workflow_lib.plotting import COLOUR_DFT, VARIANT_MARKERS, model_colours, style
+from workflow_lib.plotting import COLOUR_DFT, VARIANT_MARKERS, model_colours, panel_shape, style
 
 MOST_COLUMNS = 4
 
@@ -25,8 +25,7 @@ def identical_figure(orders: pd.DataFrame, scores: pd.DataFrame, out: Path) -> N
     style()
     names = list(dict.fromkeys(orders["name"]))
     colours = model_colours(names)
-    rows = -(-len(names) // MOST_COLUMNS)
-    columns = -(-len(names) // rows)
+    rows, columns = panel_shape(len(names), MOST_COLUMNS)
     figure, axes = plt.subplots(
         rows,
         columns,

@@ -11,7 +11,15 @@ import numpy as np
 import pandas as pd
 
 from workflow_lib.io import save_figure, write_csv
-from workflow_lib.plotting import COLOUR_DFT, CONTROLS, OKABE_ITO, VARIANT_LINES, VARIANT_MARKERS, style
+from workflow_lib.plotting import (
+    COLOUR_DFT,
+    CONTROLS,
+    OKABE_ITO,
+    VARIANT_LINES,
+    VARIANT_MARKERS,
+    panel_shape,
+    style,
+)
 from workflow_lib.thermodynamics.scores import lowest
 from workflow_lib.thermodynamics.tables import DFT, parse_key
 from workflow_lib.thermodynamics.voltage import VoltageProfile, common_grid
@@ -46,8 +54,7 @@ def _grid(count: int, *, columns: int, height: float, label: str) -> tuple[Figur
     """Panels for ``count`` models with one energy scale, unused ones removed."""
     import matplotlib.pyplot as plt
 
-    columns = min(columns, count)
-    rows = -(-count // columns)
+    rows, columns = panel_shape(count, columns)
     size = (max(3.3 * columns, 5.2), height * rows + 1.2)
     figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, sharey=True)
     for panel in axes[:, 0]:
