@@ -39,7 +39,7 @@ def test_a_full_disk_elsewhere_is_one_line_too(tmp_path, monkeypatch, capsys):
     def run(_):
         raise FULL
 
-    monkeypatch.setattr("workflow_lib.verbs.dataset", run)
+    monkeypatch.setattr("workflow_lib.verbs.stages.dataset", run)
     assert main(["dataset", "--out", str(tmp_path / "out")]) == 2
     assert capsys.readouterr().err.startswith(f"error: cannot write {tmp_path}/out: the disk is full")
 
@@ -48,6 +48,6 @@ def test_another_error_of_the_system_is_not_taken_for_it(tmp_path, monkeypatch):
     def run(_):
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr("workflow_lib.verbs.dataset", run)
+    monkeypatch.setattr("workflow_lib.verbs.stages.dataset", run)
     with pytest.raises(OSError, match="Input/output"):
         main(["dataset", "--out", str(tmp_path / "out")])

@@ -12,10 +12,10 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from workflow_lib import verbs
 from workflow_lib.errors import UserError
 from workflow_lib.io import disk_full, disk_is_full
 from workflow_lib.lock import alone
+from workflow_lib.verbs import by_hand, calculations, common, stages
 
 Verb = Callable[[argparse.Namespace], None]
 type Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -56,58 +56,62 @@ def _stage_verbs(commands: Commands) -> None:
             command.add_argument(f"--{path}", type=Path, required=True, nargs=many, metavar="DIR")
         return command
 
-    sources = verb("sources", verbs.sources, "fetched files -> one frame table, what to cite", "out")
+    sources = verb("sources", stages.sources, "fetched files -> one frame table, what to cite", "out")
     sources.add_argument("--jobs", type=int, default=1, metavar="N", help="files read at once (default 1)")
-    verb("dataset", verbs.dataset, "frames, charge states, folds, summary", "out")
-    train = verb("train", verbs.train, "train one model (resumes if interrupted)", "dataset", "work", "out")
+    verb("dataset", stages.dataset, "frames, charge states, folds, summary", "out")
+    train = verb(
+        "train", stages.train, "train one model (resumes if interrupted)", "dataset", "work", "out"
+    )
     train.add_argument("--model", required=True, metavar="ID", help="e.g. painn-entropy-f0-s1")
-    verb("exam-reference", verbs.exam_reference, "DFT answers of the exam", "dataset", "out")
+    verb("exam-reference", stages.exam_reference, "DFT answers of the exam", "dataset", "out")
     verb(
         "exam",
-        verbs.exam,
+        stages.exam,
         "one model answers all charge-ordered states",
         *("model-dir", "reference", "dataset", "work", "out"),
     )
-    verb("exam-ewald", verbs.exam_ewald, "formal-charge ranking", "reference", "dataset", "out")
+    verb("exam-ewald", stages.exam_ewald, "formal-charge ranking", "reference", "dataset", "out")
     verb(
         "exam-identical",
-        verbs.exam_identical,
+        stages.exam_identical,
         "all models on several charge orders of the same atoms",
         *("trainings", "dataset", "out"),
     )
-    verb("exam-overview", verbs.exam_overview, "all exams side by side", "exams", "out")
+    verb("exam-overview", stages.exam_overview, "all exams side by side", "exams", "out")
     verb(
         "search",
-        verbs.search,
+        stages.search,
         "genetic algorithm and random search with one model",
         *("model-dir", "reference", "work", "out"),
     )
     verb(
         "sampling-overview",
-        verbs.sampling_overview,
+        stages.sampling_overview,
         "all searches side by side; what DFT has to answer",
         *("searches", "reference", "out"),
     )
     verb(
         "thermodynamics",
-        verbs.thermodynamics,
+        stages.thermodynamics,
         "convex hull and voltage against DFT",
         *("reference", "exams", "searches", "out"),
     )
     verb(
         "embedding",
-        verbs.embedding,
+        stages.embedding,
         "what one model's node embeddings know of the charge",
         *("model-dir", "dataset", "reference", "out"),
     )
-    verb("embedding-overview", verbs.embedding_overview, "all embeddings side by side", "embeddings", "out")
+    verb(
+        "embedding-overview", stages.embedding_overview, "all embeddings side by side", "embeddings", "out"
+    )
     verb(
         "benchmark",
-        verbs.benchmark,
+        stages.benchmark,
         "one table: model x metric",
         *("trainings", "exams", "searches", "thermodynamics", "embeddings", "out"),
     )
-    verb("provenance", verbs.provenance, "configuration, versions, checksums of a run", "out")
+    verb("provenance", stages.provenance, "configuration, versions, checksums of a run", "out")
 
 
 def _dft_verbs(commands: Commands) -> None:
@@ -120,35 +124,35 @@ def _dft_verbs(commands: Commands) -> None:
         )
         return command
 
-    plan = verb("dft-plan", verbs.dft_plan, "calculations that answer what is pending")
+    plan = verb("dft-plan", calculations.dft_plan, "calculations that answer what is pending")
     plan.add_argument("--pending", type=Path, required=True, metavar="CSV", help="from the searches")
     plan.add_argument("--out", type=Path, metavar="FILE", help="one job file for all")
     plan.add_argument("--each", type=Path, metavar="DIR", help="one job file a calculation")
-    run = verb("dft-run", verbs.dft_run, "compute a job file; several may run at once")
+    run = verb("dft-run", calculations.dft_run, "compute a job file; several may run at once")
     run.add_argument("--jobs", type=Path, required=True, metavar="FILE", help="from dft-plan")
     run.add_argument("--store", type=Path, metavar="DIR", help="default: dft.store of the configuration")
     run.add_argument("--out", type=Path, metavar="FILE", help="write the tally as JSON")
     run.add_argument("--retry-failed", action="store_true", help="try failed calculations again")
-    status = verb("dft-status", verbs.dft_status, "what the store holds")
+    status = verb("dft-status", calculations.dft_status, "what the store holds")
     status.add_argument("--store", type=Path, metavar="DIR", help="default: dft.store of the configuration")
-    energies = verb("dft-energies", verbs.dft_energies, "DFT energies of pending arrangements")
+    energies = verb("dft-energies", calculations.dft_energies, "DFT energies of pending arrangements")
     energies.add_argument("--pending", type=Path, required=True, metavar="CSV", help="from the searches")
     energies.add_argument("--out", type=Path, required=True, metavar="DIR")
 
 
 def _model_verbs(commands: Commands) -> None:
     """The verbs that work on any trained model or frame file."""
-    schema = _verb(commands, "schema", verbs.schema, "JSON schema of the configuration")
+    schema = _verb(commands, "schema", by_hand.schema, "JSON schema of the configuration")
     schema.add_argument("--out", type=Path, required=True, metavar="FILE")
 
-    evaluate = _verb(commands, "evaluate", verbs.evaluate, "errors of a trained model on labelled frames")
+    evaluate = _verb(commands, "evaluate", by_hand.evaluate, "errors of a trained model on labelled frames")
     evaluate.add_argument("model", type=Path, metavar="MODEL_DIR")
     evaluate.add_argument("frames", type=Path, metavar="FRAMES", help="Parquet or extended XYZ")
     evaluate.add_argument("--energy-reference", help="level of theory, where the file does not say")
     evaluate.add_argument("--json", action="store_true", help="print JSON")
 
-    predict = _verb(commands, "predict", verbs.predict, "energy, forces, moments, charges of a structure")
-    relax = _verb(commands, "relax", verbs.relax, "relax the positions of a structure in its cell")
+    predict = _verb(commands, "predict", by_hand.predict, "energy, forces, moments, charges of a structure")
+    relax = _verb(commands, "relax", by_hand.relax, "relax the positions of a structure in its cell")
     for command in (predict, relax):
         command.add_argument("model", type=Path, metavar="MODEL_DIR")
         command.add_argument("structure", type=Path, metavar="STRUCTURE", help="any format ASE reads")
@@ -164,7 +168,7 @@ def _model_verbs(commands: Commands) -> None:
     relax.add_argument("--fmax", type=float, default=0.02, help="eV/A (default 0.02)")
     relax.add_argument("--max-steps", type=int, default=500, help="default 500")
 
-    convert = _verb(commands, "convert", verbs.convert, "frame table <-> extended XYZ <-> ASE db")
+    convert = _verb(commands, "convert", by_hand.convert, "frame table <-> extended XYZ <-> ASE db")
     convert.add_argument("frames", type=Path, metavar="FRAMES")
     convert.add_argument("out", type=Path, metavar="OUT", help="suffix .parquet, .extxyz or .db")
     convert.add_argument("--energy-reference", help="level of theory, where the file does not say")
@@ -173,7 +177,7 @@ def _model_verbs(commands: Commands) -> None:
         "--stress-unit", choices=("eV/A^3", "GPa", "kbar"), help="of the stress in a foreign file"
     )
 
-    fetch = _verb(commands, "fetch", verbs.fetch, "download and verify the files of a data source")
+    fetch = _verb(commands, "fetch", by_hand.fetch, "download and verify the files of a data source")
     fetch.add_argument(
         "--source", required=True, metavar="NAME", help="from the table, or local:PATH (folder or glob)"
     )
@@ -187,7 +191,7 @@ def _model_verbs(commands: Commands) -> None:
     fetch.add_argument("--verify", action="store_true", help="hash files again that look unchanged")
     fetch.add_argument("--no-unpack", action="store_true", help="leave zip and tar archives packed")
 
-    read = _verb(commands, "read", verbs.read, "foreign files of any size -> one frame table")
+    read = _verb(commands, "read", by_hand.read, "foreign files of any size -> one frame table")
     read.add_argument(
         "--in", dest="inputs", nargs="+", required=True, metavar="PATH", help="files, folders or globs"
     )
@@ -220,7 +224,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with contextlib.ExitStack() as stack:
             if "alone" in options and options.alone:
-                verbs.read_config(options)  # a mistake in it leaves no trace in the folder
+                common.read_config(options)  # a mistake in it leaves no trace in the folder
                 stack.enter_context(alone(options.out, options.verb))
             options.run(options)
     except UserError as error:
