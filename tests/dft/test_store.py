@@ -38,7 +38,7 @@ def calculation(name="oxide", shift=0.0, **changes) -> Calculation:
 
 def frame(energy: float) -> dict:
     return {
-        "positions": [[0, 0, 0], [2.1, 0, 0]],
+        "positions": [[0, 0, 0], [2.1, 0, energy]],
         "energy": energy,
         "forces": [[0, 0, 0]] * 2,
         "seconds": 1.0,
@@ -71,6 +71,21 @@ def test_an_interrupted_calculation_goes_on_after_its_last_frame(tmp_path):
     write(store, [-2.0], ("done",))
     record = store.get(calculation())
     assert (record.status, record.attempts, len(record.frames)) == ("done", 2, 2)
+
+
+def test_a_geometry_computed_again_takes_the_place_of_the_last_one(tmp_path):
+    """Steps of a relaxation are counted once; the log keeps both, and what was imported stays."""
+    store = Store(tmp_path)
+    there, on = ({**frame(energy), "positions": [[0, 0, z], [2, 0, 0]]} for energy, z in ((-1, 0), (-2, 0.1)))
+    imported = {**there, "imported": "earlier set"}
+    with store.writing(calculation()) as log:
+        for content in (imported, there, on, {**on, "energy": -2.5}):
+            log.frame({**content, "cell": [[4, 0, 0], [0, 4, 0], [0, 0, 4]]})
+        live = [f["energy"] for f in log.record.frames]
+    record = store.get(calculation())
+    assert [f["energy"] for f in record.frames] == live == [-1, -1, -2.5]
+    assert record.seconds == 4.0
+    assert store.path(calculation()).read_text().count('"type": "frame"') == 4
 
 
 def test_a_done_calculation_is_opened_without_a_new_attempt(tmp_path):

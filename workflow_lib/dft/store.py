@@ -46,6 +46,14 @@ class Record:
     attempts: int = 0
     seconds: float = 0.0
 
+    def add(self, frame: dict[str, Any]) -> None:
+        """A geometry computed again, better converged, takes the place of the last one."""
+        if self.frames and not ({"imported"} & (self.frames[-1].keys() | frame.keys())):
+            last = self.frames[-1]
+            if all(last.get(k) == frame.get(k) for k in ("positions", "cell")):
+                self.frames.pop()
+        self.frames.append(frame)
+
 
 def _encode(content: dict[str, Any]) -> bytes:
     text = json.dumps(content, sort_keys=True, allow_nan=False).encode()
@@ -105,7 +113,7 @@ class Log:
     def frame(self, content: dict[str, Any]) -> None:
         """Add a computed geometry."""
         self.append({"type": "frame", **content})
-        self.record.frames.append(content)
+        self.record.add(content)
 
     def skip(self, index: int, reason: str) -> None:
         """Note a geometry of a series that could not be computed."""
@@ -153,7 +161,7 @@ class Store:
                     record.attempts += 1
                     record.status, record.reason = "interrupted", None
                 case "frame" if record:
-                    record.frames.append(entry)
+                    record.add(entry)
                     record.seconds += entry.get("seconds", 0.0)
                 case "skip" if record:
                     record.skipped.append(entry)
