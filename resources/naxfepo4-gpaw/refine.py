@@ -1,9 +1,9 @@
-"""Compute the last geometry of finished relaxations again at today's criteria of self-consistency.
+"""Compute the relaxed charge orders once more, at today's criteria of self-consistency.
 
-``refine.py --store DIR GROUP ...``: for each group (as ``x050_s9``) the relaxation ``truth GROUP``. The
-new energy and forces take the place of the old ones. Where the forces are then above the limit the
+``refine.py --store DIR`` takes the lowest relaxation of each state: the energy and forces of its last
+geometry, from a cold start, take the place of the old ones. Where the forces are then above the limit the
 relaxation is marked as failed with that reason, and ``dft-run --retry-failed`` goes on with it. A state
-that is not held at the tighter criteria keeps its old entry. Several processes may share a list.
+that is not held at the tighter criteria keeps its old entry. Several processes may work at once.
 """
 
 from __future__ import annotations
@@ -15,8 +15,12 @@ from pathlib import Path
 import numpy as np
 
 from workflow_lib.dft.gpaw_engine import CONVERGENCE, NotConverged, StateLost, SteeredGPAW
+from workflow_lib.dft.level import Level
 from workflow_lib.dft.store import Log, Store
+from workflow_lib.dft.truth import lowest_relaxations
 from workflow_lib.errors import BusyError
+
+LEVEL = Level()
 
 
 def refine(log: Log, text: Path) -> str:
@@ -49,24 +53,18 @@ def refine(log: Log, text: Path) -> str:
 
 
 def main() -> int:
-    """Refine the relaxations of the given groups, one after another."""
+    """Refine the lowest relaxation of each state, one after another."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("groups", nargs="+", metavar="GROUP")
     parser.add_argument("--store", type=Path, required=True)
-    options = parser.parse_args()
-    store = Store(options.store)
-    named = {r.calculation.name: r.calculation for r in store.records() if r.status == "done"}
-    for group in options.groups:
-        calculation = named.get(f"truth {group}")
-        if calculation is None:
-            print(f"error: the store has no finished relaxation 'truth {group}'", file=sys.stderr)
-            return 2
+    store = Store(parser.parse_args().store)
+    at_level = [record for record in store.records() if record.calculation.level == LEVEL]
+    for key, record in lowest_relaxations(at_level).items():
         try:
-            with store.writing(calculation) as log:
-                said = refine(log, store.root / "text" / f"{calculation.digest}.txt")
+            with store.writing(record.calculation) as log:
+                said = refine(log, store.root / "text" / f"{record.calculation.digest}.txt")
         except BusyError:
             said = "in the hands of another process"
-        print(f"{group}: {said}", flush=True)
+        print(f"{key}: {said}", flush=True)
     return 0
 
 

@@ -240,6 +240,18 @@ def test_the_table_of_states_names_all_sixteen(states, host, tmp_path):
     assert (tmp_path / "out" / "states.svg").is_file()
 
 
+def test_other_seeds_are_compared_on_their_own_atoms_after_a_further_step(states, host):
+    record = next(r for r in states.records() if r.calculation.state_key == "1x1x1:Na1100:Fe2323")
+    last = record.frames[-1]
+    moved = (np.array(last["positions"]) + 0.01).tolist()
+    with states.writing(record.calculation) as log:
+        log.frame({**last, "positions": moved, "energy": last["energy"] - 0.04})
+    half = truth_table(states.records(), host, Level()).set_index("state_key").loc["1x1x1:Na1100:Fe2323"]
+    assert half["formation_mev_fu"] == pytest.approx(15.0)
+    assert half["orbital_b_mev_fu"] == pytest.approx(25.0)
+    assert half["noise_mev_fu"] == pytest.approx(-0.1)
+
+
 def test_formation_energies_need_both_ends(states, host, tmp_path):
     for record in states.records():
         if record.calculation.state_key == "1x1x1:Na0000:Fe3333":

@@ -39,7 +39,7 @@ COLUMNS = (
 )
 """``orbital``: seed of the lowest relaxation; ``formation``: meV per formula unit against the end
 members; ``orbital_a``, ``orbital_b``, ``orbital_c``: single
-points of the other orbital seeds at the same atoms, against the relaxed state's energy, empty where
+points of the other orbital seeds at the same atoms, against this state's energy there, empty where
 they collapsed; ``noise``: the same orbital from a cold start; moments in muB and Bader charges in e
 are means over the sites of the lower and higher charge state; ``bond_gap``: mean Fe-O distance of
 the lower-state sites minus that of the higher-state ones."""
@@ -121,11 +121,14 @@ def _described(record: Record, host: Host, singles: list[Record]) -> dict[str, o
             row[f"moment_{name}"] = magmoms[sites].mean()
             row[f"charge_{name}"] = None if charges is None else charges[sites].mean()
     for single in singles:
-        if single.status != "done" or not np.allclose(
-            single.calculation.positions, frame["positions"], atol=1e-4
-        ):
+        there = [
+            step
+            for step in record.frames
+            if np.allclose(single.calculation.positions, step["positions"], atol=1e-4)
+        ]
+        if single.status != "done" or not there:
             continue
-        step = (single.frames[-1]["energy"] - frame["energy"]) / calculation.formula_units * 1000
+        step = (single.frames[-1]["energy"] - there[-1]["energy"]) / calculation.formula_units * 1000
         if single.calculation.orbital != calculation.orbital:
             row[f"orbital_{single.calculation.orbital}_mev_fu"] = step
         elif np.allclose(single.calculation.cell, frame["cell"]):
