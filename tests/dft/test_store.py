@@ -76,11 +76,11 @@ def test_an_interrupted_calculation_goes_on_after_its_last_frame(tmp_path):
 def test_a_geometry_computed_again_takes_the_place_of_the_last_one(tmp_path):
     """Steps of a relaxation are counted once; the log keeps both, and what was imported stays."""
     store = Store(tmp_path)
-    there, on = ({**frame(energy), "positions": [[0, 0, z], [2, 0, 0]]} for energy, z in ((-1, 0), (-2, 0.1)))
-    imported = {**there, "imported": "earlier set"}
+    cell = [[4, 0, 0], [0, 4, 0], [0, 0, 4]]
+    there, on = ({**frame(energy), "cell": cell} for energy in (-1, -2))
     with store.writing(calculation()) as log:
-        for content in (imported, there, on, {**on, "energy": -2.5}):
-            log.frame({**content, "cell": [[4, 0, 0], [0, 4, 0], [0, 0, 4]]})
+        for content in ({**there, "imported": "earlier set"}, there, on, {**on, "energy": -2.5}):
+            log.frame(content)
         live = [f["energy"] for f in log.record.frames]
     record = store.get(calculation())
     assert [f["energy"] for f in record.frames] == live == [-1, -1, -2.5]
