@@ -145,8 +145,8 @@ def same_positions(store: Store, _model: Path | None) -> Iterator[Calculation]:
 def two_thirds(_store: Store, model: Path | None) -> Iterator[Calculation]:
     """Arrangements at x = 2/3 in the 84-atom cell, relaxed by a charge-labelled model.
 
-    Of eight Na orders drawn with their electrostatically best charge order the three lowest after
-    relaxation, and another charge order on the ions of the lowest.
+    Eight Na orders drawn at random with their electrostatically best charge order, and another charge
+    order on the ions of the lowest.
     """
     from workflow_lib.config import load_config
     from workflow_lib.dft.plan import electrostatic_order
@@ -183,8 +183,7 @@ def two_thirds(_store: Store, model: Path | None) -> Iterator[Calculation]:
         candidate = Arrangement(repeat, best.occupied, other.reduced)
         if host.key(candidate) != first[0][1]:
             others.append(candidate)
-    chosen = [*first[:2], lowest(others)[0], first[2]]
-    for energy, key, atoms in chosen:
+    for energy, key, atoms in (*first, lowest(others)[0]):
         yield Calculation(
             name=f"two thirds {key}",
             group=key,
