@@ -121,6 +121,23 @@ def test_all_requests_are_checked_before_the_first_starts(frames, tmp_path):
         run_jobs([good, bad], Store(tmp_path), formal_charges=FORMAL)
 
 
+def test_only_a_geometry_converged_as_well_as_today_is_not_computed_again(frames, tmp_path):
+    """The end of an interrupted relaxation; entries from before 1e-5 do not state their criterion."""
+    from workflow_lib.dft.gpaw_engine import CONVERGENCE, SteeredGPAW
+
+    frame = _half(frames)
+    request = calculation_of(frame, frame.oxidation_states, Level())
+    atoms = request.atoms()
+    entry = {"positions": atoms.positions.tolist(), "cell": atoms.cell[:].tolist(), "energy": -1.0}
+    with Store(tmp_path).writing(request) as log:
+        engine = SteeredGPAW(request, log, None)
+        for stated, known in (({}, False), ({"density_criterion": CONVERGENCE["density"]}, True)):
+            log.frame(entry | stated)
+            assert engine._is_last(atoms) is known
+        atoms.positions[0] += 0.01
+        assert not engine._is_last(atoms)
+
+
 class TestWithGpaw:
     """Fast checks of what GPAW is told; they need it installed, not run."""
 
