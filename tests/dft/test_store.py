@@ -86,6 +86,11 @@ def test_a_geometry_computed_again_takes_the_place_of_the_last_one(tmp_path):
     assert [f["energy"] for f in record.frames] == live == [-1, -1, -2.5]
     assert record.seconds == 4.0
     assert store.path(calculation()).read_text().count('"type": "frame"') == 4
+    series = calculation(task="series", series=np.zeros((2, 2, 3)))
+    with store.writing(series) as log:
+        log.frame(on)
+        log.frame(on)
+    assert len(store.get(series).frames) == 2  # counted: the next one to compute is the third
 
 
 def test_a_done_calculation_is_opened_without_a_new_attempt(tmp_path):

@@ -2,11 +2,11 @@
 
 ``<root>/<digest>.jsonl`` holds lines ``<crc32> <json>``: ``begin`` (the calculation, host, time), one
 ``frame`` a geometry (``skip`` where a series could not compute one, ``lost`` where one way to compute
-it led nowhere), ``end`` (``done``, or ``failed``
-with its reason). Lines are only added. A line cut short by a kill or a full disk is dropped by the
-next writer, and a relaxation goes on from the last whole frame. Writers hold an advisory lock on the
-file, which the system releases with the process: two of them never work on one calculation, and no
-stale lock stays behind.
+it led nowhere), ``end`` (``done``, or ``failed`` with its reason). Lines are only added; a later
+``frame`` at the last geometry counts in its place. A line cut short by a kill or a full disk is
+dropped by the next writer, and a relaxation goes on from the last whole frame. Writers hold an
+advisory lock on the file, which the system releases with the process: two of them never work on one
+calculation, and no stale lock stays behind.
 """
 
 from __future__ import annotations
@@ -47,10 +47,14 @@ class Record:
     seconds: float = 0.0
 
     def add(self, frame: dict[str, Any]) -> None:
-        """A geometry computed again, better converged, takes the place of the last one."""
-        if self.frames and not ({"imported"} & (self.frames[-1].keys() | frame.keys())):
+        """Append a geometry; one computed again, better converged, takes the place of the last one.
+
+        Geometries of a series are counted, so none replaces another; what was imported stays.
+        """
+        if self.frames and self.calculation.task != "series":
             last = self.frames[-1]
-            if all(last.get(k) == frame.get(k) for k in ("positions", "cell")):
+            again = all(last.get(name) == frame.get(name) for name in ("positions", "cell"))
+            if again and "imported" not in last:
                 self.frames.pop()
         self.frames.append(frame)
 

@@ -122,9 +122,9 @@ def _described(record: Record, host: Host, singles: list[Record]) -> dict[str, o
             row[f"charge_{name}"] = None if charges is None else charges[sites].mean()
     for single in singles:
         there = [
-            step
-            for step in record.frames
-            if np.allclose(single.calculation.positions, step["positions"], atol=1e-4)
+            geometry
+            for geometry in record.frames
+            if np.allclose(single.calculation.positions, geometry["positions"], atol=1e-4)
         ]
         if single.status != "done" or not there:
             continue
