@@ -13,12 +13,12 @@ import snakemake.logging
 from snakemake.exceptions import WorkflowError
 
 from workflow_lib.config import FAMILIES, validate_config
-from workflow_lib.errors import UserError
-from workflow_lib.failed_log import last_lines
-from workflow_lib.io import atomic_path
-from workflow_lib.folder_owner import require_own
-from workflow_lib.run_owner import own_run
-from workflow_lib.slurm_outage import keep_jobs
+from workflow_lib.core.errors import UserError
+from workflow_lib.workflow.failed_log import last_lines
+from workflow_lib.core.io import atomic_path
+from workflow_lib.workflow.folder_owner import require_own
+from workflow_lib.workflow.run_owner import own_run
+from workflow_lib.workflow.slurm_outage import keep_jobs
 
 # Jobs run the Python that runs Snakemake, also where its environment is not activated.
 os.environ["PATH"] = os.pathsep.join(

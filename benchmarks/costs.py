@@ -35,11 +35,11 @@ if __name__ == "__main__":
 
 from benchmarks.cases import RESULTS  # noqa: E402
 from workflow_lib.config import load_config  # noqa: E402
-from workflow_lib.errors import UserError  # noqa: E402
-from workflow_lib.training.settings import TrainingSettings  # noqa: E402
+from workflow_lib.core.errors import UserError  # noqa: E402
+from workflow_lib.stages.training.settings import TrainingSettings  # noqa: E402
 
 if TYPE_CHECKING:
-    from workflow_lib.frames import Frame
+    from workflow_lib.frames.table import Frame
     from workflow_lib.models.contract import Graph, Potential
 
 FRAMES = ROOT / "resources/naxfepo4-gpaw/frames.parquet"
@@ -105,7 +105,7 @@ class Timer:
 
 def small_frames(count: int | None = None) -> list[Frame]:
     """Frames of 28 atoms with all labels (None: each once); their stress stands in for a converged one."""
-    from workflow_lib.frames import read_parquet, with_labels
+    from workflow_lib.frames.table import read_parquet, with_labels
 
     found = [
         with_labels(frame, stress_converged=True)
@@ -125,8 +125,8 @@ def measure(family: str, config: str, device: str, batch: int | None, turns: int
     import torch
 
     from workflow_lib.models.registry import FAMILIES
-    from workflow_lib.training.data import to_structure
-    from workflow_lib.training.fit import prepare, reproducible
+    from workflow_lib.stages.training.data import to_structure
+    from workflow_lib.stages.training.fit import prepare, reproducible
 
     settings = load_config(config)
     names = [model.name for model in settings.models if model.family == family]
@@ -192,10 +192,10 @@ def train(
     import torch
     from safetensors.torch import save_file
 
-    from workflow_lib.training.checkpoint import CheckpointStore
-    from workflow_lib.training.data import EpochOrder, LabelledGraphs
-    from workflow_lib.training.module import TrainingModule
-    from workflow_lib.training.recorder import Record
+    from workflow_lib.stages.training.checkpoint import CheckpointStore
+    from workflow_lib.stages.training.data import EpochOrder, LabelledGraphs
+    from workflow_lib.stages.training.module import TrainingModule
+    from workflow_lib.stages.training.recorder import Record
 
     data = LabelledGraphs(potential, frames, graphs, [term.label for term in settings.loss])
     module = TrainingModule(potential, settings, EpochOrder(len(frames), len(frames), 1))
@@ -244,9 +244,9 @@ def relaxations(
     """
     import numpy as np
 
-    from workflow_lib.host import Host
+    from workflow_lib.lattice.host import Host
     from workflow_lib.models.trained import TrainedModel, species_to_card
-    from workflow_lib.relaxation import relax
+    from workflow_lib.simulation.relaxation import relax
 
     crystal = Host.load(ROOT / host)
     rng = np.random.default_rng(1)
@@ -276,10 +276,10 @@ def table_bytes() -> dict[str, int]:
     """Bytes a frame of the frame table and of a stored relaxation, without any network."""
     from ase import Atoms
 
-    from workflow_lib.frames import write_parquet
-    from workflow_lib.host import Arrangement, Host
-    from workflow_lib.relaxation import Relaxation
-    from workflow_lib.relaxation_cache import RelaxationCache
+    from workflow_lib.frames.table import write_parquet
+    from workflow_lib.lattice.host import Arrangement, Host
+    from workflow_lib.simulation.cache import RelaxationCache
+    from workflow_lib.simulation.relaxation import Relaxation
 
     frames = small_frames()
     host = Host.load(ROOT / "resources/hosts/olivine-nafepo4.json")
@@ -324,7 +324,7 @@ def main() -> None:
     print(json.dumps({"name": "costs/bytes", **table_bytes()}))
     import pandas as pd
 
-    from workflow_lib.io import write_csv
+    from workflow_lib.core.io import write_csv
 
     write_csv(pd.DataFrame(rows), options.out)
     print(pd.DataFrame(rows).set_index("family").T.to_string())

@@ -33,9 +33,9 @@ if __name__ == "__main__":
     sys.path[0] = str(ROOT)
 
 if TYPE_CHECKING:
-    from workflow_lib.dataset.settings import DatasetSettings
-    from workflow_lib.frames import Frame
-    from workflow_lib.host import Host
+    from workflow_lib.frames.table import Frame
+    from workflow_lib.lattice.host import Host
+    from workflow_lib.stages.dataset.settings import DatasetSettings
 
 CONFIG = ROOT / "config/config.yaml"
 WORK = ROOT / "results/benchmarks/leakage"
@@ -56,8 +56,8 @@ def draws_alike(
     seed: int,
 ) -> list[dict[str, Any]]:
     """For each fold by state a split by frame with as many frames of each set."""
-    from workflow_lib.dataset.settings import FoldSettings
-    from workflow_lib.dataset.splits import make_splits, make_units
+    from workflow_lib.stages.dataset.settings import FoldSettings
+    from workflow_lib.stages.dataset.splits import make_splits, make_units
 
     rows = []
     for fold in by_state:
@@ -77,11 +77,11 @@ def draws_alike(
 def make_data(folder: Path, count: int) -> None:
     """The dataset stage's files in ``folder``, and the folds by ``state.json`` and ``frame.json``."""
     from workflow_lib.config import load_config
-    from workflow_lib.dataset.build import build_dataset
-    from workflow_lib.dataset.settings import FoldSettings
-    from workflow_lib.frames import read_parquet
-    from workflow_lib.host import Host
-    from workflow_lib.io import read_json, write_json
+    from workflow_lib.core.io import read_json, write_json
+    from workflow_lib.frames.table import read_parquet
+    from workflow_lib.lattice.host import Host
+    from workflow_lib.stages.dataset.run import build_dataset
+    from workflow_lib.stages.dataset.settings import FoldSettings
 
     config = load_config(CONFIG)
     host = Host.load(ROOT / config.host)
@@ -97,9 +97,9 @@ def make_data(folder: Path, count: int) -> None:
 def train(folder: Path, kind: str, fold: int, seed: int, epochs: int) -> dict[str, Any]:
     """One training by the workflow's trainer; the row of the table: errors on the test frames."""
     from workflow_lib.config import load_config
-    from workflow_lib.io import read_json
+    from workflow_lib.core.io import read_json
     from workflow_lib.models.registry import FAMILIES
-    from workflow_lib.training.run import train as run_training
+    from workflow_lib.stages.training.run import train as run_training
 
     config = load_config(CONFIG)
     out = folder / f"{kind}-f{fold}-s{seed}"
@@ -137,8 +137,8 @@ def draw(table: pd.DataFrame, stem: Path) -> None:
     import matplotlib.pyplot as plt
     import numpy as np
 
-    from workflow_lib.io import save_figure
-    from workflow_lib.plotting import OKABE_ITO, style
+    from workflow_lib.core.io import save_figure
+    from workflow_lib.core.plotting import OKABE_ITO, style
 
     style()
     figure, panels = plt.subplots(2, 2, figsize=(6.4, 5.0))
@@ -186,7 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="stem of table and figure (default: WORK/leakage)")
     options = parser.parse_args(arguments)
     os.environ["OMP_NUM_THREADS"] = "1"
-    from workflow_lib.io import write_csv
+    from workflow_lib.core.io import write_csv
 
     stem = options.out or options.work / "leakage"
     options.work.mkdir(parents=True, exist_ok=True)

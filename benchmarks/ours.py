@@ -14,14 +14,14 @@ from torch.utils.data import Sampler
 
 from benchmarks.cases import Case, Run
 from benchmarks.clock import Clock
-from workflow_lib.frames import Frame
+from workflow_lib.frames.table import Frame
+from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.models.contract import Graph, Potential
 from workflow_lib.models.registry import FAMILIES
-from workflow_lib.redox import RedoxRule
-from workflow_lib.training.checkpoint import CheckpointStore
-from workflow_lib.training.data import EpochOrder, SetName, Sets, load_sets, to_structure
-from workflow_lib.training.fit import fit, prepare, reproducible
-from workflow_lib.training.recorder import Record, Recorder
+from workflow_lib.stages.training.checkpoint import CheckpointStore
+from workflow_lib.stages.training.data import EpochOrder, SetName, Sets, load_sets, to_structure
+from workflow_lib.stages.training.fit import fit, prepare, reproducible
+from workflow_lib.stages.training.recorder import Record, Recorder
 
 
 def load_frames(case: Case) -> Sets:

@@ -18,18 +18,18 @@ import yaml
 from changed_config import DEMO, changed_config
 
 from workflow_lib.config import validate_config
-from workflow_lib.dataset.build import build_dataset
-from workflow_lib.dataset.settings import DatasetSettings
+from workflow_lib.core.errors import UserError
 from workflow_lib.dft.calculation import Calculation
+from workflow_lib.dft.jobs import read_jobs, write_jobs
 from workflow_lib.dft.level import Level
-from workflow_lib.dft.run import read_jobs, write_jobs
 from workflow_lib.dft.store import Store
-from workflow_lib.errors import UserError
-from workflow_lib.frames import with_labels
-from workflow_lib.host import Host
-from workflow_lib.sources.archives import unpack
-from workflow_lib.sources.fetch import fetch
-from workflow_lib.sources.table import LocalSource
+from workflow_lib.frames.table import with_labels
+from workflow_lib.lattice.host import Host
+from workflow_lib.stages.dataset.run import build_dataset
+from workflow_lib.stages.dataset.settings import DatasetSettings
+from workflow_lib.stages.sources.archives import unpack
+from workflow_lib.stages.sources.fetch import fetch
+from workflow_lib.stages.sources.table import LocalSource
 
 ROOT = Path(__file__).parents[1]
 MARK = "INJECTED"
@@ -182,7 +182,7 @@ def test_names_in_frames_are_no_paths(frames, rule, host: Host, tmp_path: Path) 
     ]
     for frame in hostile:
         frame.group = frame.kind = frame.source = f"../../{MARK}/{frame.frame_id}\n$(touch {MARK})"
-    from workflow_lib.frames import write_parquet
+    from workflow_lib.frames.table import write_parquet
 
     source = tmp_path / "in/frames.parquet"
     write_parquet(hostile, source)

@@ -12,10 +12,10 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from workflow_lib.errors import UserError
-from workflow_lib.io import disk_full, disk_is_full
-from workflow_lib.lock import alone
-from workflow_lib.verbs import by_hand, calculations, common, stages
+from workflow_lib.cli import by_hand, calculations, common, stages
+from workflow_lib.core.errors import UserError
+from workflow_lib.core.io import disk_full, disk_is_full
+from workflow_lib.core.locks import alone
 
 Verb = Callable[[argparse.Namespace], None]
 type Commands = argparse._SubParsersAction[argparse.ArgumentParser]

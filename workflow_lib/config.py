@@ -13,17 +13,17 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from workflow_lib.dataset.settings import DatasetSettings
-from workflow_lib.dft.settings import DftSettings
-from workflow_lib.embedding.settings import EmbeddingSettings
-from workflow_lib.errors import UserError
-from workflow_lib.exam.settings import ExamSettings
+from workflow_lib.core.errors import UserError
+from workflow_lib.lattice.redox import Embedding, RedoxRule
 from workflow_lib.models.registry import FAMILIES
-from workflow_lib.redox import Embedding, RedoxRule
-from workflow_lib.sampling.settings import SamplingSettings
-from workflow_lib.sources.settings import SourcesSettings
-from workflow_lib.thermodynamics.settings import ThermodynamicsSettings
-from workflow_lib.training.settings import TrainingSettings
+from workflow_lib.stages.charge_order.settings import ExamSettings
+from workflow_lib.stages.dataset.settings import DatasetSettings
+from workflow_lib.stages.dft.settings import DftSettings
+from workflow_lib.stages.embedding.settings import EmbeddingSettings
+from workflow_lib.stages.search.settings import SamplingSettings
+from workflow_lib.stages.sources.settings import SourcesSettings
+from workflow_lib.stages.thermodynamics.settings import ThermodynamicsSettings
+from workflow_lib.stages.training.settings import TrainingSettings
 
 NAME = r"^[a-z0-9]+(-[a-z0-9]+)*$"
 """Names become folders, file names and words of shell commands: nothing else may stand in them."""

@@ -8,9 +8,9 @@ import pytest
 
 from benchmarks.cleaning import make_frames, plain, slope
 from benchmarks.leakage import draws_alike, summary
-from workflow_lib.dataset.clean import clean
-from workflow_lib.dataset.settings import CleanSettings, DatasetSettings
-from workflow_lib.dataset.splits import make_splits, make_units
+from workflow_lib.stages.dataset.clean import clean
+from workflow_lib.stages.dataset.settings import CleanSettings, DatasetSettings
+from workflow_lib.stages.dataset.splits import make_splits, make_units
 
 
 def test_cleaning_removes_what_pymatgen_alone_removes():

@@ -13,7 +13,7 @@ import yaml
 from changed_config import DEMO, changed_config
 
 from workflow_lib.config import load_config, validate_config
-from workflow_lib.errors import UserError
+from workflow_lib.core.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 

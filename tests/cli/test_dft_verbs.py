@@ -9,10 +9,10 @@ import pytest
 from embedded import ROOT
 
 from workflow_lib.config import load_config
-from workflow_lib.dft.plan import plan_pending
-from workflow_lib.dft.run import read_jobs
+from workflow_lib.dft.jobs import read_jobs
 from workflow_lib.dft.store import Store
-from workflow_lib.host import Host
+from workflow_lib.lattice.host import Host
+from workflow_lib.stages.dft.plan import plan_pending
 
 KEY = "1x1x1:Na1100:Fe2323"
 

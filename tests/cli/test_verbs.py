@@ -12,11 +12,11 @@ import pytest
 from ase.io import read, write
 
 from workflow_lib.config import load_config
-from workflow_lib.foreign import write_frames
-from workflow_lib.frames import Frame, frame_to_atoms, read_parquet, with_labels
+from workflow_lib.frames.foreign import write_frames
+from workflow_lib.frames.table import Frame, frame_to_atoms, read_parquet, with_labels
+from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.models.registry import FAMILIES
 from workflow_lib.models.trained import TrainedModel, species_to_card
-from workflow_lib.redox import RedoxRule
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = "GPAW/PBE+U(Co 3.32, Fe 5.3, Mn 3.9, Ni 6.2)/PW500/Gamma"

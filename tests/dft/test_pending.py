@@ -5,8 +5,8 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from workflow_lib.dft.pending import COLUMNS, collect_pending
-from workflow_lib.errors import UserError
+from workflow_lib.core.errors import UserError
+from workflow_lib.stages.search.pending import COLUMNS, collect_pending
 
 KNOWN = ("1x1x1:Na1100:Fe2323", "1x1x1:Na1000:Fe2333")
 

@@ -6,8 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from workflow_lib.core.errors import UserError
+from workflow_lib.dft.jobs import read_jobs, write_jobs
 from workflow_lib.dft.level import Level
-from workflow_lib.dft.plan import (
+from workflow_lib.dft.store import Store
+from workflow_lib.lattice.host import Arrangement
+from workflow_lib.stages.charge_order.ewald import ewald_energy
+from workflow_lib.stages.dft.plan import (
     electrostatic_order,
     end_members,
     energies,
@@ -15,12 +20,7 @@ from workflow_lib.dft.plan import (
     missing,
     plan_pending,
 )
-from workflow_lib.dft.run import read_jobs, write_jobs
-from workflow_lib.dft.settings import DftSettings
-from workflow_lib.dft.store import Store
-from workflow_lib.errors import UserError
-from workflow_lib.exam.ewald import ewald_energy
-from workflow_lib.host import Arrangement
+from workflow_lib.stages.dft.settings import DftSettings
 
 SETTINGS = DftSettings()
 GIVEN, OPEN = "1x1x1:Na1100:Fe2323", "1x1x1:Na1010"

@@ -16,7 +16,7 @@ from networks import FE, GA, NA, OX, SPECIES, P, olivine
 from pydantic import ValidationError
 from pymatgen.io.ase import AseAtomsAdaptor
 
-from workflow_lib.errors import UserError
+from workflow_lib.core.errors import UserError
 from workflow_lib.models.chgnet import ChgnetPotential
 from workflow_lib.models.contract import Species, Structure
 from workflow_lib.models.hyperparameters import ChgnetHyperparameters

@@ -5,7 +5,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from workflow_lib.errors import UserError
+from workflow_lib.core.errors import UserError
 from workflow_lib.models.cpainn import CpainnPotential
 from workflow_lib.models.hyperparameters import CpainnHyperparameters, PainnHyperparameters
 from workflow_lib.models.painn import PainnPotential

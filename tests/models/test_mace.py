@@ -13,7 +13,7 @@ from ase.neighborlist import neighbor_list
 from networks import FE, GA, REFERENCES, SPECIES, build, evaluate, olivine, structure
 from pydantic import ValidationError
 
-from workflow_lib.errors import UserError
+from workflow_lib.core.errors import UserError
 from workflow_lib.models.graph import edge_graph
 from workflow_lib.models.hyperparameters import MaceHyperparameters
 from workflow_lib.models.mace import MacePotential

@@ -7,7 +7,7 @@ import schnetpack as spk
 import torch
 from schnetpack import properties
 
-from workflow_lib.errors import UserError
+from workflow_lib.core.errors import UserError
 from workflow_lib.models.contract import Species, Structure
 from workflow_lib.models.graph import edge_graph
 from workflow_lib.models.hyperparameters import PainnHyperparameters

@@ -15,11 +15,11 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from morse_potential import label
 from networks import olivine
 
-from workflow_lib.errors import UserError
-from workflow_lib.io import sha256
+from workflow_lib.core.errors import UserError
+from workflow_lib.core.io import sha256
 from workflow_lib.models import trained as trained_module
-from workflow_lib.models.calculator import PotentialCalculator
 from workflow_lib.models.trained import TrainedModel, species_from_card, species_to_card
+from workflow_lib.simulation.calculator import PotentialCalculator
 
 # The same sums in another batch: double precision, some hundred terms.
 SAME = 1e-10

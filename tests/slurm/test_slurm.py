@@ -18,7 +18,7 @@ import pytest
 import yaml
 from cluster import Cluster
 
-from workflow_lib.benchmark.run import COLUMNS
+from workflow_lib.stages.comparison.run import COLUMNS
 
 ROOT = Path(__file__).parents[2]
 PROFILE = ROOT / "profiles/slurm/config.yaml"

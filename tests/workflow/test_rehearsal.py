@@ -15,8 +15,8 @@ import yaml
 from local_api import serve
 from stand_in import entropy_item, polyanion_item
 
-from workflow_lib.frames import Frame, read_parquet
-from workflow_lib.io import read_json
+from workflow_lib.core.io import read_json
+from workflow_lib.frames.table import Frame, read_parquet
 
 ROOT = Path(__file__).parents[2]
 LAST = 5

@@ -17,12 +17,12 @@ import pandas as pd
 import pytest
 import yaml
 
-from workflow_lib.benchmark.run import COLUMNS
 from workflow_lib.config import load_config
-from workflow_lib.dft.plan import plan_pending
+from workflow_lib.core.io import read_json
 from workflow_lib.dft.store import Store
-from workflow_lib.host import Host
-from workflow_lib.io import read_json
+from workflow_lib.lattice.host import Host
+from workflow_lib.stages.comparison.run import COLUMNS
+from workflow_lib.stages.dft.plan import plan_pending
 
 ROOT = Path(__file__).parents[2]
 SMOKE = yaml.safe_load((ROOT / "config/smoke.yaml").read_text())

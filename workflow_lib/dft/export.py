@@ -6,11 +6,11 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from workflow_lib.core.errors import UserError
 from workflow_lib.dft.calculation import Calculation
 from workflow_lib.dft.level import Level
 from workflow_lib.dft.store import Record
-from workflow_lib.errors import UserError
-from workflow_lib.frames import Frame
+from workflow_lib.frames.table import Frame
 
 STRESS_CUTOFF = 800.0
 """eV; from this plane-wave cut-off on the stress is within 0.25 GPa of that at 900 eV (docs/dft.md)."""

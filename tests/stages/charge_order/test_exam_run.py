@@ -1,0 +1,230 @@
+"""A model sits the exam: what charge-labelled and charge-blind models can and cannot tell."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from ase.io import read
+from charge_order_toy import save_toy
+
+from workflow_lib.core.errors import UserError
+from workflow_lib.lattice.host import Host
+from workflow_lib.lattice.redox import RedoxRule
+from workflow_lib.models.trained import TrainedModel
+from workflow_lib.simulation.cache import RelaxationCache, model_identity
+from workflow_lib.stages.charge_order.protocols import STATE_COLUMNS, state_roles
+from workflow_lib.stages.charge_order.run import run_exam
+from workflow_lib.stages.charge_order.settings import ExamSettings
+
+pytestmark = pytest.mark.usefixtures("toy")
+
+
+@dataclass
+class Desk:
+    """Everything an exam needs but the model."""
+
+    root: Path
+    rule: RedoxRule
+    host: Host
+    reference: Path
+    splits: Path
+    settings: ExamSettings
+
+    def sit(self, model_dir: Path, name: str, cache: str = "cache") -> tuple[dict, pd.DataFrame]:
+        scores = run_exam(
+            model_dir=model_dir,
+            reference_dir=self.reference,
+            host=self.host,
+            splits_path=self.splits,
+            settings=self.settings,
+            out=self.root / name,
+            cache=self.root / cache,
+        )
+        return scores, pd.read_csv(self.root / name / "states.csv")
+
+
+@pytest.fixture
+def desk(tmp_path, rule, host, reference_dir, splits_path, settings) -> Desk:
+    return Desk(tmp_path, rule, host, reference_dir, splits_path, settings)
+
+
+@pytest.fixture(scope="module")
+def desks(
+    toy, tmp_path_factory, rule, host, reference_dir, splits_path, settings
+) -> dict[str, tuple[Desk, dict, pd.DataFrame]]:
+    """Both variants of the toy, examined once for the tests that only read the answers."""
+    result = {}
+    for name, embedding in (("entropy", "surrogate"), ("baseline", "none")):
+        root = tmp_path_factory.mktemp(name)
+        desk = Desk(root, rule, host, reference_dir, splits_path, settings)
+        scores, states = desk.sit(save_toy(root / "model", rule, embedding), f"toy-{name}-f0-s1")
+        result[name] = desk, scores, states
+    return result
+
+
+def test_labelled_model_keeps_the_orders_it_was_given(desks) -> None:
+    _, scores, states = desks["entropy"]
+    assert tuple(states.columns) == STATE_COLUMNS
+    assert states.groupby("paper").size().to_dict() == dict.fromkeys(
+        ("single-point", "distorted", "undistorted"), 16
+    )
+    for paper in ("distorted", "undistorted"):
+        rows = states[states["paper"] == paper]
+        inner = rows[(rows["x"] > 0) & (rows["x"] < 1)]
+        # The label alone draws the bonds of Fe3+ in, from either start: the wells lie 0.22 A apart,
+        # and neighbours shared between sites leave at least half of that.
+        assert (inner["bond_gap_a"] > 0.1).all()
+        assert (inner["order"] == "kept").all()
+        assert (inner["realised_key"] == inner["state_key"]).all()
+        # Differences of energies of about 100 eV, in meV.
+        assert np.allclose(rows.loc[rows["x"].isin([0, 1]), "formation_mev_fu"], 0, atol=1e-6)
+    paper = scores["papers"]["distorted"]
+    assert (paper["orders_kept"], paper["orders_changed"], paper["orders_ambiguous"]) == (16, 0, 0)
+    assert paper["redox_spread_ratio"] > 0.1
+    assert scores["headline_paper"] == "distorted"
+    assert scores["relaxations"] == 32
+    assert scores["states_mae_mev_fu"] == paper["states_mae_mev_fu"] is not None
+    assert (scores["id"], scores["variant"], scores["fold"]) == ("toy-entropy-f0-s1", "entropy", 0)
+
+
+def test_blind_model_cannot_tell_orders_apart_from_an_undistorted_start(desks) -> None:
+    desk, scores, states = desks["baseline"]
+    rows = states[states["paper"] == "undistorted"]
+    assert (rows.groupby("na_key")["energy_ev"].agg(np.ptp) == 0).all()
+    assert scores["charge_labelled"] is False
+    paper = scores["papers"]["undistorted"]
+    assert paper["redox_spread_ratio"] == 0
+    assert paper["redox_pairs_ordered"] == 0.5
+    assert paper["ground_states_found"] == 0
+    assert paper["ion_arrangements"] == 5
+    assert paper["minimum_over_orders_mae_mev_fu"] > 0
+    # 16 distorted starts, but only the 7 arrangements of the ions undistorted.
+    model = TrainedModel.load(desk.root / "model")
+    assert len(RelaxationCache(desk.root / "cache", model_identity(model))) == 16 + 7
+    assert scores["relaxations"] == 16 + 7
+    # One well for all iron: moments read from the bonds no longer show the order of the start.
+    distorted = states[(states["paper"] == "distorted") & (states["x"] > 0) & (states["x"] < 1)]
+    assert not (distorted["order"] == "kept").any()
+
+
+def test_single_points_are_the_models_energies_at_the_dft_geometries(desks) -> None:
+    desk, _, states = desks["entropy"]
+    rows = states[states["paper"] == "single-point"]
+    frames = read(desk.reference / "reference.extxyz", index=":")
+    energies = [item.energy for item in TrainedModel.load(desk.root / "model").predict(frames)]
+    # The CSV keeps 10 significant digits.
+    assert np.allclose(rows["energy_ev"], energies, rtol=1e-9)
+    assert (rows["steps"] == 0).all()
+    assert np.allclose(rows["bond_gap_a"], rows["dft_bond_gap_a"], equal_nan=True)
+
+
+def test_structures_carry_labels_and_name_their_state(desks) -> None:
+    desk, _, states = desks["baseline"]
+    relaxed = read(desk.root / "toy-baseline-f0-s1/structures.extxyz", index=":")
+    assert len(relaxed) == 32
+    for atoms in relaxed:
+        arrangement = desk.host.locate(atoms, atoms.arrays["oxidation_states"])
+        assert desk.host.key(arrangement) == atoms.info["state_key"]
+    energies = [atoms.info["model_energy"] for atoms in relaxed]
+    # Extended XYZ keeps 8 digits of a number in the comment line.
+    assert np.allclose(energies, states.loc[states["paper"] != "single-point", "energy_ev"], rtol=1e-7)
+
+
+def test_states_are_marked_by_their_set_in_the_models_fold(desk: Desk) -> None:
+    model = save_toy(desk.root / "model", desk.rule, "none", fold=1)
+    _, states = desk.sit(model, "toy-baseline-f1-s1")
+    fold = json.loads(desk.splits.read_text())["folds"][1]
+    rows = states[states["paper"] == "distorted"].set_index("state_key")
+    assert set(rows.index[rows["role"] == "test"]) == set(fold["test_states"])
+    assert set(rows.index[rows["role"] == "validation"]) == set(fold["validation_states"])
+    assert set(rows.index[~rows["seen"]]) == set(fold["test_states"])
+    assert (rows.loc[rows["x"].isin([0, 1]), "role"] == "train").all()
+
+
+def test_a_frame_held_out_of_a_state_that_trains_does_not_make_it_unseen(desk: Desk) -> None:
+    """Frames split one by one: the reference frame of every inner state tests, others of it train."""
+    reference = pd.read_csv(desk.reference / "reference.csv")
+    inner = (reference["x"] > 0) & (reference["x"] < 1)
+    keys, ids = reference["state_key"], reference["frame_id"]
+    fold = {"fold": 0, "test": [*ids[inner]], "train": [*ids[~inner]], "validation": []}
+    fold |= {"train_states": [*keys[1:]], "validation_states": [], "test_states": [keys[0]]}
+    path = desk.root / "by-frame.json"
+    path.write_text(json.dumps({"folds": [fold]}))
+    roles = state_roles(path, 0, reference)
+    assert roles == ["test", *["train"] * (len(reference) - 1)]
+    model = save_toy(desk.root / "model", desk.rule, "none")
+    desk.splits = path
+    scores, states = desk.sit(model, "toy-baseline-f0-s1")
+    assert states["seen"].sum() == 3 * (len(reference) - 1)
+    assert scores["states_unseen"] == 0
+    assert scores["states_spearman"] is None
+    assert scores["states_spearman_all"] is not None
+
+
+def test_two_runs_give_identical_files_and_the_cache_changes_nothing(desk: Desk) -> None:
+    model = save_toy(desk.root / "model", desk.rule, "surrogate")
+    desk.sit(model, "a/exam", cache="one")
+    desk.sit(model, "b/exam", cache="two")
+    desk.sit(model, "c/exam", cache="one")
+    names = sorted(path.name for path in (desk.root / "a/exam").iterdir())
+    assert names == [
+        "scores.json",
+        "states.csv",
+        "states.png",
+        "states.svg",
+        "structures.extxyz",
+        "timings.json",
+    ]
+    for other in "bc":
+        for name in set(names) - {"timings.json"}:
+            left = (desk.root / "a/exam" / name).read_bytes()
+            assert left == (desk.root / other / "exam" / name).read_bytes(), name
+
+
+def test_diverged_states_are_reported_and_left_out(desk: Desk) -> None:
+    model = save_toy(desk.root / "model", desk.rule, "surrogate", explodes=True)
+    scores, states = desk.sit(model, "exam")
+    inner = (states["x"] > 0) & (states["x"] < 1)
+    assert (states.loc[inner, "status"] == "diverged").all()
+    assert states.loc[inner, "energy_ev"].isna().all()
+    assert (states.loc[~inner, "status"] != "diverged").all()
+    paper = scores["papers"]["distorted"]
+    assert paper["diverged"] == 14
+    assert paper["states_total"] == 0
+    assert scores["states_spearman"] is None
+    assert scores["states_mae_mev_fu_all"] is None
+    assert scores["ground_states_found"] == 0
+    assert scores["redox_spread_ratio"] is None
+
+
+def test_model_whose_training_diverged_is_not_run(desk: Desk) -> None:
+    model = save_toy(desk.root / "model", desk.rule, "surrogate", status="diverged")
+    scores, states = desk.sit(model, "exam")
+    assert (states["status"] == "diverged").all()
+    assert states["formation_mev_fu"].isna().all()
+    assert scores["model_status"] == "diverged"
+    assert scores["ground_states_found"] is None
+    assert (desk.root / "exam/states.png").stat().st_size > 0
+    assert (desk.root / "exam/structures.extxyz").read_text() == ""
+
+
+def test_mistakes_are_one_clear_line(desk: Desk) -> None:
+    other = save_toy(desk.root / "other", desk.rule, "none", energy_reference="VASP/PBE+U")
+    with pytest.raises(UserError, match="trained at VASP/PBE\\+U, the exam's reference is GPAW"):
+        desk.sit(other, "exam")
+    foreign = save_toy(desk.root / "foreign", desk.rule, "none", fold=7)
+    with pytest.raises(UserError, match=r"holds no fold 7; it has \[0, 1\]"):
+        desk.sit(foreign, "exam")
+    desk.splits = desk.root / "splits.json"
+    desk.splits.write_text('{"folds": [{"fold": 7}]}')
+    with pytest.raises(UserError, match="no file of splits"):
+        desk.sit(foreign, "exam")
+    desk.reference = desk.root
+    with pytest.raises(UserError, match=r"reference\.csv does not exist"):
+        desk.sit(foreign, "exam")
+    assert not (desk.root / "exam").exists()

@@ -1,0 +1,105 @@
+"""The chemical subset: which frames the subset variants train on, and whether that is all of them."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from workflow_lib.core.elements import SYMBOLS, atomic_number
+from workflow_lib.frames.table import Frame, iter_tables, list_lengths
+from workflow_lib.stages.dataset.settings import DatasetSettings
+
+if TYPE_CHECKING:
+    from workflow_lib.lattice.host import Host
+    from workflow_lib.stages.dataset.index import Light
+
+_ALKALI = ("Li", "Na", "K", "Rb", "Cs")
+_ANIONS = ("B", "C", "Si", "P", "S", "N", "H", "O", "Cl", "F")
+"""Elements of (poly)anions, in the order in which they close a formula."""
+_FOREIGN = np.uint64(1 << 63)
+"""Bit of an element that the subset does not allow."""
+_ROWS = 20_000
+
+
+@lru_cache(maxsize=16)
+def _masks(allowed: tuple[str, ...], required: tuple[str, ...]) -> tuple[np.ndarray, np.uint64]:
+    """Bits of each atomic number ``[119]``, and the bits a frame of the subset has, no other among them."""
+    bits = np.full(len(SYMBOLS), _FOREIGN)
+    bits[[atomic_number(symbol) for symbol in allowed]] = 0
+    places = sorted({atomic_number(symbol) for symbol in required})
+    bits[places] |= np.uint64(1) << np.arange(len(places), dtype=np.uint64)
+    return bits, np.uint64((1 << len(places)) - 1)
+
+
+def in_subset_many(numbers: np.ndarray, offsets: np.ndarray, settings: DatasetSettings) -> np.ndarray:
+    """Whether each frame ``[F]`` belongs to the chemical subset.
+
+    Frame i has the atoms ``offsets[i]`` to ``offsets[i + 1]`` of ``numbers``, at least one.
+    """
+    if not len(offsets) - 1:
+        return np.zeros(0, dtype=bool)
+    bits, wanted = _masks(settings.subset_elements, settings.required_elements)
+    return np.bitwise_or.reduceat(bits[numbers], offsets[:-1]) == wanted
+
+
+def in_subset(numbers: np.ndarray, settings: DatasetSettings) -> bool:
+    """Whether a frame of these elements ``[n]`` belongs to the chemical subset."""
+    return bool(in_subset_many(np.asarray(numbers), np.array([0, len(numbers)]), settings)[0])
+
+
+def select_rows(path: str | Path, settings: DatasetSettings, host: Host | None = None) -> np.ndarray:
+    """Which rows ``[F]`` of a frame table belong to the chemical subset.
+
+    With ``host``, also only those whose composition and cell are a supercell's of it. Reads no more
+    than elements and cells; UserError as in ``frames.read_parquet``.
+    """
+    from workflow_lib.lattice.locate import repeats_on_host
+
+    chosen = []
+    for table in iter_tables(path, ("numbers", "cell") if host else ("numbers",), _ROWS):
+        column = table.column("numbers")
+        numbers = column.combine_chunks().flatten().to_numpy()
+        offsets = np.concatenate([[0], np.cumsum(list_lengths(column))])
+        found = in_subset_many(numbers, offsets, settings)
+        if host:
+            cells = table.column("cell").combine_chunks().flatten().to_numpy().reshape(-1, 3, 3)
+            found &= repeats_on_host(host, numbers, offsets, cells).all(axis=1)
+        chosen.append(found)
+    return np.concatenate([np.zeros(0, dtype=bool), *chosen])
+
+
+def describe_subset(settings: DatasetSettings) -> str:
+    """The filter in words, for messages."""
+    text = f"only {', '.join(settings.subset_elements)}"
+    if settings.required_elements:
+        text += f", all of {', '.join(settings.required_elements)}"
+    return text
+
+
+def composition(frame: Frame | Light) -> str:
+    """Formula per formula unit as chemists write it, cations first: ``Na0.5FePO4``."""
+    return _formula(np.asarray(frame.numbers, dtype=np.int64).tobytes(), frame.formula_units)
+
+
+@lru_cache(maxsize=4096)
+def _formula(numbers: bytes, formula_units: int) -> str:
+    # Asked for every frame, of few different cells: thirty times faster with a memory.
+    elements, counts = np.unique(np.frombuffer(numbers, dtype=np.int64), return_counts=True)
+    return formula(elements, counts, formula_units)
+
+
+def formula(elements: np.ndarray, counts: np.ndarray, formula_units: int) -> str:
+    """The same of atomic numbers and the number of atoms of each."""
+    order = sorted(
+        zip((SYMBOLS[z] for z in elements), counts.tolist(), strict=True),
+        key=lambda item: (
+            item[0] not in _ALKALI,
+            _ANIONS.index(item[0]) if item[0] in _ANIONS else -1,
+            item[0],
+        ),
+    )
+    amounts = [(symbol, count / formula_units) for symbol, count in order]
+    return "".join(symbol if amount == 1 else f"{symbol}{amount:.4g}" for symbol, amount in amounts)

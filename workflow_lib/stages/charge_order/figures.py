@@ -1,0 +1,221 @@
+"""Figures of the exam: one model against DFT, and all models of a run side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from workflow_lib.core.errors import UserError
+from workflow_lib.core.io import save_figure, write_csv
+from workflow_lib.core.plotting import COLOUR_DFT, OKABE_ITO, VARIANT_MARKERS, model_colours, style
+from workflow_lib.stages.charge_order.pooled import read_scores, scores_across_folds
+from workflow_lib.stages.charge_order.reference import RELAXED
+from workflow_lib.stages.charge_order.settings import PAPERS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.lines import Line2D
+
+PAPER_TITLES = {
+    "single-point": "(a) at the DFT geometries",
+    "distorted": "(b) relaxed from distorted starts",
+    "undistorted": "(c) relaxed from undistorted starts",
+}
+FAR = 0.5
+"""eV/A; a DFT end geometry with a larger force is far from relaxed, which the figure says."""
+RING: dict[str, Any] = {
+    "linestyle": "",
+    "marker": "o",
+    "markersize": 12,
+    "color": "0.35",
+    "markerfacecolor": "none",
+    "markeredgewidth": 0.8,
+}
+MARKERS = "osD^vPX*"
+PANELS = (
+    ("states_spearman", "states_spearman_all", "Spearman of relative energies", 1.0),
+    ("redox_spread_ratio_unseen", "redox_spread_ratio", "redox spread (model / DFT)", 1.0),
+    ("redox_pairs_ordered_unseen", "redox_pairs_ordered", "order pairs ranked as DFT", 1.0),
+    (None, "ground_states_found", "ground states found", None),
+)
+"""Panels of the overview: unseen score, score over all states, label, ideal."""
+
+
+def _line(**options: Any) -> Line2D:
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], **({"linestyle": ""} | options))
+
+
+def exam_figure(
+    states: pd.DataFrame,
+    out: str | Path,
+    *,
+    title: str,
+    panel_titles: Mapping[str, str] = PAPER_TITLES,
+) -> None:
+    """Formation energies of a model against DFT, a panel a paper: ``states.{svg,png}``.
+
+    The CSV beside the figure is the table itself, which the exam writes as ``states.csv``.
+    Colour and marker show the arrangement of the mobile ions; filled: state unseen in training,
+    hollow: seen. States that diverged have no point; their number is stated. A ring marks states
+    whose DFT relaxation ended above :data:`FAR`.
+    """
+    import matplotlib.pyplot as plt
+
+    style()
+    papers = [paper for paper in PAPERS if (states["paper"] == paper).any()]
+    inner = states[(states["x"] > 0) & (states["x"] < 1)]
+    keys = list(dict.fromkeys(inner.sort_values(["x", "na_key"])["na_key"]))
+    looks = {key: (OKABE_ITO[i % len(OKABE_ITO)], MARKERS[i % len(MARKERS)]) for i, key in enumerate(keys)}
+    width = max(4.6, 3.1 * len(papers) + 1.6)
+    figure, axes = plt.subplots(
+        1, len(papers), figsize=(width, 3.6), sharex=True, sharey=True, squeeze=False
+    )
+    for axis, paper in zip(axes[0], papers, strict=True):
+        _formation_panel(axis, inner[inner["paper"] == paper], looks)
+        axis.set_title(panel_titles[paper], fontsize=9)
+        axis.set_xlabel("DFT formation energy (meV/f.u.)")
+    axes[0][0].set_ylabel("model formation energy (meV/f.u.)")
+    x_of = dict(zip(inner["na_key"], inner["x"], strict=True))
+    handles = [
+        _line(marker=marker, color=colour, label=f"{key.split(':', 1)[1]} (x = {x_of[key]:g})")
+        for key, (colour, marker) in looks.items()
+    ]
+    handles += [
+        _line(marker="o", color="0.3", label="unseen in training"),
+        _line(marker="o", color="0.3", markerfacecolor="none", label="seen in training"),
+    ]
+    dft = states.drop_duplicates("state_key")["dft_fmax"]
+    if (dft > FAR).any():
+        handles.append(_line(**RING | {"label": f"DFT fmax > {FAR:g} eV/Å"}))
+    figure.legend(handles=handles, loc="outside right center", title="mobile ions on their sites")
+    done = f"{int((dft <= RELAXED).sum())} of {len(dft)} DFT states relaxed to {RELAXED:g} eV/Å"
+    figure.suptitle(f"{title}\nVegard cells; {done}", fontsize=9)
+    save_figure(figure, Path(out) / "states")
+
+
+def _formation_panel(axis: Axes, table: pd.DataFrame, looks: dict[str, tuple[str, str]]) -> None:
+    good = table.dropna(subset=["formation_mev_fu"])
+    for (key, seen), group in good.groupby(["na_key", "seen"]):
+        colour, marker = looks[str(key)]
+        axis.plot(
+            group["dft_formation_mev_fu"],
+            group["formation_mev_fu"],
+            linestyle="",
+            marker=marker,
+            color=colour,
+            markerfacecolor="none" if seen else colour,
+            zorder=3,
+        )
+    far = good[good["dft_fmax"] > FAR]
+    axis.plot(far["dft_formation_mev_fu"], far["formation_mev_fu"], **RING)
+    low = float(np.nanmin(table["dft_formation_mev_fu"]))
+    high = float(np.nanmax(table["dft_formation_mev_fu"]))
+    pad = 0.05 * (high - low or 1.0)
+    ends = [low - pad, high + pad]
+    axis.plot(ends, ends, color=COLOUR_DFT, linewidth=0.8, zorder=1)
+    missing = len(table) - len(good)
+    if missing:
+        axis.text(
+            0.03,
+            0.97,
+            f"{missing} of {len(table)} diverged",
+            transform=axis.transAxes,
+            va="top",
+            fontsize=8,
+        )
+
+
+def exam_overview(exam_dirs: Sequence[str | Path], out: str | Path) -> pd.DataFrame:
+    """All exams side by side: ``overview.{svg,png,csv}`` and ``pooled.csv``; returns the table.
+
+    The figure shows the scores of each exam's headline paper. UserError for a folder without exam.
+    """
+    out = Path(out)
+    table = overview_table(exam_dirs)
+    write_csv(table, out / "overview.csv")
+    write_csv(scores_across_folds(exam_dirs), out / "pooled.csv")
+    _overview_figure(table, out)
+    return table
+
+
+def overview_table(exam_dirs: Sequence[str | Path]) -> pd.DataFrame:
+    """One row an exam and paper with its scores, ordered by model and variant."""
+    rows = []
+    for folder in exam_dirs:
+        scores = read_scores(folder)
+        for paper, values in scores["papers"].items():
+            row = {
+                name: scores[name] for name in ("id", "name", "family", "init", "variant", "fold", "seed")
+            }
+            row |= {"charge_labelled": scores["charge_labelled"], "paper": paper}
+            row["headline"] = paper == scores["headline_paper"]
+            row |= {k: v for k, v in values.items() if not isinstance(v, list | dict)}
+            rows.append(row)
+    if not rows:
+        raise UserError("no exam was given; name at least one folder of results/<run>/exam/")
+    order = ["name", "variant", "fold", "seed", "paper"]
+    return pd.DataFrame(rows).sort_values(order, ignore_index=True)
+
+
+def _overview_figure(table: pd.DataFrame, out: Path) -> None:
+    import matplotlib.pyplot as plt
+
+    style()
+    shown = table[table["headline"]]
+    labels = list(dict.fromkeys(zip(shown["name"], shown["variant"], strict=True)))
+    colours = model_colours(list(shown["name"]))
+    figure, axes = plt.subplots(
+        1, len(PANELS), figsize=(12.5, 1.6 + 0.28 * len(labels)), sharey=True, squeeze=False
+    )
+    for axis, (unseen, overall, text, ideal) in zip(axes[0], PANELS, strict=True):
+        for place, (name, variant) in enumerate(labels):
+            rows = shown[(shown["name"] == name) & (shown["variant"] == variant)]
+            marker = VARIANT_MARKERS.get(variant, "*")
+            for column, face in ((overall, "none"), (unseen, colours[name])):
+                if column is None:
+                    continue
+                values = pd.to_numeric(rows[column], errors="coerce").to_numpy(dtype=float)
+                axis.plot(
+                    values,
+                    np.full(len(values), float(place)),
+                    linestyle="",
+                    marker=marker,
+                    color=colours[name],
+                    markerfacecolor=face,
+                    clip_on=False,
+                )
+        if ideal is not None:
+            axis.axvline(ideal, color=COLOUR_DFT, linewidth=0.8, zorder=1)
+        axis.set_xlabel(text)
+    axes[0][0].set_xlim(-1.05, 1.05)
+    axes[0][0].axvline(0, color="0.6", linewidth=0.8, linestyle=":")
+    axes[0][1].set_xlim(left=0)
+    axes[0][2].set_xlim(0, 1.02)
+    axes[0][2].axvline(0.5, color="0.6", linewidth=0.8, linestyle=":")
+    _ground_state_axis(axes[0][3], shown)
+    axes[0][0].set_yticks(range(len(labels)), [f"{name}, {variant}" for name, variant in labels])
+    axes[0][0].set_ylim(len(labels) - 0.5, -0.5)
+    handles = [
+        _line(marker="o", color="0.3", label="states unseen in training"),
+        _line(marker="o", color="0.3", markerfacecolor="none", label="all states (some seen)"),
+    ]
+    if (shown["paper"] != "distorted").any():
+        handles.append(_line(marker="*", color="0.3", label="not trained; undistorted host"))
+    handles.append(_line(marker="|", color=COLOUR_DFT, markersize=11, label="as DFT"))
+    handles.append(_line(marker="|", color="0.6", markersize=11, label="chance"))
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
+    save_figure(figure, out / "overview")
+
+
+def _ground_state_axis(axis: Axes, shown: pd.DataFrame) -> None:
+    total = int(shown["ground_states_total"].max())
+    chance = float(shown["ground_states_chance"].mean())
+    axis.set_xlim(-0.15, total + 0.15)
+    axis.set_xticks(range(total + 1))
+    axis.set_xlabel(f"ground states (of {total}; guessing: {chance:.1f})")

@@ -1,0 +1,218 @@
+"""The three papers of the exam: what a model is given, and the table of what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from workflow_lib.core.errors import UserError
+from workflow_lib.core.io import read_json
+from workflow_lib.lattice.redox import RedoxRule, rule_from_card
+from workflow_lib.stages.charge_order.reference import bond_gap, formation_energy
+from workflow_lib.stages.charge_order.score import DIVERGED
+from workflow_lib.stages.charge_order.settings import ExamSettings, Paper
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from workflow_lib.lattice.host import Arrangement, Host
+    from workflow_lib.models.trained import TrainedModel
+    from workflow_lib.simulation.cache import RelaxationCache
+    from workflow_lib.simulation.relaxation import Relaxation
+
+SINGLE_POINT = "single-point"
+LABELS = "oxidation_states"
+STATE_COLUMNS = (
+    "paper",
+    "state_key",
+    "na_key",
+    "x",
+    "group",
+    "role",
+    "seen",
+    "status",
+    "steps",
+    "fmax",
+    "energy_ev",
+    "formation_mev_fu",
+    "dft_energy_ev",
+    "dft_formation_mev_fu",
+    "dft_fmax",
+    "degeneracy",
+    "formula_units",
+    "order",
+    "realised_key",
+    "moment_gap_mub",
+    "bond_gap_a",
+    "dft_bond_gap_a",
+)
+"""Columns of ``states.csv``. ``role``: set of the state in this fold (train, validation, test, or
+none where it has no frames); ``seen``: not in the test set. ``fmax`` eV/A of the model at the end.
+``order``: whether the moments that the model predicts for its relaxed structure show the wanted
+charge order (kept, changed, ambiguous, off-site where an atom has left its site; empty where the
+family predicts no moments); ``realised_key``: the state they show. ``moment_gap_mub``: mean
+predicted moment of the wanted Fe3+ minus that of the wanted Fe2+; ``bond_gap_a``: see reference."""
+
+
+def state_roles(splits_path: str | Path, fold: int, reference: pd.DataFrame) -> list[str]:
+    """Set of each reference state in one fold: train, validation, test or none.
+
+    Test is a state of which the model has seen no frame: where frames were split one by one, a frame in
+    the test set does not make its state unseen. UserError for a damaged file or a fold that it does
+    not hold.
+    """
+    try:
+        folds = {entry["fold"]: entry for entry in read_json(splits_path)["folds"]}
+        entry = folds.get(fold)
+        if entry is None:
+            raise UserError(f"{splits_path} holds no fold {fold}; it has {sorted(folds)}")
+        states = {name: set(entry[f"{name}_states"]) for name in ("train", "validation", "test")}
+        members = {name: set(entry[name]) for name in ("train", "validation", "test")}
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"{splits_path} is no file of splits ({error!r}); make the dataset again"
+        ) from error
+    roles = []
+    for key, frame_id in zip(reference["state_key"], reference["frame_id"], strict=True):
+        by_state = next((name for name, keys in states.items() if key in keys), None)
+        by_frame = next((name for name, ids in members.items() if frame_id in ids), "none")
+        roles.append(by_state or by_frame)
+    return roles
+
+
+def arrangement_of(host: Host, atoms: Atoms) -> Arrangement:
+    """Canonical arrangement of a reference structure with its charge states."""
+    return host.canonical(host.locate(atoms, atoms.arrays[LABELS]))
+
+
+def single_points(
+    model: TrainedModel, structures: Sequence[Atoms], batch_size: int
+) -> tuple[pd.DataFrame, list[Atoms]]:
+    """Paper (a): energies (eV) and largest forces (eV/A) at the DFT geometries."""
+    rows = []
+    for item in model.predict(structures, batch_size=batch_size):
+        fmax = float(np.linalg.norm(item.forces, axis=1).max())
+        finite = bool(np.isfinite([item.energy, fmax]).all())
+        status = SINGLE_POINT if finite else DIVERGED
+        rows.append({"status": status, "steps": 0, "fmax": fmax, "energy_ev": item.energy})
+    return pd.DataFrame(rows), [atoms.copy() for atoms in structures]
+
+
+def relaxed_states(
+    model: TrainedModel,
+    host: Host,
+    arrangements: Sequence[Arrangement],
+    *,
+    breathing: float,
+    settings: ExamSettings,
+    cache: RelaxationCache,
+    progress: str | None,
+) -> tuple[pd.DataFrame, list[Atoms]]:
+    """Papers (b) and (c): ends of relaxations from starts distorted by ``breathing`` A.
+
+    Structures come back labelled with the wanted charge states, also where a charge-blind model
+    relaxed one structure for all orders on it.
+    """
+    from workflow_lib.simulation.cache import relax_arrangements
+
+    relaxations: list[Relaxation] = relax_arrangements(
+        model,
+        host,
+        arrangements,
+        breathing=breathing,
+        fmax=settings.fmax,
+        max_steps=settings.max_steps,
+        batch_size=settings.batch_size,
+        cache=cache,
+        progress=progress,
+    )
+    rows, ends = [], []
+    for arrangement, item in zip(arrangements, relaxations, strict=True):
+        rows.append(
+            {"status": item.status, "steps": item.steps, "fmax": item.fmax, "energy_ev": item.energy}
+        )
+        atoms = item.atoms.copy()
+        # The canonical ions of an arrangement are the same with and without its charge states, so
+        # the labels of the wanted order fit the atoms of the shared relaxation.
+        atoms.set_array(LABELS, host.build(arrangement).arrays[LABELS])
+        ends.append(atoms)
+    return pd.DataFrame(rows), ends
+
+
+def orders_shown(
+    model: TrainedModel, host: Host, structures: Sequence[Atoms], batch_size: int
+) -> list[dict[str, Any]]:
+    """Charge order read from the moments the model predicts: ``order``, ``realised_key``,
+    ``moment_gap_mub`` of each structure (None where the family predicts no moments)."""  # noqa: D205, D209
+    empty = {"order": None, "realised_key": None, "moment_gap_mub": None}
+    predictions = model.predict(structures, batch_size=batch_size) if structures else []
+    rule = rule_from_card(model.card)
+    level = model.card["energy_reference"]
+    return [
+        empty if item.magmoms is None else _order(atoms, item.magmoms, host, rule, level)
+        for atoms, item in zip(structures, predictions, strict=True)
+    ]
+
+
+def _order(atoms: Atoms, magmoms: np.ndarray, host: Host, rule: RedoxRule, level: str) -> dict[str, Any]:
+    wanted = atoms.arrays[LABELS]
+    moments = np.abs(magmoms)
+    low, high = moments[wanted == rule.low], moments[wanted == rule.high]
+    gap = round(float(high.mean() - low.mean()), 6) + 0.0 if len(low) and len(high) else None
+    row: dict[str, Any] = {"order": "ambiguous", "realised_key": None, "moment_gap_mub": gap}
+    states, _ = rule.assign(atoms.numbers, magmoms, level)
+    if states is None:
+        return row
+    try:
+        row["realised_key"] = host.key(host.locate(atoms, states))
+    except UserError:
+        return row | {"order": "off-site"}
+    # The very sites are compared, not the key: an equivalent order elsewhere is another order.
+    return row | {"order": "kept" if np.array_equal(states, wanted) else "changed"}
+
+
+def paper_table(
+    paper: Paper,
+    answers: pd.DataFrame,
+    structures: Sequence[Atoms],
+    *,
+    reference: pd.DataFrame,
+    roles: Sequence[str],
+    host: Host,
+    orders: Sequence[Mapping[str, Any]] | None,
+) -> pd.DataFrame:
+    """One row a state (see :data:`STATE_COLUMNS`); formation energies against the model's own ends.
+
+    ``answers`` rows, ``structures``, ``roles`` and ``orders`` follow the rows of ``reference``. An
+    energy that diverged is written as missing; without both ends no formation energy is written.
+    """
+    table = reference[["state_key", "na_key", "x", "group", "degeneracy", "formula_units"]].copy()
+    table["paper"] = paper
+    table["role"] = list(roles)
+    table["seen"] = [role in ("train", "validation") for role in roles]
+    for name in ("status", "steps", "fmax", "energy_ev"):
+        table[name] = answers[name].to_numpy()
+    table.loc[table["status"] == DIVERGED, ["energy_ev", "fmax"]] = np.nan
+    table["dft_energy_ev"] = reference["energy_ev"]
+    table["dft_formation_mev_fu"] = reference["formation_mev_fu"]
+    table["dft_fmax"] = reference["fmax"]
+    table["dft_bond_gap_a"] = reference["bond_gap_a"]
+    table["formation_mev_fu"] = _formation(table)
+    table["bond_gap_a"] = [bond_gap(atoms, host, atoms.arrays[LABELS]) for atoms in structures]
+    for name in ("order", "realised_key", "moment_gap_mub"):
+        table[name] = None if orders is None else [row[name] for row in orders]
+    return table[list(STATE_COLUMNS)]
+
+
+def _formation(table: pd.DataFrame) -> np.ndarray:
+    units = table["formula_units"].to_numpy(dtype=float)
+    energy = table["energy_ev"].to_numpy(dtype=float) / units
+    ends = []
+    for x in (0.0, 1.0):
+        own = energy[np.isclose(table["x"], x)]
+        ends.append(float(own.min()) if len(own) else float("nan"))
+    return np.asarray(formation_energy(energy, table["x"].to_numpy(), ends[0], ends[1], 1))

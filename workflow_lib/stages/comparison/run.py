@@ -1,0 +1,139 @@
+"""The benchmark table: one row a trained model, one column a metric, assembled from the stages.
+
+Nothing is computed here but the join. A stage that has no number for a model leaves the cell
+empty; nothing is filled in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from workflow_lib.core.io import read_json, write_csv
+from workflow_lib.stages.comparison.figures import benchmark_figure
+
+_METRICS = {
+    "energy_mae_mev_atom": "energy",
+    "force_mae_mev_a": "forces",
+    "magmom_mae_mub": "magmoms",
+    "charge_mae_e": "charges",
+}
+_EXAM = (
+    "states_spearman",
+    "states_mae_mev_fu",
+    "states_unseen",
+    "ground_states_found",
+    "ground_states_total",
+    "redox_spread_ratio",
+)
+_EMBEDDING = ("redox_silhouette", "redox_silhouette_untrained", "redox_accuracy")
+COLUMNS = (
+    *("model", "family", "init", "variant", "fold", "seed", "status", "parameters", "train_frames"),
+    *_METRICS,
+    *_EXAM,
+    *("hull_mae_mev_fu", "voltage_mae_mv"),
+    *_EMBEDDING,
+    "relaxations",
+)
+"""Columns of benchmark.csv; docs/benchmark.md defines each."""
+
+
+def _held_out(metrics: pd.DataFrame, label: str) -> float | None:
+    """MAE of one label over all held-out frames; None where the model has no such output."""
+    chosen = metrics.query("set == 'test' and kind == 'all' and metric == 'mae' and label == @label")
+    return None if chosen.empty else float(chosen["value"].iloc[0])
+
+
+def _knows_test_states(training: Path) -> bool:
+    """Whether frames were split so that a state of the test frames also trains."""
+    states = read_json(training / "card.json")["training"]["states"]
+    return not set(states["train"]).isdisjoint(states["test"])
+
+
+def _optional(folders: Mapping[str, Path], name: str, file: str) -> dict[str, Any]:
+    """A stage's JSON for a model; empty where the stage did not run for it (controls search not)."""
+    return read_json(folders[name] / file) if name in folders else {}
+
+
+def _row(
+    training: Path,
+    exams: Mapping[str, Path],
+    searches: Mapping[str, Path],
+    embeddings: Mapping[str, Path],
+    thermodynamics: pd.DataFrame,
+) -> dict[str, Any]:
+    card = read_json(training / "card.json")
+    row: dict[str, Any] = {
+        key: card[key] for key in ("family", "init", "variant", "fold", "seed", "status")
+    }
+    row["model"] = card["name"]
+    row["parameters"] = read_json(training / "timings.json")["parameters"]
+    row["train_frames"] = read_json(training / "labels.json")["labels"]["energy"]["available"]["train"]
+    metrics = pd.read_csv(training / "metrics.csv")
+    for column, label in _METRICS.items():
+        row[column] = _held_out(metrics, label)
+    exam = _optional(exams, training.name, "scores.json")
+    row.update({key: exam.get(key) for key in _EXAM})
+    hull = thermodynamics[thermodynamics["id"] == training.name]
+    for key in ("hull_mae_mev_fu", "voltage_mae_mv"):
+        row[key] = None if hull.empty else hull[key].iloc[0]
+    embedding = _optional(embeddings, training.name, "scores.json")
+    row.update({key: embedding.get(key) for key in _EMBEDDING})
+    search = _optional(searches, training.name, "summary.json")
+    row["relaxations"] = exam.get("relaxations", 0) + search.get("relaxations", 0)
+    return row
+
+
+def _ewald_row(exams: Mapping[str, Path]) -> dict[str, Any]:
+    """The naive ranking: no training, energies of formal charges."""
+    scores = read_json(exams["ewald"] / "scores.json")
+    row: dict[str, Any] = {key: scores.get(key) for key in _EXAM}
+    row.update(model="ewald", family="ewald", init="none", variant="formal-charges", status="reference")
+    return row
+
+
+def _timings(
+    trainings: Sequence[Path], searches: Mapping[str, Path], exams: Mapping[str, Path]
+) -> pd.DataFrame:
+    rows = []
+    for training in trainings:
+        timing = read_json(training / "timings.json")
+        row = {"id": training.name, **{f"training_{key}": value for key, value in timing.items()}}
+        for stage, folders in (("exam", exams), ("search", searches)):
+            file = folders[training.name] / "timings.json" if training.name in folders else None
+            if file is not None and file.is_file():
+                row.update({f"{stage}_{key}": value for key, value in read_json(file).items()})
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def run_benchmark(
+    *,
+    trainings: Sequence[Path],
+    exams: Sequence[Path],
+    searches: Sequence[Path],
+    thermodynamics: Path,
+    embeddings: Sequence[Path],
+    out: Path,
+) -> None:
+    """Write ``benchmark.csv``, ``timings.csv`` and the figure into ``out``.
+
+    The folders are those of the stages, one a model, named by the model's id.
+    """
+    by_name = {"exams": exams, "searches": searches, "embeddings": embeddings}
+    folders = {key: {path.name: path for path in paths} for key, paths in by_name.items()}
+    hull = pd.read_csv(thermodynamics / "scores.csv")
+    rows = [
+        _row(path, folders["exams"], folders["searches"], folders["embeddings"], hull) for path in trainings
+    ]
+    if "ewald" in folders["exams"]:
+        rows.append(_ewald_row(folders["exams"]))
+    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    for column in ("fold", "seed", "parameters", "train_frames", "states_unseen", "relaxations"):
+        table[column] = table[column].astype("Int64")
+    write_csv(table, out / "benchmark.csv")
+    write_csv(_timings(trainings, folders["searches"], folders["exams"]), out / "timings.csv")
+    benchmark_figure(table, out / "benchmark", seen=any(map(_knows_test_states, trainings)))

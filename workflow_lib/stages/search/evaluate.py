@@ -1,0 +1,152 @@
+"""Energies of arrangements: relaxed by a model, relative to its own end members."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from math import isfinite
+from typing import TYPE_CHECKING, Protocol
+
+from workflow_lib.lattice.host import Arrangement, Host
+from workflow_lib.simulation.cache import (
+    RelaxationCache,
+    host_identity,
+    model_identity,
+    relax_arrangements,
+)
+from workflow_lib.stages.charge_order.settings import ExamSettings
+from workflow_lib.stages.search.problem import Evaluation, finite
+from workflow_lib.stages.search.settings import CellSettings, SamplingSettings
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from workflow_lib.models.trained import TrainedModel
+    from workflow_lib.simulation.relaxation import Relaxation
+
+UNIT = (1, 1, 1)
+
+
+class Evaluator(Protocol):
+    """Where the searches get their energies from."""
+
+    @property
+    def charges(self) -> bool:
+        """Whether charge states are part of an arrangement."""
+
+    @property
+    def identity(self) -> str:
+        """Names whatever decides the energies: an interrupted search goes on with the same only."""
+
+    def evaluate(self, arrangements: Sequence[Arrangement], cell: CellSettings) -> list[Evaluation]:
+        """Relaxed energies, in order."""
+
+    def end_members(self) -> list[tuple[Arrangement, Evaluation]]:
+        """The empty and the full end member in the host's own cell."""
+
+    def structure(self, arrangement: Arrangement, cell: CellSettings) -> Atoms:
+        """The relaxed atoms of an arrangement that was evaluated."""
+
+
+def end_members(host: Host, *, charges: bool) -> list[Arrangement]:
+    """The empty and the full end member in the host's own cell."""
+    return [
+        Arrangement(UNIT, tuple(range(n)), tuple(range(host.n_reduced(UNIT, n))) if charges else None)
+        for n in (0, host.n_mobile(UNIT))
+    ]
+
+
+class ModelEvaluator:
+    """Relaxes with a trained model in Vegard cells and keeps the results in the shared cache.
+
+    Starts are those of the exam: distorted around the redox sites for a charge-labelled model,
+    undistorted for a charge-blind one. Formation energy per formula unit: E/fu - x E(full)/fu -
+    (1 - x) E(empty)/fu in eV, the end members relaxed by the same model in the host's own cell, to
+    the smallest ``fmax`` and with the most steps of all cells. Where an end member diverges there
+    is no formation energy. ``name`` stands in what is said of relaxations that take long.
+    """
+
+    def __init__(
+        self,
+        model: TrainedModel,
+        host: Host,
+        cache: RelaxationCache,
+        settings: SamplingSettings,
+        exam: ExamSettings,
+        name: str = "model",
+    ) -> None:
+        self.model, self.host, self.cache, self.exam, self.name = model, host, cache, exam, name
+        self.charges = model.charge_labelled
+        self.breathing = exam.breathing if self.charges else 0.0
+        stops = [self._stop(cell) for cell in settings.cells]
+        self._end_stop = (min(fmax for fmax, _ in stops), max(steps for _, steps in stops))
+
+    def _stop(self, cell: CellSettings) -> tuple[float, int]:
+        """Largest force in eV/A and most steps of the relaxations in a cell."""
+        return (
+            self.exam.fmax if cell.fmax is None else cell.fmax,
+            self.exam.max_steps if cell.max_steps is None else cell.max_steps,
+        )
+
+    @property
+    def identity(self) -> str:
+        """Model, host, starts, end members and what cells leave to the exam."""
+        numbers = (self.breathing, *self._end_stop, self.exam.fmax, self.exam.max_steps)
+        return "|".join(
+            (model_identity(self.model), host_identity(self.host), *(f"{n:.6g}" for n in numbers))
+        )
+
+    def _relax(self, arrangements: Sequence[Arrangement], stop: tuple[float, int]) -> list[Relaxation]:
+        return relax_arrangements(
+            self.model,
+            self.host,
+            arrangements,
+            breathing=self.breathing,
+            fmax=stop[0],
+            max_steps=stop[1],
+            batch_size=self.exam.batch_size,
+            cache=self.cache,
+            progress=f"{self.name} relaxing",
+        )
+
+    @cached_property
+    def end_energies(self) -> tuple[float, float]:
+        """Energies of the empty and the full end member in eV per formula unit."""
+        members = self._relax(end_members(self.host, charges=self.charges), self._end_stop)
+        empty, full = (
+            member.energy / self.host.formula_units if member.status != "diverged" else float("nan")
+            for member in members
+        )
+        return empty, full
+
+    def _evaluation(self, arrangement: Arrangement, relaxation: Relaxation) -> Evaluation:
+        good = relaxation.status != "diverged" and isfinite(relaxation.energy)
+        formation = None
+        if good:
+            a, b, c = arrangement.repeat
+            x = self.host.composition(arrangement)
+            empty, full = self.end_energies
+            per_unit = relaxation.energy / (self.host.formula_units * a * b * c)
+            formation = finite(per_unit - x * full - (1 - x) * empty)
+        return Evaluation(
+            energy=relaxation.energy if good else None,
+            formation=formation,
+            fmax=finite(relaxation.fmax),
+            steps=relaxation.steps,
+            status=relaxation.status,
+        )
+
+    def evaluate(self, arrangements: Sequence[Arrangement], cell: CellSettings) -> list[Evaluation]:
+        """Relax those that the cache does not hold; formation energies of all, in order."""
+        relaxations = self._relax(arrangements, self._stop(cell))
+        return list(map(self._evaluation, arrangements, relaxations))
+
+    def end_members(self) -> list[tuple[Arrangement, Evaluation]]:
+        """The empty and the full end member, relaxed."""
+        members = end_members(self.host, charges=self.charges)
+        relaxations = self._relax(members, self._end_stop)
+        return list(zip(members, map(self._evaluation, members, relaxations), strict=True))
+
+    def structure(self, arrangement: Arrangement, cell: CellSettings) -> Atoms:
+        """The relaxed atoms, with ``oxidation_states`` where the model sees charge states."""
+        return self._relax([arrangement], self._stop(cell))[0].atoms

@@ -1,0 +1,75 @@
+"""Which arrangements the searches ask DFT for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+
+from workflow_lib.core.errors import UserError
+from workflow_lib.core.io import write_csv
+
+COLUMNS = ("cell", "x", "n_occupied", "key", "charge_order", "models", "asked_by", "formation_mev_fu")
+NEEDED = ("model", "cell", "key", "x", "n_occupied", "formation_mev_fu")
+
+
+def _ions(key: str) -> str:
+    """The key without its charge order."""
+    return ":".join(key.split(":")[:2])
+
+
+def _read(path: Path, columns: Iterable[str]) -> pd.DataFrame:
+    try:
+        table = pd.read_csv(path)
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist; run the stage that writes it first") from error
+    except pd.errors.EmptyDataError:
+        table = pd.DataFrame()
+    missing = [column for column in columns if column not in table]
+    if missing:
+        raise UserError(f"{path} has no column {', '.join(missing)}; make it again")
+    return table
+
+
+def collect_pending(found: Iterable[Path], reference: Path, out: Path, *, lowest: int = 2) -> pd.DataFrame:
+    """Write ``pending.csv`` to the folder ``out``: what DFT has no energy of yet; returns the table.
+
+    ``found`` are the ``found.csv`` of the searches, ``reference`` the table of DFT states
+    (``state_key``). Each model asks for its ``lowest`` arrangements of each supercell and
+    composition; what DFT has is left out. An arrangement found by a charge-blind model names no
+    charge order (``charge_order`` "open": the lowest of its orders is asked for); it is known as
+    soon as DFT has one order on the same ions. ``asked_by`` and ``formation_mev_fu`` (meV per
+    formula unit, each model's own) hold one entry a model, divided by ``;`` in the same order.
+    Raises UserError for missing files or columns.
+    """
+    known = set(_read(Path(reference), ("state_key",))["state_key"])
+    known |= {_ions(key) for key in known}
+    asked = []
+    for path in sorted(Path(path) for path in found):
+        table = _read(path, NEEDED).dropna(subset=["formation_mev_fu"])
+        # Several methods can have found one arrangement.
+        table = table.sort_values(["formation_mev_fu", "key"]).drop_duplicates("key")
+        asked.append(table.groupby(["cell", "n_occupied"], sort=True).head(lowest)[list(NEEDED)])
+    every = pd.concat(asked) if asked else pd.DataFrame(columns=list(NEEDED))
+    every = every[~every["key"].isin(known)]
+    rows = []
+    every = every.sort_values("model")
+    for (cell, x, number, key), group in every.groupby(["cell", "x", "n_occupied", "key"]):
+        rows.append(
+            (
+                cell,
+                x,
+                number,
+                key,
+                "open" if key == _ions(str(key)) else "given",
+                len(group),
+                ";".join(group["model"]),
+                ";".join(f"{energy:.3f}" for energy in group["formation_mev_fu"]),
+            )
+        )
+    pending = pd.DataFrame(rows, columns=list(COLUMNS)).sort_values(
+        ["cell", "n_occupied", "models", "key"], ascending=[True, True, False, True], ignore_index=True
+    )
+    write_csv(pending, Path(out) / "pending.csv")
+    return pending

@@ -1,0 +1,172 @@
+"""Reading what the exam and the search wrote into one table of structures and energies.
+
+Columns of that table: ``id`` (trained model, or ``DFT``), ``model``, ``variant``, ``fold``,
+``seed``, ``source`` (dft, exam, search), ``method``, ``cell``, ``state_key``, ``x``, ``filled`` and
+``sites`` (mobile sites of the cell), ``energy_ev`` (of the cell), ``degeneracy``, ``seen``,
+``status``, ``fmax_ev_a``.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from workflow_lib.core.errors import UserError
+from workflow_lib.core.plotting import VARIANT_MARKERS
+from workflow_lib.stages.charge_order.settings import HEADLINE
+
+DFT = "DFT"
+DIVERGED = "diverged"
+UNCONVERGED = "unconverged"
+COLUMNS = (
+    "id",
+    "model",
+    "variant",
+    "fold",
+    "seed",
+    "source",
+    "method",
+    "cell",
+    "state_key",
+    "x",
+    "filled",
+    "sites",
+    "energy_ev",
+    "degeneracy",
+    "seen",
+    "status",
+    "fmax_ev_a",
+)
+_KEY = re.compile(r"(\d+x\d+x\d+):([A-Z][a-z]?)([01]+)(?::[A-Z][a-z]?\d+)?")
+_ID = re.compile(rf"(.+)-({'|'.join(map(re.escape, VARIANT_MARKERS))})-f(\d+)-s(\d+)")
+
+
+class Occupation(NamedTuple):
+    """What the key of an arrangement says of its ions."""
+
+    cell: str
+    mobile: str
+    filled: int
+    sites: int
+
+
+def parse_key(key: str) -> Occupation:
+    """Read a key such as ``1x1x1:Na1001:Fe2323`` (charge states may be absent); UserError else."""
+    found = _KEY.fullmatch(key)
+    if found is None:
+        raise UserError(f"{key!r} is no key of an arrangement; one looks like 1x1x1:Na1001:Fe2323")
+    cell, mobile, bits = found.groups()
+    return Occupation(cell, mobile, bits.count("1"), len(bits))
+
+
+def parse_id(name: str) -> tuple[str, str, int | None, int | None]:
+    """Model, variant, fold and seed of a trained model's id.
+
+    A name of another form (a ranking that was never trained) is a model of its own, without
+    variant, fold and seed.
+    """
+    found = _ID.fullmatch(name)
+    if found is None:
+        return name, "", None, None
+    return found[1], found[2], int(found[3]), int(found[4])
+
+
+def _read(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; run the stage that writes it first")
+    try:
+        table = pd.read_csv(path)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is no CSV table ({error}); make it again") from error
+    missing = [name for name in columns if name not in table]
+    if missing:
+        raise UserError(f"{path} lacks the columns {', '.join(missing)}; make it again")
+    return table
+
+
+def _complete(table: pd.DataFrame, name: str, source: str, where: Path) -> pd.DataFrame:
+    """Add identity and occupation columns; UserError where x and key disagree."""
+    model, variant, fold, seed = (DFT, "", None, None) if source == "dft" else parse_id(name)
+    known = [parse_key(key) for key in table["state_key"]]
+    table = table.assign(
+        id=name,
+        model=model,
+        variant=variant,
+        fold=fold,
+        seed=seed,
+        source=source,
+        cell=[item.cell for item in known],
+        filled=[item.filled for item in known],
+        sites=[item.sites for item in known],
+    )
+    wrong = np.flatnonzero(np.abs(table["filled"] / table["sites"] - table["x"]) > 1e-6)
+    if len(wrong):
+        row = table.iloc[int(wrong[0])]
+        raise UserError(
+            f"{where}: x = {row['x']} does not belong to the key {row['state_key']}; make it again"
+        )
+    table = table.assign(x=table["filled"] / table["sites"])
+    for column in COLUMNS:
+        if column not in table:
+            table[column] = None
+    return table[list(COLUMNS)]
+
+
+def read_reference(folder: Path) -> pd.DataFrame:
+    """DFT's answers: ``reference.csv`` of the exam."""
+    path = folder / "reference.csv"
+    table = _read(path, ("state_key", "x", "energy_ev", "formation_mev_fu", "fmax", "degeneracy"))
+    table = table.rename(columns={"fmax": "fmax_ev_a"})
+    return _complete(table.assign(status="dft", method="dft"), DFT, "dft", path)
+
+
+class ReferenceInfo(NamedTuple):
+    """``sites_per_fu``: mobile sites in one formula unit; ``level``: level of theory."""
+
+    sites_per_fu: float
+    level: str
+
+
+def reference_info(folder: Path) -> ReferenceInfo:
+    """Unit and level of the reference energies; UserError where either is not the same throughout."""
+    path = folder / "reference.csv"
+    table = _read(path, ("state_key", "formula_units", "energy_reference"))
+    ratios = {
+        parse_key(key).sites / units
+        for key, units in zip(table["state_key"], table["formula_units"], strict=True)
+    }
+    levels = set(table["energy_reference"])
+    if len(ratios) != 1 or len(levels) != 1:
+        raise UserError(
+            f"{path} mixes hosts or levels of theory; one hull needs one of each: make it again"
+        )
+    return ReferenceInfo(ratios.pop(), levels.pop())
+
+
+def read_exam(folder: Path, reference: pd.DataFrame) -> pd.DataFrame:
+    """One model's relaxed states, with the degeneracies of the reference."""
+    path = folder / "states.csv"
+    table = _read(path, ("paper", "state_key", "x", "energy_ev", "status"))
+    table = table[table["paper"] == HEADLINE].reset_index(drop=True)
+    degeneracy = dict(zip(reference["state_key"], reference["degeneracy"], strict=True))
+    table = table.assign(degeneracy=table["state_key"].map(degeneracy), method="enumeration")
+    return _complete(table.rename(columns={"fmax": "fmax_ev_a"}), folder.name, "exam", path)
+
+
+def read_search(folder: Path) -> pd.DataFrame:
+    """All structures that one model's searches evaluated."""
+    path = folder / "found.csv"
+    table = _read(path, ("key", "x", "method", "energy_ev", "status"))
+    table = table.rename(columns={"key": "state_key", "fmax": "fmax_ev_a"})
+    return _complete(table, folder.name, "search", path)
+
+
+def usable(table: pd.DataFrame, *, accept_unconverged: bool) -> np.ndarray:
+    """Which rows may enter a hull: not diverged, energy finite, converged where demanded."""
+    barred = [DIVERGED] if accept_unconverged else [DIVERGED, UNCONVERGED]
+    energy = pd.to_numeric(table["energy_ev"], errors="coerce")
+    return (~table["status"].isin(barred) & np.isfinite(energy)).to_numpy()
