@@ -14,6 +14,7 @@ from snakemake.exceptions import WorkflowError
 
 from workflow_lib.config import FAMILIES, validate_config
 from workflow_lib.core.errors import UserError
+from workflow_lib.workflow.code import code_of
 from workflow_lib.workflow.failed_log import last_lines
 from workflow_lib.core.io import atomic_path
 from workflow_lib.workflow.folder_owner import require_own
@@ -43,20 +44,15 @@ except UserError as error:
 RUN = f"results/{CFG.run}"
 WORK = f"{RUN}/work"
 CONFIG = f"{RUN}/config.json"
-REFERENCE = f"{RUN}/exam/reference.csv"
+REFERENCE = f"{RUN}/charge_order/reference.csv"
 TRAINED = {str(m): m for m in CFG.trained()}
 MODELS = list(TRAINED)
 SEARCHED = [str(m) for m in CFG.trained(controls=False)]
 
 
-def code_of(*parts):
-    """Checksum of library code: a rule whose code changed runs again, a touched file does not."""
-    digest = hashlib.sha256()
-    for part in sorted(parts):
-        path = Path(workflow.basedir) / "workflow_lib" / part
-        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
-            digest.update(file.read_bytes())
-    return digest.hexdigest()[:16]
+def adapter_of(model):
+    """The module that runs a model's network: it is loaded by name, which no import shows."""
+    return FAMILIES[CFG.model(TRAINED[model].name).family].module
 
 
 def settings_of(*sections):
@@ -108,22 +104,22 @@ if CFG.sources:
 
 include: "rules/dataset.smk"
 include: "rules/training.smk"
-include: "rules/exam.smk"
-include: "rules/sampling.smk"
+include: "rules/charge_order.smk"
+include: "rules/search.smk"
 include: "rules/dft.smk"
 include: "rules/thermodynamics.smk"
 include: "rules/embedding.smk"
-include: "rules/benchmark.smk"
+include: "rules/comparison.smk"
 
 
 rule all:
     default_target: True
     input:
-        rules.benchmark.output,
+        rules.comparison.output,
         rules.dataset.output,
-        rules.exam_overview.output,
-        rules.exam_identical.output if CFG.exam.identical_atoms else [],
-        rules.sampling_overview.output,
+        rules.charge_order_overview.output,
+        rules.charge_order_identical.output if CFG.charge_order.identical_atoms else [],
+        rules.search_overview.output,
         rules.dft.output,
         rules.thermodynamics.output,
         rules.embedding_overview.output,

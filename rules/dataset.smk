@@ -39,14 +39,7 @@ rule dataset:
         mem_mb=2000,
     params:
         settings=settings_of("dataset", "redox", "seed"),
-        code=code_of(
-            "dataset",
-            "redox.py",
-            "redox_many.py",
-            "frames.py",
-            "foreign.py",
-            "host.py",
-        ),
+        code=code_of("dataset"),
     message:
         "Assigning charge states and cutting folds"
     shell:

@@ -20,7 +20,7 @@ def answers_asked(wildcards):
 
 checkpoint dft_plan:
     input:
-        pending=rules.sampling_overview.output.pending,
+        pending=rules.search_overview.output.pending,
         host=CFG.host,
     output:
         jobs=directory(f"{DFT}/jobs"),
@@ -30,7 +30,7 @@ checkpoint dft_plan:
         mem_mb=2000,
     params:
         settings=settings_of("dft", "redox"),
-        code=code_of("dft", "host.py", "redox.py"),
+        code=code_of("dft-plan"),
     message:
         "Turning pending arrangements into calculations"
     shell:
@@ -61,7 +61,7 @@ rule dft_compute:
 
 rule dft:
     input:
-        pending=rules.sampling_overview.output.pending,
+        pending=rules.search_overview.output.pending,
         host=CFG.host,
         done=answers_asked,
     output:
@@ -76,7 +76,7 @@ rule dft:
         mem_mb=2000,
     params:
         settings=settings_of("dft", "redox"),
-        code=code_of("dft", "host.py", "redox.py"),
+        code=code_of("dft-energies"),
         store=store_content,
     message:
         "Collecting what DFT says of the arrangements found"

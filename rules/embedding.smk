@@ -9,7 +9,7 @@ rule embedding:
         tensors=rules.train.output.tensors,
         frames=rules.dataset.output.frames,
         splits=rules.dataset.output.splits,
-        reference=rules.exam_reference.output,
+        reference=rules.charge_order_reference.output,
     output:
         points=f"{EMBEDDING}/{{model}}/points.parquet",
         scores=f"{EMBEDDING}/{{model}}/scores.json",
@@ -28,14 +28,14 @@ rule embedding:
         mem_mb=3500,
     params:
         settings=settings_of("embedding", "threads", "seed"),
-        code=code_of("embedding", "models", "relaxation.py", "host.py"),
+        code=lambda wildcards: code_of("embedding", adapter_of(wildcards.model)),
         model_dir=subpath(input.card, parent=True),
         out=subpath(output.points, parent=True),
     message:
         "Reading the embeddings of {wildcards.model}"
     shell:
         "python -m workflow_lib embedding --config {CONFIG} --model-dir {params.model_dir}"
-        " --dataset {DATASET} --reference {EXAM} --out {params.out} > {log} 2>&1"
+        " --dataset {DATASET} --reference {CHARGE_ORDER} --out {params.out} > {log} 2>&1"
 
 
 rule embedding_overview:
@@ -61,7 +61,7 @@ rule embedding_overview:
     resources:
         mem_mb=2000,
     params:
-        code=code_of("embedding/figures.py", "plotting.py"),
+        code=code_of("embedding-overview"),
         embeddings=[f"{EMBEDDING}/{m}" for m in MODELS],
     message:
         "Drawing the embeddings side by side"

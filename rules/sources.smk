@@ -55,7 +55,7 @@ rule sources:
     params:
         settings=settings_of("sources", "redox"),
         level=CFG.dataset.energy_reference,
-        code=code_of("sources", "redox.py", "frames.py", "foreign.py"),
+        code=code_of("sources"),
     message:
         "Reading the fetched files into one frame table"
     shell:

@@ -5,8 +5,8 @@ THERMODYNAMICS = f"{RUN}/thermodynamics"
 
 rule thermodynamics:
     input:
-        reference=names_of(rules.exam_reference.output.table),
-        exams=expand(rules.exam.output.states, model=MODELS),
+        reference=names_of(rules.charge_order_reference.output.table),
+        charge_orders=expand(rules.charge_order.output.states, model=MODELS),
         searches=expand(rules.search.output.found, model=SEARCHED),
     output:
         formation=f"{THERMODYNAMICS}/formation.csv",
@@ -45,11 +45,11 @@ rule thermodynamics:
         mem_mb=2000,
     params:
         settings=settings_of("thermodynamics"),
-        code=code_of("thermodynamics", "plotting.py"),
-        exams=[f"{EXAM}/{m}" for m in MODELS],
-        searches=[f"{SAMPLING}/{m}" for m in SEARCHED],
+        code=code_of("thermodynamics"),
+        charge_orders=[f"{CHARGE_ORDER}/{m}" for m in MODELS],
+        searches=[f"{SEARCH}/{m}" for m in SEARCHED],
     message:
         "Drawing convex hulls and voltages"
     shell:
-        "python -m workflow_lib thermodynamics --config {CONFIG} --reference {EXAM}"
-        " --exams {params.exams} --searches {params.searches} --out {THERMODYNAMICS} > {log} 2>&1"
+        "python -m workflow_lib thermodynamics --config {CONFIG} --reference {CHARGE_ORDER}"
+        " --charge-orders {params.charge_orders} --searches {params.searches} --out {THERMODYNAMICS} > {log} 2>&1"

@@ -50,7 +50,7 @@ rule train:
     params:
         model=lambda wildcards: training_params(wildcards.model),
         settings=settings_of("redox", "threads"),
-        code=code_of("models", "training", "redox.py"),
+        code=lambda wildcards: code_of("train", adapter_of(wildcards.model)),
         out=subpath(output.card, parent=True),
     message:
         "Training {wildcards.model}"

@@ -129,10 +129,10 @@ def test_a_name_that_make_reads(tmp_path: Path) -> None:
 # Shell commands of the rules --------------------------------------------------------------------------
 
 CHECKED = {
-    *("CONFIG", "DATASET", "EXAM", "SAMPLING", "EMBEDDING", "THERMODYNAMICS", "BENCHMARK", "DFT"),
+    *("CONFIG", "DATASET", "CHARGE_ORDER", "SEARCH", "EMBEDDING", "THERMODYNAMICS", "COMPARISON", "DFT"),
     *("TRAINING", "SOURCES", "WORK", "RUN", "SOURCES", "log", "threads"),
     *("wildcards.model", "wildcards.source"),
-    *("params.exams", "params.trainings", "params.searches", "params.embeddings"),
+    *("params.charge_orders", "params.trainings", "params.searches", "params.embeddings"),
     *("params.model_dir", "params.out"),
     *("input.pending", "output.jobs", "input.job", "output.done", "output.provenance"),
 }

@@ -52,7 +52,7 @@ def _stage_verbs(commands: Commands) -> None:
         # Sources have a lock of their own, provenance is a file.
         command.set_defaults(alone=name not in ("sources", "provenance"))
         for path in paths:
-            many = "*" if path in ("exams", "searches", "embeddings", "trainings") else None
+            many = "*" if path in ("charge_orders", "searches", "embeddings", "trainings") else None
             command.add_argument(f"--{path}", type=Path, required=True, nargs=many, metavar="DIR")
         return command
 
@@ -63,21 +63,40 @@ def _stage_verbs(commands: Commands) -> None:
         "train", stages.train, "train one model (resumes if interrupted)", "dataset", "work", "out"
     )
     train.add_argument("--model", required=True, metavar="ID", help="e.g. painn-entropy-f0-s1")
-    verb("exam-reference", stages.exam_reference, "DFT answers of the exam", "dataset", "out")
     verb(
-        "exam",
-        stages.exam,
+        "charge-order-reference",
+        stages.charge_order_reference,
+        "DFT answers for the charge-ordered states",
+        "dataset",
+        "out",
+    )
+    verb(
+        "charge-order",
+        stages.charge_order,
         "one model answers all charge-ordered states",
         *("model-dir", "reference", "dataset", "work", "out"),
     )
-    verb("exam-ewald", stages.exam_ewald, "formal-charge ranking", "reference", "dataset", "out")
     verb(
-        "exam-identical",
-        stages.exam_identical,
+        "charge-order-ewald",
+        stages.charge_order_ewald,
+        "formal-charge ranking",
+        "reference",
+        "dataset",
+        "out",
+    )
+    verb(
+        "charge-order-identical",
+        stages.charge_order_identical,
         "all models on several charge orders of the same atoms",
         *("trainings", "dataset", "out"),
     )
-    verb("exam-overview", stages.exam_overview, "all exams side by side", "exams", "out")
+    verb(
+        "charge-order-overview",
+        stages.charge_order_overview,
+        "all models side by side",
+        "charge_orders",
+        "out",
+    )
     verb(
         "search",
         stages.search,
@@ -85,8 +104,8 @@ def _stage_verbs(commands: Commands) -> None:
         *("model-dir", "reference", "work", "out"),
     )
     verb(
-        "sampling-overview",
-        stages.sampling_overview,
+        "search-overview",
+        stages.search_overview,
         "all searches side by side; what DFT has to answer",
         *("searches", "reference", "out"),
     )
@@ -94,7 +113,7 @@ def _stage_verbs(commands: Commands) -> None:
         "thermodynamics",
         stages.thermodynamics,
         "convex hull and voltage against DFT",
-        *("reference", "exams", "searches", "out"),
+        *("reference", "charge_orders", "searches", "out"),
     )
     verb(
         "embedding",
@@ -106,10 +125,10 @@ def _stage_verbs(commands: Commands) -> None:
         "embedding-overview", stages.embedding_overview, "all embeddings side by side", "embeddings", "out"
     )
     verb(
-        "benchmark",
-        stages.benchmark,
+        "comparison",
+        stages.comparison,
         "one table: model x metric",
-        *("trainings", "exams", "searches", "thermodynamics", "embeddings", "out"),
+        *("trainings", "charge_orders", "searches", "thermodynamics", "embeddings", "out"),
     )
     verb("provenance", stages.provenance, "configuration, versions, checksums of a run", "out")
 

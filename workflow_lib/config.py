@@ -16,11 +16,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from workflow_lib.core.errors import UserError
 from workflow_lib.lattice.redox import Embedding, RedoxRule
 from workflow_lib.models.registry import FAMILIES
-from workflow_lib.stages.charge_order.settings import ExamSettings
+from workflow_lib.stages.charge_order.settings import ChargeOrderSettings
 from workflow_lib.stages.dataset.settings import DatasetSettings
 from workflow_lib.stages.dft.settings import DftSettings
 from workflow_lib.stages.embedding.settings import EmbeddingSettings
-from workflow_lib.stages.search.settings import SamplingSettings
+from workflow_lib.stages.search.settings import SearchSettings
 from workflow_lib.stages.sources.settings import SourcesSettings
 from workflow_lib.stages.thermodynamics.settings import ThermodynamicsSettings
 from workflow_lib.stages.training.settings import TrainingSettings
@@ -125,8 +125,8 @@ class Config(_Section):
     controls: tuple[Control, ...] = ()
     seeds: tuple[Annotated[int, Field(ge=0, le=LARGEST_SEED)], ...] = Field((1,), min_length=1)
     training: TrainingSettings
-    exam: ExamSettings = ExamSettings()
-    sampling: SamplingSettings = SamplingSettings()
+    charge_order: ChargeOrderSettings = ChargeOrderSettings()
+    search: SearchSettings = SearchSettings()
     dft: DftSettings = DftSettings()
     thermodynamics: ThermodynamicsSettings = ThermodynamicsSettings()
     embedding: EmbeddingSettings = EmbeddingSettings()
@@ -134,8 +134,8 @@ class Config(_Section):
     @model_validator(mode="after")
     def _paths_usable(self) -> Self:
         paths = {"host": self.host, "dataset.path": self.dataset.path, "dft.store": self.dft.store}
-        if self.exam.identical_atoms is not None:
-            paths["exam.identical_atoms"] = self.exam.identical_atoms
+        if self.charge_order.identical_atoms is not None:
+            paths["charge_order.identical_atoms"] = self.charge_order.identical_atoms
         if self.sources:
             paths |= {"sources.table": self.sources.table, "sources.folder": self.sources.folder}
             for name in self.sources.items:

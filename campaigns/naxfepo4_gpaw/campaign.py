@@ -1,6 +1,6 @@
 """The DFT campaign behind frames.parquet: writes the job files of its parts.
 
-``python -m campaigns.naxfepo4_gpaw.campaign PART --store DIR --out jobs.jsonl`` lists the calculations of one part;
+``python -m campaigns.naxfepo4_gpaw.campaign PART --store DIR --out jobs.jsonl`` lists one part;
 ``python -m workflow_lib dft-run --jobs jobs.jsonl --store DIR`` computes them. Parts that start from
 relaxed states read them from the store, so ``truth`` comes first. Random displacements take their
 seed from the part and the state: the same command writes the same jobs.

@@ -1,9 +1,10 @@
 """Compute the relaxed charge orders once more, at today's criteria of self-consistency.
 
-``python -m campaigns.naxfepo4_gpaw.refine --store DIR`` takes the lowest relaxation of each state: the energy and forces of its last
-geometry, from a cold start, take the place of the old ones. Where the forces are then above the limit the
-relaxation is marked as failed with that reason, and ``dft-run --retry-failed`` goes on with it. A state
-that is not held at the tighter criteria keeps its old entry. Several processes may work at once.
+``python -m campaigns.naxfepo4_gpaw.refine --store DIR`` takes the lowest relaxation of each state: the
+energy and forces of its last geometry, from a cold start, take the place of the old ones. Where the
+forces are then above the limit the relaxation is marked as failed with that reason, and ``dft-run
+--retry-failed`` goes on with it. A state that is not held at the tighter criteria keeps its old entry.
+Several processes may work at once.
 """
 
 from __future__ import annotations

@@ -167,7 +167,7 @@ def two_thirds(_store: Store, model: Path | None) -> Iterator[Calculation]:
     network = TrainedModel.load(model)
 
     def lowest(candidates: list[Arrangement]) -> list[tuple[float, str, Atoms]]:
-        starts = [host.build(candidate, breathing=0.06) for candidate in candidates]
+        starts = [host.build(candidate, polaron_distortion=0.06) for candidate in candidates]
         ends = relax(network, starts, fmax=0.08, max_steps=150, batch_size=4, optimiser="lbfgs")
         return sorted(
             (end.energy, host.key(candidate), end.atoms)
@@ -177,7 +177,7 @@ def two_thirds(_store: Store, model: Path | None) -> Iterator[Calculation]:
 
     first = lowest(list(drawn.values()))
     best = host.parse(first[0][1])
-    others = []
+    others: list[Arrangement] = []
     while len(others) < 3:
         other = host.random(repeat, 8, charges=True, rng=rng)
         candidate = Arrangement(repeat, best.occupied, other.reduced)

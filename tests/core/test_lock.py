@@ -39,15 +39,25 @@ def test_the_second_waits_for_the_first_and_says_for_whom(tmp_path, capsys):
 
 
 def test_a_stage_waits_for_its_predecessor(tmp_path, capsys):
-    out = tmp_path / "exam"
+    out = tmp_path / "charge_order"
     with holder(out, 0.5) as process:
         assert (
-            main(["exam-reference", "--config", "config/smoke.yaml", "--dataset", "no", "--out", str(out)])
+            main(
+                [
+                    "charge-order-reference",
+                    "--config",
+                    "config/smoke.yaml",
+                    "--dataset",
+                    "no",
+                    "--out",
+                    str(out),
+                ]
+            )
             == 2
         )
         assert (out / "done").exists()
     waited, error = capsys.readouterr().err.splitlines()
-    assert f"another exam-reference (process {process.pid} on " in waited
+    assert f"another charge-order-reference (process {process.pid} on " in waited
     assert error.startswith("error: no/")
 
 

@@ -156,7 +156,7 @@ def test_located_again_when_rattled_strained_and_shuffled(host, repeat):
     for n in range(0, host.n_mobile(repeat) + 1, 1 if repeat == CELL else 3):
         wanted = host.random(repeat, n, charges=True, rng=rng)
         # The DFT set is rattled by 0.06 A at most, with 2.5 % volume; this goes farther.
-        atoms = distorted(host.build(wanted, breathing=0.06), rng, rattle=0.1, strain=0.02)
+        atoms = distorted(host.build(wanted, polaron_distortion=0.06), rng, rattle=0.1, strain=0.02)
         assert host.locate(atoms, atoms.arrays["oxidation_states"]) == wanted
         assert host.locate(atoms, None) == wanted.without_charges()
 
@@ -188,17 +188,17 @@ def iron_oxygen(atoms, state: int) -> float:
 
 def test_breathing_contracts_fe3_and_expands_fe2(host):
     for arrangement in host.enumerate(CELL, 2, charges=True):
-        still, breathing = host.build(arrangement), host.build(arrangement, breathing=0.06)
-        assert iron_oxygen(breathing, 3) < iron_oxygen(still, 3) - 0.01
-        assert iron_oxygen(breathing, 2) > iron_oxygen(still, 2) + 0.01
-        moved = np.linalg.norm(breathing.positions - still.positions, axis=1)
+        still, distorted = host.build(arrangement), host.build(arrangement, polaron_distortion=0.06)
+        assert iron_oxygen(distorted, 3) < iron_oxygen(still, 3) - 0.01
+        assert iron_oxygen(distorted, 2) > iron_oxygen(still, 2) + 0.01
+        moved = np.linalg.norm(distorted.positions - still.positions, axis=1)
         assert not moved[still.numbers != 8].any()
-        np.testing.assert_array_equal(breathing.cell[:], still.cell[:])
+        np.testing.assert_array_equal(distorted.cell[:], still.cell[:])
 
 
 def test_breathing_needs_charge_states(host):
     with pytest.raises(ValueError, match="needs an arrangement with charge states"):
-        host.build(Arrangement(CELL, (0, 1), None), breathing=0.06)
+        host.build(Arrangement(CELL, (0, 1), None), polaron_distortion=0.06)
 
 
 @pytest.mark.parametrize("n", range(5))

@@ -114,10 +114,10 @@ for batch in itertools.count():
 
 
 def test_keys_tell_starts_and_settings_apart(host: Host) -> None:
-    base = {"breathing": 0.06, "fmax": 0.05, "max_steps": 150}
+    base = {"polaron_distortion": 0.06, "fmax": 0.05, "max_steps": 150}
     keys = {
         relaxation_key(host, "1x1x1:Na1100:Fe2233", **(base | change))
-        for change in ({}, {"breathing": 0.0}, {"fmax": 0.02}, {"max_steps": 200})
+        for change in ({}, {"polaron_distortion": 0.0}, {"fmax": 0.02}, {"max_steps": 200})
     }
     keys.add(relaxation_key(host, "1x1x1:Na1100:Fe2323", **base))
     other = Host.__new__(Host)
@@ -147,7 +147,7 @@ def test_equivalent_arrangements_are_relaxed_once(rule: RedoxRule, host: Host, t
     cache = RelaxationCache(tmp_path / "cache", model_identity(model))
     images = [Arrangement((1, 1, 1), (site,), (site,)) for site in range(4)]
     assert len({host.key(image) for image in images}) == 1
-    results = relax_arrangements(model, host, images, breathing=0.06, cache=cache, **COARSE)
+    results = relax_arrangements(model, host, images, polaron_distortion=0.06, cache=cache, **COARSE)
     assert len(cache) == 1
     assert len({item.energy for item in results}) == 1
     # All at the canonical representative, which is what the key names.
@@ -174,7 +174,7 @@ def test_an_interrupted_run_goes_on_with_the_same_batches(
 
     def run(name: str) -> list[Relaxation]:
         cache = RelaxationCache(tmp_path / name, model_identity(model))
-        return relax_arrangements(model, host, wanted, breathing=0.06, cache=cache, **COARSE)
+        return relax_arrangements(model, host, wanted, polaron_distortion=0.06, cache=cache, **COARSE)
 
     whole = run("whole")
     uninterrupted = batches.copy()
@@ -207,7 +207,7 @@ def test_progress_is_said_and_changes_nothing(
     for label in (None, "toy relaxing"):
         monkeypatch.setattr(progress, "PAUSE", 0.0)
         cache = RelaxationCache(tmp_path / f"cache-{label}", model_identity(model))
-        options = {"breathing": 0.06, "fmax": 1e-6, "max_steps": 20, "batch_size": 2}
+        options = {"polaron_distortion": 0.06, "fmax": 1e-6, "max_steps": 20, "batch_size": 2}
         results = relax_arrangements(model, host, images, **options, cache=cache, progress=label)  # type: ignore[arg-type]
         energies.append([item.energy for item in results])
     assert energies[0] == energies[1]

@@ -1,4 +1,4 @@
-"""A small analytic potential whose answers to the exam are known, as a registered family.
+"""A small analytic potential whose answers to the charge-order stage are known, as a registered family.
 
 Every bond is a Morse well with a smooth cut-off. A network that sees Ga for Fe3+ gives it shorter
 bonds than Fe2+, so a distorted start keeps its charge order; one that sees Fe only draws all of
@@ -104,7 +104,7 @@ class ToyFamily(Family):
 
 def register(monkeypatch) -> None:
     """Make the toy a family for the length of a test."""
-    family = ToyFamily("toy:ToyPotential", ToyHyperparameters, frozenset({"magmoms"}))
+    family = ToyFamily("contract:ToyPotential", ToyHyperparameters, frozenset({"magmoms"}))
     monkeypatch.setitem(FAMILIES, "toy", family)
 
 

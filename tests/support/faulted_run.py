@@ -30,8 +30,8 @@ CHANGES: dict[str, Any] = {
     "variants": ["entropy"],
     "controls": [],
     # The rest of the workflow as short as may be; it ends in the table all the same.
-    "exam": {"max_steps": 1},
-    "sampling": {"cells": [SMOKE["sampling"]["cells"][1] | {"max_steps": 1}]},
+    "charge_order": {"max_steps": 1},
+    "search": {"cells": [SMOKE["search"]["cells"][1] | {"max_steps": 1}]},
     "embedding": {"max_steps": 1},
 }
 
@@ -57,7 +57,7 @@ class Run:
         self.folder.mkdir()
         self.results = ROOT / "results" / f"test-{name}-{os.getpid()}"
         self.log = self.results / "logs/train-painn-entropy-f0-s1.log"
-        self.table = self.results / "benchmark/benchmark.csv"
+        self.table = self.results / "comparison/comparison.csv"
         self.config = self.folder / "config.yaml"
         changes = CHANGES | {
             "run": self.results.name,

@@ -126,7 +126,7 @@ def test_jobs_of_a_killed_call_are_cancelled_and_waited_for(tmp_path, slurm):
         _7=["first", ME, "RUNNING", "rule_train_wildcards_painn"],
         _8=["first", ME, "PENDING", ""],
         _9=["first", ME, "COMPLETED", "rule_dataset"],
-        _10=["first", ME, "COMPLETING", "rule_exam"],
+        _10=["first", ME, "COMPLETING", "rule_charge_order"],
         _11=["other", ME, "RUNNING", "another run in this folder"],
         _12=["first", "12345", "RUNNING", "another user"],
     )

@@ -75,7 +75,7 @@ def test_smoke_configuration_end_to_end(tmp_path: Path, cleaned: list[str]) -> N
     assert first.returncode == 0, first.stdout + first.stderr
     results = ROOT / "results" / name
 
-    table = pd.read_csv(results / "benchmark/benchmark.csv")
+    table = pd.read_csv(results / "comparison/comparison.csv")
     assert tuple(table.columns) == COLUMNS
     trained = table[table["status"] != "reference"]
     assert len(trained) == 9  # four families in two variants and one control
@@ -88,7 +88,7 @@ def test_smoke_configuration_end_to_end(tmp_path: Path, cleaned: list[str]) -> N
     assert read_json(results / "provenance.json")["data_sha256"]
 
     # On identical atoms a charge-blind model is blind by construction, and only such a one.
-    identical = pd.read_csv(results / "exam/identical/identical_scores.csv")
+    identical = pd.read_csv(results / "charge_order/identical/identical_scores.csv")
     assert set(identical["id"]) == {path.name for path in (results / "training").iterdir()} | {"ewald"}
     blind = identical["charge_labelled"].eq(False)
     assert blind.sum() == 4
@@ -96,19 +96,19 @@ def test_smoke_configuration_end_to_end(tmp_path: Path, cleaned: list[str]) -> N
     labelled = identical["charge_labelled"].eq(True)
     assert (identical.loc[labelled, "spread_ratio"] > 0).all()
 
-    pending = pd.read_csv(results / "sampling/pending.csv")
+    pending = pd.read_csv(results / "search/pending.csv")
     assert not pending.empty
     assert not [column for column in pending.columns if "dft_energy" in column]
     for figure in (
         "dataset/redox",
-        "exam/overview",
-        "exam/identical/identical",
-        "sampling/overview",
+        "charge_order/overview",
+        "charge_order/identical/identical",
+        "search/overview",
         "thermodynamics/hull",
         "thermodynamics/voltage",
         "thermodynamics/found",
         "embedding/overview",
-        "benchmark/benchmark",
+        "comparison/comparison",
     ):
         for suffix in (".svg", ".png"):
             assert (results / f"{figure}{suffix}").stat().st_size > 2000
@@ -121,7 +121,7 @@ def test_smoke_configuration_end_to_end(tmp_path: Path, cleaned: list[str]) -> N
     energies = pd.read_csv(results / "dft/energies.csv")
     assert set(energies["key"]) == set(pending["key"])
     assert set(energies["status"]) == {"pending"}
-    answered = answer_first(config, results / "sampling/pending.csv")
+    answered = answer_first(config, results / "search/pending.csv")
     planned = run(config, "--dry-run")
     jobs = dict(re.findall(r"^(\w+) +(\d+)$", planned.stdout, flags=re.MULTILINE))
     assert jobs == {"all": "1", "dft": "1", "total": "2"}
@@ -135,7 +135,7 @@ def test_smoke_configuration_end_to_end(tmp_path: Path, cleaned: list[str]) -> N
     planned = run(written(tmp_path, name, models=models), "--dry-run")
     assert planned.returncode == 0, planned.stderr
     jobs = dict(re.findall(r"^(\w+) +(\d+)$", planned.stdout, flags=re.MULTILINE))
-    assert jobs["train"] == jobs["exam"] == jobs["embedding"] == "3"
+    assert jobs["train"] == jobs["charge_order"] == jobs["embedding"] == "3"
     assert jobs["search"] == "2"
     assert "dataset" not in jobs
     written(tmp_path, name)
@@ -175,5 +175,5 @@ def test_killed_run_goes_on_and_ends_with_the_same_table(tmp_path: Path, cleaned
             assert unlocked.returncode == 0, unlocked.stderr
         done = run(config)
         assert done.returncode == 0, done.stdout + done.stderr
-        tables.append((results / "benchmark/benchmark.csv").read_text())
+        tables.append((results / "comparison/comparison.csv").read_text())
     assert tables[0] == tables[1]

@@ -29,7 +29,7 @@ def sources(options: Options) -> None:
 
     config = read_config(options)
     if config.sources is None:
-        raise UserError(f"{options.config} has no section `sources`; see config/paper.yaml")
+        raise UserError(f"{options.config} has no section `sources`; see config/protocol.yaml")
     summary = read_fetched(
         config.sources,
         rule=config.redox,
@@ -89,7 +89,7 @@ def train(options: Options) -> None:
     )
 
 
-def exam_reference(options: Options) -> None:
+def charge_order_reference(options: Options) -> None:
     """DFT end geometries and energies of the charge-ordered states."""
     from workflow_lib.lattice.host import Host
     from workflow_lib.stages.charge_order.reference import build_reference
@@ -98,25 +98,25 @@ def exam_reference(options: Options) -> None:
     build_reference(options.dataset / "frames.parquet", Host.load(config.host), options.out)
 
 
-def exam(options: Options) -> None:
-    """One model's answers to the three papers of the exam."""
+def charge_order(options: Options) -> None:
+    """One model's answers to the three protocols of the charge-order stage."""
     config = read_config(options)
     _threads(config)
     from workflow_lib.lattice.host import Host
-    from workflow_lib.stages.charge_order.run import run_exam
+    from workflow_lib.stages.charge_order.run import run_charge_order
 
-    run_exam(
+    run_charge_order(
         model_dir=options.model_dir,
         reference_dir=options.reference,
         host=Host.load(config.host),
         splits_path=options.dataset / "splits.json",
-        settings=config.exam,
+        settings=config.charge_order,
         cache=options.work,
         out=options.out,
     )
 
 
-def exam_ewald(options: Options) -> None:
+def charge_order_ewald(options: Options) -> None:
     """The naive ranking by formal charges."""
     from workflow_lib.lattice.host import Host
     from workflow_lib.stages.charge_order.ewald import run_ewald
@@ -131,32 +131,32 @@ def exam_ewald(options: Options) -> None:
     )
 
 
-def exam_identical(options: Options) -> None:
+def charge_order_identical(options: Options) -> None:
     """All models on several charge orders of the same atoms."""
     config = read_config(options)
-    if config.exam.identical_atoms is None:
-        raise UserError("exam.identical_atoms is not set; name a frame table in the configuration")
+    if config.charge_order.identical_atoms is None:
+        raise UserError("charge_order.identical_atoms is not set; name a frame table in the configuration")
     _threads(config)
     from workflow_lib.lattice.host import Host
     from workflow_lib.stages.charge_order.identical import run_identical
 
     run_identical(
-        frames_path=config.exam.identical_atoms,
+        frames_path=config.charge_order.identical_atoms,
         model_dirs=options.trainings,
         splits_path=options.dataset / "splits.json",
         host=Host.load(config.host),
         rule=config.redox,
         level=config.dataset.energy_reference,
-        batch_size=config.exam.batch_size,
+        batch_size=config.charge_order.batch_size,
         out=options.out,
     )
 
 
-def exam_overview(options: Options) -> None:
-    """All exams in one table and figure."""
-    from workflow_lib.stages.charge_order.figures import exam_overview as run
+def charge_order_overview(options: Options) -> None:
+    """All models in one table and figure."""
+    from workflow_lib.stages.charge_order.figures import charge_order_overview as run
 
-    run(options.exams, options.out)
+    run(options.charge_orders, options.out)
 
 
 def search(options: Options) -> None:
@@ -169,18 +169,18 @@ def search(options: Options) -> None:
     run_search(
         model_dir=options.model_dir,
         host=Host.load(config.host),
-        settings=config.sampling,
-        exam=config.exam,
+        settings=config.search,
+        charge_order=config.charge_order,
         seed=config.seed,
-        work=options.work / "sampling",
+        work=options.work / "search",
         cache=options.work / "relaxations",
         out=options.out,
     )
 
 
-def sampling_overview(options: Options) -> None:
+def search_overview(options: Options) -> None:
     """All searches in one table and figure, and the list of pending DFT energies."""
-    from workflow_lib.stages.search.figures import sampling_overview as run
+    from workflow_lib.stages.search.figures import search_overview as run
     from workflow_lib.stages.search.pending import collect_pending
 
     run(options.searches, options.out)
@@ -188,7 +188,7 @@ def sampling_overview(options: Options) -> None:
         [folder / "found.csv" for folder in options.searches],
         options.reference / "reference.csv",
         options.out,
-        lowest=read_config(options).sampling.pending_per_composition,
+        lowest=read_config(options).search.pending_per_composition,
     )
 
 
@@ -198,8 +198,8 @@ def thermodynamics(options: Options) -> None:
 
     run_thermodynamics(
         reference_dir=options.reference,
-        exam_dirs=options.exams,
-        sampling_dirs=options.searches,
+        charge_order_dirs=options.charge_orders,
+        search_dirs=options.searches,
         settings=read_config(options).thermodynamics,
         out=options.out,
     )
@@ -230,13 +230,13 @@ def embedding_overview(options: Options) -> None:
     run(options.embeddings, options.out)
 
 
-def benchmark(options: Options) -> None:
+def comparison(options: Options) -> None:
     """The table of the run."""
-    from workflow_lib.stages.comparison.run import run_benchmark
+    from workflow_lib.stages.comparison.run import run_comparison
 
-    run_benchmark(
+    run_comparison(
         trainings=options.trainings,
-        exams=options.exams,
+        charge_orders=options.charge_orders,
         searches=options.searches,
         thermodynamics=options.thermodynamics,
         embeddings=options.embeddings,

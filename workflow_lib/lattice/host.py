@@ -228,10 +228,10 @@ class Host:
             reduced = tuple(sorted(map(int, rng.choice(self.n_redox(repeat), size, replace=False))))
         return Arrangement(repeat, tuple(sorted(map(int, occupied))), reduced)
 
-    def build(self, arrangement: Arrangement, *, breathing: float = 0.0) -> Atoms:
+    def build(self, arrangement: Arrangement, *, polaron_distortion: float = 0.0) -> Atoms:
         """The arrangement as atoms in the Vegard cell of its composition.
 
-        ``breathing`` (A): oxygen neighbours of each higher-state site are drawn in by this much
+        ``polaron_distortion`` (A): oxygen neighbours of each higher-state site are drawn in by this much
         and those of each lower-state site pushed out, the polaron's own distortion; neighbours
         shared by two sites move by the sum. With charge states the array ``oxidation_states``
         is set (0 outside the couple).
@@ -244,7 +244,7 @@ class Host:
         keep[np.setdiff1d(mobile, mobile[list(arrangement.occupied)])] = False
         atoms = Atoms(numbers[keep], scaled_positions=scaled[keep], cell=cell, pbc=True)
         if arrangement.reduced is None:
-            if breathing:
+            if polaron_distortion:
                 raise ValueError("a distorted start needs an arrangement with charge states")
             return atoms
         sites = np.flatnonzero(atoms.numbers == atomic_number(self.redox))
@@ -252,11 +252,11 @@ class Host:
         states[sites] = self.high
         states[sites[list(arrangement.reduced)]] = self.low
         atoms.set_array("oxidation_states", states)
-        if breathing:
-            self._breathe(atoms, sites, breathing)
+        if polaron_distortion:
+            self._distort(atoms, sites, polaron_distortion)
         return atoms
 
-    def _breathe(self, atoms: Atoms, sites: np.ndarray, amplitude: float) -> None:
+    def _distort(self, atoms: Atoms, sites: np.ndarray, amplitude: float) -> None:
         from matscipy.neighbours import neighbour_list
 
         first, second, vector = neighbour_list("ijD", atoms, 2.6)

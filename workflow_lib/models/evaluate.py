@@ -1,4 +1,4 @@
-"""Errors of a trained model on labelled frames, under the names the benchmark table uses."""
+"""Errors of a trained model on labelled frames, under the names the comparison table uses."""
 
 from __future__ import annotations
 

@@ -1,10 +1,11 @@
-"""Relaxations of arrangements, each done once a model and shared by exam and sampling.
+"""Relaxations of arrangements, each done once a model and shared by all stages.
 
 How another stage uses it::
 
     cache = RelaxationCache(folder, model_identity(model))
     relaxations = relax_arrangements(
-        model, host, arrangements, breathing=0.06, fmax=0.05, max_steps=150, batch_size=16, cache=cache
+        model, host, arrangements, polaron_distortion=0.06, fmax=0.05, max_steps=150, batch_size=16,
+        cache=cache,
     )
 
 :func:`relax_arrangements` reduces arrangements to their symmetry-canonical form, so equivalent ones
@@ -69,13 +70,15 @@ def host_identity(host: Host) -> str:
     ]
 
 
-def relaxation_key(host: Host, state_key: str, *, breathing: float, fmax: float, max_steps: int) -> str:
+def relaxation_key(
+    host: Host, state_key: str, *, polaron_distortion: float, fmax: float, max_steps: int
+) -> str:
     """Name of a relaxation: the canonical arrangement, its start and when to stop.
 
-    ``breathing`` is the amplitude of the distorted start in A (0: undistorted); ``fmax`` in eV/A.
+    ``polaron_distortion`` is the amplitude of the distorted start in A (0: undistorted); ``fmax`` in eV/A.
     """
     return (
-        f"v{VERSION}|{host_identity(host)}|{state_key}|breathing={breathing:.6g}"
+        f"v{VERSION}|{host_identity(host)}|{state_key}|polaron_distortion={polaron_distortion:.6g}"
         f"|fmax={fmax:.6g}|steps={max_steps}"
     )
 
@@ -193,7 +196,7 @@ def relax_arrangements(
     host: Host,
     arrangements: Sequence[Arrangement],
     *,
-    breathing: float,
+    polaron_distortion: float,
     fmax: float,
     max_steps: int,
     batch_size: int,
@@ -202,20 +205,22 @@ def relax_arrangements(
 ) -> list[Relaxation]:
     """Relax arrangements in their Vegard cells, in order; what the cache holds is not done again.
 
-    Starts are ``host.build(canonical, breathing=breathing)`` (A). Positions only; ``fmax`` in
-    eV/A. For a model that does not see charge states an undistorted start is stripped of them, so
-    that all charge orders on the same ions share one relaxation. ``progress`` labels what is said on
-    stderr where it takes long: relaxations done, and how far those under way are. Every result is the
-    stored one, also where another process was quicker.
+    Starts are ``host.build(canonical, polaron_distortion=...)`` (A). Positions only; ``fmax`` in eV/A.
+    For a model that does not see charge states an undistorted start is stripped of them, so that all
+    charge orders on the same ions share one relaxation. ``progress`` labels what is said on stderr
+    where it takes long: relaxations done, and how far those under way are. Every result is the stored
+    one, also where another process was quicker.
     """
     from workflow_lib.simulation.relaxation import relax
 
     keys: list[str] = []
     todo: dict[str, Arrangement] = {}
     for arrangement in arrangements:
-        blind = not model.charge_labelled and breathing == 0
+        blind = not model.charge_labelled and polaron_distortion == 0
         canonical = host.canonical(arrangement.without_charges() if blind else arrangement)
-        key = relaxation_key(host, host.key(canonical), breathing=breathing, fmax=fmax, max_steps=max_steps)
+        key = relaxation_key(
+            host, host.key(canonical), polaron_distortion=polaron_distortion, fmax=fmax, max_steps=max_steps
+        )
         keys.append(key)
         todo.setdefault(key, canonical)
     found = cache.get_many(todo)
@@ -226,7 +231,7 @@ def relax_arrangements(
         if progress is not None and missing:
             shown = stack.enter_context(Progress(progress, len(missing), "relaxation", announce=False))
         for number, chunk in enumerate(chunks):
-            starts = [host.build(todo[key], breathing=breathing) for key in chunk]
+            starts = [host.build(todo[key], polaron_distortion=polaron_distortion) for key in chunk]
             results = relax(
                 model,
                 starts,

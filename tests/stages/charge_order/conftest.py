@@ -1,4 +1,4 @@
-"""The exam's reference and a split in folds, made from the embedded frames."""
+"""The charge-order stage's reference and a split in folds, made from the embedded frames."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from workflow_lib.core.io import write_json
 from workflow_lib.frames.table import Frame, write_parquet
 from workflow_lib.lattice.host import Host
 from workflow_lib.stages.charge_order.reference import build_reference
-from workflow_lib.stages.charge_order.settings import ExamSettings
+from workflow_lib.stages.charge_order.settings import ChargeOrderSettings
 
 FOLDS = 2
 
 
 @pytest.fixture(scope="session")
 def reference_dir(frames: list[Frame], host: Host, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("exam-reference")
+    folder = tmp_path_factory.mktemp("charge-order-reference")
     write_parquet(frames, folder / "frames.parquet")
     build_reference(folder / "frames.parquet", host, folder)
     return folder
@@ -54,6 +54,6 @@ def toy() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def settings() -> ExamSettings:
+def settings() -> ChargeOrderSettings:
     # Coarse relaxations: the tests ask how answers are handled, not how accurate they are.
-    return ExamSettings(fmax=0.15, max_steps=40)
+    return ChargeOrderSettings(fmax=0.15, max_steps=40)

@@ -15,7 +15,7 @@ from workflow_lib.core.errors import UserError
 from workflow_lib.lattice.host import Host
 from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.stages.charge_order.ewald import ewald_energy, fitted_scale, run_ewald
-from workflow_lib.stages.charge_order.settings import ExamSettings
+from workflow_lib.stages.charge_order.settings import ChargeOrderSettings
 
 MADELUNG_ROCK_SALT = 1.747564594633
 COULOMB = Hartree * Bohr  # eV A
@@ -51,9 +51,9 @@ def test_ranking_of_the_reference(
     assert scores["states_spearman"] == pytest.approx(expected)
     assert scores["ewald_scale"] > 0
     assert np.allclose(states["energy_ev"], scores["ewald_scale"] * states["ewald_ev"], rtol=1e-8)
-    assert scores["headline_paper"] == "undistorted"
+    assert scores["headline_protocol"] == "undistorted"
     assert scores["states_unseen"] == 10
-    assert scores["papers"]["undistorted"]["orders_kept"] is None
+    assert scores["protocols"]["undistorted"]["orders_kept"] is None
     assert (tmp_path / "ewald/states.svg").stat().st_size > 0
 
 
@@ -85,6 +85,6 @@ def test_composition_without_rivals_is_a_clear_line(
             rule=rule,
             splits_path=splits_path,
             out=tmp_path / "ewald",
-            settings=ExamSettings(compared_x=0.6),
+            settings=ChargeOrderSettings(compared_x=0.6),
         )
     assert not (tmp_path / "ewald").exists()

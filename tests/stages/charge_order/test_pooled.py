@@ -1,4 +1,4 @@
-"""Out-of-fold scores over several exams, and the figure that shows all exams of a run."""
+"""Out-of-fold scores over several models, and the figure that shows all of a run."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import pytest
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import write_csv, write_json
-from workflow_lib.stages.charge_order.figures import exam_overview
+from workflow_lib.stages.charge_order.figures import charge_order_overview
 from workflow_lib.stages.charge_order.pooled import scores_across_folds
 from workflow_lib.stages.charge_order.reference import read_reference
-from workflow_lib.stages.charge_order.score import score_exam
+from workflow_lib.stages.charge_order.score import score_states
 
 UNITS = 4
 
 
-def write_exam(
+def write_charge_order(
     root: Path,
     reference: pd.DataFrame,
     *,
@@ -28,7 +28,7 @@ def write_exam(
     variant: str = "entropy",
     compared_x: float = 0.5,
 ) -> Path:
-    """An exam whose formation energies are ``factor`` times DFT's; fold 0 and 1 split the states.
+    """A model whose formation energies are ``factor`` times DFT's; fold 0 and 1 split the states.
 
     Each fold's model has a zero of energy of its own, as separate trainings do.
     """
@@ -38,7 +38,7 @@ def write_exam(
     formation = factor * reference["formation_mev_fu"]
     energy = UNITS * formation / 1000 - 100.0 * (fold + 1) - 3.0 * x
     states = reference.assign(
-        paper="distorted",
+        protocol="distorted",
         seen=~unseen,
         status="converged",
         dft_energy_ev=reference["energy_ev"],
@@ -49,7 +49,7 @@ def write_exam(
     name = f"toy-{variant}-f{fold}-s{seed}"
     scores = {"id": name, "name": "toy", "family": "toy", "init": "scratch", "variant": variant}
     scores |= {"fold": fold, "seed": seed, "charge_labelled": True}
-    scores |= score_exam(states, compared_x, "distorted")
+    scores |= score_states(states, compared_x, "distorted")
     write_csv(states, root / name / "states.csv")
     write_json(root / name / "scores.json", scores)
     return root / name
@@ -62,7 +62,7 @@ def reference(reference_dir: Path) -> pd.DataFrame:
 
 def test_folds_are_pooled_and_seeds_give_the_spread(reference: pd.DataFrame, tmp_path: Path) -> None:
     folders = [
-        write_exam(tmp_path, reference, fold=fold, seed=seed, factor=factor)
+        write_charge_order(tmp_path, reference, fold=fold, seed=seed, factor=factor)
         for seed, factor in ((1, 1.0), (2, 2.0))
         for fold in (0, 1)
     ]
@@ -80,7 +80,7 @@ def test_folds_are_pooled_and_seeds_give_the_spread(reference: pd.DataFrame, tmp
 
 
 def test_a_single_fold_pools_what_it_holds_out(reference: pd.DataFrame, tmp_path: Path) -> None:
-    folder = write_exam(tmp_path, reference, fold=0, seed=1, factor=1.0)
+    folder = write_charge_order(tmp_path, reference, fold=0, seed=1, factor=1.0)
     (row,) = scores_across_folds([folder]).to_dict("records")
     assert (row["folds"], row["seeds"], row["states"]) == (1, 1, 5)
     assert row["spearman_std"] is None
@@ -89,27 +89,27 @@ def test_a_single_fold_pools_what_it_holds_out(reference: pd.DataFrame, tmp_path
 
 
 def test_exams_that_do_not_belong_together(reference: pd.DataFrame, tmp_path: Path) -> None:
-    first = write_exam(tmp_path / "a", reference, fold=0, seed=1, factor=1.0)
-    again = write_exam(tmp_path / "b", reference, fold=0, seed=1, factor=1.0)
-    with pytest.raises(UserError, match="held out in two of the exams"):
+    first = write_charge_order(tmp_path / "a", reference, fold=0, seed=1, factor=1.0)
+    again = write_charge_order(tmp_path / "b", reference, fold=0, seed=1, factor=1.0)
+    with pytest.raises(UserError, match="held out in two of the folds"):
         scores_across_folds([first, again])
-    other = write_exam(tmp_path / "c", reference, fold=1, seed=1, factor=1.0, compared_x=0.25)
+    other = write_charge_order(tmp_path / "c", reference, fold=1, seed=1, factor=1.0, compared_x=0.25)
     with pytest.raises(UserError, match="compare different compositions"):
         scores_across_folds([first, other])
     (tmp_path / "d").mkdir()
     (tmp_path / "d/scores.json").write_text("{}")
-    with pytest.raises(UserError, match="holds no scores of an exam"):
+    with pytest.raises(UserError, match="holds no scores of a charge-order result"):
         scores_across_folds([tmp_path / "d"])
-    with pytest.raises(UserError, match="no exam was given"):
-        exam_overview([], tmp_path / "out")
+    with pytest.raises(UserError, match="no model was given"):
+        charge_order_overview([], tmp_path / "out")
 
 
 def test_overview_has_a_row_an_exam_and_a_figure(reference: pd.DataFrame, tmp_path: Path) -> None:
     folders = [
-        write_exam(tmp_path, reference, fold=0, seed=1, factor=factor, variant=variant)
+        write_charge_order(tmp_path, reference, fold=0, seed=1, factor=factor, variant=variant)
         for variant, factor in (("entropy", 1.0), ("baseline", 0.1))
     ]
-    table = exam_overview(folders, tmp_path / "out")
+    table = charge_order_overview(folders, tmp_path / "out")
     assert table["id"].tolist() == ["toy-baseline-f0-s1", "toy-entropy-f0-s1"]
     assert table["redox_spread_ratio"].tolist() == pytest.approx([0.1, 1.0])
     assert table["headline"].all()

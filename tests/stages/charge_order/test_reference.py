@@ -123,7 +123,7 @@ def test_formation_energy_by_hand() -> None:
 
 def test_bond_gap_measures_the_breathing_of_a_start(host: Host) -> None:
     arrangement = host.enumerate((1, 1, 1), 2, charges=True)[0]
-    bare, breathed = host.build(arrangement), host.build(arrangement, breathing=0.05)
+    bare, breathed = host.build(arrangement), host.build(arrangement, polaron_distortion=0.05)
     states = bare.arrays["oxidation_states"]
     assert bond_gap(bare, host, states) == pytest.approx(0, abs=0.05)
     swapped = np.where(states == 0, 0, 5 - states)
@@ -153,7 +153,7 @@ def test_mistakes_are_one_clear_line(frames: list[Frame], host: Host, tmp_path: 
     with pytest.raises(UserError, match="lacks the columns degeneracy"):
         read_reference(out)
     (out / "reference.extxyz").write_text("28\nbroken")
-    with pytest.raises(UserError, match="damaged exam reference"):
+    with pytest.raises(UserError, match="damaged reference"):
         read_reference(out)
 
 

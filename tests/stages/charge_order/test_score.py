@@ -10,7 +10,13 @@ import pytest
 from embedded import embedded_table, last_of_paths
 
 from workflow_lib.stages.charge_order.reference import read_reference
-from workflow_lib.stages.charge_order.score import ranking, redox_spread, score_exam, score_paper, spearman
+from workflow_lib.stages.charge_order.score import (
+    ranking,
+    redox_spread,
+    score_protocol,
+    score_states,
+    spearman,
+)
 
 UNITS = 4
 
@@ -36,7 +42,7 @@ def with_energies(answers: pd.DataFrame, energies: np.ndarray) -> pd.DataFrame:
 
 
 def test_dft_itself_gets_full_marks(answers: pd.DataFrame) -> None:
-    scores = score_paper(answers, 0.5)
+    scores = score_protocol(answers, 0.5)
     assert (scores["states_spearman"], scores["states_spearman_all"]) == (1, 1)
     assert scores["states_mae_mev_fu"] == scores["states_mae_mev_fu_all"] == 0
     assert (scores["states_total"], scores["states_unseen"]) == (10, 5)
@@ -54,11 +60,11 @@ def test_dft_itself_gets_full_marks(answers: pd.DataFrame) -> None:
 
 
 def test_a_constant_changes_nothing_and_a_factor_scales_the_spread(answers: pd.DataFrame) -> None:
-    shifted = score_paper(with_energies(answers, answers["energy_ev"] + 12.5), 0.5)
+    shifted = score_protocol(with_energies(answers, answers["energy_ev"] + 12.5), 0.5)
     # Constants of 10 eV leave 1e-12 of a difference in double precision.
     assert shifted["states_mae_mev_fu"] == pytest.approx(0, abs=1e-6)
     assert shifted["redox_spread_ratio"] == pytest.approx(1)
-    stretched = score_paper(with_energies(answers, 3 * answers["energy_ev"]), 0.5)
+    stretched = score_protocol(with_energies(answers, 3 * answers["energy_ev"]), 0.5)
     assert stretched["redox_spread_ratio"] == pytest.approx(3)
     assert stretched["states_spearman"] == 1
 
@@ -72,7 +78,7 @@ def test_mae_by_hand(answers: pd.DataFrame) -> None:
 
 
 def test_the_opposite_of_dft_gets_none(answers: pd.DataFrame) -> None:
-    scores = score_paper(with_energies(answers, -answers["energy_ev"]), 0.5)
+    scores = score_protocol(with_energies(answers, -answers["energy_ev"]), 0.5)
     assert scores["states_spearman_all"] == -1
     assert scores["ground_states_found"] == 0
     assert scores["redox_pairs_ordered"] == 0
@@ -87,7 +93,7 @@ def test_the_opposite_of_dft_gets_none(answers: pd.DataFrame) -> None:
 
 def test_a_blind_model_is_asked_for_the_ions(answers: pd.DataFrame) -> None:
     lowest = answers.groupby("na_key")["energy_ev"].transform("min")
-    scores = score_paper(with_energies(answers, lowest), 0.5)
+    scores = score_protocol(with_energies(answers, lowest), 0.5)
     assert scores["redox_spread_ratio"] == 0
     assert scores["redox_pairs_ordered"] == 0.5
     assert scores["ground_states_found"] == 0
@@ -110,7 +116,7 @@ def test_rounding_is_not_ranked() -> None:
 def test_too_few_states_have_no_score(answers: pd.DataFrame) -> None:
     half = answers[answers["x"] == 0.5]
     two = answers.assign(seen=~answers["state_key"].isin(half["state_key"].head(2)))
-    scores = score_paper(two, 0.5)
+    scores = score_protocol(two, 0.5)
     assert scores["states_unseen"] == 2
     assert scores["states_spearman"] is None
     assert scores["states_mae_mev_fu"] is None
@@ -123,7 +129,7 @@ def test_diverged_states_are_counted_and_left_out(answers: pd.DataFrame) -> None
     best = answers.loc[answers["x"] == 0.5, "energy_ev"].idxmin()
     table = answers.copy()
     table.loc[best, ["status", "energy_ev", "formation_mev_fu"]] = ["diverged", np.nan, np.nan]
-    scores = score_paper(table, 0.5)
+    scores = score_protocol(table, 0.5)
     assert scores["diverged"] == 1
     assert scores["status"] == {"converged": 15, "diverged": 1}
     assert (scores["states_total"], scores["states_spearman_all"]) == (9, 1)
@@ -134,8 +140,8 @@ def test_diverged_states_are_counted_and_left_out(answers: pd.DataFrame) -> None
 
 def test_headline_paper_stands_on_top(answers: pd.DataFrame) -> None:
     wrong = with_energies(answers, -answers["energy_ev"])
-    both = pd.concat([answers.assign(paper="distorted"), wrong.assign(paper="undistorted")])
-    scores = score_exam(both, 0.5, "distorted")
+    both = pd.concat([answers.assign(protocol="distorted"), wrong.assign(protocol="undistorted")])
+    scores = score_states(both, 0.5, "distorted")
     assert (scores["states_spearman"], scores["ground_states_found"]) == (1, 3)
-    assert scores["papers"]["undistorted"]["states_spearman"] == -1
-    assert list(scores["papers"]) == ["distorted", "undistorted"]
+    assert scores["protocols"]["undistorted"]["states_spearman"] == -1
+    assert list(scores["protocols"]) == ["distorted", "undistorted"]

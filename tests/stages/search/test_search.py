@@ -16,7 +16,7 @@ from workflow_lib.stages.search.population import make_population
 from workflow_lib.stages.search.problem import Problem, State
 from workflow_lib.stages.search.random_search import draw, random_search
 from workflow_lib.stages.search.search import genetic_search
-from workflow_lib.stages.search.settings import CellSettings, OperatorWeights, SamplingSettings
+from workflow_lib.stages.search.settings import CellSettings, OperatorWeights, SearchSettings
 from workflow_lib.stages.search.tables import lowest
 
 SMALL = CellSettings(budget=14, population=6, offspring=2)
@@ -224,7 +224,7 @@ def test_settings_refuse(values, message):
 
 def test_settings_refuse_a_cell_twice_and_operators_without_weight():
     with pytest.raises(ValueError, match="may stand once"):
-        SamplingSettings(cells=(SMALL, SMALL))
+        SearchSettings(cells=(SMALL, SMALL))
     with pytest.raises(ValueError, match="needs a weight"):
         OperatorWeights(crossover=0, ions=0, symmetry=0)
 

@@ -20,7 +20,7 @@ from workflow_lib.lattice.host import Arrangement, Host, load_host
 from workflow_lib.stages.search.evaluate import end_members
 from workflow_lib.stages.search.genotype import Lattice
 from workflow_lib.stages.search.problem import Evaluation
-from workflow_lib.stages.search.settings import CellSettings, SamplingSettings
+from workflow_lib.stages.search.settings import CellSettings, SearchSettings
 
 ROOT = Path(__file__).parents[3]
 HOST = ROOT / "resources/hosts/olivine-nafepo4.json"
@@ -96,7 +96,7 @@ class ToyEvaluator:
         return self.host.build(arrangement)
 
 
-SETTINGS = SamplingSettings(
+SETTINGS = SearchSettings(
     cells=(
         CellSettings(enumerate=True, budget=14, population=6, offspring=2),
         CellSettings(repeat=(1, 3, 1), compositions=(4, 6, 8, 10), budget=48, population=12, offspring=4),

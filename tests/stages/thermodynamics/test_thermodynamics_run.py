@@ -22,32 +22,38 @@ SETTINGS = ThermodynamicsSettings()
 
 @pytest.fixture(scope="module")
 def reference(frames: list[Frame], host: Host, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("exam")
+    folder = tmp_path_factory.mktemp("charge_order")
     write_parquet(frames, folder / "frames.parquet")
     build_reference(folder / "frames.parquet", host, folder)
     return folder
 
 
-def write_exam(reference: Path, folder: Path, shift: float | np.ndarray = 0.0, **changes: object) -> Path:
+def write_charge_order(
+    reference: Path, folder: Path, shift: float | np.ndarray = 0.0, **changes: object
+) -> Path:
     """A model that answers DFT's energies, each moved by ``shift`` (eV a cell)."""
     states = pd.read_csv(reference / "reference.csv")
-    states = states.assign(paper="distorted", status="converged", steps=3, fmax=0.04, seen=False)
+    states = states.assign(protocol="distorted", status="converged", steps=3, fmax=0.04, seen=False)
     states["energy_ev"] += shift
     states = states.assign(**changes)
-    other = states.assign(paper="undistorted", energy_ev=0.0)
+    other = states.assign(protocol="undistorted", energy_ev=0.0)
     write_csv(pd.concat([other, states]), folder / "states.csv")
     return folder
 
 
-def run(reference: Path, exams: list[Path], searches: list[Path], out: Path) -> Path:
+def run(reference: Path, charge_orders: list[Path], searches: list[Path], out: Path) -> Path:
     run_thermodynamics(
-        reference_dir=reference, exam_dirs=exams, sampling_dirs=searches, settings=SETTINGS, out=out
+        reference_dir=reference,
+        charge_order_dirs=charge_orders,
+        search_dirs=searches,
+        settings=SETTINGS,
+        out=out,
     )
     return out
 
 
 def test_dft_voltage_is_that_of_the_stored_energies(reference: Path, tmp_path: Path):
-    run(reference, [write_exam(reference, tmp_path / "painn-baseline-f0-s1")], [], tmp_path / "out")
+    run(reference, [write_charge_order(reference, tmp_path / "painn-baseline-f0-s1")], [], tmp_path / "out")
     states = pd.read_csv(reference / "reference.csv").set_index("x")["energy_ev"]
     expected = -(float(states[1.0]) - float(states[0.0]) - 4 * SETTINGS.mobile_energy_ev) / 4
     table = pd.read_csv(tmp_path / "out/voltage.csv")
@@ -60,8 +66,8 @@ def test_dft_voltage_is_that_of_the_stored_energies(reference: Path, tmp_path: P
     assert (dft["voltage_v"].diff().dropna() < 0).all()
 
 
-def test_formation_energies_are_the_exams(reference: Path, tmp_path: Path):
-    run(reference, [write_exam(reference, tmp_path / "painn-baseline-f0-s1")], [], tmp_path / "out")
+def test_formation_energies_are_the_charge_orders(reference: Path, tmp_path: Path):
+    run(reference, [write_charge_order(reference, tmp_path / "painn-baseline-f0-s1")], [], tmp_path / "out")
     table = pd.read_csv(tmp_path / "out/formation.csv")
     dft = table[table["id"] == "DFT"].set_index("state_key")
     stored = pd.read_csv(reference / "reference.csv").set_index("state_key")
@@ -79,8 +85,8 @@ def test_scores_by_hand(reference: Path, tmp_path: Path):
     x = states["x"].to_numpy()
     # Full end 0.4 eV a cell higher: the average voltage falls by 100 mV, E_f is untouched if the
     # other compositions move along the line; +0.08 eV a cell at x = 1/2 alone is 20 meV/f.u. there.
-    tilt = write_exam(reference, tmp_path / "mace-baseline-f0-s1", 0.4 * x)
-    bump = write_exam(reference, tmp_path / "mace-entropy-f0-s1", 0.08 * (x == 0.5))
+    tilt = write_charge_order(reference, tmp_path / "mace-baseline-f0-s1", 0.4 * x)
+    bump = write_charge_order(reference, tmp_path / "mace-entropy-f0-s1", 0.08 * (x == 0.5))
     run(reference, [tilt, bump], [], tmp_path / "out")
     scores = pd.read_csv(tmp_path / "out/scores.csv").set_index("id")
     tilted, bumped = scores.loc["mace-baseline-f0-s1"], scores.loc["mace-entropy-f0-s1"]
@@ -96,7 +102,7 @@ def test_a_model_with_a_false_ground_state_is_told(reference: Path, tmp_path: Pa
     states = pd.read_csv(reference / "reference.csv")
     half = (states["x"] == 0.5).to_numpy()
     gap = states.loc[half, "formation_mev_fu"].min()
-    wrong = write_exam(reference, tmp_path / "mace-baseline-f0-s1", -4e-3 * (gap + 50) * half)
+    wrong = write_charge_order(reference, tmp_path / "mace-baseline-f0-s1", -4e-3 * (gap + 50) * half)
     run(reference, [wrong], [], tmp_path / "out")
     hull = pd.read_csv(tmp_path / "out/hull.csv")
     own = hull[hull["id"] == "mace-baseline-f0-s1"].set_index("x")
@@ -109,8 +115,8 @@ def test_a_model_with_a_false_ground_state_is_told(reference: Path, tmp_path: Pa
 def test_diverged_end_member_gives_no_numbers_but_a_reason(reference: Path, tmp_path: Path):
     states = pd.read_csv(reference / "reference.csv")
     status = np.where(states["x"] == 1, "diverged", "converged")
-    broken = write_exam(reference, tmp_path / "mace-entropy-f0-s1", status=status)
-    whole = write_exam(reference, tmp_path / "mace-baseline-f0-s1")
+    broken = write_charge_order(reference, tmp_path / "mace-entropy-f0-s1", status=status)
+    whole = write_charge_order(reference, tmp_path / "mace-baseline-f0-s1")
     run(reference, [broken, whole], [], tmp_path / "out")
     scores = pd.read_csv(tmp_path / "out/scores.csv").set_index("id")
     assert "x = 1" in scores.loc["mace-entropy-f0-s1", "status"]
@@ -124,7 +130,7 @@ def test_diverged_state_stays_listed_outside_the_hull(reference: Path, tmp_path:
     status = np.where(quarter, "diverged", "converged")
     run(
         reference,
-        [write_exam(reference, tmp_path / "mace-entropy-f0-s1", -100.0 * quarter, status=status)],
+        [write_charge_order(reference, tmp_path / "mace-entropy-f0-s1", -100.0 * quarter, status=status)],
         [],
         tmp_path / "out",
     )
@@ -161,9 +167,9 @@ def write_search(folder: Path, reference: Path, host: Host) -> Path:
 
 
 def test_search_extends_the_hull_but_not_the_scores(reference: Path, host: Host, tmp_path: Path):
-    exam = write_exam(reference, tmp_path / "exam/mace-entropy-f0-s1")
-    search = write_search(tmp_path / "sampling/mace-entropy-f0-s1", reference, host)
-    run(reference, [exam], [search], tmp_path / "out")
+    charge_order = write_charge_order(reference, tmp_path / "charge_order/mace-entropy-f0-s1")
+    search = write_search(tmp_path / "search/mace-entropy-f0-s1", reference, host)
+    run(reference, [charge_order], [search], tmp_path / "out")
     hull = pd.read_csv(tmp_path / "out/hull.csv")
     own = hull[(hull["id"] == "mace-entropy-f0-s1") & (hull["scope"] == "searched")]
     vertex = own[np.isclose(own["x"], 2 / 3)]
@@ -184,30 +190,33 @@ def test_search_extends_the_hull_but_not_the_scores(reference: Path, host: Host,
 
 
 def test_search_with_a_lower_end_member_moves_its_own_zero(reference: Path, host: Host, tmp_path: Path):
-    # The search relaxed the full end member 0.4 eV a cell (100 meV/f.u.) deeper than the exam did.
-    exam = write_exam(reference, tmp_path / "exam/mace-entropy-f0-s1")
-    search = write_search(tmp_path / "sampling/mace-entropy-f0-s1", reference, host)
+    # The search relaxed the full end member 0.4 eV a cell (100 meV/f.u.) deeper.
+    charge_order = write_charge_order(reference, tmp_path / "charge_order/mace-entropy-f0-s1")
+    search = write_search(tmp_path / "search/mace-entropy-f0-s1", reference, host)
     found = pd.read_csv(search / "found.csv")
     full = pd.read_csv(reference / "reference.csv").query("x == 1").iloc[0]
     extra = {"cell": "1x1x1", "key": full["state_key"], "x": 1.0, "n_occupied": 4, "method": "enumeration"}
     extra |= {"energy_ev": full["energy_ev"] - 0.4, "status": "converged", "degeneracy": 1}
     write_csv(pd.concat([found, pd.DataFrame([extra])]), search / "found.csv")
-    run(reference, [exam], [search], tmp_path / "out")
+    run(reference, [charge_order], [search], tmp_path / "out")
     formation = pd.read_csv(tmp_path / "out/formation.csv").query("source == 'search' and x < 1")
     # At x = 2/3 the line between the ends now lies 2/3 of 100 meV deeper.
     assert formation["formation_mev_fu"].min() == pytest.approx(-40 + 200 / 3, abs=1e-3)
     assert (formation["above_hull_mev_fu"] >= -1e-6).all()
     scores = pd.read_csv(tmp_path / "out/scores.csv").iloc[0]
-    assert scores["voltage_mae_mv"] == pytest.approx(0, abs=1e-6)  # taken on the exam's states
+    assert scores["voltage_mae_mv"] == pytest.approx(
+        0, abs=1e-6
+    )  # taken on the charge-order stage's states
 
 
 def test_spread_over_seeds_and_identical_tables(reference: Path, tmp_path: Path):
     x = pd.read_csv(reference / "reference.csv")["x"].to_numpy()
-    exams = [
-        write_exam(reference, tmp_path / f"mace-entropy-f0-s{seed}", 0.1 * seed * x) for seed in (1, 2, 3)
+    charge_orders = [
+        write_charge_order(reference, tmp_path / f"mace-entropy-f0-s{seed}", 0.1 * seed * x)
+        for seed in (1, 2, 3)
     ]
-    run(reference, exams, [], tmp_path / "one")
-    run(reference, exams[::-1], [], tmp_path / "two")
+    run(reference, charge_orders, [], tmp_path / "one")
+    run(reference, charge_orders[::-1], [], tmp_path / "two")
     summary = pd.read_csv(tmp_path / "one/summary.csv").iloc[0]
     # Voltages off by 25, 50 and 75 mV.
     assert summary["voltage_mae_mv_mean"] == pytest.approx(50, abs=1e-3)
@@ -234,21 +243,21 @@ def test_clear_errors(reference: Path, tmp_path: Path, host: Host):
     with pytest.raises(UserError, match="searched but not examined: mace-entropy-f0-s1"):
         search = write_search(tmp_path / "mace-entropy-f0-s1", reference, host)
         run(reference, [], [search], tmp_path / "out")
-    shifted = write_exam(reference, tmp_path / "painn-baseline-f0-s1", x=0.5)
+    shifted = write_charge_order(reference, tmp_path / "painn-baseline-f0-s1", x=0.5)
     with pytest.raises(UserError, match="does not belong to the key 1x1x1:Na0000"):
         run(reference, [shifted], [], tmp_path / "out")
     (tmp_path / "lame").mkdir()
-    pd.DataFrame({"paper": ["distorted"]}).to_csv(tmp_path / "lame/states.csv")
+    pd.DataFrame({"protocol": ["distorted"]}).to_csv(tmp_path / "lame/states.csv")
     with pytest.raises(UserError, match="lacks the columns state_key"):
         run(reference, [tmp_path / "lame"], [], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_a_ranking_without_relaxations_has_no_hull(reference: Path, tmp_path: Path):
-    # Formal-charge Ewald energies: one paper only, and not the one that enters hulls.
-    states = pd.read_csv(reference / "reference.csv").assign(paper="undistorted", status="single-point")
+    # Formal-charge Ewald energies: one protocol only, and not the one that enters hulls.
+    states = pd.read_csv(reference / "reference.csv").assign(protocol="undistorted", status="single-point")
     write_csv(states, tmp_path / "ewald/states.csv")
-    model = write_exam(reference, tmp_path / "painn-entropy-f0-s1")
+    model = write_charge_order(reference, tmp_path / "painn-entropy-f0-s1")
     run(reference, [tmp_path / "ewald", model], [], tmp_path / "out")
     assert pd.read_csv(tmp_path / "out/scores.csv")["id"].tolist() == ["painn-entropy-f0-s1"]
     assert "ewald" not in set(pd.read_csv(tmp_path / "out/formation.csv")["id"])

@@ -92,4 +92,4 @@ class ToyFamily(Family):
 
 def register():
     """Make the family known for the rest of the process."""
-    FAMILIES["toy"] = ToyFamily("", ToyHyperparameters, ToyPotential.predicts, pretrained=True)
+    FAMILIES["toy"] = ToyFamily("contract:", ToyHyperparameters, ToyPotential.predicts, pretrained=True)

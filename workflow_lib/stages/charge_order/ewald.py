@@ -14,17 +14,17 @@ import pandas as pd
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import read_json, write_csv, write_json
-from workflow_lib.stages.charge_order.figures import exam_figure
+from workflow_lib.stages.charge_order.figures import states_figure
 from workflow_lib.stages.charge_order.protocols import (
     LABELS,
     SINGLE_POINT,
     arrangement_of,
-    paper_table,
+    protocol_table,
     state_roles,
 )
 from workflow_lib.stages.charge_order.reference import read_reference
-from workflow_lib.stages.charge_order.score import TIE, Scores, score_exam
-from workflow_lib.stages.charge_order.settings import ExamSettings, Paper
+from workflow_lib.stages.charge_order.score import TIE, Scores, score_states
+from workflow_lib.stages.charge_order.settings import ChargeOrderSettings, Protocol
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from workflow_lib.lattice.host import Host
     from workflow_lib.lattice.redox import RedoxRule
 
-PAPER: Paper = "undistorted"
+PROTOCOL: Protocol = "undistorted"
 NAME = "ewald"
 NOTE = (
     "Formal-charge Ewald energies of the undistorted starts, multiplied by one factor ewald_scale "
@@ -77,7 +77,7 @@ def run_ewald(
     rule: RedoxRule,
     splits_path: str | Path,
     out: str | Path,
-    settings: ExamSettings | None = None,
+    settings: ChargeOrderSettings | None = None,
 ) -> Scores:
     """Rank the reference states by Ewald energies; files as of a trained model (see :data:`NOTE`).
 
@@ -86,7 +86,7 @@ def run_ewald(
     ``splits_path``, for comparison with trained models; ``seen`` is false throughout. UserError
     where the compared composition has too few states to fit the scale.
     """
-    settings = settings or ExamSettings()
+    settings = settings or ChargeOrderSettings()
     reference, structures = read_reference(reference_dir)
     folds = read_json(splits_path)["folds"]
     starts = [host.build(arrangement_of(host, atoms)) for atoms in structures]
@@ -99,7 +99,7 @@ def run_ewald(
     except ValueError as error:
         raise UserError(
             f"{reference_dir} has too few states at x = {settings.compared_x:g} for the Ewald ranking "
-            f"({error}); set exam.compared_x to a composition with several states"
+            f"({error}); set charge_order.compared_x to a composition with several states"
         ) from error
     fits = scale > 0
     answers = pd.DataFrame(
@@ -110,8 +110,8 @@ def run_ewald(
             "energy_ev": scale * energies if fits else energies,
         }
     )
-    states = paper_table(
-        PAPER,
+    states = protocol_table(
+        PROTOCOL,
         answers,
         starts,
         reference=reference,
@@ -136,18 +136,18 @@ def run_ewald(
         "dft_relaxed": int(reference["relaxed"].sum()),
         "dft_states": len(reference),
     }
-    scores |= score_exam(states, settings.compared_x, PAPER)
+    scores |= score_states(states, settings.compared_x, PROTOCOL)
     if not fits:
-        for part in (scores, scores["papers"][PAPER]):
+        for part in (scores, scores["protocols"][PROTOCOL]):
             part |= {name: None for name in part if any(item in name for item in FITTED)}
     out = Path(out)
     write_csv(states, out / "states.csv")
     unit = "scaled to DFT at one composition" if fits else "unscaled"
-    exam_figure(
+    states_figure(
         states,
         out,
         title=f"Ewald energies of formal charges, {unit}",
-        panel_titles={PAPER: "undistorted host, no relaxation"},
+        panel_titles={PROTOCOL: "undistorted host, no relaxation"},
     )
     write_json(out / "scores.json", scores)
     return scores

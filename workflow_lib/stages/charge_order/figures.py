@@ -1,4 +1,4 @@
-"""Figures of the exam: one model against DFT, and all models of a run side by side."""
+"""Figures of the charge_order: one model against DFT, and all models of a run side by side."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from workflow_lib.core.io import save_figure, write_csv
 from workflow_lib.core.plotting import COLOUR_DFT, OKABE_ITO, VARIANT_MARKERS, model_colours, style
 from workflow_lib.stages.charge_order.pooled import read_scores, scores_across_folds
 from workflow_lib.stages.charge_order.reference import RELAXED
-from workflow_lib.stages.charge_order.settings import PAPERS
+from workflow_lib.stages.charge_order.settings import PROTOCOLS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.lines import Line2D
 
-PAPER_TITLES = {
+PROTOCOL_TITLES = {
     "single-point": "(a) at the DFT geometries",
     "distorted": "(b) relaxed from distorted starts",
     "undistorted": "(c) relaxed from undistorted starts",
@@ -51,16 +51,16 @@ def _line(**options: Any) -> Line2D:
     return Line2D([], [], **({"linestyle": ""} | options))
 
 
-def exam_figure(
+def states_figure(
     states: pd.DataFrame,
     out: str | Path,
     *,
     title: str,
-    panel_titles: Mapping[str, str] = PAPER_TITLES,
+    panel_titles: Mapping[str, str] = PROTOCOL_TITLES,
 ) -> None:
-    """Formation energies of a model against DFT, a panel a paper: ``states.{svg,png}``.
+    """Formation energies of a model against DFT, a panel a protocol: ``states.{svg,png}``.
 
-    The CSV beside the figure is the table itself, which the exam writes as ``states.csv``.
+    The CSV beside the figure is the table itself, which the charge-order stage writes as ``states.csv``.
     Colour and marker show the arrangement of the mobile ions; filled: state unseen in training,
     hollow: seen. States that diverged have no point; their number is stated. A ring marks states
     whose DFT relaxation ended above :data:`FAR`.
@@ -68,17 +68,17 @@ def exam_figure(
     import matplotlib.pyplot as plt
 
     style()
-    papers = [paper for paper in PAPERS if (states["paper"] == paper).any()]
+    protocols = [protocol for protocol in PROTOCOLS if (states["protocol"] == protocol).any()]
     inner = states[(states["x"] > 0) & (states["x"] < 1)]
     keys = list(dict.fromkeys(inner.sort_values(["x", "na_key"])["na_key"]))
     looks = {key: (OKABE_ITO[i % len(OKABE_ITO)], MARKERS[i % len(MARKERS)]) for i, key in enumerate(keys)}
-    width = max(4.6, 3.1 * len(papers) + 1.6)
+    width = max(4.6, 3.1 * len(protocols) + 1.6)
     figure, axes = plt.subplots(
-        1, len(papers), figsize=(width, 3.6), sharex=True, sharey=True, squeeze=False
+        1, len(protocols), figsize=(width, 3.6), sharex=True, sharey=True, squeeze=False
     )
-    for axis, paper in zip(axes[0], papers, strict=True):
-        _formation_panel(axis, inner[inner["paper"] == paper], looks)
-        axis.set_title(panel_titles[paper], fontsize=9)
+    for axis, protocol in zip(axes[0], protocols, strict=True):
+        _formation_panel(axis, inner[inner["protocol"] == protocol], looks)
+        axis.set_title(panel_titles[protocol], fontsize=9)
         axis.set_xlabel("DFT formation energy (meV/f.u.)")
     axes[0][0].set_ylabel("model formation energy (meV/f.u.)")
     x_of = dict(zip(inner["na_key"], inner["x"], strict=True))
@@ -131,35 +131,35 @@ def _formation_panel(axis: Axes, table: pd.DataFrame, looks: dict[str, tuple[str
         )
 
 
-def exam_overview(exam_dirs: Sequence[str | Path], out: str | Path) -> pd.DataFrame:
-    """All exams side by side: ``overview.{svg,png,csv}`` and ``pooled.csv``; returns the table.
+def charge_order_overview(charge_order_dirs: Sequence[str | Path], out: str | Path) -> pd.DataFrame:
+    """All models side by side: ``overview.{svg,png,csv}`` and ``pooled.csv``; returns the table.
 
-    The figure shows the scores of each exam's headline paper. UserError for a folder without exam.
+    The figure shows each model's scores in the headline protocol. UserError for a folder without scores.
     """
     out = Path(out)
-    table = overview_table(exam_dirs)
+    table = overview_table(charge_order_dirs)
     write_csv(table, out / "overview.csv")
-    write_csv(scores_across_folds(exam_dirs), out / "pooled.csv")
+    write_csv(scores_across_folds(charge_order_dirs), out / "pooled.csv")
     _overview_figure(table, out)
     return table
 
 
-def overview_table(exam_dirs: Sequence[str | Path]) -> pd.DataFrame:
-    """One row an exam and paper with its scores, ordered by model and variant."""
+def overview_table(charge_order_dirs: Sequence[str | Path]) -> pd.DataFrame:
+    """One row a charge-order result and protocol with its scores, ordered by model and variant."""
     rows = []
-    for folder in exam_dirs:
+    for folder in charge_order_dirs:
         scores = read_scores(folder)
-        for paper, values in scores["papers"].items():
+        for protocol, values in scores["protocols"].items():
             row = {
                 name: scores[name] for name in ("id", "name", "family", "init", "variant", "fold", "seed")
             }
-            row |= {"charge_labelled": scores["charge_labelled"], "paper": paper}
-            row["headline"] = paper == scores["headline_paper"]
+            row |= {"charge_labelled": scores["charge_labelled"], "protocol": protocol}
+            row["headline"] = protocol == scores["headline_protocol"]
             row |= {k: v for k, v in values.items() if not isinstance(v, list | dict)}
             rows.append(row)
     if not rows:
-        raise UserError("no exam was given; name at least one folder of results/<run>/exam/")
-    order = ["name", "variant", "fold", "seed", "paper"]
+        raise UserError("no model was given; name at least one folder of results/<run>/charge_order/")
+    order = ["name", "variant", "fold", "seed", "protocol"]
     return pd.DataFrame(rows).sort_values(order, ignore_index=True)
 
 
@@ -205,7 +205,7 @@ def _overview_figure(table: pd.DataFrame, out: Path) -> None:
         _line(marker="o", color="0.3", label="states unseen in training"),
         _line(marker="o", color="0.3", markerfacecolor="none", label="all states (some seen)"),
     ]
-    if (shown["paper"] != "distorted").any():
+    if (shown["protocol"] != "distorted").any():
         handles.append(_line(marker="*", color="0.3", label="not trained; undistorted host"))
     handles.append(_line(marker="|", color=COLOUR_DFT, markersize=11, label="as DFT"))
     handles.append(_line(marker="|", color="0.6", markersize=11, label="chance"))

@@ -87,7 +87,7 @@ def read_identical(
     if not rows:
         raise UserError(
             f"{path} holds no two charge orders on identical atoms (frames of kind {KIND!r}); leave "
-            "exam.identical_atoms out, or name a table that does"
+            "charge_order.identical_atoms out, or name a table that does"
         )
     return pd.DataFrame(rows), structures
 

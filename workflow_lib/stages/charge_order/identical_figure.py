@@ -16,7 +16,7 @@ MOST_COLUMNS = 4
 def identical_figure(orders: pd.DataFrame, scores: pd.DataFrame, out: Path) -> None:
     """Energies of the orders about their mean, model against DFT: ``identical.{svg,png}``.
 
-    ``orders`` and ``scores`` as :func:`~workflow_lib.stages.charge_order.identical.run_identical` writes them. Filled:
+    ``orders`` and ``scores`` as ``run_identical`` writes them. Filled:
     state of the test set; the diagonal is DFT, the horizontal line what a charge-blind model gives.
     """
     import matplotlib.pyplot as plt

@@ -24,38 +24,42 @@ POOLED = ("spearman", "mae_mev_fu", "redox_spread_ratio", "redox_pairs_ordered",
 
 
 def read_scores(folder: str | Path) -> Scores:
-    """``scores.json`` of an exam; UserError where there is none or it is of another kind."""
+    """``scores.json`` of a charge-order result; UserError where there is none or it is of another kind."""
     path = Path(folder) / "scores.json"
     scores = read_json(path)
-    if not isinstance(scores, dict) or not {"papers", "headline_paper", "compared_x"} <= set(scores):
-        raise UserError(f"{path} holds no scores of an exam; run the exam again")
+    if not isinstance(scores, dict) or not {"protocols", "headline_protocol", "compared_x"} <= set(scores):
+        raise UserError(
+            f"{path} holds no scores of a charge-order result; run the charge-order stage again"
+        )
     return scores
 
 
 def read_states(folder: str | Path) -> pd.DataFrame:
-    """``states.csv`` of an exam; UserError where it is missing or lacks columns."""
+    """``states.csv`` of a charge-order result; UserError where it is missing or lacks columns."""
     path = Path(folder) / "states.csv"
     if not path.is_file():
-        raise UserError(f"{path} does not exist; run the exam first")
+        raise UserError(f"{path} does not exist; run the charge-order stage first")
     table = pd.read_csv(path)
-    missing = {"paper", "state_key", "seen", "status", "formation_mev_fu"} - set(table)
+    missing = {"protocol", "state_key", "seen", "status", "formation_mev_fu"} - set(table)
     if missing:
-        raise UserError(f"{path} lacks the columns {', '.join(sorted(missing))}; run the exam again")
+        raise UserError(
+            f"{path} lacks the columns {', '.join(sorted(missing))}; run the charge-order stage again"
+        )
     return table
 
 
-def scores_across_folds(exam_dirs: Sequence[str | Path]) -> pd.DataFrame:
-    """One row a (model, variant, paper): pooled scores over unseen states, mean and spread of seeds.
+def scores_across_folds(charge_order_dirs: Sequence[str | Path]) -> pd.DataFrame:
+    """One row a (model, variant, protocol): pooled scores over unseen states, mean and spread of seeds.
 
     ``folds`` and ``seeds`` count what was pooled; ``states`` is the number of unseen states of the
     compared composition, ``states_missing`` how many unseen states of all compositions diverged
     (both the worst seed's). ``ground_states_total`` counts compositions all of whose states are
     unseen in some fold. Standard deviations (n - 1) are empty for a single seed. Untrained rankings
-    form groups of their own. UserError where exams of one group compare different compositions or
+    form groups of their own. UserError where members of one group compare different compositions or
     hold one state out twice.
     """
     groups: dict[tuple[str, str], list[tuple[Scores, pd.DataFrame]]] = {}
-    for folder in exam_dirs:
+    for folder in charge_order_dirs:
         scores = read_scores(folder)
         groups.setdefault((scores["name"], scores["variant"]), []).append((scores, read_states(folder)))
     rows = []
@@ -63,29 +67,29 @@ def scores_across_folds(exam_dirs: Sequence[str | Path]) -> pd.DataFrame:
         compared = {scores["compared_x"] for scores, _ in members}
         if len(compared) != 1:
             raise UserError(
-                f"exams of {name}-{variant} compare different compositions ({sorted(compared)}); "
-                "run them with one exam.compared_x"
+                f"{name}-{variant} compare different compositions ({sorted(compared)}); "
+                "run them with one charge_order.compared_x"
             )
-        for paper in members[0][0]["papers"]:
+        for protocol in members[0][0]["protocols"]:
             row: dict[str, Any] = {
                 "name": name,
                 "family": members[0][0]["family"],
                 "init": members[0][0]["init"],
                 "variant": variant,
-                "paper": paper,
+                "protocol": protocol,
                 "folds": len({scores["fold"] for scores, _ in members}),
             }
-            rows.append(row | _pool_paper(members, paper, members[0][0]["compared_x"]))
+            rows.append(row | _pool_protocol(members, protocol, members[0][0]["compared_x"]))
     return pd.DataFrame(rows)
 
 
-def _pool_paper(
-    members: Sequence[tuple[Scores, pd.DataFrame]], paper: str, compared_x: float
+def _pool_protocol(
+    members: Sequence[tuple[Scores, pd.DataFrame]], protocol: str, compared_x: float
 ) -> dict[str, Any]:
-    """Pooled scores of one group and paper."""
+    """Pooled scores of one group and protocol."""
     seeds: dict[Any, list[pd.DataFrame]] = {}
     for scores, states in members:
-        rows = states[states["paper"] == paper]
+        rows = states[states["protocol"] == protocol]
         rows = rows.assign(states_of_x=rows.groupby("x")["x"].transform("size"))
         seeds.setdefault(scores["seed"], []).append(rows[~rows["seen"].astype(bool)])
     per_seed = [_pool_seed(pd.concat(parts, ignore_index=True), compared_x) for parts in seeds.values()]
@@ -106,7 +110,7 @@ def _pool_seed(unseen: pd.DataFrame, compared_x: float) -> dict[str, Any]:
     """Scores of one seed's unseen states, on formation energies (eV per cell)."""
     twice = unseen.loc[unseen["state_key"].duplicated(), "state_key"]
     if len(twice):
-        raise UserError(f"state {twice.iloc[0]} is held out in two of the exams; pool folds of one split")
+        raise UserError(f"state {twice.iloc[0]} is held out in two of the folds; pool folds of one split")
     table = unseen.copy()
     for target, source in (("energy_ev", "formation_mev_fu"), ("dft_energy_ev", "dft_formation_mev_fu")):
         table[target] = table[source] * table["formula_units"] / 1000

@@ -1,4 +1,4 @@
-"""The three papers of the exam: what a model is given, and the table of what it answers."""
+"""The three protocols of the charge_order: what a model is given, and the table of what it answers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from workflow_lib.core.io import read_json
 from workflow_lib.lattice.redox import RedoxRule, rule_from_card
 from workflow_lib.stages.charge_order.reference import bond_gap, formation_energy
 from workflow_lib.stages.charge_order.score import DIVERGED
-from workflow_lib.stages.charge_order.settings import ExamSettings, Paper
+from workflow_lib.stages.charge_order.settings import ChargeOrderSettings, Protocol
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 SINGLE_POINT = "single-point"
 LABELS = "oxidation_states"
 STATE_COLUMNS = (
-    "paper",
+    "protocol",
     "state_key",
     "na_key",
     "x",
@@ -92,7 +92,7 @@ def arrangement_of(host: Host, atoms: Atoms) -> Arrangement:
 def single_points(
     model: TrainedModel, structures: Sequence[Atoms], batch_size: int
 ) -> tuple[pd.DataFrame, list[Atoms]]:
-    """Paper (a): energies (eV) and largest forces (eV/A) at the DFT geometries."""
+    """Protocol (a): energies (eV) and largest forces (eV/A) at the DFT geometries."""
     rows = []
     for item in model.predict(structures, batch_size=batch_size):
         fmax = float(np.linalg.norm(item.forces, axis=1).max())
@@ -107,12 +107,12 @@ def relaxed_states(
     host: Host,
     arrangements: Sequence[Arrangement],
     *,
-    breathing: float,
-    settings: ExamSettings,
+    polaron_distortion: float,
+    settings: ChargeOrderSettings,
     cache: RelaxationCache,
     progress: str | None,
 ) -> tuple[pd.DataFrame, list[Atoms]]:
-    """Papers (b) and (c): ends of relaxations from starts distorted by ``breathing`` A.
+    """Protocols (b) and (c): ends of relaxations from starts distorted by ``polaron_distortion`` A.
 
     Structures come back labelled with the wanted charge states, also where a charge-blind model
     relaxed one structure for all orders on it.
@@ -123,7 +123,7 @@ def relaxed_states(
         model,
         host,
         arrangements,
-        breathing=breathing,
+        polaron_distortion=polaron_distortion,
         fmax=settings.fmax,
         max_steps=settings.max_steps,
         batch_size=settings.batch_size,
@@ -175,8 +175,8 @@ def _order(atoms: Atoms, magmoms: np.ndarray, host: Host, rule: RedoxRule, level
     return row | {"order": "kept" if np.array_equal(states, wanted) else "changed"}
 
 
-def paper_table(
-    paper: Paper,
+def protocol_table(
+    protocol: Protocol,
     answers: pd.DataFrame,
     structures: Sequence[Atoms],
     *,
@@ -191,7 +191,7 @@ def paper_table(
     energy that diverged is written as missing; without both ends no formation energy is written.
     """
     table = reference[["state_key", "na_key", "x", "group", "degeneracy", "formula_units"]].copy()
-    table["paper"] = paper
+    table["protocol"] = protocol
     table["role"] = list(roles)
     table["seen"] = [role in ("train", "validation") for role in roles]
     for name in ("status", "steps", "fmax", "energy_ev"):

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from workflow_lib.lattice.host import Host, Repeat
 
 CELL: Repeat = (1, 1, 1)
-"""The exam is set on the smallest cell, whose states can all be enumerated."""
+"""The charge-order stage is set on the smallest cell, whose states can all be enumerated."""
 RELAXED = 0.05
 """eV/A; a DFT path that ends with a larger force is shown as not relaxed."""
 RELAXATION, UNSPECIFIED = "relaxation", "unspecified"
@@ -155,7 +155,7 @@ def build_reference(frames_path: str | Path, host: Host, out_dir: str | Path) ->
         raise mixed_levels(levels, where)
     if not best:
         raise UserError(
-            f"{where} holds no relaxation of the {host.name} cell with charge states; the exam needs "
+            f"{where} holds no relaxation of the {host.name} cell with charge states; needed are "
             f"frames of kind {RELAXATION!r}, or of none stated whose largest force is below "
             f"{RELAXED:g} eV/A"
         )
@@ -174,7 +174,9 @@ def _largest_force(frame: Frame, where: str) -> float:
     if frame.fmax is not None:
         return frame.fmax
     if frame.forces is None:
-        raise UserError(f"{where}: {frame.frame_id} has neither forces nor fmax; the exam shows it")
+        raise UserError(
+            f"{where}: {frame.frame_id} has neither forces nor fmax; the charge-order stage shows it"
+        )
     return float(np.linalg.norm(frame.forces, axis=1).max())
 
 
@@ -209,12 +211,12 @@ def read_reference(reference_dir: str | Path) -> tuple[pd.DataFrame, list[Atoms]
     folder = Path(reference_dir)
     for name in (TABLE, STRUCTURES):
         if not (folder / name).is_file():
-            raise UserError(f"{folder / name} does not exist; run `exam-reference` first")
+            raise UserError(f"{folder / name} does not exist; run `charge-order-reference` first")
     try:
         table = pd.read_csv(folder / TABLE)
         structures = list(iread(folder / STRUCTURES, index=":", format="extxyz"))
     except (pd.errors.ParserError, pd.errors.EmptyDataError, OSError, ValueError, KeyError) as error:
-        raise UserError(f"{folder} holds a damaged exam reference ({error}); make it again") from error
+        raise UserError(f"{folder} holds a damaged reference ({error}); make it again") from error
     missing = [name for name in COLUMNS if name not in table]
     if missing:
         raise UserError(f"{folder / TABLE} lacks the columns {', '.join(missing)}; make it again")

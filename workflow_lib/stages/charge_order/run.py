@@ -1,4 +1,4 @@
-"""One model sits the exam: three papers, scores, structures, figure."""
+"""One model sits the charge_order: three protocols, scores, structures, figure."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from workflow_lib.core.io import atomic_path, write_csv, write_json
 from workflow_lib.core.locks import alone
 from workflow_lib.models.trained import TrainedModel
 from workflow_lib.simulation.cache import RelaxationCache, model_identity
-from workflow_lib.stages.charge_order.figures import exam_figure
+from workflow_lib.stages.charge_order.figures import states_figure
 from workflow_lib.stages.charge_order.protocols import (
     LABELS,
     SINGLE_POINT,
     arrangement_of,
     orders_shown,
-    paper_table,
+    protocol_table,
     relaxed_states,
     single_points,
     state_roles,
 )
 from workflow_lib.stages.charge_order.reference import read_reference
-from workflow_lib.stages.charge_order.score import DIVERGED, Scores, score_exam
-from workflow_lib.stages.charge_order.settings import HEADLINE, PAPERS, ExamSettings, Paper
+from workflow_lib.stages.charge_order.score import DIVERGED, Scores, score_states
+from workflow_lib.stages.charge_order.settings import HEADLINE, PROTOCOLS, ChargeOrderSettings, Protocol
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -37,18 +37,18 @@ if TYPE_CHECKING:
 
 STATES, SCORES, RELAXED_STRUCTURES = "states.csv", "scores.json", "structures.extxyz"
 TIMINGS = "timings.json"
-"""Seconds of each paper; short where the cache held its relaxations."""
+"""Seconds of each protocol; short where the cache held its relaxations."""
 IDENTITY = ("name", "family", "init", "variant", "fold", "seed")
 Answers = tuple[pd.DataFrame, "list[Atoms]"]
 
 
-def run_exam(
+def run_charge_order(
     *,
     model_dir: str | Path,
     reference_dir: str | Path,
     host: Host,
     splits_path: str | Path,
-    settings: ExamSettings,
+    settings: ChargeOrderSettings,
     out: str | Path,
     cache: str | Path,
 ) -> Scores:
@@ -57,7 +57,7 @@ def run_exam(
     Files: ``states.csv``, ``scores.json``, ``structures.extxyz``, ``timings.json`` and
     ``states.{svg,png}``.
     ``out`` is the folder of the results, its name the model's id. ``cache`` is the folder of the
-    relaxations this model has done (shared with sampling, no result). A model whose training
+    relaxations this model has done (shared with the search stage, no result). A model whose training
     diverged is not run: all its states are reported as diverged. Raises UserError where model and
     reference are of different levels of theory.
     """
@@ -69,25 +69,25 @@ def run_exam(
     roles = state_roles(splits_path, int(model.card["fold"]), reference)
     alive = model.card["status"] != DIVERGED
     identity = model_identity(model)
-    with alone(Path(cache) / f"exam-{identity[:20]}", "exam"):
+    with alone(Path(cache) / f"charge_order-{identity[:20]}", "charge_order"):
         store = RelaxationCache(cache, identity)
         timings: dict[str, float] = {}
         tables: list[pd.DataFrame] = []
-        answered: dict[Paper, list[Atoms]] = {}
-        for paper in PAPERS:
+        answered: dict[Protocol, list[Atoms]] = {}
+        for protocol in PROTOCOLS:
             started = perf_counter()
             if alive:
                 answers, ends = _sit(
-                    paper, model, host, arrangements, structures, settings, store, out.name
+                    protocol, model, host, arrangements, structures, settings, store, out.name
                 )
             else:
                 answers, ends = _no_answers(structures)
             orders = _orders(model, host, answers, ends, settings.batch_size)
-            answered[paper] = ends
-            timings[f"{paper.replace('-', '_')}_seconds"] = round(perf_counter() - started, 3)
+            answered[protocol] = ends
+            timings[f"{protocol.replace('-', '_')}_seconds"] = round(perf_counter() - started, 3)
             tables.append(
-                paper_table(
-                    paper, answers, ends, reference=reference, roles=roles, host=host, orders=orders
+                protocol_table(
+                    protocol, answers, ends, reference=reference, roles=roles, host=host, orders=orders
                 )
             )
         states = pd.concat(tables, ignore_index=True)
@@ -101,17 +101,17 @@ def run_exam(
             "dft_relaxed": int(reference["relaxed"].sum()),
             "dft_states": len(reference),
         }
-        scores |= score_exam(states, settings.compared_x, HEADLINE)
+        scores |= score_states(states, settings.compared_x, HEADLINE)
         write_csv(states, out / STATES)
         _write_structures(states, answered, model, out / RELAXED_STRUCTURES)
-        exam_figure(states, out, title=out.name)
+        states_figure(states, out, title=out.name)
         write_json(out / TIMINGS, timings)
         write_json(out / SCORES, scores)
         return scores
 
 
 def _relaxations(reference: pd.DataFrame, model: TrainedModel) -> int:
-    """Distinct relaxations of papers (b) and (c), whether or not the cache held them."""
+    """Distinct relaxations of protocols (b) and (c), whether or not the cache held them."""
     undistorted = "state_key" if model.charge_labelled else "na_key"
     return len(reference) + len(set(reference[undistorted]))
 
@@ -120,31 +120,31 @@ def _check_level(model: TrainedModel, reference: pd.DataFrame, model_dir: str | 
     level, own = reference["energy_reference"].iloc[0], model.card["energy_reference"]
     if level != own:
         raise UserError(
-            f"{model_dir} was trained at {own}, the exam's reference is {level}; energies of different "
-            "levels must not meet"
+            f"{model_dir} was trained at {own}, the DFT reference is {level}; energies of different levels "
+            " must not meet"
         )
 
 
 def _sit(
-    paper: Paper,
+    protocol: Protocol,
     model: TrainedModel,
     host: Host,
     arrangements: Sequence[Arrangement],
     structures: Sequence[Atoms],
-    settings: ExamSettings,
+    settings: ChargeOrderSettings,
     store: RelaxationCache,
     name: str,
 ) -> Answers:
-    if paper == SINGLE_POINT:
+    if protocol == SINGLE_POINT:
         return single_points(model, structures, settings.batch_size)
     return relaxed_states(
         model,
         host,
         arrangements,
-        breathing=settings.breathing if paper == HEADLINE else 0.0,
+        polaron_distortion=settings.polaron_distortion if protocol == HEADLINE else 0.0,
         settings=settings,
         cache=store,
-        progress=f"{name} {paper}",
+        progress=f"{name} {protocol}",
     )
 
 
@@ -174,24 +174,24 @@ def _orders(
 
 
 def _write_structures(
-    states: pd.DataFrame, answered: dict[Paper, list[Atoms]], model: TrainedModel, path: Path
+    states: pd.DataFrame, answered: dict[Protocol, list[Atoms]], model: TrainedModel, path: Path
 ) -> None:
-    """Relaxed structures with state, paper, status and energy; diverged ones are left out."""
+    """Relaxed structures with state, protocol, status and energy; diverged ones are left out."""
     from ase import Atoms
     from ase.io import write
 
     frames = []
-    for paper, ends in answered.items():
-        if paper == SINGLE_POINT:
+    for protocol, ends in answered.items():
+        if protocol == SINGLE_POINT:
             continue
-        rows = states[states["paper"] == paper]
+        rows = states[states["protocol"] == protocol]
         for (_, row), atoms in zip(rows.iterrows(), ends, strict=True):
             if row["status"] == DIVERGED:
                 continue
             frame = Atoms(atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=True)
             frame.set_array(LABELS, atoms.arrays[LABELS])
             frame.info = {
-                "paper": paper,
+                "protocol": protocol,
                 "state_key": row["state_key"],
                 "status": row["status"],
                 "model_energy": float(row["energy_ev"]),

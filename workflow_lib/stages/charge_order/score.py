@@ -1,4 +1,4 @@
-"""Scores of one exam paper: how a model's energies of charge-ordered states compare with DFT's.
+"""Scores of one protocol: how a model's energies of charge-ordered states compare with DFT's.
 
 All functions take a table with one row a state and the columns ``state_key``, ``na_key``, ``x``,
 ``formula_units``, ``energy_ev`` and ``dft_energy_ev`` (per cell), ``formation_mev_fu`` and
@@ -156,8 +156,8 @@ def _formation_mae(table: pd.DataFrame) -> float | None:
     return float(error.mean()) if len(error) else None
 
 
-def score_paper(table: pd.DataFrame, compared_x: float) -> Scores:
-    """All scores of one paper; keys without suffix are over states unseen in training."""
+def score_protocol(table: pd.DataFrame, compared_x: float) -> Scores:
+    """All scores of one protocol; keys without suffix are over states unseen in training."""
     good = usable(table)
     compared = good[np.isclose(good["x"], compared_x)]
     unseen = compared[~compared["seen"]]
@@ -203,19 +203,19 @@ HEADLINES = (
     "redox_pairs_ordered",
     "minimum_over_orders_mae_mev_fu",
 )
-"""Scores of the headline paper that also stand at the top of ``scores.json``."""
+"""Scores of the headline protocol that also stand at the top of ``scores.json``."""
 
 
-def score_exam(states: pd.DataFrame, compared_x: float, headline: str) -> Scores:
-    """Scores of every paper in a table of states, with those of ``headline`` on top."""
-    papers = {
-        str(paper): score_paper(rows.reset_index(drop=True), compared_x)
-        for paper, rows in states.groupby("paper", sort=False)
+def score_states(states: pd.DataFrame, compared_x: float, headline: str) -> Scores:
+    """Scores of every protocol in a table of states, with those of ``headline`` on top."""
+    protocols = {
+        str(protocol): score_protocol(rows.reset_index(drop=True), compared_x)
+        for protocol, rows in states.groupby("protocol", sort=False)
     }
-    top = {name: papers[headline][name] for name in HEADLINES}
+    top = {name: protocols[headline][name] for name in HEADLINES}
     return top | {
         "compared_x": compared_x,
-        "headline_paper": headline,
+        "headline_protocol": headline,
         "convention": CONVENTION,
-        "papers": papers,
+        "protocols": protocols,
     }

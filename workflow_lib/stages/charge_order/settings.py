@@ -1,4 +1,4 @@
-"""Configuration of the exam; free of heavy imports."""
+"""Configuration of the charge-order stage; free of heavy imports."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Paper = Literal["single-point", "distorted", "undistorted"]
-PAPERS: tuple[Paper, ...] = ("single-point", "distorted", "undistorted")
+Protocol = Literal["single-point", "distorted", "undistorted"]
+PROTOCOLS: tuple[Protocol, ...] = ("single-point", "distorted", "undistorted")
 """(a) DFT geometries as they are, (b) relaxed from a distorted start, (c) from the bare host."""
-HEADLINE: Paper = "distorted"
-"""Paper whose scores enter the benchmark table: how a model is used in earnest."""
+HEADLINE: Protocol = "distorted"
+"""Protocol whose scores enter the comparison table: how a model is used in earnest."""
 
 
-class ExamSettings(BaseModel):
+class ChargeOrderSettings(BaseModel):
     """How the models relax the enumerated states, and at which composition orders are compared."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    breathing: float = Field(
+    polaron_distortion: float = Field(
         0.06,
         gt=0,
         le=0.3,
-        description="distortion of the starts of paper (b) in A: oxygen drawn towards Fe3+, pushed "
+        description="distortion of the starts of protocol (b) in A: oxygen drawn towards Fe3+, pushed "
         "from Fe2+",
     )
     fmax: float = Field(0.05, gt=0, le=1, description="eV/A; a relaxation stops below this")

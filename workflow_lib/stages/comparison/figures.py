@@ -1,4 +1,4 @@
-"""The benchmark table as a picture: a panel a metric, a row a model and variant."""
+"""The comparison table as a picture: a panel a metric, a row a model and variant."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _order(table: pd.DataFrame) -> list[tuple[str, str]]:
     return [p for p in pairs if p[0] != "ewald"] + [p for p in pairs if p[0] == "ewald"]
 
 
-def benchmark_figure(table: pd.DataFrame, stem: Path, *, seen: bool = False) -> None:
+def comparison_figure(table: pd.DataFrame, stem: Path, *, seen: bool = False) -> None:
     """Draw ``<stem>.svg`` and ``.png``: a dot a trained model, a bar over folds and seeds.
 
     ``seen``: whether models know states of the frames that were held out from them.

@@ -1,4 +1,4 @@
-"""The benchmark table: one row a trained model, one column a metric, assembled from the stages.
+"""The comparison table: one row a trained model, one column a metric, assembled from the stages.
 
 Nothing is computed here but the join. A stage that has no number for a model leaves the cell
 empty; nothing is filled in.
@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from workflow_lib.core.io import read_json, write_csv
-from workflow_lib.stages.comparison.figures import benchmark_figure
+from workflow_lib.stages.comparison.figures import comparison_figure
 
 _METRICS = {
     "energy_mae_mev_atom": "energy",
@@ -21,7 +21,7 @@ _METRICS = {
     "magmom_mae_mub": "magmoms",
     "charge_mae_e": "charges",
 }
-_EXAM = (
+_CHARGE_ORDER = (
     "states_spearman",
     "states_mae_mev_fu",
     "states_unseen",
@@ -33,12 +33,12 @@ _EMBEDDING = ("redox_silhouette", "redox_silhouette_untrained", "redox_accuracy"
 COLUMNS = (
     *("model", "family", "init", "variant", "fold", "seed", "status", "parameters", "train_frames"),
     *_METRICS,
-    *_EXAM,
+    *_CHARGE_ORDER,
     *("hull_mae_mev_fu", "voltage_mae_mv"),
     *_EMBEDDING,
     "relaxations",
 )
-"""Columns of benchmark.csv; docs/benchmark.md defines each."""
+"""Columns of comparison.csv; docs/comparison.md defines each."""
 
 
 def _held_out(metrics: pd.DataFrame, label: str) -> float | None:
@@ -60,7 +60,7 @@ def _optional(folders: Mapping[str, Path], name: str, file: str) -> dict[str, An
 
 def _row(
     training: Path,
-    exams: Mapping[str, Path],
+    charge_orders: Mapping[str, Path],
     searches: Mapping[str, Path],
     embeddings: Mapping[str, Path],
     thermodynamics: pd.DataFrame,
@@ -75,34 +75,34 @@ def _row(
     metrics = pd.read_csv(training / "metrics.csv")
     for column, label in _METRICS.items():
         row[column] = _held_out(metrics, label)
-    exam = _optional(exams, training.name, "scores.json")
-    row.update({key: exam.get(key) for key in _EXAM})
+    charge_order = _optional(charge_orders, training.name, "scores.json")
+    row.update({key: charge_order.get(key) for key in _CHARGE_ORDER})
     hull = thermodynamics[thermodynamics["id"] == training.name]
     for key in ("hull_mae_mev_fu", "voltage_mae_mv"):
         row[key] = None if hull.empty else hull[key].iloc[0]
     embedding = _optional(embeddings, training.name, "scores.json")
     row.update({key: embedding.get(key) for key in _EMBEDDING})
     search = _optional(searches, training.name, "summary.json")
-    row["relaxations"] = exam.get("relaxations", 0) + search.get("relaxations", 0)
+    row["relaxations"] = charge_order.get("relaxations", 0) + search.get("relaxations", 0)
     return row
 
 
-def _ewald_row(exams: Mapping[str, Path]) -> dict[str, Any]:
+def _ewald_row(charge_orders: Mapping[str, Path]) -> dict[str, Any]:
     """The naive ranking: no training, energies of formal charges."""
-    scores = read_json(exams["ewald"] / "scores.json")
-    row: dict[str, Any] = {key: scores.get(key) for key in _EXAM}
+    scores = read_json(charge_orders["ewald"] / "scores.json")
+    row: dict[str, Any] = {key: scores.get(key) for key in _CHARGE_ORDER}
     row.update(model="ewald", family="ewald", init="none", variant="formal-charges", status="reference")
     return row
 
 
 def _timings(
-    trainings: Sequence[Path], searches: Mapping[str, Path], exams: Mapping[str, Path]
+    trainings: Sequence[Path], searches: Mapping[str, Path], charge_orders: Mapping[str, Path]
 ) -> pd.DataFrame:
     rows = []
     for training in trainings:
         timing = read_json(training / "timings.json")
         row = {"id": training.name, **{f"training_{key}": value for key, value in timing.items()}}
-        for stage, folders in (("exam", exams), ("search", searches)):
+        for stage, folders in (("charge_order", charge_orders), ("search", searches)):
             file = folders[training.name] / "timings.json" if training.name in folders else None
             if file is not None and file.is_file():
                 row.update({f"{stage}_{key}": value for key, value in read_json(file).items()})
@@ -110,30 +110,31 @@ def _timings(
     return pd.DataFrame(rows)
 
 
-def run_benchmark(
+def run_comparison(
     *,
     trainings: Sequence[Path],
-    exams: Sequence[Path],
+    charge_orders: Sequence[Path],
     searches: Sequence[Path],
     thermodynamics: Path,
     embeddings: Sequence[Path],
     out: Path,
 ) -> None:
-    """Write ``benchmark.csv``, ``timings.csv`` and the figure into ``out``.
+    """Write ``comparison.csv``, ``timings.csv`` and the figure into ``out``.
 
     The folders are those of the stages, one a model, named by the model's id.
     """
-    by_name = {"exams": exams, "searches": searches, "embeddings": embeddings}
+    by_name = {"charge_orders": charge_orders, "searches": searches, "embeddings": embeddings}
     folders = {key: {path.name: path for path in paths} for key, paths in by_name.items()}
     hull = pd.read_csv(thermodynamics / "scores.csv")
     rows = [
-        _row(path, folders["exams"], folders["searches"], folders["embeddings"], hull) for path in trainings
+        _row(path, folders["charge_orders"], folders["searches"], folders["embeddings"], hull)
+        for path in trainings
     ]
-    if "ewald" in folders["exams"]:
-        rows.append(_ewald_row(folders["exams"]))
+    if "ewald" in folders["charge_orders"]:
+        rows.append(_ewald_row(folders["charge_orders"]))
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     for column in ("fold", "seed", "parameters", "train_frames", "states_unseen", "relaxations"):
         table[column] = table[column].astype("Int64")
-    write_csv(table, out / "benchmark.csv")
-    write_csv(_timings(trainings, folders["searches"], folders["exams"]), out / "timings.csv")
-    benchmark_figure(table, out / "benchmark", seen=any(map(_knows_test_states, trainings)))
+    write_csv(table, out / "comparison.csv")
+    write_csv(_timings(trainings, folders["searches"], folders["charge_orders"]), out / "timings.csv")
+    comparison_figure(table, out / "comparison", seen=any(map(_knows_test_states, trainings)))

@@ -9,7 +9,7 @@ dataset stage enforces anyway: one energy reference.
 
 StructureMatcher alone compares every pair. Here only pairs of equal composition are, whose energies and
 whose radial fingerprints are close, which a k-d tree finds; and each cell is reduced once, not once a
-pair. docs/benchmarks.md has the times.
+pair. docs/speed.md has the times.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ def relaxation_of(
 
     Raises UserError for an arrangement that is not neutral.
     """
-    atoms = host.build(arrangement, breathing=settings.breathing)
+    atoms = host.build(arrangement, polaron_distortion=settings.polaron_distortion)
     states = atoms.get_array("oxidation_states")
     rule.check_neutral(atoms.numbers, states)
     key = host.key(arrangement)

@@ -21,7 +21,7 @@ class DftSettings(BaseModel):
     level: Level = Level()
     fmax: float = Field(0.05, gt=0, description="eV/A at which a relaxation ends")
     max_steps: int = Field(80, ge=1)
-    breathing: float = Field(0.06, ge=0, description="A; polaron distortion of the starts")
+    polaron_distortion: float = Field(0.06, ge=0, description="A; polaron distortion of the starts")
     command: str | None = Field(None, description="engine vasp: what to run in a calculation's folder")
 
     @model_validator(mode="after")

@@ -166,17 +166,17 @@ def follow_relaxation(
     host: Host,
     key: str,
     *,
-    breathing: float,
+    polaron_distortion: float,
     fmax: float,
     max_steps: int,
     redox_z: int,
 ) -> tuple[Points, Relaxation]:
     """Embeddings of the redox atoms at every step of a relaxation, and how it ended.
 
-    Starts from the host's distorted arrangement ``key`` (``breathing`` A, see ``Host.build``), in
+    Starts from the host's distorted arrangement ``key`` (``polaron_distortion`` A, see ``Host.build``), in
     the fixed cell of its composition. Points that are not finite are left out.
     """
-    start = host.build(arrangement_from_key(host, key), breathing=breathing)
+    start = host.build(arrangement_from_key(host, key), polaron_distortion=polaron_distortion)
     sites = np.flatnonzero(start.numbers == redox_z)
     states = start.arrays[LABELS][sites]
     rows: list[tuple] = []

@@ -90,7 +90,7 @@ def run_embedding(
         model,
         host,
         key,
-        breathing=settings.breathing,
+        polaron_distortion=settings.polaron_distortion,
         fmax=settings.fmax,
         max_steps=settings.max_steps,
         redox_z=redox_z,

@@ -18,7 +18,7 @@ class EmbeddingSettings(BaseModel):
     reference_x: float = Field(
         0.5, ge=0, le=1, description="composition of the reference arrangement where none is named"
     )
-    breathing: float = Field(
+    polaron_distortion: float = Field(
         0.06,
         ge=0,
         le=0.3,

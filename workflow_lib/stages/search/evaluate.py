@@ -14,9 +14,9 @@ from workflow_lib.simulation.cache import (
     model_identity,
     relax_arrangements,
 )
-from workflow_lib.stages.charge_order.settings import ExamSettings
+from workflow_lib.stages.charge_order.settings import ChargeOrderSettings
 from workflow_lib.stages.search.problem import Evaluation, finite
-from workflow_lib.stages.search.settings import CellSettings, SamplingSettings
+from workflow_lib.stages.search.settings import CellSettings, SearchSettings
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -59,7 +59,7 @@ def end_members(host: Host, *, charges: bool) -> list[Arrangement]:
 class ModelEvaluator:
     """Relaxes with a trained model in Vegard cells and keeps the results in the shared cache.
 
-    Starts are those of the exam: distorted around the redox sites for a charge-labelled model,
+    Starts are those of the charge_order: distorted around the redox sites for a charge-labelled model,
     undistorted for a charge-blind one. Formation energy per formula unit: E/fu - x E(full)/fu -
     (1 - x) E(empty)/fu in eV, the end members relaxed by the same model in the host's own cell, to
     the smallest ``fmax`` and with the most steps of all cells. Where an end member diverges there
@@ -71,27 +71,38 @@ class ModelEvaluator:
         model: TrainedModel,
         host: Host,
         cache: RelaxationCache,
-        settings: SamplingSettings,
-        exam: ExamSettings,
+        settings: SearchSettings,
+        charge_order: ChargeOrderSettings,
         name: str = "model",
     ) -> None:
-        self.model, self.host, self.cache, self.exam, self.name = model, host, cache, exam, name
+        self.model, self.host, self.cache, self.charge_order, self.name = (
+            model,
+            host,
+            cache,
+            charge_order,
+            name,
+        )
         self.charges = model.charge_labelled
-        self.breathing = exam.breathing if self.charges else 0.0
+        self.polaron_distortion = charge_order.polaron_distortion if self.charges else 0.0
         stops = [self._stop(cell) for cell in settings.cells]
         self._end_stop = (min(fmax for fmax, _ in stops), max(steps for _, steps in stops))
 
     def _stop(self, cell: CellSettings) -> tuple[float, int]:
         """Largest force in eV/A and most steps of the relaxations in a cell."""
         return (
-            self.exam.fmax if cell.fmax is None else cell.fmax,
-            self.exam.max_steps if cell.max_steps is None else cell.max_steps,
+            self.charge_order.fmax if cell.fmax is None else cell.fmax,
+            self.charge_order.max_steps if cell.max_steps is None else cell.max_steps,
         )
 
     @property
     def identity(self) -> str:
-        """Model, host, starts, end members and what cells leave to the exam."""
-        numbers = (self.breathing, *self._end_stop, self.exam.fmax, self.exam.max_steps)
+        """Model, host, starts, end members and what cells leave to the charge-order stage."""
+        numbers = (
+            self.polaron_distortion,
+            *self._end_stop,
+            self.charge_order.fmax,
+            self.charge_order.max_steps,
+        )
         return "|".join(
             (model_identity(self.model), host_identity(self.host), *(f"{n:.6g}" for n in numbers))
         )
@@ -101,10 +112,10 @@ class ModelEvaluator:
             self.model,
             self.host,
             arrangements,
-            breathing=self.breathing,
+            polaron_distortion=self.polaron_distortion,
             fmax=stop[0],
             max_steps=stop[1],
-            batch_size=self.exam.batch_size,
+            batch_size=self.charge_order.batch_size,
             cache=self.cache,
             progress=f"{self.name} relaxing",
         )

@@ -13,7 +13,7 @@ from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import read_json, save_figure, write_csv
 from workflow_lib.core.plotting import OKABE_ITO, style
 from workflow_lib.lattice.host import Host
-from workflow_lib.stages.search.settings import CellSettings, SamplingSettings
+from workflow_lib.stages.search.settings import CellSettings, SearchSettings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,7 +40,7 @@ def search_figure(
     found: pd.DataFrame,
     history: pd.DataFrame,
     host: Host,
-    settings: SamplingSettings,
+    settings: SearchSettings,
     title: str,
     stem: Path,
 ) -> None:
@@ -118,7 +118,7 @@ def _nothing(axes: Axes) -> None:
     axes.text(0.5, 0.5, "no relaxation succeeded", transform=axes.transAxes, ha="center")
 
 
-def sampling_overview(searches: Iterable[Path], out: Path) -> None:
+def search_overview(searches: Iterable[Path], out: Path) -> None:
     """All models side by side; writes ``overview.{svg,png,csv}`` to the folder ``out``.
 
     ``searches`` are folders that :func:`workflow_lib.stages.search.run.run_search` wrote. The figure
@@ -131,7 +131,7 @@ def sampling_overview(searches: Iterable[Path], out: Path) -> None:
 
     folders = sorted(Path(folder) for folder in searches)
     if not folders:
-        raise UserError("no searches to show: sampling needs at least one trained model")
+        raise UserError("no searches to show: the search needs at least one trained model")
     table = pd.concat([_reached(folder) for folder in folders], ignore_index=True)
     write_csv(table, Path(out) / "overview.csv")
     style()

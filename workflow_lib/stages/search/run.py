@@ -1,4 +1,4 @@
-"""The sampling stage of one model: enumeration where asked for, genetic and random search."""
+"""The search of one model: enumeration where asked for, genetic and random search."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from workflow_lib.core.io import atomic_path, write_csv, write_json
 from workflow_lib.core.locks import alone
 from workflow_lib.core.progress import Progress
 from workflow_lib.lattice.host import Arrangement, Host
-from workflow_lib.stages.charge_order.settings import ExamSettings
+from workflow_lib.stages.charge_order.settings import ChargeOrderSettings
 from workflow_lib.stages.search.evaluate import UNIT, Evaluator, ModelEvaluator
 from workflow_lib.stages.search.figures import search_figure, shown
 from workflow_lib.stages.search.genotype import Lattice
 from workflow_lib.stages.search.problem import Evaluation, Method, Problem, Record, State
 from workflow_lib.stages.search.random_search import random_search
 from workflow_lib.stages.search.search import genetic_search
-from workflow_lib.stages.search.settings import CellSettings, SamplingSettings
+from workflow_lib.stages.search.settings import CellSettings, SearchSettings
 from workflow_lib.stages.search.tables import (
     Results,
     cell_summary,
@@ -45,8 +45,8 @@ def run_search(
     *,
     model_dir: Path,
     host: Host,
-    settings: SamplingSettings,
-    exam: ExamSettings,
+    settings: SearchSettings,
+    charge_order: ChargeOrderSettings,
     seed: int,
     work: Path,
     cache: Path,
@@ -54,8 +54,8 @@ def run_search(
 ) -> None:
     """Search with the model in ``model_dir`` and write what was found to ``out``.
 
-    ``exam`` says how starts are made and, where a cell does not, when relaxations stop. ``work``
-    keeps the state of the searches, ``cache`` the relaxations shared with the exam: both survive
+    ``charge_order`` says how starts are made and, where a cell does not, when relaxations stop. ``work``
+    keeps the state of the searches, ``cache`` the relaxations shared with the charge_order: both survive
     an interruption, after which the same call goes on and ends with the same tables. Writes
     ``found.csv``, ``history.csv``, ``found.extxyz``, ``summary.json``, ``progress.*`` and
     ``timings.json``. Raises UserError for a composition that the supercell does not have, a
@@ -69,7 +69,7 @@ def run_search(
     identity = model_identity(model)
     with alone(Path(cache) / f"search-{identity[:20]}", "search"):
         store = RelaxationCache(cache, identity)
-        evaluator = ModelEvaluator(model, host, store, settings, exam, name=Path(model_dir).name)
+        evaluator = ModelEvaluator(model, host, store, settings, charge_order, name=Path(model_dir).name)
         before = len(store)
         started = time.perf_counter()
         seconds = search_all(
@@ -91,7 +91,7 @@ def run_search(
         )
 
 
-def check_cells(host: Host, settings: SamplingSettings) -> None:
+def check_cells(host: Host, settings: SearchSettings) -> None:
     """Raise UserError for compositions without arrangements and for endless enumerations."""
     from workflow_lib.lattice.counting import count_distinct
 
@@ -103,7 +103,7 @@ def check_cells(host: Host, settings: SamplingSettings) -> None:
             count = sum(count_distinct(host, cell.repeat, n, charges=True) for n in numbers)
             if count > MAX_ENUMERATED:
                 raise UserError(
-                    f"sampling.cells ({cell.name}): enumerate would relax {count} arrangements, more than "
+                    f"search.cells ({cell.name}): enumerate would relax {count} arrangements, more than "
                     f"{MAX_ENUMERATED}; leave it out for this cell"
                 )
 
@@ -112,7 +112,7 @@ def search_all(
     evaluator: Evaluator,
     *,
     host: Host,
-    settings: SamplingSettings,
+    settings: SearchSettings,
     seed: int,
     name: str,
     work: Path,
@@ -191,7 +191,7 @@ def search_all(
 
 
 def _enumerate(problem: Problem) -> list[Record]:
-    """Every distinct arrangement of the supercell, end members too, relaxed in the exam's order."""
+    """Every distinct arrangement of the supercell, end members too, relaxed in order."""
     lattice = problem.lattice
     arrangements = list(
         chain.from_iterable(
@@ -218,7 +218,7 @@ def _records(
 
 
 def _write_structures(
-    evaluator: Evaluator, host: Host, settings: SamplingSettings, results: Results, path: Path
+    evaluator: Evaluator, host: Host, settings: SearchSettings, results: Results, path: Path
 ) -> None:
     """The lowest arrangement of each cell and composition over all methods, relaxed."""
     from ase.io import write

@@ -1,4 +1,4 @@
-"""Configuration of the sampling stage; free of heavy imports."""
+"""Configuration of the search stage; free of heavy imports."""
 
 from __future__ import annotations
 
@@ -65,11 +65,11 @@ class CellSettings(BaseModel):
     fmax: float | None = Field(
         default=None,
         gt=0,
-        description="largest force of a finished relaxation in eV/A; null: as in the exam, whose "
+        description="largest force of a finished relaxation in eV/A; null: as in `charge_order`, whose "
         "relaxations are then used again",
     )
     max_steps: int | None = Field(
-        default=None, ge=1, description="most steps of one relaxation; null: as in the exam"
+        default=None, ge=1, description="most steps of one relaxation; null: as in the charge_order"
     )
 
     @field_validator("compositions")
@@ -113,13 +113,13 @@ class CellSettings(BaseModel):
         for number in wanted:
             if number not in inner:
                 raise UserError(
-                    f"sampling.cells ({self.name}): {number} {host.mobile} is no composition to search at; "
+                    f"search.cells ({self.name}): {number} {host.mobile} is no composition to search at; "
                     f"the cell has {sites} sites, use 1 to {sites - 1} (end members are always included)"
                 )
             host.n_reduced(self.repeat, number)
         if self.population < len(wanted):
             raise UserError(
-                f"sampling.cells ({self.name}): a population of {self.population} cannot hold one "
+                f"search.cells ({self.name}): a population of {self.population} cannot hold one "
                 f"arrangement of each of {len(wanted)} compositions; raise population"
             )
         return wanted
@@ -142,8 +142,8 @@ def _demo_cells() -> tuple[CellSettings, ...]:
     )
 
 
-class SamplingSettings(BaseModel):
-    """Where each model searches, and with what effort; starts are distorted as in the exam."""
+class SearchSettings(BaseModel):
+    """Where each model searches, and with what effort; starts are distorted as in `charge_order`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -127,7 +127,7 @@ def _band(panel: Axes, group: pd.DataFrame, colour: str, line: str, label: str) 
 def draw_formation(formation: pd.DataFrame, hulls: pd.DataFrame, level: str, stem: Path) -> None:
     """One panel a model: formation energies of the enumerated states, lowest of each x, hull."""
     dft = formation[formation["id"] == DFT]
-    examined = formation[formation["source"] == "exam"]
+    examined = formation[formation["source"] == "charge_order"]
     models = examined[examined["formation_mev_fu"].notna()]
     names = sorted(set(examined["model"])) or [DFT]
     variants = _variants(models)
@@ -220,7 +220,7 @@ def _staircase(
 def draw_voltage(formation: pd.DataFrame, voltages: pd.DataFrame, level: str, stem: Path) -> None:
     """One panel a model: voltage of DFT and of each variant, enumerated states and search."""
     models = voltages[voltages["id"] != DFT]
-    names = sorted(set(formation.loc[formation["source"] == "exam", "model"])) or [DFT]
+    names = sorted(set(formation.loc[formation["source"] == "charge_order", "model"])) or [DFT]
     mobile = parse_key(formation["state_key"].iloc[0]).mobile
     anchor = voltages.loc[voltages["id"] == DFT, "voltage_v"].to_numpy(float)
     window = _window(voltages["voltage_v"].to_numpy(float), anchor, LEAST_VOLTAGE)
@@ -264,7 +264,7 @@ def draw_found(formation: pd.DataFrame, hulls: pd.DataFrame, level: str, stem: P
     markers = dict(zip(cells, "osD^v<>" * (1 + len(cells) // 7), strict=False))
     known = sorted(set(dft["cell"]))
     anchor = dft["formation_mev_fu"].to_numpy()
-    # A hull reaches below what the search found where the exam's states lie lower.
+    # A hull reaches below what the search found where the charge-order stage's states lie lower.
     lines = hulls.loc[hulls["scope"] == "searched", "formation_mev_fu"]
     shown = np.concatenate([found["formation_mev_fu"], lines.dropna(), anchor])
     window = _window(shown, anchor, LEAST_ENERGY)
@@ -308,7 +308,9 @@ def draw_found(formation: pd.DataFrame, hulls: pd.DataFrame, level: str, stem: P
         if column == 0:
             panel.set_ylabel(ENERGY_LABEL, fontsize=8)
     pending = [cell for cell in cells if cell not in known]
-    note = "dotted: convex hull of all that exam and search found; DFT and random search shifted in x"
+    note = (
+        "dotted: convex hull of all that enumeration and search found; DFT and random search shifted in x"
+    )
     if pending:
         note += f"; DFT for the {', '.join(pending)} cells is pending"
     _caption(figure, level, note)

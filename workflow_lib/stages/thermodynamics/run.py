@@ -1,9 +1,9 @@
 """The thermodynamics stage: every model's hull and voltage beside DFT's.
 
-Two scopes. ``enumerated``: the charge-ordered states that DFT knows, relaxed by the model in the
-exam; the scores are taken here, because model and DFT answer for the same states. ``searched``:
-these and everything that the model's searches evaluated, larger cells included; a prediction, for
-which DFT energies of the larger cells are pending.
+Two scopes. ``enumerated``: the charge-ordered states that DFT knows, relaxed by the model; the scores
+are taken here, because model and DFT answer for the same states. ``searched``: these and everything
+that the model's searches evaluated, larger cells included; a prediction, for which DFT energies of the
+larger cells are pending.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def analyse(
 
     Energies are normalised to a formula unit of ``sites_per_fu`` mobile sites. A structure of the
     search has its formation energy and its distance to the hull in the searched scope (whose end
-    members are the lowest of exam and search), all others theirs in the enumerated one.
+    members are the lowest of enumeration and search), all others theirs in the enumerated one.
     """
     table = structures.reset_index(drop=True).assign(
         formation_mev_fu=np.nan, above_hull_mev_fu=np.nan, on_hull=False
@@ -93,7 +93,7 @@ def score(answer: Answer, reference: Answer) -> dict[str, object]:
     row["average_voltage_dft_v"] = reference.voltages[ENUMERATED].average
     if not answer.hulls:
         return row
-    enumerated = answer.structures[answer.structures["source"] == "exam"]
+    enumerated = answer.structures[answer.structures["source"] == "charge_order"]
     error = hull_error(enumerated, reference.structures)
     own = answer.voltages[ENUMERATED]
     row |= {
@@ -139,15 +139,15 @@ def _voltage_rows(answer: Answer) -> list[dict[str, object]]:
 def run_thermodynamics(
     *,
     reference_dir: Path,
-    exam_dirs: Sequence[Path],
-    sampling_dirs: Sequence[Path],
+    charge_order_dirs: Sequence[Path],
+    search_dirs: Sequence[Path],
     settings: ThermodynamicsSettings,
     out: Path,
 ) -> None:
     """Write formation energies, hulls, voltages, scores and figures of DFT and all models.
 
     ``reference_dir`` holds ``reference.csv`` and ``reference.extxyz``; each folder of
-    ``exam_dirs`` (named by its model) ``states.csv``; each of ``sampling_dirs`` ``found.csv``.
+    ``charge_order_dirs`` (named by its model) ``states.csv``; each of ``search_dirs`` ``found.csv``.
     Raises UserError for missing or inconsistent tables and for a reference without end members.
     """
     info = tables.reference_info(reference_dir)
@@ -156,13 +156,15 @@ def run_thermodynamics(
     reference = analyse(dft, sites_per_fu=sites_per_fu, settings=settings, where=str(reference_dir))
     if not reference.hulls:
         raise UserError(f"{reference_dir}: {reference.status}; DFT must answer both end members")
-    searches = {folder.name: folder for folder in sampling_dirs}
-    unexamined = sorted(set(searches) - {folder.name for folder in exam_dirs})
+    searches = {folder.name: folder for folder in search_dirs}
+    unexamined = sorted(set(searches) - {folder.name for folder in charge_order_dirs})
     if unexamined:
-        raise UserError(f"searched but not examined: {', '.join(unexamined)}; run the exam of these first")
+        raise UserError(
+            f"searched but not examined: {', '.join(unexamined)}; run the charge-order stage of these first"
+        )
     answers = []
-    for folder in sorted(exam_dirs, key=lambda item: item.name):
-        parts = [tables.read_exam(folder, dft)]
+    for folder in sorted(charge_order_dirs, key=lambda item: item.name):
+        parts = [tables.read_charge_order(folder, dft)]
         if folder.name in searches:
             parts.append(tables.read_search(searches[folder.name]))
         structures = pd.concat([part.astype(object) for part in parts], ignore_index=True)

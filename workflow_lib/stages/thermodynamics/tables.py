@@ -1,7 +1,7 @@
-"""Reading what the exam and the search wrote into one table of structures and energies.
+"""Reading what the charge-order stage and the search wrote into one table of structures and energies.
 
 Columns of that table: ``id`` (trained model, or ``DFT``), ``model``, ``variant``, ``fold``,
-``seed``, ``source`` (dft, exam, search), ``method``, ``cell``, ``state_key``, ``x``, ``filled`` and
+``seed``, ``source`` (dft, charge_order, search), ``method``, ``cell``, ``state_key``, ``x``, ``filled`` and
 ``sites`` (mobile sites of the cell), ``energy_ev`` (of the cell), ``degeneracy``, ``seen``,
 ``status``, ``fmax_ev_a``.
 """
@@ -117,7 +117,7 @@ def _complete(table: pd.DataFrame, name: str, source: str, where: Path) -> pd.Da
 
 
 def read_reference(folder: Path) -> pd.DataFrame:
-    """DFT's answers: ``reference.csv`` of the exam."""
+    """DFT's answers: ``reference.csv`` of the charge-order stage."""
     path = folder / "reference.csv"
     table = _read(path, ("state_key", "x", "energy_ev", "formation_mev_fu", "fmax", "degeneracy"))
     table = table.rename(columns={"fmax": "fmax_ev_a"})
@@ -147,14 +147,14 @@ def reference_info(folder: Path) -> ReferenceInfo:
     return ReferenceInfo(ratios.pop(), levels.pop())
 
 
-def read_exam(folder: Path, reference: pd.DataFrame) -> pd.DataFrame:
+def read_charge_order(folder: Path, reference: pd.DataFrame) -> pd.DataFrame:
     """One model's relaxed states, with the degeneracies of the reference."""
     path = folder / "states.csv"
-    table = _read(path, ("paper", "state_key", "x", "energy_ev", "status"))
-    table = table[table["paper"] == HEADLINE].reset_index(drop=True)
+    table = _read(path, ("protocol", "state_key", "x", "energy_ev", "status"))
+    table = table[table["protocol"] == HEADLINE].reset_index(drop=True)
     degeneracy = dict(zip(reference["state_key"], reference["degeneracy"], strict=True))
     table = table.assign(degeneracy=table["state_key"].map(degeneracy), method="enumeration")
-    return _complete(table.rename(columns={"fmax": "fmax_ev_a"}), folder.name, "exam", path)
+    return _complete(table.rename(columns={"fmax": "fmax_ev_a"}), folder.name, "charge_order", path)
 
 
 def read_search(folder: Path) -> pd.DataFrame:

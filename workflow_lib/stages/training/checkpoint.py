@@ -13,7 +13,6 @@ import os
 import re
 import sys
 from collections.abc import Iterable
-from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from workflow_lib.core.code import code_checksum
 from workflow_lib.core.io import atomic_path, to_json, write_json
 from workflow_lib.frames.table import Frame
+from workflow_lib.models.registry import FAMILIES
 
 _NAME = re.compile(r"epoch(\d{6})-batch(\d{6})-([0-9a-f]{16})\.pt")
 _PACKAGES = ("torch", "pytorch-lightning", "mace-torch", "e3nn", "schnetpack", "chgnet", "numpy")
@@ -42,19 +43,10 @@ def frames_checksum(frames: Iterable[Frame]) -> str:
     return digest.hexdigest()
 
 
-@cache
-def code_checksum() -> str:
-    """Checksum of the source of the models and the trainer, and of what they are built on.
-
-    Read once a process, since a process runs the code that it has imported.
-    """
-    root = Path(__file__).parents[2]
-    files = sorted(
-        [*root.glob("models/*.py"), *root.glob("stages/training/*.py"), *root.glob("lattice/*.py")]
-    )
+def training_code(family: str) -> str:
+    """Return a checksum of the trainer's code, of a family's adapter, and of the packages below them."""
     digest = hashlib.sha256()
-    for file in files:
-        digest.update(str(file.relative_to(root)).encode() + file.read_bytes())
+    digest.update(code_checksum("workflow_lib.stages.training.run", FAMILIES[family].module).encode())
     for package in _PACKAGES:
         try:
             digest.update(f"{package} {version(package)}".encode())

@@ -20,7 +20,7 @@ from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.models.registry import FAMILIES
 from workflow_lib.models.trained import TrainedModel, species_to_card
 from workflow_lib.stages.dataset.settings import DatasetSettings
-from workflow_lib.stages.training.checkpoint import CheckpointStore, code_checksum, frames_checksum
+from workflow_lib.stages.training.checkpoint import CheckpointStore, frames_checksum, training_code
 from workflow_lib.stages.training.data import (
     SetName,
     Sets,
@@ -84,7 +84,7 @@ def train(
         "settings": settings.model_dump(exclude={"checkpoint_every_s"}),
         "rule": rule.model_dump(),
         "data": {name: frames_checksum(frames) for name, frames in sets.items()},
-        **{"threads": threads, "code": code_checksum()},
+        **{"threads": threads, "code": training_code(family)},
     }
     store = CheckpointStore(Path(checkpoints), identity)
     with alone(store.folder, "training"), reproducible(threads):

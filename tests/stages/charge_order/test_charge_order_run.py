@@ -1,4 +1,4 @@
-"""A model sits the exam: what charge-labelled and charge-blind models can and cannot tell."""
+"""One model answers for the charge-ordered states: what labelled and blind models can tell."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.models.trained import TrainedModel
 from workflow_lib.simulation.cache import RelaxationCache, model_identity
 from workflow_lib.stages.charge_order.protocols import STATE_COLUMNS, state_roles
-from workflow_lib.stages.charge_order.run import run_exam
-from workflow_lib.stages.charge_order.settings import ExamSettings
+from workflow_lib.stages.charge_order.run import run_charge_order
+from workflow_lib.stages.charge_order.settings import ChargeOrderSettings
 
 pytestmark = pytest.mark.usefixtures("toy")
 
 
 @dataclass
 class Desk:
-    """Everything an exam needs but the model."""
+    """Everything a charge-order result needs but the model."""
 
     root: Path
     rule: RedoxRule
     host: Host
     reference: Path
     splits: Path
-    settings: ExamSettings
+    settings: ChargeOrderSettings
 
     def sit(self, model_dir: Path, name: str, cache: str = "cache") -> tuple[dict, pd.DataFrame]:
-        scores = run_exam(
+        scores = run_charge_order(
             model_dir=model_dir,
             reference_dir=self.reference,
             host=self.host,
@@ -70,11 +70,11 @@ def desks(
 def test_labelled_model_keeps_the_orders_it_was_given(desks) -> None:
     _, scores, states = desks["entropy"]
     assert tuple(states.columns) == STATE_COLUMNS
-    assert states.groupby("paper").size().to_dict() == dict.fromkeys(
+    assert states.groupby("protocol").size().to_dict() == dict.fromkeys(
         ("single-point", "distorted", "undistorted"), 16
     )
-    for paper in ("distorted", "undistorted"):
-        rows = states[states["paper"] == paper]
+    for protocol in ("distorted", "undistorted"):
+        rows = states[states["protocol"] == protocol]
         inner = rows[(rows["x"] > 0) & (rows["x"] < 1)]
         # The label alone draws the bonds of Fe3+ in, from either start: the wells lie 0.22 A apart,
         # and neighbours shared between sites leave at least half of that.
@@ -83,38 +83,38 @@ def test_labelled_model_keeps_the_orders_it_was_given(desks) -> None:
         assert (inner["realised_key"] == inner["state_key"]).all()
         # Differences of energies of about 100 eV, in meV.
         assert np.allclose(rows.loc[rows["x"].isin([0, 1]), "formation_mev_fu"], 0, atol=1e-6)
-    paper = scores["papers"]["distorted"]
-    assert (paper["orders_kept"], paper["orders_changed"], paper["orders_ambiguous"]) == (16, 0, 0)
-    assert paper["redox_spread_ratio"] > 0.1
-    assert scores["headline_paper"] == "distorted"
+    protocol = scores["protocols"]["distorted"]
+    assert (protocol["orders_kept"], protocol["orders_changed"], protocol["orders_ambiguous"]) == (16, 0, 0)
+    assert protocol["redox_spread_ratio"] > 0.1
+    assert scores["headline_protocol"] == "distorted"
     assert scores["relaxations"] == 32
-    assert scores["states_mae_mev_fu"] == paper["states_mae_mev_fu"] is not None
+    assert scores["states_mae_mev_fu"] == protocol["states_mae_mev_fu"] is not None
     assert (scores["id"], scores["variant"], scores["fold"]) == ("toy-entropy-f0-s1", "entropy", 0)
 
 
 def test_blind_model_cannot_tell_orders_apart_from_an_undistorted_start(desks) -> None:
     desk, scores, states = desks["baseline"]
-    rows = states[states["paper"] == "undistorted"]
+    rows = states[states["protocol"] == "undistorted"]
     assert (rows.groupby("na_key")["energy_ev"].agg(np.ptp) == 0).all()
     assert scores["charge_labelled"] is False
-    paper = scores["papers"]["undistorted"]
-    assert paper["redox_spread_ratio"] == 0
-    assert paper["redox_pairs_ordered"] == 0.5
-    assert paper["ground_states_found"] == 0
-    assert paper["ion_arrangements"] == 5
-    assert paper["minimum_over_orders_mae_mev_fu"] > 0
+    protocol = scores["protocols"]["undistorted"]
+    assert protocol["redox_spread_ratio"] == 0
+    assert protocol["redox_pairs_ordered"] == 0.5
+    assert protocol["ground_states_found"] == 0
+    assert protocol["ion_arrangements"] == 5
+    assert protocol["minimum_over_orders_mae_mev_fu"] > 0
     # 16 distorted starts, but only the 7 arrangements of the ions undistorted.
     model = TrainedModel.load(desk.root / "model")
     assert len(RelaxationCache(desk.root / "cache", model_identity(model))) == 16 + 7
     assert scores["relaxations"] == 16 + 7
     # One well for all iron: moments read from the bonds no longer show the order of the start.
-    distorted = states[(states["paper"] == "distorted") & (states["x"] > 0) & (states["x"] < 1)]
+    distorted = states[(states["protocol"] == "distorted") & (states["x"] > 0) & (states["x"] < 1)]
     assert not (distorted["order"] == "kept").any()
 
 
 def test_single_points_are_the_models_energies_at_the_dft_geometries(desks) -> None:
     desk, _, states = desks["entropy"]
-    rows = states[states["paper"] == "single-point"]
+    rows = states[states["protocol"] == "single-point"]
     frames = read(desk.reference / "reference.extxyz", index=":")
     energies = [item.energy for item in TrainedModel.load(desk.root / "model").predict(frames)]
     # The CSV keeps 10 significant digits.
@@ -132,14 +132,14 @@ def test_structures_carry_labels_and_name_their_state(desks) -> None:
         assert desk.host.key(arrangement) == atoms.info["state_key"]
     energies = [atoms.info["model_energy"] for atoms in relaxed]
     # Extended XYZ keeps 8 digits of a number in the comment line.
-    assert np.allclose(energies, states.loc[states["paper"] != "single-point", "energy_ev"], rtol=1e-7)
+    assert np.allclose(energies, states.loc[states["protocol"] != "single-point", "energy_ev"], rtol=1e-7)
 
 
 def test_states_are_marked_by_their_set_in_the_models_fold(desk: Desk) -> None:
     model = save_toy(desk.root / "model", desk.rule, "none", fold=1)
     _, states = desk.sit(model, "toy-baseline-f1-s1")
     fold = json.loads(desk.splits.read_text())["folds"][1]
-    rows = states[states["paper"] == "distorted"].set_index("state_key")
+    rows = states[states["protocol"] == "distorted"].set_index("state_key")
     assert set(rows.index[rows["role"] == "test"]) == set(fold["test_states"])
     assert set(rows.index[rows["role"] == "validation"]) == set(fold["validation_states"])
     assert set(rows.index[~rows["seen"]]) == set(fold["test_states"])
@@ -168,10 +168,10 @@ def test_a_frame_held_out_of_a_state_that_trains_does_not_make_it_unseen(desk: D
 
 def test_two_runs_give_identical_files_and_the_cache_changes_nothing(desk: Desk) -> None:
     model = save_toy(desk.root / "model", desk.rule, "surrogate")
-    desk.sit(model, "a/exam", cache="one")
-    desk.sit(model, "b/exam", cache="two")
-    desk.sit(model, "c/exam", cache="one")
-    names = sorted(path.name for path in (desk.root / "a/exam").iterdir())
+    desk.sit(model, "a/charge_order", cache="one")
+    desk.sit(model, "b/charge_order", cache="two")
+    desk.sit(model, "c/charge_order", cache="one")
+    names = sorted(path.name for path in (desk.root / "a/charge_order").iterdir())
     assert names == [
         "scores.json",
         "states.csv",
@@ -182,20 +182,20 @@ def test_two_runs_give_identical_files_and_the_cache_changes_nothing(desk: Desk)
     ]
     for other in "bc":
         for name in set(names) - {"timings.json"}:
-            left = (desk.root / "a/exam" / name).read_bytes()
-            assert left == (desk.root / other / "exam" / name).read_bytes(), name
+            left = (desk.root / "a/charge_order" / name).read_bytes()
+            assert left == (desk.root / other / "charge_order" / name).read_bytes(), name
 
 
 def test_diverged_states_are_reported_and_left_out(desk: Desk) -> None:
     model = save_toy(desk.root / "model", desk.rule, "surrogate", explodes=True)
-    scores, states = desk.sit(model, "exam")
+    scores, states = desk.sit(model, "charge_order")
     inner = (states["x"] > 0) & (states["x"] < 1)
     assert (states.loc[inner, "status"] == "diverged").all()
     assert states.loc[inner, "energy_ev"].isna().all()
     assert (states.loc[~inner, "status"] != "diverged").all()
-    paper = scores["papers"]["distorted"]
-    assert paper["diverged"] == 14
-    assert paper["states_total"] == 0
+    protocol = scores["protocols"]["distorted"]
+    assert protocol["diverged"] == 14
+    assert protocol["states_total"] == 0
     assert scores["states_spearman"] is None
     assert scores["states_mae_mev_fu_all"] is None
     assert scores["ground_states_found"] == 0
@@ -204,27 +204,27 @@ def test_diverged_states_are_reported_and_left_out(desk: Desk) -> None:
 
 def test_model_whose_training_diverged_is_not_run(desk: Desk) -> None:
     model = save_toy(desk.root / "model", desk.rule, "surrogate", status="diverged")
-    scores, states = desk.sit(model, "exam")
+    scores, states = desk.sit(model, "charge_order")
     assert (states["status"] == "diverged").all()
     assert states["formation_mev_fu"].isna().all()
     assert scores["model_status"] == "diverged"
     assert scores["ground_states_found"] is None
-    assert (desk.root / "exam/states.png").stat().st_size > 0
-    assert (desk.root / "exam/structures.extxyz").read_text() == ""
+    assert (desk.root / "charge_order/states.png").stat().st_size > 0
+    assert (desk.root / "charge_order/structures.extxyz").read_text() == ""
 
 
 def test_mistakes_are_one_clear_line(desk: Desk) -> None:
     other = save_toy(desk.root / "other", desk.rule, "none", energy_reference="VASP/PBE+U")
-    with pytest.raises(UserError, match="trained at VASP/PBE\\+U, the exam's reference is GPAW"):
-        desk.sit(other, "exam")
+    with pytest.raises(UserError, match="trained at VASP/PBE\\+U, the DFT reference is GPAW"):
+        desk.sit(other, "charge_order")
     foreign = save_toy(desk.root / "foreign", desk.rule, "none", fold=7)
     with pytest.raises(UserError, match=r"holds no fold 7; it has \[0, 1\]"):
-        desk.sit(foreign, "exam")
+        desk.sit(foreign, "charge_order")
     desk.splits = desk.root / "splits.json"
     desk.splits.write_text('{"folds": [{"fold": 7}]}')
     with pytest.raises(UserError, match="no file of splits"):
-        desk.sit(foreign, "exam")
+        desk.sit(foreign, "charge_order")
     desk.reference = desk.root
     with pytest.raises(UserError, match=r"reference\.csv does not exist"):
-        desk.sit(foreign, "exam")
-    assert not (desk.root / "exam").exists()
+        desk.sit(foreign, "charge_order")
+    assert not (desk.root / "charge_order").exists()

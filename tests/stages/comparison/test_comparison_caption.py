@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from workflow_lib.core.io import write_json
-from workflow_lib.stages.comparison.figures import benchmark_figure
+from workflow_lib.stages.comparison.figures import comparison_figure
 from workflow_lib.stages.comparison.run import COLUMNS, _knows_test_states
 
 
@@ -23,5 +23,5 @@ def test_states_of_test_frames_that_train(train, seen, tmp_path):
 )
 def test_caption(seen, words, tmp_path):
     row = dict.fromkeys(COLUMNS) | {"model": "painn", "variant": "baseline", "energy_mae_mev_atom": 5.0}
-    benchmark_figure(pd.DataFrame([row]), tmp_path / "benchmark", seen=seen)
+    comparison_figure(pd.DataFrame([row]), tmp_path / "benchmark", seen=seen)
     assert words in (tmp_path / "benchmark.svg").read_text()

@@ -1,22 +1,22 @@
 """One search a model: genetic algorithm against random search at equal budget."""
 
-SAMPLING = f"{RUN}/sampling"
+SEARCH = f"{RUN}/search"
 
 
 rule search:
     input:
         card=rules.train.output.card,
         tensors=rules.train.output.tensors,
-        # The exam's relaxations are in the shared cache; starting after it relaxes them once.
-        exam=rules.exam.output.scores,
-        reference=rules.exam_reference.output,
+        # The charge-order stage's relaxations are in the shared cache; starting after it relaxes them once.
+        charge_order=rules.charge_order.output.scores,
+        reference=rules.charge_order_reference.output,
     output:
-        found=f"{SAMPLING}/{{model}}/found.csv",
-        history=f"{SAMPLING}/{{model}}/history.csv",
-        structures=f"{SAMPLING}/{{model}}/found.extxyz",
-        summary=f"{SAMPLING}/{{model}}/summary.json",
+        found=f"{SEARCH}/{{model}}/found.csv",
+        history=f"{SEARCH}/{{model}}/history.csv",
+        structures=f"{SEARCH}/{{model}}/found.extxyz",
+        summary=f"{SEARCH}/{{model}}/summary.json",
         figure=report(
-            f"{SAMPLING}/{{model}}/progress.svg",
+            f"{SEARCH}/{{model}}/progress.svg",
             caption="captions/search.rst",
             category="4 Search",
             labels={"model": "{model}", "figure": "search progress"},
@@ -29,50 +29,48 @@ rule search:
     resources:
         mem_mb=3500,
     params:
-        settings=settings_of("sampling", "exam", "threads", "seed"),
-        code=code_of(
-            "sampling", "models", "relaxation.py", "relaxation_cache.py", "host.py"
-        ),
+        settings=settings_of("search", "charge_order", "threads", "seed"),
+        code=lambda wildcards: code_of("search", adapter_of(wildcards.model)),
         model_dir=subpath(input.card, parent=True),
         out=subpath(output.found, parent=True),
     message:
         "Searching ground states with {wildcards.model}"
     shell:
         "python -m workflow_lib search --config {CONFIG} --model-dir {params.model_dir}"
-        " --reference {EXAM} --work {WORK} --out {params.out} > {log} 2>&1"
+        " --reference {CHARGE_ORDER} --work {WORK} --out {params.out} > {log} 2>&1"
 
 
-rule sampling_overview:
+rule search_overview:
     input:
         searches=expand(rules.search.output.found, model=SEARCHED),
-        reference=names_of(rules.exam_reference.output.table),
+        reference=names_of(rules.charge_order_reference.output.table),
     output:
         table=report(
-            f"{SAMPLING}/overview.csv",
-            caption="captions/sampling_overview.rst",
+            f"{SEARCH}/overview.csv",
+            caption="captions/search_overview.rst",
             category="4 Search",
         ),
         pending=report(
-            f"{SAMPLING}/pending.csv",
+            f"{SEARCH}/pending.csv",
             caption="captions/pending.rst",
             category="4 Search",
         ),
         figure=report(
-            f"{SAMPLING}/overview.svg",
-            caption="captions/sampling_overview.rst",
+            f"{SEARCH}/overview.svg",
+            caption="captions/search_overview.rst",
             category="4 Search",
             labels={"model": "all", "figure": "GA against random search"},
         ),
     log:
-        f"{RUN}/logs/sampling_overview.log",
+        f"{RUN}/logs/search_overview.log",
     resources:
         mem_mb=2000,
     params:
-        settings=settings_of("sampling"),
-        code=code_of("sampling", "dft", "plotting.py"),
-        searches=[f"{SAMPLING}/{m}" for m in SEARCHED],
+        settings=settings_of("search"),
+        code=code_of("search-overview"),
+        searches=[f"{SEARCH}/{m}" for m in SEARCHED],
     message:
         "Comparing the searches and listing what DFT has to answer"
     shell:
-        "python -m workflow_lib sampling-overview --config {CONFIG}"
-        " --searches {params.searches} --reference {EXAM} --out {SAMPLING} > {log} 2>&1"
+        "python -m workflow_lib search-overview --config {CONFIG}"
+        " --searches {params.searches} --reference {CHARGE_ORDER} --out {SEARCH} > {log} 2>&1"

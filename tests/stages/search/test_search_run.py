@@ -13,14 +13,14 @@ from toy_landscape import SETTINGS, ToyEvaluator
 from workflow_lib.core.errors import UserError
 from workflow_lib.models.registry import FAMILIES
 from workflow_lib.models.trained import TrainedModel, species_to_card
-from workflow_lib.stages.charge_order.settings import ExamSettings
-from workflow_lib.stages.search.figures import sampling_overview
+from workflow_lib.stages.charge_order.settings import ChargeOrderSettings
+from workflow_lib.stages.search.figures import search_overview
 from workflow_lib.stages.search.run import check_cells, run_search, search_all
-from workflow_lib.stages.search.settings import CellSettings, SamplingSettings
+from workflow_lib.stages.search.settings import CellSettings, SearchSettings
 from workflow_lib.stages.search.tables import FOUND, HISTORY
 
-EXAM = ExamSettings(max_steps=4, fmax=0.3)
-REAL = SamplingSettings(
+CHARGE_ORDER = ChargeOrderSettings(max_steps=4, fmax=0.3)
+REAL = SearchSettings(
     cells=(
         CellSettings(budget=7, population=5, enumerate=True),
         CellSettings(repeat=(1, 3, 1), compositions=(8,), budget=3, population=2, offspring=1, max_steps=2),
@@ -59,9 +59,9 @@ def run(models, host, name, folder, *, work="work", out="out", settings=REAL):
         model_dir=models / name,
         host=host,
         settings=settings,
-        exam=EXAM,
+        charge_order=CHARGE_ORDER,
         seed=3,
-        work=folder / work / "sampling",
+        work=folder / work / "search",
         cache=folder / work / "relaxations",
         out=folder / out,
     )
@@ -155,23 +155,29 @@ def test_interrupted_with_a_real_model(models, host, tmp_path, monkeypatch, call
             assert path.read_bytes() == (again / path.name).read_bytes(), path.name
 
 
-def test_small_cell_shares_the_relaxations_of_the_exam(models, host, tmp_path):
+def test_small_cell_shares_the_relaxations_of_the_charge_orders(models, host, tmp_path):
     from workflow_lib.simulation.cache import RelaxationCache, model_identity, relax_arrangements
 
     model = TrainedModel.load(models / "labelled")
     cache = RelaxationCache(tmp_path / "work/relaxations", model_identity(model))
     states = [a for n in range(5) for a in host.enumerate((1, 1, 1), n, charges=True)]
     relax_arrangements(
-        model, host, states, breathing=EXAM.breathing, fmax=EXAM.fmax, max_steps=EXAM.max_steps,
-        batch_size=EXAM.batch_size, cache=cache,
-    )  # fmt: skip
-    settings = SamplingSettings(cells=REAL.cells[:1])
+        model,
+        host,
+        states,
+        polaron_distortion=CHARGE_ORDER.polaron_distortion,
+        fmax=CHARGE_ORDER.fmax,
+        max_steps=CHARGE_ORDER.max_steps,
+        batch_size=CHARGE_ORDER.batch_size,
+        cache=cache,
+    )
+    settings = SearchSettings(cells=REAL.cells[:1])
     out = run(models, host, "labelled", tmp_path, settings=settings)
     assert json.loads((out / "timings.json").read_text())["relaxations_made"] == 0
 
 
 def test_end_members_are_there_without_the_small_cell(models, host, tmp_path):
-    out = run(models, host, "labelled", tmp_path, settings=SamplingSettings(cells=REAL.cells[1:]))
+    out = run(models, host, "labelled", tmp_path, settings=SearchSettings(cells=REAL.cells[1:]))
     found = pd.read_csv(out / "found.csv")
     ends = found[found["x"].isin([0, 1])]
     assert ends["key"].tolist() == ["1x1x1:Na0000:Fe3333", "1x1x1:Na1111:Fe2222"]
@@ -187,7 +193,7 @@ def test_diverged_model_leaves_empty_columns_not_an_error(host, tmp_path):
     found = pd.read_csv(out / "found.csv")
     assert found["formation_mev_fu"].isna().all() and (found["status"] == "diverged").all()
     assert json.loads((out / "summary.json").read_text())["status"] == "diverged"
-    sampling_overview([out], tmp_path)
+    search_overview([out], tmp_path)
     assert pd.read_csv(tmp_path / "overview.csv")["ga_mev_fu"].isna().all()
 
 
@@ -203,7 +209,7 @@ def test_history_and_overview(host, tmp_path):
     assert tuple(history.columns) == HISTORY
     for _, group in history.groupby(["cell", "method", "n_occupied"]):
         assert np.array_equal(group["best_mev_fu"], np.minimum.accumulate(group["formation_mev_fu"]))
-    sampling_overview(folders, tmp_path / "all")
+    search_overview(folders, tmp_path / "all")
     overview = pd.read_csv(tmp_path / "all/overview.csv")
     assert (tmp_path / "all/overview.svg").exists() and (tmp_path / "all/overview.png").exists()
     # Both cells and each of their compositions, for two models; the small cell was enumerated.
@@ -219,15 +225,13 @@ def test_history_and_overview(host, tmp_path):
         best = rows.loc[rows["method"] == method, "formation_mev_fu"].min()
         assert row[f"{method}_mev_fu"] == pytest.approx(best, abs=1e-6)
     with pytest.raises(UserError, match="no searches to show"):
-        sampling_overview([], tmp_path)
+        search_overview([], tmp_path)
 
 
 def test_endless_enumerations_are_refused(host):
     cells = (CellSettings(repeat=(1, 3, 1), compositions=(8,), enumerate=True),)
-    with pytest.raises(
-        UserError, match=r"sampling.cells \(1x3x1\): enumerate would relax \d+ arrangements"
-    ):
-        check_cells(host, SamplingSettings(cells=cells))
+    with pytest.raises(UserError, match=r"search.cells \(1x3x1\): enumerate would relax \d+ arrangements"):
+        check_cells(host, SearchSettings(cells=cells))
 
 
 def test_missing_model_is_named(host, tmp_path):
