@@ -15,11 +15,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from embedded import ROOT
-from workflow_lib.frames.table.reading import run as read_run
-from workflow_lib.frames.table.reading import scan as read_scan
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.frames.foreign import write_frames
+from workflow_lib.frames.reading import run as read_run
+from workflow_lib.frames.reading import scan as read_scan
 from workflow_lib.frames.reading.part import Part, ReadSettings
 from workflow_lib.frames.reading.run import read_sources
 from workflow_lib.frames.reading.xyz import Defaults, read_xyz

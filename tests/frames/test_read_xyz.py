@@ -17,11 +17,11 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.db import connect
 from embedded import ROOT
-from workflow_lib.frames.table.reading import scan as read_scan
 
 from workflow_lib.__main__ import main
 from workflow_lib.core.errors import UserError
 from workflow_lib.frames.foreign import ACCEPTED, read_frames, write_frames
+from workflow_lib.frames.reading import scan as read_scan
 from workflow_lib.frames.reading.fixed import parse_fixed
 from workflow_lib.frames.reading.inputs import find_inputs
 from workflow_lib.frames.reading.layout import layout
