@@ -16,7 +16,7 @@ from workflow_lib.config import FAMILIES, validate_config
 from workflow_lib.core.errors import UserError
 from workflow_lib.workflow.code import code_of
 from workflow_lib.workflow.failed_log import last_lines
-from workflow_lib.core.io import atomic_path
+from workflow_lib.core.io import atomic_path, read_json
 from workflow_lib.workflow.folder_owner import require_own
 from workflow_lib.workflow.run_owner import own_run
 from workflow_lib.workflow.slurm_outage import keep_jobs
@@ -60,6 +60,18 @@ def settings_of(*sections):
     return {s: json.loads(CFG.model_dump_json(include={s}))[s] for s in sections}
 
 
+def described():
+    """What the captions call things: host, couple and level of this run, never those of the demo."""
+    try:
+        host = read_json(CFG.host)
+        names = {"host": host["name"], "mobile": host["mobile"]}
+    except (UserError, KeyError, TypeError) as error:
+        raise WorkflowError(f"{CFG.host} is no host description: {error}")
+    low, high = (f"{CFG.redox.element}{s.oxidation}+" for s in CFG.redox.states)
+    names |= {"element": CFG.redox.element, "low": low, "high": high}
+    return names | {"level": CFG.dataset.energy_reference}
+
+
 def names_of(outputs):
     """Outputs of another rule by name alone, for rules that collect from all models.
 
@@ -75,6 +87,9 @@ def gpus(wildcards):
     Never more than one: SLURM would start a job of two GPUs once per GPU.
     """
     return int(CFG.training_of(TRAINED[wildcards.model].name).device == "cuda")
+
+
+DESCRIBED = described()
 
 
 # Snakemake calls this in the main process alone (jobs get --no-hooks), before it starts any job.

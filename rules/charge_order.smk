@@ -14,6 +14,7 @@ rule charge_order_reference:
     resources:
         mem_mb=2000,
     params:
+        described=DESCRIBED,
         code=code_of("charge-order-reference"),
     message:
         "Collecting the DFT answers"
@@ -46,6 +47,7 @@ rule charge_order:
     resources:
         mem_mb=3500,
     params:
+        described=DESCRIBED,
         settings=settings_of("charge_order", "threads"),
         code=lambda wildcards: code_of("charge-order", adapter_of(wildcards.model)),
         model_dir=subpath(input.card, parent=True),
@@ -70,6 +72,7 @@ rule charge_order_ewald:
     resources:
         mem_mb=2000,
     params:
+        described=DESCRIBED,
         settings=settings_of("redox"),
         code=code_of("charge-order-ewald"),
     message:
@@ -88,6 +91,7 @@ rule charge_order_overview:
             f"{CHARGE_ORDER}/overview.csv",
             caption="captions/charge_order_overview.rst",
             category="3 Charge orders",
+            labels={"model": "all", "figure": "table: overview"},
         ),
         figure=report(
             f"{CHARGE_ORDER}/overview.svg",
@@ -100,6 +104,8 @@ rule charge_order_overview:
     resources:
         mem_mb=2000,
     params:
+        described=DESCRIBED,
+        settings=settings_of("charge_order"),
         code=code_of("charge-order-overview"),
         charge_orders=[f"{CHARGE_ORDER}/{m}" for m in [*MODELS, "ewald"]],
     message:
@@ -123,6 +129,7 @@ if CFG.charge_order.identical_atoms:
                 f"{CHARGE_ORDER}/identical/identical_scores.csv",
                 caption="captions/charge_order_identical.rst",
                 category="3 Charge orders",
+                labels={"model": "all", "figure": "table: identical scores"},
             ),
             figure=report(
                 f"{CHARGE_ORDER}/identical/identical.svg",
@@ -139,6 +146,7 @@ if CFG.charge_order.identical_atoms:
         resources:
             mem_mb=3500,
         params:
+            described=DESCRIBED,
             settings=settings_of("redox", "threads"),
             code=code_of("charge-order-identical", *map(adapter_of, MODELS)),
             trainings=[f"{TRAINING}/{m}" for m in MODELS],

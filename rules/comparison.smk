@@ -15,18 +15,20 @@ rule comparison:
         table=report(
             f"{COMPARISON}/comparison.csv",
             caption="captions/comparison.rst",
-            category="0 Benchmark",
+            category="0 Comparison",
+            labels={"model": "all", "figure": "table: comparison"},
         ),
         figure=report(
             f"{COMPARISON}/comparison.svg",
             caption="captions/comparison.rst",
-            category="0 Benchmark",
-            labels={"model": "all", "figure": "benchmark"},
+            category="0 Comparison",
+            labels={"model": "all", "figure": "comparison"},
         ),
         timings=report(
             f"{COMPARISON}/timings.csv",
             caption="captions/timings.rst",
-            category="0 Benchmark",
+            category="0 Comparison",
+            labels={"model": "all", "figure": "table: timings"},
         ),
         provenance=f"{RUN}/provenance.json",
     log:
@@ -34,6 +36,7 @@ rule comparison:
     resources:
         mem_mb=2000,
     params:
+        described=DESCRIBED,
         code=code_of("comparison"),
         trainings=[f"{TRAINING}/{m}" for m in MODELS],
         charge_orders=[f"{CHARGE_ORDER}/{m}" for m in [*MODELS, "ewald"]],

@@ -14,6 +14,7 @@ rule dataset:
             f"{DATASET}/set_aside.csv",
             caption="captions/set_aside.rst",
             category="1 Data",
+            labels={"model": "all", "figure": "table: set aside"},
         ),
         summary=f"{DATASET}/summary.json",
         figures=report(
@@ -38,6 +39,7 @@ rule dataset:
     resources:
         mem_mb=2000,
     params:
+        described=DESCRIBED,
         settings=settings_of("dataset", "redox", "seed"),
         code=code_of("dataset"),
     message:

@@ -29,6 +29,7 @@ checkpoint dft_plan:
     resources:
         mem_mb=2000,
     params:
+        described=DESCRIBED,
         settings=settings_of("dft", "redox"),
         code=code_of("dft-plan"),
     message:
@@ -69,12 +70,14 @@ rule dft:
             f"{DFT}/energies.csv",
             caption="captions/dft.rst",
             category="4 Search",
+            labels={"model": "all", "figure": "table: energies"},
         ),
     log:
         f"{RUN}/logs/dft.log",
     resources:
         mem_mb=2000,
     params:
+        described=DESCRIBED,
         settings=settings_of("dft", "redox"),
         code=code_of("dft-energies"),
         store=store_content,

@@ -27,6 +27,7 @@ rule embedding:
     resources:
         mem_mb=3500,
     params:
+        described=DESCRIBED,
         settings=settings_of("embedding", "threads", "seed"),
         code=lambda wildcards: code_of("embedding", adapter_of(wildcards.model)),
         model_dir=subpath(input.card, parent=True),
@@ -46,6 +47,7 @@ rule embedding_overview:
             f"{EMBEDDING}/overview.csv",
             caption="captions/embedding_overview.rst",
             category="6 Embeddings",
+            labels={"model": "all", "figure": "table: overview"},
         ),
         figure=report(
             f"{EMBEDDING}/overview.svg",
@@ -61,6 +63,7 @@ rule embedding_overview:
     resources:
         mem_mb=2000,
     params:
+        described=DESCRIBED,
         code=code_of("embedding-overview"),
         embeddings=[f"{EMBEDDING}/{m}" for m in MODELS],
     message:

@@ -29,6 +29,7 @@ rule search:
     resources:
         mem_mb=3500,
     params:
+        described=DESCRIBED,
         settings=settings_of("search", "charge_order", "threads", "seed"),
         code=lambda wildcards: code_of("search", adapter_of(wildcards.model)),
         model_dir=subpath(input.card, parent=True),
@@ -49,11 +50,13 @@ rule search_overview:
             f"{SEARCH}/overview.csv",
             caption="captions/search_overview.rst",
             category="4 Search",
+            labels={"model": "all", "figure": "table: overview"},
         ),
         pending=report(
             f"{SEARCH}/pending.csv",
             caption="captions/pending.rst",
             category="4 Search",
+            labels={"model": "all", "figure": "table: pending"},
         ),
         figure=report(
             f"{SEARCH}/overview.svg",
@@ -66,6 +69,7 @@ rule search_overview:
     resources:
         mem_mb=2000,
     params:
+        described=DESCRIBED,
         settings=settings_of("search"),
         code=code_of("search-overview"),
         searches=[f"{SEARCH}/{m}" for m in SEARCHED],

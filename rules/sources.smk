@@ -39,11 +39,13 @@ rule sources:
             f"{SOURCES}/set_aside.csv",
             caption="captions/damaged.rst",
             category="1 Data",
+            labels={"model": "all", "figure": "table: set aside"},
         ),
         citations=report(
             f"{SOURCES}/citations.csv",
             caption="captions/citations.rst",
             category="1 Data",
+            labels={"model": "all", "figure": "table: citations"},
         ),
     log:
         f"{RUN}/logs/sources.log",

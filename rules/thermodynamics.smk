@@ -16,6 +16,7 @@ rule thermodynamics:
             f"{THERMODYNAMICS}/scores.csv",
             caption="captions/thermodynamics_scores.rst",
             category="5 Thermodynamics",
+            labels={"model": "all", "figure": "table: scores"},
         ),
         summary=f"{THERMODYNAMICS}/summary.csv",
         hull_figure=report(
@@ -44,6 +45,7 @@ rule thermodynamics:
     resources:
         mem_mb=2000,
     params:
+        described=DESCRIBED,
         settings=settings_of("thermodynamics"),
         code=code_of("thermodynamics"),
         charge_orders=[f"{CHARGE_ORDER}/{m}" for m in MODELS],
