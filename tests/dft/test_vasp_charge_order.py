@@ -17,11 +17,11 @@ from workflow_lib.dft.calculation import Calculation
 from workflow_lib.dft.engines.vasp.engine import compute
 from workflow_lib.dft.engines.vasp.inputs import read_card, write_inputs
 from workflow_lib.dft.engines.vasp.outputs import (
-    bader_charges,
     read_run,
     vasp_states,
 )
 from workflow_lib.dft.store import Store
+from workflow_lib.frames.reading.vasp import bader_charges
 
 
 def test_results_come_back_in_the_order_of_the_calculation(half, tmp_path):

@@ -14,15 +14,10 @@ from workflow_lib.core.errors import UserError
 from workflow_lib.dft.calculation import Calculation
 from workflow_lib.dft.engines.vasp.engine import collect, compute
 from workflow_lib.dft.engines.vasp.inputs import read_card, write_inputs
-from workflow_lib.dft.engines.vasp.outputs import (
-    energy,
-    read_outcar,
-    read_run,
-    read_vasprun,
-    stress,
-)
+from workflow_lib.dft.engines.vasp.outputs import read_run
 from workflow_lib.dft.level import Level
 from workflow_lib.dft.store import Store
+from workflow_lib.frames.reading.vasp import energy, read_outcar, read_vasprun, stress
 
 KBAR = 1602.1766208  # per eV/A^3
 

@@ -31,6 +31,20 @@ def pace(rate: float) -> str:
     return f"{rate:.3g}/s" if rate >= 1 else f"{1 / rate:.3g} s each"
 
 
+def readable(size: float) -> str:
+    """A number of bytes for people, in powers of 1000."""
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.2f} GB"
+
+
+def say(line: str) -> None:
+    """One line on standard error, above the bars if there are any."""
+    tqdm.write(line, file=sys.stderr)
+
+
 class Progress:
     """Shows pieces of work as they are done; a context manager.
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from workflow_lib.core.elements import SYMBOLS, atomic_number
-from workflow_lib.frames.table import Frame, iter_tables, list_lengths
-from workflow_lib.stages.dataset.settings import DatasetSettings
+from workflow_lib.frames.table import iter_tables, list_lengths
 
 if TYPE_CHECKING:
     from workflow_lib.lattice.host import Host
-    from workflow_lib.stages.dataset.index import Light
 
 _ALKALI = ("Li", "Na", "K", "Rb", "Cs")
 _ANIONS = ("B", "C", "Si", "P", "S", "N", "H", "O", "Cl", "F")
@@ -22,6 +20,30 @@ _ANIONS = ("B", "C", "Si", "P", "S", "N", "H", "O", "Cl", "F")
 _FOREIGN = np.uint64(1 << 63)
 """Bit of an element that the subset does not allow."""
 _ROWS = 20_000
+
+
+class Subset(Protocol):
+    """The part of the configuration that says which chemistry the subset is."""
+
+    @property
+    def subset_elements(self) -> tuple[str, ...]:
+        """Elements that a frame of the subset may hold."""
+
+    @property
+    def required_elements(self) -> tuple[str, ...]:
+        """Elements that it must hold."""
+
+
+class Content(Protocol):
+    """A cell by its content: a frame, or what an index knows of one."""
+
+    @property
+    def numbers(self) -> np.ndarray:
+        """Atomic numbers ``[n]``."""
+
+    @property
+    def formula_units(self) -> int:
+        """Formula units of the cell."""
 
 
 @lru_cache(maxsize=16)
@@ -34,7 +56,7 @@ def _masks(allowed: tuple[str, ...], required: tuple[str, ...]) -> tuple[np.ndar
     return bits, np.uint64((1 << len(places)) - 1)
 
 
-def in_subset_many(numbers: np.ndarray, offsets: np.ndarray, settings: DatasetSettings) -> np.ndarray:
+def in_subset_many(numbers: np.ndarray, offsets: np.ndarray, settings: Subset) -> np.ndarray:
     """Whether each frame ``[F]`` belongs to the chemical subset.
 
     Frame i has the atoms ``offsets[i]`` to ``offsets[i + 1]`` of ``numbers``, at least one.
@@ -45,12 +67,12 @@ def in_subset_many(numbers: np.ndarray, offsets: np.ndarray, settings: DatasetSe
     return np.bitwise_or.reduceat(bits[numbers], offsets[:-1]) == wanted
 
 
-def in_subset(numbers: np.ndarray, settings: DatasetSettings) -> bool:
+def in_subset(numbers: np.ndarray, settings: Subset) -> bool:
     """Whether a frame of these elements ``[n]`` belongs to the chemical subset."""
     return bool(in_subset_many(np.asarray(numbers), np.array([0, len(numbers)]), settings)[0])
 
 
-def select_rows(path: str | Path, settings: DatasetSettings, host: Host | None = None) -> np.ndarray:
+def select_rows(path: str | Path, settings: Subset, host: Host | None = None) -> np.ndarray:
     """Which rows ``[F]`` of a frame table belong to the chemical subset.
 
     With ``host``, also only those whose composition and cell are a supercell's of it. Reads no more
@@ -71,7 +93,7 @@ def select_rows(path: str | Path, settings: DatasetSettings, host: Host | None =
     return np.concatenate([np.zeros(0, dtype=bool), *chosen])
 
 
-def describe_subset(settings: DatasetSettings) -> str:
+def describe_subset(settings: Subset) -> str:
     """The filter in words, for messages."""
     text = f"only {', '.join(settings.subset_elements)}"
     if settings.required_elements:
@@ -79,7 +101,7 @@ def describe_subset(settings: DatasetSettings) -> str:
     return text
 
 
-def composition(frame: Frame | Light) -> str:
+def composition(frame: Content) -> str:
     """Formula per formula unit as chemists write it, cations first: ``Na0.5FePO4``."""
     return _formula(np.asarray(frame.numbers, dtype=np.int64).tobytes(), frame.formula_units)
 
@@ -92,7 +114,7 @@ def _formula(numbers: bytes, formula_units: int) -> str:
 
 
 def formula(elements: np.ndarray, counts: np.ndarray, formula_units: int) -> str:
-    """The same of atomic numbers and the number of atoms of each."""
+    """Formula of a cell that holds ``counts`` atoms of each of the ``elements`` (atomic numbers)."""
     order = sorted(
         zip((SYMBOLS[z] for z in elements), counts.tolist(), strict=True),
         key=lambda item: (

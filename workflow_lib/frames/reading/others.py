@@ -91,8 +91,8 @@ def read_vasprun(path: Path, defaults: Defaults) -> Batches:
     """
     from ase import Atoms
 
-    from workflow_lib.dft.engines.vasp.outputs import bader_charges, energy, output, read_outcar, stress
-    from workflow_lib.dft.engines.vasp.outputs import read_vasprun as parse
+    from workflow_lib.frames.reading.vasp import bader_charges, energy, output, read_outcar, stress
+    from workflow_lib.frames.reading.vasp import read_vasprun as parse
 
     vasprun = parse(path)
     limit = int(vasprun.parameters["NELM"])

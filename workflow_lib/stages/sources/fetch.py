@@ -14,6 +14,7 @@ from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import disk_is_full
 from workflow_lib.core.local_files import local_files
 from workflow_lib.core.locks import folder_lock
+from workflow_lib.core.progress import readable, say
 from workflow_lib.stages.sources.download import download
 from workflow_lib.stages.sources.folder import SourceFolder
 from workflow_lib.stages.sources.listing import (
@@ -23,7 +24,7 @@ from workflow_lib.stages.sources.listing import (
     check_unchanged,
     read_listing,
 )
-from workflow_lib.stages.sources.progress import Progress, readable, say
+from workflow_lib.stages.sources.progress import Progress
 from workflow_lib.stages.sources.provenance import citation_of, licence_of, write_provenance
 from workflow_lib.stages.sources.settings import FetchSettings
 from workflow_lib.stages.sources.table import LocalSource, RemoteSource, Source, pinned_version

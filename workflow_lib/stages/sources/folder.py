@@ -8,9 +8,9 @@ from pathlib import Path
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import read_json, write_json
+from workflow_lib.core.progress import say
 from workflow_lib.stages.sources.archives import is_archive, unpack
 from workflow_lib.stages.sources.listing import ListedFile, Listing
-from workflow_lib.stages.sources.progress import say
 from workflow_lib.stages.sources.settings import FetchSettings
 from workflow_lib.stages.sources.verified import Verified
 

@@ -1,4 +1,4 @@
-"""Progress of several downloads: bars on a terminal, a line a file elsewhere."""
+"""Bars of several downloads on a terminal; elsewhere there is a line a file instead."""
 
 from __future__ import annotations
 
@@ -8,20 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from tqdm import tqdm
-
-
-def readable(size: float) -> str:
-    """A number of bytes for people, in powers of 1000."""
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.2f} GB"
-
-
-def say(line: str) -> None:
-    """One line on standard error, above the bars if there are any."""
-    tqdm.write(line, file=sys.stderr)
 
 
 class Progress:

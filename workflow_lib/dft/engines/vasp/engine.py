@@ -23,8 +23,9 @@ from workflow_lib.dft.engines.vasp.inputs import (
     run_folders,
     write_inputs,
 )
-from workflow_lib.dft.engines.vasp.outputs import VASP_MOMENTS, Run, Windows, output, read_run
+from workflow_lib.dft.engines.vasp.outputs import VASP_MOMENTS, Run, Windows, read_run
 from workflow_lib.dft.store import Log
+from workflow_lib.frames.reading.vasp import output
 
 _log = logging.getLogger(__name__)
 
