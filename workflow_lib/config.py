@@ -6,7 +6,6 @@ Imports no torch and no upstream model package, so that a mistake is reported wi
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
@@ -14,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from workflow_lib.core.errors import UserError
+from workflow_lib.core.validation import describe_errors, nearest, one_line, short
 from workflow_lib.lattice.redox import Embedding, RedoxRule
 from workflow_lib.models.registry import FAMILIES
 from workflow_lib.stages.charge_order.settings import ChargeOrderSettings
@@ -236,73 +236,12 @@ def _fault(path: str) -> str | None:
     return None
 
 
-def short(value: object) -> str:
-    """A value as in Python, cut to what fits in a line."""
-    text = repr(value)
-    return text if len(text) < 60 else f"{text[:57]}..."
-
-
-def _one_line(text: str) -> str:
-    """The text with line ends and what a terminal would obey written out: keys may hold anything."""
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
-
-
-def nearest(value: str, known: Any) -> str:
-    """A hint for an error message: the nearest known name, or all of them."""
-    known = list(known)
-    near = get_close_matches(str(value), known, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
-
-
-def _valid_keys(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    """Keys that may stand at a location of the configuration, read from the JSON schema."""
-    schema = model.model_json_schema()
-
-    def resolve(node: dict) -> dict:
-        return schema["$defs"][node["$ref"].rsplit("/", 1)[1]] if "$ref" in node else node
-
-    node: dict = schema
-    for part in location:
-        for candidate in map(resolve, [node, *node.get("anyOf", [])]):
-            if isinstance(part, int):
-                ordered = candidate.get("prefixItems", [])
-                child = candidate.get("items") or (ordered[part] if part < len(ordered) else None)
-            else:
-                child = candidate.get("properties", {}).get(part)
-            if isinstance(child, dict):
-                node = resolve(child)
-                break
-    return list(node.get("properties", {}))
-
-
-def describe_errors(error: ValidationError, model: type[BaseModel], prefix: str = "") -> str:
-    """All mistakes of a configuration, one clause each: where, what, and what would be right."""
-    clauses = []
-    for item in error.errors():
-        location = item["loc"]
-        where = prefix
-        for part in location:
-            where += f"[{part}]" if isinstance(part, int) else f".{part}" if where else part
-        if item["type"] == "extra_forbidden":
-            hint = nearest(str(location[-1]), _valid_keys(model, location[:-1]))
-            clauses.append(f"{where}: unknown key{hint}")
-        elif item["type"] == "missing":
-            clauses.append(f"{where}: required but missing")
-        elif item["type"] == "value_error":
-            message = str(item["ctx"]["error"]) if "ctx" in item else item["msg"]
-            clauses.append(f"{where}: {message}" if where else message)
-        else:
-            message = f"{item['msg'][0].lower()}{item['msg'][1:]}"
-            clauses.append(f"{where}: {message}, got {short(item['input'])}")
-    return "; ".join(clauses)
-
-
 def validate_config(raw: Mapping[str, Any], where: str) -> Config:
     """Check a configuration read elsewhere (Snakemake's); UserError naming key and remedy."""
     try:
         return Config.model_validate(dict(raw))
     except ValidationError as error:
-        raise UserError(_one_line(f"{where}: {describe_errors(error, Config)}")) from None
+        raise UserError(one_line(f"{where}: {describe_errors(error, Config)}")) from None
 
 
 def load_config(path: str | Path) -> Config:

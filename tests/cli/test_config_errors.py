@@ -18,7 +18,7 @@ from workflow_lib.core.errors import UserError
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("name", ["config", "smoke", "benchmark", "paper"])
+@pytest.mark.parametrize("name", ["config", "smoke", "study", "paper"])
 def test_shipped_configurations_are_valid(name: str) -> None:
     config = load_config(ROOT / f"config/{name}.yaml")
     assert list(config.trained())

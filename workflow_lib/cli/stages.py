@@ -60,7 +60,7 @@ def train(options: Options) -> None:
     config = read_config(options)
     wanted = {str(model): model for model in config.trained()}
     if options.model not in wanted:
-        from workflow_lib.config import nearest
+        from workflow_lib.core.validation import nearest
 
         raise UserError(
             f"--model {options.model} is not in the configuration{nearest(options.model, wanted)}"

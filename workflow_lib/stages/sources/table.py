@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.foreign_names import safe_path
+from workflow_lib.core.validation import describe_errors, nearest
 from workflow_lib.stages.sources.settings import SOURCE_NAME
 
 LOCAL = "local:"
@@ -100,9 +101,6 @@ def _source(raw: Any, where: str) -> Source:
     try:
         return kind.model_validate(raw)
     except ValidationError as error:
-        # It knows how to phrase mistakes, but pulls in the whole configuration.
-        from workflow_lib.config import describe_errors
-
         raise UserError(describe_errors(error, kind, prefix=where)) from None
 
 
@@ -140,7 +138,5 @@ def find_source(name: str, path: str | Path) -> tuple[str, Source]:
         return "local", LocalSource(api="local", path=pattern)
     table = load_sources(path)
     if name not in table:
-        from workflow_lib.config import nearest
-
         raise UserError(f"--source {name} is not in {path}{nearest(name, table)}")
     return name, table[name]
