@@ -28,6 +28,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from workflow_lib.models.species import species_alphabet
+
 ROOT = Path(__file__).resolve().parents[1]
 if __name__ == "__main__":
     # The folder of a script comes first on the path and would hide packages of the same names.
@@ -139,7 +141,7 @@ def measure(family: str, config: str, device: str, batch: int | None, turns: int
     if batch is None:
         batch = CPU_BATCH if device == "cpu" else training.batch_size
     frames, rule = small_frames(batch), settings.redox
-    species = rule.species({int(z) for frame in frames for z in frame.numbers}, "none")
+    species = species_alphabet(rule, {int(z) for frame in frames for z in frame.numbers}, "none")
     with reproducible(1):
         potential = FAMILIES[family].load().build(hyperparameters, species, init="scratch", seed=1)
         graphs: list[Graph] = []

@@ -18,6 +18,7 @@ from workflow_lib.frames.table import Frame
 from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.models.contract import Graph, Potential
 from workflow_lib.models.registry import FAMILIES
+from workflow_lib.models.species import species_alphabet
 from workflow_lib.stages.training.checkpoint import CheckpointStore
 from workflow_lib.stages.training.data import EpochOrder, SetName, Sets, load_sets, to_structure
 from workflow_lib.stages.training.fit import fit, prepare, reproducible
@@ -51,7 +52,7 @@ def start(case: Case, init: str = "scratch") -> Start:
     sets = load_frames(case)
     names: tuple[SetName, ...] = ("train", "validation")
     frames: list[Frame] = [frame for name in names for frame in sets[name]]
-    species = rule.species({int(z) for frame in frames for z in frame.numbers}, "none")
+    species = species_alphabet(rule, {int(z) for frame in frames for z in frame.numbers}, "none")
     potential = family.load().build(
         family.hyperparameters.model_validate(case.hyperparameters), species, init=init, seed=case.seed
     )

@@ -16,6 +16,7 @@ from workflow_lib.frames.foreign import write_frames
 from workflow_lib.frames.table import Frame, frame_to_atoms, read_parquet, with_labels
 from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.models.registry import FAMILIES
+from workflow_lib.models.species import species_alphabet
 from workflow_lib.models.trained import TrainedModel, species_to_card
 
 ROOT = Path(__file__).parents[2]
@@ -37,7 +38,7 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory, rule: RedoxRule) -> Path
     """A charge-labelled cPaiNN with random weights: it predicts every kind of label."""
     config = load_config(ROOT / "config/smoke.yaml")
     hyperparameters = config.hyperparameters("cpainn")
-    species = rule.species([8, 11, 15, 26], "surrogate")
+    species = species_alphabet(rule, [8, 11, 15, 26], "surrogate")
     potential = FAMILIES["cpainn"].load().build(hyperparameters, species, init="scratch", seed=3)
     card = {
         "name": "cpainn",

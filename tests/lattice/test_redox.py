@@ -14,8 +14,8 @@ from pydantic import ValidationError
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.frames.table import frame_to_atoms
-from workflow_lib.lattice.redox import RedoxRule, rule_from_card
-from workflow_lib.lattice.redox_many import assign_many
+from workflow_lib.lattice.redox import RedoxRule
+from workflow_lib.models.species import rule_from_card, species_alphabet
 
 HALF = np.array(symbols2numbers("Na2Fe4P4O16"))
 SITES = HALF == 26
@@ -119,7 +119,8 @@ def states_of(*iron: int) -> np.ndarray:
         (states_of(2, 2, 0, 3), r"oxidation_states\[4\] of Fe is 0; it must be 2 or 3"),
         (states_of(2, 2, 4, 3), r"oxidation_states\[4\] of Fe is 4"),
         (states_of(2, 2, 3, 3)[:-1], "holds 25 values for 26 atoms"),
-        (np.where(HALF == 11, 1, states_of(2, 2, 3, 3)), r"oxidation_states\[0\] of Na is 1; .* must be 0"),
+        (np.where(HALF == 11, 2, states_of(2, 2, 3, 3)), r"oxidation_states\[0\] of Na is 2; .* must be 0"),
+        (states_of(2, 2, 3, 3) + np.where(SITES, 0.9, 0), r"oxidation_states\[2\] of Fe is 2.9; it must"),
     ],
 )
 def test_wrong_labels_are_refused(rule, states, message):
@@ -130,6 +131,15 @@ def test_wrong_labels_are_refused(rule, states, message):
             rule.embed(HALF, states, embedding)
     with pytest.raises(UserError, match=message):
         rule.formal(HALF, states)
+
+
+def test_formal_charges_of_the_other_ions_are_no_contradiction(rule):
+    written = states_of(2, 3, 3, 2) + np.select([HALF == 11, HALF == 15, HALF == 8], [1, 5, -2])
+    rule.check_neutral(HALF, written)
+    np.testing.assert_array_equal(rule.formal(HALF, written), written)
+    np.testing.assert_array_equal(
+        rule.embed(HALF, written, "surrogate"), rule.embed(HALF, states_of(2, 3, 3, 2), "surrogate")
+    )
 
 
 def test_embedding_relabels_the_higher_state_only(rule):
@@ -155,12 +165,12 @@ def test_blind_models_need_no_labels_others_do(rule):
 
 def test_species_alphabet(rule):
     elements = (8, 11, 15, 26)
-    assert rule.species(elements, "none").labels == elements
-    surrogate = rule.species(elements, "surrogate")
+    assert species_alphabet(rule, elements, "none").labels == elements
+    surrogate = species_alphabet(rule, elements, "surrogate")
     assert surrogate.labels == (8, 11, 15, 26, 31)
     assert surrogate.physical[31] == 26
     assert surrogate.surrogates == (31,)
-    assert rule.species(elements, "new-species").physical[89] == 26
+    assert species_alphabet(rule, elements, "new-species").physical[89] == 26
 
 
 def test_formal_charges_sum_to_zero(rule, frames):
@@ -244,8 +254,8 @@ def test_many_frames_at_once_are_what_they_are_one_by_one(rule, frames):
         )
         moments_of.append(moment[kept])
     offsets = np.concatenate([[0], np.cumsum([len(n) for n in numbers])])
-    states, reasons = assign_many(
-        rule, np.concatenate(numbers), offsets, np.concatenate(moments_of), REFERENCE
+    states, reasons = rule.assign_many(
+        np.concatenate(numbers), offsets, np.concatenate(moments_of), REFERENCE
     )
     windows = {state.oxidation: state.magmom[REFERENCE] for state in rule.states}
     for index, (n, m) in enumerate(zip(numbers, moments_of, strict=True)):

@@ -20,6 +20,7 @@ from workflow_lib.models.contract import Batch, Graph, Output, Potential, Specie
 from workflow_lib.models.graph import collate_graphs, edge_graph
 from workflow_lib.models.hyperparameters import Hyperparameters
 from workflow_lib.models.registry import FAMILIES, Family
+from workflow_lib.models.species import species_alphabet
 from workflow_lib.models.trained import TrainedModel, species_to_card
 
 CUTOFF = 3.0
@@ -120,7 +121,7 @@ def save_toy(
     **hyperparameters: object,
 ) -> Path:
     """Save a toy model; embedding none is the charge-blind baseline, surrogate the entropy variant."""
-    species = rule.species([8, 11, 15, 26], embedding)
+    species = species_alphabet(rule, [8, 11, 15, 26], embedding)
     chosen = ToyHyperparameters.model_validate(hyperparameters)
     potential = ToyPotential.build(chosen, species, init="scratch", seed=seed)
     card = {

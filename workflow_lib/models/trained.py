@@ -23,9 +23,10 @@ from safetensors.torch import load_file, save_file
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import atomic_path, read_json, sha256, write_json
-from workflow_lib.lattice.redox import RedoxRule, rule_from_card
+from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.models.contract import Batch, Output, Potential, Species, Structure
 from workflow_lib.models.registry import FAMILIES
+from workflow_lib.models.species import rule_from_card
 
 SCHEMA = 1
 TENSORS, CARD = "model.safetensors", "card.json"

@@ -17,6 +17,7 @@ from workflow_lib.frames.table import Frame, frame_to_atoms, with_labels, write_
 from workflow_lib.lattice.host import Host
 from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.models.registry import FAMILIES
+from workflow_lib.models.species import species_alphabet
 from workflow_lib.models.trained import TrainedModel, species_to_card
 from workflow_lib.stages.charge_order.reference import build_reference
 from workflow_lib.stages.embedding.extract import arrangement_from_key, reference_key, untrained
@@ -65,7 +66,7 @@ def make_model(
     import torch
 
     embedding = {"baseline": "none", "entropy": "surrogate"}[variant]
-    species = rule.species((8, 11, 15, 26), embedding)
+    species = species_alphabet(rule, (8, 11, 15, 26), embedding)
     hyperparameters = FAMILIES[family].hyperparameters.model_validate(HYPERPARAMETERS[family])
     potential = FAMILIES[family].load().build(hyperparameters, species, init="scratch", seed=5)
     generator = torch.Generator().manual_seed(0)
@@ -192,7 +193,7 @@ def test_a_test_frame_of_a_state_that_trains_is_not_held_out(
 def test_untrained_network_is_where_training_started(
     family: str, rule: RedoxRule, frames: list[Frame], tmp_path: Path
 ):
-    species = rule.species((8, 11, 15, 26), "surrogate")
+    species = species_alphabet(rule, (8, 11, 15, 26), "surrogate")
     hyperparameters = FAMILIES[family].hyperparameters.model_validate(HYPERPARAMETERS[family])
     start = FAMILIES[family].load().build(hyperparameters, species, init="scratch", seed=5)
     folder = make_model(tmp_path, rule, "entropy", family=family)
@@ -221,7 +222,7 @@ def test_untrained_pretrained_network_is_the_shipped_one(rule: RedoxRule, frames
     card |= {"hyperparameters": hyperparameters.model_dump()}
     answers = []
     for embedding in ("none", "surrogate"):
-        species = species_to_card(rule.species((8, 11, 15, 26), embedding))
+        species = species_to_card(species_alphabet(rule, (8, 11, 15, 26), embedding))
         model = untrained(card | {"redox_embedding": embedding, "species": species}, frames[:2])
         half = next(frame for frame in frames if frame.state_key == TEST_STATES[0])
         answers.append(model.predict([frame_to_atoms(half)])[0].embeddings)

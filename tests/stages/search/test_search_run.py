@@ -12,6 +12,7 @@ from toy_landscape import SETTINGS, ToyEvaluator
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.models.registry import FAMILIES
+from workflow_lib.models.species import species_alphabet
 from workflow_lib.models.trained import TrainedModel, species_to_card
 from workflow_lib.stages.charge_order.settings import ChargeOrderSettings
 from workflow_lib.stages.search.figures import search_overview
@@ -36,7 +37,7 @@ def models(rule, tmp_path_factory):
     family = FAMILIES["painn"]
     hyperparameters = family.hyperparameters(**small)
     for name, embedding in (("blind", "none"), ("labelled", "surrogate")):
-        species = rule.species([8, 11, 15, 26], embedding)
+        species = species_alphabet(rule, [8, 11, 15, 26], embedding)
         potential = family.load().build(hyperparameters, species, init="scratch", seed=1)
         potential.set_reference_energies(dict.fromkeys(species.labels, -5.0))
         card = {

@@ -11,6 +11,7 @@ from training_case import run, settings, write_case
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.frames.table import read_parquet, with_labels, write_parquet
+from workflow_lib.models.species import species_alphabet
 from workflow_lib.stages.dataset.settings import DatasetSettings
 from workflow_lib.stages.training.data import (
     EpochOrder,
@@ -156,7 +157,7 @@ def test_a_term_for_what_the_family_does_not_predict_is_refused(case):
 def test_batches_hold_graphs_and_labels_in_step(case, rule):
     frames = load(case)["train"][:6]
     frames[2] = with_labels(frames[2], forces=None)
-    species = rule.species({8, 11, 15, 26}, "surrogate")
+    species = species_alphabet(rule, {8, 11, 15, 26}, "surrogate")
     potential = ToyPotential.build(ToyHyperparameters(), species, init="scratch", seed=1)
     graphs = [potential.graph(to_structure(frame, rule, "surrogate")) for frame in frames]
     data = LabelledGraphs(potential, frames, graphs, ["energy", "forces", "stress"])

@@ -6,6 +6,7 @@ import torch
 from toy_potential import ToyHyperparameters, ToyPotential
 from training_case import run, settings, write_case
 
+from workflow_lib.models.species import species_alphabet
 from workflow_lib.models.trained import TrainedModel
 from workflow_lib.stages.training import fit as fit_module
 from workflow_lib.stages.training.checkpoint import CheckpointStore
@@ -26,7 +27,7 @@ def test_learning_rates():
 
 def module(rule, **changes):
     potential = ToyPotential.build(
-        ToyHyperparameters(), rule.species({8, 11, 15, 26}, "surrogate"), init="scratch", seed=1
+        ToyHyperparameters(), species_alphabet(rule, {8, 11, 15, 26}, "surrogate"), init="scratch", seed=1
     )
     return TrainingModule(potential, settings(**changes), EpochOrder(8, 4, 1))
 

@@ -11,6 +11,7 @@ from toy_potential import ToyHyperparameters, ToyPotential
 from training_case import LOSS, run
 
 from workflow_lib.frames.table import frame_to_atoms, read_parquet, with_labels, write_parquet
+from workflow_lib.models.species import species_alphabet
 from workflow_lib.models.trained import TrainedModel
 from workflow_lib.stages.training.data import to_structure
 
@@ -162,7 +163,7 @@ def test_a_stress_term_learns_from_converged_frames(case, rule, tmp_path):
 def test_a_student_learns_its_teacher(case, rule, tmp_path):
     # Labels of another toy, so that a perfect fit exists: what is left is the trainer's fault.
     frames = read_parquet(case / "frames.parquet")
-    species = rule.species({8, 11, 15, 26}, "surrogate")
+    species = species_alphabet(rule, {8, 11, 15, 26}, "surrogate")
     teacher = ToyPotential.build(ToyHyperparameters(start=1.0), species, init="scratch", seed=9).eval()
     taught = []
     for frame in frames:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import read_json
-from workflow_lib.lattice.redox import RedoxRule, rule_from_card
+from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.stages.charge_order.reference import bond_gap, formation_energy
 from workflow_lib.stages.charge_order.score import DIVERGED
 from workflow_lib.stages.charge_order.settings import ChargeOrderSettings, Protocol
@@ -148,6 +148,8 @@ def orders_shown(
 ) -> list[dict[str, Any]]:
     """Charge order read from the moments the model predicts: ``order``, ``realised_key``,
     ``moment_gap_mub`` of each structure (None where the family predicts no moments)."""  # noqa: D205, D209
+    from workflow_lib.models.species import rule_from_card
+
     empty = {"order": None, "realised_key": None, "moment_gap_mub": None}
     predictions = model.predict(structures, batch_size=batch_size) if structures else []
     rule = rule_from_card(model.card)

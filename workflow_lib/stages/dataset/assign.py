@@ -16,7 +16,6 @@ import pandas as pd
 
 from workflow_lib.frames.table import Frame, FrameBatch, single_reference
 from workflow_lib.lattice.redox import RedoxRule
-from workflow_lib.lattice.redox_many import assign_many, check_many
 from workflow_lib.stages.dataset.settings import DatasetSettings
 
 if TYPE_CHECKING:
@@ -96,29 +95,33 @@ def charge_states(
     """
     numbers, offsets = batch.numbers, batch.offsets
     magmoms = batch.per_atom("magmoms", np.nan)
-    states, reasons = assign_many(rule, numbers, offsets, magmoms, energy_reference)
+    states, reasons = rule.assign_many(numbers, offsets, magmoms, energy_reference)
     stated, silent = ~batch.missing("oxidation_states"), batch.missing("magmoms")
     if not stated.any():
         return states, reasons
-    given = batch.per_atom("oxidation_states", 0).astype(np.int64)
+    # Some files write the formal charges of the other ions too; the table holds 0 there.
+    stated_states = batch.per_atom("oxidation_states", 0).astype(np.int64)
+    given = np.where(numbers == rule.redox_z, stated_states, 0)
 
-    alone = np.flatnonzero(stated & silent)
-    atoms = np.isin(batch.owner, alone)
-    states[atoms] = given[atoms]
-    inside = np.concatenate([[0], np.cumsum(batch.sizes[alone])])
-    for frame, reason in zip(
-        alone.tolist(), check_many(rule, numbers[atoms], inside, given[atoms]), strict=True
-    ):
-        reasons[frame] = None if reason is None else f"{_GIVEN}: {reason}"
-
-    both = stated & ~silent & np.array([reason is None for reason in reasons])
-    differ = np.flatnonzero(both[batch.owner] & (states != given))
+    sound = stated & ~silent & np.array([reason is None for reason in reasons])
+    differ = np.flatnonzero(sound[batch.owner] & (states != given))
     frames, first = np.unique(batch.owner[differ], return_index=True)
     for frame, atom in zip(frames.tolist(), differ[first].tolist(), strict=True):
         reasons[frame] = (
             f"{_GIVEN}: atom {atom - offsets[frame]} is said to be {given[atom]}+, its moment of "
             f"{magmoms[atom]:.2f} muB says {states[atom]}+"
         )
+    sound[frames] = False
+
+    alone = stated & silent
+    judged = np.flatnonzero(alone | sound)
+    atoms = np.isin(batch.owner, judged)
+    inside = np.concatenate([[0], np.cumsum(batch.sizes[judged])])
+    for frame, reason in zip(
+        judged.tolist(), rule.check(numbers[atoms], inside, stated_states[atoms]), strict=True
+    ):
+        reasons[frame] = None if reason is None else f"{_GIVEN}: {reason}"
+    states[alone[batch.owner]] = given[alone[batch.owner]]
     return states, reasons
 
 

@@ -18,6 +18,7 @@ from workflow_lib.core.locks import alone
 from workflow_lib.frames.table import frame_to_atoms
 from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.models.registry import FAMILIES
+from workflow_lib.models.species import species_alphabet
 from workflow_lib.models.trained import TrainedModel, species_to_card
 from workflow_lib.stages.dataset.settings import DatasetSettings
 from workflow_lib.stages.training.checkpoint import CheckpointStore, frames_checksum, training_code
@@ -75,7 +76,9 @@ def train(
         for name, frames in sets.items()
     }
     everything = [frame for frames in sets.values() for frame in frames]
-    species = rule.species({int(z) for frame in everything for z in frame.numbers}, meaning.embedding)
+    species = species_alphabet(
+        rule, {int(z) for frame in everything for z in frame.numbers}, meaning.embedding
+    )
     # Not the variant's name: where full and subset are the same frames, the second of two equal
     # variants finds the first one's finished training.
     identity = {
