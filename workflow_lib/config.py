@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.validation import describe_errors, nearest, one_line, short
-from workflow_lib.lattice.redox import Embedding, RedoxRule
+from workflow_lib.lattice.redox import RedoxRule
+from workflow_lib.models.identity import CONTROLS, NAME, VARIANTS, ModelId
 from workflow_lib.models.registry import FAMILIES
 from workflow_lib.stages.charge_order.settings import ChargeOrderSettings
 from workflow_lib.stages.dataset.settings import DatasetSettings
@@ -25,31 +26,16 @@ from workflow_lib.stages.sources.settings import SourcesSettings
 from workflow_lib.stages.thermodynamics.settings import ThermodynamicsSettings
 from workflow_lib.stages.training.settings import TrainingSettings
 
-NAME = r"^[a-z0-9]+(-[a-z0-9]+)*$"
-"""Names become folders, file names and words of shell commands: nothing else may stand in them."""
 LONGEST_NAME = 60
 """Letters: with variant, fold, seed and suffix a file name stays below the 255 of file systems."""
 LARGEST_SEED = 2**32 - 1
 """What every generator of random numbers takes."""
-Variant = Literal["baseline", "entropy", "subset", "surrogate"]
-ControlVariant = Literal["shuffled", "new-species"]
-
-
-class VariantMeaning(NamedTuple):
-    """What a variant changes: which frames train, and how the network sees charge states."""
-
-    dataset: Literal["full", "subset"]
-    embedding: Embedding
-
-
-VARIANTS: dict[str, VariantMeaning] = {
-    "baseline": VariantMeaning("full", "none"),
-    "entropy": VariantMeaning("subset", "surrogate"),
-    "subset": VariantMeaning("subset", "none"),
-    "surrogate": VariantMeaning("full", "surrogate"),
-    "shuffled": VariantMeaning("subset", "surrogate"),
-    "new-species": VariantMeaning("subset", "new-species"),
-}
+if TYPE_CHECKING:
+    VariantName = str
+    ControlName = str
+else:
+    VariantName = Literal[*(name for name in VARIANTS if name not in CONTROLS)]
+    ControlName = Literal[CONTROLS]
 
 
 class _Section(BaseModel):
@@ -66,7 +52,7 @@ class NamedModel(_Section):
     training: dict[str, Any] = Field(
         default_factory=dict, description="keys of `training` that differ for this model"
     )
-    variants: tuple[Variant, ...] | None = Field(
+    variants: tuple[VariantName, ...] | None = Field(
         None, description="variants of this model, where they differ from the run's"
     )
     control: bool = Field(False, description="a control: examined, but it runs no search of its own")
@@ -89,19 +75,7 @@ class Control(_Section):
     """A trained control: one named model in a variant that takes the meaning out of the label."""
 
     model: str
-    variant: ControlVariant
-
-
-class TrainedModelId(NamedTuple):
-    """Which model, in which variant, on which fold, with which seed."""
-
-    name: str
-    variant: str
-    fold: int
-    seed: int
-
-    def __str__(self) -> str:
-        return f"{self.name}-{self.variant}-f{self.fold}-s{self.seed}"
+    variant: ControlName
 
 
 class Config(_Section):
@@ -121,7 +95,7 @@ class Config(_Section):
     )
     dataset: DatasetSettings
     models: tuple[NamedModel, ...] = Field(min_length=1)
-    variants: tuple[Variant, ...] = Field(("baseline", "entropy"), min_length=1)
+    variants: tuple[VariantName, ...] = Field(("baseline", "entropy"), min_length=1)
     controls: tuple[Control, ...] = ()
     seeds: tuple[Annotated[int, Field(ge=0, le=LARGEST_SEED)], ...] = Field((1,), min_length=1)
     training: TrainingSettings
@@ -206,7 +180,7 @@ class Config(_Section):
         common = self.training.model_dump(exclude_unset=True)
         return TrainingSettings.model_validate(common | self.model(name).training)
 
-    def trained(self, *, controls: bool = True) -> Iterator[TrainedModelId]:
+    def trained(self, *, controls: bool = True) -> Iterator[ModelId]:
         """All models this run trains; without ``controls`` only those that also search."""
         for fold in self.dataset.folds.run:
             for seed in self.seeds:
@@ -214,9 +188,9 @@ class Config(_Section):
                     if model.control and not controls:
                         continue
                     for variant in model.variants or self.variants:
-                        yield TrainedModelId(model.name, variant, fold, seed)
+                        yield ModelId(model.name, variant, fold, seed)
                 for control in self.controls if controls else ():
-                    yield TrainedModelId(control.model, control.variant, fold, seed)
+                    yield ModelId(control.model, control.variant, fold, seed)
 
 
 def _fault(path: str) -> str | None:

@@ -2,30 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C6D1F", "#5A5A5A")
 COLOUR_DFT = "#000000"
 COLOUR_FE2 = "#0072B2"
 COLOUR_FE3 = "#D55E00"
-VARIANT_MARKERS = {
-    "baseline": "o",
-    "entropy": "s",
-    "subset": "D",
-    "surrogate": "P",
-    "shuffled": "X",
-    "new-species": "^",
-}
-CONTROLS = ("shuffled", "new-species")
-"""Variants that take the meaning out of the label, kept apart from the others in figures."""
-VARIANT_LINES = {
-    "baseline": "--",
-    "entropy": "-",
-    "subset": "-.",
-    "surrogate": "-",
-    "shuffled": ":",
-    "new-species": "-",
-}
 
 
 def style() -> None:
@@ -49,12 +29,6 @@ def style() -> None:
             "svg.hashsalt": "workflow_lib",
         }
     )
-
-
-def model_colours(names: Sequence[str]) -> dict[str, str]:
-    """A colour for each model name, the same in every figure of a run that has the same models."""
-    ordered = sorted(set(names))
-    return {name: OKABE_ITO[i % len(OKABE_ITO)] for i, name in enumerate(ordered)}
 
 
 def panel_shape(count: int, most_columns: int) -> tuple[int, int]:

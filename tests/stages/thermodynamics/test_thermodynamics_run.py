@@ -15,7 +15,7 @@ from workflow_lib.lattice.host import Host
 from workflow_lib.stages.charge_order.reference import build_reference
 from workflow_lib.stages.thermodynamics.run import run_thermodynamics
 from workflow_lib.stages.thermodynamics.settings import ThermodynamicsSettings
-from workflow_lib.stages.thermodynamics.tables import parse_id, parse_key
+from workflow_lib.stages.thermodynamics.tables import parse_key
 
 SETTINGS = ThermodynamicsSettings()
 
@@ -228,9 +228,7 @@ def test_spread_over_seeds_and_identical_tables(reference: Path, tmp_path: Path)
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
 
 
-def test_names_and_keys():
-    assert parse_id("chgnet-pretrained-new-species-f2-s11") == ("chgnet-pretrained", "new-species", 2, 11)
-    assert parse_id("ewald") == ("ewald", "", None, None)
+def test_keys():
     assert parse_key("1x3x1:Na110000000011") == ("1x3x1", "Na", 4, 12)
     assert parse_key("1x1x1:Na1001:Fe2323") == ("1x1x1", "Na", 2, 4)
     with pytest.raises(UserError, match="no key"):
@@ -246,10 +244,10 @@ def test_clear_errors(reference: Path, tmp_path: Path, host: Host):
     shifted = write_charge_order(reference, tmp_path / "painn-baseline-f0-s1", x=0.5)
     with pytest.raises(UserError, match="does not belong to the key 1x1x1:Na0000"):
         run(reference, [shifted], [], tmp_path / "out")
-    (tmp_path / "lame").mkdir()
-    pd.DataFrame({"protocol": ["distorted"]}).to_csv(tmp_path / "lame/states.csv")
+    (tmp_path / "mace-subset-f0-s1").mkdir()
+    pd.DataFrame({"protocol": ["distorted"]}).to_csv(tmp_path / "mace-subset-f0-s1/states.csv")
     with pytest.raises(UserError, match="lacks the columns state_key"):
-        run(reference, [tmp_path / "lame"], [], tmp_path / "out")
+        run(reference, [tmp_path / "mace-subset-f0-s1"], [], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -11,7 +11,8 @@ import pandas as pd
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import save_figure, write_csv
-from workflow_lib.core.plotting import COLOUR_DFT, OKABE_ITO, VARIANT_MARKERS, model_colours, style
+from workflow_lib.core.plotting import COLOUR_DFT, OKABE_ITO, style
+from workflow_lib.models.identity import look_of, model_colours
 from workflow_lib.stages.charge_order.pooled import read_scores, scores_across_folds
 from workflow_lib.stages.charge_order.reference import RELAXED
 from workflow_lib.stages.charge_order.settings import PROTOCOLS
@@ -176,7 +177,7 @@ def _overview_figure(table: pd.DataFrame, out: Path) -> None:
     for axis, (unseen, overall, text, ideal) in zip(axes[0], PANELS, strict=True):
         for place, (name, variant) in enumerate(labels):
             rows = shown[(shown["name"] == name) & (shown["variant"] == variant)]
-            marker = VARIANT_MARKERS.get(variant, "*")
+            marker = look_of(variant).marker
             for column, face in ((overall, "none"), (unseen, colours[name])):
                 if column is None:
                     continue

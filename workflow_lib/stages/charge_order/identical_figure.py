@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from workflow_lib.core.io import save_figure
-from workflow_lib.core.plotting import COLOUR_DFT, VARIANT_MARKERS, model_colours, panel_shape, style
+from workflow_lib.core.plotting import COLOUR_DFT, panel_shape, style
+from workflow_lib.models.identity import VARIANTS, look_of, model_colours
 
 MOST_COLUMNS = 4
 
@@ -47,7 +48,7 @@ def identical_figure(orders: pd.DataFrame, scores: pd.DataFrame, out: Path) -> N
                 group["dft_mev_fu"],
                 group["model_mev_fu"],
                 linestyle="",
-                marker=VARIANT_MARKERS[str(variant)],
+                marker=look_of(str(variant)).marker,
                 color=colours[name],
                 markerfacecolor=colours[name] if role == "test" else "none",
                 zorder=3,
@@ -59,8 +60,8 @@ def identical_figure(orders: pd.DataFrame, scores: pd.DataFrame, out: Path) -> N
     figure.supxlabel("DFT energy relative to the mean on the same atoms (meV/f.u.)", fontsize=9)
     figure.supylabel("model", fontsize=9)
     handles = [
-        Line2D([], [], linestyle="", marker=VARIANT_MARKERS[variant], color="0.3", label=variant)
-        for variant in VARIANT_MARKERS
+        Line2D([], [], linestyle="", marker=look.marker, color="0.3", label=f"{variant} ({look.label})")
+        for variant, look in VARIANTS.items()
         if (orders["variant"] == variant).any()
     ]
     handles += [

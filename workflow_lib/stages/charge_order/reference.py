@@ -155,8 +155,8 @@ def build_reference(frames_path: str | Path, host: Host, out_dir: str | Path) ->
         raise mixed_levels(levels, where)
     if not best:
         raise UserError(
-            f"{where} holds no relaxation of the {host.name} cell with charge states; needed are "
-            f"frames of kind {RELAXATION!r}, or of none stated whose largest force is below "
+            f"{where} holds no relaxation of the {host.name} cell with charge states; the stage "
+            f"needs frames of kind {RELAXATION!r}, or of none stated whose largest force is below "
             f"{RELAXED:g} eV/A"
         )
     table = pd.DataFrame([row for _, row in best.values()])

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from workflow_lib.core.io import save_figure
-from workflow_lib.core.plotting import VARIANT_MARKERS, style
+from workflow_lib.core.plotting import style
+from workflow_lib.models.identity import EWALD, look_of, model_colours
 
 PANELS = (
     ("energy_mae_mev_atom", "energy MAE\n(meV/atom)", None),
@@ -21,14 +22,12 @@ PANELS = (
     ("redox_silhouette", "silhouette of\nFe²⁺/Fe³⁺", None),
 )
 """Column, axis title, and the value that DFT itself would have (a dashed line)."""
-COLOURS = {"baseline": "#5A5A5A", "entropy": "#0072B2"}
-CONTROL = "#D55E00"
 
 
 def _order(table: pd.DataFrame) -> list[tuple[str, str]]:
     """(model, variant) pairs as the table lists them, Ewald last."""
     pairs = list(dict.fromkeys(zip(table["model"], table["variant"], strict=True)))
-    return [p for p in pairs if p[0] != "ewald"] + [p for p in pairs if p[0] == "ewald"]
+    return [p for p in pairs if p[0] != EWALD] + [p for p in pairs if p[0] == EWALD]
 
 
 def comparison_figure(table: pd.DataFrame, stem: Path, *, seen: bool = False) -> None:
@@ -40,6 +39,7 @@ def comparison_figure(table: pd.DataFrame, stem: Path, *, seen: bool = False) ->
     import matplotlib.pyplot as plt
 
     pairs = _order(table)
+    colours = model_colours(model for model, _ in pairs)
     places = np.arange(len(pairs))[::-1]
     figure, axes = plt.subplots(
         1, len(PANELS), figsize=(12.5, 1.3 + 0.27 * len(pairs)), sharey=True, squeeze=False
@@ -48,7 +48,7 @@ def comparison_figure(table: pd.DataFrame, stem: Path, *, seen: bool = False) ->
         for place, (model, variant) in zip(places, pairs, strict=True):
             rows = table[(table["model"] == model) & (table["variant"] == variant)]
             values = pd.to_numeric(rows[column]).dropna().to_numpy(dtype=float)
-            _draw(axis, values, place, variant)
+            _draw(axis, values, place, colour=colours[model], marker=look_of(variant).marker)
             if column == "redox_silhouette":
                 untrained = pd.to_numeric(rows["redox_silhouette_untrained"]).dropna()
                 if len(untrained):
@@ -71,12 +71,10 @@ def comparison_figure(table: pd.DataFrame, stem: Path, *, seen: bool = False) ->
     save_figure(figure, stem)
 
 
-def _draw(axis: Any, values: np.ndarray, place: float, variant: str) -> None:
+def _draw(axis: Any, values: np.ndarray, place: float, *, colour: str, marker: str) -> None:
     if not len(values):
         axis.text(0.03, place, "–", va="center", color="#999999", transform=axis.get_yaxis_transform())
         return
-    colour = COLOURS.get(variant, CONTROL)
-    marker = VARIANT_MARKERS.get(variant, "*")
     axis.plot(values, np.full(len(values), place), ls="", marker=marker, color=colour, ms=5, alpha=0.75)
     if len(values) > 1:
         axis.plot([values.mean()] * 2, [place - 0.3, place + 0.3], color=colour, lw=1.5)

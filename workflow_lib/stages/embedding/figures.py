@@ -12,7 +12,8 @@ import pandas as pd
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import read_json, save_figure, write_csv
-from workflow_lib.core.plotting import COLOUR_FE2, COLOUR_FE3, CONTROLS, VARIANT_MARKERS, style
+from workflow_lib.core.plotting import COLOUR_FE2, COLOUR_FE3, style
+from workflow_lib.models.identity import CONTROLS, VARIANTS, look_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -187,7 +188,7 @@ def embedding_overview(dirs: Sequence[str | Path], out: str | Path) -> pd.DataFr
     table["row"] = table["variant"].where(~control, "entropy")
     table["column"] = table["name"].where(~control, table["name"] + ", " + table["variant"])
     names = sorted(set(table["column"]), key=lambda name: (", " in name, name))
-    order = list(VARIANT_MARKERS)
+    order = list(VARIANTS)
     rows = sorted(set(table["row"]), key=order.index)
     shape = (len(rows), len(names))
     size = (max(2.35 * shape[1] + 0.5, 5.6), 2.35 * shape[0] + 1.3)
@@ -196,7 +197,7 @@ def embedding_overview(dirs: Sequence[str | Path], out: str | Path) -> pd.DataFr
     for (row, column), panel in np.ndenumerate(axes):
         group = table[(table["row"] == rows[row]) & (table["column"] == names[column])]
         if column == 0:
-            panel.set_ylabel(f"{rows[row]}\n({_label_text(table, rows[row])})\nPC2")
+            panel.set_ylabel(f"{rows[row]}\n({_label_text(rows[row])})\nPC2")
         if row == shape[0] - 1:
             panel.set_xlabel("PC1")
         if group.empty:
@@ -228,9 +229,8 @@ def embedding_overview(dirs: Sequence[str | Path], out: str | Path) -> pd.DataFr
     return table
 
 
-def _label_text(table: pd.DataFrame, variant: str) -> str:
-    kinds = set(table.loc[table["variant"] == variant, "redox_embedding"])
-    return "without charge label" if kinds == {"none"} else "with charge label"
+def _label_text(variant: str) -> str:
+    return "with charge label" if look_of(variant).charge_labelled else "without charge label"
 
 
 def _caption(group: pd.DataFrame) -> str:

@@ -13,14 +13,11 @@ import pandas as pd
 from workflow_lib.core.io import save_figure, write_csv
 from workflow_lib.core.plotting import (
     COLOUR_DFT,
-    CONTROLS,
-    OKABE_ITO,
-    VARIANT_LINES,
-    VARIANT_MARKERS,
     panel_shape,
     style,
 )
 from workflow_lib.lattice.voltage import VoltageProfile, common_grid
+from workflow_lib.models.identity import CONTROLS, VARIANTS, look_of
 from workflow_lib.stages.thermodynamics.scores import lowest
 from workflow_lib.stages.thermodynamics.tables import DFT, parse_key
 
@@ -28,15 +25,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-VARIANT_COLOURS = {
-    "baseline": OKABE_ITO[1],
-    "entropy": OKABE_ITO[0],
-    "subset": OKABE_ITO[6],
-    "surrogate": OKABE_ITO[4],
-    "shuffled": OKABE_ITO[3],
-    "new-species": OKABE_ITO[2],
-    "": OKABE_ITO[7],
-}
 METHODS = {"ga": "genetic algorithm", "random": "random search"}
 ENERGY_LABEL = "formation energy\n(meV per formula unit)"
 LEAST_ENERGY = 100.0  # meV; ranges of y below these are not worth zooming into
@@ -47,7 +35,12 @@ DODGE = 0.014  # shift in x between variants, so that their points do not cover 
 def _variants(table: pd.DataFrame) -> list[str]:
     """Variants present, in the order of the configuration."""
     present = set(table["variant"]) - {None}
-    return [name for name in VARIANT_COLOURS if name in present]
+    return [name for name in (*VARIANTS, "") if name in present]
+
+
+def _name(variant: str) -> str:
+    """Name and meaning of a variant, for legends."""
+    return f"{variant} ({look_of(variant).label})" if variant else "no variant"
 
 
 def _grid(count: int, *, columns: int, height: float, label: str) -> tuple[Figure, list[Axes]]:
@@ -144,7 +137,7 @@ def draw_formation(formation: pd.DataFrame, hulls: pd.DataFrame, level: str, ste
             group = models[(models["model"] == name) & (models["variant"] == variant)]
             if group.empty:
                 continue
-            colour = VARIANT_COLOURS[variant]
+            colour = look_of(variant).colour
             shift = DODGE * (place + 1)
             for seen, strength in ((True, 0.35), (False, 0.9)):
                 part = group[group["seen"].isin([True]) == seen]
@@ -153,11 +146,11 @@ def draw_formation(formation: pd.DataFrame, hulls: pd.DataFrame, level: str, ste
                     part["formation_mev_fu"],
                     s=11,
                     color=colour,
-                    marker=VARIANT_MARKERS.get(variant, "o"),
+                    marker=look_of(variant).marker,
                     alpha=strength,
                     lw=0,
                 )
-            _band(panel, group, colour, VARIANT_LINES.get(variant, "-"), variant or "no variant")
+            _band(panel, group, colour, look_of(variant).line, _name(variant))
             for identity in sorted(set(group["id"])):
                 own = hulls[(hulls["id"] == identity) & (hulls["scope"] == "enumerated")]
                 panel.plot(own["x"], own["formation_mev_fu"], ":", color=colour, lw=1)
@@ -233,9 +226,9 @@ def draw_voltage(formation: pd.DataFrame, voltages: pd.DataFrame, level: str, st
                 part = group[group["scope"] == scope]
                 if part.empty:
                     continue
-                line = ":" if scope == "searched" else VARIANT_LINES.get(variant, "-")
+                line = ":" if scope == "searched" else look_of(variant).line
                 label = f"{variant or 'no variant'}{', with its search' if scope == 'searched' else ''}"
-                colour, band = VARIANT_COLOURS[variant], scope == "enumerated"
+                colour, band = look_of(variant).colour, scope == "enumerated"
                 _staircase(panel, _profiles(part), colour, line, label, width=width, band=band)
         panel.set(title=name, xlabel=_x_label(formation), xlim=(0, 1), ylim=window)
         own_voltages = models.loc[models["model"] == name, "voltage_v"].to_numpy(float)
@@ -280,7 +273,7 @@ def draw_found(formation: pd.DataFrame, hulls: pd.DataFrame, level: str, stem: P
                 part["formation_mev_fu"],
                 s=13 if random else 16,
                 marker=markers[cell],
-                facecolors="none" if random else VARIANT_COLOURS[variant],
+                facecolors="none" if random else look_of(variant).colour,
                 edgecolors="0.45" if random else "none",
                 alpha=0.75,
                 lw=0.6,
@@ -299,7 +292,7 @@ def draw_found(formation: pd.DataFrame, hulls: pd.DataFrame, level: str, stem: P
         )
         for identity in sorted(set(group["id"])):
             own = hulls[(hulls["id"] == identity) & (hulls["scope"] == "searched")]
-            panel.plot(own["x"], own["formation_mev_fu"], ":", color=VARIANT_COLOURS[variant], lw=1)
+            panel.plot(own["x"], own["formation_mev_fu"], ":", color=look_of(variant).colour, lw=1)
         panel.set_ylim(window)
         _note_hidden(panel, group["formation_mev_fu"].to_numpy(), window)
         panel.set_title(f"{name}, {variant or 'no variant'}", fontsize=8.5)

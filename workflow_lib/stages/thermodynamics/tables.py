@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from workflow_lib.core.errors import UserError
-from workflow_lib.core.plotting import VARIANT_MARKERS
+from workflow_lib.models.identity import EWALD, ModelId
 from workflow_lib.stages.charge_order.settings import HEADLINE
 
 DFT = "DFT"
@@ -42,7 +42,6 @@ COLUMNS = (
     "fmax_ev_a",
 )
 _KEY = re.compile(r"(\d+x\d+x\d+):([A-Z][a-z]?)([01]+)(?::[A-Z][a-z]?\d+)?")
-_ID = re.compile(rf"(.+)-({'|'.join(map(re.escape, VARIANT_MARKERS))})-f(\d+)-s(\d+)")
 
 
 class Occupation(NamedTuple):
@@ -63,18 +62,6 @@ def parse_key(key: str) -> Occupation:
     return Occupation(cell, mobile, bits.count("1"), len(bits))
 
 
-def parse_id(name: str) -> tuple[str, str, int | None, int | None]:
-    """Model, variant, fold and seed of a trained model's id.
-
-    A name of another form (a ranking that was never trained) is a model of its own, without
-    variant, fold and seed.
-    """
-    found = _ID.fullmatch(name)
-    if found is None:
-        return name, "", None, None
-    return found[1], found[2], int(found[3]), int(found[4])
-
-
 def _read(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     if not path.is_file():
         raise UserError(f"{path} does not exist; run the stage that writes it first")
@@ -90,7 +77,7 @@ def _read(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
 
 def _complete(table: pd.DataFrame, name: str, source: str, where: Path) -> pd.DataFrame:
     """Add identity and occupation columns; UserError where x and key disagree."""
-    model, variant, fold, seed = (DFT, "", None, None) if source == "dft" else parse_id(name)
+    model, variant, fold, seed = (name, "", None, None) if name in (DFT, EWALD) else ModelId.parse(name)
     known = [parse_key(key) for key in table["state_key"]]
     table = table.assign(
         id=name,

@@ -11,12 +11,12 @@ import pandas as pd
 from ase.formula import Formula
 from pydantic import BaseModel
 
-from workflow_lib.config import VARIANTS
 from workflow_lib.core.elements import SYMBOLS
 from workflow_lib.core.io import atomic_path, write_csv, write_json
 from workflow_lib.core.locks import alone
 from workflow_lib.frames.table import frame_to_atoms
 from workflow_lib.lattice.redox import RedoxRule
+from workflow_lib.models.identity import variant_of
 from workflow_lib.models.registry import FAMILIES
 from workflow_lib.models.species import species_alphabet
 from workflow_lib.models.trained import TrainedModel, species_to_card
@@ -65,11 +65,11 @@ def train(
     model. A loss that is not finite ends the training; the model of the best epoch before it is
     kept and its card and metrics say ``diverged``.
     """
-    out, meaning = Path(out), VARIANTS[variant]
+    out, meaning = Path(out), variant_of(variant)
     subset = dataset if meaning.dataset == "subset" else None
     sets = load_sets(Path(frames_path), Path(splits_path), fold, subset)
     require_labels(sets["train"], settings.loss, FAMILIES[family].predicts)
-    if variant == "shuffled":
+    if meaning.shuffled:
         sets = shuffle_charge_states(sets, rule, seed)
     structures = {
         name: [to_structure(frame, rule, meaning.embedding) for frame in frames]
