@@ -1,6 +1,6 @@
 """Numerical library behind the workflow: charge states in machine-learned interatomic potentials.
 
-Nothing in here imports Snakemake; every rule calls one verb of ``python -m workflow_lib``.
+Only ``workflow/`` knows Snakemake; every rule calls one command of ``workflow-lib``.
 """
 
 __version__ = "0.1.0"

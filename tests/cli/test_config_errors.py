@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -85,7 +85,11 @@ def test_names_must_differ() -> None:
 
 
 def run_cli(*arguments: str) -> tuple[subprocess.CompletedProcess[str], float]:
-    start = time.perf_counter()
+    """Run the command line in a process of its own; also return the processor time it took in s.
+
+    Not the time on the clock: other work on the machine would be measured with it.
+    """
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
         [sys.executable, "-m", "workflow_lib", *arguments],
         capture_output=True,
@@ -93,16 +97,17 @@ def run_cli(*arguments: str) -> tuple[subprocess.CompletedProcess[str], float]:
         cwd=ROOT,
         check=False,
     )
-    return done, time.perf_counter() - start
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return done, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def test_help_without_torch() -> None:
-    code = "import sys, workflow_lib.__main__ as m; m._parser(); sys.exit('torch' in sys.modules)"
+    code = "import sys, workflow_lib.__main__; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
     done, seconds = run_cli("--help")
     assert done.returncode == 0
     assert "evaluate" in done.stdout
-    assert seconds < 2  # the promise of the README; measured 0.1 s
+    assert seconds < 0.5  # the promise of the README; measured 0.1 s
 
 
 def test_configuration_error_is_one_line_and_fast(tmp_path: Path) -> None:

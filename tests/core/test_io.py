@@ -36,18 +36,18 @@ def test_a_library_with_an_error_of_its_own_is_understood(tmp_path, monkeypatch)
 def test_a_full_disk_elsewhere_is_one_line_too(tmp_path, monkeypatch, capsys):
     """Where a stage writes its log, for one."""
 
-    def run(_):
+    def run(**_):
         raise FULL
 
-    monkeypatch.setattr("workflow_lib.cli.stages.dataset", run)
+    monkeypatch.setattr("workflow_lib.stages.dataset.run.build_dataset", run)
     assert main(["dataset", "--out", str(tmp_path / "out")]) == 2
     assert capsys.readouterr().err.startswith(f"error: cannot write {tmp_path}/out: the disk is full")
 
 
 def test_another_error_of_the_system_is_not_taken_for_it(tmp_path, monkeypatch):
-    def run(_):
+    def run(**_):
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr("workflow_lib.cli.stages.dataset", run)
+    monkeypatch.setattr("workflow_lib.stages.dataset.run.build_dataset", run)
     with pytest.raises(OSError, match="Input/output"):
         main(["dataset", "--out", str(tmp_path / "out")])

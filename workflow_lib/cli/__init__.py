@@ -1,1 +1,1 @@
-"""What each verb of the command line does, in the groups of its help."""
+"""The command line: one file a stage, with the parser and the call side by side."""

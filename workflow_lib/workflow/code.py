@@ -2,12 +2,14 @@
 
 ``python -m workflow_lib charge-order`` calls the function ``charge_order`` of a file in ``cli/``. Its
 own import statements are where the code of the command begins. How the configuration is read
-(``config.py``) is left out: what a rule takes from it is in the rule's parameters, resolved.
+(``config.py``) is left out: what a rule takes from it is in the rule's parameters, resolved. The
+function itself counts too: what it passes on decides the result.
 """
 
 from __future__ import annotations
 
 import ast
+import hashlib
 from functools import cache
 
 from workflow_lib.core.code import PACKAGE, ROOT, code_checksum
@@ -15,26 +17,30 @@ from workflow_lib.core.code import PACKAGE, ROOT, code_checksum
 
 @cache
 def _functions() -> dict[str, ast.FunctionDef]:
-    """Return the functions of the command line by name."""
+    """Return the commands' functions by name: those of ``cli/`` that carry a decorator."""
     found: dict[str, ast.FunctionDef] = {}
     for file in sorted((ROOT / "cli").glob("*.py")):
         for node in ast.parse(file.read_text()).body:
-            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+            if isinstance(node, ast.FunctionDef) and node.decorator_list:
+                if node.name in found:
+                    raise ValueError(f"two functions of {PACKAGE}/cli are named {node.name!r}")
                 found[node.name] = node
     return found
 
 
-def command_modules(command: str) -> list[str]:
-    """Return the modules of this package that a command imports directly, sorted.
-
-    Raises ValueError for a command that no function of ``cli/`` carries the name of.
-    """
+def _function(command: str) -> ast.FunctionDef:
+    """Return the function of a command; ValueError for a command that no function is named after."""
     function = _functions().get(command.replace("-", "_"))
     if function is None:
         raise ValueError(f"no function of {PACKAGE}/cli is named after the command {command!r}")
+    return function
+
+
+def command_modules(command: str) -> list[str]:
+    """Return the modules of this package that a command imports directly, sorted."""
     modules = {
         node.module
-        for node in ast.walk(function)
+        for node in ast.walk(_function(command))
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(f"{PACKAGE}.")
     }
     return sorted(modules - {f"{PACKAGE}.config"})
@@ -42,4 +48,6 @@ def command_modules(command: str) -> list[str]:
 
 def code_of(command: str, *more: str) -> str:
     """Return the checksum of a command's code and of ``more`` modules that it loads by name."""
-    return code_checksum(*command_modules(command), *more)
+    modules = code_checksum(*command_modules(command), *more)
+    statements = ast.Module(_function(command).body[1:], type_ignores=[])  # after the docstring
+    return hashlib.sha256(f"{modules} {ast.dump(statements)}".encode()).hexdigest()[:16]
