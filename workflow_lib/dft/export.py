@@ -41,8 +41,10 @@ def _optional(content: dict, name: str) -> np.ndarray | None:
 
 def _frame(calculation: Calculation, content: dict, step: int, source: str) -> Frame:
     forces = np.array(content["forces"], dtype=float)
+    path = f"{calculation.name.replace(' ', '_')}-{calculation.digest[:8]}"
     return Frame(
-        frame_id=f"{calculation.name.replace(' ', '_')}-{calculation.digest[:8]}-{step:02d}",
+        frame_id=f"{path}-{step:02d}",
+        path=path,
         group=calculation.group,
         kind=calculation.kind,
         source=source,

@@ -26,7 +26,17 @@ import numpy as np
 from workflow_lib.core.elements import SYMBOLS, atomic_number
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import atomic_path
-from workflow_lib.frames.table import Frame, check_frame, frame_to_atoms, read_parquet, write_parquet
+from workflow_lib.frames.magnetism import stated_order
+from workflow_lib.frames.table import (
+    RELAXATION,
+    SINGLE,
+    UNSPECIFIED,
+    Frame,
+    check_frame,
+    frame_to_atoms,
+    read_parquet,
+    write_parquet,
+)
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -47,16 +57,22 @@ ACCEPTED: dict[str, tuple[str, ...]] = {
     "stress_converged": ("stress_converged",),
     "frame_id": ("frame_id",),
     "group": ("group", "material", "material_id", "mp_id"),
+    "path": ("path", "calculation", "calculation_id", "task_id", "run_id"),
     "state_key": ("state_key",),
     "kind": ("kind", "tag", "config_type"),
     "source": ("source",),
     "formula_units": ("formula_units",),
     "orbital": ("orbital",),
+    "magnetic_order": ("magnetic_order", "magnetic_ordering", "ordering"),
     "energy_reference": ("energy_reference", "level_of_theory"),
 }
 """Column of the frame table -> names accepted for it; the first one found counts."""
 
-KINDS = {"relax": "relaxation", "opt": "relaxation", "rattled": "rattle", "MD": "md"}
+KINDS = {
+    **dict.fromkeys(("relax", "opt", "geometry optimization"), RELAXATION),
+    **dict.fromkeys(("static", "scf"), SINGLE),
+    **{"rattled": "rattle", "MD": "md"},
+}
 """Names of others for the kinds of frame that are told apart."""
 
 _XYZ = (".extxyz", ".xyz")
@@ -247,11 +263,13 @@ def make_frame(
     *,
     default_id: str,
     source: str,
+    path: str | None = None,
     energy_reference: str | None = None,
     formula_units: int | None = None,
 ) -> Frame:
     """One frame from atoms and the places (info, arrays, results) where its labels may be.
 
+    ``path`` names the calculation of a frame that does not say it; None where that is not known.
     Labels keep the unit of stress and the sign of charges that they have in the file. Raises
     UserError, beginning with ``where``, for a frame that is not periodic, has no energy, or has
     labels of the wrong length or not finite.
@@ -268,12 +286,13 @@ def make_frame(
         raise UserError(f"{where}: energy {text['energy']!r} is no number") from error
     forces = _per_atom(text["forces"], n, "forces", where, 3)
     states = _per_atom(text["oxidation_states"], n, "oxidation_states", where)
-    kind = str(text["kind"] or "unspecified")
+    kind = str(text["kind"] or UNSPECIFIED)
     frame = Frame(
         frame_id=str(text["frame_id"] if text["frame_id"] is not None else default_id),
         # Frames that say nothing of their material are kept together by composition, so that
         # no two of one trajectory can end up on both sides of a split.
         group=str(text["group"] if text["group"] is not None else composition(atoms.numbers)),
+        path=path if text["path"] is None else str(text["path"]),
         state_key=None if text["state_key"] is None else str(text["state_key"]),
         kind=KINDS.get(kind, kind),
         source=str(text["source"] or source),
@@ -290,6 +309,7 @@ def make_frame(
         charges=_per_atom(text["charges"], n, "charges", where),
         oxidation_states=None if states is None else states.astype(np.int64),
         orbital=None if text["orbital"] is None else str(text["orbital"]),
+        magnetic_order=stated_order(text["magnetic_order"]),
         fmax=None if forces is None else float(np.linalg.norm(forces, axis=1).max()),
     )
     check_frame(frame, where)

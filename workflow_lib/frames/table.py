@@ -1,17 +1,24 @@
 """The frame table: one row a DFT frame, the only form in which data travel between stages.
 
 Columns (missing labels are null, never zero): ``frame_id``, ``group`` (one material or one
-charge-ordered state), ``state_key`` (canonical arrangement, see ``host.py``), ``kind``
+charge-ordered state), ``path`` (the calculation that the frame belongs to: one relaxation, one run;
+null where nothing tells), ``state_key`` (canonical arrangement, see ``host.py``), ``kind``
 (relaxation, rattle, ...), ``source``, ``numbers`` [n], ``positions`` [n, 3] A, ``cell`` [3, 3] A
 (rows are vectors), ``formula_units``, ``energy`` eV, ``forces`` [n, 3] eV/A, ``stress`` [3, 3]
 eV/A^3 (tension positive) with ``stress_converged``, ``magmoms`` [n] muB, ``charges`` [n] e
 (cations positive), ``oxidation_states`` [n] (formal; 0 where the site takes no part in redox),
-``orbital``, ``fmax`` eV/A, ``energy_reference`` (code/functional/cut-off/k-mesh). All cells are
-periodic in three directions.
+``orbital``, ``magnetic_order`` (NM, FM, AFM, FiM; see ``magnetism``), ``fmax`` eV/A,
+``energy_reference`` (code/functional/cut-off/k-mesh). Energies are comparable at one
+``energy_reference`` and one ``magnetic_order``. All cells are periodic in three directions.
+
+Tables written before ``path`` and ``magnetic_order`` existed are read with both derived: the order
+from the moments; the path of a relaxation from its group and orbital, unless the group is a mere
+composition, which several calculations share.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, fields, replace
@@ -24,6 +31,7 @@ import numpy as np
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import atomic_path
+from workflow_lib.frames.magnetism import magnetic_order, magnetic_orders
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -38,6 +46,12 @@ STORED: Any = {"compression": "zstd", "write_page_checksum": True}
 """Incompressible numbers are stored as they are: without checksums their damage would go unnoticed."""
 PER_ATOM = ("forces", "magmoms", "charges", "oxidation_states")
 """Optional columns with one entry an atom."""
+RELAXATION, SINGLE, UNSPECIFIED = "relaxation", "single", "unspecified"
+"""Kinds of frame that are told apart: a step of a relaxation, a static run, and one that does not say
+what it is. Any other kind (rattle, md, ...) samples displaced atoms or strained cells."""
+_DERIVED = {"path": ("kind", "group", "orbital"), "magnetic_order": ("magmoms",)}
+"""Columns that older tables lack, and what they follow from."""
+_COMPOSITION = re.compile(r"([A-Z][a-z]?[0-9]+)+")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -54,6 +68,7 @@ class Frame:
     formula_units: int
     energy: float
     energy_reference: str
+    path: str | None = None
     state_key: str | None = None
     forces: np.ndarray | None = None
     stress: np.ndarray | None = None
@@ -62,7 +77,12 @@ class Frame:
     charges: np.ndarray | None = None
     oxidation_states: np.ndarray | None = None
     orbital: str | None = None
+    magnetic_order: str | None = None
     fmax: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.magnetic_order is None and self.magmoms is not None and len(self.magmoms):
+            self.magnetic_order = magnetic_order(self.magmoms)
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -191,19 +211,47 @@ def iter_tables(
 ) -> Iterator[pa.Table]:
     """Columns (default: all) of a frame table as they are, at most ``batch`` rows at a time.
 
+    Of an older table, :data:`_DERIVED` columns are filled in (see the module).
     Raises UserError for a missing, damaged or foreign file, or one that lacks these columns.
     """
     import pyarrow as pa
 
     names = list(columns or (field.name for field in fields(Frame)))
     with _open_parquet(path) as file:
-        if missing := sorted(set(names) - set(file.schema_arrow.names)):
+        absent = [name for name in names if name in _DERIVED and name not in file.schema_arrow.names]
+        needed = {source for name in absent for source in _DERIVED[name]}
+        stored = [name for name in dict.fromkeys([*names, *sorted(needed)]) if name not in absent]
+        if missing := sorted(set(stored) - set(file.schema_arrow.names)):
             raise UserError(f"{path} is no frame table: it lacks {', '.join(missing)}")
         try:
-            for records in file.iter_batches(batch, columns=names, use_threads=False):
-                yield pa.Table.from_batches([records])
+            for records in file.iter_batches(batch, columns=stored, use_threads=False):
+                table = pa.Table.from_batches([records])
+                for name in absent:
+                    table = table.append_column(name, _derived(name, table))
+                yield table.select(names)
         except (pa.ArrowInvalid, OSError) as error:
             raise _damaged(path, error) from error
+
+
+def _derived(name: str, table: pa.Table) -> pa.Array:
+    """A column that an older table lacks."""
+    import pyarrow as pa
+
+    values: list[str | None] = [None] * table.num_rows
+    if name == "path":
+        columns = (table.column(one).to_pylist() for one in _DERIVED["path"])
+        for row, (kind, group, orbital) in enumerate(zip(*columns, strict=True)):
+            if kind == RELAXATION and group is not None and not _COMPOSITION.fullmatch(group):
+                values[row] = f"{group}/{orbital}" if orbital else group
+    else:
+        column = table.column("magmoms")
+        lengths = list_lengths(column)
+        with_moments = np.flatnonzero(lengths)
+        offsets = np.concatenate([[0], np.cumsum(lengths[with_moments])])
+        moments = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        for row, order in zip(with_moments.tolist(), magnetic_orders(moments, offsets), strict=True):
+            values[row] = order
+    return pa.array(values, type=pa.string())
 
 
 def count_rows(path: str | Path) -> int:
@@ -405,10 +453,10 @@ def frame_to_atoms(frame: Frame) -> Atoms:
 
     atoms = Atoms(frame.numbers, positions=frame.positions, cell=frame.cell, pbc=True)
     atoms.info["REF_energy"] = frame.energy
-    for name in ("frame_id", "group", "state_key", "kind", "source", "formula_units"):
+    for name in ("frame_id", "group", "path", "state_key", "kind", "source", "formula_units"):
         if getattr(frame, name) is not None:
             atoms.info[name] = getattr(frame, name)
-    for name in ("energy_reference", "orbital", "fmax"):
+    for name in ("energy_reference", "orbital", "magnetic_order", "fmax"):
         if getattr(frame, name) is not None:
             atoms.info[name] = getattr(frame, name)
     if frame.stress is not None:
@@ -443,5 +491,7 @@ def mixed_levels(found: set[str], where: str) -> UserError:
 
 
 def with_labels(frame: Frame, **changes: Any) -> Frame:
-    """A copy of the frame with some columns replaced."""
+    """Return a copy of the frame with some columns replaced; new moments show their own order."""
+    if "magmoms" in changes:
+        changes.setdefault("magnetic_order", None)
     return replace(frame, **changes)

@@ -76,8 +76,8 @@ def test_lowest_of_several_paths_speaks_for_the_state(
     frames: list[Frame], host: Host, tmp_path: Path
 ) -> None:
     last = [f for f in frames if f.group == "x050_s8" and f.kind == "relaxation"][-1]
-    lower = with_labels(last, frame_id="b-00", orbital="b", energy=last.energy - 0.2, fmax=0.04)
-    higher = with_labels(last, frame_id="c-00", orbital="c", energy=last.energy + 0.2)
+    lower = with_labels(last, frame_id="b-00", orbital="b", path="b", energy=last.energy - 0.2, fmax=0.04)
+    higher = with_labels(last, frame_id="c-00", orbital="c", path="c", energy=last.energy + 0.2)
     table = rebuilt([*frames, lower, higher], host, tmp_path).set_index("group")
     row = table.loc["x050_s8"]
     assert (row["frame_id"], row["orbital"], row["paths"]) == ("b-00", "b", 3)
@@ -89,8 +89,10 @@ def test_a_collapsed_path_answers_for_the_state_it_fell_into(
     frames: list[Frame], host: Host, tmp_path: Path
 ) -> None:
     fallen = [f for f in frames if f.group == "x050_s1" and f.kind == "relaxation"][-1]
-    end = with_labels(fallen, frame_id="x050_s2-relaxation-99", group="x050_s2", energy=-200.0)
-    table = rebuilt([*frames, end], host, tmp_path).set_index("state_key")
+    meant = [f for f in frames if f.group == "x050_s2" and f.kind == "relaxation"][-1].path
+    end = with_labels(fallen, frame_id="end", group="x050_s2", path=meant, energy=-200.0)
+    way = [f for f in frames if f.path != meant or f.fmax > 0.05]
+    table = rebuilt([*way, end], host, tmp_path).set_index("state_key")
     assert table.loc[fallen.state_key, "frame_id"] == end.frame_id
     # The state that the path was meant for has no end geometry any more: it is not invented.
     assert len(table) == 15
@@ -139,7 +141,7 @@ def test_mistakes_are_one_clear_line(frames: list[Frame], host: Host, tmp_path: 
         rebuilt(mixed, host, tmp_path)
     with pytest.raises(UserError, match="no relaxation of x = 1"):
         rebuilt([f for f in frames if f.group != "x100_s0"], host, tmp_path)
-    with pytest.raises(UserError, match="needs frames of kind 'relaxation'"):
+    with pytest.raises(UserError, match="needs frames with charge states of kind 'relaxation'"):
         rebuilt([f for f in frames if f.kind == "rattle"], host, tmp_path)
     with pytest.raises(UserError, match=r"reference\.csv does not exist"):
         read_reference(tmp_path)
@@ -172,3 +174,73 @@ def test_frames_that_do_not_say_how_they_were_made_count_where_relaxed(
     tense = [frame for frame in foreign if frame.fmax > 0.05]
     with pytest.raises(UserError, match="whose largest force is below"):
         rebuilt(tense, host, tmp_path)
+
+
+def unnamed(frames: list[Frame]) -> list[Frame]:
+    """The frames as a file brings them that says neither group nor calculation, only `opt`."""
+    return [with_labels(f, group="Fe4O16P4", path=None, orbital=None, kind="relaxation") for f in frames]
+
+
+def test_relaxations_that_share_a_group_stay_apart(frames: list[Frame], host: Host, tmp_path: Path) -> None:
+    paths = [f for f in frames if f.kind == "relaxation"]
+    plain = rebuilt(paths, host, tmp_path / "plain").set_index("state_key")
+    table = rebuilt(unnamed(paths), host, tmp_path / "unnamed").set_index("state_key")
+    pd.testing.assert_series_equal(table["energy_ev"], plain["energy_ev"])
+    backwards = rebuilt(unnamed(paths)[::-1], host, tmp_path / "back").set_index("state_key")
+    pd.testing.assert_series_equal(backwards["energy_ev"], plain["energy_ev"])
+
+
+def test_what_is_read_last_changes_nothing(frames: list[Frame], host: Host, tmp_path: Path) -> None:
+    paths = [f for f in frames if f.kind == "relaxation"]
+    plain = rebuilt(paths, host, tmp_path / "plain")
+    full = [f for f in paths if f.group == "x100_s0"][-1]
+    maricite = with_labels(full, frame_id="maricite", state_key=None, energy=full.energy + 0.3)
+    higher = with_labels(full, frame_id="higher", path="another run", energy=full.energy + 0.3)
+    tense = with_labels(full, frame_id="tense", path="cut short", energy=full.energy - 0.3, fmax=0.2)
+    table = rebuilt([*paths, maricite, higher, tense], host, tmp_path / "more")
+    assert table.drop(columns="paths").equals(plain.drop(columns="paths"))
+    assert table.set_index("group").loc["x100_s0", "paths"] == 3
+
+
+def test_static_runs_are_answers_and_rattled_frames_are_none(
+    frames: list[Frame], host: Host, tmp_path: Path
+) -> None:
+    paths = [f for f in frames if f.kind == "relaxation"]
+    last = [f for f in paths if f.group == "x050_s8"][-1]
+
+    def lower(**changes) -> Frame:
+        return with_labels(last, frame_id="lower", path=None, energy=last.energy - 0.1, **changes)
+
+    for name, changes, counts in (
+        ("static", {"kind": "single"}, True),
+        ("unconverged", {"kind": "single", "fmax": 0.06}, False),
+        ("unknown", {"kind": "single", "fmax": None, "forces": None}, False),
+        ("rattled", {"kind": "rattle"}, False),
+    ):
+        table = rebuilt([*paths, lower(**changes)], host, tmp_path / name).set_index("group")
+        assert (table.loc["x050_s8", "frame_id"] == "lower") == counts, name
+
+
+def flipped(frame: Frame, shift: float) -> Frame:
+    """The frame with every second moment of Fe turned, and its energy shifted."""
+    moments = frame.magmoms.copy()
+    moments[np.flatnonzero(frame.numbers == 26)[::2]] *= -1
+    return with_labels(frame, magmoms=moments, energy=frame.energy + shift, frame_id=f"{frame.frame_id}-a")
+
+
+def test_energies_of_two_magnetic_orders_never_meet(
+    frames: list[Frame], host: Host, tmp_path: Path, caplog
+) -> None:
+    paths = [f for f in frames if f.kind == "relaxation"]
+    plain = rebuilt(paths, host, tmp_path / "plain")
+    ends = ("x000_s0", "x100_s0")
+    swapped = [flipped(f, -0.3) if f.group in ends else f for f in paths]
+    with pytest.raises(UserError, match=r"mixes magnetic orders \(AFM 2 states, FM 14 states\)"):
+        rebuilt(swapped, host, tmp_path / "swapped")
+    # With ends in both orders, the order with more states counts, and it is said.
+    beside = [flipped(f, -0.3) for f in paths if f.group in ends]
+    assert rebuilt([*paths, *beside], host, tmp_path / "both").equals(plain)
+    assert "AFM 2 states, FM 16 states" in caplog.text
+    # All of them antiferromagnetic is one level like any other.
+    table = rebuilt([flipped(f, -0.3) for f in paths], host, tmp_path / "all")
+    np.testing.assert_allclose(table["formation_mev_fu"], plain["formation_mev_fu"], atol=1e-6)

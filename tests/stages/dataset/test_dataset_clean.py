@@ -72,6 +72,33 @@ def test_energies_are_held_against_the_relaxed_frame(path):
     assert removed[2] == "no forces"
 
 
+def test_the_lowest_of_several_relaxations_is_the_relaxed_structure(path):
+    """Neither the order of reading nor shared groups remove a ground state."""
+    n = len(path[0])
+    lower = [with_labels(f, frame_id=f"{f.frame_id}-b", path="b", energy=f.energy - 0.05 * n) for f in path]
+    for names in ({}, {"path": None}):
+        for frames in ([*path, *lower], [*lower, *path]):
+            some = [with_labels(f, **names) for f in frames]
+            gone = {some[index].frame_id for index in clean(some, SETTINGS)}
+            assert lower[-1].frame_id not in gone
+
+
+def test_energies_are_not_held_against_another_composition(path):
+    """All compositions of a host in one group: 8 eV/atom apart, and none of them is wrong."""
+    other = with_labels(
+        path[0], frame_id="manganese", numbers=np.where(path[0].numbers == 26, 25, path[0].numbers)
+    )
+    other = with_labels(other, energy=path[0].energy - 8.0 * len(other))
+    assert clean([*path[:1], other, path[-1]], SETTINGS) == {}
+
+
+def test_two_magnetic_orders_are_no_duplicates(path):
+    moments = path[0].magmoms.copy()
+    moments[np.flatnonzero(path[0].numbers == 26)[::2]] *= -1
+    other = with_labels(path[0], frame_id="afm", magmoms=moments, energy=path[0].energy - 0.02)
+    assert clean([path[0], other], SETTINGS) == {}
+
+
 def test_criteria_tighten_as_frames_are_kept(path):
     """Two frames 1.5 meV/atom apart: duplicates in an empty set, not in a crowded one."""
     first = path[0]

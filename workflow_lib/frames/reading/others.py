@@ -13,7 +13,7 @@ from workflow_lib.frames.foreign import make_frame
 from workflow_lib.frames.reading.inputs import Input
 from workflow_lib.frames.reading.scan import Damaged
 from workflow_lib.frames.reading.xyz import Defaults, read_xyz
-from workflow_lib.frames.table import Frame, iter_parquet
+from workflow_lib.frames.table import RELAXATION, SINGLE, Frame, iter_parquet
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -23,9 +23,12 @@ BATCH = 200  # frames
 
 
 def _one(
-    defaults: Defaults, index: int, load: Callable[[], tuple[Atoms, Sequence[Any]]]
+    defaults: Defaults,
+    index: int,
+    load: Callable[[], tuple[Atoms, Sequence[Any]]],
+    path: str | None = None,
 ) -> Frame | Damaged:
-    """One frame by itself, or why it cannot be used."""
+    """One frame by itself, or why it cannot be used; ``path`` names its calculation."""
     try:
         atoms, places = load()
         return make_frame(
@@ -34,6 +37,7 @@ def _one(
             "the frame",
             default_id=f"{defaults.name}-{index:06d}",
             source=defaults.name,
+            path=path,
             energy_reference=defaults.energy_reference,
             formula_units=defaults.formula_units,
         )
@@ -117,7 +121,7 @@ def read_vasprun(path: Path, defaults: Defaults) -> Batches:
             "energy": energy(step),
             "forces": np.asarray(step["forces"], dtype=float),
             "stress": stress(step),
-            "kind": "relaxation" if len(steps) > 1 else "single",
+            "kind": RELAXATION if len(steps) > 1 else SINGLE,
             **last,
         }
         atoms = Atoms(numbers, positions=structure.cart_coords, cell=structure.lattice.matrix, pbc=True)

@@ -34,7 +34,7 @@ ROWS, ATOMS = 1000, 100_000
 """A row group ends at the first of these: what a reader of the table holds in memory at a time."""
 LABELS = ("forces", "stress", *PER_ATOM[1:])
 _FIXED: dict[str, StressUnit] = {"vasprun": "eV/A^3", "outcar": "eV/A^3", "table": "eV/A^3"}
-_FORMAT = 1  # raised when parts of earlier versions must not be used
+_FORMAT = 2  # raised when parts of earlier versions must not be used
 
 
 @dataclass(frozen=True, slots=True)

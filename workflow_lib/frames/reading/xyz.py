@@ -27,9 +27,10 @@ from workflow_lib.frames.foreign import (
     make_frame,
     parse_comment,
 )
+from workflow_lib.frames.magnetism import magnetic_orders, stated_order
 from workflow_lib.frames.reading.layout import DEFAULT, WIDTHS, Layout, layout, parse
 from workflow_lib.frames.reading.scan import Damaged, RawFrame, scan
-from workflow_lib.frames.table import LAST_ELEMENT, SMALLEST_VOLUME, Frame
+from workflow_lib.frames.table import LAST_ELEMENT, SMALLEST_VOLUME, UNSPECIFIED, Frame
 
 _PAIR = re.compile(
     r"""([^\s="'{}\[\]]+)\s*=\s*"""
@@ -115,6 +116,9 @@ class _Builder:
             largest = np.maximum.reduceat(sizes_of_forces, starts[:-1]).tolist()
         if "oxidation_states" in arrays:
             arrays["oxidation_states"] = arrays["oxidation_states"].astype(np.int64)
+        orders: Sequence[str | None] = [None] * len(batch)
+        if "magmoms" in arrays:
+            orders = magnetic_orders(arrays["magmoms"], starts)
         bounds = starts.tolist()
         for row, (place, item, comment) in enumerate(batch):
             if not sound[row]:
@@ -128,6 +132,7 @@ class _Builder:
                 cells[row],
                 None if comment.stress is None else stresses[row],
                 largest[row] if largest else None,
+                orders[row],
             )
 
     def _frame(
@@ -138,9 +143,10 @@ class _Builder:
         cell: np.ndarray,
         stress: np.ndarray | None,
         fmax: float | None,
+        order: str | None,
     ) -> Frame:
         texts, defaults = comment.texts, self.defaults
-        kind = texts.get("kind") or "unspecified"
+        kind = texts.get("kind") or UNSPECIFIED
         group, units = texts.get("group"), texts.get("formula_units") or defaults.formula_units
         if group is None or not units:
             known = self._composition(arrays["numbers"])
@@ -148,6 +154,7 @@ class _Builder:
         return Frame(
             frame_id=texts.get("frame_id") or f"{defaults.name}-{item.number:06d}",
             group=group,
+            path=texts.get("path"),
             state_key=texts.get("state_key"),
             kind=KINDS.get(kind, kind),
             source=texts.get("source") or defaults.name,
@@ -158,6 +165,7 @@ class _Builder:
             stress=stress,
             stress_converged=texts.get("stress_converged") in _TRUE,
             orbital=texts.get("orbital"),
+            magnetic_order=stated_order(texts["magnetic_order"]) if "magnetic_order" in texts else order,
             fmax=fmax,
             **arrays,  # type: ignore[arg-type]
         )

@@ -1,7 +1,8 @@
 """The cleaning rules of the CHGNet paper (Deng et al. 2023, Methods A) as an optional filter.
 
 What carries over from task documents to a frame table: frames need forces (rule 2), energies lie
-between 10 meV/atom below and 1 eV/atom above the relaxed structure of their material (rule 3), and
+between 10 meV/atom below and 1 eV/atom above the relaxed structure of their material, the lowest one
+of several relaxations (rule 3), and
 near-duplicates of one material go (rule 4), found by pymatgen's StructureMatcher and an energy matcher
 that both become more stringent as more frames of the material are kept. The paper gives no tolerances
 for rule 4: those of :class:`CleanSettings` are ours. Rule 1 (equal calculation settings) is what the
@@ -20,13 +21,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from workflow_lib.frames.table import Frame
+from workflow_lib.frames.table import RELAXATION, Frame
 from workflow_lib.stages.dataset.settings import CleanSettings
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
-RELAXATION = "relaxation"
+Material = tuple[str, tuple[tuple[int, int], ...]]
 REACH = 5.0  # A
 SHELLS = np.linspace(1.0, REACH, 24)
 BLUR = 0.15  # A
@@ -74,17 +75,32 @@ def _structure(frame: Frame) -> Structure:
     return whole.get_reduced_structure()
 
 
+def _material(frame: Frame) -> Material:
+    """The group of a frame with its composition, reduced: energies an atom compare within these alone."""
+    elements, counts = np.unique(frame.numbers, return_counts=True)
+    reduced = counts // np.gcd.reduce(counts)
+    return frame.group, tuple(zip(elements.tolist(), reduced.tolist(), strict=True))
+
+
 def _energy_rules(frames: Sequence[Frame], settings: CleanSettings) -> dict[int, str]:
+    """The rules on forces and energies; a material is as low as the lowest of its relaxations ends."""
     removed: dict[int, str] = {}
-    relaxed: dict[str, float] = {}
-    lowest: dict[str, float] = {}
-    for frame in frames:
+    ends: dict[Material, dict[str, float]] = defaultdict(dict)
+    lowest: dict[Material, float] = {}
+    materials = [_material(frame) for frame in frames]
+    for frame, material in zip(frames, materials, strict=True):
         energy = frame.energy / len(frame)
-        lowest[frame.group] = min(lowest.get(frame.group, np.inf), energy)
-        if frame.kind == RELAXATION:
-            relaxed[frame.group] = energy  # the last of the path
-    for index, frame in enumerate(frames):
-        above = frame.energy / len(frame) - relaxed.get(frame.group, lowest[frame.group])
+        lowest[material] = min(lowest.get(material, np.inf), energy)
+        if frame.kind != RELAXATION:
+            continue
+        paths = ends[material]
+        if frame.path is not None:
+            paths[frame.path] = energy  # the last of the path
+        else:  # of which calculation it is the end is not known: the lowest frame is one for sure
+            paths[""] = min(paths.get("", np.inf), energy)
+    relaxed = lowest | {material: min(paths.values()) for material, paths in ends.items()}
+    for index, (frame, material) in enumerate(zip(frames, materials, strict=True)):
+        above = frame.energy / len(frame) - relaxed[material]
         if frame.forces is None:
             removed[index] = f"{RULES[0]}"
         elif above > settings.above:
@@ -97,29 +113,33 @@ def _energy_rules(frames: Sequence[Frame], settings: CleanSettings) -> dict[int,
 def _candidates(
     frames: Sequence[Frame], members: list[int], settings: CleanSettings
 ) -> dict[int, list[int]]:
-    """For each frame the earlier ones of equal composition that are near in energy and fingerprint."""
+    """For each frame those before it in ``members`` that may be duplicates.
+
+    They are of equal composition and magnetic order, and near in energy and fingerprint.
+    """
     from scipy.spatial import cKDTree
 
     near: dict[int, list[int]] = defaultdict(list)
-    by_formula: dict[bytes, list[int]] = defaultdict(list)
+    alike: dict[tuple[bytes, str | None], list[int]] = defaultdict(list)
     for index in members:
-        by_formula[np.sort(frames[index].numbers).tobytes()].append(index)
-    for group in by_formula.values():
+        frame = frames[index]
+        alike[np.sort(frame.numbers).tobytes(), frame.magnetic_order].append(index)
+    for group in alike.values():
         energies = np.array([frames[i].energy / len(frames[i]) for i in group]) / settings.energy_tolerance
         prints = np.array([fingerprint(frames[i]) for i in group])
         # A site tolerance s moves distances by about s times the free length per atom: one unit.
         scale = settings.site_tolerance * np.linalg.norm(prints, axis=1).mean()
         points = np.column_stack([energies, prints / scale])
         for i, j in cKDTree(points).query_pairs(np.sqrt(2.0)):
-            first, second = sorted((group[i], group[j]))
-            near[second].append(first)
+            near[group[max(i, j)]].append(group[min(i, j)])
     return near
 
 
 def _duplicates(frames: Sequence[Frame], members: list[int], settings: CleanSettings) -> dict[int, str]:
-    """Duplicates among the frames of one material: a frame goes where an earlier kept one matches it."""
+    """Duplicates among the frames of one material: a frame goes where a lower, kept one matches it."""
     from pymatgen.analysis.structure_matcher import StructureMatcher
 
+    members = sorted(members, key=lambda index: (frames[index].energy / len(frames[index]), index))
     near = _candidates(frames, members, settings)
     structures: dict[int, Structure] = {}
     removed: dict[int, str] = {}
@@ -147,7 +167,8 @@ def _duplicates(frames: Sequence[Frame], members: list[int], settings: CleanSett
 def clean(frames: Sequence[Frame], settings: CleanSettings) -> dict[int, str]:
     """Which frames the rules remove: place in ``frames`` -> rule and detail; the rest stays.
 
-    Deterministic: of duplicates the first frame stays. Materials (``group``) are cleaned one by one.
+    Deterministic: of duplicates the lowest frame stays, of equal ones the first. Materials (``group``)
+    are cleaned one by one.
     """
     from tqdm import tqdm
 
