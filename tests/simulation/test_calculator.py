@@ -1,20 +1,19 @@
 """A trained model as an ASE calculator."""
 
-import conformance
 import networks
 import numpy as np
 import pytest
 from morse_potential import label
-from networks import olivine
 
 from workflow_lib.core.errors import UserError
+from workflow_lib.models.testing import olivine
 from workflow_lib.models.trained import TrainedModel
 from workflow_lib.simulation.calculator import PotentialCalculator
 
 
 def test_two_lines_from_a_folder(tmp_path):
     potential = networks.build("mace")
-    TrainedModel(potential, conformance.card("mace", potential)).save(tmp_path)
+    TrainedModel(potential, networks.card("mace", potential)).save(tmp_path)
     atoms = olivine(filled=2)
     atoms.calc = PotentialCalculator(str(tmp_path))
     [expected] = TrainedModel.load(tmp_path).predict([atoms], stress=True)

@@ -5,11 +5,11 @@ import pytest
 import torch
 import torch_sim as ts
 from morse_potential import label
-from networks import olivine
 from torch_sim.models.interface import validate_model_outputs
 from torch_sim.testing import assert_model_calculator_consistency
 
 from workflow_lib.core.errors import UserError
+from workflow_lib.models.testing import olivine
 from workflow_lib.simulation.calculator import PotentialCalculator
 from workflow_lib.simulation.torchsim import TorchSimModel
 

@@ -24,8 +24,11 @@ class MorsePotential(Potential):
     predicts = frozenset({"magmoms"})
     cutoff, width = 4.0, 1.5
 
-    def __init__(self, species: Species, dtype: torch.dtype = torch.float64) -> None:
+    def __init__(
+        self, species: Species, dtype: torch.dtype = torch.float64, *, moment: float = 3.6
+    ) -> None:
         super().__init__(species, dtype)
+        self.moment = moment
         shape = (128, 128)
         distance, depth = torch.full(shape, 3.0), torch.full(shape, 0.05)
         for (a, b), value in DISTANCES.items():
@@ -64,7 +67,7 @@ class MorsePotential(Potential):
             "forces": forces,
             "node_embeddings": torch.stack([coordination, batch["species"].to(self.dtype)], dim=1),
             # Deliberately inside the moment window of Fe2+: nothing may take it for given data.
-            "magmoms": torch.full((len(system),), 3.6, dtype=self.dtype),
+            "magmoms": torch.full((len(system),), self.moment, dtype=self.dtype),
         }
         if stress:
             virial = vector.detach()[:, :, None] * gradient[:, None, :]
