@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,11 +11,12 @@ import pytest
 from workflow_lib.frames.foreign import write_frames
 from workflow_lib.frames.reading.duplicates import (
     TOLERANCE,
-    Geometry,
+    Entry,
     candidates,
     find_duplicates,
     fingerprints,
-    same_geometry,
+    match_atoms,
+    same_answer,
 )
 from workflow_lib.frames.reading.part import ReadSettings
 from workflow_lib.frames.reading.run import read_sources
@@ -160,21 +163,40 @@ def variant(frame: Frame, rng, *, noise=0.0, shuffle=False, image=False) -> Fram
     return with_labels(frame, numbers=frame.numbers[order], positions=positions[order], **labels)
 
 
-def geometry(frame: Frame) -> Geometry:
-    return Geometry(frame.numbers, frame.positions, frame.cell)
+def entry(frame: Frame) -> Entry:
+    return Entry(
+        frame.numbers,
+        frame.positions,
+        frame.cell,
+        frame.energy,
+        frame.magmoms,
+        frame.oxidation_states,
+        frame.magnetic_order,
+    )
+
+
+def same_geometry(one: Entry, two: Entry) -> bool:
+    return match_atoms(one, two) is not None
+
+
+def repeats(one: Frame, two: Frame) -> bool:
+    atoms = match_atoms(entry(one), entry(two))
+    return atoms is not None and same_answer(entry(one), entry(two), atoms)
 
 
 def test_the_same_geometry(frames):
     rng = np.random.default_rng(0)
     for frame in frames[::20]:
         near = variant(frame, rng, noise=0.9e-4, shuffle=True, image=True)
-        assert same_geometry(geometry(frame), geometry(near))
-        assert not same_geometry(geometry(frame), geometry(variant(frame, rng, noise=1e-3, shuffle=True)))
-        stretched = Geometry(frame.numbers, frame.positions, frame.cell * 1.0001)
-        assert not same_geometry(geometry(frame), stretched)
+        atoms = match_atoms(entry(frame), entry(near))
+        assert atoms is not None
+        np.testing.assert_array_equal(near.magmoms[atoms], frame.magmoms)
+        assert not same_geometry(entry(frame), entry(variant(frame, rng, noise=1e-3, shuffle=True)))
+        stretched = entry(with_labels(frame, cell=frame.cell * 1.0001))
+        assert not same_geometry(entry(frame), stretched)
         swapped = frame.numbers.copy()
         swapped[[0, -1]] = swapped[[-1, 0]]
-        assert not same_geometry(geometry(frame), geometry(with_labels(frame, numbers=swapped)))
+        assert not same_geometry(entry(frame), entry(with_labels(frame, numbers=swapped)))
 
 
 def test_no_pair_within_the_tolerance_is_missed(frames):
@@ -198,11 +220,13 @@ def test_duplicates_agree_with_comparing_all_pairs(frames):
     pool += [variant(frame, rng, noise=5e-4) for frame in frames[:10]]
     keys, prints = fingerprints(pool)
     sizes = np.array([len(frame) for frame in pool])
-    found = find_duplicates(keys, prints, sizes, lambda rows: {int(r): geometry(pool[r]) for r in rows})
+    found = find_duplicates(
+        keys, prints, sizes, lambda rows: {int(r): entry(pool[r]) for r in rows}
+    ).repeats
     expected: dict[int, int] = {}
     for row, frame in enumerate(pool):
         for other in range(row):
-            if other not in expected and same_geometry(geometry(pool[other]), geometry(frame)):
+            if other not in expected and repeats(pool[other], frame):
                 expected[row] = other
                 break
     assert found == expected
@@ -218,7 +242,7 @@ def test_duplicates_across_files_are_listed_and_the_first_kept(frames, tmp_path)
     rng = np.random.default_rng(3)
     write_frames(frames[:20], tmp_path / "a.extxyz")
     again = [variant(frame, rng, shuffle=True) for frame in frames[15:25]]
-    again = [with_labels(frame, frame_id=f"again-{i}", energy=frame.energy + 0.5)
+    again = [with_labels(frame, frame_id=f"again-{i}", energy=frame.energy + 1e-3)
              for i, frame in enumerate(again)]  # fmt: skip
     write_frames(again, tmp_path / "b.extxyz")
     write_frames(frames[24:26], tmp_path / "c.extxyz")
@@ -231,7 +255,63 @@ def test_duplicates_across_files_are_listed_and_the_first_kept(frames, tmp_path)
     table = pd.read_csv(tmp_path / "out/duplicates.csv")
     assert table["frame_id"].tolist() == [*(f"again-{i}" for i in range(5)), frames[24].frame_id]
     assert table["same_as"].tolist() == [*(f.frame_id for f in frames[15:20]), "again-9"]
-    np.testing.assert_allclose(table["energy_difference_ev"], [0.5] * 5 + [-0.5], atol=1e-9)
+    np.testing.assert_allclose(table["energy_difference_ev"], [1e-3] * 5 + [-1e-3], atol=1e-9)
+
+
+CASES = Path(__file__).parent / "cases/duplicates"
+
+
+@pytest.mark.parametrize("name", ["charge_orders", "fm_afm_x100_s0"])
+def test_two_orders_on_the_same_atoms_both_stay(tmp_path, name):
+    summary = read_sources([str(CASES / f"{name}.extxyz")], tmp_path / "out")
+    assert (summary["frames"], summary["duplicates"]) == (2, 0)
+    assert any("1 frames share their geometry" in line for line in summary["statements"])
+
+
+def other_answers(frame: Frame) -> dict[str, Frame]:
+    """Frames on the atoms of this one that are other calculations."""
+    iron = np.flatnonzero(frame.numbers == FE)
+    low, high = (iron[frame.oxidation_states[iron] == state][0] for state in (2, 3))
+    swapped, moments = frame.oxidation_states.copy(), frame.magmoms.copy()
+    swapped[[low, high]] = swapped[[high, low]]
+    moments[[low, high]] = moments[[high, low]]
+    turned, another = frame.magmoms.copy(), frame.magmoms.copy()
+    turned[iron[:2]] *= -1
+    another[iron[[0, 2]]] *= -1
+    return {
+        "energy": with_labels(frame, energy=frame.energy + 2e-4 * len(frame)),
+        "states alone": with_labels(frame, magmoms=None, oxidation_states=swapped),
+        "moments alone": with_labels(frame, magmoms=moments, oxidation_states=None),
+        "antiferromagnetic": with_labels(frame, magmoms=turned),
+        "another pattern": with_labels(frame, magmoms=another),
+        "stated order": with_labels(frame, magmoms=None, magnetic_order="AFM"),
+    }
+
+
+def test_another_charge_order_magnetic_order_or_energy_is_no_duplicate(frames):
+    rng = np.random.default_rng(5)
+    frame = mixed(frames)[0]
+    others = other_answers(frame)
+    for name, other in others.items():
+        assert not repeats(frame, variant(other, rng, shuffle=True)), name
+        assert repeats(other, variant(other, rng, shuffle=True)), name
+    assert not repeats(others["antiferromagnetic"], others["another pattern"])
+    # The same state with every moment turned, and without labels, is the same calculation.
+    assert repeats(frame, with_labels(frame, magmoms=-frame.magmoms))
+    assert repeats(frame, with_labels(frame, magmoms=None, oxidation_states=None, magnetic_order=None))
+
+
+def test_of_duplicates_the_best_labelled_stays(frames, tmp_path):
+    """A last ionic step that repeats the one before holds the only moments."""
+    bare = [
+        with_labels(f, frame_id=f"bare-{i}", magmoms=None, oxidation_states=None, charges=None)
+        for i, f in enumerate(frames[:3])
+    ]
+    write_frames([*bare, *frames[:3]], tmp_path / "a.extxyz")
+    found, summary = read(tmp_path)
+    assert [frame.frame_id for frame in found] == [frame.frame_id for frame in frames[:3]]
+    assert all(frame.magmoms is not None for frame in found)
+    assert summary["duplicates"] == 3
 
 
 def test_repeated_ids_are_numbered(frames, tmp_path):

@@ -1,4 +1,7 @@
-"""The same geometry twice, also in different files and with its atoms in another order.
+"""The same frame twice, also in different files and with its atoms in another order.
+
+One geometry may hold several charge orders or magnetic orders: frames repeat each other only where
+energies, moments and charge states agree too, as far as both have them.
 
 Every frame gets a key (composition and level of theory) and a fingerprint: its cell, and for a few
 families of lattice planes how near and how far from a plane its atoms lie at most, weighted by
@@ -16,9 +19,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from workflow_lib.frames.magnetism import MAGNETIC
 from workflow_lib.frames.table import LAST_ELEMENT, Frame
 
 TOLERANCE = 1e-4  # A
+ENERGY_TOLERANCE = 1e-4
+"""eV/atom; self-consistency and rounding leave less, another charge order makes 1e-3 or more."""
+MOMENT_TOLERANCE = 0.1  # muB; Fe2+ and Fe3+ are 0.6 apart
 _PLANES = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [0, 1, 1], [1, 1, 1]], dtype=float)
 WIDTH = 9 + 2 * len(_PLANES)
 """Numbers in a fingerprint."""
@@ -29,12 +36,20 @@ _CODES = _RNG.integers(0, 2**63, LAST_ELEMENT + 1, dtype=np.uint64)
 _WEIGHTS = _RNG.uniform(0.5, 1.0, LAST_ELEMENT + 1)
 
 
-class Geometry(NamedTuple):
-    """What is compared: atomic numbers [n], positions [n, 3] and cell [3, 3] in A."""
+class Entry(NamedTuple):
+    """What is compared of a frame; see the frame table for units.
+
+    ``order`` is its magnetic order, ``labels`` the number of labels it has beside the energy.
+    """
 
     numbers: np.ndarray
     positions: np.ndarray
     cell: np.ndarray
+    energy: float
+    magmoms: np.ndarray | None = None
+    states: np.ndarray | None = None
+    order: str | None = None
+    labels: int = 0
 
 
 @lru_cache(maxsize=1024)
@@ -103,18 +118,32 @@ def candidates(keys: np.ndarray, prints: np.ndarray) -> list[np.ndarray]:
     return sorted((group for group in groups if len(group) > 1), key=lambda group: int(group[0]))
 
 
+class Found(NamedTuple):
+    """What a search for duplicates found.
+
+    ``repeats``: row of each duplicate -> the row that stays for it. ``twins``: number of frames that
+    stay although they share their geometry with another one, because charge states, moments or
+    energy differ.
+    """
+
+    repeats: dict[int, int]
+    twins: int
+
+
 def find_duplicates(
     keys: np.ndarray,
     prints: np.ndarray,
     sizes: np.ndarray,
-    load: Callable[[np.ndarray], dict[int, Geometry]],
-) -> dict[int, int]:
-    """Row of each duplicate -> the earlier row that it repeats.
+    load: Callable[[np.ndarray], dict[int, Entry]],
+) -> Found:
+    """Find the frames that repeat another one; of duplicates the one with most labels stays.
 
-    ``sizes`` [frames] are numbers of atoms; ``load`` brings the geometries of sorted rows.
+    ``sizes`` [frames] are numbers of atoms; ``load`` brings the entries of sorted rows. Of equally
+    labelled duplicates the first stays.
     """
     groups = candidates(keys, prints)
     repeats: dict[int, int] = {}
+    twins = 0
     batch: list[np.ndarray] = []
     atoms = 0
     for number, group in enumerate(groups):
@@ -122,44 +151,83 @@ def find_duplicates(
         atoms += int(sizes[group].sum())
         if atoms < _MEMORY and number + 1 < len(groups):
             continue
-        geometries = load(np.sort(np.concatenate(batch)))
+        entries = load(np.sort(np.concatenate(batch)))
         for one in batch:
-            repeats |= _within(one, geometries)
+            found = _within(one, entries)
+            repeats |= found.repeats
+            twins += found.twins
         batch, atoms = [], 0
-    return repeats
+    return Found(repeats, twins)
 
 
-def _within(group: np.ndarray, geometries: dict[int, Geometry]) -> dict[int, int]:
+def _within(group: np.ndarray, entries: dict[int, Entry]) -> Found:
     kept: list[int] = []
-    repeats = {}
-    for row in group.tolist():
-        same = next((other for other in kept if same_geometry(geometries[other], geometries[row])), None)
-        if same is None:
-            kept.append(row)
+    repeats: dict[int, int] = {}
+    twins = 0
+    # The best labelled first: what it repeats, it repeats with labels to compare.
+    for row in sorted(group.tolist(), key=lambda row: (-entries[row].labels, row)):
+        mine, twin = entries[row], False
+        for other in kept:
+            atoms = match_atoms(entries[other], mine)
+            if atoms is None:
+                continue
+            if same_answer(entries[other], mine, atoms):
+                repeats[row] = other
+                break
+            twin = True
         else:
-            repeats[row] = same
-    return repeats
+            kept.append(row)
+            twins += twin
+    return Found(repeats, twins)
 
 
-def same_geometry(one: Geometry, two: Geometry, tolerance: float = TOLERANCE) -> bool:
-    """Same cell and atoms within ``tolerance`` (A, each coordinate), whatever their order and image."""
-    if len(one.numbers) != len(two.numbers) or np.abs(one.cell - two.cell).max() > tolerance:
+def same_answer(one: Entry, two: Entry, atoms: np.ndarray) -> bool:
+    """Whether two frames of one geometry may be one calculation.
+
+    ``atoms`` [n] as from :func:`match_atoms`. Energies, magnitudes of moments, their order (up to a
+    turn of all) and charge states must agree, as far as both frames have them.
+    """
+    if abs(one.energy - two.energy) > ENERGY_TOLERANCE * len(one.numbers):
         return False
+    if None not in (one.order, two.order) and one.order != two.order:
+        return False
+    if one.states is not None and two.states is not None and (one.states != two.states[atoms]).any():
+        return False
+    if one.magmoms is None or two.magmoms is None:
+        return True
+    mine, theirs = one.magmoms, two.magmoms[atoms]
+    if np.abs(np.abs(mine) - np.abs(theirs)).max() > MOMENT_TOLERANCE:
+        return False
+    turned = (np.sign(mine) * np.sign(theirs))[np.abs(mine) >= MAGNETIC]
+    return len(turned) == 0 or bool((turned == turned[0]).all())
+
+
+def match_atoms(one: Entry, two: Entry, tolerance: float = TOLERANCE) -> np.ndarray | None:
+    """The atom of ``two`` that is each atom of ``one`` [n]; None where the geometries differ.
+
+    The same are cells and atoms within ``tolerance`` (A, each coordinate), whatever their order and
+    periodic image.
+    """
+    if len(one.numbers) != len(two.numbers) or np.abs(one.cell - two.cell).max() > tolerance:
+        return None
     inverse = np.linalg.inv(one.cell)
 
     def apart(difference: np.ndarray) -> np.ndarray:
         scaled = difference @ inverse
         return np.abs((scaled - np.round(scaled)) @ one.cell).max(axis=-1)
 
+    places = np.arange(len(one.numbers))
     if np.array_equal(one.numbers, two.numbers):
         if (apart(two.positions - one.positions) <= tolerance).all():
-            return True
+            return places
     elif not np.array_equal(np.sort(one.numbers), np.sort(two.numbers)):
-        return False
+        return None
+    partners = np.empty(len(places), dtype=np.int64)
     for z in np.unique(one.numbers):
-        here, there = one.positions[one.numbers == z], two.positions[two.numbers == z]
-        near = apart(there[None] - here[:, None]) <= tolerance
+        mine, theirs = places[one.numbers == z], places[two.numbers == z]
+        near = apart(two.positions[theirs][None] - one.positions[mine][:, None]) <= tolerance
         # Atoms are much farther apart than the tolerance: each has one partner or none.
         if not ((near.sum(axis=0) == 1).all() and (near.sum(axis=1) == 1).all()):
-            return False
-    return True
+            return None
+        partners[mine] = theirs[near.argmax(axis=1)]
+    return partners

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from workflow_lib.frames.foreign import STRESS_LIMIT
-from workflow_lib.frames.reading.duplicates import Geometry, find_duplicates
-from workflow_lib.frames.reading.part import ATOMS, ROWS, Part
+from workflow_lib.frames.reading.duplicates import Entry, Found, find_duplicates
+from workflow_lib.frames.reading.part import ATOMS, LABELS, ROWS, Part
 from workflow_lib.frames.table import frame_writer
 
 if TYPE_CHECKING:
@@ -18,10 +18,13 @@ if TYPE_CHECKING:
 
 
 class Merged:
-    """What a merge did: ``repeats`` maps the row (over all parts) of a duplicate to the row it repeats."""
+    """What a merge did: ``repeats`` maps the row (over all parts) of a duplicate to the row it repeats.
 
-    def __init__(self, repeats: dict[int, int]) -> None:
-        self.repeats = repeats
+    ``twins``: frames that stay although another has their geometry (see ``duplicates.Found``).
+    """
+
+    def __init__(self, found: Found) -> None:
+        self.repeats, self.twins = found
         self.frames = self.renamed = self.stress_refused = 0
         self.about: dict[int, dict[str, Any]] = {}
 
@@ -35,7 +38,10 @@ def _tables(path: Path) -> Iterator[pa.Table]:
 
 
 class _Loader:
-    """Geometries of rows, counted over all parts."""
+    """What is compared of rows, counted over all parts."""
+
+    _LISTS = ("numbers", "positions", "cell", "magmoms", "oxidation_states")
+    _SCALARS = ("energy", "magnetic_order")
 
     def __init__(self, parts: Sequence[Part]) -> None:
         import pyarrow.parquet as pq
@@ -49,25 +55,36 @@ class _Loader:
                 self._places.append((part.frames, group, row, row + count))
                 row += count
 
-    def __call__(self, rows: np.ndarray) -> dict[int, Geometry]:
+    def __call__(self, rows: np.ndarray) -> dict[int, Entry]:
         import pyarrow.parquet as pq
 
-        found: dict[int, Geometry] = {}
+        found: dict[int, Entry] = {}
         for path, group, first, after in self._places:
             low, high = np.searchsorted(rows, [first, after])
             if low == high:
                 continue
             with pq.ParquetFile(path) as file:
-                table = file.read_row_group(
-                    group, columns=["numbers", "positions", "cell"], use_threads=False
-                )
-            inside = rows[low:high] - first
-            flat = {name: _flat(table.take(inside), name) for name in table.column_names}
+                columns = list(dict.fromkeys([*self._LISTS, *self._SCALARS, *LABELS]))
+                table = file.read_row_group(group, columns=columns, use_threads=False)
+            table = table.take(rows[low:high] - first)
+            labels = sum(table.column(name).is_valid().to_numpy().astype(np.int64) for name in LABELS)
+            flat = {name: _flat(table, name) for name in self._LISTS}
+            energies, orders = (table.column(name).to_pylist() for name in self._SCALARS)
             for place, row in enumerate(rows[low:high].tolist()):
-                numbers, positions, cell = (
-                    values[offsets[place] : offsets[place + 1]] for values, offsets in flat.values()
+                one = {
+                    name: values[offsets[place] : offsets[place + 1]]
+                    for name, (values, offsets) in flat.items()
+                }
+                found[row] = Entry(
+                    one["numbers"],
+                    one["positions"].reshape(-1, 3),
+                    one["cell"].reshape(3, 3),
+                    energies[place],
+                    one["magmoms"] if len(one["magmoms"]) else None,
+                    one["oxidation_states"] if len(one["oxidation_states"]) else None,
+                    orders[place],
+                    int(labels[place]),
                 )
-                found[row] = Geometry(numbers, positions.reshape(-1, 3), cell.reshape(3, 3))
         return found
 
 
@@ -77,7 +94,7 @@ def _flat(table: pa.Table, name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def merge(parts: Sequence[Part], factors: Sequence[float | None], out: Path) -> Merged:
-    """Write one frame table of all parts, first geometries only; UserError, OSError where that fails.
+    """Write one frame table of all parts without duplicates; UserError, OSError where that fails.
 
     ``factors`` turn the stress of each part into eV/A^3; None makes it null, and so is any stress
     above 160 GPa. A repeated ``frame_id`` gets ``~2``, ``~3``...

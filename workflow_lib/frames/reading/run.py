@@ -196,6 +196,11 @@ def _statements(abouts: Sequence[dict[str, Any]], merged: Merged) -> list[str]:
                 f"{path}: {number} frames hold a surrogate species without moments that would tell what it "
                 "is; say --surrogates always or never"
             )
+    if merged.twins:
+        lines.append(
+            f"{merged.twins} frames share their geometry with another one, but not its charge states, "
+            "moments or energy; they are kept"
+        )
     if merged.stress_refused:
         lines.append(
             f"stress above 160 GPa or of unknown unit was left out in {merged.stress_refused} frames"

@@ -235,8 +235,9 @@ def build_reference(frames_path: str | Path, host: Host, out_dir: str | Path) ->
     answers, calculations = found.best(where)
     if not answers:
         raise UserError(
-            f"{where} holds no answer for a state of the {host.name} cell; the stage needs frames with charge "
-            f"states of kind {RELAXATION!r}, or static ones whose largest force is below {RELAXED:g} eV/A"
+            f"{where} holds no answer for a state of the {host.name} cell; the stage needs frames with "
+            f"charge states of kind {RELAXATION!r}, or static ones whose "
+            f"largest force is below {RELAXED:g} eV/A"
         )
     rows = []
     for key, frame in answers.items():
