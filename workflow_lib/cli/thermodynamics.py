@@ -22,6 +22,7 @@ def thermodynamics(
         reference_dir=reference,
         charge_order_dirs=charge_orders,
         search_dirs=searches,
+        rule=config.redox,
         settings=config.thermodynamics,
         out=out,
     )

@@ -7,17 +7,24 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from embedded import REFERENCE, RULE
+from pydantic import ValidationError
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import write_csv
 from workflow_lib.frames.table import Frame, write_parquet
 from workflow_lib.lattice.host import Host
+from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.stages.charge_order.reference import build_reference
 from workflow_lib.stages.thermodynamics.run import run_thermodynamics
 from workflow_lib.stages.thermodynamics.settings import ThermodynamicsSettings
 from workflow_lib.stages.thermodynamics.tables import parse_key
 
-SETTINGS = ThermodynamicsSettings()
+LEVEL = REFERENCE
+E_NA = -1.3231  # eV, of the embedded level
+SETTINGS = ThermodynamicsSettings.model_validate(
+    {"metals": [{"element": "Na", "level": LEVEL, "energy_ev": E_NA, "source": "bcc"}]}
+)
 
 
 @pytest.fixture(scope="module")
@@ -41,12 +48,19 @@ def write_charge_order(
     return folder
 
 
-def run(reference: Path, charge_orders: list[Path], searches: list[Path], out: Path) -> Path:
+def run(
+    reference: Path,
+    charge_orders: list[Path],
+    searches: list[Path],
+    out: Path,
+    settings: ThermodynamicsSettings = SETTINGS,
+) -> Path:
     run_thermodynamics(
         reference_dir=reference,
         charge_order_dirs=charge_orders,
         search_dirs=searches,
-        settings=SETTINGS,
+        rule=RedoxRule.model_validate(RULE),
+        settings=settings,
         out=out,
     )
     return out
@@ -55,7 +69,7 @@ def run(reference: Path, charge_orders: list[Path], searches: list[Path], out: P
 def test_dft_voltage_is_that_of_the_stored_energies(reference: Path, tmp_path: Path):
     run(reference, [write_charge_order(reference, tmp_path / "painn-baseline-f0-s1")], [], tmp_path / "out")
     states = pd.read_csv(reference / "reference.csv").set_index("x")["energy_ev"]
-    expected = -(float(states[1.0]) - float(states[0.0]) - 4 * SETTINGS.mobile_energy_ev) / 4
+    expected = -(float(states[1.0]) - float(states[0.0]) - 4 * E_NA) / 4
     table = pd.read_csv(tmp_path / "out/voltage.csv")
     dft = table[table["id"] == "DFT"]
     average = float(((dft["x_high"] - dft["x_low"]) * dft["voltage_v"]).sum())
@@ -64,6 +78,34 @@ def test_dft_voltage_is_that_of_the_stored_energies(reference: Path, tmp_path: P
     # PBE+U puts the average near 3 V (2.91 V fully relaxed; these end geometries are on the way).
     assert 2.8 < average < 3.2
     assert (dft["voltage_v"].diff().dropna() < 0).all()
+
+
+@pytest.mark.parametrize(
+    "metal", [None, {"element": "Li", "level": LEVEL}, {"element": "Na", "level": "VASP/PBE"}]
+)
+def test_without_the_metal_at_this_level_there_is_no_voltage(
+    metal, reference: Path, tmp_path: Path, capsys
+):
+    metals = [] if metal is None else [metal | {"energy_ev": -1.9, "source": "another metal or level"}]
+    settings = ThermodynamicsSettings.model_validate({"metals": metals})
+    model = write_charge_order(reference, tmp_path / "painn-baseline-f0-s1", 0.01)
+    out = run(reference, [model], [], tmp_path / "out", settings)
+    said = capsys.readouterr().err
+    assert f"no energy of Na metal at {LEVEL}; add one to thermodynamics.metals" in said
+    assert said.count("\n") == 1
+    assert pd.read_csv(out / "voltage.csv").empty
+    scores = pd.read_csv(out / "scores.csv").iloc[0]
+    assert np.isnan(scores["voltage_mae_mv"])
+    assert np.isnan(scores["average_voltage_v"])
+    assert np.isnan(scores["average_voltage_dft_v"])
+    assert scores["hull_mae_mev_fu"] == pytest.approx(0, abs=1e-3)  # a hull needs no metal
+    assert "No voltages" in (out / "voltage.svg").read_text()
+
+
+def test_a_metal_given_twice_at_one_level_is_refused():
+    twice = [{"element": "Na", "level": LEVEL, "energy_ev": e, "source": "x"} for e in (-1.3, -1.4)]
+    with pytest.raises(ValidationError, match="stands twice"):
+        ThermodynamicsSettings.model_validate({"metals": twice})
 
 
 def test_formation_energies_are_the_charge_orders(reference: Path, tmp_path: Path):
@@ -92,10 +134,12 @@ def test_scores_by_hand(reference: Path, tmp_path: Path):
     tilted, bumped = scores.loc["mace-baseline-f0-s1"], scores.loc["mace-entropy-f0-s1"]
     assert tilted["hull_mae_mev_fu"] == pytest.approx(0, abs=1e-3)
     assert tilted["voltage_mae_mv"] == pytest.approx(100, abs=1e-3)
-    assert bumped["hull_mae_mev_fu"] == pytest.approx(20 / 5, abs=1e-3)
-    assert bumped["hull_mae_interior_mev_fu"] == pytest.approx(20 / 3, abs=1e-3)
+    assert bumped["hull_mae_mev_fu"] == pytest.approx(20 / 3, abs=1e-3)
+    # 20 meV/f.u. at x = 1/2 move the steps from 1/4 and to 3/4 by 80 mV, the two others by nothing.
+    assert bumped["step_voltage_mae_mv"] == pytest.approx(40, abs=1e-3)
+    assert tilted["step_voltage_mae_mv"] == pytest.approx(100, abs=1e-3)
     assert bumped["voltage_mae_mv"] == pytest.approx(0, abs=1e-3)  # still above the hull
-    assert bumped["compositions"] == bumped["compositions_dft"] == 5
+    assert bumped["compositions"] == bumped["compositions_dft"] == 3
 
 
 def test_a_model_with_a_false_ground_state_is_told(reference: Path, tmp_path: Path):
@@ -139,7 +183,7 @@ def test_diverged_state_stays_listed_outside_the_hull(reference: Path, tmp_path:
     assert len(lost) == 2
     assert lost["formation_mev_fu"].isna().all()
     assert not lost["on_hull"].any()
-    assert pd.read_csv(tmp_path / "out/scores.csv").iloc[0]["compositions"] == 4
+    assert pd.read_csv(tmp_path / "out/scores.csv").iloc[0]["compositions"] == 2  # of 1/4, 1/2 and 3/4
 
 
 def write_search(folder: Path, reference: Path, host: Host) -> Path:

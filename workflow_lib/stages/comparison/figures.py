@@ -18,7 +18,7 @@ PANELS = (
     ("states_spearman", "Spearman, unseen\nstates at x = 1/2", 1.0),
     ("redox_spread_ratio", "redox spread\nmodel / DFT", 1.0),
     ("hull_mae_mev_fu", "hull MAE\n(meV/f.u.)", None),
-    ("voltage_mae_mv", "voltage MAE\n(mV)", None),
+    ("step_voltage_mae_mv", "voltage steps MAE\n(mV)", None),
     ("redox_silhouette", "silhouette of\nFe²⁺/Fe³⁺", None),
 )
 """Column, axis title, and the value that DFT itself would have (a dashed line)."""

@@ -34,7 +34,7 @@ COLUMNS = (
     *("model", "family", "init", "variant", "fold", "seed", "status", "parameters", "train_frames"),
     *_METRICS,
     *_CHARGE_ORDER,
-    *("hull_mae_mev_fu", "voltage_mae_mv"),
+    *("hull_mae_mev_fu", "step_voltage_mae_mv"),
     *_EMBEDDING,
     "relaxations",
 )
@@ -78,7 +78,7 @@ def _row(
     charge_order = _optional(charge_orders, training.name, "scores.json")
     row.update({key: charge_order.get(key) for key in _CHARGE_ORDER})
     hull = thermodynamics[thermodynamics["id"] == training.name]
-    for key in ("hull_mae_mev_fu", "voltage_mae_mv"):
+    for key in ("hull_mae_mev_fu", "step_voltage_mae_mv"):
         row[key] = None if hull.empty else hull[key].iloc[0]
     embedding = _optional(embeddings, training.name, "scores.json")
     row.update({key: embedding.get(key) for key in _EMBEDDING})

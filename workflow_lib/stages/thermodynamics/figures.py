@@ -210,12 +210,26 @@ def _staircase(
         )
 
 
+def _no_voltage(mobile: str, level: str, stem: Path) -> None:
+    """Say in the figure's place why there is none."""
+    import matplotlib.pyplot as plt
+
+    figure, panel = plt.subplots(figsize=(5.2, 1.6))
+    panel.set_axis_off()
+    text = f"No voltages: the energy of {mobile} metal at {level} is not in thermodynamics.metals."
+    panel.text(0.5, 0.5, fill(text, 60), ha="center", va="center")
+    save_figure(figure, stem)
+
+
 def draw_voltage(formation: pd.DataFrame, voltages: pd.DataFrame, level: str, stem: Path) -> None:
     """One panel a model: voltage of DFT and of each variant, enumerated states and search."""
     models = voltages[voltages["id"] != DFT]
     names = sorted(set(formation.loc[formation["source"] == "charge_order", "model"])) or [DFT]
     mobile = parse_key(formation["state_key"].iloc[0]).mobile
     anchor = voltages.loc[voltages["id"] == DFT, "voltage_v"].to_numpy(float)
+    if not len(anchor):
+        _no_voltage(mobile, level, stem)
+        return
     window = _window(voltages["voltage_v"].to_numpy(float), anchor, LEAST_VOLTAGE)
     figure, panels = _grid(len(names), columns=3, height=2.4, label=f"voltage (V against {mobile} metal)")
     for panel, name in zip(panels, names, strict=True):

@@ -8,8 +8,10 @@ larger cells are pending.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +20,16 @@ import pandas as pd
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import write_csv
 from workflow_lib.lattice.hull import Hull, lower_hull
+from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.lattice.voltage import VoltageProfile, voltage_distance_mv, voltage_profile
 from workflow_lib.stages.thermodynamics import figures, tables
-from workflow_lib.stages.thermodynamics.scores import hull_error, summarise
+from workflow_lib.stages.thermodynamics.scores import hull_error, step_voltage_error, summarise
 from workflow_lib.stages.thermodynamics.settings import ThermodynamicsSettings
 
 ENUMERATED, SEARCHED = "enumerated", "searched"
 IDENTITY = ["id", "model", "variant", "fold", "seed"]
-SCORES = ["hull_mae_mev_fu", "hull_mae_interior_mev_fu", "voltage_mae_mv", "average_voltage_v"]
+VOLTAGE_COLUMNS = [*IDENTITY, "scope", "x_low", "x_high", "voltage_v"]
+SCORES = ["hull_mae_mev_fu", "step_voltage_mae_mv", "voltage_mae_mv", "average_voltage_v"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +52,28 @@ class Answer:
         return {name: self.structures[name].iloc[0] for name in IDENTITY}
 
 
+@dataclass(frozen=True, slots=True)
+class Reservoir:
+    """The metal that gives and takes the mobile ion.
+
+    ``energy_ev``: eV per atom at the level of the frames, None where it is not known (no voltages);
+    ``charge``: electrons that go with one ion, its formal charge.
+    """
+
+    element: str
+    charge: int
+    energy_ev: float | None
+
+
 def analyse(
-    structures: pd.DataFrame, *, sites_per_fu: float, settings: ThermodynamicsSettings, where: str
+    structures: pd.DataFrame,
+    *,
+    sites_per_fu: float,
+    reservoir: Reservoir,
+    settings: ThermodynamicsSettings,
+    where: str,
 ) -> Answer:
-    """Hulls, distances to them and voltages of one table of structures (see ``tables``).
+    """Return hulls, distances to them and voltages of one table of structures (see ``tables``).
 
     Energies are normalised to a formula unit of ``sites_per_fu`` mobile sites. A structure of the
     search has its formation energy and its distance to the hull in the searched scope (whose end
@@ -74,9 +96,10 @@ def analyse(
         part = table[rows]
         hull = lower_hull(part["filled"], part["sites"], part["energy_ev"], mobile=mobile, where=where)
         hulls[scope] = hull
-        voltages[scope] = voltage_profile(
-            hull, mobile_energy=settings.mobile_energy_ev, charge=settings.mobile_charge
-        )
+        if reservoir.energy_ev is not None:
+            voltages[scope] = voltage_profile(
+                hull, mobile_energy=reservoir.energy_ev, charge=reservoir.charge
+            )
         own = (part["source"] == "search").to_numpy() == (scope == SEARCHED)
         table.loc[part.index[own], "formation_mev_fu"] = scale * hull.formation[own]
         table.loc[part.index[own], "above_hull_mev_fu"] = scale * hull.above[own]
@@ -85,24 +108,30 @@ def analyse(
     return Answer(table, hulls, voltages, "ok")
 
 
-def score(answer: Answer, reference: Answer) -> dict[str, object]:
-    """One row of ``scores.csv``: a model's enumerated hull and voltage against DFT's."""
+def score(answer: Answer, reference: Answer, charge: int) -> dict[str, object]:
+    """Return one row of ``scores.csv``: a model's enumerated hull and voltage against DFT's.
+
+    ``charge``: electrons that go with one mobile ion.
+    """
     row: dict[str, object] = {**answer.identity, "status": answer.status}
     row |= dict.fromkeys(["compositions", "compositions_dft", *SCORES], None)
-    row["compositions_dft"] = reference.structures["x"].nunique()
-    row["average_voltage_dft_v"] = reference.voltages[ENUMERATED].average
+    inside = reference.structures["x"].between(0, 1, inclusive="neither")
+    row["compositions_dft"] = reference.structures.loc[inside, "x"].nunique()
+    known = reference.voltages.get(ENUMERATED)
+    row["average_voltage_dft_v"] = known.average if known else None
     if not answer.hulls:
         return row
     enumerated = answer.structures[answer.structures["source"] == "charge_order"]
-    error = hull_error(enumerated, reference.structures)
-    own = answer.voltages[ENUMERATED]
+    good = enumerated[enumerated["formation_mev_fu"].notna()]
+    error, compositions = hull_error(good, reference.structures)
     row |= {
-        "compositions": error.compositions,
-        "hull_mae_mev_fu": error.mae,
-        "hull_mae_interior_mev_fu": error.interior,
-        "voltage_mae_mv": voltage_distance_mv(own, reference.voltages[ENUMERATED]),
-        "average_voltage_v": own.average,
+        "compositions": compositions,
+        "hull_mae_mev_fu": error,
+        "step_voltage_mae_mv": step_voltage_error(good, reference.structures, charge),
     }
+    if known:
+        own = answer.voltages[ENUMERATED]
+        row |= {"voltage_mae_mv": voltage_distance_mv(own, known), "average_voltage_v": own.average}
     return row
 
 
@@ -136,11 +165,24 @@ def _voltage_rows(answer: Answer) -> list[dict[str, object]]:
     ]
 
 
+def _reservoir(element: str, level: str, rule: RedoxRule, settings: ThermodynamicsSettings) -> Reservoir:
+    """Return the metal of the mobile ion; say on stderr where its energy at this level is not known."""
+    metal = settings.metal(element, level)
+    if metal is None:
+        print(
+            f"voltages are left out: no energy of {element} metal at {level}; add one to "
+            "thermodynamics.metals",
+            file=sys.stderr,
+        )
+    return Reservoir(element, rule.formal_charges[element], metal.energy_ev if metal else None)
+
+
 def run_thermodynamics(
     *,
     reference_dir: Path,
     charge_order_dirs: Sequence[Path],
     search_dirs: Sequence[Path],
+    rule: RedoxRule,
     settings: ThermodynamicsSettings,
     out: Path,
 ) -> None:
@@ -148,12 +190,16 @@ def run_thermodynamics(
 
     ``reference_dir`` holds ``reference.csv`` and ``reference.extxyz``; each folder of
     ``charge_order_dirs`` (named by its model) ``states.csv``; each of ``search_dirs`` ``found.csv``.
-    Raises UserError for missing or inconsistent tables and for a reference without end members.
+    ``rule`` knows the charge of the mobile ion. Where ``settings`` has no energy of its metal at the level
+    of the reference, voltages are left out and one line on stderr says so. Raises UserError for missing or
+    inconsistent tables and for a reference without end members.
     """
     info = tables.reference_info(reference_dir)
     sites_per_fu = info.sites_per_fu
     dft = tables.read_reference(reference_dir)
-    reference = analyse(dft, sites_per_fu=sites_per_fu, settings=settings, where=str(reference_dir))
+    reservoir = _reservoir(tables.parse_key(dft["state_key"].iloc[0]).mobile, info.level, rule, settings)
+    ask = partial(analyse, sites_per_fu=sites_per_fu, reservoir=reservoir, settings=settings)
+    reference = ask(dft, where=str(reference_dir))
     if not reference.hulls:
         raise UserError(f"{reference_dir}: {reference.status}; DFT must answer both end members")
     searches = {folder.name: folder for folder in search_dirs}
@@ -170,18 +216,16 @@ def run_thermodynamics(
         structures = pd.concat([part.astype(object) for part in parts], ignore_index=True)
         structures = structures.astype({"x": float, "energy_ev": float, "filled": int, "sites": int})
         if len(structures):
-            answers.append(
-                analyse(structures, sites_per_fu=sites_per_fu, settings=settings, where=folder.name)
-            )
+            answers.append(ask(structures, where=folder.name))
     everyone = [reference, *answers]
     formation = pd.concat([a.structures.astype(object) for a in everyone], ignore_index=True)
     formation = formation.infer_objects()  # numbers again, so that all are written alike
     hulls = pd.DataFrame(
         [row for a in everyone for row in _hull_rows(a, sites_per_fu, settings.accept_unconverged)]
     )
-    voltages = pd.DataFrame([row for a in everyone for row in _voltage_rows(a)])
+    voltages = pd.DataFrame([row for a in everyone for row in _voltage_rows(a)], columns=VOLTAGE_COLUMNS)
     columns = [*IDENTITY, "status", "compositions", "compositions_dft", *SCORES, "average_voltage_dft_v"]
-    scores = pd.DataFrame([score(a, reference) for a in answers], columns=columns)
+    scores = pd.DataFrame([score(a, reference, reservoir.charge) for a in answers], columns=columns)
     for name, table in (
         ("formation", formation.drop(columns=["filled", "sites"])),
         ("hull", hulls),

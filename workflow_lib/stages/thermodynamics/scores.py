@@ -2,21 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
+import numpy as np
 import pandas as pd
-
-
-class HullError(NamedTuple):
-    """Mean distance between lowest formation energies, meV per formula unit.
-
-    ``mae`` over all shared compositions, end members (zero by definition) among them; ``interior``
-    without them (None where there are no others); ``compositions`` counts the shared ones.
-    """
-
-    mae: float
-    interior: float | None
-    compositions: int
 
 
 def lowest(table: pd.DataFrame) -> pd.Series:
@@ -24,14 +11,34 @@ def lowest(table: pd.DataFrame) -> pd.Series:
     return table["formation_mev_fu"].groupby(table["x"].round(9)).min()
 
 
-def hull_error(model: pd.DataFrame, reference: pd.DataFrame) -> HullError:
-    """Mean over x of |min E_f(model) - min E_f(DFT)|, at compositions that both have.
+def hull_error(model: pd.DataFrame, reference: pd.DataFrame) -> tuple[float | None, int]:
+    """Return the mean distance of lowest formation energies, meV per formula unit, and the number of x.
 
-    Both tables hold ``x`` and ``formation_mev_fu``; each is relative to its own end members.
+    Both tables hold ``x`` and ``formation_mev_fu``, each against its own end members. Only compositions
+    between the end members count: at the ends both are zero by definition. None without any.
     """
     gap = (lowest(model) - lowest(reference)).dropna().abs()
     inside = gap[(gap.index > 0) & (gap.index < 1)]
-    return HullError(float(gap.mean()), float(inside.mean()) if len(inside) else None, len(gap))
+    return (float(inside.mean()) if len(inside) else None), len(inside)
+
+
+def step_voltage_error(model: pd.DataFrame, reference: pd.DataFrame, charge: int) -> float | None:
+    """Return the mean error of the voltage steps between neighbouring compositions, in mV.
+
+    A step is the voltage between the lowest states of two neighbouring compositions that both tables
+    have, on the hull or not: V = -[E(x2) - E(x1) - (x2 - x1) E(metal)] / [z (x2 - x1)] with E per mobile
+    site. The metal drops out of the difference. Unlike the average voltage, whose error is that of the
+    end members alone, this one depends on every composition. None with fewer than two of them.
+    """
+    energies = []
+    for table in (model, reference):
+        per_site = table["energy_ev"].astype(float) / table["sites"].astype(float)
+        energies.append(per_site.groupby(table["x"].astype(float).round(9)).min())
+    gap = (energies[0] - energies[1]).dropna().sort_index()
+    if len(gap) < 2:
+        return None
+    x = gap.index.to_numpy(dtype=float)
+    return float(1000 * np.abs(np.diff(gap.to_numpy()) / np.diff(x)).mean() / charge)
 
 
 def spread(values: pd.Series) -> tuple[float, float, int]:
