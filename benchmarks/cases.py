@@ -25,7 +25,8 @@ from typing import Any
 
 from workflow_lib.config import load_config
 from workflow_lib.core.errors import UserError
-from workflow_lib.core.io import read_json, sha256, write_json
+from workflow_lib.core.io import sha256
+from workflow_lib.frames.splits import Splits
 from workflow_lib.lattice.host import Host
 from workflow_lib.stages.training.settings import LossTerm, SchedulerSettings, TrainingSettings
 
@@ -157,7 +158,7 @@ def make_data(folder: Path) -> Data:
     frames, _ = assign(read_parquet(ROOT / settings.path), config.redox, host, settings)
     data = Data(folder / "frames.parquet", folder / "splits.json")
     write_parquet(frames, data.frames)
-    write_json(data.splits, make_splits(make_units(frames, host, settings), settings, config.seed))
+    make_splits(make_units(frames, host, settings), settings, config.seed).save(data.splits)
     return data
 
 
@@ -180,7 +181,7 @@ def make_case(
     name = next(m.name for m in config.models if m.family == family and m.init == "scratch")
     settings = TrainingSettings(batch_size=BATCH, epochs=epochs or EPOCHS[family], **SETTINGS[family])
     fold = config.dataset.folds.run[0]
-    available = len(read_json(data.splits)["folds"][fold]["train"])
+    available = len(Splits.load(data.splits).fold(fold).frames["train"])
     train_frames = min(available, max_frames or available)
     return Case(
         family=family,

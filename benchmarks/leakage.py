@@ -21,6 +21,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,7 @@ if __name__ == "__main__":
     sys.path[0] = str(ROOT)
 
 if TYPE_CHECKING:
+    from workflow_lib.frames.splits import Fold
     from workflow_lib.frames.table import Frame
     from workflow_lib.lattice.host import Host
     from workflow_lib.stages.dataset.settings import DatasetSettings
@@ -52,32 +54,32 @@ def draws_alike(
     frames: Sequence[Frame],
     host: Host,
     settings: DatasetSettings,
-    by_state: Sequence[dict[str, Any]],
+    by_state: Sequence[Fold],
     seed: int,
-) -> list[dict[str, Any]]:
+) -> list[Fold]:
     """For each fold by state a split by frame with as many frames of each set."""
     from workflow_lib.stages.dataset.settings import FoldSettings
     from workflow_lib.stages.dataset.splits import make_splits, make_units
 
     rows = []
     for fold in by_state:
-        rest = len(fold["train"]) + len(fold["validation"])
+        rest = len(fold.frames["train"]) + len(fold.frames["validation"])
         alike = {
             "split_by": "frame",
             "folds": FoldSettings(count=1),
-            "test_fraction": len(fold["test"]) / len(frames),
-            "validation_fraction": len(fold["validation"]) / rest,
+            "test_fraction": len(fold.frames["test"]) / len(frames),
+            "validation_fraction": len(fold.frames["validation"]) / rest,
         }
         asked = settings.model_copy(update=alike)
-        drawn = make_splits(make_units(frames, host, asked), asked, seed + fold["fold"])["folds"][0]
-        rows.append({**drawn, "fold": fold["fold"]})
+        drawn = make_splits(make_units(frames, host, asked), asked, seed + fold.number)
+        rows.append(replace(drawn.folds[0], number=fold.number))
     return rows
 
 
 def make_data(folder: Path, count: int) -> None:
     """The dataset stage's files in ``folder``, and the folds by ``state.json`` and ``frame.json``."""
     from workflow_lib.config import load_config
-    from workflow_lib.core.io import read_json, write_json
+    from workflow_lib.frames.splits import Splits
     from workflow_lib.frames.table import read_parquet
     from workflow_lib.lattice.host import Host
     from workflow_lib.stages.dataset.run import build_dataset
@@ -89,9 +91,11 @@ def make_data(folder: Path, count: int) -> None:
     settings = config.dataset.model_copy(update={"path": str(ROOT / config.dataset.path), "folds": folds})
     build_dataset(settings=settings, rule=config.redox, host=host, seed=config.seed, out=folder)
     frames = read_parquet(folder / "frames.parquet")
-    by_state = read_json(folder / "splits.json")["folds"][:count]
-    write_json(folder / "state.json", {"folds": by_state})
-    write_json(folder / "frame.json", {"folds": draws_alike(frames, host, settings, by_state, config.seed)})
+    splits = Splits.load(folder / "splits.json")
+    by_state = splits.folds[:count]
+    replace(splits, folds=by_state).save(folder / "state.json")
+    by_frame = draws_alike(frames, host, settings, by_state, config.seed)
+    replace(splits, split_by="frame", folds=tuple(by_frame)).save(folder / "frame.json")
 
 
 def train(folder: Path, kind: str, fold: int, seed: int, epochs: int) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from charge_order_toy import register
 
-from workflow_lib.core.io import write_json
+from workflow_lib.frames.splits import Fold, Splits
 from workflow_lib.frames.table import Frame, write_parquet
 from workflow_lib.lattice.host import Host
 from workflow_lib.stages.charge_order.reference import build_reference
@@ -36,12 +36,10 @@ def splits_path(reference_dir: Path) -> Path:
         test = inner.iloc[fold::FOLDS]
         validation = inner.drop(test.index).iloc[::3]
         train = table.drop(test.index).drop(validation.index)
-        entry = {"fold": fold}
-        for name, part in (("train", train), ("validation", validation), ("test", test)):
-            entry[name] = [*part["frame_id"]]
-            entry[f"{name}_states"] = [*part["state_key"]]
-        folds.append(entry)
-    write_json(reference_dir / "splits.json", {"folds": folds})
+        members = {"train": train, "validation": validation, "test": test}
+        pairs = {name: [*zip(p["frame_id"], p["state_key"], strict=True)] for name, p in members.items()}
+        folds.append(Fold.of(fold, pairs))
+    Splits("state", 711, tuple(folds)).save(reference_dir / "splits.json")
     return reference_dir / "splits.json"
 
 

@@ -13,6 +13,7 @@ from ase.io import read
 from charge_order_toy import save_toy
 
 from workflow_lib.core.errors import UserError
+from workflow_lib.frames.splits import Fold, Splits
 from workflow_lib.lattice.host import Host
 from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.models.trained import TrainedModel
@@ -150,13 +151,14 @@ def test_a_frame_held_out_of_a_state_that_trains_does_not_make_it_unseen(desk: D
     """Frames split one by one: the reference frame of every inner state tests, others of it train."""
     reference = pd.read_csv(desk.reference / "reference.csv")
     inner = (reference["x"] > 0) & (reference["x"] < 1)
-    keys, ids = reference["state_key"], reference["frame_id"]
-    fold = {"fold": 0, "test": [*ids[inner]], "train": [*ids[~inner]], "validation": []}
-    fold |= {"train_states": [*keys[1:]], "validation_states": [], "test_states": [keys[0]]}
+    pairs = np.array(list(zip(reference["frame_id"], reference["state_key"], strict=True)))
+    first, *others = map(tuple, pairs[inner])
+    trained = [*map(tuple, pairs[~inner]), *((f"another-{name}", key) for name, key in others)]
+    fold = Fold.of(0, {"train": trained, "validation": [], "test": [first, *others]})
     path = desk.root / "by-frame.json"
-    path.write_text(json.dumps({"folds": [fold]}))
+    Splits("frame", 711, (fold,)).save(path)
     roles = state_roles(path, 0, reference)
-    assert roles == ["test", *["train"] * (len(reference) - 1)]
+    assert roles == ["test" if name == first[0] else "train" for name in reference["frame_id"]]
     model = save_toy(desk.root / "model", desk.rule, "none")
     desk.splits = path
     scores, states = desk.sit(model, "toy-baseline-f0-s1")

@@ -22,7 +22,7 @@ def settings(count: int = 4, **changes) -> DatasetSettings:
 
 
 def splits_of(frames, host, chosen: DatasetSettings, seed: int = 711) -> dict:
-    return make_splits(make_units(frames, host, chosen), chosen, seed)
+    return make_splits(make_units(frames, host, chosen), chosen, seed).content()
 
 
 def of_metal(frame, metal: int, group: str):

@@ -13,6 +13,7 @@ from embedded import REFERENCE, embedded_table, last_of_paths
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import write_json
+from workflow_lib.frames.splits import Fold, Splits
 from workflow_lib.frames.table import Frame, frame_to_atoms, with_labels, write_parquet
 from workflow_lib.lattice.host import Host
 from workflow_lib.lattice.redox import RedoxRule
@@ -43,12 +44,12 @@ def data(frames: list[Frame], host: Host, tmp_path_factory: pytest.TempPathFacto
             chosen[frame.group] = [*chosen.get(frame.group, []), frame][-2:]
     kept = [frame for group in chosen.values() for frame in group]
     write_parquet(kept, folder / "frames.parquet")
-    sets: dict[str, list[str]] = {"train": [], "validation": [], "test": []}
+    sets: dict[str, list[tuple[str, str]]] = {"train": [], "validation": [], "test": []}
     for frame in kept:
-        sets["test" if frame.state_key in TEST_STATES else "train"].append(frame.frame_id)
-    states = {"train_states": sorted({frame.state_key for frame in kept} - set(TEST_STATES))}
-    fold = {"fold": 0, **sets, **states, "test_states": list(TEST_STATES), "validation_states": []}
-    write_json(folder / "splits.json", {"folds": [fold]})
+        sets["test" if frame.state_key in TEST_STATES else "train"].append(
+            (frame.frame_id, frame.state_key)
+        )
+    Splits("state", 711, (Fold.of(0, sets),)).save(folder / "splits.json")
     build_reference(folder / "frames.parquet", host, folder)
     return folder
 
@@ -176,11 +177,10 @@ def test_a_test_frame_of_a_state_that_trains_is_not_held_out(
     data: Path, rule: RedoxRule, host: Host, frames: list[Frame], tmp_path: Path
 ):
     """Frames split one by one: the first frame of each state trains, the second tests."""
-    ids = pd.read_parquet(data / "frames.parquet")["frame_id"].tolist()
-    keys = sorted({frame.state_key for frame in frames})
-    fold = {"fold": 0, "train": ids[::2], "test": ids[1::2], "validation": []}
-    fold |= {"train_states": keys, "validation_states": [], "test_states": []}
-    write_json(tmp_path / "splits.json", {"folds": [fold]})
+    table = pd.read_parquet(data / "frames.parquet")
+    pairs = list(zip(table["frame_id"], table["state_key"], strict=True))
+    fold = Fold.of(0, {"train": pairs[::2], "validation": [], "test": pairs[1::2]})
+    Splits("frame", 711, (fold,)).save(tmp_path / "splits.json")
     model = make_model(tmp_path / "model", rule, "baseline")
     scores = run(data, model, host, tmp_path / "by-frame", splits=tmp_path / "splits.json")
     assert scores["headline"] == "all"
@@ -286,7 +286,8 @@ def test_one_charge_state_is_refused(
     write_parquet(other, tmp_path / "other.parquet")
     with pytest.raises(UserError, match="of the model's level"):
         run(data, model, host, tmp_path / "out", frames=tmp_path / "other.parquet")
-    write_json(tmp_path / "splits.json", {"folds": [{"fold": 3}]})
+    empty = {"train": [], "validation": [], "test": []}
+    Splits("state", 711, (Fold.of(3, empty),)).save(tmp_path / "splits.json")
     with pytest.raises(UserError, match=r"holds no fold 0; it has \[3\]"):
         run(data, model, host, tmp_path / "out", splits=tmp_path / "splits.json")
     assert not (tmp_path / "out").exists()

@@ -58,7 +58,7 @@ def test_sets_are_those_of_the_splits(case, original_frames):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda fold: fold.update(fold=7), "has no fold 0; it has [7]"),
+        (lambda fold: fold.update(fold=7), "holds no fold 0; it has [7]"),
         (lambda fold: fold["train"].append("nowhere-1"), "lacks 1 frames"),
         (lambda fold: fold["train"].append(fold["test"][0]), "is in the sets train and test"),
         (lambda fold: fold.update(validation=[]), "no validation frame"),

@@ -13,7 +13,7 @@ from unittest.mock import patch
 
 from toy_potential import ToyHyperparameters, register
 
-from workflow_lib.core.io import write_json
+from workflow_lib.frames.splits import Fold, Splits
 from workflow_lib.frames.table import write_parquet
 from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.models.registry import FAMILIES
@@ -32,16 +32,17 @@ LOSS = [{"label": "energy", "weight": 10.0}, {"label": "forces", "kind": "huber"
 def write_case(folder, frames, per_state=5):
     """Frame table and splits of a few frames of a few states."""
     sets = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
-    chosen, ids = [], {}
+    chosen, ids, members = [], {}, {}
     for name, groups in sets.items():
         own = []
         for group in groups:
             mine = [frame for frame in frames if frame.group == group]
             own += mine[:: max(1, len(mine) // per_state)][:per_state]
         ids[name] = [frame.frame_id for frame in own]
+        members[name] = [(frame.frame_id, frame.state_key or frame.group) for frame in own]
         chosen += own
     write_parquet(chosen, folder / "frames.parquet")
-    write_json(folder / "splits.json", {"folds": [{"fold": 0, **ids}]})
+    Splits("state", 711, (Fold.of(0, members),)).save(folder / "splits.json")
     return {name: [f for f in chosen if f.frame_id in ids[name]] for name in sets}
 
 

@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 
 from workflow_lib.core.errors import UserError
-from workflow_lib.core.io import read_json, write_csv, write_json
+from workflow_lib.core.io import write_csv, write_json
+from workflow_lib.frames.splits import Splits
 from workflow_lib.stages.charge_order.figures import states_figure
 from workflow_lib.stages.charge_order.protocols import (
     LABELS,
@@ -88,7 +89,7 @@ def run_ewald(
     """
     settings = settings or ChargeOrderSettings()
     reference, structures = read_reference(reference_dir)
-    folds = read_json(splits_path)["folds"]
+    first = Splits.load(splits_path).folds[0].number
     starts = [host.build(arrangement_of(host, atoms)) for atoms in structures]
     energies = np.array(
         [ewald_energy(atoms, rule.formal(atoms.numbers, atoms.arrays[LABELS])) for atoms in starts]
@@ -115,7 +116,7 @@ def run_ewald(
         answers,
         starts,
         reference=reference,
-        roles=state_roles(splits_path, int(folds[0]["fold"]), reference),
+        roles=state_roles(splits_path, first, reference),
         host=host,
         orders=None,
     )

@@ -15,8 +15,9 @@ import pandas as pd
 
 from campaigns.naxfepo4_gpaw.same_positions import KIND, SAME
 from workflow_lib.core.errors import UserError
-from workflow_lib.core.io import read_json, write_csv
+from workflow_lib.core.io import write_csv
 from workflow_lib.core.progress import Progress
+from workflow_lib.frames.splits import Splits
 from workflow_lib.frames.table import Frame, frame_to_atoms, iter_parquet
 from workflow_lib.stages.charge_order.ewald import NAME as EWALD
 from workflow_lib.stages.charge_order.ewald import ewald_energy
@@ -100,13 +101,6 @@ def _identical(one: Frame, other: Frame) -> bool:
     )
 
 
-def _role(splits: dict[str, Any], fold: int, key: str) -> str:
-    entry = next(entry for entry in splits["folds"] if entry["fold"] == fold)
-    return next(
-        (role for role in ("train", "validation", "test") if key in entry[f"{role}_states"]), "none"
-    )
-
-
 def score(rows: pd.DataFrame) -> dict[str, Any]:
     """Scores of one model over all pairs of orders on the same atoms.
 
@@ -158,7 +152,7 @@ def run_identical(
 
     out = Path(out)
     table, structures = read_identical(frames_path, host, rule, level)
-    splits = read_json(splits_path)
+    splits = Splits.load(splits_path)
     answers: list[pd.DataFrame] = []
     scores: list[dict[str, Any]] = []
     with Progress("charge orders on identical atoms", len(model_dirs), "model") as progress:
@@ -166,14 +160,14 @@ def run_identical(
             model = TrainedModel.load(folder)
             identity = {"id": folder.name} | {name: model.card[name] for name in IDENTITY[:-1]}
             identity["charge_labelled"] = model.charge_labelled
-            status = model.card["status"]
+            status, fold = model.card["status"], splits.fold(int(model.card["fold"]))
             energies = np.full(len(table), np.nan)
             if status != DIVERGED:
                 energies = np.array([p.energy for p in model.predict(structures, batch_size=batch_size)])
             rows = table.assign(
                 energy_ev=energies,
                 status=np.where(np.isfinite(energies), status, DIVERGED),
-                role=[_role(splits, int(model.card["fold"]), key) for key in table["state_key"]],
+                role=list(map(fold.role, table["state_key"], table["frame_id"])),
                 **identity,
             )
             answers.append(rows)

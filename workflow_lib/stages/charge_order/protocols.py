@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from workflow_lib.core.errors import UserError
-from workflow_lib.core.io import read_json
+from workflow_lib.frames.splits import Role, Splits
 from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.stages.charge_order.reference import bond_gap, formation_energy
 from workflow_lib.stages.charge_order.score import DIVERGED
@@ -58,30 +58,14 @@ family predicts no moments); ``realised_key``: the state they show. ``moment_gap
 predicted moment of the wanted Fe3+ minus that of the wanted Fe2+; ``bond_gap_a``: see reference."""
 
 
-def state_roles(splits_path: str | Path, fold: int, reference: pd.DataFrame) -> list[str]:
+def state_roles(splits_path: str | Path, fold: int, reference: pd.DataFrame) -> list[Role]:
     """Set of each reference state in one fold: train, validation, test or none.
 
-    Test is a state of which the model has seen no frame: where frames were split one by one, a frame in
-    the test set does not make its state unseen. UserError for a damaged file or a fold that it does
-    not hold.
+    Test is a state of which the model has seen no frame. UserError for a damaged file or a fold that
+    it does not hold.
     """
-    try:
-        folds = {entry["fold"]: entry for entry in read_json(splits_path)["folds"]}
-        entry = folds.get(fold)
-        if entry is None:
-            raise UserError(f"{splits_path} holds no fold {fold}; it has {sorted(folds)}")
-        states = {name: set(entry[f"{name}_states"]) for name in ("train", "validation", "test")}
-        members = {name: set(entry[name]) for name in ("train", "validation", "test")}
-    except (KeyError, TypeError) as error:
-        raise UserError(
-            f"{splits_path} is no file of splits ({error!r}); make the dataset again"
-        ) from error
-    roles = []
-    for key, frame_id in zip(reference["state_key"], reference["frame_id"], strict=True):
-        by_state = next((name for name, keys in states.items() if key in keys), None)
-        by_frame = next((name for name, ids in members.items() if frame_id in ids), "none")
-        roles.append(by_state or by_frame)
-    return roles
+    chosen = Splits.load(splits_path).fold(fold)
+    return list(map(chosen.role, reference["state_key"], reference["frame_id"]))
 
 
 def arrangement_of(host: Host, atoms: Atoms) -> Arrangement:

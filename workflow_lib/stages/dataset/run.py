@@ -7,6 +7,7 @@ write those that are kept.
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -162,7 +163,7 @@ def build_dataset(
     index = decide(index, source, settings)
     _check_left(index, settings)
     splits = make_splits(make_units(index.light(), host, settings), settings, seed)
-    splits["subset_is_full"] = bool(index.used()["subset"].all())
+    splits = replace(splits, subset_is_full=bool(index.used()["subset"].all()))
     tables = {
         "composition": composition_table(index),
         "energy": energy_table(index),
@@ -174,7 +175,7 @@ def build_dataset(
     tables["redox"] = sites.table()
     tables["elements"] = element_table(lambda: iter_parquet(out / "frames.parquet"))
     write_csv(set_aside_table(index), out / "set_aside.csv")
-    write_json(out / "splits.json", splits)
+    splits.save(out / "splits.json")
     for name, table in tables.items():
         write_csv(table, out / f"{name}.csv")
     draw_composition(tables["composition"], out / "composition")

@@ -8,9 +8,6 @@ always trains, because formation energies are measured against them; and so does
 element, which no model could know otherwise.
 
 By frame (the split of the entropy paper): one draw with the seed, nothing kept together.
-
-Whatever the split, ``train_states``, ``validation_states`` and ``test_states`` say what a model knows: a
-state is a test state only if none of its frames is in another set.
 """
 
 from __future__ import annotations
@@ -18,12 +15,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from workflow_lib.core.elements import atomic_number
 from workflow_lib.core.errors import UserError
+from workflow_lib.frames.splits import SETS, Fold, SetName, Splits
 from workflow_lib.frames.subset import composition, describe_subset, in_subset
 from workflow_lib.frames.table import Frame
 from workflow_lib.lattice.host import Host
@@ -128,8 +126,8 @@ def _validation(pool: Sequence[Unit], number: int, rng: np.random.Generator) -> 
     return chosen
 
 
-def make_splits(units: Sequence[Unit], settings: DatasetSettings, seed: int) -> dict[str, Any]:
-    """The content of ``splits.json``, a function of the units, the settings and the seed alone.
+def make_splits(units: Sequence[Unit], settings: DatasetSettings, seed: int) -> Splits:
+    """Return the splits, a function of the units, the settings and the seed alone.
 
     Raises UserError where there are fewer states (materials) than folds, or too few to validate on.
     """
@@ -138,16 +136,15 @@ def make_splits(units: Sequence[Unit], settings: DatasetSettings, seed: int) -> 
     else:
         folds = _by_unit(units, settings, seed)
         always = [unit.name for unit in units if unit.always_train]
-    return {
-        "split_by": settings.split_by,
-        "seed": seed,
-        "count": settings.folds.count,
-        "always_train": always,
-        "folds": [{"fold": fold, **_row(units, sets)} for fold, sets in enumerate(folds)],
-    }
+    return Splits(
+        split_by=settings.split_by,
+        seed=seed,
+        folds=tuple(_fold(number, units, sets) for number, sets in enumerate(folds)),
+        always_train=tuple(always),
+    )
 
 
-def _by_unit(units: Sequence[Unit], settings: DatasetSettings, seed: int) -> list[dict[str, str]]:
+def _by_unit(units: Sequence[Unit], settings: DatasetSettings, seed: int) -> list[dict[str, SetName]]:
     """Set of each unit that does not train, fold by fold."""
     count = settings.folds.count
     things = "states or groups" if settings.split_by == "state" else "materials (groups)"
@@ -162,7 +159,7 @@ def _by_unit(units: Sequence[Unit], settings: DatasetSettings, seed: int) -> lis
     folds = []
     for fold, test in enumerate(_deal(free, count, np.random.default_rng([seed, count]))):
         rng = np.random.default_rng([seed, count, fold])
-        sets = {unit.name: "test" for unit in test}
+        sets: dict[str, SetName] = {unit.name: "test" for unit in test}
         for subset in (True, False):
             pool = [unit for unit in free if unit.name not in sets and unit.subset is subset]
             if subset and len(pool) < 2:
@@ -177,14 +174,17 @@ def _by_unit(units: Sequence[Unit], settings: DatasetSettings, seed: int) -> lis
     return folds
 
 
-def _by_frame(units: Sequence[Unit], settings: DatasetSettings, seed: int) -> dict[str, str]:
+def _by_frame(units: Sequence[Unit], settings: DatasetSettings, seed: int) -> dict[str, SetName]:
     """Set of each frame that does not train: a share of all to test, a share of the rest to validate."""
     assert settings.test_fraction is not None
     order = np.random.default_rng(seed).permutation(len(units))
     test = round(settings.test_fraction * len(units))
     validation = round(settings.validation_fraction * (len(units) - test))
-    drawn = {"test": order[:test], "validation": order[test : test + validation]}
-    drawn["train"] = order[test + validation :]
+    drawn: dict[SetName, np.ndarray] = {
+        "test": order[:test],
+        "validation": order[test : test + validation],
+        "train": order[test + validation :],
+    }
     for part, found in drawn.items():
         if not any(units[index].subset for index in found):
             raise UserError(
@@ -192,18 +192,12 @@ def _by_frame(units: Sequence[Unit], settings: DatasetSettings, seed: int) -> di
                 f"({describe_subset(settings)}); give more frames, or change dataset.test_fraction or "
                 "dataset.validation_fraction"
             )
-    return {units[index].name: part for part in ("test", "validation") for index in drawn[part]}
+    return {units[index].name: part for part in SETS if part != "train" for index in drawn[part]}
 
 
-def _row(units: Sequence[Unit], sets: dict[str, str]) -> dict[str, list[str]]:
-    """Frames and states of the three sets; ``sets`` names the set of each unit that does not train."""
-    row: dict[str, list[str]] = {}
-    placed: set[str] = set()
-    for part in ("train", "validation", "test"):
-        found = [unit for unit in units if sets.get(unit.name, "train") == part]
-        row[part] = [frame_id for unit in found for frame_id in unit.frame_ids]
-        # A state that trains is known, wherever other frames of it are; so is one that picks the epoch.
-        states = {state for unit in found for state in unit.states} - placed
-        row[f"{part}_states"] = sorted(states)
-        placed |= states
-    return row
+def _fold(number: int, units: Sequence[Unit], sets: dict[str, SetName]) -> Fold:
+    """Return the fold; ``sets`` names the set of each unit that does not train."""
+    members: dict[SetName, list[tuple[str, str]]] = {name: [] for name in SETS}
+    for unit in units:
+        members[sets.get(unit.name, "train")] += zip(unit.frame_ids, unit.states, strict=True)
+    return Fold.of(number, members)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from workflow_lib.frames.splits import Splits
 from workflow_lib.stages.dataset.assign import CATEGORIES, category, state_names
 from workflow_lib.stages.dataset.index import Index
 from workflow_lib.stages.dataset.settings import DatasetSettings
@@ -84,7 +85,7 @@ def coverage_table(index: Index) -> pd.DataFrame:
 
 def summarise(
     index: Index,
-    splits: dict[str, Any],
+    splits: Splits,
     settings: DatasetSettings,
     *,
     source_sha256: str,
@@ -133,14 +134,13 @@ def summarise(
             "identical_to_full": bool(rows["subset"].all()),
         },
         "splits": {
-            "split_by": splits["split_by"],
-            "seed": splits["seed"],
-            "folds": splits["count"],
+            "split_by": splits.split_by,
+            "seed": splits.seed,
+            "folds": len(splits.folds),
             "run": settings.folds.run,
-            "always_train": splits["always_train"],
+            "always_train": splits.always_train,
             "frames": [
-                {part: len(fold[part]) for part in ("train", "validation", "test")}
-                for fold in splits["folds"]
+                {name: len(frames) for name, frames in fold.frames.items()} for fold in splits.folds
             ],
         },
         "warnings": list(warnings),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,8 @@ import pandas as pd
 
 from workflow_lib.core.elements import atomic_number
 from workflow_lib.core.errors import UserError
-from workflow_lib.core.io import atomic_path, read_json, write_csv, write_json
+from workflow_lib.core.io import atomic_path, write_csv, write_json
+from workflow_lib.frames.splits import Splits
 from workflow_lib.frames.table import Frame, read_parquet, single_reference
 from workflow_lib.lattice.host import Host
 from workflow_lib.models.trained import TrainedModel
@@ -38,7 +38,6 @@ from workflow_lib.stages.embedding.settings import EmbeddingSettings
 TRAINED, UNTRAINED = "trained", "untrained"
 IDENTITY = ("name", "family", "init", "variant", "fold", "seed", "redox_embedding")
 METRICS = ("silhouette", "accuracy")
-SETS = ("train", "validation", "test")
 
 
 def run_embedding(
@@ -64,14 +63,11 @@ def run_embedding(
     redox_z = atomic_number(host.redox)
     known = usable(frames, model, redox_z)
     _check(model, known, frames_path, model_dir)
-    sets = frame_sets(splits_path, int(model.card["fold"]))
+    fold = Splits.load(splits_path).fold(int(model.card["fold"]))
     reference, _ = read_reference(reference_dir)
     key = reference_key(reference, settings.reference_state, settings.reference_x)
-    known_states = sets.states["train"] | sets.states["validation"]
-    # Where frames were split one by one, a test frame of a state that trains is not held out.
-    seen = [f.frame_id for f in known if (f.state_key or f.group) in known_states]
-    told = sets.of | {name: "train" for name in seen if sets.of.get(name) == "test"}
-    table = frame_table(known, told, set(reference["frame_id"]), redox_z)
+    roles = {frame.frame_id: fold.role(frame.state_key or frame.group, frame.frame_id) for frame in known}
+    table = frame_table(known, roles, set(reference["frame_id"]), redox_z)
     require_two_states(table["oxidation_state"].to_numpy(), str(frames_path))
     scores: dict[str, Any] = {name: model.card.get(name) for name in IDENTITY}
     scores |= {"id": out.name, "redox": host.redox, "status": model.card["status"], "reference_state": key}
@@ -82,7 +78,7 @@ def run_embedding(
     trained = frame_features(model, known, redox_z, batch_size=size, title=f"{out.name} frames")
     if not np.isfinite(trained).all():
         return _nothing(scores | {"status": "embeddings are not finite"}, settings, out)
-    train = [frame for frame in known if sets.of.get(frame.frame_id) == "train"]
+    train = [frame for frame in known if fold.frame_role(frame.frame_id) == "train"]
     before = frame_features(
         untrained(model.card, train), known, redox_z, batch_size=size, title=f"{out.name} untrained"
     )
@@ -123,33 +119,6 @@ def _check(model: TrainedModel, known: list[Frame], frames_path: str | Path, mod
             f"{model_dir} was trained at {model.card['energy_reference']}, {frames_path} is {level}; give "
             "frames of the model's level"
         )
-
-
-@dataclass(frozen=True, slots=True)
-class FrameSets:
-    """Set of each frame in one fold, and the charge-ordered states of each set.
-
-    A state of the test set is one of which no frame trains or validates.
-    """
-
-    of: dict[str, str]
-    states: dict[str, set[str]]
-
-
-def frame_sets(splits_path: str | Path, fold: int) -> FrameSets:
-    """Sets (train, validation, test) of one fold; UserError if the fold is missing."""
-    try:
-        folds = {entry["fold"]: entry for entry in read_json(splits_path)["folds"]}
-        if fold not in folds:
-            raise UserError(f"{splits_path} holds no fold {fold}; it has {sorted(folds)}")
-        return FrameSets(
-            of={frame: name for name in SETS for frame in folds[fold][name]},
-            states={name: set(folds[fold][f"{name}_states"]) for name in SETS},
-        )
-    except (KeyError, TypeError) as error:
-        raise UserError(
-            f"{splits_path} is no file of splits ({error!r}); make the dataset again"
-        ) from error
 
 
 def _numbers(

@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from workflow_lib.core.errors import UserError
-from workflow_lib.core.io import read_json
+from workflow_lib.frames.splits import SETS, SetName, Splits
 from workflow_lib.frames.subset import describe_subset, in_subset
 from workflow_lib.frames.table import Frame, read_parquet, single_reference, with_labels
 from workflow_lib.lattice.redox import Embedding, RedoxRule
@@ -23,8 +22,6 @@ from workflow_lib.stages.dataset.settings import DatasetSettings
 from workflow_lib.stages.training.loss import PER_SYSTEM, Targets
 from workflow_lib.stages.training.settings import Label, LossTerm
 
-SetName = Literal["train", "validation", "test"]
-SETS: tuple[SetName, ...] = ("train", "validation", "test")
 Sets = dict[SetName, list[Frame]]
 
 _SHUFFLE = 1  # keeps the random numbers of label shuffling apart from those of the batch order
@@ -37,26 +34,18 @@ def load_sets(frames_path: Path, splits_path: Path, fold: int, subset: DatasetSe
     ``subset``: keep only frames of its chemical subset. Raises UserError where fold, frames
     or sets are missing or empty, sets overlap, or levels of theory are mixed.
     """
-    splits = read_json(splits_path)
-    folds = {entry["fold"]: entry for entry in splits.get("folds", [])}
-    if fold not in folds:
-        raise UserError(f"{splits_path} has no fold {fold}; it has {sorted(folds)}")
-    owner: dict[str, SetName] = {}
-    for name in SETS:
-        for frame_id in folds[fold][name]:
-            if owner.setdefault(frame_id, name) != name:
-                raise UserError(
-                    f"{splits_path}: frame {frame_id} is in the sets {owner[frame_id]} and {name} of "
-                    f"fold {fold}; make the dataset again"
-                )
+    chosen = Splits.load(splits_path).fold(fold)
+    wanted = {frame_id for name in SETS for frame_id in chosen.frames[name]}
     sets: Sets = {name: [] for name in SETS}
     found = set()
     for frame in read_parquet(frames_path):
-        if frame.frame_id in owner:
-            found.add(frame.frame_id)
-            if subset is None or in_subset(frame.numbers, subset):
-                sets[owner[frame.frame_id]].append(frame)
-    missing = sorted(set(owner) - found)
+        role = chosen.frame_role(frame.frame_id)
+        if role == "none":
+            continue
+        found.add(frame.frame_id)
+        if subset is None or in_subset(frame.numbers, subset):
+            sets[role].append(frame)
+    missing = sorted(wanted - found)
     if missing:
         raise UserError(
             f"{frames_path} lacks {len(missing)} frames that {splits_path} names (first: "
