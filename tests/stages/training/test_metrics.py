@@ -25,8 +25,13 @@ def predict(frame, *, energy=0.0, force=0.0, moment=0.0, charge=0.0):
 
 @pytest.fixture
 def some(original_frames):
-    """Relaxation frames of one end and, of both kinds, of the other."""
-    return original_frames[:4] + original_frames[-4:]
+    """A relaxation frame of each of six states, and two rattled frames of the last."""
+    states = sorted({frame.state_key for frame in original_frames})[:6]
+    of = {
+        kind: {s: [f for f in original_frames if (f.kind, f.state_key) == (kind, s)] for s in states}
+        for kind in ("relaxation", "rattle")
+    }
+    return [of["relaxation"][s][0] for s in states] + of["rattle"][states[-1]][:2]
 
 
 def look(table, **where):
@@ -75,7 +80,7 @@ def test_kinds_and_sets_stand_apart(some):
         expected = np.mean([28 / len(f) for f in own]) if kind == "rattle" else 0.0
         assert row["count"] == len(own)
         assert row["value"] == pytest.approx(expected, abs=1e-9)
-        if len(own) < 3:
+        if len({f.state_key for f in own}) < 3:
             assert np.isnan(row["low"]) and np.isnan(row["high"])
 
 
@@ -90,6 +95,7 @@ def test_intervals_cover_the_truth(frames):
         parity = pd.DataFrame(
             {
                 "frame_id": [f"f{i}" for i in range(40)],
+                "state": [f"s{i}" for i in range(40)],
                 **{"set": "test", "kind": "relaxation", "label": "energy", "atom": -1},
                 **{"component": "", "redox": False, "dft": 0.0, "model": errors / 1e3},
             }
@@ -97,6 +103,26 @@ def test_intervals_cover_the_truth(frames):
         row = look(metrics_table(parity, seed=trial), kind="all", metric="mae")
         hits += row["low"] <= np.sqrt(2 / np.pi) <= row["high"]
     assert 0.86 <= hits / 100 <= 0.99
+
+
+def test_frames_of_one_state_do_not_narrow_an_interval():
+    # Five states, each one number: twenty frames a state that repeat it are worth no more than one.
+    errors = np.array([1.0, 2.0, 4.0, 7.0, 11.0]) / 1e3
+
+    def interval(repeats: int) -> tuple[float, float]:
+        parity = pd.DataFrame(
+            {
+                "frame_id": [f"f{i}" for i in range(5 * repeats)],
+                "state": np.repeat([f"s{i}" for i in range(5)], repeats),
+                **{"set": "test", "kind": "relaxation", "label": "energy", "atom": -1},
+                **{"component": "", "redox": False, "dft": 0.0, "model": np.repeat(errors, repeats)},
+            }
+        )
+        row = look(metrics_table(parity, seed=1), kind="all", metric="mae")
+        assert row["states"] == 5
+        return row["low"], row["high"]
+
+    assert interval(20) == pytest.approx(interval(1))
 
 
 def test_intervals_are_reproducible_and_seeded(some):

@@ -29,7 +29,7 @@ REPORTED = {
 }
 """Unit and factor of each label in the metrics table; ``_redox`` is the redox sites alone."""
 
-COLUMNS = ("frame_id", "set", "kind", "label", "atom", "component", "redox", "dft", "model")
+COLUMNS = ("frame_id", "state", "set", "kind", "label", "atom", "component", "redox", "dft", "model")
 
 
 def parity_table(
@@ -41,7 +41,7 @@ def parity_table(
 
     ``untrained``: labels left out, since no loss term has reached the head that gives them.
 
-    Columns: frame_id, set, kind, label, atom (-1: whole cell), component (x, y, z, xx..., or
+    Columns: frame_id, state (key of its arrangement, else its group), set, kind, label, atom (-1: whole cell), component (x, y, z, xx..., or
     empty), redox (whether the atom is a redox site), dft, model. Energies are in eV/atom, forces
     in eV/A, stress in eV/A^3, moments (magnitudes) in muB, charges in e.
     """
@@ -65,6 +65,7 @@ def _rows(frame: Frame, prediction: Prediction, name: str, redox_z: int) -> Iter
         return pd.DataFrame(
             {
                 "frame_id": frame.frame_id,
+                "state": frame.state_key or frame.group,
                 "set": name,
                 "kind": frame.kind,
                 "label": label,
@@ -95,11 +96,11 @@ def _rows(frame: Frame, prediction: Prediction, name: str, redox_z: int) -> Iter
 
 
 def metrics_table(parity: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """MAE and RMSE by set, kind of frame and label, with 95 % bootstrap intervals over frames.
+    """Return MAE and RMSE by set, kind of frame and label, with 95 % bootstrap intervals over states.
 
-    Columns: set, kind (``all`` and each kind), label, metric, value, low, high, count, unit. Frames
-    are resampled whole, since the numbers of one frame are not independent; frames of one
-    relaxation are not either, so that the intervals are on the narrow side.
+    Columns: set, kind (``all`` and each kind), label, metric, value, low, high, count, states, unit.
+    States are resampled whole, with all their frames: neither the numbers of one frame nor the
+    frames of one state are independent. With fewer than three states there is no interval.
     """
     redox = parity[parity["redox"] & parity["label"].isin(PER_ATOM)]
     redox = redox.assign(label=redox["label"] + "_redox")
@@ -122,25 +123,25 @@ def metrics_table(parity: pd.DataFrame, seed: int) -> pd.DataFrame:
                         {
                             **{"set": name, "kind": kind, "label": label, "metric": metric},
                             **{"value": factor * value, "low": factor * low, "high": factor * high},
-                            **{"count": len(chosen), "unit": unit},
+                            **{"count": len(chosen), "states": chosen["state"].nunique(), "unit": unit},
                         }
                     )
     return pd.DataFrame(rows)
 
 
 def _bootstrap(rows: pd.DataFrame, rng: np.random.Generator) -> Iterator[tuple[str, float, float, float]]:
-    """MAE and RMSE with the bounds of their intervals."""
-    frames = rows.groupby("frame_id", sort=True).agg(
+    """Yield MAE and RMSE with the bounds of their intervals."""
+    states = rows.groupby("state", sort=True).agg(
         absolute=("absolute", "sum"), square=("square", "sum"), count=("absolute", "size")
     )
-    absolute, square = frames["absolute"].to_numpy(), frames["square"].to_numpy()
-    count = frames["count"].to_numpy()
-    drawn = rng.integers(0, len(frames), (RESAMPLES, len(frames)))
+    absolute, square = states["absolute"].to_numpy(), states["square"].to_numpy()
+    count = states["count"].to_numpy()
+    drawn = rng.integers(0, len(states), (RESAMPLES, len(states)))
     totals = count[drawn].sum(axis=1)
     for metric, value, sample in (
         ("mae", absolute.sum() / count.sum(), absolute[drawn].sum(axis=1) / totals),
         ("rmse", np.sqrt(square.sum() / count.sum()), np.sqrt(square[drawn].sum(axis=1) / totals)),
     ):
-        # One or two frames say nothing about their own spread.
-        low, high = np.percentile(sample, INTERVAL) if len(frames) > 2 else (np.nan, np.nan)
+        # One or two states say nothing about their own spread.
+        low, high = np.percentile(sample, INTERVAL) if len(states) > 2 else (np.nan, np.nan)
         yield metric, float(value), float(low), float(high)
