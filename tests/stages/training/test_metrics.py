@@ -25,13 +25,13 @@ def predict(frame, *, energy=0.0, force=0.0, moment=0.0, charge=0.0):
 
 @pytest.fixture
 def some(original_frames):
-    """A relaxation frame of each of six states, and two rattled frames of the last."""
+    """A relaxation frame of each of six states, and two rattled frames."""
     states = sorted({frame.state_key for frame in original_frames})[:6]
     of = {
         kind: {s: [f for f in original_frames if (f.kind, f.state_key) == (kind, s)] for s in states}
         for kind in ("relaxation", "rattle")
     }
-    return [of["relaxation"][s][0] for s in states] + of["rattle"][states[-1]][:2]
+    return [of["relaxation"][s][0] for s in states] + [f for s in states for f in of["rattle"][s]][:2]
 
 
 def look(table, **where):
