@@ -12,12 +12,13 @@ from pathlib import Path
 import snakemake.logging
 from snakemake.exceptions import WorkflowError
 
-from workflow_lib.config import FAMILIES, validate_config
+from workflow_lib.config import FAMILIES, load_config
 from workflow_lib.core.errors import UserError
 from workflow_lib.workflow.code import code_of
 from workflow_lib.workflow.failed_log import last_lines
 from workflow_lib.core.io import atomic_path, read_json
 from workflow_lib.workflow.folder_owner import require_own
+from workflow_lib.workflow.run_folder import old_folders
 from workflow_lib.workflow.run_owner import own_run
 from workflow_lib.workflow.slurm_outage import keep_jobs
 
@@ -34,14 +35,14 @@ if not workflow.configfiles:
     configfile: "config/config.yaml"
 
 
+# The files are read again by strict rules. Snakemake's own reading of them (`no` is false, `010` is
+# eight, the last of two equal keys counts) is not used anywhere below.
 try:
-    CFG = validate_config(
-        config, ", ".join(map(str, workflow.configfiles)) or "configuration"
-    )
+    CFG = load_config(*workflow.configfiles, overrides=workflow.config_settings.config)
 except UserError as error:
     raise WorkflowError(str(error))
 
-RUN = f"results/{CFG.run}"
+RUN = str(CFG.folder)
 WORK = f"{RUN}/work"
 CONFIG = f"{RUN}/config.json"
 REFERENCE = f"{RUN}/charge_order/reference.csv"
@@ -96,10 +97,12 @@ DESCRIBED = described()
 onstart:
     try:
         require_own(RUN)
+        for line in old_folders(CFG.folder):
+            print(line, file=sys.stderr)
         # A SLURM executor names its jobs by this ID; the others have none.
         own_run(Path(RUN), getattr(workflow.scheduler._executor, "run_uuid", None))
         keep_jobs(workflow.scheduler._executor)
-        # The verbs read the resolved configuration from a file. It is no rule's output: a rule that
+        # The commands read the resolved configuration from a file. It is no rule's output: a rule that
         # ran whenever any key changed would keep Snakemake from seeing whose keys did.
         with atomic_path(CONFIG) as temporary:
             temporary.write_text(CFG.model_dump_json(indent=2) + "\n")

@@ -111,19 +111,24 @@ def test_a_name_on_the_command_line(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob(MARK)) and not (tmp_path / "results").exists()
 
 
-def test_a_name_that_make_reads(tmp_path: Path) -> None:
-    """The Makefile reads the run's name by itself, to find the report."""
+def test_a_name_that_make_passes_on(tmp_path: Path) -> None:
+    """The Makefile hands the path of the configuration to the command line and knows no name."""
     shutil.copy(ROOT / "Makefile", tmp_path)
     for name in ("envs/requirements.lock", "pyproject.toml", ".venv/installed"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
+    script = tmp_path / ".venv/bin/workflow-lib"
+    script.parent.mkdir()
+    script.write_text(f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec "{sys.executable}" -m workflow_lib "$@"\n')
+    script.chmod(0o755)
     for value in (f"$(touch {MARK})", f"`touch {MARK}`", f"x; touch {MARK}", f'x" ; touch {MARK} ; "'):
-        (tmp_path / "evil.yaml").write_text(f"run: {value}\n")
-        command = ["make", "report", "CONFIG=evil.yaml"]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
-        assert done.returncode == 2
-        assert not (tmp_path / MARK).exists(), value
-        assert "has no line 'run: <name>'" in done.stderr
+        (tmp_path / "evil.yaml").write_text(yaml.safe_dump(changed_config("run", value)))
+        for target in ("report", "clean"):
+            command = ["make", target, "CONFIG=evil.yaml"]
+            done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+            assert done.returncode == 2
+            assert not (tmp_path / MARK).exists(), value
+            assert "run: string should match pattern" in done.stderr
 
 
 # Shell commands of the rules --------------------------------------------------------------------------

@@ -5,14 +5,16 @@ Imports no torch and no upstream model package, so that a mistake is reported wi
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from workflow_lib.core.errors import UserError
+from workflow_lib.core.io import read_json
+from workflow_lib.core.strict import check_plain, read_yaml
 from workflow_lib.core.validation import describe_errors, nearest, one_line, short
 from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.models.identity import CONTROLS, NAME, VARIANTS, ModelId
@@ -30,6 +32,19 @@ LONGEST_NAME = 60
 """Letters: with variant, fold, seed and suffix a file name stays below the 255 of file systems."""
 LARGEST_SEED = 2**32 - 1
 """What every generator of random numbers takes."""
+RESULTS = Path("results")
+SHARED = {"dft"}
+"""Folders of results/ that all runs share: no run may have their name."""
+RENAMED = {
+    "exam": "charge_order",
+    "exam.breathing": "charge_order.polaron_distortion",
+    "charge_order.breathing": "charge_order.polaron_distortion",
+    "dft.breathing": "dft.polaron_distortion",
+    "sampling": "search",
+}
+"""Keys of earlier versions and what they are called now."""
+MOVED = {"benchmark.yaml": "study.yaml"}
+"""Files of config/ in earlier versions and what they are called now."""
 if TYPE_CHECKING:
     VariantName = str
     ControlName = str
@@ -107,6 +122,8 @@ class Config(_Section):
 
     @model_validator(mode="after")
     def _paths_usable(self) -> Self:
+        if self.run in SHARED:
+            raise ValueError(f"run: results/{self.run} is shared by all runs; choose another name")
         paths = {"host": self.host, "dataset.path": self.dataset.path, "dft.store": self.dft.store}
         if self.charge_order.identical_atoms is not None:
             paths["charge_order.identical_atoms"] = self.charge_order.identical_atoms
@@ -120,6 +137,11 @@ class Config(_Section):
         for where, path in paths.items():
             if fault := _fault(path):
                 raise ValueError(f"{where}: {fault}, got {short(path)}")
+            if _within(path, self.folder):
+                raise ValueError(
+                    f"{where}: {short(path)} lies in the run's own folder {self.folder}, which "
+                    "`make clean` removes; choose another place"
+                )
         return self
 
     @model_validator(mode="after")
@@ -139,6 +161,13 @@ class Config(_Section):
                 )
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError("seeds: every seed may stand once")
+        trained = [str(model) for model in self.trained()]
+        for name in trained:
+            if trained.count(name) > 1:
+                raise ValueError(
+                    f"variants, controls: {name} would be trained {trained.count(name)} times; "
+                    "every variant of a model may stand once"
+                )
         for index, model in enumerate(self.models):
             for what, check in (
                 ("hyperparameters", lambda m=model: self.hyperparameters(m.name)),
@@ -158,9 +187,14 @@ class Config(_Section):
         return self
 
     @property
+    def folder(self) -> Path:
+        """The folder of the run's results, relative to the project root."""
+        return RESULTS / self.run
+
+    @property
     def frames(self) -> str:
         """The file of frames that the dataset stage starts from, relative to the project root."""
-        return f"results/{self.run}/sources/frames.parquet" if self.sources else self.dataset.path
+        return str(self.folder / "sources/frames.parquet") if self.sources else self.dataset.path
 
     def model(self, name: str) -> NamedModel:
         """The named model; UserError where there is none of this name."""
@@ -173,12 +207,12 @@ class Config(_Section):
     def hyperparameters(self, name: str) -> BaseModel:
         """Hyperparameters of a named model, with its family's defaults."""
         model = self.model(name)
-        return FAMILIES[model.family].hyperparameters.model_validate(model.hyperparameters)
+        return _strictly(FAMILIES[model.family].hyperparameters, model.hyperparameters)
 
     def training_of(self, name: str) -> TrainingSettings:
         """Training settings of a named model: the common ones and what it overrides."""
-        common = self.training.model_dump(exclude_unset=True)
-        return TrainingSettings.model_validate(common | self.model(name).training)
+        common = self.training.model_dump(mode="json", exclude_unset=True)
+        return _strictly(TrainingSettings, common | self.model(name).training)
 
     def trained(self, *, controls: bool = True) -> Iterator[ModelId]:
         """All models this run trains; without ``controls`` only those that also search."""
@@ -210,24 +244,73 @@ def _fault(path: str) -> str | None:
     return None
 
 
+def _within(path: str, folder: Path) -> bool:
+    """Return whether a path leads to a folder or into it, links followed."""
+    place, root = os.path.realpath(path), os.path.realpath(folder)
+    return place == root or place.startswith(root + os.sep)
+
+
+def _strictly[Model: BaseModel](model: type[Model], values: Mapping[str, Any]) -> Model:
+    """Validate values as they stand: no text for a number, no truth value or fraction for a count."""
+    return model.model_validate(_frozen(values), strict=True)
+
+
+def _frozen(value: Any) -> Any:
+    """Return the value with tuples for lists, which strict validation would not take for them."""
+    if isinstance(value, Mapping):
+        return {key: _frozen(item) for key, item in value.items()}
+    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
+
+
+def _old_names(raw: Mapping[str, Any]) -> list[str]:
+    """Return one clause for each key of an earlier version, with its new name."""
+    found = []
+    for old, new in RENAMED.items():
+        node: Any = raw
+        for part in old.split("."):
+            node = node.get(part) if isinstance(node, Mapping) else None
+        if node is not None:
+            found.append(f"{old}: is called {new} now")
+    return found
+
+
 def validate_config(raw: Mapping[str, Any], where: str) -> Config:
-    """Check a configuration read elsewhere (Snakemake's); UserError naming key and remedy."""
+    """Check a configuration's values; UserError naming key and remedy."""
     try:
-        return Config.model_validate(dict(raw))
+        check_plain(raw)
+        if old := _old_names(raw):
+            raise ValueError("; ".join(old))
+        return _strictly(Config, raw)
     except ValidationError as error:
         raise UserError(one_line(f"{where}: {describe_errors(error, Config)}")) from None
+    except ValueError as error:
+        raise UserError(one_line(f"{where}: {error}")) from None
 
 
-def load_config(path: str | Path) -> Config:
-    """Read and check a configuration file (YAML or JSON); UserError naming key and remedy."""
-    path = Path(path)
-    try:
-        raw = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist; see config/ for examples") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path} is not valid YAML: {reason}") from None
-    if not isinstance(raw, dict):
-        raise UserError(f"{path} must hold keys and values; see config/config.yaml")
-    return validate_config(raw, str(path))
+def load_config(*paths: str | Path, overrides: Mapping[str, Any] | None = None) -> Config:
+    """Read and check configuration files (YAML or JSON); UserError naming key and remedy.
+
+    Where several are given, a later one replaces single keys of an earlier one, as do ``overrides``:
+    Snakemake's rule for ``--configfile`` and ``--config``.
+    """
+    merged: dict[str, Any] = {}
+    for path in map(Path, paths):
+        if path.name in MOVED and not path.exists():
+            raise UserError(f"{path} does not exist; it is called {path.with_name(MOVED[path.name])} now")
+        if not path.exists():
+            raise UserError(f"{path} does not exist; see config/ for examples")
+        raw = read_json(path) if path.suffix == ".json" else read_yaml(path)
+        if not isinstance(raw, dict):
+            raise UserError(f"{path} must hold keys and values; see config/config.yaml")
+        _merge(merged, raw)
+    _merge(merged, overrides or {})
+    return validate_config(merged, ", ".join(map(str, paths)))
+
+
+def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:
+    """Replace what ``values`` names, section by section."""
+    for key, value in values.items():
+        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = value

@@ -20,7 +20,7 @@ from workflow_lib.cli.charge_order import (
     charge_order_reference,
 )
 from workflow_lib.cli.comparison import comparison, provenance
-from workflow_lib.cli.configuration import check, schema
+from workflow_lib.cli.configuration import check, clean, report, schema
 from workflow_lib.cli.dataset import dataset
 from workflow_lib.cli.dft import dft_energies, dft_plan, dft_run, dft_status
 from workflow_lib.cli.embedding import embedding, embedding_overview
@@ -36,7 +36,7 @@ from workflow_lib.core.validation import one_line
 PROGRAM = "workflow-lib"
 GROUPS: dict[str, tuple[click.Command, ...]] = {
     "Files, structures and models": (fetch, read, convert, evaluate, predict, relax),
-    "Configuration of a run": (check, schema),
+    "A run and its configuration": (check, report, clean, schema),
     "Stages, as the rules call them": (
         *(sources, dataset, train),
         *(charge_order_reference, charge_order, charge_order_ewald),

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workflow_lib.core.errors import UserError
+from workflow_lib.core.strict import JSON_BYTES, parse_json, read_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -99,13 +100,12 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def read_json(path: str | Path) -> Any:
-    """Read a JSON file; UserError where it is missing or damaged."""
+    """Return the value of a JSON file; UserError where it is missing, damaged or ambiguous."""
     path = Path(path)
+    text = read_text(path, JSON_BYTES)
     try:
-        return json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist; check the path") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        return parse_json(text)
+    except ValueError as error:
         raise UserError(f"{path} is not valid JSON ({error}); make or copy it again") from error
 
 

@@ -45,8 +45,9 @@ def describe_errors(error: ValidationError, model: type[BaseModel], prefix: str 
             message = str(item["ctx"]["error"]) if "ctx" in item else item["msg"]
             clauses.append(f"{where}: {message}" if where else message)
         else:
-            message = f"{item['msg'][0].lower()}{item['msg'][1:]}"
-            clauses.append(f"{where}: {message}, got {short(item['input'])}")
+            message = f"{item['msg'][0].lower()}{item['msg'][1:]}".replace("valid tuple", "list")
+            given = list(item["input"]) if isinstance(item["input"], tuple) else item["input"]
+            clauses.append(f"{where}: {message}, got {short(given)}")
     return "; ".join(clauses)
 
 

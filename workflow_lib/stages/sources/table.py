@@ -6,11 +6,11 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.foreign_names import safe_path
+from workflow_lib.core.strict import read_yaml
 from workflow_lib.core.validation import describe_errors, nearest
 from workflow_lib.stages.sources.settings import SOURCE_NAME
 
@@ -107,14 +107,7 @@ def _source(raw: Any, where: str) -> Source:
 def load_sources(path: str | Path) -> dict[str, Source]:
     """Read and check the table; UserError naming file, key and remedy."""
     path = Path(path)
-    try:
-        raw = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise UserError(
-            f"cannot read {path}: {error.strerror}; give --sources config/sources.yaml"
-        ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    raw = read_yaml(path)
     table = raw.get("sources") if isinstance(raw, dict) else None
     if not isinstance(table, dict) or set(raw) != {"sources"}:
         raise UserError(f"{path} must hold one key, `sources`, with a source under each name")
