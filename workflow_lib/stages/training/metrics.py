@@ -42,8 +42,8 @@ def parity_table(
     ``untrained``: labels left out, since no loss term has reached the head that gives them.
 
     Columns: frame_id, state (key of its arrangement, else its group), set, kind, label, atom (-1: whole
-    cell), component (x, y, z, xx..., or empty), redox (whether the atom is a redox site), dft, model. Energies are in eV/atom, forces
-    in eV/A, stress in eV/A^3, moments (magnitudes) in muB, charges in e.
+    cell), component (x, y, z, xx..., or empty), redox (whether the atom is a redox site), dft, model.
+    Energies are in eV/atom, forces in eV/A, stress in eV/A^3, moments (magnitudes) in muB, charges in e.
     """
     parts = [
         part
