@@ -41,7 +41,8 @@ test-faults: slurm-setup
 	@$(BIN)/python -m pytest -m "not dft" $(FAULT_TESTS)
 
 lint: .venv/installed
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/snakefmt --check Snakefile rules && $(BIN)/mypy
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/snakefmt --check Snakefile rules && $(BIN)/mypy && \
+	$(BIN)/lint-imports --no-cache --no-logo
 
 format: .venv/installed
 	@$(BIN)/ruff check --fix -q . ; $(BIN)/ruff format . && $(BIN)/snakefmt Snakefile rules
