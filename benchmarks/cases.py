@@ -154,7 +154,7 @@ def make_data(folder: Path) -> Data:
 
     config = load_config(CONFIG)
     settings = config.dataset
-    host = Host.load(ROOT / config.host)
+    host = Host.load(ROOT / config.host, config.redox)
     frames, _ = assign(read_parquet(ROOT / settings.path), config.redox, host, settings)
     data = Data(folder / "frames.parquet", folder / "splits.json")
     write_parquet(frames, data.frames)

@@ -28,8 +28,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workflow_lib.models.species import species_alphabet
-
 ROOT = Path(__file__).resolve().parents[1]
 if __name__ == "__main__":
     # The folder of a script comes first on the path and would hide packages of the same names.
@@ -42,6 +40,7 @@ from workflow_lib.stages.training.settings import TrainingSettings  # noqa: E402
 
 if TYPE_CHECKING:
     from workflow_lib.frames.table import Frame
+    from workflow_lib.lattice.host import Host
     from workflow_lib.models.contract import Graph, Potential
 
 FRAMES = ROOT / "resources/naxfepo4-gpaw/frames.parquet"
@@ -126,7 +125,9 @@ def measure(family: str, config: str, device: str, batch: int | None, turns: int
     """All costs of a family, in this process; UserError where the configuration has no model of it."""
     import torch
 
+    from workflow_lib.lattice.host import Host
     from workflow_lib.models.registry import FAMILIES
+    from workflow_lib.models.species import species_alphabet
     from workflow_lib.stages.training.data import to_structure
     from workflow_lib.stages.training.fit import prepare, reproducible
 
@@ -150,15 +151,14 @@ def measure(family: str, config: str, device: str, batch: int | None, turns: int
             graphs[:] = [potential.graph(to_structure(frame, rule, "none")) for frame in frames]
             return len(frames)
 
+        crystal = Host.load(ROOT / settings.host, rule)
         timer = Timer(device)
         making = timer(make, 1)
         prepare(potential, frames, graphs, init="scratch", settings=training)
         potential.to(device)
         steps, sizes = train(potential, frames, graphs, training, timer, turns)
-        small, embedding = relaxations(
-            potential, hyperparameters, settings.host, SMALL, STRUCTURES, timer, turns
-        )
-        large, _ = relaxations(potential, hyperparameters, settings.host, LARGE, 1, timer, turns)
+        small, embedding = relaxations(potential, hyperparameters, crystal, SMALL, STRUCTURES, timer, turns)
+        large, _ = relaxations(potential, hyperparameters, crystal, LARGE, 1, timer, turns)
     return Costs(
         family=family,
         device=device,
@@ -234,7 +234,7 @@ def potential_device(potential: Potential) -> Any:
 def relaxations(
     potential: Potential,
     hyperparameters: Any,
-    host: str,
+    crystal: Host,
     repeat: tuple[int, int, int],
     count: int,
     timer: Timer,
@@ -246,11 +246,9 @@ def relaxations(
     """
     import numpy as np
 
-    from workflow_lib.lattice.host import Host
     from workflow_lib.models.trained import TrainedModel, species_to_card
     from workflow_lib.simulation.relaxation import relax
 
-    crystal = Host.load(ROOT / host)
     rng = np.random.default_rng(1)
     filled = crystal.n_mobile(repeat) // 2
     starts = [crystal.build(crystal.random(repeat, filled, charges=False, rng=rng)) for _ in range(count)]
@@ -279,12 +277,13 @@ def table_bytes() -> dict[str, int]:
     from ase import Atoms
 
     from workflow_lib.frames.table import write_parquet
-    from workflow_lib.lattice.host import Arrangement, Host
+    from workflow_lib.lattice.arrangement import Arrangement
     from workflow_lib.simulation.cache import RelaxationCache
     from workflow_lib.simulation.relaxation import Relaxation
 
     frames = small_frames()
-    host = Host.load(ROOT / "resources/hosts/olivine-nafepo4.json")
+    settings = load_config(ROOT / "config/config.yaml")
+    host = Host.load(ROOT / settings.host, settings.redox)
     with tempfile.TemporaryDirectory(prefix="benchmark-") as scratch:
         path = Path(scratch) / "frames.parquet"
         write_parquet(frames, path)

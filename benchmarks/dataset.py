@@ -151,7 +151,7 @@ def host() -> Host:
     """The demo's host."""
     from workflow_lib.lattice.host import Host
 
-    return Host.load(ROOT / load().host)
+    return Host.load(ROOT / load().host, load().redox)
 
 
 def subset(path: Path, count: int) -> int:

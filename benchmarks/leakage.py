@@ -86,7 +86,7 @@ def make_data(folder: Path, count: int) -> None:
     from workflow_lib.stages.dataset.settings import FoldSettings
 
     config = load_config(CONFIG)
-    host = Host.load(ROOT / config.host)
+    host = Host.load(ROOT / config.host, config.redox)
     folds = FoldSettings(count=FOLDS)
     settings = config.dataset.model_copy(update={"path": str(ROOT / config.dataset.path), "folds": folds})
     build_dataset(settings=settings, rule=config.redox, host=host, seed=config.seed, out=folder)

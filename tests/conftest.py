@@ -17,8 +17,8 @@ def rule() -> RedoxRule:
 
 
 @pytest.fixture(scope="session")
-def host() -> Host:
-    return Host.load(HOST)
+def host(rule: RedoxRule) -> Host:
+    return Host.load(HOST, rule)
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ import ase.io
 from campaigns.naxfepo4_gpaw.convergence import write_convergence
 from campaigns.naxfepo4_gpaw.lattice_constants import lattice_table
 from campaigns.naxfepo4_gpaw.same_positions import write_same_positions
-from campaigns.naxfepo4_gpaw.states import DATA, HOST, ROOT
+from campaigns.naxfepo4_gpaw.states import DATA, ROOT, olivine
 from campaigns.naxfepo4_gpaw.supercell import supercell_table
 from campaigns.naxfepo4_gpaw.truth import lowest_relaxations, write_truth
 from workflow_lib.core.errors import UserError
@@ -28,7 +28,6 @@ from workflow_lib.dft.level import Level
 from workflow_lib.dft.store import Record, Store
 from workflow_lib.frames.foreign import read_frames, write_frames
 from workflow_lib.frames.table import Frame, with_labels
-from workflow_lib.lattice.host import Host
 
 TABLES = ROOT / "docs" / "dft"
 ORIGINAL_SHA256 = "da4bdcc80396e5c407af79e40a8e04f0ee135a77010586bf642bfd1be69bedeb"
@@ -117,7 +116,7 @@ def main() -> int:
         frames = original_frames(options.original) + training
         write_frames(frames, DATA / "frames.parquet")
         write_frames(testing, DATA / "frames-testing.parquet")
-        write_truth(records, Host.load(HOST), LEVEL, TABLES)
+        write_truth(records, olivine(), LEVEL, TABLES)
         write_same_positions(records, TABLES)
         write_csv(lattice_table(records, LATTICES), TABLES / "lattice.csv")
         write_csv(supercell_table(records, empty=EMPTY, full=FULL), TABLES / "supercell.csv")

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 from ase import Atoms
 
-from workflow_lib.lattice.host import Arrangement, Host
+from workflow_lib.lattice.arrangement import Arrangement
+from workflow_lib.lattice.host import Host
 
 CHEMISTRIES = {"NaMnPO4": "Mn", "NaCoPO4": "Co", "NaNiPO4": "Ni"}
 

@@ -10,6 +10,7 @@ import pandas as pd
 
 from workflow_lib.core.io import save_figure, write_csv
 from workflow_lib.dft.store import Record
+from workflow_lib.lattice.arrangement import StateKey
 
 KIND = "same-positions"
 SAME = 1e-6
@@ -56,11 +57,11 @@ def same_positions_table(pairs: Iterable[tuple[Record, Record]]) -> pd.DataFrame
     rows = []
     for one, other in pairs:
         units = one.calculation.formula_units
-        ions, order = one.calculation.group.rsplit(":", 1)
+        key, against = (StateKey.parse(record.calculation.group) for record in (one, other))
         energies = np.array([[r.frames[k]["energy"] for k in (0, -1)] for r in (one, other)])
         relaxed, half = (energies[1] - energies[0]) / units * 1000
         rises = (energies[:, 1] - energies[:, 0]) * 1000
-        rows.append((ions, order, other.calculation.group.rsplit(":", 1)[1], relaxed, half, *rises))
+        rows.append((key.ion_key, key.order, against.order, relaxed, half, *rises))
     return pd.DataFrame(rows, columns=list(COLUMNS)).sort_values(["ions", "order", "other"])
 
 
@@ -87,9 +88,10 @@ def same_positions_figure(pairs: list[tuple[Record, Record]], stem: Path) -> Non
         for record, mirrored in ((one, False), (other, True)):
             way = 1 - _way(record) if mirrored else _way(record)
             energies = [frame["energy"] - zero for frame in record.frames]
-            axis.plot(way, energies, "o-", label=record.calculation.group.rsplit(":", 1)[1])
+            axis.plot(way, energies, "o-", label=StateKey.parse(record.calculation.group).order)
         axis.axvline(0.5, color="0.6", linewidth=0.8, linestyle=":")
-        axis.set_title(one.calculation.group.rsplit(":", 1)[0].removeprefix("1x1x1:"), fontsize=8)
+        key = StateKey.parse(one.calculation.group)
+        axis.set_title(f"{key.mobile}{key.ions}", fontsize=8)
         axis.set_xticks([0, 0.5, 1])
         axis.tick_params(labelbottom=True)  # the panel below may be empty
         axis.legend(fontsize=6)

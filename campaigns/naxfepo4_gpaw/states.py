@@ -11,6 +11,8 @@ from campaigns.naxfepo4_gpaw.truth import lowest_relaxations
 from workflow_lib.dft.calculation import Calculation
 from workflow_lib.dft.level import Level
 from workflow_lib.dft.store import Record, Store
+from workflow_lib.lattice.arrangement import UNIT, StateKey
+from workflow_lib.lattice.host import Host
 
 ROOT = Path(__file__).parents[2]
 
@@ -21,6 +23,13 @@ HOST = ROOT / "resources" / "hosts" / "olivine-nafepo4.json"
 LEVEL = Level()
 
 RICH, POOR = "1x1x1:Na1111:Fe2222", "1x1x1:Na0000:Fe3333"
+
+
+def olivine() -> Host:
+    """The host of the campaign, with the redox rule of the demo."""
+    from workflow_lib.config import load_config
+
+    return Host.load(HOST, load_config(ROOT / "config" / "config.yaml").redox)
 
 
 def seeded(*names: str) -> np.random.Generator:
@@ -34,7 +43,7 @@ def relaxed_states(store: Store) -> dict[str, Record]:
     return {
         key: record
         for key, record in lowest_relaxations(at_level).items()
-        if record.status == "done" and key.startswith("1x1x1:")
+        if record.status == "done" and StateKey.parse(key).repeat == UNIT
     }
 
 

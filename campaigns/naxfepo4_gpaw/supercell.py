@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 
 from workflow_lib.dft.store import Record
+from workflow_lib.lattice.arrangement import StateKey
+from workflow_lib.lattice.formation import MEV, formation_energy
 
 KIND = "supercell"
 COLUMNS = ("state", "x", "status", "energy_ev", "formation_mev_fu", "fmax_ev_a", "iterations", "reason")
@@ -36,8 +38,7 @@ def supercell_table(records: Iterable[Record], *, empty: str, full: str) -> pd.D
             fmax = float(np.linalg.norm(frame["forces"], axis=1).max())
             ends = [_end(records, group, record) for group in (empty, full)]
             if None not in ends:
-                line = (1 - x) * ends[0] + x * ends[1]  # type: ignore[operator]
-                formation = (energy / units - line) * 1000
+                formation = MEV * formation_energy(energy / units, x, *ends)  # type: ignore[arg-type]
         rows.append(
             (calculation.group, x, record.status, energy, formation, fmax, iterations, record.reason)
         )
@@ -47,7 +48,7 @@ def supercell_table(records: Iterable[Record], *, empty: str, full: str) -> pd.D
 
 def _end(records: list[Record], group: str, larger: Record) -> float | None:
     """Energy of an end member per formula unit (eV) on the mesh that folds onto Gamma of ``larger``."""
-    repeat = tuple(int(n) for n in larger.calculation.group.split(":")[0].split("x"))
+    repeat = StateKey.parse(larger.calculation.group).repeat
     level = larger.calculation.level
     mesh = tuple(k * n for k, n in zip(level.kpoints, repeat, strict=True))
     for record in records:

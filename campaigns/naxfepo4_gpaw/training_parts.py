@@ -9,12 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from campaigns.naxfepo4_gpaw.other_structures import other_structures
-from campaigns.naxfepo4_gpaw.states import DATA, HOST, LEVEL, again, deformation, relaxed_states, seeded
+from campaigns.naxfepo4_gpaw.states import DATA, LEVEL, again, deformation, olivine, relaxed_states, seeded
 from workflow_lib.core.errors import UserError
 from workflow_lib.dft.calculation import Calculation
 from workflow_lib.dft.jobs import read_jobs
 from workflow_lib.dft.store import Store
-from workflow_lib.lattice.host import Host
 
 
 def rattles(store: Store, _model: Path | None) -> Iterator[Calculation]:
@@ -130,7 +129,7 @@ def chemistries(_store: Store, _model: Path | None) -> Iterator[Calculation]:
     Cells and starts come from the CHGNet that its wheel ships, with the cell relaxed; then a short
     DFT relaxation and displaced atoms.
     """
-    for name, atoms, formula_units in other_structures(Host.load(HOST), seeded("stuffed cristobalite")):
+    for name, atoms, formula_units in other_structures(olivine(), seeded("stuffed cristobalite")):
         rng = seeded("chemistries", name)
         states = np.where(np.isin(atoms.numbers, (25, 26, 27, 28)), 2, 0)
         common = {

@@ -12,8 +12,10 @@ from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import save_figure, write_csv
 from workflow_lib.dft.level import Level
 from workflow_lib.dft.store import Record
+from workflow_lib.lattice.arrangement import UNIT
+from workflow_lib.lattice.formation import MEV, formation_energy
 from workflow_lib.lattice.host import Host
-from workflow_lib.stages.charge_order.reference import bond_gap
+from workflow_lib.lattice.polaron import bond_gap
 
 ORBITALS = "abc"
 COLUMNS = (
@@ -60,8 +62,8 @@ def truth_table(records: Iterable[Record], host: Host, level: Level) -> pd.DataF
             singles.setdefault(start, []).append(single)
     keys = [
         host.key(arrangement)
-        for n in range(host.n_mobile((1, 1, 1)) + 1)
-        for arrangement in host.enumerate((1, 1, 1), n, charges=True)
+        for n in host.compositions(UNIT)
+        for arrangement in host.enumerate(UNIT, n, charges=True)
     ]
     for end in (keys[0], keys[-1]):
         if end not in relaxed or relaxed[end].status != "done":
@@ -77,8 +79,8 @@ def truth_table(records: Iterable[Record], host: Host, level: Level) -> pd.DataF
         if record:
             row |= _described(record, host, singles.get(record.calculation.digest, []))
             if record.status == "done":
-                ends = (1 - x) * empty + x * full
-                row["formation_mev_fu"] = (row["energy_ev"] - ends) / host.formula_units * 1000  # type: ignore[operator]
+                formation = formation_energy(record.frames[-1]["energy"], x, empty, full)
+                row["formation_mev_fu"] = MEV * formation / host.formula_units
         rows.append(row)
     return pd.DataFrame(rows, columns=list(COLUMNS))
 

@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 from ase import Atoms
 
-from campaigns.naxfepo4_gpaw.states import DATA, HOST, LEVEL, ROOT, again, relaxed_states, seeded
+from campaigns.naxfepo4_gpaw.states import DATA, LEVEL, again, olivine, relaxed_states, seeded
 from workflow_lib.core.errors import UserError
 from workflow_lib.dft.calculation import Calculation
 from workflow_lib.dft.charge_state import realised_states
 from workflow_lib.dft.store import Store
 from workflow_lib.frames.table import Frame, frame_to_atoms, read_parquet
-from workflow_lib.lattice.host import Host
+from workflow_lib.lattice.arrangement import Arrangement, StateKey
+from workflow_lib.lattice.ewald import electrostatic_order
 
 SEEDS = {"x050_s5": "ab", "x050_s6": "cc", "x075_s1": "aac"}
 """States whose stored path holds, at one Fe2+, an orbital other than the lowest of the estimate."""
@@ -30,7 +31,7 @@ def truth(store: Store, _model: Path | None) -> Iterator[Calculation]:
     The frames of those paths enter the log of a new calculation, marked ``imported``: the
     relaxation resumes from them as after an interruption.
     """
-    host = Host.load(HOST)
+    host = olivine()
     frames = read_parquet(DATA / "frames.parquet")
     paths: dict[str, list[Frame]] = {}
     for frame in frames:
@@ -92,7 +93,7 @@ def orbitals(store: Store, _model: Path | None) -> Iterator[Calculation]:
     """Single points of the other two orbital seeds at each relaxed geometry."""
     for key, record in sorted(relaxed_states(store).items()):
         for orbital in "abc":
-            if "2" in key.split(":")[2][2:] and orbital != record.calculation.orbital:
+            if "2" in (StateKey.parse(key).states or "") and orbital != record.calculation.orbital:
                 yield again(record, name=f"orbital {orbital} {key}", kind="orbital", orbital=orbital)
 
 
@@ -126,7 +127,7 @@ def same_positions(store: Store, _model: Path | None) -> Iterator[Calculation]:
     pairs = [
         (one, other)
         for one, other in combinations(sorted(relaxed), 2)
-        if one.split(":")[:2] == other.split(":")[:2]
+        if StateKey.parse(one).ion_key == StateKey.parse(other).ion_key
     ]
     ends = {key: record.frames[-1] for key, record in relaxed.items()}
     for pair in sorted(pairs, key=lambda pair: abs(ends[pair[0]]["energy"] - ends[pair[1]]["energy"])):
@@ -148,22 +149,18 @@ def two_thirds(_store: Store, model: Path | None) -> Iterator[Calculation]:
     Eight Na orders drawn at random with their electrostatically best charge order, and another charge
     order on the ions of the lowest.
     """
-    from workflow_lib.config import load_config
-    from workflow_lib.lattice.host import Arrangement
     from workflow_lib.models.trained import TrainedModel
     from workflow_lib.simulation.relaxation import relax
-    from workflow_lib.stages.dft.plan import electrostatic_order
 
     if model is None:
         raise UserError("two_thirds needs --model-dir, a trained charge-labelled model")
-    host = Host.load(HOST)
-    rule = load_config(ROOT / "config" / "config.yaml").redox
+    host = olivine()
     rng = seeded("two thirds")
     repeat = (1, 3, 1)
     drawn: dict[str, Arrangement] = {}
     while len(drawn) < 8:
         ions = host.random(repeat, 8, charges=False, rng=rng)
-        drawn.setdefault(host.key(ions), electrostatic_order(ions, host, rule))
+        drawn.setdefault(host.key(ions), electrostatic_order(ions, host))
     network = TrainedModel.load(model)
 
     def lowest(candidates: list[Arrangement]) -> list[tuple[float, str, Atoms]]:

@@ -61,7 +61,7 @@ def test_plan_writes_the_arrangement_and_both_ends(config, pending, tmp_path):
 
 def test_energies_and_status_read_the_store(config, pending, tmp_path):
     settings = load_config(config)
-    plan = plan_pending(pending, Host.load(settings.host), settings.redox, settings.dft)
+    plan = plan_pending(pending, Host.load(settings.host, settings.redox), settings.dft)
     store = Store(settings.dft.store)
     for calculation, energy in zip(plan[KEY], (-179.9, -171.0, -189.0), strict=True):
         with store.writing(calculation) as log:

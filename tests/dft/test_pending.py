@@ -8,6 +8,10 @@ import pytest
 from workflow_lib.core.errors import UserError
 from workflow_lib.stages.search.pending import COLUMNS, collect_pending
 
+A, B, C, D, E = (
+    f"1x3x1:Na{ions}:Fe{ions.replace('1', '2').replace('0', '3')}"
+    for ions in ("111111110000", "111111101000", "111111011000", "111100000000", "111010000000")
+)
 KNOWN = ("1x1x1:Na1100:Fe2323", "1x1x1:Na1000:Fe2333")
 
 
@@ -41,23 +45,23 @@ def test_lowest_of_each_composition_without_what_dft_has(tmp_path, reference):
         "b-entropy",
         [
             ("1x1x1", "ga", KNOWN[0], 2, 4, 5.0),
-            (big, "ga", "1x3x1:Na-A:Fe-1", 8, 12, 10.0),
-            (big, "random", "1x3x1:Na-A:Fe-1", 8, 12, 10.0),  # the same, found twice
-            (big, "random", "1x3x1:Na-B:Fe-1", 8, 12, 12.0),
-            (big, "random", "1x3x1:Na-C:Fe-1", 8, 12, 11.0),
-            (big, "ga", "1x3x1:Na-D:Fe-1", 4, 12, 40.0),
-            (big, "ga", "1x3x1:Na-E:Fe-1", 4, 12, None),  # diverged
+            (big, "ga", A, 8, 12, 10.0),
+            (big, "random", A, 8, 12, 10.0),  # the same, found twice
+            (big, "random", B, 8, 12, 12.0),
+            (big, "random", C, 8, 12, 11.0),
+            (big, "ga", D, 4, 12, 40.0),
+            (big, "ga", E, 4, 12, None),  # diverged
         ],
     )
-    two = found(tmp_path, "a-entropy", [(big, "ga", "1x3x1:Na-C:Fe-1", 8, 12, 9.5)])
+    two = found(tmp_path, "a-entropy", [(big, "ga", C, 8, 12, 9.5)])
     table = collect_pending([one, two], reference, tmp_path, lowest=2)
     assert tuple(table.columns) == COLUMNS
     assert table[["n_occupied", "key"]].to_numpy().tolist() == [
-        [4, "1x3x1:Na-D:Fe-1"],
-        [8, "1x3x1:Na-C:Fe-1"],
-        [8, "1x3x1:Na-A:Fe-1"],
+        [4, D],
+        [8, C],
+        [8, A],
     ]
-    asked = table.set_index("key").loc["1x3x1:Na-C:Fe-1"]
+    asked = table.set_index("key").loc[C]
     assert asked["asked_by"] == "a-entropy;b-entropy"
     assert asked["formation_mev_fu"] == "9.500;11.000"
     assert asked["models"] == 2 and asked["charge_order"] == "given"

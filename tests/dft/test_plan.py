@@ -10,10 +10,9 @@ from workflow_lib.core.errors import UserError
 from workflow_lib.dft.jobs import read_jobs, write_jobs
 from workflow_lib.dft.level import Level
 from workflow_lib.dft.store import Store
-from workflow_lib.lattice.host import Arrangement
-from workflow_lib.stages.charge_order.ewald import ewald_energy
+from workflow_lib.lattice.arrangement import Arrangement
+from workflow_lib.lattice.ewald import electrostatic_order, ewald_energy
 from workflow_lib.stages.dft.plan import (
-    electrostatic_order,
     end_members,
     energies,
     level_of,
@@ -53,13 +52,13 @@ def test_the_electrostatic_order_is_the_lowest_of_all(host, rule, ions):
         atoms = host.build(Arrangement((1, 1, 1), arrangement.occupied, reduced))
         charges = rule.formal(atoms.numbers, atoms.get_array("oxidation_states"))
         found[reduced] = ewald_energy(atoms, charges)
-    chosen = electrostatic_order(arrangement, host, rule)
+    chosen = electrostatic_order(arrangement, host)
     # Both are Ewald sums of pymatgen; equivalent orders tie, so energies are compared.
     assert found[chosen.reduced] == pytest.approx(min(found.values()), abs=1e-6)
 
 
 def test_a_plan_holds_each_arrangement_with_both_ends(host, rule, pending, tmp_path):
-    plan = plan_pending(pending, host, rule, SETTINGS)
+    plan = plan_pending(pending, host, SETTINGS)
     assert [job.state_key for job in plan[GIVEN]] == [GIVEN, "1x1x1:Na0000:Fe3333", "1x1x1:Na1111:Fe2222"]
     assert plan[OPEN][0].state_key.startswith(f"{OPEN}:Fe")
     for jobs in plan.values():
@@ -75,7 +74,7 @@ def test_a_plan_holds_each_arrangement_with_both_ends(host, rule, pending, tmp_p
 def test_supercells_are_compared_with_ends_at_the_equivalent_mesh(host, rule):
     assert level_of(Level(), (1, 3, 1)).kpoints == (1, 3, 1)
     assert level_of(Level(kpoints=(1, 2, 2)), (1, 3, 2)).kpoints == (1, 6, 4)
-    empty, full = end_members(host, rule, SETTINGS, (1, 3, 1))
+    empty, full = end_members(host, SETTINGS, (1, 3, 1))
     assert empty.level.energy_reference.endswith("1x3x1")
     assert (len(empty), len(full)) == (24, 28)
 
@@ -87,7 +86,7 @@ def _answer(store, calculation, energy):
 
 
 def test_energies_stay_pending_until_all_three_are_there(host, rule, pending, tmp_path):
-    plan = plan_pending(pending, host, rule, SETTINGS)
+    plan = plan_pending(pending, host, SETTINGS)
     store = Store(tmp_path / "store")
     table = energies(pending, plan, store, tmp_path)
     assert list(table["status"]) == ["pending", "pending"]
@@ -109,7 +108,7 @@ def test_energies_stay_pending_until_all_three_are_there(host, rule, pending, tm
 def test_a_failed_calculation_is_reported_with_its_reason_and_not_asked_again(
     host, rule, pending, tmp_path
 ):
-    plan = plan_pending(pending, host, rule, SETTINGS)
+    plan = plan_pending(pending, host, SETTINGS)
     store = Store(tmp_path / "store")
     with store.writing(plan[GIVEN][0]) as log:
         log.end("failed", "collapsed to Fe 2 2 3 3")
@@ -121,7 +120,7 @@ def test_a_failed_calculation_is_reported_with_its_reason_and_not_asked_again(
 
 def test_a_damaged_job_file_names_the_line(tmp_path, host, rule, pending):
     path = tmp_path / "jobs.jsonl"
-    write_jobs([plan_pending(pending, host, rule, SETTINGS)[GIVEN][0]], path)
+    write_jobs([plan_pending(pending, host, SETTINGS)[GIVEN][0]], path)
     path.write_text(path.read_text() + "{}\n")
     with pytest.raises(UserError, match="line 2: no DFT calculation"):
         read_jobs(path)

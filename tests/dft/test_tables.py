@@ -202,7 +202,7 @@ def states(tmp_path, host, rule) -> Store:
     settings = DftSettings()
 
     def relaxation(key):
-        return relaxation_of(host.parse(key), host, rule, settings, Level())
+        return relaxation_of(host.parse(key), host, settings, Level())
 
     answer(store, relaxation("1x1x1:Na0000:Fe3333"), -171.0)
     answer(store, relaxation("1x1x1:Na1111:Fe2222"), -189.0)

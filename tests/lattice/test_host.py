@@ -13,7 +13,8 @@ from embedded import HOST
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import read_json, write_json
 from workflow_lib.frames.table import frame_to_atoms
-from workflow_lib.lattice.host import Arrangement, Host, load_host
+from workflow_lib.lattice.arrangement import Arrangement
+from workflow_lib.lattice.host import Host
 
 CELL = (1, 1, 1)
 LONG = (1, 3, 1)
@@ -262,12 +263,12 @@ def test_atoms_that_are_no_arrangement_of_the_host(host):
         host.locate(stretched, None)
 
 
-def test_files_that_describe_no_host(tmp_path):
+def test_files_that_describe_no_host(rule, tmp_path):
     with pytest.raises(UserError, match="does not exist"):
-        Host.load(tmp_path / "none.json")
+        Host.load(tmp_path / "none.json", rule)
     (tmp_path / "cut.json").write_text(HOST.read_text()[:500])
     with pytest.raises(UserError, match="is not valid JSON"):
-        Host.load(tmp_path / "cut.json")
+        Host.load(tmp_path / "cut.json", rule)
     description = read_json(HOST)
     for change, message in (
         ({"mobile": None}, "is no host description"),
@@ -277,8 +278,4 @@ def test_files_that_describe_no_host(tmp_path):
         changed = {k: v for k, v in {**description, **change}.items() if v is not None}
         write_json(tmp_path / "host.json", changed)
         with pytest.raises(UserError, match=message):
-            Host.load(tmp_path / "host.json")
-
-
-def test_a_host_is_loaded_once():
-    assert load_host(str(HOST)) is load_host(str(HOST))
+            Host.load(tmp_path / "host.json", rule)

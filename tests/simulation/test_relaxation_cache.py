@@ -16,7 +16,8 @@ from charge_order_toy import save_toy
 
 from workflow_lib.core import progress
 from workflow_lib.core.errors import UserError
-from workflow_lib.lattice.host import Arrangement, Host
+from workflow_lib.lattice.arrangement import Arrangement
+from workflow_lib.lattice.host import Host
 from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.models.trained import TrainedModel
 from workflow_lib.simulation import relaxation

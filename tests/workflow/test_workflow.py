@@ -49,7 +49,7 @@ def written(tmp_path: Path, name: str, **changes: object) -> Path:
 def answer_first(config: Path, pending: Path) -> str:
     """Put an invented energy of the first pending arrangement into the store; returns its key."""
     settings = load_config(config)
-    plan = plan_pending(pending, Host.load(settings.host), settings.redox, settings.dft)
+    plan = plan_pending(pending, Host.load(settings.host, settings.redox), settings.dft)
     key, [calculation, *_] = next(iter(plan.items()))
     with Store(settings.dft.store).writing(calculation) as log:
         log.frame({"energy": -500.0, "forces": [[0.0, 0.0, 0.0]] * len(calculation)})

@@ -20,7 +20,7 @@ def charge_order_reference(config: Config, dataset: Path, out: Path) -> None:
     from workflow_lib.lattice.host import Host
     from workflow_lib.stages.charge_order.reference import build_reference
 
-    build_reference(dataset / "frames.parquet", Host.load(config.host), out)
+    build_reference(dataset / "frames.parquet", Host.load(config.host, config.redox), out)
 
 
 @stage(folder("--model-dir"), folder("--reference"), folder("--dataset"), folder("--work"))
@@ -40,7 +40,7 @@ def charge_order(
     run_charge_order(
         model_dir=model_dir,
         reference_dir=reference,
-        host=Host.load(config.host),
+        host=Host.load(config.host, config.redox),
         splits_path=dataset / "splits.json",
         settings=config.charge_order,
         cache=work,
@@ -56,7 +56,7 @@ def charge_order_ewald(config: Config, reference: Path, dataset: Path, out: Path
 
     run_ewald(
         reference_dir=reference,
-        host=Host.load(config.host),
+        host=Host.load(config.host, config.redox),
         rule=config.redox,
         splits_path=dataset / "splits.json",
         out=out,
@@ -82,7 +82,7 @@ def charge_order_identical(config: Config, trainings: list[Path], dataset: Path,
         frames_path=config.charge_order.identical_atoms,
         model_dirs=trainings,
         splits_path=dataset / "splits.json",
-        host=Host.load(config.host),
+        host=Host.load(config.host, config.redox),
         rule=config.redox,
         level=config.dataset.energy_reference,
         batch_size=config.charge_order.batch_size,

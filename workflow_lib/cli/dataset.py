@@ -20,7 +20,7 @@ def dataset(config: Config, out: Path) -> None:
     build_dataset(
         settings=config.dataset.model_copy(update={"path": config.frames}),
         rule=config.redox,
-        host=Host.load(config.host),
+        host=Host.load(config.host, config.redox),
         seed=config.seed,
         out=out,
     )

@@ -37,7 +37,7 @@ def dft_plan(config: Config, pending: Path, out: Path | None, each: Path | None)
     from workflow_lib.lattice.host import Host
     from workflow_lib.stages.dft.plan import missing, plan_pending
 
-    plan = plan_pending(pending, Host.load(config.host), config.redox, config.dft)
+    plan = plan_pending(pending, Host.load(config.host, config.redox), config.dft)
     calculations = missing(plan, Store(config.dft.store))
     if each:
         each.mkdir(parents=True, exist_ok=True)
@@ -116,6 +116,6 @@ def dft_energies(config: Config, pending: Path, out: Path) -> None:
     from workflow_lib.lattice.host import Host
     from workflow_lib.stages.dft.plan import energies, plan_pending
 
-    plan = plan_pending(pending, Host.load(config.host), config.redox, config.dft)
+    plan = plan_pending(pending, Host.load(config.host, config.redox), config.dft)
     table = energies(pending, plan, Store(config.dft.store), out)
     click.echo(f"{len(table)} arrangements asked for: {table['status'].value_counts().to_dict()}")

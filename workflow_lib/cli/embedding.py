@@ -25,7 +25,7 @@ def embedding(config: Config, model_dir: Path, dataset: Path, reference: Path, o
         frames_path=dataset / "frames.parquet",
         splits_path=dataset / "splits.json",
         reference_dir=reference,
-        host=Host.load(config.host),
+        host=Host.load(config.host, config.redox),
         settings=config.embedding,
         out=out,
     )

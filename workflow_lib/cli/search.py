@@ -25,7 +25,7 @@ def search(config: Config, model_dir: Path, reference: Path, work: Path, out: Pa
 
     run_search(
         model_dir=model_dir,
-        host=Host.load(config.host),
+        host=Host.load(config.host, config.redox),
         settings=config.search,
         charge_order=config.charge_order,
         seed=config.seed,

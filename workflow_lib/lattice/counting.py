@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from workflow_lib.lattice.host import Host, Repeat
+from workflow_lib.lattice.arrangement import Repeat
+from workflow_lib.lattice.host import Host
 
 
 def _cycle_lengths(permutation: np.ndarray) -> list[int]:

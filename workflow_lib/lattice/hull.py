@@ -15,6 +15,7 @@ from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
 from pymatgen.core import Composition, DummySpecies, Element
 
 from workflow_lib.core.errors import UserError
+from workflow_lib.lattice.formation import end_energies, formation_energy
 
 VACANCY = DummySpecies("X")
 
@@ -37,8 +38,8 @@ class Hull:
 
     def formation_at(self, x: np.ndarray) -> np.ndarray:
         """Formation energy of the hull itself at ``x``, eV per mobile site."""
-        ends = (1 - self.x) * self.energy[0] + self.x * self.energy[-1]
-        return np.interp(x, self.x, self.energy - ends)
+        own = formation_energy(self.energy, self.x, self.energy[0], self.energy[-1])
+        return np.interp(x, self.x, own)
 
 
 def lower_hull(
@@ -73,6 +74,6 @@ def lower_hull(
         vertices=vertices,
         x=x[vertices],
         energy=per_site[vertices],
-        formation=np.array([diagram.get_form_energy_per_atom(entry) for entry in entries]),
+        formation=formation_energy(per_site, x, *end_energies(per_site, x)),
         above=np.array([diagram.get_e_above_hull(entry) for entry in entries], dtype=float),
     )

@@ -14,7 +14,8 @@ import numpy as np
 
 from workflow_lib.core.elements import atomic_number
 from workflow_lib.core.errors import UserError
-from workflow_lib.lattice.host import MATCH, Arrangement, Host, Repeat
+from workflow_lib.lattice.arrangement import Arrangement, Repeat
+from workflow_lib.lattice.host import MATCH, Host
 
 if TYPE_CHECKING:
     from workflow_lib.frames.table import FrameBatch

@@ -36,7 +36,8 @@ from workflow_lib.core.io import to_json
 from workflow_lib.core.progress import Progress
 
 if TYPE_CHECKING:
-    from workflow_lib.lattice.host import Arrangement, Host
+    from workflow_lib.lattice.arrangement import Arrangement
+    from workflow_lib.lattice.host import Host
     from workflow_lib.models.trained import TrainedModel
     from workflow_lib.simulation.relaxation import Relaxation, Snapshot
 

@@ -12,9 +12,10 @@ from ase.build import bulk
 from ase.units import Bohr, Hartree
 
 from workflow_lib.core.errors import UserError
+from workflow_lib.lattice.ewald import ewald_energy
 from workflow_lib.lattice.host import Host
 from workflow_lib.lattice.redox import RedoxRule
-from workflow_lib.stages.charge_order.ewald import ewald_energy, fitted_scale, run_ewald
+from workflow_lib.stages.charge_order.ewald import fitted_scale, run_ewald
 from workflow_lib.stages.charge_order.settings import ChargeOrderSettings
 
 MADELUNG_ROCK_SALT = 1.747564594633

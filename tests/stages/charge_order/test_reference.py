@@ -14,10 +14,9 @@ from embedded import embedded_table, last_of_paths
 from workflow_lib.core.errors import UserError
 from workflow_lib.frames.table import Frame, with_labels, write_parquet
 from workflow_lib.lattice.host import Host
+from workflow_lib.lattice.polaron import bond_gap
 from workflow_lib.stages.charge_order.reference import (
-    bond_gap,
     build_reference,
-    formation_energy,
     read_reference,
 )
 
@@ -116,11 +115,6 @@ def test_frames_that_are_no_state_of_the_host_change_nothing(
     ]
     other = [with_labels(frame, state_key=None) for frame in other]
     assert rebuilt([*frames, *other], host, tmp_path / "more").equals(plain)
-
-
-def test_formation_energy_by_hand() -> None:
-    # Half-filled, two formula units: -10 - 0.5*(-8) - 0.5*(-13) = 0.5 eV a cell, 250 meV a unit.
-    assert formation_energy(-10.0, 0.5, -8.0, -13.0, 2) == pytest.approx(250.0)
 
 
 def test_bond_gap_measures_the_breathing_of_a_start(host: Host) -> None:

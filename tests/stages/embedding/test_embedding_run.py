@@ -21,7 +21,7 @@ from workflow_lib.models.registry import FAMILIES
 from workflow_lib.models.species import species_alphabet
 from workflow_lib.models.trained import TrainedModel, species_to_card
 from workflow_lib.stages.charge_order.reference import build_reference
-from workflow_lib.stages.embedding.extract import arrangement_from_key, reference_key, untrained
+from workflow_lib.stages.embedding.extract import follow_relaxation, reference_key, untrained
 from workflow_lib.stages.embedding.figures import embedding_overview
 from workflow_lib.stages.embedding.run import run_embedding
 from workflow_lib.stages.embedding.settings import EmbeddingSettings
@@ -301,26 +301,14 @@ def test_reference_arrangement(host: Host):
     assert reference_key(table, "named", 0.5) == "named"
     with pytest.raises(UserError, match=r"reference_x is 0.666667, .* x = 0.5, 1 only"):
         reference_key(table, None, 2 / 3)
-    for key in TEST_STATES:
-        assert host.key(arrangement_from_key(host, key)) == key
-    big = host.random((1, 3, 1), 8, charges=True, rng=np.random.default_rng(0))
-    assert arrangement_from_key(host, host.key(big)) == host.canonical(big)
 
 
-@pytest.mark.parametrize(
-    ("key", "message"),
-    [
-        ("Na1001", "a key looks like"),
-        ("1x1x1:Na1001", "a key looks like"),
-        ("1x1x1:Li1001:Fe2323", "its ions are Na and Fe, not Li and Fe"),
-        ("1x1x1:Na100:Fe2323", "4 digits for Na and 4 for Fe"),
-        ("1x1x1:Na1001:Fe2343", "Fe must be 2 or 3"),
-        ("1x1x1:Na1001:Fe2333", r"2 Na need 2 Fe2\+, not 1"),
-    ],
-)
-def test_wrong_keys_are_refused(host: Host, key: str, message: str):
-    with pytest.raises(UserError, match=message):
-        arrangement_from_key(host, key)
+def test_a_relaxation_is_followed_only_with_a_charge_order(host: Host, rule: RedoxRule):
+    for key, message in (("1x1x1:Na1001", "names no charge order"), ("Na1001", "no state key")):
+        with pytest.raises(UserError, match=message):
+            follow_relaxation(
+                None, host, key, polaron_distortion=0.06, fmax=0.1, max_steps=1, redox_z=rule.redox_z
+            )
 
 
 def test_overview_of_nothing_is_refused(tmp_path: Path):

@@ -9,8 +9,8 @@ import pytest
 from toy_landscape import BIG, ToyEvaluator, toy_energy
 
 from workflow_lib.core.errors import UserError
+from workflow_lib.lattice.arrangement import Arrangement
 from workflow_lib.lattice.counting import count_distinct
-from workflow_lib.lattice.host import Arrangement
 from workflow_lib.stages.search.genotype import Lattice
 from workflow_lib.stages.search.population import make_population
 from workflow_lib.stages.search.problem import Problem, State

@@ -61,7 +61,7 @@ def test_finished_search_is_not_done_again(host, whole, tmp_path):
 
 def test_kill_9(whole, tmp_path):
     work, out = tmp_path / "work", tmp_path / "out"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests/support'}", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(SCRIPT), str(work), str(out)]
     with subprocess.Popen([*command, "0.2"], env=environment, stderr=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 90

@@ -15,15 +15,17 @@ from pathlib import Path
 import numpy as np
 from ase import Atoms
 from ase.geometry import get_distances
+from embedded import HOST, RULE
 
-from workflow_lib.lattice.host import Arrangement, Host, load_host
-from workflow_lib.stages.search.evaluate import end_members
+from workflow_lib.lattice.arrangement import Arrangement
+from workflow_lib.lattice.host import Host
+from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.stages.search.genotype import Lattice
 from workflow_lib.stages.search.problem import Evaluation
 from workflow_lib.stages.search.settings import CellSettings, SearchSettings
 
 ROOT = Path(__file__).parents[3]
-HOST = ROOT / "resources/hosts/olivine-nafepo4.json"
+OLIVINE = Host.load(HOST, RedoxRule.model_validate(RULE))
 SCREENING = 4.0  # A
 
 BIG = CellSettings(repeat=(1, 3, 1), compositions=(4, 6, 8, 10), budget=60, population=12, offspring=4)
@@ -31,7 +33,7 @@ BIG = CellSettings(repeat=(1, 3, 1), compositions=(4, 6, 8, 10), budget=60, popu
 
 @lru_cache
 def _coulomb(repeat: tuple[int, int, int], charges: bool) -> np.ndarray:
-    lattice = Lattice(load_host(str(HOST)), repeat, charges, ())
+    lattice = Lattice(OLIVINE, repeat, charges, ())
     positions = lattice.template.positions
     distance = get_distances(positions, positions, cell=lattice.template.cell, pbc=True)[1]
     np.fill_diagonal(distance, np.inf)
@@ -61,7 +63,7 @@ class ToyEvaluator:
         delay: float = 0.0,
         diverge: bool = False,
     ) -> None:
-        self.host = load_host(str(HOST))
+        self.host = OLIVINE
         self.charges = charges
         self.fail_after, self.delay, self.diverge = fail_after, delay, diverge
         self.asked: list[str] = []
@@ -89,7 +91,8 @@ class ToyEvaluator:
         return results
 
     def end_members(self) -> list[tuple[Arrangement, Evaluation]]:
-        members = end_members(self.host, charges=self.charges)
+        empty, full = self.host.end_members(charges=self.charges)
+        members = [*empty, *full]
         return list(zip(members, self.evaluate(members, SETTINGS.cells[0]), strict=True))
 
     def structure(self, arrangement: Arrangement, cell: CellSettings) -> Atoms:
@@ -108,7 +111,7 @@ if __name__ == "__main__":  # killed by a test
 
     search_all(
         ToyEvaluator(delay=float(sys.argv[3])),
-        host=load_host(str(HOST)),
+        host=OLIVINE,
         settings=SETTINGS,
         seed=5,
         name="toy",

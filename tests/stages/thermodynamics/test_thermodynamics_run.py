@@ -18,7 +18,6 @@ from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.stages.charge_order.reference import build_reference
 from workflow_lib.stages.thermodynamics.run import run_thermodynamics
 from workflow_lib.stages.thermodynamics.settings import ThermodynamicsSettings
-from workflow_lib.stages.thermodynamics.tables import parse_key
 
 LEVEL = REFERENCE
 E_NA = -1.3231  # eV, of the embedded level
@@ -270,13 +269,6 @@ def test_spread_over_seeds_and_identical_tables(reference: Path, tmp_path: Path)
     assert written == sorted(path.name for path in (tmp_path / "two").iterdir())
     for name in written:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
-
-
-def test_keys():
-    assert parse_key("1x3x1:Na110000000011") == ("1x3x1", "Na", 4, 12)
-    assert parse_key("1x1x1:Na1001:Fe2323") == ("1x1x1", "Na", 2, 4)
-    with pytest.raises(UserError, match="no key"):
-        parse_key("Na1001")
 
 
 def test_clear_errors(reference: Path, tmp_path: Path, host: Host):

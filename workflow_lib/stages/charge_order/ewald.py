@@ -15,6 +15,7 @@ import pandas as pd
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import write_csv, write_json
 from workflow_lib.frames.splits import Splits
+from workflow_lib.lattice.ewald import ewald_energy
 from workflow_lib.stages.charge_order.figures import states_figure
 from workflow_lib.stages.charge_order.protocols import (
     LABELS,
@@ -28,8 +29,6 @@ from workflow_lib.stages.charge_order.score import TIE, Scores, score_states
 from workflow_lib.stages.charge_order.settings import ChargeOrderSettings, Protocol
 
 if TYPE_CHECKING:
-    from ase import Atoms
-
     from workflow_lib.lattice.host import Host
     from workflow_lib.lattice.redox import RedoxRule
 
@@ -46,18 +45,6 @@ NOTE = (
 )
 FITTED = ("_mae_mev_fu", "redox_spread_ratio")
 """Parts of the names of scores that depend on the scale."""
-
-
-def ewald_energy(atoms: Atoms, charges: np.ndarray) -> float:
-    """Electrostatic energy of point charges ``[n]`` (e) in a periodic neutral cell, in eV."""
-    from pymatgen.analysis.ewald import EwaldSummation
-    from pymatgen.io.ase import AseAtomsAdaptor
-
-    bare = atoms.copy()
-    bare.arrays = {name: bare.arrays[name] for name in ("numbers", "positions")}
-    structure = AseAtomsAdaptor.get_structure(bare)
-    structure.add_oxidation_state_by_site([float(charge) for charge in charges])
-    return float(EwaldSummation(structure).total_energy)
 
 
 def fitted_scale(ewald: np.ndarray, dft: np.ndarray) -> float:

@@ -19,8 +19,8 @@ from workflow_lib.core.io import write_csv
 from workflow_lib.core.progress import Progress
 from workflow_lib.frames.splits import Splits
 from workflow_lib.frames.table import Frame, frame_to_atoms, iter_parquet
+from workflow_lib.lattice.ewald import ewald_energy
 from workflow_lib.stages.charge_order.ewald import NAME as EWALD
-from workflow_lib.stages.charge_order.ewald import ewald_energy
 from workflow_lib.stages.charge_order.protocols import LABELS
 from workflow_lib.stages.charge_order.score import DIVERGED, redox_spread, usable
 

@@ -11,15 +11,17 @@ import pandas as pd
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.frames.splits import Role, Splits
+from workflow_lib.lattice.formation import formation_mev_fu
+from workflow_lib.lattice.polaron import bond_gap
 from workflow_lib.lattice.redox import RedoxRule
-from workflow_lib.stages.charge_order.reference import bond_gap, formation_energy
 from workflow_lib.stages.charge_order.score import DIVERGED
 from workflow_lib.stages.charge_order.settings import ChargeOrderSettings, Protocol
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-    from workflow_lib.lattice.host import Arrangement, Host
+    from workflow_lib.lattice.arrangement import Arrangement
+    from workflow_lib.lattice.host import Host
     from workflow_lib.models.trained import TrainedModel
     from workflow_lib.simulation.cache import RelaxationCache
     from workflow_lib.simulation.relaxation import Relaxation
@@ -187,18 +189,8 @@ def protocol_table(
     table["dft_formation_mev_fu"] = reference["formation_mev_fu"]
     table["dft_fmax"] = reference["fmax"]
     table["dft_bond_gap_a"] = reference["bond_gap_a"]
-    table["formation_mev_fu"] = _formation(table)
+    table["formation_mev_fu"] = formation_mev_fu(table["energy_ev"], table["formula_units"], table["x"])
     table["bond_gap_a"] = [bond_gap(atoms, host, atoms.arrays[LABELS]) for atoms in structures]
     for name in ("order", "realised_key", "moment_gap_mub"):
         table[name] = None if orders is None else [row[name] for row in orders]
     return table[list(STATE_COLUMNS)]
-
-
-def _formation(table: pd.DataFrame) -> np.ndarray:
-    units = table["formula_units"].to_numpy(dtype=float)
-    energy = table["energy_ev"].to_numpy(dtype=float) / units
-    ends = []
-    for x in (0.0, 1.0):
-        own = energy[np.isclose(table["x"], x)]
-        ends.append(float(own.min()) if len(own) else float("nan"))
-    return np.asarray(formation_energy(energy, table["x"].to_numpy(), ends[0], ends[1], 1))

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from workflow_lib.core.elements import atomic_number
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import atomic_path, write_csv
 from workflow_lib.frames.table import (
@@ -29,23 +28,25 @@ from workflow_lib.frames.table import (
     iter_parquet,
     mixed_levels,
 )
+from workflow_lib.lattice.arrangement import UNIT
+from workflow_lib.lattice.formation import formation_mev_fu
+from workflow_lib.lattice.polaron import bond_gap
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-    from workflow_lib.lattice.host import Arrangement, Host, Repeat
+    from workflow_lib.lattice.arrangement import Arrangement
+    from workflow_lib.lattice.host import Host
 
 _log = logging.getLogger(__name__)
 
-CELL: Repeat = (1, 1, 1)
+CELL = UNIT
 """The charge-order stage is set on the smallest cell, whose states can all be enumerated."""
 ANSWERS = (RELAXATION, SINGLE, UNSPECIFIED)
 """Kinds of frame that may answer for a state; rattled and strained ones are no answers, however small
 their forces: in another cell than the states they are held against, they may lie lower."""
 RELAXED = 0.05
 """eV/A; a DFT path that ends with a larger force is shown as not relaxed."""
-OXYGEN_SHELL = 6
-"""Oxygen neighbours of a redox site (octahedron)."""
 TABLE, STRUCTURES = "reference.csv", "reference.extxyz"
 COLUMNS = (
     "state_key",
@@ -66,41 +67,7 @@ COLUMNS = (
 )
 """``formation_mev_fu``: meV per formula unit against the two DFT end members; ``fmax`` eV/A;
 ``degeneracy``: equivalent arrangements in the cell; ``paths``: calculations that end in the state;
-``bond_gap_a``: mean Fe-O distance (A) of the lower-state sites minus that of the higher-state
-sites."""
-
-
-def formation_energy(
-    energy: np.ndarray | float, x: np.ndarray | float, empty: float, full: float, formula_units: float
-) -> np.ndarray | float:
-    """Formation energy in meV per formula unit against the end members.
-
-    ``energy`` and the end members' ``empty`` (x = 0) and ``full`` (x = 1) are eV per cell of
-    ``formula_units``: E_f = [E - (1 - x) E(empty) - x E(full)] / formula_units.
-    """
-    return (energy - (1 - x) * empty - x * full) / formula_units * 1000
-
-
-def bond_gap(atoms: Atoms, host: Host, oxidation_states: np.ndarray) -> float:
-    """Mean Fe-O distance of lower-state sites minus that of higher-state sites, in A.
-
-    Each site counts its six nearest oxygens. A localised polaron shows as a positive gap (about
-    0.1 A in DFT); nan where the cell holds one charge state only or a position is not finite.
-    """
-    from ase.geometry import get_distances
-
-    if not np.isfinite(atoms.positions).all():
-        return float("nan")
-    sites = np.flatnonzero(atoms.numbers == atomic_number(host.redox))
-    oxygens = atoms.positions[atoms.numbers == atomic_number("O")]
-    _, distances = get_distances(atoms.positions[sites], oxygens, cell=atoms.cell, pbc=True)
-    mean = np.sort(distances, axis=1)[:, :OXYGEN_SHELL].mean(axis=1)
-    low = np.asarray(oxidation_states)[sites] == host.low
-    if low.all() or not low.any():
-        return float("nan")
-    # Symmetric starts have a gap of rounding error: no digit below 1e-6 A means anything. Adding
-    # zero turns -0.0 into 0.0.
-    return round(float(mean[low].mean() - mean[~low].mean()), 6) + 0.0
+``bond_gap_a``: see ``lattice.polaron.bond_gap``."""
 
 
 class _Answers:
@@ -277,15 +244,10 @@ def _largest_force(frame: Frame) -> float:
 
 
 def _formation(table: pd.DataFrame, where: str) -> np.ndarray:
-    units = table["formula_units"].to_numpy(dtype=float)
-    per_unit = table["energy_ev"].to_numpy() / units
-    ends: list[float] = []
     for x in (0.0, 1.0):
-        rows = np.isclose(table["x"], x)
-        if not rows.any():
+        if not np.isclose(table["x"], x).any():
             raise UserError(f"{where} holds no relaxation of x = {x:g}; formation energies need both ends")
-        ends.append(float(per_unit[rows].min()))
-    return np.asarray(formation_energy(per_unit, table["x"].to_numpy(), ends[0], ends[1], 1))
+    return formation_mev_fu(table["energy_ev"], table["formula_units"], table["x"])
 
 
 def _write_structures(frames: list[Frame], table: pd.DataFrame, path: Path) -> None:

@@ -33,7 +33,8 @@ from workflow_lib.stages.charge_order.settings import HEADLINE, PROTOCOLS, Charg
 if TYPE_CHECKING:
     from ase import Atoms
 
-    from workflow_lib.lattice.host import Arrangement, Host
+    from workflow_lib.lattice.arrangement import Arrangement
+    from workflow_lib.lattice.host import Host
 
 STATES, SCORES, RELAXED_STRUCTURES = "states.csv", "scores.json", "structures.extxyz"
 TIMINGS = "timings.json"

@@ -14,7 +14,8 @@ from tqdm import tqdm
 from workflow_lib.core.elements import SYMBOLS
 from workflow_lib.frames.subset import formula, in_subset_many
 from workflow_lib.frames.table import Frame, FrameBatch
-from workflow_lib.lattice.host import Arrangement, Host
+from workflow_lib.lattice.arrangement import Arrangement
+from workflow_lib.lattice.host import Host
 from workflow_lib.lattice.locate import state_keys
 from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.stages.dataset.assign import charge_states

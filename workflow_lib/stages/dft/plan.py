@@ -12,11 +12,12 @@ from workflow_lib.core.io import write_csv
 from workflow_lib.dft.calculation import Calculation
 from workflow_lib.dft.level import Level
 from workflow_lib.dft.store import Store
-from workflow_lib.lattice.host import Arrangement, Host, Repeat
-from workflow_lib.lattice.redox import RedoxRule
+from workflow_lib.lattice.arrangement import Arrangement, Repeat, StateKey
+from workflow_lib.lattice.ewald import electrostatic_order
+from workflow_lib.lattice.formation import MEV, end_energies, formation_energy
+from workflow_lib.lattice.host import Host
 from workflow_lib.stages.dft.settings import DftSettings
 
-UNIT: Repeat = (1, 1, 1)
 COLUMNS = (
     "cell",
     "x",
@@ -45,16 +46,14 @@ def level_of(level: Level, repeat: Repeat) -> Level:
     return level.model_copy(update={"kpoints": (x, y, z)})
 
 
-def relaxation_of(
-    arrangement: Arrangement, host: Host, rule: RedoxRule, settings: DftSettings, level: Level
-) -> Calculation:
+def relaxation_of(arrangement: Arrangement, host: Host, settings: DftSettings, level: Level) -> Calculation:
     """The steered relaxation of one arrangement, from the distorted Vegard structure.
 
     Raises UserError for an arrangement that is not neutral.
     """
     atoms = host.build(arrangement, polaron_distortion=settings.polaron_distortion)
     states = atoms.get_array("oxidation_states")
-    rule.check_neutral(atoms.numbers, states)
+    host.rule.check_neutral(atoms.numbers, states)
     key = host.key(arrangement)
     return Calculation(
         name=key,
@@ -66,55 +65,22 @@ def relaxation_of(
         cell=atoms.cell[:],
         oxidation_states=states,
         level=level,
-        formula_units=host.formula_units * int(np.prod(arrangement.repeat)),
+        formula_units=host.formula_units * arrangement.cells,
         state_key=key,
         fmax=settings.fmax,
         max_steps=settings.max_steps,
     )
 
 
-def electrostatic_order(arrangement: Arrangement, host: Host, rule: RedoxRule) -> Arrangement:
-    """The ions with the charge order of least point-charge energy (formal charges, Ewald's sum).
-
-    Stands in where a charge-blind model asks: it knows no order, and DFT needs one. The minimum is
-    searched by pymatgen's EwaldMinimizer on the undistorted structure.
-    """
-    from ase import Atoms
-    from pymatgen.analysis.ewald import EwaldMinimizer, EwaldSummation
-    from pymatgen.io.ase import AseAtomsAdaptor
-
-    size = host.n_reduced(arrangement.repeat, len(arrangement.occupied))
-    every = tuple(range(host.n_redox(arrangement.repeat)))
-    if size in (0, len(every)):
-        return Arrangement(arrangement.repeat, arrangement.occupied, every[:size])
-    atoms = host.build(Arrangement(arrangement.repeat, arrangement.occupied, every[:size]))
-    charges = rule.formal(atoms.numbers, atoms.get_array("oxidation_states"))
-    sites = np.flatnonzero(atoms.numbers == rule.redox_z)
-    charges[sites] = host.high
-    bare = Atoms(atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=True)
-    structure = AseAtomsAdaptor.get_structure(bare)
-    structure.add_oxidation_state_by_site([float(charge) for charge in charges])
-    change = [host.low / host.high, size, [int(site) for site in sites], None]
-    matrix = EwaldSummation(structure).total_energy_matrix
-    chosen = EwaldMinimizer(matrix, [change], 1, EwaldMinimizer.ALGO_FAST).output_lists[0][1]
-    reduced = sorted(int(np.flatnonzero(sites == site)[0]) for site, _ in chosen)
-    return Arrangement(arrangement.repeat, arrangement.occupied, tuple(reduced))
-
-
-def end_members(host: Host, rule: RedoxRule, settings: DftSettings, repeat: Repeat) -> list[Calculation]:
-    """Both ends of the composition in the unit cell, at the mesh that a supercell is compared at."""
+def end_members(host: Host, settings: DftSettings, repeat: Repeat) -> list[Calculation]:
+    """Return both ends of the composition in the unit cell, at the mesh a supercell is compared at."""
     level = level_of(settings.level, repeat)
-    sites, redox = range(host.n_mobile(UNIT)), range(host.n_redox(UNIT))
-    empty = tuple(redox)[: host.n_reduced(UNIT, 0)]
-    full = tuple(redox)[: host.n_reduced(UNIT, len(sites))]
-    ends = [Arrangement(UNIT, (), empty), Arrangement(UNIT, tuple(sites), full)]
-    return [relaxation_of(end, host, rule, settings, level) for end in ends]
+    empty, full = host.end_members(charges=True)
+    return [relaxation_of(end, host, settings, level) for end in (*empty, *full)]
 
 
-def plan_pending(
-    pending: Path, host: Host, rule: RedoxRule, settings: DftSettings
-) -> dict[str, list[Calculation]]:
-    """Calculations for each key of a ``pending.csv``: the arrangement, then both end members.
+def plan_pending(pending: Path, host: Host, settings: DftSettings) -> dict[str, list[Calculation]]:
+    """Calculations for each key of a ``pending.csv``: the arrangement, then the end members.
 
     Raises UserError where the file is missing or names a key of another host.
     """
@@ -122,9 +88,9 @@ def plan_pending(
     for key in _pending(pending)["key"]:
         arrangement = host.parse(key)
         if arrangement.reduced is None:
-            arrangement = electrostatic_order(arrangement, host, rule)
-        asked = relaxation_of(arrangement, host, rule, settings, settings.level)
-        plan[key] = [asked, *end_members(host, rule, settings, arrangement.repeat)]
+            arrangement = electrostatic_order(arrangement, host)
+        asked = relaxation_of(arrangement, host, settings, settings.level)
+        plan[key] = [asked, *end_members(host, settings, arrangement.repeat)]
     return plan
 
 
@@ -153,8 +119,9 @@ def energies(pending: Path, plan: dict[str, list[Calculation]], store: Store, ou
         last = record.frames[-1] if record.frames and status == "done" else None
         formation = None
         if all(r.status == "done" for r in records):
-            energy, empty, full = (r.frames[-1]["energy"] / r.calculation.formula_units for r in records)
-            formation = (energy - (1 - asked["x"]) * empty - asked["x"] * full) * 1000
+            energy, *ends = (r.frames[-1]["energy"] / r.calculation.formula_units for r in records)
+            empty, full = end_energies(ends, [StateKey.parse(str(job.state_key)).x for job in jobs[1:]])
+            formation = MEV * formation_energy(energy, asked["x"], empty, full)
         rows.append(
             (
                 asked["cell"],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +12,7 @@ import pandas as pd
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.progress import Progress
 from workflow_lib.frames.table import Frame, frame_to_atoms
-from workflow_lib.lattice.host import Arrangement, Host, Repeat
+from workflow_lib.lattice.host import Host
 from workflow_lib.models.registry import FAMILIES
 from workflow_lib.models.trained import TrainedModel, species_from_card
 from workflow_lib.simulation.relaxation import Relaxation, Snapshot, relax
@@ -117,36 +116,6 @@ def untrained(card: Mapping[str, Any], training_frames: Sequence[Frame]) -> Trai
     return model
 
 
-_KEY = re.compile(r"(\d+)x(\d+)x(\d+):([A-Z][a-z]?)([01]*):([A-Z][a-z]?)(\d+)")
-
-
-def arrangement_from_key(host: Host, key: str) -> Arrangement:
-    """The arrangement that a key such as ``1x1x1:Na1001:Fe2323`` names; UserError if none does."""
-    hint = f"{key!r} names no neutral arrangement of {host.name}"
-    found = _KEY.fullmatch(key)
-    if found is None:
-        raise UserError(f"{hint}; a key looks like 1x1x1:Na1001:Fe2323")
-    repeat: Repeat = (int(found[1]), int(found[2]), int(found[3]))
-    mobile, bits, redox, digits = found.groups()[3:]
-    if (mobile, redox) != (host.mobile, host.redox):
-        raise UserError(f"{hint}: its ions are {host.mobile} and {host.redox}, not {mobile} and {redox}")
-    if (len(bits), len(digits)) != (host.n_mobile(repeat), host.n_redox(repeat)):
-        raise UserError(
-            f"{hint}: {host.n_mobile(repeat)} digits for {mobile} and {host.n_redox(repeat)} for {redox} "
-            "are needed"
-        )
-    if set(digits) - {str(host.low), str(host.high)}:
-        raise UserError(f"{hint}: {redox} must be {host.low} or {host.high}")
-    occupied = tuple(i for i, bit in enumerate(bits) if bit == "1")
-    reduced = tuple(i for i, digit in enumerate(digits) if digit == str(host.low))
-    if len(reduced) != host.n_reduced(repeat, len(occupied)):
-        raise UserError(
-            f"{hint}: {len(occupied)} {mobile} need {host.n_reduced(repeat, len(occupied))} "
-            f"{redox}{host.low}+, not {len(reduced)}"
-        )
-    return Arrangement(repeat, occupied, reduced)
-
-
 def reference_key(table: pd.DataFrame, wanted: str | None, x: float) -> str:
     """Key of the arrangement to follow: ``wanted``, else the lowest DFT state at composition ``x``."""
     if wanted is not None:
@@ -176,7 +145,12 @@ def follow_relaxation(
     Starts from the host's distorted arrangement ``key`` (``polaron_distortion`` A, see ``Host.build``), in
     the fixed cell of its composition. Points that are not finite are left out.
     """
-    start = host.build(arrangement_from_key(host, key), polaron_distortion=polaron_distortion)
+    arrangement = host.parse(key)
+    if arrangement.reduced is None:
+        raise UserError(
+            f"embedding.reference_state {key!r} names no charge order; add its part for {host.redox}"
+        )
+    start = host.build(arrangement, polaron_distortion=polaron_distortion)
     sites = np.flatnonzero(start.numbers == redox_z)
     states = start.arrays[LABELS][sites]
     rows: list[tuple] = []

@@ -7,7 +7,9 @@ from functools import cached_property
 from math import isfinite
 from typing import TYPE_CHECKING, Protocol
 
-from workflow_lib.lattice.host import Arrangement, Host
+from workflow_lib.lattice.arrangement import Arrangement
+from workflow_lib.lattice.formation import end_energies, formation_energy
+from workflow_lib.lattice.host import Host
 from workflow_lib.simulation.cache import (
     RelaxationCache,
     host_identity,
@@ -23,8 +25,6 @@ if TYPE_CHECKING:
 
     from workflow_lib.models.trained import TrainedModel
     from workflow_lib.simulation.relaxation import Relaxation
-
-UNIT = (1, 1, 1)
 
 
 class Evaluator(Protocol):
@@ -48,22 +48,14 @@ class Evaluator(Protocol):
         """The relaxed atoms of an arrangement that was evaluated."""
 
 
-def end_members(host: Host, *, charges: bool) -> list[Arrangement]:
-    """The empty and the full end member in the host's own cell."""
-    return [
-        Arrangement(UNIT, tuple(range(n)), tuple(range(host.n_reduced(UNIT, n))) if charges else None)
-        for n in (0, host.n_mobile(UNIT))
-    ]
-
-
 class ModelEvaluator:
     """Relaxes with a trained model in Vegard cells and keeps the results in the shared cache.
 
-    Starts are those of the charge_order: distorted around the redox sites for a charge-labelled model,
-    undistorted for a charge-blind one. Formation energy per formula unit: E/fu - x E(full)/fu -
-    (1 - x) E(empty)/fu in eV, the end members relaxed by the same model in the host's own cell, to
-    the smallest ``fmax`` and with the most steps of all cells. Where an end member diverges there
-    is no formation energy. ``name`` stands in what is said of relaxations that take long.
+    Starts are those of the charge-order stage: distorted around the redox sites for a charge-labelled
+    model, undistorted for a charge-blind one. Formation energies are in eV per formula unit against
+    the end members, relaxed by the same model in the host's own cell, to the smallest ``fmax`` and
+    with the most steps of all cells. Where an end member diverges there is no formation energy.
+    ``name`` stands in what is said of relaxations that take long.
     """
 
     def __init__(
@@ -121,24 +113,28 @@ class ModelEvaluator:
         )
 
     @cached_property
+    def _ends(self) -> list[tuple[Arrangement, Relaxation]]:
+        """Both end members, with all charge orders of one of mixed valence, relaxed."""
+        empty, full = self.host.end_members(charges=self.charges)
+        members = [*empty, *full]
+        return list(zip(members, self._relax(members, self._end_stop), strict=True))
+
+    @cached_property
     def end_energies(self) -> tuple[float, float]:
-        """Energies of the empty and the full end member in eV per formula unit."""
-        members = self._relax(end_members(self.host, charges=self.charges), self._end_stop)
-        empty, full = (
-            member.energy / self.host.formula_units if member.status != "diverged" else float("nan")
-            for member in members
-        )
-        return empty, full
+        """Energies of the empty and the full end member in eV per formula unit; nan where diverged."""
+        energies = [
+            relaxed.energy / self.host.formula_units if relaxed.status != "diverged" else float("nan")
+            for _, relaxed in self._ends
+        ]
+        return end_energies(energies, [self.host.composition(member) for member, _ in self._ends])
 
     def _evaluation(self, arrangement: Arrangement, relaxation: Relaxation) -> Evaluation:
         good = relaxation.status != "diverged" and isfinite(relaxation.energy)
         formation = None
         if good:
-            a, b, c = arrangement.repeat
+            per_unit = relaxation.energy / (self.host.formula_units * arrangement.cells)
             x = self.host.composition(arrangement)
-            empty, full = self.end_energies
-            per_unit = relaxation.energy / (self.host.formula_units * a * b * c)
-            formation = finite(per_unit - x * full - (1 - x) * empty)
+            formation = finite(float(formation_energy(per_unit, x, *self.end_energies)))
         return Evaluation(
             energy=relaxation.energy if good else None,
             formation=formation,
@@ -154,9 +150,7 @@ class ModelEvaluator:
 
     def end_members(self) -> list[tuple[Arrangement, Evaluation]]:
         """The empty and the full end member, relaxed."""
-        members = end_members(self.host, charges=self.charges)
-        relaxations = self._relax(members, self._end_stop)
-        return list(zip(members, map(self._evaluation, members, relaxations), strict=True))
+        return [(member, self._evaluation(member, relaxed)) for member, relaxed in self._ends]
 
     def structure(self, arrangement: Arrangement, cell: CellSettings) -> Atoms:
         """The relaxed atoms, with ``oxidation_states`` where the model sees charge states."""

@@ -9,7 +9,8 @@ from ase import Atoms
 from ase.geometry import get_distances
 
 from workflow_lib.core.elements import atomic_number
-from workflow_lib.lattice.host import Arrangement, Host, Repeat
+from workflow_lib.lattice.arrangement import Arrangement, Repeat
+from workflow_lib.lattice.host import Host
 
 ABSENT = 0
 """Atomic number of ase's dummy element X: a vacancy, or a missing electron (higher state)."""

@@ -9,14 +9,10 @@ import pandas as pd
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import write_csv
+from workflow_lib.lattice.arrangement import StateKey
 
 COLUMNS = ("cell", "x", "n_occupied", "key", "charge_order", "models", "asked_by", "formation_mev_fu")
 NEEDED = ("model", "cell", "key", "x", "n_occupied", "formation_mev_fu")
-
-
-def _ions(key: str) -> str:
-    """The key without its charge order."""
-    return ":".join(key.split(":")[:2])
 
 
 def _read(path: Path, columns: Iterable[str]) -> pd.DataFrame:
@@ -44,7 +40,7 @@ def collect_pending(found: Iterable[Path], reference: Path, out: Path, *, lowest
     Raises UserError for missing files or columns.
     """
     known = set(_read(Path(reference), ("state_key",))["state_key"])
-    known |= {_ions(key) for key in known}
+    known |= {StateKey.parse(key).ion_key for key in known}
     asked = []
     for path in sorted(Path(path) for path in found):
         table = _read(path, NEEDED).dropna(subset=["formation_mev_fu"])
@@ -62,7 +58,7 @@ def collect_pending(found: Iterable[Path], reference: Path, out: Path, *, lowest
                 x,
                 number,
                 key,
-                "open" if key == _ions(str(key)) else "given",
+                "open" if StateKey.parse(str(key)).states is None else "given",
                 len(group),
                 ";".join(group["model"]),
                 ";".join(f"{energy:.3f}" for energy in group["formation_mev_fu"]),

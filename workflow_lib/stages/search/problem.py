@@ -13,8 +13,8 @@ import numpy as np
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import read_json, to_json, write_json
+from workflow_lib.lattice.arrangement import Arrangement
 from workflow_lib.lattice.counting import count_distinct
-from workflow_lib.lattice.host import Arrangement
 from workflow_lib.stages.search.genotype import Lattice
 
 VERSION = 1

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 
-from workflow_lib.lattice.host import Arrangement
+from workflow_lib.lattice.arrangement import Arrangement
 from workflow_lib.stages.search.problem import Problem, Record, State
 
 Batch = list[tuple[str, str, Arrangement]]

@@ -16,9 +16,10 @@ from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import atomic_path, write_csv, write_json
 from workflow_lib.core.locks import alone
 from workflow_lib.core.progress import Progress
-from workflow_lib.lattice.host import Arrangement, Host
+from workflow_lib.lattice.arrangement import UNIT, Arrangement
+from workflow_lib.lattice.host import Host
 from workflow_lib.stages.charge_order.settings import ChargeOrderSettings
-from workflow_lib.stages.search.evaluate import UNIT, Evaluator, ModelEvaluator
+from workflow_lib.stages.search.evaluate import Evaluator, ModelEvaluator
 from workflow_lib.stages.search.figures import search_figure, shown
 from workflow_lib.stages.search.genotype import Lattice
 from workflow_lib.stages.search.problem import Evaluation, Method, Problem, Record, State
@@ -95,11 +96,12 @@ def check_cells(host: Host, settings: SearchSettings) -> None:
     """Raise UserError for compositions without arrangements and for endless enumerations."""
     from workflow_lib.lattice.counting import count_distinct
 
+    host.end_members(charges=True)
     for cell in settings.cells:
         cell.occupations(host)
         if cell.enumerate:
             # Charge-blind models have fewer; what is fine for one variant should be for all.
-            numbers = range(host.n_mobile(cell.repeat) + 1)
+            numbers = host.compositions(cell.repeat)
             count = sum(count_distinct(host, cell.repeat, n, charges=True) for n in numbers)
             if count > MAX_ENUMERATED:
                 raise UserError(
@@ -196,7 +198,7 @@ def _enumerate(problem: Problem) -> list[Record]:
     arrangements = list(
         chain.from_iterable(
             lattice.host.enumerate(lattice.repeat, n, charges=lattice.charges)
-            for n in range(lattice.n_mobile + 1)
+            for n in lattice.host.compositions(lattice.repeat)
         )
     )
     return _records(lattice.host, arrangements, problem.evaluate(arrangements))

@@ -109,7 +109,8 @@ class CellSettings(BaseModel):
         """
         sites = host.n_mobile(self.repeat)
         inner = range(1, sites)
-        wanted = tuple(inner) if self.compositions == "all" else self.compositions
+        neutral = tuple(n for n in host.compositions(self.repeat) if n in inner)
+        wanted = neutral if self.compositions == "all" else self.compositions
         for number in wanted:
             if number not in inner:
                 raise UserError(
@@ -117,6 +118,11 @@ class CellSettings(BaseModel):
                     f"the cell has {sites} sites, use 1 to {sites - 1} (end members are always included)"
                 )
             host.n_reduced(self.repeat, number)
+        if not wanted:
+            raise UserError(
+                f"search.cells ({self.name}): {host.name} has no neutral composition between its end "
+                "members in this cell; use a larger one"
+            )
         if self.population < len(wanted):
             raise UserError(
                 f"search.cells ({self.name}): a population of {self.population} cannot hold one "

@@ -16,10 +16,11 @@ from workflow_lib.core.plotting import (
     panel_shape,
     style,
 )
+from workflow_lib.lattice.arrangement import StateKey
 from workflow_lib.lattice.voltage import VoltageProfile, common_grid
 from workflow_lib.models.identity import CONTROLS, VARIANTS, look_of
 from workflow_lib.stages.thermodynamics.scores import lowest
-from workflow_lib.stages.thermodynamics.tables import DFT, parse_key
+from workflow_lib.stages.thermodynamics.tables import DFT
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -104,7 +105,7 @@ def _legend(figure: Figure, panels: Iterable[Axes], columns: int) -> None:
 
 
 def _x_label(formation: pd.DataFrame) -> str:
-    return f"x (filled fraction of the {parse_key(formation['state_key'].iloc[0]).mobile} sites)"
+    return f"x (filled fraction of the {StateKey.parse(formation['state_key'].iloc[0]).mobile} sites)"
 
 
 def _band(panel: Axes, group: pd.DataFrame, colour: str, line: str, label: str) -> None:
@@ -225,7 +226,7 @@ def draw_voltage(formation: pd.DataFrame, voltages: pd.DataFrame, level: str, st
     """One panel a model: voltage of DFT and of each variant, enumerated states and search."""
     models = voltages[voltages["id"] != DFT]
     names = sorted(set(formation.loc[formation["source"] == "charge_order", "model"])) or [DFT]
-    mobile = parse_key(formation["state_key"].iloc[0]).mobile
+    mobile = StateKey.parse(formation["state_key"].iloc[0]).mobile
     anchor = voltages.loc[voltages["id"] == DFT, "voltage_v"].to_numpy(float)
     if not len(anchor):
         _no_voltage(mobile, level, stem)

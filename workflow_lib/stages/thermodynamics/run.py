@@ -19,6 +19,7 @@ import pandas as pd
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import write_csv
+from workflow_lib.lattice.arrangement import StateKey
 from workflow_lib.lattice.hull import Hull, lower_hull
 from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.lattice.voltage import VoltageProfile, voltage_distance_mv, voltage_profile
@@ -88,7 +89,7 @@ def analyse(
     if ends:
         missing = " and ".join(f"x = {x:g}" for x in sorted(ends))
         return Answer(table, {}, {}, f"no usable end member at {missing}")
-    mobile = tables.parse_key(table["state_key"].iloc[0]).mobile
+    mobile = StateKey.parse(table["state_key"].iloc[0]).mobile
     scale = 1000 * sites_per_fu
     hulls, voltages = {}, {}
     scopes = {ENUMERATED: known} | ({SEARCHED: good} if good.sum() > known.sum() else {})
@@ -197,7 +198,7 @@ def run_thermodynamics(
     info = tables.reference_info(reference_dir)
     sites_per_fu = info.sites_per_fu
     dft = tables.read_reference(reference_dir)
-    reservoir = _reservoir(tables.parse_key(dft["state_key"].iloc[0]).mobile, info.level, rule, settings)
+    reservoir = _reservoir(StateKey.parse(dft["state_key"].iloc[0]).mobile, info.level, rule, settings)
     ask = partial(analyse, sites_per_fu=sites_per_fu, reservoir=reservoir, settings=settings)
     reference = ask(dft, where=str(reference_dir))
     if not reference.hulls:

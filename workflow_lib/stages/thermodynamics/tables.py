@@ -8,7 +8,6 @@ Columns of that table: ``id`` (trained model, or ``DFT``), ``model``, ``variant`
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from workflow_lib.core.errors import UserError
+from workflow_lib.lattice.arrangement import StateKey
 from workflow_lib.models.identity import EWALD, ModelId
 from workflow_lib.stages.charge_order.settings import HEADLINE
 
@@ -41,25 +41,6 @@ COLUMNS = (
     "status",
     "fmax_ev_a",
 )
-_KEY = re.compile(r"(\d+x\d+x\d+):([A-Z][a-z]?)([01]+)(?::[A-Z][a-z]?\d+)?")
-
-
-class Occupation(NamedTuple):
-    """What the key of an arrangement says of its ions."""
-
-    cell: str
-    mobile: str
-    filled: int
-    sites: int
-
-
-def parse_key(key: str) -> Occupation:
-    """Read a key such as ``1x1x1:Na1001:Fe2323`` (charge states may be absent); UserError else."""
-    found = _KEY.fullmatch(key)
-    if found is None:
-        raise UserError(f"{key!r} is no key of an arrangement; one looks like 1x1x1:Na1001:Fe2323")
-    cell, mobile, bits = found.groups()
-    return Occupation(cell, mobile, bits.count("1"), len(bits))
 
 
 def _read(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
@@ -78,7 +59,7 @@ def _read(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
 def _complete(table: pd.DataFrame, name: str, source: str, where: Path) -> pd.DataFrame:
     """Add identity and occupation columns; UserError where x and key disagree."""
     model, variant, fold, seed = (name, "", None, None) if name in (DFT, EWALD) else ModelId.parse(name)
-    known = [parse_key(key) for key in table["state_key"]]
+    known = [StateKey.parse(key) for key in table["state_key"]]
     table = table.assign(
         id=name,
         model=model,
@@ -123,7 +104,7 @@ def reference_info(folder: Path) -> ReferenceInfo:
     path = folder / "reference.csv"
     table = _read(path, ("state_key", "formula_units", "energy_reference"))
     ratios = {
-        parse_key(key).sites / units
+        StateKey.parse(key).sites / units
         for key, units in zip(table["state_key"], table["formula_units"], strict=True)
     }
     levels = set(table["energy_reference"])
