@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import gcd
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -266,10 +266,12 @@ def make_frame(
     path: str | None = None,
     energy_reference: str | None = None,
     formula_units: int | None = None,
+    note: Callable[[str], None] = _log.warning,
 ) -> Frame:
     """One frame from atoms and the places (info, arrays, results) where its labels may be.
 
     ``path`` names the calculation of a frame that does not say it; None where that is not known.
+    ``note`` is told in one line what was made of an unusual label.
     Labels keep the unit of stress and the sign of charges that they have in the file. Raises
     UserError, beginning with ``where``, for a frame that is not periodic, has no energy, or has
     labels of the wrong length or not finite.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from workflow_lib.core.compressed import bare_name
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.local_files import local_files
 
@@ -21,7 +23,12 @@ _SUFFIXES: dict[str, Kind] = {
     ".parquet": "table",
 }
 _VASP: dict[str, Kind] = {"vasprun.xml": "vasprun", "OUTCAR": "outcar"}
-READABLE = "extended XYZ (.xyz, .extxyz), ASE db (.db, .aselmdb), VASP (vasprun.xml, OUTCAR), .parquet"
+_VASP_NAME = re.compile(r"(vasprun\.xml|OUTCAR)(?:[._-]((?:[A-Za-z]+_?)?\d+|relax|static|scf))?")
+"""Names of VASP's files, also of one run of several in a folder: ``OUTCAR.relax1``, ``OUTCAR.static``."""
+READABLE = (
+    "extended XYZ (.xyz, .extxyz), ASE db (.db, .aselmdb), .parquet, VASP (vasprun.xml, OUTCAR; also with "
+    ".relax1, .gz, .xz, .bz2)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +42,14 @@ class Input:
 
 def kind_of(path: Path) -> Kind | None:
     """What a file is by its name; None for one that holds no frames."""
-    return _VASP.get(path.name.removesuffix(".gz")) or _SUFFIXES.get(path.suffix)
+    vasp = _VASP_NAME.fullmatch(bare_name(path.name))
+    return _VASP[vasp[1]] if vasp else _SUFFIXES.get(path.suffix)
+
+
+def _run(path: Path) -> tuple[Path, str]:
+    """Folder and stage of the run of VASP that a file belongs to."""
+    vasp = _VASP_NAME.fullmatch(bare_name(path.name))
+    return path.parent, (vasp[2] or "") if vasp else ""
 
 
 def find_inputs(patterns: Sequence[str], leave_out: Path) -> tuple[list[Input], list[Path]]:
@@ -52,8 +66,8 @@ def find_inputs(patterns: Sequence[str], leave_out: Path) -> tuple[list[Input], 
             raise UserError(f"{pattern} is in no format that can be read; give {READABLE}")
         found |= {path: kind_of(path) for path in files if path not in found}
     known = {path: kind for path, kind in found.items() if kind is not None}
-    runs = {path.parent for path, kind in known.items() if kind == "vasprun"}
-    known = {path: kind for path, kind in known.items() if not (kind == "outcar" and path.parent in runs)}
+    runs = {_run(path) for path, kind in known.items() if kind == "vasprun"}
+    known = {path: kind for path, kind in known.items() if not (kind == "outcar" and _run(path) in runs)}
     if not known:
         raise UserError(f"{', '.join(patterns)} holds no file of frames; there must be {READABLE}")
     names = _names(list(known))
@@ -65,8 +79,11 @@ def _names(paths: Sequence[Path]) -> dict[Path, str]:
     """The shortest end of each path that tells it from the others; a VASP run has its folder's name."""
     words = {}
     for path in paths:
-        vasp = path.name.removesuffix(".gz") in _VASP
-        words[path] = path.parent.parts[1:] if vasp else (*path.parent.parts[1:], path.stem)
+        if kind_of(path) in _VASP.values():
+            stage = _run(path)[1]
+            words[path] = (*path.parent.parts[1:], stage) if stage else path.parent.parts[1:]
+        else:
+            words[path] = (*path.parent.parts[1:], path.stem)
     names: dict[Path, str] = {}
     length = 1
     while len(names) < len(paths):

@@ -1,49 +1,22 @@
-"""ASE databases, VASP outputs and frame tables as frames, streaming where the format allows it."""
+"""Any file that can be read as frames: ASE databases, frame tables, and what has a reader of its own."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from workflow_lib.core.errors import UserError
-from workflow_lib.frames.foreign import make_frame
+from workflow_lib.frames.reading.common import Batches, Damaged, Defaults, one_frame, reason_of
 from workflow_lib.frames.reading.inputs import Input
-from workflow_lib.frames.reading.scan import Damaged
-from workflow_lib.frames.reading.xyz import Defaults, read_xyz
-from workflow_lib.frames.table import RELAXATION, SINGLE, Frame, iter_parquet
+from workflow_lib.frames.reading.vasp_frames import read_outcar, read_vasprun
+from workflow_lib.frames.reading.xyz import read_xyz
+from workflow_lib.frames.table import iter_parquet
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-Batches = Iterator[tuple[list[Frame | Damaged], int]]
 BATCH = 200  # frames
-
-
-def _one(
-    defaults: Defaults,
-    index: int,
-    load: Callable[[], tuple[Atoms, Sequence[Any]]],
-    path: str | None = None,
-) -> Frame | Damaged:
-    """One frame by itself, or why it cannot be used; ``path`` names its calculation."""
-    try:
-        atoms, places = load()
-        return make_frame(
-            atoms,
-            places,
-            "the frame",
-            default_id=f"{defaults.name}-{index:06d}",
-            source=defaults.name,
-            path=path,
-            energy_reference=defaults.energy_reference,
-            formula_units=defaults.formula_units,
-        )
-    # Damaged rows raise anything: struct, json, key, index and value errors.
-    except Exception as error:
-        return Damaged(index, None, next(iter(str(error).splitlines()), type(error).__name__))
 
 
 def read_db(path: Path, defaults: Defaults) -> Batches:
@@ -76,74 +49,14 @@ def read_db(path: Path, defaults: Defaults) -> Batches:
 
     for start in range(0, len(ids), BATCH):
         batch = [
-            _one(defaults, index, lambda row_id=ids[index]: load(row_id))  # type: ignore[misc]
+            one_frame(defaults, index, lambda row_id=ids[index]: load(row_id))  # type: ignore[misc]
             for index in range(start, min(start + BATCH, len(ids)))
         ]
         yield batch, size * (start + len(batch)) // len(ids)
 
 
 def _no_database(path: Path, error: Exception) -> UserError:
-    reason = next(iter(str(error).splitlines()), type(error).__name__)
-    return UserError(f"{path} is truncated or no ASE database ({reason}); get it again")
-
-
-def read_vasprun(path: Path, defaults: Defaults) -> Batches:
-    """Ionic steps of a vasprun.xml; moments (OUTCAR) and charges (ACF.dat) belong to the last one.
-
-    Energies are those for zero width, stress is in eV/A^3 with tension positive. A step that is not
-    self-consistent is set aside. Raises UserError for a file that is cut short or damaged.
-    """
-    from ase import Atoms
-
-    from workflow_lib.frames.reading.vasp import bader_charges, energy, output, read_outcar, stress
-    from workflow_lib.frames.reading.vasp import read_vasprun as parse
-
-    vasprun = parse(path)
-    limit = int(vasprun.parameters["NELM"])
-    steps = vasprun.ionic_steps
-    last: dict[str, Any] = {}
-    text, acf = output(path.parent, "OUTCAR"), output(path.parent, "ACF.dat")
-    frames: list[Frame | Damaged] = []
-    for index, step in enumerate(steps):
-        structure = step["structure"]
-        numbers = np.array([site.specie.Z for site in structure])
-        if len(step["electronic_steps"]) >= limit:
-            frames.append(Damaged(index, None, f"not self-consistent after {limit} iterations"))
-            continue
-        if index == len(steps) - 1 and text is not None:
-            outcar = read_outcar(text)
-            if len(outcar.magnetization) == len(numbers):
-                last["magmoms"] = np.array([site["tot"] for site in outcar.magnetization], dtype=float)
-            if acf is not None:
-                valences = [outcar.zval_dict[site.specie.symbol] for site in structure]
-                last["charges"] = bader_charges(acf, numbers, np.array(valences))
-        labels = {
-            "energy": energy(step),
-            "forces": np.asarray(step["forces"], dtype=float),
-            "stress": stress(step),
-            "kind": RELAXATION if len(steps) > 1 else SINGLE,
-            **last,
-        }
-        atoms = Atoms(numbers, positions=structure.cart_coords, cell=structure.lattice.matrix, pbc=True)
-        frames.append(_one(defaults, index, lambda a=atoms, p=labels: (a, [p])))  # type: ignore[misc]
-    yield frames, path.stat().st_size
-
-
-def read_outcar(path: Path, defaults: Defaults) -> Batches:
-    """Ionic steps of an OUTCAR without vasprun.xml; UserError for a file that is cut short or damaged."""
-    import ase.io
-
-    try:
-        images = list(ase.io.iread(path, index=":", format="vasp-out"))
-    # ASE's reader raises anything on a file that it does not expect.
-    except Exception as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(f"{path} is cut short or damaged ({reason}); run VASP again") from error
-    frames = [
-        _one(defaults, index, lambda a=atoms: (a, [a.calc.results]))  # type: ignore[misc]
-        for index, atoms in enumerate(images)
-    ]
-    yield frames, path.stat().st_size
+    return UserError(f"{path} is truncated or no ASE database ({reason_of(error)}); get it again")
 
 
 def read_table(path: Path, defaults: Defaults) -> Batches:

@@ -16,17 +16,16 @@ import numpy as np
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import atomic_path, read_json, write_json
 from workflow_lib.frames.foreign import StressUnit
+from workflow_lib.frames.reading.common import Damaged, Defaults
 from workflow_lib.frames.reading.duplicates import fingerprints
 from workflow_lib.frames.reading.inputs import Input
 from workflow_lib.frames.reading.others import read_input
-from workflow_lib.frames.reading.scan import Damaged
 from workflow_lib.frames.reading.understand import (
     Surrogates,
     orient_charges,
     recognise_surrogates,
     stress_unit,
 )
-from workflow_lib.frames.reading.xyz import Defaults
 from workflow_lib.frames.table import PER_ATOM, Frame, frame_writer, with_labels
 from workflow_lib.lattice.redox import RedoxRule
 
@@ -125,6 +124,7 @@ class Part:
             "name": source.name,
             "kind": source.kind,
             "frames": writer.count,
+            "notes": defaults.notes,
             "set_aside": [item._asdict() for item in tally.aside],
             "counts": dict(tally.counts),
             "elements": sorted(tally.elements),

@@ -67,9 +67,9 @@ def read_sources(
 def _nothing(abouts: Sequence[dict[str, Any]]) -> str:
     for about in abouts:
         if about["set_aside"]:
+            reason = next(iter(about["notes"]), about["set_aside"][0]["reason"])
             return (
-                f"{about['path']}: no frame of {len(abouts)} files can be used, the first because: "
-                f"{about['set_aside'][0]['reason']}"
+                f"{about['path']}: no frame of {len(abouts)} files can be used, the first because: {reason}"
             )
     return f"{abouts[0]['path']} holds no frames; check that it was written to the end"
 
@@ -175,6 +175,7 @@ def _statements(abouts: Sequence[dict[str, Any]], merged: Merged) -> list[str]:
     lines = []
     for about in abouts:
         path, counts, stress = about["path"], about["counts"], about["stress"]
+        lines += [f"{path}: {note}" for note in about["notes"]]
         if stress and stress["decided_by"] == "magnitude":
             unit = stress["unit"]
             told = f"{path}: stress (99 % of frames up to {stress['typical']:.3g}) "

@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from workflow_lib.frames.reading.common import Damaged
+
 BLOCK = 1 << 20  # bytes
 MOST_ATOMS = 100_000
 """A larger count is damage: believing it would read the rest of the file into memory."""
@@ -26,14 +28,6 @@ class RawFrame(NamedTuple):
     atoms: int
     comment: bytes
     block: bytes
-
-
-class Damaged(NamedTuple):
-    """What cannot be used of a file: ``number`` of the frame, line (None outside text files), reason."""
-
-    number: int
-    line: int | None
-    reason: str
 
 
 def scan(path: Path) -> Iterator[tuple[list[RawFrame | Damaged], int]]:

@@ -7,6 +7,7 @@ tension positive, the opposite sign.
 
 from __future__ import annotations
 
+import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,41 +15,76 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from workflow_lib.core.compressed import open_binary
 from workflow_lib.core.elements import SYMBOLS
 from workflow_lib.core.errors import UserError
 
 if TYPE_CHECKING:
     from pymatgen.io.vasp.outputs import Outcar, Vasprun
 
+_STEP_END = b"</calculation>"
 NA_BADER = (0.5, 1.05)  # e; 0.87 is usual in oxides and polyanions
-
-
-def output(folder: Path, name: str) -> Path | None:
-    """An output file, plain or compressed; None where it is missing."""
-    return next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
 
 
 def read_vasprun(path: Path) -> Vasprun:
     """Ionic steps and settings, in POSCAR's order; UserError where the file is cut short or damaged."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from pymatgen.io.vasp.outputs import Vasprun
-
-        try:
-            vasprun = Vasprun(path, parse_dos=False, parse_eigen=False, parse_potcar_file=False)
-        # lxml says where a file is cut short; pymatgen raises anything on one that it does not expect.
-        except Exception as error:
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise UserError(
-                f"{path} is cut short or damaged ({reason}); wait for VASP, or delete it to run again"
-            ) from error
+    vasprun = _parsed(path, path)
     whole = [step.get("electronic_steps") and "e_fr_energy" in step for step in vasprun.ionic_steps]
     if not whole or not all(whole):
         raise UserError(f"{path} holds no energy; delete it to run VASP again")
     return vasprun
 
 
-def read_outcar(path: Path) -> Outcar:
+def _parsed(path: Path, where: Path) -> Vasprun:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from pymatgen.io.vasp.outputs import Vasprun
+
+        try:
+            return Vasprun(path, parse_dos=False, parse_eigen=False, parse_potcar_file=False)
+        # lxml says where a file is cut short; pymatgen raises anything on one that it does not expect.
+        except Exception as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise UserError(
+                f"{where} is cut short or damaged ({reason}); wait for VASP, or delete it to run again"
+            ) from error
+
+
+def read_whole_steps(path: Path) -> tuple[Vasprun, bool]:
+    """Return what a vasprun.xml holds, and whether it is cut short: the whole ionic steps then.
+
+    Raises UserError for a damaged file, and for one that was cut short within its first ionic step.
+    """
+    try:
+        return read_vasprun(path), False
+    except UserError as error:
+        cut = error
+    text = _unpacked(path)
+    end = text.rfind(_STEP_END) + len(_STEP_END)
+    if end < len(_STEP_END) or text.rstrip().endswith(b"</modeling>"):
+        raise cut
+    with tempfile.TemporaryDirectory() as folder:
+        mended = Path(folder) / "vasprun.xml"
+        mended.write_bytes(text[:end] + b"\n</modeling>\n")
+        vasprun = _parsed(mended, path)
+    if not all(step.get("electronic_steps") and "e_fr_energy" in step for step in vasprun.ionic_steps):
+        raise cut
+    return vasprun, True
+
+
+def _unpacked(path: Path) -> bytes:
+    """The bytes of a file, also of a compressed one that is cut short."""
+    parts: list[bytes] = []
+    with open_binary(path) as handle:
+        try:
+            while part := handle.read(1 << 20):
+                parts.append(part)
+        except EOFError:
+            pass
+    return b"".join(parts)
+
+
+def read_outcar_labels(path: Path) -> Outcar:
     """Moments, valences and times; UserError where the file is cut short or damaged."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -28,8 +28,9 @@ from workflow_lib.frames.foreign import (
     parse_comment,
 )
 from workflow_lib.frames.magnetism import magnetic_orders, stated_order
+from workflow_lib.frames.reading.common import Damaged, Defaults
 from workflow_lib.frames.reading.layout import DEFAULT, WIDTHS, Layout, layout, parse
-from workflow_lib.frames.reading.scan import Damaged, RawFrame, scan
+from workflow_lib.frames.reading.scan import RawFrame, scan
 from workflow_lib.frames.table import LAST_ELEMENT, SMALLEST_VOLUME, UNSPECIFIED, Frame
 
 _PAIR = re.compile(
@@ -47,15 +48,6 @@ _VOIGT = (0, 5, 4, 5, 1, 3, 4, 3, 2)
 
 class UnusualError(ValueError):
     """A frame that the fast way does not understand."""
-
-
-@dataclass(slots=True)
-class Defaults:
-    """What frames take that do not say it: ``name`` begins their ids and is their source."""
-
-    name: str
-    energy_reference: str | None = None
-    formula_units: int | None = None
 
 
 class _Comment(NamedTuple):

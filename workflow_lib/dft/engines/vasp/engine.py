@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from workflow_lib.core.compressed import find
 from workflow_lib.core.errors import UserError
 from workflow_lib.dft.calculation import Calculation
 from workflow_lib.dft.charge_state import describe
@@ -25,7 +26,6 @@ from workflow_lib.dft.engines.vasp.inputs import (
 )
 from workflow_lib.dft.engines.vasp.outputs import VASP_MOMENTS, Run, Windows, read_run
 from workflow_lib.dft.store import Log
-from workflow_lib.frames.reading.vasp import output
 
 _log = logging.getLogger(__name__)
 
@@ -151,7 +151,7 @@ def compute(calculation: Calculation, log: Log, *, folder: str | Path, command: 
     # An answer may have been begun with the same atoms in another order: frames must fit together.
     calculation = log.record.calculation
     runs = run_folders(calculation, folder)
-    waiting = [path for path, _ in runs if output(path, "vasprun.xml") is None]
+    waiting = [path for path, _ in runs if find(path, "vasprun.xml") is None]
     fresh = [path for path in waiting if not (path / MARK).exists()]
     if fresh:
         missing = write_inputs(calculation, folder)
@@ -164,7 +164,7 @@ def compute(calculation: Calculation, log: Log, *, folder: str | Path, command: 
     for path in fresh:
         assert command is not None
         submit(path, command, potcar_symbols(calculation))
-    if any(output(path, "vasprun.xml") is None for path in waiting):
+    if any(find(path, "vasprun.xml") is None for path in waiting):
         _log.info("%s is in the queue (%s); ask for it again when it has ended", calculation.name, folder)
         return
     collect(calculation, log, folder)

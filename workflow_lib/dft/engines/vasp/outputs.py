@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from workflow_lib.core.compressed import find
 from workflow_lib.core.elements import SYMBOLS
 from workflow_lib.core.errors import UserError
 from workflow_lib.dft.calculation import Calculation
@@ -21,8 +22,7 @@ from workflow_lib.dft.engines.vasp.inputs import incar, potcar_symbols
 from workflow_lib.frames.reading.vasp import (
     bader_charges,
     energy,
-    output,
-    read_outcar,
+    read_outcar_labels,
     read_vasprun,
     stress,
 )
@@ -145,10 +145,10 @@ def read_run(
     potentials or the structure are not those of the calculation.
     """
     folder = Path(folder)
-    where, text = output(folder, "vasprun.xml"), output(folder, "OUTCAR")
+    where, text = find(folder, "vasprun.xml"), find(folder, "OUTCAR")
     if where is None or text is None:
         raise UserError(f"{folder} lacks vasprun.xml or OUTCAR; let VASP run in that folder first")
-    vasprun, outcar = read_vasprun(where), read_outcar(text)
+    vasprun, outcar = read_vasprun(where), read_outcar_labels(text)
     asked = calculation.positions if positions is None else positions
     scaled = np.linalg.solve(calculation.cell.T, np.asarray(asked).T).T
     _check_method(vasprun, calculation, where)
@@ -207,7 +207,7 @@ def _site_labels(
         "magmoms": magmoms.tolist(),
         "states": vasp_states(calculation, magmoms, windows).tolist(),
     }
-    path = output(folder, "ACF.dat") if calculation.charges else None
+    path = find(folder, "ACF.dat") if calculation.charges else None
     if path is not None:
         numbers = calculation.numbers[order]
         valences = np.array([outcar.zval_dict[SYMBOLS[int(z)]] for z in numbers])
