@@ -46,6 +46,7 @@ def command_modules(command: str) -> list[str]:
     return sorted(modules - {f"{PACKAGE}.config"})
 
 
+@cache
 def code_of(command: str, *more: str) -> str:
     """Return the checksum of a command's code and of ``more`` modules that it loads by name."""
     modules = code_checksum(*command_modules(command), *more)

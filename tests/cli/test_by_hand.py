@@ -1,16 +1,17 @@
-"""The verbs a user runs by hand on a trained model: evaluate, predict, relax, convert."""
+"""The commands a user runs by hand: evaluate, predict, relax, convert."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 from ase.io import read, write
 
+from workflow_lib.__main__ import main
 from workflow_lib.config import load_config
 from workflow_lib.frames.foreign import write_frames
 from workflow_lib.frames.table import Frame, frame_to_atoms, read_parquet, with_labels
@@ -23,14 +24,24 @@ ROOT = Path(__file__).parents[2]
 REFERENCE = "GPAW/PBE+U(Co 3.32, Fe 5.3, Mn 3.9, Ni 6.2)/PW500/Gamma"
 
 
-def cli(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "workflow_lib", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        check=False,
-    )
+class Said(NamedTuple):
+    """What a command printed and its exit status."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
+    """The command line, called in this process."""
+
+    def call(*arguments: object) -> Said:
+        capsys.readouterr()
+        status = main([str(argument) for argument in arguments])
+        return Said(status, *capsys.readouterr())
+
+    return call
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +75,7 @@ def half(frames: list[Frame]) -> Frame:
 
 @pytest.mark.parametrize("suffix", [".parquet", ".extxyz"])
 def test_evaluate_prints_the_columns_of_the_table(
-    tmp_path: Path, model_dir: Path, frames: list[Frame], suffix: str
+    cli: Callable[..., Said], tmp_path: Path, model_dir: Path, frames: list[Frame], suffix: str
 ) -> None:
     chosen = [with_labels(f, charges=None) for f in frames[:4]]
     write_frames(chosen, tmp_path / f"frames{suffix}")
@@ -81,7 +92,7 @@ def test_evaluate_prints_the_columns_of_the_table(
 
 
 def test_evaluate_refuses_another_level_of_theory(
-    tmp_path: Path, model_dir: Path, frames: list[Frame]
+    cli: Callable[..., Said], tmp_path: Path, model_dir: Path, frames: list[Frame]
 ) -> None:
     write_frames([with_labels(frames[0], energy_reference="VASP/PBE/520")], tmp_path / "f.parquet")
     done = cli("evaluate", model_dir, tmp_path / "f.parquet")
@@ -90,7 +101,7 @@ def test_evaluate_refuses_another_level_of_theory(
     assert done.stderr.count("\n") == 1
 
 
-def test_predict_json(tmp_path: Path, model_dir: Path, half: Frame) -> None:
+def test_predict_json(cli: Callable[..., Said], tmp_path: Path, model_dir: Path, half: Frame) -> None:
     atoms = frame_to_atoms(half)
     write(tmp_path / "a.extxyz", atoms)
     done = cli("predict", model_dir, tmp_path / "a.extxyz", "--json")
@@ -101,7 +112,9 @@ def test_predict_json(tmp_path: Path, model_dir: Path, half: Frame) -> None:
     assert values["oxidation_states"] == half.oxidation_states.tolist()
 
 
-def test_predict_without_labels_explains_and_searches(tmp_path: Path, model_dir: Path, half: Frame) -> None:
+def test_predict_without_labels_explains_and_searches(
+    cli: Callable[..., Said], tmp_path: Path, model_dir: Path, half: Frame
+) -> None:
     atoms = frame_to_atoms(with_labels(half, oxidation_states=None, magmoms=None))
     write(tmp_path / "a.extxyz", atoms)
     refused = cli("predict", model_dir, tmp_path / "a.extxyz", "--json")
@@ -113,7 +126,9 @@ def test_predict_without_labels_explains_and_searches(tmp_path: Path, model_dir:
     assert sorted(states[states > 0]) == [2, 2, 3, 3]
 
 
-def test_predict_refuses_a_charged_cell(tmp_path: Path, model_dir: Path, half: Frame) -> None:
+def test_predict_refuses_a_charged_cell(
+    cli: Callable[..., Said], tmp_path: Path, model_dir: Path, half: Frame
+) -> None:
     states = half.oxidation_states.copy()
     states[states == 3] = 2
     write(tmp_path / "a.extxyz", frame_to_atoms(with_labels(half, oxidation_states=states)))
@@ -122,7 +137,9 @@ def test_predict_refuses_a_charged_cell(tmp_path: Path, model_dir: Path, half: F
     assert "not neutral" in done.stderr
 
 
-def test_relax_writes_a_structure_in_its_cell(tmp_path: Path, model_dir: Path, half: Frame) -> None:
+def test_relax_writes_a_structure_in_its_cell(
+    cli: Callable[..., Said], tmp_path: Path, model_dir: Path, half: Frame
+) -> None:
     atoms = frame_to_atoms(half)
     write(tmp_path / "a.extxyz", atoms)
     out = tmp_path / "b.extxyz"
@@ -134,7 +151,7 @@ def test_relax_writes_a_structure_in_its_cell(tmp_path: Path, model_dir: Path, h
     assert relaxed.get_potential_energy() < TrainedModel.load(model_dir).predict([atoms])[0].energy
 
 
-def test_convert_there_and_back(tmp_path: Path, frames: list[Frame]) -> None:
+def test_convert_there_and_back(cli: Callable[..., Said], tmp_path: Path, frames: list[Frame]) -> None:
     write_frames(frames[:5], tmp_path / "a.parquet")
     for source, target in (("a.parquet", "b.extxyz"), ("b.extxyz", "c.db"), ("c.db", "d.parquet")):
         done = cli("convert", tmp_path / source, tmp_path / target)
@@ -163,7 +180,7 @@ def test_convert_there_and_back(tmp_path: Path, frames: list[Frame]) -> None:
     ],
 )
 def test_damaged_model_folder(
-    tmp_path: Path, model_dir: Path, half: Frame, prepare: object, words: str
+    cli: Callable[..., Said], tmp_path: Path, model_dir: Path, half: Frame, prepare: object, words: str
 ) -> None:
     import shutil
 
@@ -178,7 +195,7 @@ def test_damaged_model_folder(
     assert done.stderr.count("\n") == 1
 
 
-def test_missing_structure(tmp_path: Path, model_dir: Path) -> None:
+def test_missing_structure(cli: Callable[..., Said], tmp_path: Path, model_dir: Path) -> None:
     done = cli("predict", model_dir, tmp_path / "none.cif")
     assert done.returncode == 2
     assert "none.cif" in done.stderr

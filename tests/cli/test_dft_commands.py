@@ -1,13 +1,12 @@
-"""The verbs of the DFT stage, as a user calls them."""
+"""The commands of the DFT stage, as a user calls them."""
 
 import json
-import subprocess
-import sys
 
 import pandas as pd
 import pytest
 from embedded import ROOT
 
+from workflow_lib.__main__ import main
 from workflow_lib.config import load_config
 from workflow_lib.dft.jobs import read_jobs
 from workflow_lib.dft.store import Store
@@ -34,20 +33,21 @@ def pending(tmp_path):
     return path
 
 
-def run(*arguments, status=0):
-    done = subprocess.run(
-        [sys.executable, "-m", "workflow_lib", *map(str, arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == status, done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stdout if status == 0 else done.stderr
+@pytest.fixture
+def run(capsys, monkeypatch):
+    """The command line, called in this process; what it printed, or its error."""
+    monkeypatch.chdir(ROOT)
+
+    def call(*arguments, status=0):
+        capsys.readouterr()
+        assert main([str(argument) for argument in arguments]) == status
+        said = capsys.readouterr()
+        return said.out if status == 0 else said.err
+
+    return call
 
 
-def test_plan_writes_the_arrangement_and_both_ends(config, pending, tmp_path):
+def test_plan_writes_the_arrangement_and_both_ends(run, config, pending, tmp_path):
     said = run(
         "dft-plan",
         *("--config", config, "--pending", pending),
@@ -59,7 +59,7 @@ def test_plan_writes_the_arrangement_and_both_ends(config, pending, tmp_path):
     assert {path.stem for path in (tmp_path / "each").iterdir()} == {job.digest for job in jobs}
 
 
-def test_energies_and_status_read_the_store(config, pending, tmp_path):
+def test_energies_and_status_read_the_store(run, config, pending, tmp_path):
     settings = load_config(config)
     plan = plan_pending(pending, Host.load(settings.host, settings.redox), settings.dft)
     store = Store(settings.dft.store)
@@ -75,8 +75,8 @@ def test_energies_and_status_read_the_store(config, pending, tmp_path):
     assert said.count(" done ") == 3 and KEY in said and "-179.9000 eV" in said
 
 
-def test_status_names_a_damaged_log_and_lists_the_others(config, pending, tmp_path):
-    test_energies_and_status_read_the_store(config, pending, tmp_path)
+def test_status_names_a_damaged_log_and_lists_the_others(run, config, pending, tmp_path):
+    test_energies_and_status_read_the_store(run, config, pending, tmp_path)
     damaged = sorted((tmp_path / "store").glob("*.jsonl"))[0]
     damaged.write_bytes(damaged.read_bytes().replace(b"begin", b"bEgin"))
     said = run("dft-status", "--config", config)
@@ -84,7 +84,7 @@ def test_status_names_a_damaged_log_and_lists_the_others(config, pending, tmp_pa
     assert f"{damaged} line 1 is damaged" in said
 
 
-def test_run_refuses_a_job_that_is_not_neutral(config, pending, tmp_path):
+def test_run_refuses_a_job_that_is_not_neutral(run, config, pending, tmp_path):
     run("dft-plan", "--config", config, "--pending", pending, "--out", tmp_path / "jobs.jsonl")
     lines = (tmp_path / "jobs.jsonl").read_text().splitlines()
     job = json.loads(lines[0])
@@ -102,12 +102,12 @@ def test_run_refuses_a_job_that_is_not_neutral(config, pending, tmp_path):
         (["dft-run", "--jobs", "nowhere.jsonl"], "nowhere.jsonl does not exist; write it with dft-plan"),
     ],
 )
-def test_missing_files_are_one_line(config, arguments, message):
+def test_missing_files_are_one_line(run, config, arguments, message):
     said = run(*arguments, "--config", config, status=2)
     assert said.count("\n") == 1 and message in said
 
 
-def test_dft_settings_are_checked_with_the_configuration(config):
+def test_dft_settings_are_checked_with_the_configuration(run, config):
     config.write_text(config.read_text().replace("dft: {", "dft: {engine: gpaww, "))
     said = run("dft-status", "--config", config, status=2)
     assert said.count("\n") == 1 and "dft.engine" in said
