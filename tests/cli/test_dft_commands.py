@@ -28,7 +28,7 @@ def config(tmp_path):
 @pytest.fixture
 def pending(tmp_path):
     path = tmp_path / "pending.csv"
-    columns = ["cell", "x", "n_occupied", "key"]
+    columns = ["cell", "x", "n_occupied", "state_key"]
     pd.DataFrame([("1x1x1", 0.5, 2, KEY)], columns=columns).to_csv(path, index=False)
     return path
 

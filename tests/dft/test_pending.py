@@ -20,7 +20,7 @@ def found(folder, model, rows):
     table = pd.DataFrame(
         [
             {
-                "model": model, "cell": cell, "method": method, "key": key, "x": n / sites,
+                "source": model, "cell": cell, "method": method, "state_key": key, "x": n / sites,
                 "n_occupied": n, "formation_mev_fu": energy,
             }
             for cell, method, key, n, sites, energy in rows
@@ -56,17 +56,17 @@ def test_lowest_of_each_composition_without_what_dft_has(tmp_path, reference):
     two = found(tmp_path, "a-entropy", [(big, "ga", C, 8, 12, 9.5)])
     table = collect_pending([one, two], reference, tmp_path, lowest=2)
     assert tuple(table.columns) == COLUMNS
-    assert table[["n_occupied", "key"]].to_numpy().tolist() == [
+    assert table[["n_occupied", "state_key"]].to_numpy().tolist() == [
         [4, D],
         [8, C],
         [8, A],
     ]
-    asked = table.set_index("key").loc[C]
+    asked = table.set_index("state_key").loc[C]
     assert asked["asked_by"] == "a-entropy;b-entropy"
     assert asked["formation_mev_fu"] == "9.500;11.000"
     assert asked["models"] == 2 and asked["charge_order"] == "given"
     written = pd.read_csv(tmp_path / "pending.csv", dtype={"formation_mev_fu": str})
-    assert written["key"].tolist() == table["key"].tolist()
+    assert written["state_key"].tolist() == table["state_key"].tolist()
 
 
 def test_what_dft_has_takes_no_other_arrangements_place(tmp_path, reference):
@@ -77,7 +77,7 @@ def test_what_dft_has_takes_no_other_arrangements_place(tmp_path, reference):
         ("1x1x1", "ga", "1x1x1:Na1010:Fe2323", 2, 4, 3.0),
     ]
     table = collect_pending([found(tmp_path, "m", rows)], reference, tmp_path, lowest=2)
-    assert table["key"].tolist() == ["1x1x1:Na1001:Fe2323"]
+    assert table["state_key"].tolist() == ["1x1x1:Na1001:Fe2323"]
 
 
 def test_charge_blind_arrangements_are_open_and_known_by_their_ions(tmp_path, reference):
@@ -86,7 +86,7 @@ def test_charge_blind_arrangements_are_open_and_known_by_their_ions(tmp_path, re
         ("1x1x1", "ga", "1x1x1:Na1010", 2, 4, 2.0),
     ]
     table = collect_pending([found(tmp_path, "m", rows)], reference, tmp_path)
-    assert table["key"].tolist() == ["1x1x1:Na1010"]
+    assert table["state_key"].tolist() == ["1x1x1:Na1010"]
     assert table["charge_order"].tolist() == ["open"]
 
 
@@ -100,7 +100,7 @@ def test_nothing_pending_is_an_empty_table(tmp_path, reference):
 def test_missing_and_foreign_tables_are_named(tmp_path, reference):
     with pytest.raises(UserError, match=r"nowhere.csv does not exist"):
         collect_pending([tmp_path / "nowhere.csv"], reference, tmp_path)
-    with pytest.raises(UserError, match=r"reference.csv has no column model, cell"):
+    with pytest.raises(UserError, match=r"reference.csv has no column source, cell"):
         collect_pending([reference], reference, tmp_path)
     (tmp_path / "empty.csv").touch()
     with pytest.raises(UserError, match=r"empty.csv has no column state_key"):

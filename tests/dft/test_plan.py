@@ -29,7 +29,7 @@ GIVEN, OPEN = "1x1x1:Na1100:Fe2323", "1x1x1:Na1010"
 def pending(tmp_path):
     path = tmp_path / "pending.csv"
     rows = [("1x1x1", 0.5, 2, GIVEN), ("1x1x1", 0.5, 2, OPEN)]
-    pd.DataFrame(rows, columns=["cell", "x", "n_occupied", "key"]).to_csv(path, index=False)
+    pd.DataFrame(rows, columns=["cell", "x", "n_occupied", "state_key"]).to_csv(path, index=False)
     return path
 
 
@@ -97,10 +97,10 @@ def test_energies_stay_pending_until_all_three_are_there(host, rule, pending, tm
     assert table["status"][0] == "done" and pd.isna(table["formation_mev_fu"][0])
     _answer(store, empty, -171.0)
     _answer(store, full, -189.0)
-    table = energies(pending, plan, store, tmp_path).set_index("key")
+    table = energies(pending, plan, store, tmp_path).set_index("asked_key")
     # (-179.9 - (-171 - 189) / 2) / 4 formula units = 25 meV.
     assert table.loc[GIVEN, "formation_mev_fu"] == pytest.approx(25.0, abs=1e-6)
-    assert table.loc[GIVEN, "fmax"] == pytest.approx(0.05)
+    assert table.loc[GIVEN, "fmax_ev_a"] == pytest.approx(0.05)
     assert table.loc[OPEN, "status"] == "pending"
     assert len(missing(plan, store)) == 1
 
@@ -112,7 +112,7 @@ def test_a_failed_calculation_is_reported_with_its_reason_and_not_asked_again(
     store = Store(tmp_path / "store")
     with store.writing(plan[GIVEN][0]) as log:
         log.end("failed", "collapsed to Fe 2 2 3 3")
-    table = energies(pending, plan, store, tmp_path).set_index("key")
+    table = energies(pending, plan, store, tmp_path).set_index("asked_key")
     assert (table.loc[GIVEN, "status"], table.loc[GIVEN, "reason"]) == ("failed", "collapsed to Fe 2 2 3 3")
     assert pd.isna(table.loc[GIVEN, "energy_ev"])
     assert plan[GIVEN][0].digest not in {c.digest for c in missing(plan, store)}

@@ -89,7 +89,7 @@ def test_smoke_configuration_end_to_end(tmp_path: Path, cleaned: list[str]) -> N
 
     # On identical atoms a charge-blind model is blind by construction, and only such a one.
     identical = pd.read_csv(results / "charge_order/identical/identical_scores.csv")
-    assert set(identical["id"]) == {path.name for path in (results / "training").iterdir()} | {"ewald"}
+    assert set(identical["source"]) == {path.name for path in (results / "training").iterdir()} | {"ewald"}
     blind = identical["charge_labelled"].eq(False)
     assert blind.sum() == 4
     assert (identical.loc[blind, "pairs_ordered"] == 0.5).all()
@@ -119,14 +119,14 @@ def test_smoke_configuration_end_to_end(tmp_path: Path, cleaned: list[str]) -> N
 
     # An answer in the store counts at once, and concerns nothing but the table of answers.
     energies = pd.read_csv(results / "dft/energies.csv")
-    assert set(energies["key"]) == set(pending["key"])
+    assert set(energies["asked_key"]) == set(pending["state_key"])
     assert set(energies["status"]) == {"pending"}
     answered = answer_first(config, results / "search/pending.csv")
     planned = run(config, "--dry-run")
     jobs = dict(re.findall(r"^(\w+) +(\d+)$", planned.stdout, flags=re.MULTILINE))
     assert jobs == {"all": "1", "dft": "1", "total": "2"}
     assert run(config).returncode == 0
-    energies = pd.read_csv(results / "dft/energies.csv").set_index("key")
+    energies = pd.read_csv(results / "dft/energies.csv").set_index("asked_key")
     assert energies.loc[answered, ["status", "energy_ev"]].tolist() == ["done", -500.0]
 
     # A key of one model concerns that model: its two variants, its control, and what is drawn of them.

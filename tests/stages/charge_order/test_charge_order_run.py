@@ -17,8 +17,9 @@ from workflow_lib.frames.splits import Fold, Splits
 from workflow_lib.lattice.host import Host
 from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.models.trained import TrainedModel
+from workflow_lib.results_schema import TABLES
 from workflow_lib.simulation.cache import RelaxationCache, model_identity
-from workflow_lib.stages.charge_order.protocols import STATE_COLUMNS, state_roles
+from workflow_lib.stages.charge_order.protocols import state_roles
 from workflow_lib.stages.charge_order.run import run_charge_order
 from workflow_lib.stages.charge_order.settings import ChargeOrderSettings
 
@@ -70,7 +71,7 @@ def desks(
 
 def test_labelled_model_keeps_the_orders_it_was_given(desks) -> None:
     _, scores, states = desks["entropy"]
-    assert tuple(states.columns) == STATE_COLUMNS
+    assert list(states.columns) == list(TABLES["charge_order/states"].columns)
     assert states.groupby("protocol").size().to_dict() == dict.fromkeys(
         ("single-point", "distorted", "undistorted"), 16
     )
@@ -90,13 +91,13 @@ def test_labelled_model_keeps_the_orders_it_was_given(desks) -> None:
     assert scores["headline_protocol"] == "distorted"
     assert scores["relaxations"] == 32
     assert scores["states_mae_mev_fu"] == protocol["states_mae_mev_fu"] is not None
-    assert (scores["id"], scores["variant"], scores["fold"]) == ("toy-entropy-f0-s1", "entropy", 0)
+    assert (scores["source"], scores["variant"], scores["fold"]) == ("toy-entropy-f0-s1", "entropy", 0)
 
 
 def test_blind_model_cannot_tell_orders_apart_from_an_undistorted_start(desks) -> None:
     desk, scores, states = desks["baseline"]
     rows = states[states["protocol"] == "undistorted"]
-    assert (rows.groupby("na_key")["energy_ev"].agg(np.ptp) == 0).all()
+    assert (rows.groupby("ion_key")["energy_ev"].agg(np.ptp) == 0).all()
     assert scores["charge_labelled"] is False
     protocol = scores["protocols"]["undistorted"]
     assert protocol["redox_spread_ratio"] == 0

@@ -47,7 +47,7 @@ def write_charge_order(
         formation_mev_fu=formation,
     )
     name = f"toy-{variant}-f{fold}-s{seed}"
-    scores = {"id": name, "name": "toy", "family": "toy", "init": "scratch", "variant": variant}
+    scores = {"source": name, "model": "toy", "family": "toy", "init": "scratch", "variant": variant}
     scores |= {"fold": fold, "seed": seed, "charge_labelled": True}
     scores |= score_states(states, compared_x, "distorted")
     write_csv(states, root / name / "states.csv")
@@ -110,7 +110,7 @@ def test_overview_has_a_row_an_exam_and_a_figure(reference: pd.DataFrame, tmp_pa
         for variant, factor in (("entropy", 1.0), ("baseline", 0.1))
     ]
     table = charge_order_overview(folders, tmp_path / "out")
-    assert table["id"].tolist() == ["toy-baseline-f0-s1", "toy-entropy-f0-s1"]
+    assert table["source"].tolist() == ["toy-baseline-f0-s1", "toy-entropy-f0-s1"]
     assert table["redox_spread_ratio"].tolist() == pytest.approx([0.1, 1.0])
     assert table["headline"].all()
     written = pd.read_csv(tmp_path / "out/overview.csv")

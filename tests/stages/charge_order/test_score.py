@@ -92,7 +92,7 @@ def test_the_opposite_of_dft_gets_none(answers: pd.DataFrame) -> None:
 
 
 def test_a_blind_model_is_asked_for_the_ions(answers: pd.DataFrame) -> None:
-    lowest = answers.groupby("na_key")["energy_ev"].transform("min")
+    lowest = answers.groupby("ion_key")["energy_ev"].transform("min")
     scores = score_protocol(with_energies(answers, lowest), 0.5)
     assert scores["redox_spread_ratio"] == 0
     assert scores["redox_pairs_ordered"] == 0.5

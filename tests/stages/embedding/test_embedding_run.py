@@ -123,13 +123,13 @@ def test_points_are_the_redox_atoms_of_all_frames(
     results: dict[str, Path], data: Path, frames: list[Frame]
 ):
     points = pd.read_parquet(results["baseline"] / "points.parquet")
-    own = points[points["source"] == "frame"]
+    own = points[points["origin"] == "frame"]
     assert Counter(own["network"]) == {"trained": 32 * 4, "untrained": 32 * 4}
     trained = own[own["network"] == "trained"]
     assert set(trained.loc[trained["set"] == "test", "state_key"]) == set(TEST_STATES)
     assert trained["reference"].sum() == 16 * 4  # one end geometry a state
     assert trained["embedding"].map(len).unique().tolist() == [8]
-    path = points[points["source"] == "path"]
+    path = points[points["origin"] == "path"]
     assert sorted(path["step"].unique()) == [0, 1, 2, 3]
     ends = last_of_paths(embedded_table()).query("x == 0.5")
     key_of = {frame.group: frame.state_key for frame in frames}
@@ -143,7 +143,7 @@ def test_embeddings_are_the_models(
     model = TrainedModel.load(results["entropy"].parent / "models/entropy")
     points = pd.read_parquet(results["entropy"] / "points.parquet")
     by_id = {frame.frame_id: frame for frame in frames}
-    rows = points[(points["source"] == "frame") & (points["network"] == "trained")]
+    rows = points[(points["origin"] == "frame") & (points["network"] == "trained")]
     for frame_id in sorted(set(rows["frame_id"]))[:3]:
         own = rows[rows["frame_id"] == frame_id]
         [answer] = model.predict([frame_to_atoms(by_id[frame_id])])
@@ -186,7 +186,7 @@ def test_a_test_frame_of_a_state_that_trains_is_not_held_out(
     assert scores["headline"] == "all"
     assert scores["by_set"]["held_out"] is None
     points = pd.read_parquet(tmp_path / "by-frame/points.parquet")
-    assert set(points.loc[points["source"] == "frame", "set"]) == {"train"}
+    assert set(points.loc[points["origin"] == "frame", "set"]) == {"train"}
 
 
 @pytest.mark.parametrize("family", ["painn", "mace"])
@@ -265,7 +265,7 @@ def test_a_diverged_model_has_a_reason_and_no_numbers(
     assert table["status"].tolist() == ["ok", "ok", "diverged"]
     # The overview draws the first that has embeddings.
     drawn = pd.read_csv(tmp_path / "overview/overview_points.csv")
-    assert set(drawn["id"]) == {"painn-baseline-f0-s5", "painn-entropy-f0-s5"}
+    assert set(drawn["source"]) == {"painn-baseline-f0-s5", "painn-entropy-f0-s5"}
     for name in ("overview.svg", "overview.png", "overview.csv"):
         assert (tmp_path / "overview" / name).stat().st_size > 200
 
@@ -314,6 +314,6 @@ def test_a_relaxation_is_followed_only_with_a_charge_order(host: Host, rule: Red
 def test_overview_of_nothing_is_refused(tmp_path: Path):
     with pytest.raises(UserError, match="no embeddings to show"):
         embedding_overview([], tmp_path)
-    write_json(tmp_path / "m/scores.json", {"id": "m"})
-    with pytest.raises(UserError, match="lacks name"):
+    write_json(tmp_path / "m/scores.json", {"source": "m"})
+    with pytest.raises(UserError, match="lacks model"):
         embedding_overview([tmp_path / "m"], tmp_path)

@@ -74,15 +74,15 @@ def test_real_model(models, host, tmp_path, name):
     out = run(models, host, name, tmp_path)
     found = pd.read_csv(out / "found.csv")
     assert tuple(found.columns) == FOUND
-    assert (found["model"] == name).all()
+    assert (found["source"] == name).all()
     charges = name == "labelled"
-    assert found["key"].str.contains(":Fe").all() == charges
-    assert found["key"].str.contains(":Fe").any() == charges
+    assert found["state_key"].str.contains(":Fe").all() == charges
+    assert found["state_key"].str.contains(":Fe").any() == charges
 
     unit = found[found["cell"] == "1x1x1"]
     listed = unit[unit["method"] == "enumeration"]
     assert len(listed) == (16 if charges else 7)
-    assert listed["key"].is_unique
+    assert listed["state_key"].is_unique
     # Every decoration belongs to one of the enumerated: C(4, n) of the ions, times those of the
     # electrons where these are arranged.
     decorations = {0: 1, 1: 4, 2: 6, 3: 4, 4: 1}
@@ -98,7 +98,7 @@ def test_real_model(models, host, tmp_path, name):
 
     summary = json.loads((out / "summary.json").read_text())
     assert summary["charge_labelled"] == charges and summary["status"] == "ok"
-    assert summary["relaxations"] == found.drop_duplicates(["cell", "key"]).shape[0]
+    assert summary["relaxations"] == found.drop_duplicates(["cell", "state_key"]).shape[0]
     for method in ("ga", "random"):
         assert len(found[(found["cell"] == "1x3x1") & (found["method"] == method)]) == 3
     timings = json.loads((out / "timings.json").read_text())
@@ -113,7 +113,7 @@ def test_real_model(models, host, tmp_path, name):
     for atoms in images:
         states = atoms.arrays.get("oxidation_states")
         assert (states is not None) == charges
-        assert host.key(host.locate(atoms, states)) == atoms.info["key"]
+        assert host.key(host.locate(atoms, states)) == atoms.info["state_key"]
         number = int(np.count_nonzero(atoms.numbers == 11))
         energy = lowest[atoms.info["cell"], number]
         assert atoms.info["formation_mev_fu"] == pytest.approx(energy, abs=1e-6)
@@ -181,7 +181,7 @@ def test_end_members_are_there_without_the_small_cell(models, host, tmp_path):
     out = run(models, host, "labelled", tmp_path, settings=SearchSettings(cells=REAL.cells[1:]))
     found = pd.read_csv(out / "found.csv")
     ends = found[found["x"].isin([0, 1])]
-    assert ends["key"].tolist() == ["1x1x1:Na0000:Fe3333", "1x1x1:Na1111:Fe2222"]
+    assert ends["state_key"].tolist() == ["1x1x1:Na0000:Fe3333", "1x1x1:Na1111:Fe2222"]
     assert ends["formation_mev_fu"].tolist() == [0, 0]
 
 

@@ -54,6 +54,7 @@ class ToyEvaluator:
     """Stands where a model stands; counts what it is asked for, can stop or dawdle."""
 
     identity = "toy"
+    level = "toy"
 
     def __init__(
         self,

@@ -16,6 +16,8 @@ from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import write_csv, write_json
 from workflow_lib.frames.splits import Splits
 from workflow_lib.lattice.ewald import ewald_energy
+from workflow_lib.models.identity import EWALD, UNTRAINED
+from workflow_lib.results_schema import CONVERGED, Protocol
 from workflow_lib.stages.charge_order.figures import states_figure
 from workflow_lib.stages.charge_order.protocols import (
     LABELS,
@@ -26,14 +28,13 @@ from workflow_lib.stages.charge_order.protocols import (
 )
 from workflow_lib.stages.charge_order.reference import read_reference
 from workflow_lib.stages.charge_order.score import TIE, Scores, score_states
-from workflow_lib.stages.charge_order.settings import ChargeOrderSettings, Protocol
+from workflow_lib.stages.charge_order.settings import ChargeOrderSettings
 
 if TYPE_CHECKING:
     from workflow_lib.lattice.host import Host
     from workflow_lib.lattice.redox import RedoxRule
 
 PROTOCOL: Protocol = "undistorted"
-NAME = "ewald"
 NOTE = (
     "Formal-charge Ewald energies of the undistorted starts, multiplied by one factor ewald_scale "
     "(an inverse permittivity). The factor is the least-squares slope through the origin of DFT's "
@@ -94,11 +95,12 @@ def run_ewald(
         {
             "status": SINGLE_POINT,
             "steps": 0,
-            "fmax": np.nan,
+            "fmax_ev_a": np.nan,
             "energy_ev": scale * energies if fits else energies,
         }
     )
     states = protocol_table(
+        EWALD,
         PROTOCOL,
         answers,
         starts,
@@ -110,18 +112,18 @@ def run_ewald(
     states["seen"] = False
     states["ewald_ev"] = energies
     scores: Scores = {
-        "id": NAME,
-        "name": NAME,
-        "family": NAME,
+        "source": EWALD,
+        "model": EWALD,
+        "family": EWALD,
         "init": "none",
-        "variant": "formal-charges",
+        "variant": UNTRAINED.name,
         "fold": None,
         "seed": None,
         "model_status": "ok",
         "charge_labelled": True,
         "ewald_scale": scale if fits else None,
         "note": NOTE,
-        "dft_relaxed": int(reference["relaxed"].sum()),
+        "dft_relaxed": int((reference["status"] == CONVERGED).sum()),
         "dft_states": len(reference),
     }
     scores |= score_states(states, settings.compared_x, PROTOCOL)

@@ -13,9 +13,9 @@ from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import save_figure, write_csv
 from workflow_lib.core.plotting import COLOUR_DFT, OKABE_ITO, style
 from workflow_lib.models.identity import look_of, model_colours
+from workflow_lib.results_schema import PROTOCOLS
 from workflow_lib.stages.charge_order.pooled import read_scores, scores_across_folds
 from workflow_lib.stages.charge_order.reference import RELAXED
-from workflow_lib.stages.charge_order.settings import PROTOCOLS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -71,7 +71,7 @@ def states_figure(
     style()
     protocols = [protocol for protocol in PROTOCOLS if (states["protocol"] == protocol).any()]
     inner = states[(states["x"] > 0) & (states["x"] < 1)]
-    keys = list(dict.fromkeys(inner.sort_values(["x", "na_key"])["na_key"]))
+    keys = list(dict.fromkeys(inner.sort_values(["x", "ion_key"])["ion_key"]))
     looks = {key: (OKABE_ITO[i % len(OKABE_ITO)], MARKERS[i % len(MARKERS)]) for i, key in enumerate(keys)}
     width = max(4.6, 3.1 * len(protocols) + 1.6)
     figure, axes = plt.subplots(
@@ -82,7 +82,7 @@ def states_figure(
         axis.set_title(panel_titles[protocol], fontsize=9)
         axis.set_xlabel("DFT formation energy (meV/f.u.)")
     axes[0][0].set_ylabel("model formation energy (meV/f.u.)")
-    x_of = dict(zip(inner["na_key"], inner["x"], strict=True))
+    x_of = dict(zip(inner["ion_key"], inner["x"], strict=True))
     handles = [
         _line(marker=marker, color=colour, label=f"{key.split(':', 1)[1]} (x = {x_of[key]:g})")
         for key, (colour, marker) in looks.items()
@@ -91,7 +91,7 @@ def states_figure(
         _line(marker="o", color="0.3", label="unseen in training"),
         _line(marker="o", color="0.3", markerfacecolor="none", label="seen in training"),
     ]
-    dft = states.drop_duplicates("state_key")["dft_fmax"]
+    dft = states.drop_duplicates("state_key")["dft_fmax_ev_a"]
     if (dft > FAR).any():
         handles.append(_line(**RING | {"label": f"DFT fmax > {FAR:g} eV/Å"}))
     figure.legend(handles=handles, loc="outside right center", title="mobile ions on their sites")
@@ -102,7 +102,7 @@ def states_figure(
 
 def _formation_panel(axis: Axes, table: pd.DataFrame, looks: dict[str, tuple[str, str]]) -> None:
     good = table.dropna(subset=["formation_mev_fu"])
-    for (key, seen), group in good.groupby(["na_key", "seen"]):
+    for (key, seen), group in good.groupby(["ion_key", "seen"]):
         colour, marker = looks[str(key)]
         axis.plot(
             group["dft_formation_mev_fu"],
@@ -113,7 +113,7 @@ def _formation_panel(axis: Axes, table: pd.DataFrame, looks: dict[str, tuple[str
             markerfacecolor="none" if seen else colour,
             zorder=3,
         )
-    far = good[good["dft_fmax"] > FAR]
+    far = good[good["dft_fmax_ev_a"] > FAR]
     axis.plot(far["dft_formation_mev_fu"], far["formation_mev_fu"], **RING)
     low = float(np.nanmin(table["dft_formation_mev_fu"]))
     high = float(np.nanmax(table["dft_formation_mev_fu"]))
@@ -152,7 +152,8 @@ def overview_table(charge_order_dirs: Sequence[str | Path]) -> pd.DataFrame:
         scores = read_scores(folder)
         for protocol, values in scores["protocols"].items():
             row = {
-                name: scores[name] for name in ("id", "name", "family", "init", "variant", "fold", "seed")
+                name: scores[name]
+                for name in ("source", "model", "family", "init", "variant", "fold", "seed")
             }
             row |= {"charge_labelled": scores["charge_labelled"], "protocol": protocol}
             row["headline"] = protocol == scores["headline_protocol"]
@@ -160,7 +161,7 @@ def overview_table(charge_order_dirs: Sequence[str | Path]) -> pd.DataFrame:
             rows.append(row)
     if not rows:
         raise UserError("no model was given; name at least one folder of results/<run>/charge_order/")
-    order = ["name", "variant", "fold", "seed", "protocol"]
+    order = ["model", "variant", "fold", "seed", "protocol"]
     return pd.DataFrame(rows).sort_values(order, ignore_index=True)
 
 
@@ -169,14 +170,14 @@ def _overview_figure(table: pd.DataFrame, out: Path) -> None:
 
     style()
     shown = table[table["headline"]]
-    labels = list(dict.fromkeys(zip(shown["name"], shown["variant"], strict=True)))
-    colours = model_colours(list(shown["name"]))
+    labels = list(dict.fromkeys(zip(shown["model"], shown["variant"], strict=True)))
+    colours = model_colours(shown["model"])
     figure, axes = plt.subplots(
         1, len(PANELS), figsize=(12.5, 1.6 + 0.28 * len(labels)), sharey=True, squeeze=False
     )
     for axis, (unseen, overall, text, ideal) in zip(axes[0], PANELS, strict=True):
         for place, (name, variant) in enumerate(labels):
-            rows = shown[(shown["name"] == name) & (shown["variant"] == variant)]
+            rows = shown[(shown["model"] == name) & (shown["variant"] == variant)]
             marker = look_of(variant).marker
             for column, face in ((overall, "none"), (unseen, colours[name])):
                 if column is None:

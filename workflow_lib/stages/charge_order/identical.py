@@ -20,9 +20,10 @@ from workflow_lib.core.progress import Progress
 from workflow_lib.frames.splits import Splits
 from workflow_lib.frames.table import Frame, frame_to_atoms, iter_parquet
 from workflow_lib.lattice.ewald import ewald_energy
-from workflow_lib.stages.charge_order.ewald import NAME as EWALD
+from workflow_lib.models.identity import EWALD, UNTRAINED
+from workflow_lib.results_schema import DIVERGED
 from workflow_lib.stages.charge_order.protocols import LABELS
-from workflow_lib.stages.charge_order.score import DIVERGED, redox_spread, usable
+from workflow_lib.stages.charge_order.score import redox_spread, usable
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from workflow_lib.lattice.redox import RedoxRule
 
 ORDERS, SCORES = "identical.csv", "identical_scores.csv"
-IDENTITY = ("name", "variant", "fold", "seed", "charge_labelled")
+IDENTITY = ("model", "variant", "fold", "seed", "charge_labelled")
 
 
 def read_identical(
@@ -40,7 +41,7 @@ def read_identical(
     """Charge orders that share their atoms with another one, and their structures.
 
     Columns: ``atoms`` (name of the shared positions: their ions, and a number where several sets of
-    positions have these), ``state_key``, ``na_key``, ``frame_id``, ``formula_units``,
+    positions have these), ``state_key``, ``ion_key``, ``frame_id``, ``formula_units``,
     ``dft_energy_ev`` (per cell). Of one order with several orbitals the lowest is taken. Structures
     carry the states that DFT's moments show. UserError where energies are of another level than
     ``level``, or no two orders share their atoms.
@@ -70,15 +71,15 @@ def read_identical(
             atoms = frame_to_atoms(frame)
             atoms.set_array(LABELS, np.array(order))
             arrangement = host.locate(atoms, atoms.arrays[LABELS])
-            na_key = host.key(arrangement.without_charges())
+            ion_key = host.key(arrangement.without_charges())
             if not name:
-                names[na_key] = names.get(na_key, 0) + 1
-                name = na_key + (f" ({names[na_key]})" if names[na_key] > 1 else "")
+                names[ion_key] = names.get(ion_key, 0) + 1
+                name = ion_key + (f" ({names[ion_key]})" if names[ion_key] > 1 else "")
             rows.append(
                 {
                     "atoms": name,
                     "state_key": host.key(arrangement),
-                    "na_key": na_key,
+                    "ion_key": ion_key,
                     "frame_id": frame.frame_id,
                     "formula_units": frame.formula_units,
                     "dft_energy_ev": frame.energy,
@@ -108,7 +109,7 @@ def score(rows: pd.DataFrame) -> dict[str, Any]:
     ``mae_mev_fu``: mean absolute error of the pairs' energy differences, meV per formula unit, and
     ``blind_mae_mev_fu``: the same of a model that gives all orders one energy.
     """
-    good = usable(rows.assign(na_key=rows["atoms"]))
+    good = usable(rows.assign(ion_key=rows["atoms"]))
     spread = redox_spread(good)
     model: list[float] = []
     dft: list[float] = []
@@ -158,7 +159,8 @@ def run_identical(
     with Progress("charge orders on identical atoms", len(model_dirs), "model") as progress:
         for number, folder in enumerate(model_dirs, 1):
             model = TrainedModel.load(folder)
-            identity = {"id": folder.name} | {name: model.card[name] for name in IDENTITY[:-1]}
+            identity = {"source": folder.name, "model": model.card["name"]}
+            identity |= {name: model.card[name] for name in ("variant", "fold", "seed")}
             identity["charge_labelled"] = model.charge_labelled
             status, fold = model.card["status"], splits.fold(int(model.card["fold"]))
             energies = np.full(len(table), np.nan)
@@ -179,12 +181,14 @@ def run_identical(
         status="reference",
     )
     unscaled = dict.fromkeys(("spread_ratio", "mae_mev_fu"))
-    scores.append({"id": EWALD, "name": EWALD, "variant": "formal-charges"} | score(ewald) | unscaled)
+    scores.append({"source": EWALD, "model": EWALD, "variant": UNTRAINED.name} | score(ewald) | unscaled)
     orders = pd.concat(answers, ignore_index=True)
     for source, relative in (("dft_energy_ev", "dft_mev_fu"), ("energy_ev", "model_mev_fu")):
         per_unit = orders[source] / orders["formula_units"] * 1000
-        orders[relative] = per_unit - per_unit.groupby([orders["id"], orders["atoms"]]).transform("mean")
-    columns = ["id", *IDENTITY, "atoms", "state_key", "frame_id", "role", "status", "dft_mev_fu"]
+        orders[relative] = per_unit - per_unit.groupby([orders["source"], orders["atoms"]]).transform(
+            "mean"
+        )
+    columns = ["source", *IDENTITY, "atoms", "state_key", "frame_id", "role", "status", "dft_mev_fu"]
     write_csv(orders[[*columns, "model_mev_fu"]], out / ORDERS)
     result = pd.DataFrame(scores)
     for column in ("fold", "seed"):

@@ -24,7 +24,7 @@ def identical_figure(orders: pd.DataFrame, scores: pd.DataFrame, out: Path) -> N
     from matplotlib.lines import Line2D
 
     style()
-    names = list(dict.fromkeys(orders["name"]))
+    names = list(dict.fromkeys(orders["model"]))
     colours = model_colours(names)
     rows, columns = panel_shape(len(names), MOST_COLUMNS)
     figure, axes = plt.subplots(
@@ -42,7 +42,7 @@ def identical_figure(orders: pd.DataFrame, scores: pd.DataFrame, out: Path) -> N
             [low - pad, high + pad], [low - pad, high + pad], color=COLOUR_DFT, linewidth=0.8, zorder=1
         )
         axis.axhline(0, color="0.6", linewidth=0.8, linestyle=":", zorder=1)
-        chosen = orders[orders["name"] == name].dropna(subset=["model_mev_fu"])
+        chosen = orders[orders["model"] == name].dropna(subset=["model_mev_fu"])
         for (variant, role), group in chosen.groupby(["variant", "role"]):
             axis.plot(
                 group["dft_mev_fu"],
@@ -54,7 +54,7 @@ def identical_figure(orders: pd.DataFrame, scores: pd.DataFrame, out: Path) -> N
                 zorder=3,
             )
         axis.tick_params(labelbottom=True)  # the panel below may be empty
-        axis.set_title(f"{name}\n{_summary(scores[scores['name'] == name])}", fontsize=8)
+        axis.set_title(f"{name}\n{_summary(scores[scores['model'] == name])}", fontsize=8)
     for axis in axes.flat[len(names) :]:
         axis.set_visible(False)
     figure.supxlabel("DFT energy relative to the mean on the same atoms (meV/f.u.)", fontsize=9)

@@ -61,7 +61,7 @@ def scores_across_folds(charge_order_dirs: Sequence[str | Path]) -> pd.DataFrame
     groups: dict[tuple[str, str], list[tuple[Scores, pd.DataFrame]]] = {}
     for folder in charge_order_dirs:
         scores = read_scores(folder)
-        groups.setdefault((scores["name"], scores["variant"]), []).append((scores, read_states(folder)))
+        groups.setdefault((scores["model"], scores["variant"]), []).append((scores, read_states(folder)))
     rows = []
     for (name, variant), members in sorted(groups.items()):
         compared = {scores["compared_x"] for scores, _ in members}
@@ -72,7 +72,7 @@ def scores_across_folds(charge_order_dirs: Sequence[str | Path]) -> pd.DataFrame
             )
         for protocol in members[0][0]["protocols"]:
             row: dict[str, Any] = {
-                "name": name,
+                "model": name,
                 "family": members[0][0]["family"],
                 "init": members[0][0]["init"],
                 "variant": variant,

@@ -14,8 +14,8 @@ from workflow_lib.frames.splits import Role, Splits
 from workflow_lib.lattice.formation import formation_mev_fu
 from workflow_lib.lattice.polaron import bond_gap
 from workflow_lib.lattice.redox import RedoxRule
-from workflow_lib.stages.charge_order.score import DIVERGED
-from workflow_lib.stages.charge_order.settings import ChargeOrderSettings, Protocol
+from workflow_lib.results_schema import DIVERGED, TABLES, Protocol
+from workflow_lib.stages.charge_order.settings import ChargeOrderSettings
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -28,36 +28,6 @@ if TYPE_CHECKING:
 
 SINGLE_POINT = "single-point"
 LABELS = "oxidation_states"
-STATE_COLUMNS = (
-    "protocol",
-    "state_key",
-    "na_key",
-    "x",
-    "group",
-    "role",
-    "seen",
-    "status",
-    "steps",
-    "fmax",
-    "energy_ev",
-    "formation_mev_fu",
-    "dft_energy_ev",
-    "dft_formation_mev_fu",
-    "dft_fmax",
-    "degeneracy",
-    "formula_units",
-    "order",
-    "realised_key",
-    "moment_gap_mub",
-    "bond_gap_a",
-    "dft_bond_gap_a",
-)
-"""Columns of ``states.csv``. ``role``: set of the state in this fold (train, validation, test, or
-none where it has no frames); ``seen``: not in the test set. ``fmax`` eV/A of the model at the end.
-``order``: whether the moments that the model predicts for its relaxed structure show the wanted
-charge order (kept, changed, ambiguous, off-site where an atom has left its site; empty where the
-family predicts no moments); ``realised_key``: the state they show. ``moment_gap_mub``: mean
-predicted moment of the wanted Fe3+ minus that of the wanted Fe2+; ``bond_gap_a``: see reference."""
 
 
 def state_roles(splits_path: str | Path, fold: int, reference: pd.DataFrame) -> list[Role]:
@@ -84,7 +54,7 @@ def single_points(
         fmax = float(np.linalg.norm(item.forces, axis=1).max())
         finite = bool(np.isfinite([item.energy, fmax]).all())
         status = SINGLE_POINT if finite else DIVERGED
-        rows.append({"status": status, "steps": 0, "fmax": fmax, "energy_ev": item.energy})
+        rows.append({"status": status, "steps": 0, "fmax_ev_a": fmax, "energy_ev": item.energy})
     return pd.DataFrame(rows), [atoms.copy() for atoms in structures]
 
 
@@ -119,7 +89,7 @@ def relaxed_states(
     rows, ends = [], []
     for arrangement, item in zip(arrangements, relaxations, strict=True):
         rows.append(
-            {"status": item.status, "steps": item.steps, "fmax": item.fmax, "energy_ev": item.energy}
+            {"status": item.status, "steps": item.steps, "fmax_ev_a": item.fmax, "energy_ev": item.energy}
         )
         atoms = item.atoms.copy()
         # The canonical ions of an arrangement are the same with and without its charge states, so
@@ -164,6 +134,7 @@ def _order(atoms: Atoms, magmoms: np.ndarray, host: Host, rule: RedoxRule, level
 
 
 def protocol_table(
+    source: str,
     protocol: Protocol,
     answers: pd.DataFrame,
     structures: Sequence[Atoms],
@@ -173,24 +144,26 @@ def protocol_table(
     host: Host,
     orders: Sequence[Mapping[str, Any]] | None,
 ) -> pd.DataFrame:
-    """One row a state (see :data:`STATE_COLUMNS`); formation energies against the model's own ends.
+    """One row a state, see ``charge_order/states`` of ``results_schema``.
 
+    Formation energies are against the model's own end members.
     ``answers`` rows, ``structures``, ``roles`` and ``orders`` follow the rows of ``reference``. An
     energy that diverged is written as missing; without both ends no formation energy is written.
     """
-    table = reference[["state_key", "na_key", "x", "group", "degeneracy", "formula_units"]].copy()
-    table["protocol"] = protocol
+    table = reference[["state_key", "ion_key", "x", "group", "degeneracy", "formula_units", "level"]].copy()
+    table["source"], table["protocol"] = source, protocol
     table["role"] = list(roles)
     table["seen"] = [role in ("train", "validation") for role in roles]
-    for name in ("status", "steps", "fmax", "energy_ev"):
+    for name in ("status", "steps", "fmax_ev_a", "energy_ev"):
         table[name] = answers[name].to_numpy()
-    table.loc[table["status"] == DIVERGED, ["energy_ev", "fmax"]] = np.nan
+    table.loc[table["status"] == DIVERGED, ["energy_ev", "fmax_ev_a"]] = np.nan
     table["dft_energy_ev"] = reference["energy_ev"]
     table["dft_formation_mev_fu"] = reference["formation_mev_fu"]
-    table["dft_fmax"] = reference["fmax"]
+    table["dft_fmax_ev_a"] = reference["fmax_ev_a"]
     table["dft_bond_gap_a"] = reference["bond_gap_a"]
+    table["volume_a3"] = [atoms.get_volume() for atoms in structures]
     table["formation_mev_fu"] = formation_mev_fu(table["energy_ev"], table["formula_units"], table["x"])
     table["bond_gap_a"] = [bond_gap(atoms, host, atoms.arrays[LABELS]) for atoms in structures]
     for name in ("order", "realised_key", "moment_gap_mub"):
         table[name] = None if orders is None else [row[name] for row in orders]
-    return table[list(STATE_COLUMNS)]
+    return table[list(TABLES["charge_order/states"].columns)]

@@ -3,7 +3,7 @@
 A state's energy is the lowest of its converged frames (largest force below :data:`RELAXED`), whichever
 calculation they come from, a relaxation or a static run: DFT holds several orbitals per reduced site, and
 the ground state is what is asked for. Where no frame of a state is converged, the lowest end of its
-relaxations stands for it and ``fmax`` shows that it is not relaxed. Energies of different magnetic
+relaxations stands for it and its status shows that it is not relaxed. Energies of different magnetic
 orders do not meet.
 """
 
@@ -31,6 +31,7 @@ from workflow_lib.frames.table import (
 from workflow_lib.lattice.arrangement import UNIT
 from workflow_lib.lattice.formation import formation_mev_fu
 from workflow_lib.lattice.polaron import bond_gap
+from workflow_lib.results_schema import CONVERGED, DFT, REFERENCE, TABLES, UNCONVERGED
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -48,26 +49,6 @@ their forces: in another cell than the states they are held against, they may li
 RELAXED = 0.05
 """eV/A; a DFT path that ends with a larger force is shown as not relaxed."""
 TABLE, STRUCTURES = "reference.csv", "reference.extxyz"
-COLUMNS = (
-    "state_key",
-    "na_key",
-    "x",
-    "group",
-    "frame_id",
-    "orbital",
-    "paths",
-    "energy_ev",
-    "formation_mev_fu",
-    "fmax",
-    "relaxed",
-    "degeneracy",
-    "formula_units",
-    "bond_gap_a",
-    "energy_reference",
-)
-"""``formation_mev_fu``: meV per formula unit against the two DFT end members; ``fmax`` eV/A;
-``degeneracy``: equivalent arrangements in the cell; ``paths``: calculations that end in the state;
-``bond_gap_a``: see ``lattice.polaron.bond_gap``."""
 
 
 class _Answers:
@@ -185,7 +166,7 @@ def _calculation(frame: Frame) -> str:
 
 
 def build_reference(frames_path: str | Path, host: Host, out_dir: str | Path) -> pd.DataFrame:
-    """Write ``reference.csv`` (see :data:`COLUMNS`) and ``reference.extxyz``; return the table.
+    """Write ``reference.csv`` (see ``results_schema``) and ``reference.extxyz``; return the table.
 
     The state of a frame is its ``state_key``, which the dataset stage wrote. Frames without oxidation
     states, on no site of the host, or of larger cells, which are not enumerated, are left out. Raises
@@ -211,25 +192,30 @@ def build_reference(frames_path: str | Path, host: Host, out_dir: str | Path) ->
         arrangement = found.arrangement(key)
         rows.append(
             {
+                "source": DFT,
+                "protocol": REFERENCE,
                 "state_key": key,
-                "na_key": host.key(arrangement.without_charges()),
+                "ion_key": host.key(arrangement.without_charges()),
                 "x": host.composition(arrangement),
                 "group": frame.group,
                 "frame_id": frame.frame_id,
                 "orbital": frame.orbital,
                 "paths": calculations[key],
                 "energy_ev": frame.energy,
-                "fmax": force if np.isfinite(force := _largest_force(frame)) else np.nan,
+                "fmax_ev_a": force if np.isfinite(force := _largest_force(frame)) else np.nan,
+                "volume_a3": abs(float(np.linalg.det(frame.cell))),
+                "status": CONVERGED if _largest_force(frame) <= RELAXED else UNCONVERGED,
                 "degeneracy": host.degeneracy(arrangement),
                 "formula_units": frame.formula_units,
                 "bond_gap_a": bond_gap(frame_to_atoms(frame), host, np.asarray(frame.oxidation_states)),
-                "energy_reference": frame.energy_reference,
+                "level": frame.energy_reference,
             }
         )
     table = pd.DataFrame(rows)
-    table["relaxed"] = table["fmax"] <= RELAXED
     table["formation_mev_fu"] = _formation(table, where)
-    table = table.sort_values(["x", "state_key"], ignore_index=True)[list(COLUMNS)]
+    table = table.sort_values(["x", "state_key"], ignore_index=True)[
+        list(TABLES["charge_order/reference"].columns)
+    ]
     out_dir = Path(out_dir)
     write_csv(table, out_dir / TABLE)
     _write_structures([answers[key] for key in table["state_key"]], table, out_dir / STRUCTURES)
@@ -275,7 +261,7 @@ def read_reference(reference_dir: str | Path) -> tuple[pd.DataFrame, list[Atoms]
         structures = list(iread(folder / STRUCTURES, index=":", format="extxyz"))
     except (pd.errors.ParserError, pd.errors.EmptyDataError, OSError, ValueError, KeyError) as error:
         raise UserError(f"{folder} holds a damaged reference ({error}); make it again") from error
-    missing = [name for name in COLUMNS if name not in table]
+    missing = [name for name in TABLES["charge_order/reference"].columns if name not in table]
     if missing:
         raise UserError(f"{folder / TABLE} lacks the columns {', '.join(missing)}; make it again")
     keys = [atoms.info.get("state_key") for atoms in structures]

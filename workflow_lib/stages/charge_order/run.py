@@ -14,6 +14,7 @@ from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import atomic_path, write_csv, write_json
 from workflow_lib.core.locks import alone
 from workflow_lib.models.trained import TrainedModel
+from workflow_lib.results_schema import CONVERGED, DIVERGED, HEADLINE, PROTOCOLS, Protocol
 from workflow_lib.simulation.cache import RelaxationCache, model_identity
 from workflow_lib.stages.charge_order.figures import states_figure
 from workflow_lib.stages.charge_order.protocols import (
@@ -27,8 +28,8 @@ from workflow_lib.stages.charge_order.protocols import (
     state_roles,
 )
 from workflow_lib.stages.charge_order.reference import read_reference
-from workflow_lib.stages.charge_order.score import DIVERGED, Scores, score_states
-from workflow_lib.stages.charge_order.settings import HEADLINE, PROTOCOLS, ChargeOrderSettings, Protocol
+from workflow_lib.stages.charge_order.score import Scores, score_states
+from workflow_lib.stages.charge_order.settings import ChargeOrderSettings
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 STATES, SCORES, RELAXED_STRUCTURES = "states.csv", "scores.json", "structures.extxyz"
 TIMINGS = "timings.json"
 """Seconds of each protocol; short where the cache held its relaxations."""
-IDENTITY = ("name", "family", "init", "variant", "fold", "seed")
+IDENTITY = ("family", "init", "variant", "fold", "seed")
 Answers = tuple[pd.DataFrame, "list[Atoms]"]
 
 
@@ -88,18 +89,26 @@ def run_charge_order(
             timings[f"{protocol.replace('-', '_')}_seconds"] = round(perf_counter() - started, 3)
             tables.append(
                 protocol_table(
-                    protocol, answers, ends, reference=reference, roles=roles, host=host, orders=orders
+                    out.name,
+                    protocol,
+                    answers,
+                    ends,
+                    reference=reference,
+                    roles=roles,
+                    host=host,
+                    orders=orders,
                 )
             )
         states = pd.concat(tables, ignore_index=True)
         scores: Scores = {name: model.card.get(name) for name in IDENTITY}
         scores |= {
-            "id": out.name,
+            "source": out.name,
+            "model": model.card["name"],
             "model_status": model.card["status"],
             "charge_labelled": model.charge_labelled,
             "settings": settings.model_dump(),
             "relaxations": _relaxations(reference, model) if alive else 0,
-            "dft_relaxed": int(reference["relaxed"].sum()),
+            "dft_relaxed": int((reference["status"] == CONVERGED).sum()),
             "dft_states": len(reference),
         }
         scores |= score_states(states, settings.compared_x, HEADLINE)
@@ -113,12 +122,12 @@ def run_charge_order(
 
 def _relaxations(reference: pd.DataFrame, model: TrainedModel) -> int:
     """Distinct relaxations of protocols (b) and (c), whether or not the cache held them."""
-    undistorted = "state_key" if model.charge_labelled else "na_key"
+    undistorted = "state_key" if model.charge_labelled else "ion_key"
     return len(reference) + len(set(reference[undistorted]))
 
 
 def _check_level(model: TrainedModel, reference: pd.DataFrame, model_dir: str | Path) -> None:
-    level, own = reference["energy_reference"].iloc[0], model.card["energy_reference"]
+    level, own = reference["level"].iloc[0], model.card["energy_reference"]
     if level != own:
         raise UserError(
             f"{model_dir} was trained at {own}, the DFT reference is {level}; energies of different levels "
@@ -151,7 +160,7 @@ def _sit(
 
 def _no_answers(structures: Sequence[Atoms]) -> Answers:
     """What a model with a diverged training has to say: nothing."""
-    rows = {"status": DIVERGED, "steps": 0, "fmax": np.nan, "energy_ev": np.nan}
+    rows = {"status": DIVERGED, "steps": 0, "fmax_ev_a": np.nan, "energy_ev": np.nan}
     ends = [atoms.copy() for atoms in structures]
     for atoms in ends:
         atoms.positions[:] = np.nan

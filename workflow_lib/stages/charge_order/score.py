@@ -1,6 +1,6 @@
 """Scores of one protocol: how a model's energies of charge-ordered states compare with DFT's.
 
-All functions take a table with one row a state and the columns ``state_key``, ``na_key``, ``x``,
+All functions take a table with one row a state and the columns ``state_key``, ``ion_key``, ``x``,
 ``formula_units``, ``energy_ev`` and ``dft_energy_ev`` (per cell), ``formation_mev_fu`` and
 ``dft_formation_mev_fu``, ``seen`` and ``status``. Rows that diverged are left out and counted. A
 score that is not defined (too few states, constant energies) is None, never a number.
@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-DIVERGED = "diverged"
+from workflow_lib.results_schema import DIVERGED
+
 MIN_STATES = 3
 """Fewer states than this are not ranked: two states have a Spearman of 1 or -1 by chance."""
 MIN_PAIRS = 3
@@ -104,8 +105,8 @@ def ground_states(table: pd.DataFrame) -> list[Scores]:
             row["regret_mev_fu"] = (
                 float((lowest["dft_energy_ev"] - best["dft_energy_ev"]).mean()) / units * 1000
             )
-            if len(set(group["na_key"])) > 1:
-                row["ions_found"] = set(lowest["na_key"]) == {best["na_key"]}
+            if len(set(group["ion_key"])) > 1:
+                row["ions_found"] = set(lowest["ion_key"]) == {best["ion_key"]}
         result.append(row)
     return result
 
@@ -113,12 +114,12 @@ def ground_states(table: pd.DataFrame) -> list[Scores]:
 def redox_spread(table: pd.DataFrame) -> Scores:
     """How strongly the model tells charge orders on the same ions apart.
 
-    Over all pairs of states with one ``na_key``: ``redox_spread_ratio`` = RMS of the model's energy
+    Over all pairs of states with one ``ion_key``: ``redox_spread_ratio`` = RMS of the model's energy
     differences over RMS of DFT's (1 is right, 0 is blind), and ``redox_pairs_ordered``, the share
     of pairs that the model puts in DFT's order (a tie counts half; 0.5 is chance).
     """
     model, dft = [], []
-    for _, group in table.groupby("na_key"):
+    for _, group in table.groupby("ion_key"):
         for first, second in combinations(range(len(group)), 2):
             model.append(group["energy_ev"].iloc[first] - group["energy_ev"].iloc[second])
             dft.append(group["dft_energy_ev"].iloc[first] - group["dft_energy_ev"].iloc[second])
@@ -138,11 +139,11 @@ def redox_spread(table: pd.DataFrame) -> Scores:
 def minimum_over_orders(table: pd.DataFrame) -> Scores:
     """Formation energies of ion arrangements, each with its best charge order.
 
-    The fair question to a model that cannot see charge orders: per ``na_key`` the model's minimum
+    The fair question to a model that cannot see charge orders: per ``ion_key`` the model's minimum
     over the orders against DFT's minimum. End members are left out.
     """
     inner = table[(table["x"] > 0) & (table["x"] < 1)].dropna(subset=["formation_mev_fu"])
-    lowest = inner.groupby("na_key")[["formation_mev_fu", "dft_formation_mev_fu"]].min()
+    lowest = inner.groupby("ion_key")[["formation_mev_fu", "dft_formation_mev_fu"]].min()
     error = (lowest["formation_mev_fu"] - lowest["dft_formation_mev_fu"]).abs()
     return {
         "ion_arrangements": len(lowest),

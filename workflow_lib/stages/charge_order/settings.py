@@ -2,15 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import BaseModel, ConfigDict, Field
-
-Protocol = Literal["single-point", "distorted", "undistorted"]
-PROTOCOLS: tuple[Protocol, ...] = ("single-point", "distorted", "undistorted")
-"""(a) DFT geometries as they are, (b) relaxed from a distorted start, (c) from the bare host."""
-HEADLINE: Protocol = "distorted"
-"""Protocol whose scores enter the comparison table: how a model is used in earnest."""
 
 
 class ChargeOrderSettings(BaseModel):

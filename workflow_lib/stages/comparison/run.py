@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from workflow_lib.core.io import read_json, write_csv
+from workflow_lib.models.identity import EWALD, UNTRAINED
 from workflow_lib.stages.comparison.figures import comparison_figure
 
 _METRICS = {
@@ -31,7 +32,18 @@ _CHARGE_ORDER = (
 )
 _EMBEDDING = ("redox_silhouette", "redox_silhouette_untrained", "redox_accuracy")
 COLUMNS = (
-    *("model", "family", "init", "variant", "fold", "seed", "status", "parameters", "train_frames"),
+    *(
+        "source",
+        "model",
+        "family",
+        "init",
+        "variant",
+        "fold",
+        "seed",
+        "status",
+        "parameters",
+        "train_frames",
+    ),
     *_METRICS,
     *_CHARGE_ORDER,
     *("hull_mae_mev_fu", "step_voltage_mae_mv"),
@@ -69,7 +81,7 @@ def _row(
     row: dict[str, Any] = {
         key: card[key] for key in ("family", "init", "variant", "fold", "seed", "status")
     }
-    row["model"] = card["name"]
+    row["source"], row["model"] = training.name, card["name"]
     row["parameters"] = read_json(training / "timings.json")["parameters"]
     row["train_frames"] = read_json(training / "labels.json")["labels"]["energy"]["available"]["train"]
     metrics = pd.read_csv(training / "metrics.csv")
@@ -77,7 +89,7 @@ def _row(
         row[column] = _held_out(metrics, label)
     charge_order = _optional(charge_orders, training.name, "scores.json")
     row.update({key: charge_order.get(key) for key in _CHARGE_ORDER})
-    hull = thermodynamics[thermodynamics["id"] == training.name]
+    hull = thermodynamics[thermodynamics["source"] == training.name]
     for key in ("hull_mae_mev_fu", "step_voltage_mae_mv"):
         row[key] = None if hull.empty else hull[key].iloc[0]
     embedding = _optional(embeddings, training.name, "scores.json")
@@ -89,9 +101,10 @@ def _row(
 
 def _ewald_row(charge_orders: Mapping[str, Path]) -> dict[str, Any]:
     """The naive ranking: no training, energies of formal charges."""
-    scores = read_json(charge_orders["ewald"] / "scores.json")
+    scores = read_json(charge_orders[EWALD] / "scores.json")
     row: dict[str, Any] = {key: scores.get(key) for key in _CHARGE_ORDER}
-    row.update(model="ewald", family="ewald", init="none", variant="formal-charges", status="reference")
+    row.update(dict.fromkeys(("source", "model", "family"), EWALD))
+    row.update(init="none", variant=UNTRAINED.name, status="reference")
     return row
 
 
@@ -101,7 +114,7 @@ def _timings(
     rows = []
     for training in trainings:
         timing = read_json(training / "timings.json")
-        row = {"id": training.name, **{f"training_{key}": value for key, value in timing.items()}}
+        row = {"source": training.name, **{f"training_{key}": value for key, value in timing.items()}}
         for stage, folders in (("charge_order", charge_orders), ("search", searches)):
             file = folders[training.name] / "timings.json" if training.name in folders else None
             if file is not None and file.is_file():
@@ -130,7 +143,7 @@ def run_comparison(
         _row(path, folders["charge_orders"], folders["searches"], folders["embeddings"], hull)
         for path in trainings
     ]
-    if "ewald" in folders["charge_orders"]:
+    if EWALD in folders["charge_orders"]:
         rows.append(_ewald_row(folders["charge_orders"]))
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     for column in ("fold", "seed", "parameters", "train_frames", "states_unseen", "relaxations"):

@@ -16,25 +16,10 @@ from workflow_lib.lattice.arrangement import Arrangement, Repeat, StateKey
 from workflow_lib.lattice.ewald import electrostatic_order
 from workflow_lib.lattice.formation import MEV, end_energies, formation_energy
 from workflow_lib.lattice.host import Host
+from workflow_lib.results_schema import DFT, RELAXATION, TABLES
 from workflow_lib.stages.dft.settings import DftSettings
 
-COLUMNS = (
-    "cell",
-    "x",
-    "n_occupied",
-    "key",
-    "order",
-    "status",
-    "energy_ev",
-    "formation_mev_fu",
-    "fmax",
-    "reason",
-    "energy_reference",
-    "digest",
-)
-"""``order``: charge order computed for an open key; ``status``: that of the store (done, failed,
-running, interrupted, missing), pending where nothing is known; ``formation_mev_fu``: meV per formula
-unit against the end members at the equivalent k-mesh, empty while any of the three is missing."""
+COLUMNS = tuple(TABLES["dft/energies"].columns)
 
 
 def level_of(level: Level, repeat: Repeat) -> Level:
@@ -85,7 +70,7 @@ def plan_pending(pending: Path, host: Host, settings: DftSettings) -> dict[str, 
     Raises UserError where the file is missing or names a key of another host.
     """
     plan = {}
-    for key in _pending(pending)["key"]:
+    for key in _pending(pending)["state_key"]:
         arrangement = host.parse(key)
         if arrangement.reduced is None:
             arrangement = electrostatic_order(arrangement, host)
@@ -110,10 +95,15 @@ def missing(plan: dict[str, list[Calculation]], store: Store) -> list[Calculatio
 
 
 def energies(pending: Path, plan: dict[str, list[Calculation]], store: Store, out: Path) -> pd.DataFrame:
-    """Write ``energies.csv`` (:data:`COLUMNS`): what DFT says of every pending arrangement so far."""
+    """Write ``energies.csv``: what DFT says of every pending arrangement so far.
+
+    ``status`` is that of the store (done, failed, running, interrupted), pending where nothing is known;
+    ``formation_mev_fu`` is against the end members at the equivalent k-mesh, empty while any of the
+    three is missing.
+    """
     rows = []
     for asked in _pending(pending).to_dict("records"):
-        jobs = plan[asked["key"]]
+        jobs = plan[asked["state_key"]]
         records = [store.get(calculation) for calculation in jobs]
         record, status = records[0], records[0].status
         last = record.frames[-1] if record.frames and status == "done" else None
@@ -122,21 +112,27 @@ def energies(pending: Path, plan: dict[str, list[Calculation]], store: Store, ou
             energy, *ends = (r.frames[-1]["energy"] / r.calculation.formula_units for r in records)
             empty, full = end_energies(ends, [StateKey.parse(str(job.state_key)).x for job in jobs[1:]])
             formation = MEV * formation_energy(energy, asked["x"], empty, full)
+        asked_for = jobs[0]
         rows.append(
-            (
-                asked["cell"],
-                asked["x"],
-                asked["n_occupied"],
-                asked["key"],
-                jobs[0].state_key,
-                "pending" if status == "missing" else status,
-                last["energy"] if last else None,
-                formation,
-                np.linalg.norm(last["forces"], axis=1).max() if last else None,
-                record.reason,
-                jobs[0].level.energy_reference,
-                jobs[0].digest,
-            )
+            {
+                "source": DFT,
+                "protocol": RELAXATION,
+                "state_key": asked_for.state_key,
+                "ion_key": StateKey.parse(asked["state_key"]).ion_key,
+                "x": asked["x"],
+                "formula_units": asked_for.formula_units,
+                "energy_ev": last["energy"] if last else None,
+                "fmax_ev_a": np.linalg.norm(last["forces"], axis=1).max() if last else None,
+                "volume_a3": abs(float(np.linalg.det(asked_for.cell))),
+                "status": "pending" if status == "missing" else status,
+                "level": asked_for.level.energy_reference,
+                "cell": asked["cell"],
+                "asked_key": asked["state_key"],
+                "reason": record.reason,
+                "digest": asked_for.digest,
+                "formation_mev_fu": formation,
+                "n_occupied": asked["n_occupied"],
+            }
         )
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     write_csv(table, Path(out) / "energies.csv")

@@ -20,7 +20,7 @@ from workflow_lib.simulation.relaxation import Relaxation, Snapshot, relax
 LABELS = "oxidation_states"
 FRAME, PATH = "frame", "path"
 POINT_COLUMNS = (
-    "source",
+    "origin",
     "frame_id",
     "state_key",
     "kind",
@@ -30,7 +30,7 @@ POINT_COLUMNS = (
     "atom",
     "oxidation_state",
 )
-"""One row a redox atom. ``source``: a DFT ``frame`` or a point of the followed ``path``; ``set``:
+"""One row a redox atom. ``origin``: a DFT ``frame`` or a point of the followed ``path``; ``set``:
 train, validation, test or none in the model's fold (train also for a test frame whose state the model
 knows from other frames: it is not held out); ``reference``: the DFT end geometry of its
 state; ``step`` of the path, -1 for frames; ``atom``: index in the structure."""

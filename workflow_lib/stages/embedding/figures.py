@@ -22,13 +22,24 @@ if TYPE_CHECKING:
 COLOURS = (COLOUR_FE2, COLOUR_FE3)
 MARKERS = ("o", "^")
 NUMBERS = ("redox_silhouette", "redox_accuracy")
-IDENTITY = ("id", "name", "family", "init", "variant", "fold", "seed", "redox_embedding", "redox", "status")
+IDENTITY = (
+    "source",
+    "model",
+    "family",
+    "init",
+    "variant",
+    "fold",
+    "seed",
+    "redox_embedding",
+    "redox",
+    "status",
+)
 NOT_COMPARABLE = "axes belong to one model and are not comparable between models"
 
 
 def _scatter(panel: Axes, points: pd.DataFrame, redox: str, *, path: bool) -> None:
     """Frames of seen and held-out states, and the way of the followed relaxation."""
-    frames, states = points[points["source"] == "frame"], _states(points)
+    frames, states = points[points["origin"] == "frame"], _states(points)
     for state, colour, marker in zip(states, COLOURS, MARKERS, strict=False):
         own = frames[frames["oxidation_state"] == state]
         for held_out in (False, True):
@@ -47,7 +58,7 @@ def _scatter(panel: Axes, points: pd.DataFrame, redox: str, *, path: bool) -> No
                 rasterized=len(frames) > 500,
             )
     if path:
-        _draw_path(panel, points[points["source"] == "path"], states)
+        _draw_path(panel, points[points["origin"] == "path"], states)
     panel.set(xticks=[], yticks=[])
 
 
@@ -110,7 +121,7 @@ def model_figure(points: pd.DataFrame, scores: dict[str, Any], stem: Path) -> No
     style()
     if points.empty:
         figure, panel = plt.subplots(figsize=(4.6, 2.4))
-        _say(panel, f"{scores['id']}: no embeddings ({scores['status']})")
+        _say(panel, f"{scores['source']}: no embeddings ({scores['status']})")
         save_figure(figure, stem)
         return
     figure, axes = plt.subplots(1, 2, figsize=(8.4, 4.3))
@@ -130,7 +141,7 @@ def model_figure(points: pd.DataFrame, scores: dict[str, Any], stem: Path) -> No
     where = "held-out states" if scores["headline"] == "held_out" else "all states"
     end = scores["relaxation"]
     note = (
-        f"{scores['id']}; numbers over {where}, full standardised features; relaxation of "
+        f"{scores['source']}; numbers over {where}, full standardised features; relaxation of "
         f"{scores['reference_state']} in its fixed cell: {end['status']} after {end['steps']} steps; "
         "axes of the two panels are not comparable"
     )
@@ -156,9 +167,9 @@ def _read(folders: Sequence[Path]) -> tuple[pd.DataFrame, dict[str, Path]]:
                     row[f"{metric}_{name}{suffix}"] = values.get(metric)
         row["reference_state"] = scores["reference_state"]
         rows.append(row)
-        places[scores["id"]] = folder
+        places[scores["source"]] = folder
     table = pd.DataFrame(rows)
-    return table.sort_values(["name", "variant", "fold", "seed"], ignore_index=True), places
+    return table.sort_values(["model", "variant", "fold", "seed"], ignore_index=True), places
 
 
 def _spread(values: pd.Series) -> str:
@@ -186,7 +197,7 @@ def embedding_overview(dirs: Sequence[str | Path], out: str | Path) -> pd.DataFr
     # A control stands in the labelled row under a column of its own, so that no row is nearly empty.
     control = table["variant"].isin(CONTROLS)
     table["row"] = table["variant"].where(~control, "entropy")
-    table["column"] = table["name"].where(~control, table["name"] + ", " + table["variant"])
+    table["column"] = table["model"].where(~control, table["model"] + ", " + table["variant"])
     names = sorted(set(table["column"]), key=lambda name: (", " in name, name))
     order = list(VARIANTS)
     rows = sorted(set(table["row"]), key=order.index)
@@ -209,11 +220,11 @@ def embedding_overview(dirs: Sequence[str | Path], out: str | Path) -> pd.DataFr
         if shown.empty:
             _say(panel, str(group["status"].iloc[0]))
             continue
-        identity = str(shown["id"].iloc[0])
+        identity = str(shown["source"].iloc[0])
         points = pd.read_parquet(places[identity] / "points.parquet").drop(columns="embedding")
         points = points[points["network"] == "trained"]
         _scatter(panel, points, str(shown["redox"].iloc[0]), path=True)
-        drawn.append(points.assign(id=identity))
+        drawn.append(points.assign(source=identity))
     note = (
         "node embeddings that feed the energy, redox atoms only, coloured by the charge state in DFT; "
         f"{NOT_COMPARABLE}; points: first fold and seed; s: silhouette, a: accuracy of a linear classifier "

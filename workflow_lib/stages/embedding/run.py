@@ -36,7 +36,7 @@ from workflow_lib.stages.embedding.scores import (
 from workflow_lib.stages.embedding.settings import EmbeddingSettings
 
 TRAINED, UNTRAINED = "trained", "untrained"
-IDENTITY = ("name", "family", "init", "variant", "fold", "seed", "redox_embedding")
+IDENTITY = ("family", "init", "variant", "fold", "seed", "redox_embedding")
 METRICS = ("silhouette", "accuracy")
 
 
@@ -70,7 +70,13 @@ def run_embedding(
     table = frame_table(known, roles, set(reference["frame_id"]), redox_z)
     require_two_states(table["oxidation_state"].to_numpy(), str(frames_path))
     scores: dict[str, Any] = {name: model.card.get(name) for name in IDENTITY}
-    scores |= {"id": out.name, "redox": host.redox, "status": model.card["status"], "reference_state": key}
+    scores |= {
+        "source": out.name,
+        "model": model.card["name"],
+        "redox": host.redox,
+        "status": model.card["status"],
+        "reference_state": key,
+    }
     scores |= {"frames": len(known), "frames_left_out": len(frames) - len(known)}
     if model.card["status"] != "ok":
         return _nothing(scores, settings, out)

@@ -35,6 +35,10 @@ class Evaluator(Protocol):
         """Whether charge states are part of an arrangement."""
 
     @property
+    def level(self) -> str:
+        """Level of theory of the energies."""
+
+    @property
     def identity(self) -> str:
         """Names whatever decides the energies: an interrupted search goes on with the same only."""
 
@@ -75,6 +79,7 @@ class ModelEvaluator:
             name,
         )
         self.charges = model.charge_labelled
+        self.level: str = model.card["energy_reference"]
         self.polaron_distortion = charge_order.polaron_distortion if self.charges else 0.0
         stops = [self._stop(cell) for cell in settings.cells]
         self._end_stop = (min(fmax for fmax, _ in stops), max(steps for _, steps in stops))

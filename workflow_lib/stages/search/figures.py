@@ -135,7 +135,7 @@ def search_overview(searches: Iterable[Path], out: Path) -> None:
     table = pd.concat([_reached(folder) for folder in folders], ignore_index=True)
     write_csv(table, Path(out) / "overview.csv")
     style()
-    rows = table[table["shown"]].drop_duplicates("model").reset_index(drop=True)
+    rows = table[table["shown"]].drop_duplicates("source").reset_index(drop=True)
     figure, (left, right) = plt.subplots(1, 2, sharey=True, figsize=(8.2, 1.6 + 0.28 * len(rows)))
     places = np.arange(len(rows))[::-1]
     left.hlines(places, rows["ga_mev_fu"], rows["random_mev_fu"], color="0.75", lw=1.5, zorder=1)
@@ -144,7 +144,7 @@ def search_overview(searches: Iterable[Path], out: Path) -> None:
         fill = colour if method == "ga" else "none"
         energy = rows[f"{method}_mev_fu"]
         left.plot(energy, places, marker, color=colour, mfc=fill, ms=size, label=text)
-    left.set_yticks(places, rows["model"])
+    left.set_yticks(places, rows["source"])
     left.set_ylim(-0.6, len(rows) - 0.4)
     left.set_xlabel("lowest formation energy found,\neach model's own (meV per formula unit)")
     gain = rows["random_mev_fu"] - rows["ga_mev_fu"]
@@ -168,7 +168,7 @@ def _reached(folder: Path) -> pd.DataFrame:
         lowest = {method: data["lowest"] for method, data in cell["methods"].items()}
         for number, distinct in cell["distinct_arrangements"].items():
             row = {
-                "model": summary["model"],
+                "source": summary["source"],
                 "arranged": summary["arranged"],
                 "cell": name,
                 "n_occupied": int(number),
@@ -180,7 +180,7 @@ def _reached(folder: Path) -> pd.DataFrame:
             for method in METHODS:
                 reached = lowest.get(method, {}).get(number)
                 row[f"{method}_mev_fu"] = reached["formation_mev_fu"] if reached else np.nan
-                row[f"{method}_key"] = reached["key"] if reached else None
+                row[f"{method}_state_key"] = reached["key"] if reached else None
                 row[f"{method}_relaxations_needed"] = reached["order"] if reached else None
             for method in ("ga", "random"):
                 found = cell["methods"][method].get("ground_states_found", {})

@@ -11,8 +11,8 @@ from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import write_csv
 from workflow_lib.lattice.arrangement import StateKey
 
-COLUMNS = ("cell", "x", "n_occupied", "key", "charge_order", "models", "asked_by", "formation_mev_fu")
-NEEDED = ("model", "cell", "key", "x", "n_occupied", "formation_mev_fu")
+COLUMNS = ("cell", "x", "n_occupied", "state_key", "charge_order", "models", "asked_by", "formation_mev_fu")
+NEEDED = ("source", "cell", "state_key", "x", "n_occupied", "formation_mev_fu")
 
 
 def _read(path: Path, columns: Iterable[str]) -> pd.DataFrame:
@@ -45,13 +45,13 @@ def collect_pending(found: Iterable[Path], reference: Path, out: Path, *, lowest
     for path in sorted(Path(path) for path in found):
         table = _read(path, NEEDED).dropna(subset=["formation_mev_fu"])
         # Several methods can have found one arrangement.
-        table = table.sort_values(["formation_mev_fu", "key"]).drop_duplicates("key")
+        table = table.sort_values(["formation_mev_fu", "state_key"]).drop_duplicates("state_key")
         asked.append(table.groupby(["cell", "n_occupied"], sort=True).head(lowest)[list(NEEDED)])
     every = pd.concat(asked) if asked else pd.DataFrame(columns=list(NEEDED))
-    every = every[~every["key"].isin(known)]
+    every = every[~every["state_key"].isin(known)]
     rows = []
-    every = every.sort_values("model")
-    for (cell, x, number, key), group in every.groupby(["cell", "x", "n_occupied", "key"]):
+    every = every.sort_values("source")
+    for (cell, x, number, key), group in every.groupby(["cell", "x", "n_occupied", "state_key"]):
         rows.append(
             (
                 cell,
@@ -60,12 +60,14 @@ def collect_pending(found: Iterable[Path], reference: Path, out: Path, *, lowest
                 key,
                 "open" if StateKey.parse(str(key)).states is None else "given",
                 len(group),
-                ";".join(group["model"]),
+                ";".join(group["source"]),
                 ";".join(f"{energy:.3f}" for energy in group["formation_mev_fu"]),
             )
         )
     pending = pd.DataFrame(rows, columns=list(COLUMNS)).sort_values(
-        ["cell", "n_occupied", "models", "key"], ascending=[True, True, False, True], ignore_index=True
+        ["cell", "n_occupied", "models", "state_key"],
+        ascending=[True, True, False, True],
+        ignore_index=True,
     )
     write_csv(pending, Path(out) / "pending.csv")
     return pending

@@ -168,7 +168,7 @@ def search_all(
     if all(cell.repeat != UNIT for cell in settings.cells):
         results["1x1x1"] = {"enumeration": _end_members(evaluator, host)}
     arranged = "mobile ions and charge states" if evaluator.charges else "mobile ions only"
-    found = found_table(name, host, results)
+    found = found_table(name, host, results, evaluator.level)
     history = history_table(name, host, results)
     write_csv(found, out / "found.csv")
     write_csv(history, out / "history.csv")
@@ -176,7 +176,7 @@ def search_all(
     write_json(
         out / "summary.json",
         {
-            "model": name,
+            "source": name,
             "charge_labelled": evaluator.charges,
             "arranged": arranged,
             "status": "ok" if found["formation_mev_fu"].notna().any() else "diverged",
@@ -232,12 +232,12 @@ def _write_structures(
             atoms = evaluator.structure(record.arrangement, cell).copy()
             # Not "energy": ASE would take that for a calculator's.
             atoms.info = {
-                "key": record.key,
+                "state_key": record.key,
                 "cell": cell.name,
                 "x": host.composition(record.arrangement),
                 "model_energy_ev": record.evaluation.energy,
                 "formation_mev_fu": milli(record.evaluation.formation),
-                "fmax": record.evaluation.fmax,
+                "fmax_ev_a": record.evaluation.fmax,
                 "status": record.evaluation.status,
             }
             images.append(atoms)

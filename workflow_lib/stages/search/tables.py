@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from math import prod
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from workflow_lib.lattice.arrangement import Arrangement, StateKey
 from workflow_lib.lattice.host import Host
+from workflow_lib.results_schema import SEARCH, TABLES
 from workflow_lib.stages.search.problem import Method, Record
 from workflow_lib.stages.search.settings import CellSettings
 
 Results = dict[str, dict[Method, list[Record]]]
 """Records by supercell and method."""
 
-FOUND = (
-    "model", "cell", "method", "order", "key", "x", "n_occupied", "energy_ev", "formation_mev_fu",
-    "fmax", "steps", "status", "degeneracy",
-)  # fmt: skip
+FOUND = tuple(TABLES["search/found"].columns)
 HISTORY = (
-    "model", "cell", "method", "evaluation", "generation", "operator", "key", "x", "n_occupied",
+    "source", "cell", "method", "evaluation", "generation", "operator", "state_key", "x", "n_occupied",
     "formation_mev_fu", "best_mev_fu",
 )  # fmt: skip
 SAME_EV = 1e-4
@@ -33,26 +33,43 @@ def milli(value: float | None) -> float:
     return float("nan") if value is None else 1000 * value
 
 
-def found_table(model: str, host: Host, results: Results) -> pd.DataFrame:
-    """One row per distinct arrangement and method; see :data:`FOUND`.
+def found_table(model: str, host: Host, results: Results, level: str) -> pd.DataFrame:
+    """One row per distinct arrangement and method; see ``search/found`` in ``results_schema``.
 
-    ``order`` counts from 1 within cell and method, ``energy_ev`` is of the cell, ``fmax`` eV/A,
-    ``degeneracy`` the number of equivalent arrangements of the supercell. Keys of charge-blind
-    models name no charge order.
+    ``order`` counts from 1 within cell and method, ``volume_a3`` is that of the Vegard cell, in which
+    positions alone relax. Keys of charge-blind models name no charge order.
     """
     rows = [
-        (
-            model, cell, method, r.order, r.key, host.composition(r.arrangement), r.n_occupied,
-            np.nan if r.evaluation.energy is None else r.evaluation.energy,
-            milli(r.evaluation.formation),
-            np.nan if r.evaluation.fmax is None else r.evaluation.fmax,
-            r.evaluation.steps, r.evaluation.status, host.degeneracy(r.arrangement),
-        )
+        {
+            "source": model,
+            "protocol": SEARCH,
+            "state_key": r.key,
+            "ion_key": StateKey.parse(r.key).ion_key,
+            "x": host.composition(r.arrangement),
+            "formula_units": host.formula_units * prod(r.arrangement.repeat),
+            "energy_ev": np.nan if r.evaluation.energy is None else r.evaluation.energy,
+            "fmax_ev_a": np.nan if r.evaluation.fmax is None else r.evaluation.fmax,
+            "volume_a3": _volume(host, r.arrangement),
+            "status": r.evaluation.status,
+            "level": level,
+            "cell": cell,
+            "method": method,
+            "formation_mev_fu": milli(r.evaluation.formation),
+            "order": r.order,
+            "n_occupied": r.n_occupied,
+            "steps": r.evaluation.steps,
+            "degeneracy": host.degeneracy(r.arrangement),
+        }
         for cell, methods in results.items()
         for method, records in methods.items()
         for r in records
-    ]  # fmt: skip
+    ]
     return pd.DataFrame(rows, columns=list(FOUND))
+
+
+def _volume(host: Host, arrangement: Arrangement) -> float:
+    """Volume of the Vegard cell of an arrangement in A^3."""
+    return abs(float(np.linalg.det(host.supercell(arrangement.repeat, host.composition(arrangement))[2])))
 
 
 def history_table(model: str, host: Host, results: Results) -> pd.DataFrame:

@@ -19,8 +19,8 @@ from workflow_lib.core.plotting import (
 from workflow_lib.lattice.arrangement import StateKey
 from workflow_lib.lattice.voltage import VoltageProfile, common_grid
 from workflow_lib.models.identity import CONTROLS, VARIANTS, look_of
+from workflow_lib.results_schema import DFT, HEADLINE, SEARCH
 from workflow_lib.stages.thermodynamics.scores import lowest
-from workflow_lib.stages.thermodynamics.tables import DFT
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -110,7 +110,7 @@ def _x_label(formation: pd.DataFrame) -> str:
 
 def _band(panel: Axes, group: pd.DataFrame, colour: str, line: str, label: str) -> None:
     """Lowest energy at each x: mean over trained models, with a band of one deviation."""
-    curves = pd.concat([lowest(own) for _, own in group.groupby("id")], axis=1).dropna()
+    curves = pd.concat([lowest(own) for _, own in group.groupby("source")], axis=1).dropna()
     mean = curves.mean(axis=1)
     panel.plot(mean.index, mean, line, color=colour, lw=1.3, label=label, zorder=3)
     if curves.shape[1] > 1:
@@ -120,8 +120,8 @@ def _band(panel: Axes, group: pd.DataFrame, colour: str, line: str, label: str) 
 
 def draw_formation(formation: pd.DataFrame, hulls: pd.DataFrame, level: str, stem: Path) -> None:
     """One panel a model: formation energies of the enumerated states, lowest of each x, hull."""
-    dft = formation[formation["id"] == DFT]
-    examined = formation[formation["source"] == "charge_order"]
+    dft = formation[formation["source"] == DFT]
+    examined = formation[formation["protocol"] == HEADLINE]
     models = examined[examined["formation_mev_fu"].notna()]
     names = sorted(set(examined["model"])) or [DFT]
     variants = _variants(models)
@@ -132,7 +132,7 @@ def draw_formation(formation: pd.DataFrame, hulls: pd.DataFrame, level: str, ste
     for panel, name in zip(panels, names, strict=True):
         panel.scatter(dft["x"], dft["formation_mev_fu"], s=16, facecolors="none", edgecolors=COLOUR_DFT)
         _band(panel, dft, COLOUR_DFT, "-", "DFT, lowest at each x")
-        own_hull = hulls[(hulls["id"] == DFT) & (hulls["scope"] == "enumerated")]
+        own_hull = hulls[(hulls["source"] == DFT) & (hulls["scope"] == "enumerated")]
         panel.plot(own_hull["x"], own_hull["formation_mev_fu"], ":", color=COLOUR_DFT, lw=1, label="hull")
         for place, variant in enumerate(variants):
             group = models[(models["model"] == name) & (models["variant"] == variant)]
@@ -152,8 +152,8 @@ def draw_formation(formation: pd.DataFrame, hulls: pd.DataFrame, level: str, ste
                     lw=0,
                 )
             _band(panel, group, colour, look_of(variant).line, _name(variant))
-            for identity in sorted(set(group["id"])):
-                own = hulls[(hulls["id"] == identity) & (hulls["scope"] == "enumerated")]
+            for identity in sorted(set(group["source"])):
+                own = hulls[(hulls["source"] == identity) & (hulls["scope"] == "enumerated")]
                 panel.plot(own["x"], own["formation_mev_fu"], ":", color=colour, lw=1)
         panel.set(title=name, xlabel=_x_label(formation))
         panel.set_ylim(window)
@@ -179,7 +179,7 @@ def _profiles(voltages: pd.DataFrame) -> list[VoltageProfile]:
             np.append(own["x_low"].to_numpy(float), own["x_high"].to_numpy(float)[-1]),
             own["voltage_v"].to_numpy(float),
         )
-        for _, own in voltages.groupby("id")
+        for _, own in voltages.groupby("source")
     ]
 
 
@@ -224,17 +224,17 @@ def _no_voltage(mobile: str, level: str, stem: Path) -> None:
 
 def draw_voltage(formation: pd.DataFrame, voltages: pd.DataFrame, level: str, stem: Path) -> None:
     """One panel a model: voltage of DFT and of each variant, enumerated states and search."""
-    models = voltages[voltages["id"] != DFT]
-    names = sorted(set(formation.loc[formation["source"] == "charge_order", "model"])) or [DFT]
+    models = voltages[voltages["source"] != DFT]
+    names = sorted(set(formation.loc[formation["protocol"] == HEADLINE, "model"])) or [DFT]
     mobile = StateKey.parse(formation["state_key"].iloc[0]).mobile
-    anchor = voltages.loc[voltages["id"] == DFT, "voltage_v"].to_numpy(float)
+    anchor = voltages.loc[voltages["source"] == DFT, "voltage_v"].to_numpy(float)
     if not len(anchor):
         _no_voltage(mobile, level, stem)
         return
     window = _window(voltages["voltage_v"].to_numpy(float), anchor, LEAST_VOLTAGE)
     figure, panels = _grid(len(names), columns=3, height=2.4, label=f"voltage (V against {mobile} metal)")
     for panel, name in zip(panels, names, strict=True):
-        _staircase(panel, _profiles(voltages[voltages["id"] == DFT]), COLOUR_DFT, "-", "DFT", width=1.8)
+        _staircase(panel, _profiles(voltages[voltages["source"] == DFT]), COLOUR_DFT, "-", "DFT", width=1.8)
         for variant in _variants(models):
             group = models[(models["model"] == name) & (models["variant"] == variant)]
             for scope, width in (("enumerated", 1.4), ("searched", 0.8)):
@@ -261,9 +261,9 @@ def draw_found(formation: pd.DataFrame, hulls: pd.DataFrame, level: str, stem: P
     """What each model's searches found, by composition, with the DFT energies there are."""
     import matplotlib.pyplot as plt
 
-    searched = formation[(formation["source"] == "search") & formation["method"].isin(METHODS)]
+    searched = formation[(formation["protocol"] == SEARCH) & formation["method"].isin(METHODS)]
     found = searched[searched["formation_mev_fu"].notna()]
-    dft = formation[formation["id"] == DFT]
+    dft = formation[formation["source"] == DFT]
     names, variants = sorted(set(searched["model"])) or [DFT], _variants(searched) or [""]
     shape = (len(variants), len(names))
     size = (max(2.5 * shape[1] + 0.6, 6.4), 2.4 * shape[0] + 1.2)
@@ -305,8 +305,8 @@ def draw_found(formation: pd.DataFrame, hulls: pd.DataFrame, level: str, stem: P
             zorder=4,
             label=f"DFT ({', '.join(known)} cell)",
         )
-        for identity in sorted(set(group["id"])):
-            own = hulls[(hulls["id"] == identity) & (hulls["scope"] == "searched")]
+        for identity in sorted(set(group["source"])):
+            own = hulls[(hulls["source"] == identity) & (hulls["scope"] == "searched")]
             panel.plot(own["x"], own["formation_mev_fu"], ":", color=look_of(variant).colour, lw=1)
         panel.set_ylim(window)
         _note_hidden(panel, group["formation_mev_fu"].to_numpy(), window)
@@ -335,16 +335,16 @@ def draw_all(
     for suffix, wanted in (("", False), ("_controls", True)):
 
         def chosen(table: pd.DataFrame, controls: bool = wanted) -> pd.DataFrame:
-            return table[(table["id"] == DFT) | (table["variant"].isin(CONTROLS) == controls)]
+            return table[(table["source"] == DFT) | (table["variant"].isin(CONTROLS) == controls)]
 
         part = chosen(formation)
-        if suffix and set(part["id"]) == {DFT}:
+        if suffix and set(part["source"]) == {DFT}:
             continue
         draw_formation(part, chosen(hulls), level, out / f"hull{suffix}")
         draw_voltage(part, chosen(voltages), level, out / f"voltage{suffix}")
         if suffix:
-            write_csv(part[part["source"] != "search"], out / f"hull{suffix}.csv")
+            write_csv(part[part["protocol"] != "search"], out / f"hull{suffix}.csv")
             write_csv(chosen(voltages), out / f"voltage{suffix}.csv")
     draw_found(formation, hulls, level, out / "found")
-    shown = (formation["id"] == DFT) | formation["method"].isin(METHODS)
+    shown = (formation["source"] == DFT) | formation["method"].isin(METHODS)
     write_csv(formation[shown], out / "found.csv")

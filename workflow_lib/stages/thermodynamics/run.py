@@ -23,12 +23,13 @@ from workflow_lib.lattice.arrangement import StateKey
 from workflow_lib.lattice.hull import Hull, lower_hull
 from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.lattice.voltage import VoltageProfile, voltage_distance_mv, voltage_profile
+from workflow_lib.results_schema import HEADLINE, SEARCH
 from workflow_lib.stages.thermodynamics import figures, tables
 from workflow_lib.stages.thermodynamics.scores import hull_error, step_voltage_error, summarise
 from workflow_lib.stages.thermodynamics.settings import ThermodynamicsSettings
 
 ENUMERATED, SEARCHED = "enumerated", "searched"
-IDENTITY = ["id", "model", "variant", "fold", "seed"]
+IDENTITY = ["source", "model", "variant", "fold", "seed"]
 VOLTAGE_COLUMNS = [*IDENTITY, "scope", "x_low", "x_high", "voltage_v"]
 SCORES = ["hull_mae_mev_fu", "step_voltage_mae_mv", "voltage_mae_mv", "average_voltage_v"]
 
@@ -84,7 +85,7 @@ def analyse(
         formation_mev_fu=np.nan, above_hull_mev_fu=np.nan, on_hull=False
     )
     good = tables.usable(table, accept_unconverged=settings.accept_unconverged)
-    known = good & (table["source"] != "search").to_numpy()
+    known = good & (table["protocol"] != SEARCH).to_numpy()
     ends = {0.0, 1.0} - set(table.loc[known, "x"])
     if ends:
         missing = " and ".join(f"x = {x:g}" for x in sorted(ends))
@@ -101,7 +102,7 @@ def analyse(
             voltages[scope] = voltage_profile(
                 hull, mobile_energy=reservoir.energy_ev, charge=reservoir.charge
             )
-        own = (part["source"] == "search").to_numpy() == (scope == SEARCHED)
+        own = (part["protocol"] == SEARCH).to_numpy() == (scope == SEARCHED)
         table.loc[part.index[own], "formation_mev_fu"] = scale * hull.formation[own]
         table.loc[part.index[own], "above_hull_mev_fu"] = scale * hull.above[own]
         on_hull = np.isin(np.arange(len(part)), hull.vertices)
@@ -122,7 +123,7 @@ def score(answer: Answer, reference: Answer, charge: int) -> dict[str, object]:
     row["average_voltage_dft_v"] = known.average if known else None
     if not answer.hulls:
         return row
-    enumerated = answer.structures[answer.structures["source"] == "charge_order"]
+    enumerated = answer.structures[answer.structures["protocol"] == HEADLINE]
     good = enumerated[enumerated["formation_mev_fu"].notna()]
     error, compositions = hull_error(good, reference.structures)
     row |= {
@@ -140,7 +141,7 @@ def _hull_rows(answer: Answer, sites_per_fu: float, accept_unconverged: bool) ->
     rows = []
     good = tables.usable(answer.structures, accept_unconverged=accept_unconverged)
     for scope, hull in answer.hulls.items():
-        chosen = good if scope == SEARCHED else good & (answer.structures["source"] != "search").to_numpy()
+        chosen = good if scope == SEARCHED else good & (answer.structures["protocol"] != SEARCH).to_numpy()
         part = answer.structures[chosen]
         energies = 1000 * sites_per_fu * hull.formation_at(hull.x)
         for vertex, x, energy in zip(hull.vertices, hull.x, energies, strict=True):
@@ -152,7 +153,7 @@ def _hull_rows(answer: Answer, sites_per_fu: float, accept_unconverged: bool) ->
                     "formation_mev_fu": energy,
                     "state_key": part["state_key"].iloc[vertex],
                     "cell": part["cell"].iloc[vertex],
-                    "source": part["source"].iloc[vertex],
+                    "protocol": part["protocol"].iloc[vertex],
                 }
             )
     return rows

@@ -1,8 +1,8 @@
 """Reading what the charge-order stage and the search wrote into one table of structures and energies.
 
-Columns of that table: ``id`` (trained model, or ``DFT``), ``model``, ``variant``, ``fold``,
-``seed``, ``source`` (dft, charge_order, search), ``method``, ``cell``, ``state_key``, ``x``, ``filled`` and
-``sites`` (mobile sites of the cell), ``energy_ev`` (of the cell), ``degeneracy``, ``seen``,
+Columns of that table: ``source`` (trained model, or ``dft``), ``model``, ``variant``, ``fold``,
+``seed``, ``protocol`` (reference, distorted, search), ``method``, ``cell``, ``state_key``, ``x``,
+``filled`` and ``sites`` (mobile sites of the cell), ``energy_ev`` (of the cell), ``degeneracy``, ``seen``,
 ``status``, ``fmax_ev_a``.
 """
 
@@ -17,18 +17,15 @@ import pandas as pd
 from workflow_lib.core.errors import UserError
 from workflow_lib.lattice.arrangement import StateKey
 from workflow_lib.models.identity import EWALD, ModelId
-from workflow_lib.stages.charge_order.settings import HEADLINE
+from workflow_lib.results_schema import DFT, DIVERGED, HEADLINE, REFERENCE, SEARCH, UNCONVERGED
 
-DFT = "DFT"
-DIVERGED = "diverged"
-UNCONVERGED = "unconverged"
 COLUMNS = (
-    "id",
+    "source",
     "model",
     "variant",
     "fold",
     "seed",
-    "source",
+    "protocol",
     "method",
     "cell",
     "state_key",
@@ -56,17 +53,17 @@ def _read(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     return table
 
 
-def _complete(table: pd.DataFrame, name: str, source: str, where: Path) -> pd.DataFrame:
+def _complete(table: pd.DataFrame, name: str, protocol: str, where: Path) -> pd.DataFrame:
     """Add identity and occupation columns; UserError where x and key disagree."""
     model, variant, fold, seed = (name, "", None, None) if name in (DFT, EWALD) else ModelId.parse(name)
     known = [StateKey.parse(key) for key in table["state_key"]]
     table = table.assign(
-        id=name,
+        source=name,
         model=model,
         variant=variant,
         fold=fold,
         seed=seed,
-        source=source,
+        protocol=protocol,
         cell=[item.cell for item in known],
         filled=[item.filled for item in known],
         sites=[item.sites for item in known],
@@ -87,9 +84,8 @@ def _complete(table: pd.DataFrame, name: str, source: str, where: Path) -> pd.Da
 def read_reference(folder: Path) -> pd.DataFrame:
     """DFT's answers: ``reference.csv`` of the charge-order stage."""
     path = folder / "reference.csv"
-    table = _read(path, ("state_key", "x", "energy_ev", "formation_mev_fu", "fmax", "degeneracy"))
-    table = table.rename(columns={"fmax": "fmax_ev_a"})
-    return _complete(table.assign(status="dft", method="dft"), DFT, "dft", path)
+    table = _read(path, ("state_key", "x", "energy_ev", "formation_mev_fu", "fmax_ev_a", "degeneracy"))
+    return _complete(table.assign(method=DFT), DFT, REFERENCE, path)
 
 
 class ReferenceInfo(NamedTuple):
@@ -102,12 +98,12 @@ class ReferenceInfo(NamedTuple):
 def reference_info(folder: Path) -> ReferenceInfo:
     """Unit and level of the reference energies; UserError where either is not the same throughout."""
     path = folder / "reference.csv"
-    table = _read(path, ("state_key", "formula_units", "energy_reference"))
+    table = _read(path, ("state_key", "formula_units", "level"))
     ratios = {
         StateKey.parse(key).sites / units
         for key, units in zip(table["state_key"], table["formula_units"], strict=True)
     }
-    levels = set(table["energy_reference"])
+    levels = set(table["level"])
     if len(ratios) != 1 or len(levels) != 1:
         raise UserError(
             f"{path} mixes hosts or levels of theory; one hull needs one of each: make it again"
@@ -122,15 +118,14 @@ def read_charge_order(folder: Path, reference: pd.DataFrame) -> pd.DataFrame:
     table = table[table["protocol"] == HEADLINE].reset_index(drop=True)
     degeneracy = dict(zip(reference["state_key"], reference["degeneracy"], strict=True))
     table = table.assign(degeneracy=table["state_key"].map(degeneracy), method="enumeration")
-    return _complete(table.rename(columns={"fmax": "fmax_ev_a"}), folder.name, "charge_order", path)
+    return _complete(table, folder.name, HEADLINE, path)
 
 
 def read_search(folder: Path) -> pd.DataFrame:
     """All structures that one model's searches evaluated."""
     path = folder / "found.csv"
-    table = _read(path, ("key", "x", "method", "energy_ev", "status"))
-    table = table.rename(columns={"key": "state_key", "fmax": "fmax_ev_a"})
-    return _complete(table, folder.name, "search", path)
+    table = _read(path, ("state_key", "x", "method", "energy_ev", "status"))
+    return _complete(table, folder.name, SEARCH, path)
 
 
 def usable(table: pd.DataFrame, *, accept_unconverged: bool) -> np.ndarray:
