@@ -161,13 +161,6 @@ def subset(path: Path, count: int) -> int:
     return int(select_rows(path, load().dataset).sum())
 
 
-def subset_on_host(path: Path, count: int) -> int:
-    """Frames of the chemical subset that can be supercells of the host."""
-    from workflow_lib.frames.subset import select_rows
-
-    return int(select_rows(path, load().dataset, host()).sum())
-
-
 def stage(path: Path, count: int) -> dict[str, Any]:
     """The summary of the whole stage."""
     from workflow_lib.core.io import read_json
@@ -208,10 +201,9 @@ def main(arguments: list[str] | None = None) -> None:
             "atoms_per_frame": round(atoms / options.frames, 1),
             "megabytes": round(path.stat().st_size / 1e6, 1),
         }
-        for name, run in (("subset", subset), ("subset_on_host", subset_on_host)):
-            chosen, seconds, cpu, peak = measure(run, path, options.frames, path)
-            _expect(chosen, options.frames - made["other"], name)
-            line |= {f"{name}_seconds": round(seconds, 2), f"{name}_peak_mib": round(peak)}
+        chosen, seconds, cpu, peak = measure(subset, path, options.frames, path)
+        _expect(chosen, options.frames - made["other"], "subset")
+        line |= {"subset_seconds": round(seconds, 2), "subset_peak_mib": round(peak)}
         summary, seconds, cpu, peak = measure(stage, path, options.frames, None)
         bad = {"ambiguous moment": "between", "not neutral": "wrong", "no moments": "missing"}
         reasons = {category: made[what] for category, what in bad.items() if made[what]}

@@ -259,8 +259,12 @@ def test_atoms_that_are_no_arrangement_of_the_host(host):
         host.locate(without, None)
     stretched = atoms.copy()
     stretched.set_cell(atoms.cell[:] * [[2.0], [1.0], [1.0]], scale_atoms=True)
-    with pytest.raises(UserError, match="is no supercell"):
+    with pytest.raises(UserError, match="is no repetition of that of olivine"):
         host.locate(stretched, None)
+    lost = atoms.copy()
+    lost.positions[3] = np.nan
+    with pytest.raises(UserError, match="no finite numbers"):
+        host.locate(lost, None)
 
 
 def test_files_that_describe_no_host(rule, tmp_path):

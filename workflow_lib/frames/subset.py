@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from workflow_lib.core.elements import SYMBOLS, atomic_number
 from workflow_lib.frames.table import iter_tables, list_lengths
-
-if TYPE_CHECKING:
-    from workflow_lib.lattice.host import Host
 
 _ALKALI = ("Li", "Na", "K", "Rb", "Cs")
 _ANIONS = ("B", "C", "Si", "P", "S", "N", "H", "O", "Cl", "F")
@@ -72,24 +69,17 @@ def in_subset(numbers: np.ndarray, settings: Subset) -> bool:
     return bool(in_subset_many(np.asarray(numbers), np.array([0, len(numbers)]), settings)[0])
 
 
-def select_rows(path: str | Path, settings: Subset, host: Host | None = None) -> np.ndarray:
+def select_rows(path: str | Path, settings: Subset) -> np.ndarray:
     """Which rows ``[F]`` of a frame table belong to the chemical subset.
 
-    With ``host``, also only those whose composition and cell are a supercell's of it. Reads no more
-    than elements and cells; UserError as in ``frames.read_parquet``.
+    Reads no more than the elements; UserError as in ``frames.read_parquet``.
     """
-    from workflow_lib.lattice.locate import repeats_on_host
-
     chosen = []
-    for table in iter_tables(path, ("numbers", "cell") if host else ("numbers",), _ROWS):
+    for table in iter_tables(path, ("numbers",), _ROWS):
         column = table.column("numbers")
         numbers = column.combine_chunks().flatten().to_numpy()
         offsets = np.concatenate([[0], np.cumsum(list_lengths(column))])
-        found = in_subset_many(numbers, offsets, settings)
-        if host:
-            cells = table.column("cell").combine_chunks().flatten().to_numpy().reshape(-1, 3, 3)
-            found &= repeats_on_host(host, numbers, offsets, cells).all(axis=1)
-        chosen.append(found)
+        chosen.append(in_subset_many(numbers, offsets, settings))
     return np.concatenate([np.zeros(0, dtype=bool), *chosen])
 
 

@@ -25,6 +25,7 @@ from workflow_lib.lattice.redox import IMPOSSIBLE, RedoxRule
 if TYPE_CHECKING:
     from ase import Atoms
 
+    from workflow_lib.lattice.locate import Reading
     from workflow_lib.lattice.polaron import Shells
 
 SYMPREC = 1e-3  # A; host files hold exactly symmetric positions
@@ -51,6 +52,8 @@ class Host:
         self.mobile_sites = np.flatnonzero(self.numbers == atomic_number(self.mobile))
         self.redox_sites = np.flatnonzero(self.numbers == rule.redox_z)
         self._permutations: dict[Repeat, tuple[np.ndarray, np.ndarray]] = {}
+        # Settings of the crystal met in frames, which ``locate`` tries on later ones.
+        self.settings_found: dict[tuple[int, int], list[Reading]] = {}
 
     @classmethod
     def load(cls, path: str | Path, rule: RedoxRule) -> Host:
@@ -332,43 +335,24 @@ class Host:
     def locate(self, atoms: Atoms, oxidation_states: np.ndarray | None) -> Arrangement:
         """Return the arrangement that these atoms are, found by matching them to host sites.
 
-        Atoms may be displaced and the cell strained. Raises UserError where the cell is no
+        Atoms may be displaced, the cell strained and the crystal given in another setting; see
+        ``locate.locate``, which is called with this one frame. Raises UserError where the cell is no
         supercell of the host or an atom sits on no site of its element.
         """
-        from scipy.optimize import linear_sum_assignment
+        from workflow_lib.lattice.locate import locate
 
-        counts = np.count_nonzero(atoms.numbers == atomic_number(self.redox)) / len(self.redox_sites)
-        lengths = atoms.cell.lengths()
-        x = np.count_nonzero(atoms.numbers == atomic_number(self.mobile)) / max(
-            1, round(counts * len(self.mobile_sites))
+        states = None if oxidation_states is None else np.asarray(oxidation_states)
+        [arrangement], [reason], _ = locate(
+            self,
+            atoms.numbers,
+            np.array([0, len(atoms)]),
+            atoms.positions,
+            np.asarray(atoms.cell[:])[None],
+            states,
         )
-        own = np.linalg.norm((1 - x) * self.cell_empty + x * self.cell_full, axis=1)
-        repeat: Repeat = tuple(int(max(1, round(r))) for r in lengths / own)  # type: ignore[assignment]
-        if int(np.prod(repeat)) != counts or x > 1:
-            raise UserError(f"{atoms.get_chemical_formula()} is no supercell of {self.name}")
-        numbers, scaled, _ = self.supercell(repeat, x)
-        own_scaled = atoms.get_scaled_positions(wrap=False)
-        found: dict[int, np.ndarray] = {}
-        for z in np.unique(atoms.numbers):
-            sites = scaled[numbers == z]
-            gap = own_scaled[atoms.numbers == z][:, None] - sites[None]
-            distance = np.linalg.norm((gap - np.round(gap)) @ atoms.cell[:], axis=-1)
-            if distance.shape[0] > distance.shape[1]:
-                raise UserError(f"{atoms.get_chemical_formula()} is no supercell of {self.name}")
-            rows, columns = linear_sum_assignment(distance**2)
-            if len(rows) and distance[rows, columns].max() > MATCH:
-                raise UserError(
-                    f"an atom of {atoms.get_chemical_formula()} is "
-                    f"{distance[rows, columns].max():.2f} A from its site in {self.name}"
-                )
-            found[int(z)] = columns
-        occupied = found.get(atomic_number(self.mobile), np.array([], dtype=int))
-        reduced = None
-        if oxidation_states is not None:
-            redox = found[atomic_number(self.redox)]
-            states = np.asarray(oxidation_states)[atoms.numbers == atomic_number(self.redox)]
-            reduced = tuple(sorted(map(int, redox[states == self.low])))
-        return Arrangement(repeat, tuple(sorted(map(int, occupied))), reduced)
-
-
-MATCH = 1.2  # A; farther from its host site than this, an atom is somewhere else
+        if arrangement is None:
+            formula = atoms.get_chemical_formula()
+            raise UserError(
+                f"{formula} is no supercell of {self.name}" if reason is None else f"{formula}: {reason}"
+            )
+        return arrangement

@@ -16,7 +16,7 @@ from workflow_lib.frames.subset import formula, in_subset_many
 from workflow_lib.frames.table import Frame, FrameBatch
 from workflow_lib.lattice.arrangement import Arrangement
 from workflow_lib.lattice.host import Host
-from workflow_lib.lattice.locate import state_keys
+from workflow_lib.lattice.locate import locate
 from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.stages.dataset.assign import charge_states
 from workflow_lib.stages.dataset.settings import DatasetSettings
@@ -46,7 +46,8 @@ class Index:
     flags ``subset``, ``forces``, ``stress``, ``stress_converged``, ``magmoms``, ``charges``, and
     ``labelled``: it has charge states; ``low_sites``, ``high_sites``: redox sites in either state whose
     Bader charge is known, and ``low_charge``, ``high_charge``: the sum of those charges (e);
-    ``state_key`` (None where it fits no host) and ``reason`` it is set aside (None: it is kept).
+    ``state_key`` (None where it fits no host), ``misfit`` (why a frame of the host's composition fits no
+    site) and ``reason`` it is set aside (None: it is kept).
 
     ``states``: oxidation states of all atoms ``[N]``, frame i from ``offsets[i]`` to ``offsets[i + 1]``;
     they mean something where ``labelled``. ``contents``: sorted atomic numbers and formula units of the
@@ -155,7 +156,7 @@ def _rows(
     labelled = np.array([one is None for one in reasons])
     subset = in_subset_many(batch.numbers, batch.offsets, settings)
     reason[~subset] = None
-    keys = state_keys(host, batch, states, labelled, known) if host is not None else [None] * len(batch)
+    keys, misfits = _keys(host, batch, states, labelled, known)
     table = {name: batch.table.column(name).to_pandas() for name in TEXTS}
     table |= {name: ~batch.missing(name) for name in LABELS}
     table |= _charges_by_state(batch, states, labelled, rule)
@@ -169,9 +170,38 @@ def _rows(
         "stress_converged": converged.combine_chunks().to_numpy(zero_copy_only=False),
         "labelled": labelled,
         "state_key": pd.Series(keys, dtype=object),
+        "misfit": pd.Series(misfits, dtype=object),
         "reason": pd.Series(reason, dtype=object),
     }
     return pd.DataFrame(table), states
+
+
+def _keys(
+    host: Host | None,
+    batch: FrameBatch,
+    states: np.ndarray,
+    labelled: np.ndarray,
+    known: dict[Arrangement, str],
+) -> tuple[list[str | None], list[str | None]]:
+    """State key of each labelled frame, and why one of the host's composition has none ``[F]``.
+
+    ``known`` collects the keys of arrangements over the batches.
+    """
+    if host is None:
+        return [None] * len(batch), [None] * len(batch)
+    located = locate(
+        host,
+        batch.numbers,
+        batch.offsets,
+        batch.flat("positions").reshape(-1, 3),
+        batch.flat("cell").reshape(-1, 3, 3),
+        states,
+        labelled,
+    )
+    for arrangement in located.arrangements:
+        if arrangement is not None and arrangement not in known:
+            known[arrangement] = host.key(arrangement)
+    return [None if one is None else known[one] for one in located.arrangements], located.reasons
 
 
 def _charges_by_state(

@@ -6,6 +6,7 @@ write those that are kept.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +15,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
+from workflow_lib.core.elements import atomic_number
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import sha256, write_csv, write_json
 from workflow_lib.frames.foreign import ACCEPTED
 from workflow_lib.frames.subset import describe_subset
 from workflow_lib.frames.table import FrameBatch, frame_writer, iter_parquet
+from workflow_lib.lattice.arrangement import UNIT
+from workflow_lib.lattice.counting import count_distinct
 from workflow_lib.lattice.host import Host
 from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.stages.dataset.assign import category
@@ -48,6 +52,8 @@ from workflow_lib.stages.dataset.summary import (
 if TYPE_CHECKING:
     import pyarrow as pa
 
+_log = logging.getLogger(__name__)
+
 
 def _check_source(index: Index, settings: DatasetSettings) -> None:
     """Raise UserError where the frames cannot be a dataset at all."""
@@ -64,6 +70,44 @@ def _check_source(index: Index, settings: DatasetSettings) -> None:
         raise UserError(
             f"no frame of {settings.path} passes dataset.subset_elements and required_elements "
             f"({describe_subset(settings)}); change the filter or the file"
+        )
+
+
+def _check_host(index: Index, host: Host, settings: DatasetSettings) -> None:
+    """Say what the host is and which frames miss it; UserError where most frames of its chemistry do.
+
+    Of the host's chemistry are the labelled frames that hold all elements of its framework and at most
+    one other, its mobile ion or another in its place.
+    """
+    symmetry = len(host.permutations(UNIT)[0])
+    states = sum(count_distinct(host, UNIT, n, charges=True) for n in host.compositions(UNIT))
+    print(
+        f"host {host.name}: {host.space_group}, {symmetry} permutations of its sites, {states} "
+        "charge-ordered states in its cell",
+        flush=True,
+    )
+    rows = index.rows
+    misfits = rows["misfit"].dropna()
+    if len(misfits):
+        _log.warning(
+            "%d of %d frames of the host's composition fit no site, such as %s: %s",
+            len(misfits), len(misfits) + int(rows["state_key"].notna().sum()),
+            rows.loc[misfits.index[0], "frame_id"], misfits.iloc[0],
+        )  # fmt: skip
+    framework = set(host.numbers.tolist()) - {atomic_number(host.mobile)}
+    alike = [
+        framework <= set(numbers) and len(set(numbers) - framework) <= 1 for numbers, _ in index.contents
+    ]
+    own = rows["labelled"] & np.array(alike, dtype=bool)[rows["content"]]
+    missed = rows[own & rows["state_key"].isna()]
+    if settings.split_by == "state" and 2 * len(missed) > own.sum():
+        why = missed["misfit"].dropna()
+        first = missed.loc[why.index[0]] if len(why) else missed.iloc[0]
+        reason = first["misfit"] or f"its composition {first['composition']} is not the host's"
+        raise UserError(
+            f"{len(missed)} of {int(own.sum())} frames of {settings.path} with the framework elements of "
+            f"the host {host.name} fit no site of it ({first['frame_id']}: {reason}); set `host` to the "
+            "crystal of these frames"
         )
 
 
@@ -160,6 +204,8 @@ def build_dataset(
     source = open_source(settings)
     index = make_index(source, rule, host, settings)
     _check_source(index, settings)
+    if host is not None:
+        _check_host(index, host, settings)
     index = decide(index, source, settings)
     _check_left(index, settings)
     splits = make_splits(make_units(index.light(), host, settings), settings, seed)

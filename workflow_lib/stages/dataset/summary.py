@@ -114,6 +114,7 @@ def summarise(
         "states": rows["state_key"].nunique(),
         "groups": rows["group"].nunique(),
         "frames_on_no_host": int(rows["state_key"].isna().sum()),
+        "frames_of_the_host_on_no_site": int(rows["misfit"].notna().sum()),
         "frames_by_composition": dict(Counter(rows["composition"])),
         "frames_by_kind": dict(Counter(rows["kind"])),
         "labels": coverage,
