@@ -5,10 +5,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from computed_again import calculation_of
 from embedded import FRAMES
 
 from workflow_lib.core.errors import UserError
-from workflow_lib.dft.export import calculation_of, frames_of
+from workflow_lib.dft.export import frames_of
 from workflow_lib.dft.jobs import run_jobs
 from workflow_lib.dft.level import Level
 from workflow_lib.dft.store import Store

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from ase.units import GPa
+from computed_again import calculation_of
 
 from campaigns.naxfepo4_gpaw.convergence import (
     convergence_table,
@@ -18,7 +19,7 @@ from campaigns.naxfepo4_gpaw.same_positions import write_same_positions
 from campaigns.naxfepo4_gpaw.truth import failures, truth_table, write_truth
 from workflow_lib.core.errors import UserError
 from workflow_lib.dft.calculation import Calculation
-from workflow_lib.dft.export import calculation_of, frames_of
+from workflow_lib.dft.export import frames_of
 from workflow_lib.dft.level import Level
 from workflow_lib.dft.store import Store
 from workflow_lib.stages.dft.plan import relaxation_of

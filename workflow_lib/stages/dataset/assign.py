@@ -41,8 +41,6 @@ _CATEGORIES = {
 """Beginning of a reason -> the kind of reason, without the numbers of one frame."""
 OTHER = "other"
 CATEGORIES = (*dict.fromkeys(_CATEGORIES.values()), OTHER)
-DISAGREEMENTS = CATEGORIES[: CATEGORIES.index("energy window")]
-"""Categories that are about charge states."""
 
 
 def category(reason: str) -> str:
