@@ -16,6 +16,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from checksum_coverage import not_covered, recording
 
 from workflow_lib.config import load_config
 from workflow_lib.core.io import read_json
@@ -32,10 +33,11 @@ def snakemake(config: Path, *arguments: str) -> list[str]:
     return [sys.executable, "-m", "snakemake", "--configfile", str(config), "--cores", "2", *arguments]
 
 
-def run(config: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        snakemake(config, *arguments), cwd=ROOT, capture_output=True, text=True, check=False
-    )
+def run(
+    config: Path, *arguments: str, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    command = snakemake(config, *arguments)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
 
 
 def written(tmp_path: Path, name: str, **changes: object) -> Path:
@@ -71,8 +73,12 @@ def test_smoke_configuration_end_to_end(tmp_path: Path, cleaned: list[str]) -> N
     name = f"test-smoke-{os.getpid()}"
     cleaned.append(name)
     config = written(tmp_path, name)
-    first = run(config)
+    loaded = tmp_path / "loaded"
+    loaded.mkdir()
+    first = run(config, environment=recording(loaded))
     assert first.returncode == 0, first.stdout + first.stderr
+    # Code that a command loads and its checksum misses could change and leave old results standing.
+    assert not_covered(loaded, load_config(config)) == {}
     results = ROOT / "results" / name
 
     table = pd.read_csv(results / "comparison/comparison.csv")

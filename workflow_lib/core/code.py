@@ -37,12 +37,20 @@ def source_of(module: str) -> Path:
 
 
 def imported(modules: Iterable[str]) -> frozenset[str]:
-    """Return the given modules of this package and all that they import of it, at any depth."""
+    """Return the given modules of this package and all that they import of it, at any depth.
+
+    A module's packages run before it and count too, but for the outermost, which only exports.
+    """
     found: set[str] = set()
     for module in modules:
         source_of(module)
         found |= {module, *_graph().find_upstream_modules(module)}
-    return frozenset(found)
+    return frozenset(found | {package for module in found for package in _packages(module)})
+
+
+def _packages(module: str) -> list[str]:
+    parts = module.split(".")
+    return [".".join(parts[:length]) for length in range(2, len(parts))]
 
 
 @cache
