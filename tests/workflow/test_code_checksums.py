@@ -50,12 +50,12 @@ def test_what_a_command_loads_is_covered(tmp_path: Path) -> None:
         "--config",
         str(ROOT / "config/smoke.yaml"),
     ]
-    (tmp_path / "pending.csv").write_text("cell,x,n_occupied,key\n1x1x1,0.5,2,1x1x1:Na1100:Fe2323\n")
+    (tmp_path / "pending.csv").write_text("cell,x,state_key\n1x1x1,0.5,1x1x1:Na1100:Fe2323\n")
     command += ["--pending", str(tmp_path / "pending.csv"), "--out", str(tmp_path / "jobs.jsonl")]
     loaded = tmp_path / "loaded"
     loaded.mkdir()
     subprocess.run(command, env=recording(loaded), cwd=ROOT, check=True, capture_output=True)
-    config = load_config(smoke)
+    config = load_config(ROOT / "config/smoke.yaml")
     assert not_covered(loaded, config) == {}
     # The check can fail: a command that is not the one that ran covers something else.
     [record] = loaded.glob("*.json")
