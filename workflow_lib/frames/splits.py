@@ -78,7 +78,7 @@ class Splits:
     that the chemical subset is the whole dataset.
     """
 
-    split_by: Literal["state", "material", "frame"]
+    split_by: Literal["state", "ions", "material", "frame"]
     seed: int
     folds: tuple[Fold, ...]
     always_train: tuple[str, ...] = ()

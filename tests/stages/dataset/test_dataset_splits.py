@@ -158,6 +158,18 @@ def test_by_material_no_group_straddles(frames, host, seed):
     )
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_by_ions_all_charge_orders_on_one_arrangement_share_a_set(frames, host, seed):
+    ions = {frame.frame_id: frame.state_key.rsplit(":", 1)[0] for frame in frames}
+    splits = splits_of(frames, host, settings(2, split_by="ions"), seed)
+    for fold in splits["folds"]:
+        found = [{ions[frame_id] for frame_id in fold[part]} for part in PARTS]
+        # The end members, 1/4, 3/4 and three arrangements at 1/2.
+        assert sum(map(len, found)) == len(set(ions.values())) == 7
+        assert all(found)
+        assert {"1x1x1:Na0000", "1x1x1:Na1111"} <= found[0]
+
+
 def ends(group):
     return [name for name in set(group.values()) if name.startswith(("x000", "x100"))]
 
@@ -246,7 +258,7 @@ def test_other_chemistries_do_not_count_for_the_folds(frames, host):
         ({"folds": {"count": 3, "run": []}}, "at least 1"),
         ({"folds": {"count": 1}}, "split_by state needs folds.count of two or more"),
         ({"folds": {"count": 0}}, "greater than or equal to 1"),
-        ({"split_by": "group"}, "Input should be 'state', 'material' or 'frame'"),
+        ({"split_by": "group"}, "Input should be 'state', 'ions', 'material' or 'frame'"),
         ({"split_by": "material", "folds": {"count": 1}}, "split_by material needs folds.count of two"),
         (
             {"split_by": "frame", "folds": {"count": 4}},

@@ -53,10 +53,10 @@ def scores_across_folds(charge_order_dirs: Sequence[str | Path]) -> pd.DataFrame
 
     ``folds`` and ``seeds`` count what was pooled; ``states`` is the number of unseen states of the
     compared composition, ``states_missing`` how many unseen states of all compositions diverged
-    (both the worst seed's). ``ground_states_total`` counts compositions all of whose states are
-    unseen in some fold. Standard deviations (n - 1) are empty for a single seed. Untrained rankings
-    form groups of their own. UserError where members of one group compare different compositions or
-    hold one state out twice.
+    (both the worst seed's). ``ground_states_total`` is the mean number of compositions whose every
+    state is unseen and whose ground state counts (see ``score.ground_states``). Standard deviations
+    (n - 1) are empty for a single seed. Untrained rankings form groups of their own. UserError where
+    members of one group compare different compositions or hold one state out twice.
     """
     groups: dict[tuple[str, str], list[tuple[Scores, pd.DataFrame]]] = {}
     for folder in charge_order_dirs:
@@ -97,7 +97,7 @@ def _pool_protocol(
         "seeds": len(per_seed),
         "states": min(item["states"] for item in per_seed),
         "states_missing": max(item["states_missing"] for item in per_seed),
-        "ground_states_total": min(item["ground_states_total"] for item in per_seed),
+        "ground_states_total": float(np.mean([item["ground_states_total"] for item in per_seed])),
     }
     for name in POOLED:
         values = np.array([item[name] for item in per_seed if item[name] is not None], dtype=float)
@@ -120,7 +120,7 @@ def _pool_seed(unseen: pd.DataFrame, compared_x: float) -> dict[str, Any]:
     spread = redox_spread(good)
     # Only compositions whose every enumerated state was held out are asked for their ground state.
     whole = table[table["x"].map(table["x"].value_counts()) == table["states_of_x"]]
-    found = ground_states(whole)
+    found = [row for row in ground_states(whole) if row["counts"]]
     return {
         "states": len(compared),
         "states_missing": len(table) - len(good),

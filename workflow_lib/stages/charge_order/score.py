@@ -28,7 +28,9 @@ CONVENTION = (
     "in meV per formula unit. states_spearman and states_mae_mev_fu count states of the compared "
     "composition that are in this fold's test set only (null below 3); the _all scores count every "
     "state, those seen in training among them. A ground state is found if the model's lowest state of "
-    "a composition is DFT's, and no other state ties with it."
+    "a composition is DFT's, and no other state ties with it. It counts only where the model has not seen "
+    "it and where the next state lies farther above it than the model errs; the _all scores count every "
+    "composition."
 )
 
 Scores = dict[str, Any]
@@ -73,12 +75,15 @@ def spearman(model: np.ndarray, dft: np.ndarray) -> float | None:
 
 
 def ground_states(table: pd.DataFrame) -> list[Scores]:
-    """For each composition with several states: DFT's lowest state and the model's.
+    """Return, for each composition with several states, DFT's lowest state and the model's.
 
     ``regret_mev_fu`` is how far above DFT's ground state DFT puts the state the model chose (mean
     over states it cannot tell apart); ``dft_margin_mev_fu`` is DFT's distance to its second-lowest
-    state; ``chance`` is the probability to guess right; ``ions_found`` asks for the mobile ions
-    only (None where the composition has one arrangement of them).
+    state; ``model_error_mev_fu`` the model's mean absolute error of the energies above DFT's ground state;
+    ``chance`` is the probability to guess right; ``ions_found`` asks for the mobile ions only (None
+    where the composition has one arrangement of them). ``seen``: the model has trained on DFT's ground
+    state; ``counts``: it has not, and the margin is larger than the model's error, so that finding or
+    missing the state says something.
     """
     result: list[Scores] = []
     for x, group in table.groupby("x"):
@@ -91,7 +96,10 @@ def ground_states(table: pd.DataFrame) -> list[Scores]:
             "x": float(x),  # type: ignore[arg-type]
             "dft": best["state_key"],
             "dft_margin_mev_fu": (ordered["dft_energy_ev"].iloc[1] - best["dft_energy_ev"]) / units * 1000,
+            "model_error_mev_fu": None,
             "chance": 1 / len(group),
+            "seen": bool(best["seen"]),
+            "counts": False,
             "model": [],
             "found": False,
             "ions_found": None,
@@ -105,10 +113,27 @@ def ground_states(table: pd.DataFrame) -> list[Scores]:
             row["regret_mev_fu"] = (
                 float((lowest["dft_energy_ev"] - best["dft_energy_ev"]).mean()) / units * 1000
             )
+            error = _error_above(known, str(best["state_key"]))
+            if error is not None:
+                row["model_error_mev_fu"] = error
+                row["counts"] = bool(not row["seen"] and row["dft_margin_mev_fu"] > error)
             if len(set(group["ion_key"])) > 1:
                 row["ions_found"] = set(lowest["ion_key"]) == {best["ion_key"]}
         result.append(row)
     return result
+
+
+def _error_above(known: pd.DataFrame, ground: str) -> float | None:
+    """Return the mean absolute error of energies above a ground state, meV per formula unit.
+
+    None where the model has no energy of the ground state or of any other state.
+    """
+    is_ground = (known["state_key"] == ground).to_numpy()
+    if not is_ground.any() or is_ground.all():
+        return None
+    gap = (known["energy_ev"] - known["dft_energy_ev"]).to_numpy(dtype=float)
+    units = known["formula_units"].to_numpy(dtype=float)[~is_ground]
+    return float(np.abs((gap[~is_ground] - gap[is_ground][0]) / units).mean()) * 1000
 
 
 def redox_spread(table: pd.DataFrame) -> Scores:
@@ -168,17 +193,19 @@ def score_protocol(table: pd.DataFrame, compared_x: float) -> Scores:
         "status": table["status"].value_counts().sort_index().to_dict(),
         "diverged": len(table) - len(good),
     }
-    for suffix, rows in (("", unseen), ("_all", compared)):
-        correlation, error = ranking(rows)
+    for suffix, chosen in (("", unseen), ("_all", compared)):
+        correlation, error = ranking(chosen)
         scores[f"states_spearman{suffix}"] = correlation
         scores[f"states_mae_mev_fu{suffix}"] = error
     scores["formation_mae_mev_fu"] = _formation_mae(good[~good["seen"]])
     scores["formation_mae_mev_fu_all"] = _formation_mae(good)
     found = ground_states(table)
     scores["ground_states"] = found
-    scores["ground_states_found"] = sum(row["found"] for row in found) if len(good) else None
-    scores["ground_states_total"] = len(found)
-    scores["ground_states_chance"] = sum(row["chance"] for row in found)
+    for suffix, rows in (("", [row for row in found if row["counts"]]), ("_all", found)):
+        hits = sum(row["found"] for row in rows)
+        scores[f"ground_states_found{suffix}"] = hits if rows and len(good) else None
+        scores[f"ground_states_total{suffix}"] = len(rows)
+        scores[f"ground_states_chance{suffix}"] = sum(row["chance"] for row in rows)
     scores |= redox_spread(good)
     unseen_pairs = redox_spread(good[~good["seen"]])
     scores |= {f"{name}_unseen": value for name, value in unseen_pairs.items()}
@@ -200,6 +227,9 @@ HEADLINES = (
     "ground_states_found",
     "ground_states_total",
     "ground_states_chance",
+    "ground_states_found_all",
+    "ground_states_total_all",
+    "ground_states_chance_all",
     "redox_spread_ratio",
     "redox_pairs_ordered",
     "minimum_over_orders_mae_mev_fu",

@@ -28,6 +28,7 @@ _CHARGE_ORDER = (
     "states_unseen",
     "ground_states_found",
     "ground_states_total",
+    "ground_states_chance",
     "redox_spread_ratio",
 )
 _EMBEDDING = ("redox_silhouette", "redox_silhouette_untrained", "redox_accuracy")

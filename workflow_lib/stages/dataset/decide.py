@@ -19,7 +19,7 @@ ATOMS = 4_000_000
 def decide(index: Index, source: Source, settings: DatasetSettings) -> Index:
     """The index after the energy window, the question of splits and the cleaning rules, in this order."""
     index = index.set_aside(_outside_window(index.used(), settings.energy_window))
-    if settings.split_by == "state":
+    if settings.split_by in ("state", "ions"):
         index = index.set_aside(_without_split(index.used()))
     return index.set_aside(_cleaned(index, source, settings))
 

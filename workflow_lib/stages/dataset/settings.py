@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from workflow_lib.core.elements import atomic_number
 
-SplitBy = Literal["state", "material", "frame"]
+SplitBy = Literal["state", "ions", "material", "frame"]
 
 
 class FoldSettings(BaseModel):
@@ -88,7 +88,8 @@ class DatasetSettings(BaseModel):
     )
     split_by: SplitBy = Field(
         default="state",
-        description="what never straddles two sets: a charge-ordered state; a material (`group`), as in "
+        description="what never straddles two sets: a charge-ordered state; all charge orders of one "
+        "arrangement of the mobile ions; a material (`group`), as in "
         "the CHGNet paper; or nothing but the frame itself, as in the entropy paper. By frame, test "
         "frames have neighbours of their own relaxation in training: errors look better than they are",
     )

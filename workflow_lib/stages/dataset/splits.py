@@ -1,6 +1,7 @@
-"""Which frames train, choose the epoch and test: by charge-ordered state, by material or by frame.
+"""Which frames train, validate and test: by charge-ordered state, by ions, by material or by frame.
 
-By state (all frames of one state are in one set) and by material (all frames of one ``group``, the
+By state (all frames of one state are in one set), by ions (all charge orders of one arrangement of the
+mobile ions are) and by material (all frames of one ``group``, the
 split of the CHGNet paper): units are dealt to folds composition by composition, so that every fold
 holds out its share of each; validation units come out of the training part. A unit that is dealt is
 held out in exactly one fold. What holds end members of the host (no or all mobile sites occupied)
@@ -24,6 +25,7 @@ from workflow_lib.core.errors import UserError
 from workflow_lib.frames.splits import SETS, Fold, SetName, Splits
 from workflow_lib.frames.subset import composition, describe_subset, in_subset
 from workflow_lib.frames.table import Frame
+from workflow_lib.lattice.arrangement import StateKey
 from workflow_lib.lattice.host import Host
 from workflow_lib.stages.dataset.assign import split_names
 from workflow_lib.stages.dataset.settings import DatasetSettings
@@ -48,11 +50,10 @@ class Unit:
 
 
 def make_units(frames: Sequence[Frame | Light], host: Host | None, settings: DatasetSettings) -> list[Unit]:
-    """The units of these frames that ``settings.split_by`` asks for, ordered by name."""
+    """Return the units of these frames that ``settings.split_by`` asks for, ordered by name."""
     members: dict[str, list[tuple[Frame | Light, str]]] = {}
     for frame, state in zip(frames, split_names(frames), strict=True):
-        name = {"state": state, "material": frame.group, "frame": frame.frame_id}[settings.split_by]
-        members.setdefault(name, []).append((frame, state))
+        members.setdefault(_unit_name(frame, state, settings), []).append((frame, state))
     elements = {name: {int(z) for f, _ in found for z in f.numbers} for name, found in members.items()}
     holders = Counter(z for mine in elements.values() for z in mine)
     return [
@@ -67,6 +68,18 @@ def make_units(frames: Sequence[Frame | Light], host: Host | None, settings: Dat
         )
         for name, found in sorted(members.items())
     ]
+
+
+def _unit_name(frame: Frame | Light, state: str, settings: DatasetSettings) -> str:
+    match settings.split_by:
+        case "state":
+            return state
+        case "ions":
+            return StateKey.parse(frame.state_key).ion_key if frame.state_key else state
+        case "material":
+            return frame.group
+        case "frame":
+            return frame.frame_id
 
 
 def _holds_end_member(frames: Sequence[Frame | Light], host: Host | None) -> bool:
@@ -147,7 +160,9 @@ def make_splits(units: Sequence[Unit], settings: DatasetSettings, seed: int) -> 
 def _by_unit(units: Sequence[Unit], settings: DatasetSettings, seed: int) -> list[dict[str, SetName]]:
     """Set of each unit that does not train, fold by fold."""
     count = settings.folds.count
-    things = "states or groups" if settings.split_by == "state" else "materials (groups)"
+    things = {"state": "states or groups", "ions": "arrangements of ions"}.get(
+        settings.split_by, "materials (groups)"
+    )
     free = [unit for unit in units if not unit.always_train]
     in_question = [unit for unit in free if unit.subset]
     if len(in_question) < count:
