@@ -191,44 +191,29 @@ def train(
     turns: int,
 ) -> tuple[tuple[float, float], tuple[int, int]]:
     """Seconds a frame of a training step; bytes of the model's tensors and of a checkpoint."""
-    import torch
     from safetensors.torch import save_file
 
     from workflow_lib.stages.training.checkpoint import CheckpointStore
-    from workflow_lib.stages.training.data import EpochOrder, LabelledGraphs
-    from workflow_lib.stages.training.module import TrainingModule
+    from workflow_lib.stages.training.data import LabelledGraphs
+    from workflow_lib.stages.training.learner import Learner
     from workflow_lib.stages.training.recorder import Record
 
     data = LabelledGraphs(potential, frames, graphs, [term.label for term in settings.loss])
-    module = TrainingModule(potential, settings, EpochOrder(len(frames), len(frames), 1))
-    module.train()
-    batch = module.transfer_batch_to_device(
-        data.fixed_batches(len(frames))[0], potential_device(potential), 0
-    )
-    optimizer: Any = module.configure_optimizers()
+    learner = Learner(potential, settings, per_epoch=1, seed=1)
+    batch = data.fixed_batches(len(frames))[0]
 
     def step() -> int:
-        optimizer.zero_grad()
-        module.training_step(batch, 0).backward()
-        if settings.gradient_clip is not None:
-            torch.nn.utils.clip_grad_norm_(module.potential.parameters(), settings.gradient_clip)
-        optimizer.step()
-        module.on_train_batch_end(None, None, 0)
+        learner.step(batch)
         return len(frames)
 
     seconds = timer(step, turns)
     with tempfile.TemporaryDirectory(prefix="benchmark-") as scratch:
-        save_file(module.snapshot(), Path(scratch) / "model.safetensors")
-        record = Record(best=module.snapshot())
-        state = {"module": module.state(), "record": asdict(record)}
+        save_file(learner.snapshot(), Path(scratch) / "model.safetensors")
+        record = Record(kept=learner.snapshot())
+        state = {"learner": learner.state(), "record": asdict(record)}
         checkpoint = CheckpointStore(Path(scratch), {"benchmark": "costs"}).save(1, state)
         sizes = (Path(scratch) / "model.safetensors").stat().st_size, checkpoint.stat().st_size
     return seconds, sizes
-
-
-def potential_device(potential: Potential) -> Any:
-    """Where a network runs."""
-    return next(potential.parameters()).device
 
 
 def relaxations(

@@ -73,14 +73,14 @@ class SameOrder(Sampler[int]):
     def __init__(
         self, data_source: Any, batch_size: int, seed: int, num_samples: int | None = None
     ) -> None:
-        self.order = EpochOrder(len(data_source), batch_size, seed)
+        self.order, self.epoch = EpochOrder(len(data_source), batch_size, seed), 0
 
     def __len__(self) -> int:
         return self.order.n_frames
 
     def __iter__(self) -> Iterator[int]:
-        frames = list(chain.from_iterable(self.order))
-        self.order.epoch += 1
+        frames = list(chain.from_iterable(self.order.batches(self.epoch)))
+        self.epoch += 1
         return iter(frames)
 
 
@@ -122,7 +122,7 @@ def run_epochs(case: Case, begin: Start, folder: Path, clock: Clock) -> Record:
     with (
         reproducible(case.threads),
         tempfile.TemporaryDirectory(dir=folder) as scratch,
-        patch.object(Recorder, "on_train_batch_start", lambda *_: None),
+        patch.object(Recorder, "between_steps", lambda _: None),
     ):
         store = _TimedStore(Path(scratch), clock)
         return fit(begin.potential, begin.sets, begin.graphs, settings, seed=case.seed, store=store)

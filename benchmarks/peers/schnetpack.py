@@ -33,7 +33,7 @@ from benchmarks.ours import SameOrder, Start, start
 from workflow_lib.frames.table import Frame
 from workflow_lib.models.painn import TABLE, PainnPotential
 from workflow_lib.stages.training.fit import VALIDATION_BATCH
-from workflow_lib.stages.training.module import rate_factor
+from workflow_lib.stages.training.schedule import rate_factor
 from workflow_lib.stages.training.settings import TrainingSettings
 
 UNITS = {"energy": "eV", "forces": "eV/Ang", "magmoms": "", "charges": ""}

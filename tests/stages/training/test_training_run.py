@@ -8,12 +8,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from toy_potential import ToyHyperparameters, ToyPotential
-from training_case import LOSS, run
+from training_case import LOSS, TEST, run
 
+from workflow_lib.core.errors import UserError
+from workflow_lib.frames.splits import Fold, Splits
 from workflow_lib.frames.table import frame_to_atoms, read_parquet, with_labels, write_parquet
 from workflow_lib.models.species import species_alphabet
 from workflow_lib.models.trained import TrainedModel
 from workflow_lib.stages.training.data import to_structure
+from workflow_lib.stages.training.learner import Learner
 
 WRITTEN = {
     *("model.safetensors", "card.json", "history.csv", "metrics.csv", "parity.parquet"),
@@ -37,8 +40,9 @@ def test_outputs(case, rule, tmp_path):
     history = pd.read_csv(out / "history.csv")
     assert history["epoch"].tolist() == [0, 1, 2, 3, 4]
     assert history["train_loss"].iloc[-1] < history["train_loss"].iloc[1]
-    best = int(history["validation_loss"].idxmin())
-    assert card["training"]["best_epoch"] == best
+    best = 4
+    assert card["training"]["kept_epoch"] == best
+    assert card["training"]["trained_on"] == ["charges", "energy", "forces", "magmoms"]
     assert history["learning_rate"].iloc[-1] == pytest.approx(5e-3 * 0.01)
 
     labels = json.loads((out / "labels.json").read_text())["labels"]
@@ -71,7 +75,7 @@ def test_outputs(case, rule, tmp_path):
 
 def test_two_runs_give_the_same_bytes(case, rule, tmp_path):
     for name in ("one", "two"):
-        run(case, tmp_path / name, rule, loss=MOMENTS)
+        run(case, tmp_path / name, rule, loss=MOMENTS, draw=True)
         for file in case.glob("checkpoints/*/epoch*.pt"):
             file.unlink()
     for name in sorted(WRITTEN - {"timings.json"}):
@@ -135,7 +139,7 @@ def test_divergence_is_recorded_and_the_last_good_model_kept(case, rule, tmp_pat
     run(case, out, rule, epochs=6)
     card = json.loads((out / "card.json").read_text())
     assert card["status"] == "diverged"
-    assert card["training"]["best_epoch"] == 2 and card["training"]["epochs"] == 3
+    assert card["training"]["kept_epoch"] == 2 and card["training"]["epochs"] == 3
     assert all(torch.isfinite(t).all() for t in load_file(out / "model.safetensors").values())
     metrics = pd.read_csv(out / "metrics.csv")
     assert set(metrics["status"]) == {"diverged"} and metrics["value"].notna().all()
@@ -175,3 +179,79 @@ def test_a_student_learns_its_teacher(case, rule, tmp_path):
     run(case, tmp_path / "out", rule, epochs=60, learning_rate=0.05, loss=loss)
     forces = pd.read_csv(tmp_path / "out/history.csv")["validation_forces_mae_mev_a"]
     assert forces.iloc[-1] < 0.05 * forces.iloc[0]
+
+
+def test_steps_limit_a_training_within_an_epoch(case, rule, tmp_path):
+    """The schedule ends with the steps: the last learning rate is that of its end."""
+    run(case, tmp_path, rule, epochs=100, max_steps=13, validate_every=4)
+    history = pd.read_csv(tmp_path / "history.csv")
+    assert history["step"].tolist() == [0, 4, 8, 12, 13]
+    assert history["epoch"].tolist() == pytest.approx([0, 0.8, 1.6, 2.4, 2.6])
+    assert history["learning_rate"].iloc[-1] == pytest.approx(5e-3 * 0.01)
+    card = json.loads((tmp_path / "card.json").read_text())["training"]
+    assert card["steps"] == 13 and card["kept_epoch"] == pytest.approx(2.6)
+    labels = json.loads((tmp_path / "labels.json").read_text())["labels"]
+    assert labels["energy"]["used_per_epoch"] == [4, 16]  # 20 frames by fours: every batch is full
+
+
+def resplit(case, validation):
+    """Give the states of the case that are not tested to the training and the validation set."""
+    members = {"train": [], "validation": [], "test": []}
+    for frame in read_parquet(case / "frames.parquet"):
+        name = "test" if frame.group in TEST else "validation" if frame.group in validation else "train"
+        members[name].append((frame.frame_id, frame.state_key or frame.group))
+    Splits("state", 711, (Fold.of(0, members),)).save(case / "splits.json")
+
+
+def test_the_last_weights_count_unless_validation_is_asked_for(case, rule, tmp_path, monkeypatch):
+    """With validation losses made up so that epoch 2 is the best."""
+    original, losses, weights = Learner.judge, [], []
+
+    def judge(self, batches):
+        weights.append(self.snapshot()["strength"])
+        return original(self, batches) | {"validation_loss": losses.pop(0)}
+
+    monkeypatch.setattr(Learner, "judge", judge)
+    losses[:] = [5.0, 4.0, 1.0, 3.0]
+    run(case, tmp_path / "last", rule)
+    last = json.loads((tmp_path / "last/card.json").read_text())["training"]
+    assert last["kept_epoch"] == 3 and last["kept_validation_loss"] == 3.0
+    assert torch.equal(load_file(tmp_path / "last/model.safetensors")["strength"], weights[3])
+
+    message = r"1 state\(s\) at 1 composition\(s\) and three are the least"
+    with pytest.raises(UserError, match=message):
+        run(case, tmp_path / "refused", rule, select="validation")
+    assert not (tmp_path / "refused").exists()
+
+    resplit(case, validation=("x075_s1", "x000_s0", "x050_s0"))
+    losses[:] = [5.0, 4.0, 1.0, 3.0]
+    run(case, tmp_path / "chosen", rule, select="validation")
+    chosen = json.loads((tmp_path / "chosen/card.json").read_text())["training"]
+    assert chosen["kept_epoch"] == 2 and chosen["kept_validation_loss"] == 1.0
+    assert torch.equal(load_file(tmp_path / "chosen/model.safetensors")["strength"], weights[6])
+    assert pd.read_csv(tmp_path / "chosen/history.csv")["epoch"].tolist() == [0, 1, 2, 3]
+
+
+def test_a_training_without_validation_frames(case, rule, tmp_path):
+    """All states train; only what follows the validation loss cannot do without."""
+    resplit(case, validation=())
+    run(case, tmp_path / "out", rule)
+    history = pd.read_csv(tmp_path / "out/history.csv")
+    assert history["validation_loss"].isna().all() and history["train_loss"].iloc[1:].notna().all()
+    assert set(pd.read_csv(tmp_path / "out/metrics.csv")["set"]) == {"train", "test"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == WRITTEN
+    for changes in ({"select": "validation"}, {"scheduler": {"kind": "plateau"}}):
+        with pytest.raises(UserError, match=r"validation set (is empty|holds 0 state)"):
+            run(case, tmp_path / "refused", rule, **changes)
+
+
+def test_moments_of_either_sign_train_the_same_model(case, rule, tmp_path):
+    """Antiferromagnetic frames, and a frame with all moments turned round: only magnitudes count."""
+    frames = read_parquet(case / "frames.parquet")
+    run(case, tmp_path / "one", rule, loss=MOMENTS)
+    rng = np.random.default_rng(0)
+    turned = [with_labels(f, magmoms=f.magmoms * rng.choice([-1.0, 1.0], len(f))) for f in frames]
+    write_parquet(turned, case / "frames.parquet")
+    run(case, tmp_path / "two", rule, loss=MOMENTS)
+    for name in ("model.safetensors", "metrics.csv", "parity.csv"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name

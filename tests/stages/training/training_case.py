@@ -8,9 +8,11 @@ and waits PAUSE seconds there. PYTHONPATH must name the root.
 import itertools
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from unittest.mock import patch
 
+import matplotlib.pyplot as plt
 from toy_potential import ToyHyperparameters, register
 
 from workflow_lib.frames.splits import Fold, Splits
@@ -18,7 +20,7 @@ from workflow_lib.frames.table import write_parquet
 from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.models.registry import FAMILIES
 from workflow_lib.stages.dataset.settings import DatasetSettings
-from workflow_lib.stages.training.module import TrainingModule
+from workflow_lib.stages.training.learner import Learner
 from workflow_lib.stages.training.run import train
 from workflow_lib.stages.training.settings import TrainingSettings
 
@@ -51,7 +53,14 @@ def settings(**changes):
     return TrainingSettings.model_validate(values | changes)
 
 
-def run(folder, out, rule, *, family="toy", hyperparameters=None, **changes):
+def no_picture(figure, stem):
+    """Stand in for ``save_figure`` where the picture is not the point: drawing takes most of the time."""
+    for suffix in (".svg", ".png"):
+        stem.with_suffix(suffix).write_text("not drawn")
+    plt.close(figure)
+
+
+def run(folder, out, rule, *, family="toy", hyperparameters=None, draw=False, **changes):
     """Train on the case in ``folder``; ``changes`` go to the call or else to the settings."""
     own = {"variant", "seed", "init", "dataset", "fold", "name"} & set(changes)
     call = {"variant": "entropy", "seed": 1, "init": "scratch", "fold": 0, "name": "toy"}
@@ -59,8 +68,11 @@ def run(folder, out, rule, *, family="toy", hyperparameters=None, **changes):
     call |= {key: changes.pop(key) for key in own}
     if hyperparameters is None and family == "toy":
         hyperparameters = ToyHyperparameters()
-    # Several validation batches, so that a run can be stopped between them.
-    with patch("workflow_lib.stages.training.fit.VALIDATION_BATCH", 2):
+    with ExitStack() as stack:
+        # Several validation batches, so that a run can be stopped between them.
+        stack.enter_context(patch("workflow_lib.stages.training.fit.VALIDATION_BATCH", 2))
+        if not draw:
+            stack.enter_context(patch("workflow_lib.stages.training.figures.save_figure", no_picture))
         train(
             frames_path=folder / "frames.parquet",
             splits_path=folder / "splits.json",
@@ -81,15 +93,15 @@ if __name__ == "__main__":
     pause, every = map(float, sys.argv[4:6])
 
     def announced(name, word):
-        method, count = getattr(TrainingModule, name), itertools.count(1)
+        method, count = getattr(Learner, name), itertools.count(1)
 
         def slow(self, *arguments):
             print(word, next(count), file=sys.stderr, flush=True)
             time.sleep(pause)
             return method(self, *arguments)
 
-        setattr(TrainingModule, name, slow)
+        setattr(Learner, name, slow)
 
-    announced("training_step", "step")
-    announced("on_validation_epoch_start", "judging")
+    announced("step", "step")
+    announced("judge", "judging")
     run(Path(sys.argv[1]), Path(sys.argv[2]), own_rule, epochs=int(sys.argv[3]), checkpoint_every_s=every)

@@ -20,7 +20,6 @@ PACKAGES = (
     "chgnet",
     "schnetpack",
     "torch-sim-atomistic",
-    "pytorch-lightning",
     "ase",
     "ase-ga",
     "pymatgen",

@@ -26,7 +26,7 @@ from workflow_lib.frames.table import Frame
 from workflow_lib.models.registry import FAMILIES
 
 _NAME = re.compile(r"epoch(\d{6})-batch(\d{6})-([0-9a-f]{16})\.pt")
-_PACKAGES = ("torch", "pytorch-lightning", "mace-torch", "e3nn", "schnetpack", "chgnet", "numpy")
+_PACKAGES = ("torch", "mace-torch", "e3nn", "schnetpack", "chgnet", "numpy")
 
 
 def frames_checksum(frames: Iterable[Frame]) -> str:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.frames.splits import SETS, SetName, Splits
@@ -20,7 +19,7 @@ from workflow_lib.lattice.redox import Embedding, RedoxRule
 from workflow_lib.models.contract import Batch, Graph, Potential, Structure
 from workflow_lib.stages.dataset.settings import DatasetSettings
 from workflow_lib.stages.training.loss import PER_SYSTEM, Targets
-from workflow_lib.stages.training.settings import Label, LossTerm
+from workflow_lib.stages.training.settings import Label, LossTerm, TrainingSettings
 
 Sets = dict[SetName, list[Frame]]
 
@@ -31,8 +30,9 @@ _ORDER = 2
 def load_sets(frames_path: Path, splits_path: Path, fold: int, subset: DatasetSettings | None) -> Sets:
     """Frames of the three sets of a fold, in the order of the frame table.
 
-    ``subset``: keep only frames of its chemical subset. Raises UserError where fold, frames
-    or sets are missing or empty, sets overlap, or levels of theory are mixed.
+    ``subset``: keep only frames of its chemical subset. The validation set may be empty. Raises
+    UserError where fold, frames or sets are missing or empty, sets overlap, or levels of theory are
+    mixed.
     """
     chosen = Splits.load(splits_path).fold(fold)
     wanted = {frame_id for name in SETS for frame_id in chosen.frames[name]}
@@ -52,7 +52,7 @@ def load_sets(frames_path: Path, splits_path: Path, fold: int, subset: DatasetSe
             f"{missing[0]}); make the dataset again"
         )
     for name in SETS:
-        if not sets[name]:
+        if not sets[name] and name != "validation":
             cause = f" in the subset ({describe_subset(subset)})" if subset else ""
             raise UserError(f"fold {fold} of {splits_path} has no {name} frame{cause}; use more frames")
     single_reference([frame for name in SETS for frame in sets[name]], str(frames_path))
@@ -117,6 +117,35 @@ def require_labels(frames: Sequence[Frame], terms: Sequence[LossTerm], predicts:
             )
 
 
+def require_validation(frames: Sequence[Frame], settings: TrainingSettings) -> None:
+    """UserError where the validation set cannot do what the settings ask of it.
+
+    Weights chosen on one state are good for that state: at least three compositions must have a say.
+    """
+    if not frames and settings.scheduler.kind == "plateau":
+        raise UserError(
+            "training.scheduler is plateau, which follows the validation loss, but the validation set is "
+            "empty; raise dataset.validation_fraction or choose the cosine schedule"
+        )
+    if settings.select != "validation":
+        return
+    states = {frame.state_key or frame.group for frame in frames}
+    compositions = {composition(frame.numbers) for frame in frames}
+    if len(compositions) < 3:
+        raise UserError(
+            f"training.select is validation, but the validation set holds {len(states)} state(s) at "
+            f"{len(compositions)} composition(s) and three are the least to choose weights on; raise "
+            "dataset.validation_fraction or leave select at last"
+        )
+
+
+def composition(numbers: np.ndarray) -> tuple[tuple[int, int], ...]:
+    """Return the elements with their counts, reduced: a supercell has its unit cell's."""
+    elements, counts = np.unique(numbers, return_counts=True)
+    counts = counts // np.gcd.reduce(counts)
+    return tuple(zip(elements.tolist(), counts.tolist(), strict=True))
+
+
 def targets_of(frame: Frame, labels: Sequence[Label], dtype: torch.dtype) -> dict[str, Tensor]:
     """Labels of a frame as tensors, not-a-number where it has none; energies in double precision."""
     n = len(frame)
@@ -140,7 +169,7 @@ class LabelledGraph:
     targets: dict[str, Tensor]
 
 
-class LabelledGraphs(Dataset):
+class LabelledGraphs:
     """Graphs and labels of a set, made once and kept in memory."""
 
     def __init__(
@@ -159,9 +188,6 @@ class LabelledGraphs(Dataset):
     def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, index: int) -> LabelledGraph:
-        return self.items[index]
-
     def collate(self, items: Sequence[LabelledGraph]) -> tuple[Batch, Targets]:
         """Join frames to one batch and its labels."""
         batch = self.potential.collate([item.graph for item in items])
@@ -171,6 +197,10 @@ class LabelledGraphs(Dataset):
         targets["n_atoms"], targets["system"] = batch["n_atoms"], batch["system"]
         return batch, targets
 
+    def batch(self, indices: Sequence[int]) -> tuple[Batch, Targets]:
+        """Join chosen frames."""
+        return self.collate([self.items[index] for index in indices])
+
     def fixed_batches(self, batch_size: int) -> list[tuple[Batch, Targets]]:
         """All frames in order, joined once: for validation, where every epoch sees the same."""
         return [
@@ -179,42 +209,28 @@ class LabelledGraphs(Dataset):
         ]
 
 
-class EpochOrder(Sampler[list[int]]):
-    """Batches of an epoch: a permutation that depends on the seed and the epoch, and nothing else.
+class EpochOrder:
+    """Batches of every epoch: permutations that depend on the seed and the epoch, and nothing else.
 
-    So that a resumed run sees the batches an uninterrupted one would have seen. ``done`` batches of
-    ``epoch`` are left out: a run that was stopped in mid-epoch goes on behind them.
+    So that a resumed run sees the batches an uninterrupted one would have seen.
     """
 
     def __init__(self, n_frames: int, batch_size: int, seed: int) -> None:
         self.n_frames, self.batch_size, self.seed = n_frames, batch_size, seed
-        self.epoch, self.done = 0, 0
         self.per_epoch = math.ceil(n_frames / batch_size)
+        self._epoch, self._batches = -1, list[list[int]]()
 
     def batches(self, epoch: int) -> list[list[int]]:
-        """Frame indices of every batch of an epoch; the last may be smaller."""
+        """Return the frame indices of every batch of an epoch; the last may be smaller."""
         order = np.random.default_rng([self.seed, _ORDER, epoch]).permutation(self.n_frames)
         return [
             order[start : start + self.batch_size].tolist()
             for start in range(0, self.n_frames, self.batch_size)
         ]
 
-    def __iter__(self) -> Iterator[list[int]]:
-        return iter(self.batches(self.epoch)[self.done :])
-
-    def __len__(self) -> int:
-        return self.per_epoch - self.done
-
-
-def validation_loader(batches: list[tuple[Batch, Targets]]) -> DataLoader:
-    """The batches as they are."""
-    return DataLoader(batches, batch_size=None, collate_fn=_as_is)  # type: ignore[arg-type]
-
-
-def _as_is(batch: tuple[Batch, Targets]) -> tuple[Batch, Targets]:
-    return batch
-
-
-def training_loader(data: LabelledGraphs, order: EpochOrder) -> DataLoader:
-    """Batches of the training set; set ``order.epoch`` before each pass."""
-    return DataLoader(data, batch_sampler=order, collate_fn=data.collate)
+    def batch(self, step: int) -> list[int]:
+        """Return the frame indices of a step, counted from 0 through all epochs."""
+        epoch, place = divmod(step, self.per_epoch)
+        if epoch != self._epoch:
+            self._epoch, self._batches = epoch, self.batches(epoch)
+        return self._batches[place]

@@ -35,7 +35,7 @@ _PANELS = {
 }
 
 
-def learning_figure(history: pd.DataFrame, best_epoch: int, title: str, stem: Path) -> None:
+def learning_figure(history: pd.DataFrame, kept_epoch: float, title: str, stem: Path) -> None:
     """Loss and validation errors by epoch, logarithmic; the kept epoch is marked.
 
     Writes ``<stem>.svg``, ``.png`` and ``.csv``.
@@ -43,12 +43,13 @@ def learning_figure(history: pd.DataFrame, best_epoch: int, title: str, stem: Pa
     import matplotlib.pyplot as plt
 
     style()
-    curves = [entry for entry in _CURVES if set(entry[2]) & set(history.columns)]
+    drawn = set(history.columns[history.notna().any()])
+    curves = [entry for entry in _CURVES if set(entry[2]) & drawn]
     figure, axes = plt.subplots(1, len(curves), figsize=(3.2 * len(curves), 3.1), squeeze=False)
     shown = {"epoch"}
     for axis, (_, label, columns) in zip(axes[0], curves, strict=True):
         for column in columns:
-            if column not in history:
+            if column not in drawn:
                 continue
             name = "train" if column.startswith("train") else "validation"
             text, colour, _ = SET_STYLE[name]
@@ -61,10 +62,10 @@ def learning_figure(history: pd.DataFrame, best_epoch: int, title: str, stem: Pa
                 ms=3,
             )
             shown.add(column)
-        axis.axvline(best_epoch, color="black", lw=0.8, ls=":", label=f"kept: epoch {best_epoch}")
+        axis.axvline(kept_epoch, color="black", lw=0.8, ls=":", label=f"kept: epoch {kept_epoch:g}")
         axis.set(xlabel="epoch", ylabel=label)
         axis.xaxis.get_major_locator().set_params(integer=True)
-        values = history[[c for c in columns if c in history]].to_numpy(dtype=float)
+        values = history[[c for c in columns if c in drawn]].to_numpy(dtype=float)
         if np.nanmin(values, initial=np.inf) > 0:
             axis.set_yscale("log")
             _plain_ticks(axis)

@@ -1,35 +1,22 @@
-"""Setting the constants of a network and running its epochs."""
+"""Setting the constants of a network and taking its steps."""
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import signal
 import sys
-import warnings
+import threading
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.plugins.environments import LightningEnvironment
-from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.frames.table import Frame
 from workflow_lib.models.contract import Graph, Potential
 from workflow_lib.stages.training.checkpoint import CheckpointStore
-from workflow_lib.stages.training.data import (
-    EpochOrder,
-    LabelledGraphs,
-    SetName,
-    Sets,
-    label_count,
-    training_loader,
-    validation_loader,
-)
-from workflow_lib.stages.training.module import TrainingModule
+from workflow_lib.stages.training.data import EpochOrder, LabelledGraphs, SetName, Sets, label_count
+from workflow_lib.stages.training.learner import LabelledBatch, Learner
 from workflow_lib.stages.training.recorder import Record, Recorder
 from workflow_lib.stages.training.references import count_species, fit_references
 from workflow_lib.stages.training.settings import Label, TrainingSettings
@@ -40,32 +27,23 @@ VALIDATION_BATCH = 16
 
 @contextlib.contextmanager
 def reproducible(threads: int) -> Iterator[None]:
-    """Fixed thread count, deterministic algorithms, own random numbers, a silent Lightning.
+    """Fix the thread count, use deterministic algorithms and own random numbers.
 
     All are restored afterwards.
     """
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     filled = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
-    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
-    levels = [logger.level for logger in loggers]
     try:
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(True)
         # A debugging aid that writes every new tensor twice.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        with torch.random.fork_rng(), warnings.catch_warnings():
-            # Lightning's advice on worker processes, which graphs in memory do not need.
-            warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
-            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        with torch.random.fork_rng():
             yield
     finally:
         torch.set_num_threads(before[0])
         torch.use_deterministic_algorithms(before[1])
         torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 def prepare(
@@ -101,6 +79,20 @@ def prepare(
     )
 
 
+@contextlib.contextmanager
+def _sigterm() -> Iterator[threading.Event]:
+    """Note SIGTERM, which a scheduler sends ahead of the end, instead of dying of it."""
+    told = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield told  # only the main thread may say what a signal does
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: told.set())
+    try:
+        yield told
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def fit(
     potential: Potential,
     sets: Sets,
@@ -111,89 +103,60 @@ def fit(
     store: CheckpointStore,
     title: str = "training",
 ) -> Record:
-    """Run the epochs that are still missing; the record holds the weights of the best one.
+    """Take the steps that are still missing; the record holds the weights that count.
 
-    On SIGTERM, which a scheduler sends ahead of the end, a checkpoint is written behind the batch
-    under way and the process ends with status 143.
+    On SIGTERM a checkpoint is written behind the batch under way, and the process ends with status
+    143. Raises UserError where there is no such device.
     """
     device = torch.device(settings.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError("training.device is cuda, but torch sees no GPU; set it to cpu")
     labels: list[Label] = [term.label for term in settings.loss]
-    extras: tuple[Label, ...] = ("energy", "forces")
-    for extra in extras:
-        if extra not in labels:
-            labels.append(extra)  # for the history
+    shown: tuple[Label, ...] = ("energy", "forces")
+    labels += [label for label in shown if label not in labels]  # for the history
     data = {name: LabelledGraphs(potential, sets[name], graphs[name], labels) for name in graphs}
-    order = EpochOrder(len(data["train"]), settings.batch_size, seed)
-    potential.to(device)
-    stored = store.load()
-    state, record = None, Record()
-    if stored is not None:
-        state, record = stored["module"], Record(**stored["record"])
-    module = TrainingModule(potential, settings, order, state)
-    if stored is not None:
-        batches = f" and {order.done} of {order.per_epoch} batches" if order.done else ""
-        print(
-            f"{title}: going on after epoch {module.epochs_done}{batches} from {store.folder}",
-            file=sys.stderr,
-        )
-    validation = data["validation"].fixed_batches(VALIDATION_BATCH)
-    available: dict[str, int] = {
-        term.label: sum(label_count(frame, term.label) for frame in sets["train"]) for term in settings.loss
-    }
-    recorder = Recorder(record, store, available=available, title=title)
-    if not record.history:
-        _judge(module, validation, device)
-        _begin(record, module)
-    elif order.done == order.per_epoch:  # it was stopped while the epoch was judged
-        _judge(module, validation, device)
-        recorder.close_epoch(module)
-    while not record.finished(settings.epochs):
-        # Lightning takes the number of batches of its first epoch for that of all.
-        rest = 1 if order.done else settings.epochs - module.epochs_done
-        trainer = _trainer(rest, recorder, settings)
-        try:
-            trainer.fit(module, training_loader(data["train"], order), validation_loader(validation))
-        except SIGTERMException:
-            raise SystemExit(128 + signal.SIGTERM) from None
-        if trainer.interrupted:
-            raise KeyboardInterrupt
-    potential.cpu()
-    return record
-
-
-def _trainer(epochs: int, recorder: Recorder, settings: TrainingSettings) -> pl.Trainer:
-    return pl.Trainer(
-        accelerator="gpu" if settings.device == "cuda" else "cpu",
-        devices=1,
-        max_epochs=epochs,
-        callbacks=[recorder],
-        gradient_clip_val=settings.gradient_clip,
-        inference_mode=False,  # forces are derivatives
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        # In a SLURM job Lightning would requeue it by itself and overhear SIGTERM.
-        plugins=[LightningEnvironment()],
+    train, validation = data["train"], data["validation"].fixed_batches(VALIDATION_BATCH)
+    order = EpochOrder(len(train), settings.batch_size, seed)
+    learner = Learner(potential.to(device), settings, per_epoch=order.per_epoch, seed=seed)
+    recorder = Recorder(
+        Record(), learner, store, period=settings.validate_every or order.per_epoch, title=title
     )
+    stored = store.load()
+    if stored is not None:
+        recorder.resume(stored)
+        print(f"{title}: going on after {recorder.place()} from {store.folder}", file=sys.stderr)
+    counts = {
+        term.label: np.array([label_count(frame, term.label) for frame in sets["train"]])
+        for term in settings.loss
+    }
+    first = 0 if not recorder.record.history else int(recorder.record.history[-1]["step"])
+    with _sigterm() as told:
+        recorder.begin()
+        while not (recorder.finished or told.is_set()):
+            if not recorder.due_row:
+                learner.step(train.batch(order.batch(learner.steps)))
+            if not recorder.due_row:
+                recorder.between_steps()
+                continue
+            judged = learner.judge(_until(validation, told))
+            if told.is_set():
+                break  # judged in part
+            frames = [i for step in range(first, learner.steps) for i in order.batch(step)]
+            expected: dict[str, int] = {label: int(found[frames].sum()) for label, found in counts.items()}
+            recorder.close_row(judged, expected)
+            first = learner.steps
+        if told.is_set():
+            if not recorder.finished:
+                recorder.stopped()
+            raise SystemExit(128 + signal.SIGTERM)
+        recorder.close()
+    potential.cpu()
+    return recorder.record
 
 
-def _judge(module: TrainingModule, validation: list[Any], device: torch.device) -> None:
-    """A pass over the validation set outside Lightning's loop."""
-    module.eval()
-    module.on_validation_epoch_start()
-    for index, batch in enumerate(validation):
-        module.validation_step(module.transfer_batch_to_device(batch, device, 0), index)
-    module.train()
-
-
-def _begin(record: Record, module: TrainingModule) -> None:
-    """Epoch 0 of the history: the untrained model on the validation set."""
-    row = module.validation_row()
-    record.history.append({"epoch": 0, **row})
-    record.best, record.best_loss = module.snapshot(), row["validation_loss"]
-    if not np.isfinite(row["validation_loss"]):
-        record.status = "diverged"
+def _until(batches: Sequence[LabelledBatch], told: threading.Event) -> Iterator[LabelledBatch]:
+    """Batches one after another until the process is told to stop."""
+    for batch in batches:
+        if told.is_set():
+            return
+        yield batch

@@ -1,4 +1,4 @@
-"""What happens between epochs: history, choice of the best epoch, checkpoints, divergence."""
+"""What is kept of a training's course: history, the weights that count, checkpoints, progress."""
 
 from __future__ import annotations
 
@@ -6,136 +6,183 @@ import math
 import sys
 import time
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from workflow_lib.core.progress import Progress
 from workflow_lib.stages.training.checkpoint import CheckpointStore
-from workflow_lib.stages.training.module import Row, TrainingModule
+from workflow_lib.stages.training.learner import Learner, Row
 
 
 @dataclass(slots=True, kw_only=True)
 class Record:
     """The course of a training run so far; plain values and tensors, so that it can be stored.
 
-    ``history`` starts with epoch 0, the untrained model; ``used`` has for each epoch and label
-    the number of labels its steps used; ``best`` holds the weights of ``best_epoch``.
+    ``history`` starts with epoch 0, the untrained model; ``used`` has for each later row and label
+    the number of labels that its steps used, ``seconds`` their time; ``kept`` holds the weights of
+    ``kept_epoch``, whose validation loss is ``kept_loss`` (None without validation frames).
     """
 
     history: list[Row] = field(default_factory=list)
     used: list[dict[str, int]] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
-    best: dict[str, torch.Tensor] = field(default_factory=dict)
-    best_epoch: int = 0
-    best_loss: float = math.inf
+    kept: dict[str, torch.Tensor] = field(default_factory=dict)
+    kept_epoch: float = 0
+    kept_loss: float | None = None
     status: Literal["ok", "diverged"] = "ok"
 
-    def finished(self, epochs: int) -> bool:
-        """Whether nothing is left to train."""
-        return self.status == "diverged" or len(self.used) >= epochs
 
+class Recorder:
+    """Keeps the :class:`Record`, stores it with the learner's state, and shows progress.
 
-class Recorder(pl.Callback):
-    """Keeps the :class:`Record`, stores it with the module's state, and shows progress."""
+    A row of the history closes every ``period`` steps and at the end.
+    """
 
     def __init__(
-        self, record: Record, store: CheckpointStore, *, available: dict[str, int], title: str
+        self, record: Record, learner: Learner, store: CheckpointStore, *, period: int, title: str
     ) -> None:
-        self.record = record
-        self.store = store
-        self.available = available
-        self.title = title
+        self.record, self.learner, self.store = record, learner, store
+        self.period, self.title = period, title
         self._saved = time.monotonic()
-        self._shown: Progress | None = None
+        self._started, self._before = time.perf_counter(), 0.0
         self._judged = ""
+        self._shown: Progress | None = None
 
-    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Show where it starts."""
-        assert isinstance(module, TrainingModule)
-        if self._shown is None:
-            self._shown = Progress(self.title, module.settings.epochs, "epoch", done=module.epochs_done)
+    # Where it is ----------------------------------------------------------------------------------
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Store a checkpoint when due: a long epoch is not lost as a whole."""
-        assert isinstance(module, TrainingModule)
-        if batch_idx and self._due(module):
-            self._save(module)
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to do."""
+        ended = self.learner.steps >= self.learner.total and not self.due_row
+        return bool(self.record.history) and (ended or self.record.status == "diverged")
+
+    @property
+    def due_row(self) -> bool:
+        """Whether the steps of a row are done and it is still to be judged."""
+        steps = self.learner.steps
+        at_end = steps % self.period == 0 or steps >= self.learner.total
+        return not self.record.history or (at_end and self.record.history[-1]["step"] < steps)
+
+    def position(self) -> tuple[int, int]:
+        """Return epochs and batches done; an epoch that is still to be judged is not done."""
+        epochs, batches = divmod(self.learner.steps, self.learner.per_epoch)
+        if epochs and not batches and self.due_row:
+            return epochs - 1, self.learner.per_epoch
+        return epochs, batches
+
+    def place(self) -> str:
+        """Return the position in words."""
+        epochs, batches = self.position()
+        rest = f" and {batches} of {self.learner.per_epoch} batches" if batches else ""
+        return f"epoch {epochs}{rest}"
+
+    # What happens ---------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Show where it starts, if there is anything to train."""
+        learner, per_epoch = self.learner, self.learner.per_epoch
+        if learner.total and not self.finished:
+            epochs = -(-learner.total // per_epoch)
+            self._shown = Progress(self.title, epochs, "epoch", done=learner.steps // per_epoch)
+        self._started = time.perf_counter()
+
+    def between_steps(self) -> None:
+        """Store a checkpoint when due, since a long epoch must not be lost as a whole; show progress."""
+        if self._is_due():
+            self.save()
         if self._shown is not None:
-            within = f"batch {module.batches_done + 1} of {module.order.per_epoch}"
-            self._shown.show(module.epochs_done, f"{within}{self._judged}")
+            epochs, batches = divmod(self.learner.steps, self.learner.per_epoch)
+            self._shown.show(epochs, f"batch {batches + 1} of {self.learner.per_epoch}{self._judged}")
 
-    def on_exception(
-        self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException
-    ) -> None:
-        """Store a checkpoint on SIGTERM, which Lightning raises behind a whole batch."""
-        assert isinstance(module, TrainingModule)
-        if isinstance(exception, SIGTERMException):
-            self._save(module)
-            where = f"epoch {module.epochs_done}"
-            if module.batches_done:
-                where += f" and {module.batches_done} of {module.order.per_epoch} batches"
-            print(
-                f"{self.title}: stopped by SIGTERM, all kept: the same command goes on after {where}",
-                file=sys.stderr,
-            )
+    def close_row(self, judged: Row, expected: dict[str, int]) -> None:
+        """Record steps that were taken and judged, and store a checkpoint when due.
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Close the epoch; stop where a loss is not finite."""
-        assert isinstance(module, TrainingModule)
-        trainer.should_stop = self.close_epoch(module) or trainer.should_stop
-
-    def close_epoch(self, module: TrainingModule) -> bool:
-        """Record an epoch that was trained and judged, store a checkpoint when due.
-
-        Says whether the training diverged. Raises RuntimeError where a label of the training set
-        did not enter the loss.
+        ``expected``: labels that the frames of these steps hold. Raises RuntimeError where the steps
+        used others: a label that does not enter the loss is never passed over.
         """
-        row, used, seconds = module.finish_epoch()
-        record = self.record
-        if used != self.available:
-            raise RuntimeError(
-                f"epoch {int(row['epoch'])} used the labels {used}, the training set has {self.available}"
-            )
+        record, learner = self.record, self.learner
+        epochs = learner.steps / learner.per_epoch
+        row: Row = {"epoch": int(epochs) if epochs.is_integer() else epochs, "step": learner.steps}
+        if record.history:
+            trained, used = learner.take_sums()
+            if used != expected:
+                raise RuntimeError(
+                    f"the steps up to {learner.steps} used the labels {used}, their frames have {expected}"
+                )
+            row |= {"learning_rate": float(learner.optimizer.param_groups[0]["lr"]), **trained}
+            record.used.append(used)
+            record.seconds.append(self._seconds())
+            self._started, self._before = time.perf_counter(), 0.0
+        row |= judged
+        self._keep(row)
         record.history.append(row)
-        record.used.append(used)
-        record.seconds.append(seconds)
-        if not (math.isfinite(row["train_loss"]) and math.isfinite(row["validation_loss"])):
+        if "validation_loss" in row:
+            if len(record.history) > 1:
+                learner.plateau.look(row["validation_loss"], learner.settings.scheduler)
+            self._show(row)
+        if self.finished or self._is_due():
+            self.save()
+
+    def _keep(self, row: Row) -> None:
+        """Keep the weights of this row if they count: the last ones, or those of least validation loss."""
+        record = self.record
+        losses = [row[name] for name in ("train_loss", "validation_loss") if name in row]
+        if not all(math.isfinite(loss) for loss in losses):
             record.status = "diverged"
-        elif row["validation_loss"] < record.best_loss:
-            record.best_loss, record.best_epoch = row["validation_loss"], int(row["epoch"])
-            record.best = module.snapshot()
-        self._show(row)
-        if record.finished(module.settings.epochs) or self._due(module):
-            self._save(module)
-        return record.status == "diverged"
+            if record.history:
+                return
+        loss = row.get("validation_loss")
+        if self.learner.settings.select == "validation" and record.history:
+            assert loss is not None and record.kept_loss is not None
+            if loss >= record.kept_loss:
+                return
+        record.kept, record.kept_epoch, record.kept_loss = self.learner.snapshot(), row["epoch"], loss
 
-    def _due(self, module: TrainingModule) -> bool:
-        return time.monotonic() - self._saved >= module.settings.checkpoint_every_s
+    def stopped(self) -> None:
+        """Store everything on SIGTERM and say so."""
+        self.save()
+        print(
+            f"{self.title}: stopped by SIGTERM, all kept: the same command goes on after {self.place()}",
+            file=sys.stderr,
+        )
 
-    def _save(self, module: TrainingModule) -> None:
-        payload = {"module": module.state(), "record": asdict(self.record)}
-        self.store.save(module.epochs_done, payload, module.batches_done)
-        self._saved = time.monotonic()
-
-    def teardown(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
+    def close(self) -> None:
         """Say that it is done."""
-        assert isinstance(module, TrainingModule)
-        if self._shown is not None and self.record.finished(module.settings.epochs):
+        if self._shown is not None:
             self._shown.close()
 
+    # Checkpoints ----------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Store a checkpoint."""
+        epoch, batch = self.position()
+        payload = {
+            "learner": self.learner.state(),
+            "record": asdict(self.record),
+            "seconds": self._seconds(),
+        }
+        self.store.save(epoch, payload, batch)
+        self._saved = time.monotonic()
+
+    def resume(self, payload: dict[str, object]) -> None:
+        """Go on from a checkpoint of :meth:`save`."""
+        self.learner.restore(payload["learner"])  # type: ignore[arg-type]
+        self.record = Record(**payload["record"])  # type: ignore[arg-type]
+        self._before = payload["seconds"]  # type: ignore[assignment]
+
+    def _is_due(self) -> bool:
+        return time.monotonic() - self._saved >= self.learner.settings.checkpoint_every_s
+
+    def _seconds(self) -> float:
+        """Time spent on the row under way, that before an interruption included."""
+        return self._before + time.perf_counter() - self._started
+
     def _show(self, row: Row) -> None:
-        texts = [f"loss {row['validation_loss']:.3g}"]
-        for key, text in (
-            ("validation_energy_mae_mev_atom", "E {:.2f} meV/atom"),
-            ("validation_forces_mae_mev_a", "F {:.0f} meV/A"),
-        ):
-            if key in row:
-                texts.append(text.format(row[key]))
-        self._judged = f"; validation: {', '.join(texts)}"
+        self._judged = (
+            f"; validation: loss {row['validation_loss']:.3g}, "
+            f"E {row['validation_energy_mae_mev_atom']:.2f} meV/atom, "
+            f"F {row['validation_forces_mae_mev_a']:.0f} meV/A"
+        )
         if self._shown is not None:
             self._shown.show(int(row["epoch"]), self._judged[2:])

@@ -28,6 +28,7 @@ from workflow_lib.stages.training.data import (
     label_count,
     load_sets,
     require_labels,
+    require_validation,
     shuffle_charge_states,
     to_structure,
 )
@@ -62,12 +63,13 @@ def train(
     timings.json, and learning and parity as SVG, PNG and CSV, to ``out``. Goes on from the newest
     checkpoint under ``checkpoints`` that belongs to exactly this data, configuration and code, to
     the same numbers as without interruption. Raises UserError for data that cannot train this
-    model. A loss that is not finite ends the training; the model of the best epoch before it is
-    kept and its card and metrics say ``diverged``.
+    model. A loss that is not finite ends the training; the weights that counted before it are kept,
+    and card and metrics say ``diverged``.
     """
     out, meaning = Path(out), variant_of(variant)
     subset = dataset if meaning.dataset == "subset" else None
     sets = load_sets(Path(frames_path), Path(splits_path), fold, subset)
+    require_validation(sets["validation"], settings)
     require_labels(sets["train"], settings.loss, FAMILIES[family].predicts)
     if meaning.shuffled:
         sets = shuffle_charge_states(sets, rule, seed)
@@ -97,7 +99,7 @@ def train(
         prepare(potential, sets["train"], graphs["train"], init=init, settings=settings)
         title = f"{name} {variant}"
         record = fit(potential, sets, graphs, settings, seed=seed, store=store, title=title)
-        potential.load_state_dict(record.best)
+        potential.load_state_dict(record.kept)
         card = {"name": name, "variant": variant, "fold": fold, "seed": seed}
         card |= {key: identity[key] for key in ("family", "init", "hyperparameters")}
         card |= {
@@ -106,7 +108,7 @@ def train(
             "redox": rule.model_dump(),
             "energy_reference": everything[0].energy_reference,
             "status": record.status,
-            "training": _course(identity, meaning.dataset, sets, record)
+            "training": _course(identity, settings, meaning.dataset, sets, record)
             | {
                 "parameters": sum(p.numel() for p in potential.parameters()),
                 "species_energies_ev": {
@@ -118,14 +120,24 @@ def train(
         _write_results(out, sets, record, settings, rule, seed)
 
 
-def _course(identity: dict[str, Any], dataset: str, sets: Sets, record: Record) -> dict[str, Any]:
+def _course(
+    identity: dict[str, Any], settings: TrainingSettings, dataset: str, sets: Sets, record: Record
+) -> dict[str, Any]:
     """What the card says about the training."""
     return {
         **{key: identity[key] for key in ("settings", "data", "code", "threads")},
         "dataset": dataset,
-        "epochs": len(record.used),
-        "best_epoch": record.best_epoch,
-        "best_validation_loss": record.best_loss,
+        "epochs": record.history[-1]["epoch"],
+        "steps": record.history[-1]["step"],
+        "kept_epoch": record.kept_epoch,
+        "kept_validation_loss": record.kept_loss,
+        "trained_on": sorted(
+            {
+                term.label
+                for term in settings.loss
+                if record.used and any(used[term.label] for used in record.used)
+            }
+        ),
         "frames": {name: len(frames) for name, frames in sets.items()},
         "states": {
             name: sorted({frame.state_key or frame.group for frame in frames})
@@ -143,10 +155,11 @@ def _write_results(
     predictions = {
         name: model.predict([frame_to_atoms(frame) for frame in frames], stress=stress)
         for name, frames in sets.items()
+        if frames
     }
     heads = set() if model.card["init"] == "pretrained" else {"magmoms", "charges"}
     parity = parity_table(
-        {name: (sets[name], predictions[name]) for name in sets},
+        {name: (sets[name], predictions[name]) for name in predictions},
         rule.redox_z,
         untrained=heads - {term.label for term in settings.loss},
     )
@@ -156,16 +169,16 @@ def _write_results(
         parity.to_parquet(temporary, index=False, compression="zstd")
     write_csv(metrics, out / "metrics.csv")
     history = pd.DataFrame(record.history)
-    first = ["epoch", "learning_rate", "train_loss", "validation_loss"]
+    first = ["epoch", "step", "learning_rate", "train_loss", "validation_loss"]
     history = history.reindex(columns=[*first, *(c for c in history.columns if c not in first)])
     write_csv(history, out / "history.csv")
     write_json(out / "labels.json", _labels(sets, record, settings))
     write_json(
         out / "timings.json",
         {
-            "seconds_per_epoch": float(np.median(record.seconds)) if record.seconds else None,
+            "seconds_per_epoch": _seconds_per_epoch(record),
             "seconds_training": float(np.sum(record.seconds)),
-            "epochs": len(record.seconds),
+            "epochs": record.history[-1]["epoch"],
             "parameters": model.card["training"]["parameters"],
             "train_frames": len(sets["train"]),
             "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
@@ -173,8 +186,8 @@ def _write_results(
     )
     title = f"{model.card['name']}, {model.card['variant']}"
     if record.status == "diverged":
-        title += f" (diverged in epoch {len(record.used)})"
-    learning_figure(history, record.best_epoch, title, out / "learning")
+        title += f" (diverged in epoch {record.history[-1]['epoch']:g})"
+    learning_figure(history, record.kept_epoch, title, out / "learning")
     formulas = {
         frame.frame_id: Formula.from_list([SYMBOLS[int(z)] for z in sorted(frame.numbers)]).format("hill")
         for frames in sets.values()
@@ -183,13 +196,20 @@ def _write_results(
     parity_figure(parity, metrics, formulas, title, out / "parity")
 
 
+def _seconds_per_epoch(record: Record) -> float | None:
+    """Return the median over the rows of the history; None for a model that was not trained."""
+    epochs = np.diff([row["epoch"] for row in record.history])
+    return float(np.median(np.array(record.seconds) / epochs)) if record.seconds else None
+
+
 def _labels(sets: Sets, record: Record, settings: TrainingSettings) -> dict[str, Any]:
     """Labels that stand in the sets, and those that the steps of each epoch really used."""
     labels: tuple[Label, ...] = get_args(Label)
     return {
-        "note": "used_per_epoch is counted inside the training steps; frames for energy and stress, "
-        "atoms for the others",
-        "epochs": len(record.used),
+        "note": "used_per_epoch is counted inside the training steps between two rows of the history (an "
+        "epoch unless validate_every or max_steps say otherwise); frames for energy and stress, atoms for "
+        "the others",
+        "epochs": record.history[-1]["epoch"],
         "labels": {
             label: {
                 "unit": UNITS[label],

@@ -60,7 +60,7 @@ class SchedulerSettings(_Section):
     )
     factor: float = Field(default=0.5, gt=0, lt=1, description="plateau: reduction")
     patience: int = Field(
-        default=10, ge=0, description="plateau: epochs without a lower validation loss before it"
+        default=10, ge=0, description="plateau: looks at the validation loss without a lower one before it"
     )
 
 
@@ -69,6 +69,23 @@ class TrainingSettings(_Section):
 
     epochs: int = Field(
         default=100, ge=0, description="0: the initial weights, with species energies fitted to the data"
+    )
+    max_steps: int | None = Field(
+        default=None,
+        ge=1,
+        description="steps (batches) after which training ends, also within an epoch, if the epochs "
+        "would take more",
+    )
+    select: Literal["last", "validation"] = Field(
+        default="last",
+        description="which weights count: those after the last step of the schedule, or those of least "
+        "validation loss, for which at least three validation states at different compositions must exist",
+    )
+    validate_every: int | None = Field(
+        default=None,
+        ge=1,
+        description="steps between two looks at the validation set, each a row of the history and a step "
+        "of the plateau scheduler; null: once an epoch",
     )
     batch_size: int = Field(default=4, ge=1)
     learning_rate: float = Field(default=5e-3, gt=0, le=1)
@@ -81,7 +98,7 @@ class TrainingSettings(_Section):
             LossTerm(label="forces", kind="huber", weight=10.0, delta=0.1),
         ),
         min_length=1,
-        description="terms that are added up; the same sum over the validation set picks the epoch",
+        description="terms that are added up; the same sum over the validation set is the validation loss",
     )
     ema_decay: float | None = Field(
         default=0.99, gt=0, lt=1, description="moving average of the weights, which is what is kept"

@@ -10,9 +10,10 @@ from workflow_lib.models.species import species_alphabet
 from workflow_lib.models.trained import TrainedModel
 from workflow_lib.stages.training import fit as fit_module
 from workflow_lib.stages.training.checkpoint import CheckpointStore
-from workflow_lib.stages.training.data import EpochOrder, to_structure
+from workflow_lib.stages.training.data import EpochOrder, LabelledGraphs, to_structure
+from workflow_lib.stages.training.learner import Learner
 from workflow_lib.stages.training.loss import Loss
-from workflow_lib.stages.training.module import TrainingModule, rate_factor
+from workflow_lib.stages.training.schedule import rate_factor
 from workflow_lib.stages.training.settings import SchedulerSettings
 
 
@@ -25,20 +26,20 @@ def test_learning_rates():
     assert {rate_factor(constant, epoch, 12) for epoch in (0, 3, 12)} == {1.0}
 
 
-def module(rule, **changes):
+def learner(rule, **changes):
     potential = ToyPotential.build(
         ToyHyperparameters(), species_alphabet(rule, {8, 11, 15, 26}, "surrogate"), init="scratch", seed=1
     )
-    return TrainingModule(potential, settings(**changes), EpochOrder(8, 4, 1))
+    return Learner(potential, settings(**changes), per_epoch=2, seed=1)
 
 
 def test_plateau_lowers_the_rate_after_patience(rule):
     plateau = {"kind": "plateau", "patience": 1, "factor": 0.5, "final_ratio": 0.2}
-    item = module(rule, scheduler=plateau, learning_rate=1.0)
+    item = learner(rule, scheduler=plateau, learning_rate=1.0)
     rates = []
     for loss in (5, 4, 4, 4, 4, 3, 4, 4, 4, 4):
-        item._move_plateau(loss)
-        rates.append(item.learning_rate(0))
+        item.plateau.look(loss, item.settings.scheduler)
+        rates.append(item.learning_rate(1))
     assert rates == [1, 1, 1, 0.5, 0.5, 0.5, 0.5, 0.25, 0.25, 0.2]
 
 
@@ -49,11 +50,11 @@ def graphs_of(potential, sets, rule):
     }
 
 
-def test_lightning_runs_the_steps_written_out_by_hand(rule, original_frames, tmp_path):
+def test_the_loop_takes_the_steps_written_out_by_hand(rule, original_frames, tmp_path):
     sets = write_case(tmp_path, original_frames)
     own = settings(epochs=3, ema_decay=0.9, gradient_clip=0.5, weight_decay=1e-3)
-    start = module(rule).potential
-    potential = module(rule).potential
+    start = learner(rule).potential
+    potential = learner(rule).potential
     store = CheckpointStore(tmp_path, {"a": 1})
     with fit_module.reproducible(1):
         record = fit_module.fit(potential, sets, graphs_of(potential, sets, rule), own, seed=5, store=store)
@@ -68,10 +69,10 @@ def test_lightning_runs_the_steps_written_out_by_hand(rule, original_frames, tmp
         start.train()
         for epoch in range(3):
             for index, batch in enumerate(order.batches(epoch)):
-                done = epoch + (index + 1) / len(order)
+                done = epoch + (index + 1) / order.per_epoch
                 rate = own.learning_rate * rate_factor(own.scheduler, done, 3)
                 optimizer.param_groups[0]["lr"] = rate
-                graph, targets = data.collate([data[i] for i in batch])
+                graph, targets = data.collate([data.items[i] for i in batch])
                 optimizer.zero_grad()
                 loss.total(loss.sums(start(graph), targets)).backward()
                 torch.nn.utils.clip_grad_norm_(start.parameters(), 0.5)
@@ -83,19 +84,25 @@ def test_lightning_runs_the_steps_written_out_by_hand(rule, original_frames, tmp
     # The same arithmetic in another order (fused Adam, lerp): some ulp of float32 a step.
     for p, q in zip(potential.parameters(), start.parameters(), strict=True):
         torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
-    assert record.best_epoch == 3
+    assert record.kept_epoch == 3
     for key, mean in zip(("strength", "moment", "charge"), average, strict=True):
-        torch.testing.assert_close(record.best[key], mean, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(record.kept[key], mean, rtol=1e-5, atol=1e-6)
         assert key != "strength" or not torch.equal(
-            record.best[key], dict(potential.named_parameters())[key]
+            record.kept[key], dict(potential.named_parameters())[key]
         )
 
 
 def test_label_counts_come_from_the_steps(case, rule, tmp_path, monkeypatch):
     # Steps that see fewer labels than the table has are an error, not a footnote.
-    original = EpochOrder.batches
-    monkeypatch.setattr(EpochOrder, "batches", lambda self, epoch: original(self, epoch)[:-1])
-    with pytest.raises(RuntimeError, match=r"used the labels .* the training set has"):
+    original = LabelledGraphs.collate
+
+    def losing(self, items):
+        batch, targets = original(self, items)
+        targets["energy"][0] = torch.nan
+        return batch, targets
+
+    monkeypatch.setattr(LabelledGraphs, "collate", losing)
+    with pytest.raises(RuntimeError, match=r"used the labels .* their frames have"):
         run(case, tmp_path / "out", rule)
 
 
