@@ -102,7 +102,7 @@ def test_blind_model_cannot_tell_orders_apart_from_an_undistorted_start(desks) -
     protocol = scores["protocols"]["undistorted"]
     assert protocol["redox_spread_ratio"] == 0
     assert protocol["redox_pairs_ordered"] == 0.5
-    assert protocol["ground_states_found"] == 0
+    assert protocol["ground_states_found_all"] == 0
     assert protocol["ion_arrangements"] == 5
     assert protocol["minimum_over_orders_mae_mev_fu"] > 0
     # 16 distorted starts, but only the 7 arrangements of the ions undistorted.
@@ -201,7 +201,7 @@ def test_diverged_states_are_reported_and_left_out(desk: Desk) -> None:
     assert protocol["states_total"] == 0
     assert scores["states_spearman"] is None
     assert scores["states_mae_mev_fu_all"] is None
-    assert scores["ground_states_found"] == 0
+    assert scores["ground_states_found_all"] == 0
     assert scores["redox_spread_ratio"] is None
 
 
