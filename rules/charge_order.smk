@@ -7,6 +7,7 @@ rule charge_order_reference:
     input:
         frames=rules.dataset.output.frames,
     output:
+        checksums=f"{CHARGE_ORDER}/charge-order-reference.sha256.json",
         table=REFERENCE,
         structures=f"{CHARGE_ORDER}/reference.extxyz",
     log:
@@ -30,6 +31,7 @@ rule charge_order:
         reference=rules.charge_order_reference.output,
         splits=rules.dataset.output.splits,
     output:
+        checksums=f"{CHARGE_ORDER}/{{model}}/charge-order.sha256.json",
         states=f"{CHARGE_ORDER}/{{model}}/states.csv",
         scores=f"{CHARGE_ORDER}/{{model}}/scores.json",
         structures=f"{CHARGE_ORDER}/{{model}}/structures.extxyz",
@@ -65,6 +67,7 @@ rule charge_order_ewald:
         reference=rules.charge_order_reference.output,
         splits=rules.dataset.output.splits,
     output:
+        checksums=f"{CHARGE_ORDER}/ewald/charge-order.sha256.json",
         states=f"{CHARGE_ORDER}/ewald/states.csv",
         scores=f"{CHARGE_ORDER}/ewald/scores.json",
     log:
@@ -87,6 +90,7 @@ rule charge_order_overview:
         charge_orders=expand(rules.charge_order.output.scores, model=MODELS),
         ewald=names_of(rules.charge_order_ewald.output),
     output:
+        checksums=f"{CHARGE_ORDER}/charge-order-overview.sha256.json",
         table=report(
             f"{CHARGE_ORDER}/overview.csv",
             caption="captions/charge_order_overview.rst",
@@ -124,6 +128,7 @@ if CFG.charge_order.identical_atoms:
             splits=names_of(rules.dataset.output.splits),
             trainings=expand(rules.train.output, model=MODELS),
         output:
+            checksums=f"{CHARGE_ORDER}/identical/charge-order-identical.sha256.json",
             orders=f"{CHARGE_ORDER}/identical/identical.csv",
             table=report(
                 f"{CHARGE_ORDER}/identical/identical_scores.csv",

@@ -12,6 +12,7 @@ rule comparison:
         thermodynamics=names_of(rules.thermodynamics.output.scores),
         embeddings=expand(rules.embedding.output.scores, model=MODELS),
     output:
+        checksums=f"{COMPARISON}/comparison.sha256.json",
         table=report(
             f"{COMPARISON}/comparison.csv",
             caption="captions/comparison.rst",

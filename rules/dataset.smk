@@ -8,6 +8,7 @@ rule dataset:
         frames=CFG.frames,
         host=CFG.host,
     output:
+        checksums=f"{DATASET}/dataset.sha256.json",
         frames=f"{DATASET}/frames.parquet",
         splits=f"{DATASET}/splits.json",
         set_aside=report(

@@ -66,6 +66,7 @@ rule dft:
         host=CFG.host,
         done=answers_asked,
     output:
+        checksums=f"{DFT}/dft-energies.sha256.json",
         energies=report(
             f"{DFT}/energies.csv",
             caption="captions/dft.rst",

@@ -11,6 +11,7 @@ rule embedding:
         splits=rules.dataset.output.splits,
         reference=rules.charge_order_reference.output,
     output:
+        checksums=f"{EMBEDDING}/{{model}}/embedding.sha256.json",
         points=f"{EMBEDDING}/{{model}}/points.parquet",
         scores=f"{EMBEDDING}/{{model}}/scores.json",
         figure=report(
@@ -43,6 +44,7 @@ rule embedding_overview:
     input:
         embeddings=expand(rules.embedding.output, model=MODELS),
     output:
+        checksums=f"{EMBEDDING}/embedding-overview.sha256.json",
         table=report(
             f"{EMBEDDING}/overview.csv",
             caption="captions/embedding_overview.rst",

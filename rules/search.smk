@@ -11,6 +11,7 @@ rule search:
         charge_order=rules.charge_order.output.scores,
         reference=rules.charge_order_reference.output,
     output:
+        checksums=f"{SEARCH}/{{model}}/search.sha256.json",
         found=f"{SEARCH}/{{model}}/found.csv",
         history=f"{SEARCH}/{{model}}/history.csv",
         structures=f"{SEARCH}/{{model}}/found.extxyz",
@@ -46,6 +47,7 @@ rule search_overview:
         searches=expand(rules.search.output.found, model=SEARCHED),
         reference=names_of(rules.charge_order_reference.output.table),
     output:
+        checksums=f"{SEARCH}/search-overview.sha256.json",
         table=report(
             f"{SEARCH}/overview.csv",
             caption="captions/search_overview.rst",

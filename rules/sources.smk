@@ -32,6 +32,7 @@ rule sources:
     input:
         expand(f"{SOURCES}/{{source}}.fetched", source=CFG.sources.items),
     output:
+        checksums=f"{SOURCES}/sources.sha256.json",
         frames=f"{SOURCES}/frames.parquet",
         summary=f"{SOURCES}/summary.json",
         duplicates=f"{SOURCES}/duplicates.csv",

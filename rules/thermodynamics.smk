@@ -9,6 +9,7 @@ rule thermodynamics:
         charge_orders=expand(rules.charge_order.output.states, model=MODELS),
         searches=expand(rules.search.output.found, model=SEARCHED),
     output:
+        checksums=f"{THERMODYNAMICS}/thermodynamics.sha256.json",
         formation=f"{THERMODYNAMICS}/formation.csv",
         hull=f"{THERMODYNAMICS}/hull.csv",
         voltage=f"{THERMODYNAMICS}/voltage.csv",

@@ -20,6 +20,7 @@ rule train:
         frames=rules.dataset.output.frames,
         splits=rules.dataset.output.splits,
     output:
+        checksums=f"{TRAINING}/{{model}}/train.sha256.json",
         card=f"{TRAINING}/{{model}}/card.json",
         tensors=f"{TRAINING}/{{model}}/model.safetensors",
         history=f"{TRAINING}/{{model}}/history.csv",

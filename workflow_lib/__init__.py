@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from workflow_lib.lattice.voltage import VoltageProfile, voltage_profile
     from workflow_lib.models.identity import ModelId
     from workflow_lib.models.trained import Prediction, TrainedModel
+    from workflow_lib.results import Run
     from workflow_lib.simulation.calculator import PotentialCalculator
     from workflow_lib.simulation.relaxation import Relaxation, relax
 
@@ -36,6 +37,7 @@ __all__ = [
     "Prediction",
     "RedoxRule",
     "Relaxation",
+    "Run",
     "Splits",
     "TrainedModel",
     "UserError",
@@ -59,6 +61,7 @@ _MODULES = {
     "lattice.voltage": ("VoltageProfile", "voltage_profile"),
     "models.identity": ("ModelId",),
     "models.trained": ("Prediction", "TrainedModel"),
+    "results": ("Run",),
     "simulation.calculator": ("PotentialCalculator",),
     "simulation.relaxation": ("Relaxation", "relax"),
 }

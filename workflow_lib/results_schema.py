@@ -320,3 +320,47 @@ TABLES: dict[str, Table] = {
     ),
     "comparison/timings": Table("comparison/timings.csv", "comparison", _columns("source")),
 }
+
+DOCUMENTS: dict[str, tuple[str, ...]] = {
+    "sources": ("frames.parquet", "summary.json"),
+    "dataset": ("frames.parquet", "splits.json", "summary.json"),
+    "train": ("card.json", "model.safetensors", "labels.json"),
+    "charge-order-reference": ("reference.extxyz",),
+    "charge-order": ("scores.json", "structures.extxyz"),
+    "search": ("summary.json", "found.extxyz"),
+    "embedding": ("scores.json",),
+}
+"""Files other than tables and figures that a command writes. Timings differ from run to run and are no
+part of what is sealed."""
+
+FIGURES: dict[str, tuple[str, str]] = {
+    **{
+        f"dataset/{name}": (f"dataset/{name}", "dataset")
+        for name in ("composition", "redox", "energy", "coverage", "charge_states", "elements")
+    },
+    "training/learning": ("training/{model}/learning", "train"),
+    "training/parity": ("training/{model}/parity", "train"),
+    "charge_order/states": ("charge_order/{model}/states", "charge-order"),
+    "charge_order/overview": ("charge_order/overview", "charge-order-overview"),
+    "charge_order/identical": ("charge_order/identical/identical", "charge-order-identical"),
+    "search/progress": ("search/{model}/progress", "search"),
+    "search/overview": ("search/overview", "search-overview"),
+    **{
+        f"thermodynamics/{name}": (f"thermodynamics/{name}", "thermodynamics")
+        for name in ("hull", "voltage", "found", "hull_controls", "voltage_controls", "found_controls")
+    },
+    "embedding/pca": ("embedding/{model}/pca", "embedding"),
+    "embedding/overview": ("embedding/overview", "embedding-overview"),
+    "comparison": ("comparison/comparison", "comparison"),
+}
+"""Figures by name: file without suffix (each is there as SVG and PNG), and the command that draws it."""
+
+
+def files_of(command: str) -> list[str]:
+    """Return the names of all files that a command may write into its folder, timings left out."""
+    tables = [table.file for table in TABLES.values() if table.command == command]
+    stems = [stem for stem, by in FIGURES.values() if by == command]
+    figures = [f"{stem}{suffix}" for stem in stems for suffix in (".svg", ".png")]
+    names = [path.rpartition("/")[2] for path in (*tables, *figures)]
+    timings = [name for name in names if name == "timings.csv"]
+    return sorted({*names, *DOCUMENTS.get(command, ())} - {*timings})

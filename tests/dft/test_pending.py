@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 import pytest
+from sealed import write_sealed
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.stages.search.pending import COLUMNS, collect_pending
@@ -16,7 +17,7 @@ KNOWN = ("1x1x1:Na1100:Fe2323", "1x1x1:Na1000:Fe2333")
 
 
 def found(folder, model, rows):
-    """One found.csv; rows are (cell, method, key, n, sites, formation)."""
+    """The folder of one search; rows are (cell, method, key, n, sites, formation)."""
     table = pd.DataFrame(
         [
             {
@@ -26,16 +27,13 @@ def found(folder, model, rows):
             for cell, method, key, n, sites, energy in rows
         ]
     )  # fmt: skip
-    (folder / model).mkdir()
-    table.to_csv(folder / model / "found.csv", index=False)
-    return folder / model / "found.csv"
+    return write_sealed("search/found", folder / model, table).parent
 
 
 @pytest.fixture
 def reference(tmp_path):
-    path = tmp_path / "reference.csv"
-    pd.DataFrame({"state_key": KNOWN}).to_csv(path, index=False)
-    return path
+    table = pd.DataFrame({"state_key": KNOWN})
+    return write_sealed("charge_order/reference", tmp_path / "charge_order", table).parent
 
 
 def test_lowest_of_each_composition_without_what_dft_has(tmp_path, reference):
@@ -97,11 +95,12 @@ def test_nothing_pending_is_an_empty_table(tmp_path, reference):
     assert tuple(pd.read_csv(tmp_path / "pending.csv").columns) == COLUMNS
 
 
-def test_missing_and_foreign_tables_are_named(tmp_path, reference):
-    with pytest.raises(UserError, match=r"nowhere.csv does not exist"):
-        collect_pending([tmp_path / "nowhere.csv"], reference, tmp_path)
-    with pytest.raises(UserError, match=r"reference.csv has no column source, cell"):
-        collect_pending([reference], reference, tmp_path)
-    (tmp_path / "empty.csv").touch()
-    with pytest.raises(UserError, match=r"empty.csv has no column state_key"):
-        collect_pending([], tmp_path / "empty.csv", tmp_path)
+def test_missing_and_cut_tables_are_named(tmp_path, reference):
+    with pytest.raises(UserError, match=r"nowhere/found.csv does not exist; make it again"):
+        collect_pending([tmp_path / "nowhere"], reference, tmp_path)
+    folder = found(tmp_path, "m", [("1x1x1", "ga", KNOWN[0], 2, 4, 1.0)])
+    text = (folder / "found.csv").read_text()
+    (folder / "found.csv").write_text(text[: len(text) // 2])
+    with pytest.raises(UserError, match=r"found.csv was changed or cut since `search` wrote it"):
+        collect_pending([folder], reference, tmp_path)
+    assert not (tmp_path / "pending.csv").exists()

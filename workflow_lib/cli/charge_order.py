@@ -18,9 +18,12 @@ def charge_order_reference(config: Config, dataset: Path, out: Path) -> None:
     End geometries and energies of the enumerated charge-ordered states.
     """
     from workflow_lib.lattice.host import Host
+    from workflow_lib.results_reading import checked
     from workflow_lib.stages.charge_order.reference import build_reference
 
-    build_reference(dataset / "frames.parquet", Host.load(config.host, config.redox), out)
+    build_reference(
+        checked(dataset / "frames.parquet", "dataset"), Host.load(config.host, config.redox), out
+    )
 
 
 @stage(folder("--model-dir"), folder("--reference"), folder("--dataset"), folder("--work"))
@@ -35,13 +38,14 @@ def charge_order(
 
     use_threads(config.threads)
     from workflow_lib.lattice.host import Host
+    from workflow_lib.results_reading import checked
     from workflow_lib.stages.charge_order.run import run_charge_order
 
     run_charge_order(
         model_dir=model_dir,
         reference_dir=reference,
         host=Host.load(config.host, config.redox),
-        splits_path=dataset / "splits.json",
+        splits_path=checked(dataset / "splits.json", "dataset"),
         settings=config.charge_order,
         cache=work,
         out=out,
@@ -52,13 +56,14 @@ def charge_order(
 def charge_order_ewald(config: Config, reference: Path, dataset: Path, out: Path) -> None:
     """Rank the charge orders by formal charges (Ewald)."""
     from workflow_lib.lattice.host import Host
+    from workflow_lib.results_reading import checked
     from workflow_lib.stages.charge_order.ewald import run_ewald
 
     run_ewald(
         reference_dir=reference,
         host=Host.load(config.host, config.redox),
         rule=config.redox,
-        splits_path=dataset / "splits.json",
+        splits_path=checked(dataset / "splits.json", "dataset"),
         out=out,
     )
 
@@ -76,12 +81,13 @@ def charge_order_identical(config: Config, trainings: list[Path], dataset: Path,
         raise UserError("charge_order.identical_atoms is not set; name a frame table in the configuration")
     use_threads(config.threads)
     from workflow_lib.lattice.host import Host
+    from workflow_lib.results_reading import checked
     from workflow_lib.stages.charge_order.identical import run_identical
 
     run_identical(
         frames_path=config.charge_order.identical_atoms,
         model_dirs=trainings,
-        splits_path=dataset / "splits.json",
+        splits_path=checked(dataset / "splits.json", "dataset"),
         host=Host.load(config.host, config.redox),
         rule=config.redox,
         level=config.dataset.energy_reference,

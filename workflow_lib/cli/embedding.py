@@ -18,12 +18,13 @@ def embedding(config: Config, model_dir: Path, dataset: Path, reference: Path, o
 
     use_threads(config.threads)
     from workflow_lib.lattice.host import Host
+    from workflow_lib.results_reading import checked
     from workflow_lib.stages.embedding.run import run_embedding
 
     run_embedding(
         model_dir=model_dir,
-        frames_path=dataset / "frames.parquet",
-        splits_path=dataset / "splits.json",
+        frames_path=checked(dataset / "frames.parquet", "dataset"),
+        splits_path=checked(dataset / "splits.json", "dataset"),
         reference_dir=reference,
         host=Host.load(config.host, config.redox),
         settings=config.embedding,

@@ -45,9 +45,4 @@ def search_overview(config: Config, searches: list[Path], reference: Path, out: 
     from workflow_lib.stages.search.pending import collect_pending
 
     run(searches, out)
-    collect_pending(
-        [folder / "found.csv" for folder in searches],
-        reference / "reference.csv",
-        out,
-        lowest=config.search.pending_per_composition,
-    )
+    collect_pending(searches, reference, out, lowest=config.search.pending_per_composition)

@@ -32,12 +32,13 @@ def train(config: Config, dataset: Path, work: Path, model: str, out: Path) -> N
         raise UserError(f"--model {model} is not in the configuration{nearest(model, wanted)}")
     trained = wanted[model]
     use_threads(config.threads)
+    from workflow_lib.results_reading import checked
     from workflow_lib.stages.training.run import train as run
 
     named = config.model(trained.name)
     run(
-        frames_path=dataset / "frames.parquet",
-        splits_path=dataset / "splits.json",
+        frames_path=checked(dataset / "frames.parquet", "dataset"),
+        splits_path=checked(dataset / "splits.json", "dataset"),
         name=trained.name,
         family=named.family,
         init=named.init,

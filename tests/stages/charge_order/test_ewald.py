@@ -15,6 +15,7 @@ from workflow_lib.core.errors import UserError
 from workflow_lib.lattice.ewald import ewald_energy
 from workflow_lib.lattice.host import Host
 from workflow_lib.lattice.redox import RedoxRule
+from workflow_lib.results_reading import seal
 from workflow_lib.stages.charge_order.ewald import fitted_scale, run_ewald
 from workflow_lib.stages.charge_order.settings import ChargeOrderSettings
 
@@ -67,6 +68,7 @@ def test_a_slope_that_is_not_positive_leaves_fitted_scores_out(
     table["energy_ev"] = -table["energy_ev"]
     table["formation_mev_fu"] = -table["formation_mev_fu"]
     table.to_csv(upside / "reference.csv", index=False)
+    seal(upside, "charge-order-reference")
     arguments = {"host": host, "rule": rule, "splits_path": splits_path}
     scores = run_ewald(reference_dir=upside, out=tmp_path / "a", **arguments)
     straight = run_ewald(reference_dir=reference_dir, out=tmp_path / "b", **arguments)

@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from sealed import write_sealed
 
 from workflow_lib.core.errors import UserError
-from workflow_lib.core.io import write_csv, write_json
+from workflow_lib.core.io import write_json
+from workflow_lib.results_reading import read_reference
 from workflow_lib.stages.charge_order.figures import charge_order_overview
 from workflow_lib.stages.charge_order.pooled import scores_across_folds
-from workflow_lib.stages.charge_order.reference import read_reference
 from workflow_lib.stages.charge_order.score import score_states
 
 UNITS = 4
@@ -50,8 +51,8 @@ def write_charge_order(
     scores = {"source": name, "model": "toy", "family": "toy", "init": "scratch", "variant": variant}
     scores |= {"fold": fold, "seed": seed, "charge_labelled": True}
     scores |= score_states(states, compared_x, "distorted")
-    write_csv(states, root / name / "states.csv")
     write_json(root / name / "scores.json", scores)
+    write_sealed("charge_order/states", root / name, states.assign(source=name))
     return root / name
 
 
@@ -98,7 +99,7 @@ def test_exams_that_do_not_belong_together(reference: pd.DataFrame, tmp_path: Pa
         scores_across_folds([first, other])
     (tmp_path / "d").mkdir()
     (tmp_path / "d/scores.json").write_text("{}")
-    with pytest.raises(UserError, match="holds no scores of a charge-order result"):
+    with pytest.raises(UserError, match=r"scores\.json has no checksum"):
         scores_across_folds([tmp_path / "d"])
     with pytest.raises(UserError, match="no model was given"):
         charge_order_overview([], tmp_path / "out")

@@ -15,9 +15,9 @@ from workflow_lib.core.errors import UserError
 from workflow_lib.frames.table import Frame, with_labels, write_parquet
 from workflow_lib.lattice.host import Host
 from workflow_lib.lattice.polaron import bond_gap
+from workflow_lib.results_reading import read_reference, seal
 from workflow_lib.stages.charge_order.reference import (
     build_reference,
-    read_reference,
 )
 
 
@@ -143,13 +143,19 @@ def test_mistakes_are_one_clear_line(frames: list[Frame], host: Host, tmp_path: 
     out = tmp_path / "out"
     table = pd.read_csv(out / "reference.csv")
     table.iloc[1:].to_csv(out / "reference.csv", index=False)
+    with pytest.raises(UserError, match="was changed or cut since `charge-order-reference` wrote it"):
+        read_reference(out)
+    seal(out, "charge-order-reference")
     with pytest.raises(UserError, match="list different states"):
         read_reference(out)
     table.drop(columns="degeneracy").to_csv(out / "reference.csv", index=False)
+    seal(out, "charge-order-reference")
     with pytest.raises(UserError, match="lacks the columns degeneracy"):
         read_reference(out)
+    table.to_csv(out / "reference.csv", index=False)
     (out / "reference.extxyz").write_text("28\nbroken")
-    with pytest.raises(UserError, match="damaged reference"):
+    seal(out, "charge-order-reference")
+    with pytest.raises(UserError, match="is damaged"):
         read_reference(out)
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from embedded import embedded_table, last_of_paths
 
-from workflow_lib.stages.charge_order.reference import read_reference
+from workflow_lib.results_reading import read_reference
 from workflow_lib.stages.charge_order.score import (
     ranking,
     redox_spread,

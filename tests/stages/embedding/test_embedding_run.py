@@ -20,6 +20,7 @@ from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.models.registry import FAMILIES
 from workflow_lib.models.species import species_alphabet
 from workflow_lib.models.trained import TrainedModel, species_to_card
+from workflow_lib.results_reading import seal
 from workflow_lib.stages.charge_order.reference import build_reference
 from workflow_lib.stages.embedding.extract import follow_relaxation, reference_key, untrained
 from workflow_lib.stages.embedding.figures import embedding_overview
@@ -315,5 +316,6 @@ def test_overview_of_nothing_is_refused(tmp_path: Path):
     with pytest.raises(UserError, match="no embeddings to show"):
         embedding_overview([], tmp_path)
     write_json(tmp_path / "m/scores.json", {"source": "m"})
+    seal(tmp_path / "m", "embedding")
     with pytest.raises(UserError, match="lacks model"):
         embedding_overview([tmp_path / "m"], tmp_path)

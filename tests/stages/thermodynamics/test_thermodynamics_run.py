@@ -9,12 +9,13 @@ import pandas as pd
 import pytest
 from embedded import REFERENCE, RULE
 from pydantic import ValidationError
+from sealed import write_sealed
 
 from workflow_lib.core.errors import UserError
-from workflow_lib.core.io import write_csv
 from workflow_lib.frames.table import Frame, write_parquet
 from workflow_lib.lattice.host import Host
 from workflow_lib.lattice.redox import RedoxRule
+from workflow_lib.results_reading import seal
 from workflow_lib.stages.charge_order.reference import build_reference
 from workflow_lib.stages.thermodynamics.run import run_thermodynamics
 from workflow_lib.stages.thermodynamics.settings import ThermodynamicsSettings
@@ -43,7 +44,7 @@ def write_charge_order(
     states["energy_ev"] += shift
     states = states.assign(**changes)
     other = states.assign(protocol="undistorted", energy_ev=0.0)
-    write_csv(pd.concat([other, states]), folder / "states.csv")
+    write_sealed("charge_order/states", folder, pd.concat([other, states]))
     return folder
 
 
@@ -205,7 +206,7 @@ def write_search(folder: Path, reference: Path, host: Host) -> Path:
                 "degeneracy": host.degeneracy(found),
             }
         )
-    write_csv(pd.DataFrame(rows), folder / "found.csv")
+    write_sealed("search/found", folder, pd.DataFrame(rows))
     return folder
 
 
@@ -246,7 +247,7 @@ def test_search_with_a_lower_end_member_moves_its_own_zero(reference: Path, host
         "method": "enumeration",
     }
     extra |= {"energy_ev": full["energy_ev"] - 0.4, "status": "converged", "degeneracy": 1}
-    write_csv(pd.concat([found, pd.DataFrame([extra])]), search / "found.csv")
+    write_sealed("search/found", search, pd.concat([found, pd.DataFrame([extra])]))
     run(reference, [charge_order], [search], tmp_path / "out")
     formation = pd.read_csv(tmp_path / "out/formation.csv").query("protocol == 'search' and x < 1")
     # At x = 2/3 the line between the ends now lies 2/3 of 100 meV deeper.
@@ -288,7 +289,8 @@ def test_clear_errors(reference: Path, tmp_path: Path, host: Host):
         run(reference, [shifted], [], tmp_path / "out")
     (tmp_path / "mace-subset-f0-s1").mkdir()
     pd.DataFrame({"protocol": ["distorted"]}).to_csv(tmp_path / "mace-subset-f0-s1/states.csv")
-    with pytest.raises(UserError, match="lacks the columns state_key"):
+    seal(tmp_path / "mace-subset-f0-s1", "charge-order", source="mace-subset-f0-s1")
+    with pytest.raises(UserError, match="lacks the columns source, state_key"):
         run(reference, [tmp_path / "mace-subset-f0-s1"], [], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -296,7 +298,7 @@ def test_clear_errors(reference: Path, tmp_path: Path, host: Host):
 def test_a_ranking_without_relaxations_has_no_hull(reference: Path, tmp_path: Path):
     # Formal-charge Ewald energies: one protocol only, and not the one that enters hulls.
     states = pd.read_csv(reference / "reference.csv").assign(protocol="undistorted", status="single-point")
-    write_csv(states, tmp_path / "ewald/states.csv")
+    write_sealed("charge_order/states", tmp_path / "ewald", states)
     model = write_charge_order(reference, tmp_path / "painn-entropy-f0-s1")
     run(reference, [tmp_path / "ewald", model], [], tmp_path / "out")
     assert pd.read_csv(tmp_path / "out/scores.csv")["source"].tolist() == ["painn-entropy-f0-s1"]

@@ -17,6 +17,7 @@ from workflow_lib.core.io import write_csv, write_json
 from workflow_lib.frames.splits import Splits
 from workflow_lib.lattice.ewald import ewald_energy
 from workflow_lib.models.identity import EWALD, UNTRAINED
+from workflow_lib.results_reading import read_reference, seal
 from workflow_lib.results_schema import CONVERGED, Protocol
 from workflow_lib.stages.charge_order.figures import states_figure
 from workflow_lib.stages.charge_order.protocols import (
@@ -26,7 +27,6 @@ from workflow_lib.stages.charge_order.protocols import (
     protocol_table,
     state_roles,
 )
-from workflow_lib.stages.charge_order.reference import read_reference
 from workflow_lib.stages.charge_order.score import TIE, Scores, score_states
 from workflow_lib.stages.charge_order.settings import ChargeOrderSettings
 
@@ -140,4 +140,5 @@ def run_ewald(
         panel_titles={PROTOCOL: "undistorted host, no relaxation"},
     )
     write_json(out / "scores.json", scores)
+    seal(out, "charge-order", source=EWALD)
     return scores

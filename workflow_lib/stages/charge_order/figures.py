@@ -13,6 +13,7 @@ from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import save_figure, write_csv
 from workflow_lib.core.plotting import COLOUR_DFT, OKABE_ITO, style
 from workflow_lib.models.identity import look_of, model_colours
+from workflow_lib.results_reading import seal
 from workflow_lib.results_schema import PROTOCOLS
 from workflow_lib.stages.charge_order.pooled import read_scores, scores_across_folds
 from workflow_lib.stages.charge_order.reference import RELAXED
@@ -142,6 +143,7 @@ def charge_order_overview(charge_order_dirs: Sequence[str | Path], out: str | Pa
     write_csv(table, out / "overview.csv")
     write_csv(scores_across_folds(charge_order_dirs), out / "pooled.csv")
     _overview_figure(table, out)
+    seal(out, "charge-order-overview")
     return table
 
 

@@ -21,6 +21,8 @@ from workflow_lib.frames.splits import Splits
 from workflow_lib.frames.table import Frame, frame_to_atoms, iter_parquet
 from workflow_lib.lattice.ewald import ewald_energy
 from workflow_lib.models.identity import EWALD, UNTRAINED
+from workflow_lib.results import load_model
+from workflow_lib.results_reading import seal
 from workflow_lib.results_schema import DIVERGED
 from workflow_lib.stages.charge_order.protocols import LABELS
 from workflow_lib.stages.charge_order.score import redox_spread, usable
@@ -148,7 +150,6 @@ def run_identical(
     in the model's fold. Formal charges (Ewald, unscaled) come last; only their order means anything.
     Returns the scores.
     """
-    from workflow_lib.models.trained import TrainedModel
     from workflow_lib.stages.charge_order.identical_figure import identical_figure
 
     out = Path(out)
@@ -158,7 +159,7 @@ def run_identical(
     scores: list[dict[str, Any]] = []
     with Progress("charge orders on identical atoms", len(model_dirs), "model") as progress:
         for number, folder in enumerate(model_dirs, 1):
-            model = TrainedModel.load(folder)
+            model = load_model(folder)
             identity = {"source": folder.name, "model": model.card["name"]}
             identity |= {name: model.card[name] for name in ("variant", "fold", "seed")}
             identity["charge_labelled"] = model.charge_labelled
@@ -195,4 +196,5 @@ def run_identical(
         result[column] = result[column].astype("Int64")
     write_csv(result, out / SCORES)
     identical_figure(orders, result, out)
+    seal(out, "charge-order-identical")
     return result

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from workflow_lib.core.errors import UserError
-from workflow_lib.core.io import read_json
+from workflow_lib.results_reading import read_document, read_table
 from workflow_lib.stages.charge_order.score import Scores, ground_states, ranking, redox_spread, usable
 
 POOLED = ("spearman", "mae_mev_fu", "redox_spread_ratio", "redox_pairs_ordered", "ground_states_found")
@@ -24,28 +24,9 @@ POOLED = ("spearman", "mae_mev_fu", "redox_spread_ratio", "redox_pairs_ordered",
 
 
 def read_scores(folder: str | Path) -> Scores:
-    """``scores.json`` of a charge-order result; UserError where there is none or it is of another kind."""
-    path = Path(folder) / "scores.json"
-    scores = read_json(path)
-    if not isinstance(scores, dict) or not {"protocols", "headline_protocol", "compared_x"} <= set(scores):
-        raise UserError(
-            f"{path} holds no scores of a charge-order result; run the charge-order stage again"
-        )
-    return scores
-
-
-def read_states(folder: str | Path) -> pd.DataFrame:
-    """``states.csv`` of a charge-order result; UserError where it is missing or lacks columns."""
-    path = Path(folder) / "states.csv"
-    if not path.is_file():
-        raise UserError(f"{path} does not exist; run the charge-order stage first")
-    table = pd.read_csv(path)
-    missing = {"protocol", "state_key", "seen", "status", "formation_mev_fu"} - set(table)
-    if missing:
-        raise UserError(
-            f"{path} lacks the columns {', '.join(sorted(missing))}; run the charge-order stage again"
-        )
-    return table
+    """Read ``scores.json`` of a charge-order result; UserError where it is none, or damaged."""
+    keys = ("protocols", "headline_protocol", "compared_x")
+    return read_document(Path(folder) / "scores.json", "charge-order", keys)
 
 
 def scores_across_folds(charge_order_dirs: Sequence[str | Path]) -> pd.DataFrame:
@@ -61,7 +42,9 @@ def scores_across_folds(charge_order_dirs: Sequence[str | Path]) -> pd.DataFrame
     groups: dict[tuple[str, str], list[tuple[Scores, pd.DataFrame]]] = {}
     for folder in charge_order_dirs:
         scores = read_scores(folder)
-        groups.setdefault((scores["model"], scores["variant"]), []).append((scores, read_states(folder)))
+        groups.setdefault((scores["model"], scores["variant"]), []).append(
+            (scores, read_table("charge_order/states", folder))
+        )
     rows = []
     for (name, variant), members in sorted(groups.items()):
         compared = {scores["compared_x"] for scores, _ in members}

@@ -31,11 +31,10 @@ from workflow_lib.frames.table import (
 from workflow_lib.lattice.arrangement import UNIT
 from workflow_lib.lattice.formation import formation_mev_fu
 from workflow_lib.lattice.polaron import bond_gap
+from workflow_lib.results_reading import STRUCTURES, seal
 from workflow_lib.results_schema import CONVERGED, DFT, REFERENCE, TABLES, UNCONVERGED
 
 if TYPE_CHECKING:
-    from ase import Atoms
-
     from workflow_lib.lattice.arrangement import Arrangement
     from workflow_lib.lattice.host import Host
 
@@ -48,7 +47,7 @@ ANSWERS = (RELAXATION, SINGLE, UNSPECIFIED)
 their forces: in another cell than the states they are held against, they may lie lower."""
 RELAXED = 0.05
 """eV/A; a DFT path that ends with a larger force is shown as not relaxed."""
-TABLE, STRUCTURES = "reference.csv", "reference.extxyz"
+TABLE = "reference.csv"
 
 
 class _Answers:
@@ -219,6 +218,7 @@ def build_reference(frames_path: str | Path, host: Host, out_dir: str | Path) ->
     out_dir = Path(out_dir)
     write_csv(table, out_dir / TABLE)
     _write_structures([answers[key] for key in table["state_key"]], table, out_dir / STRUCTURES)
+    seal(out_dir, "charge-order-reference")
     return table
 
 
@@ -246,25 +246,3 @@ def _write_structures(frames: list[Frame], table: pd.DataFrame, path: Path) -> N
         structures.append(atoms)
     with atomic_path(path) as temporary:
         write(temporary, structures, format="extxyz")
-
-
-def read_reference(reference_dir: str | Path) -> tuple[pd.DataFrame, list[Atoms]]:
-    """The table and, row by row, the DFT structures; UserError where they do not fit together."""
-    from ase.io import iread
-
-    folder = Path(reference_dir)
-    for name in (TABLE, STRUCTURES):
-        if not (folder / name).is_file():
-            raise UserError(f"{folder / name} does not exist; run `charge-order-reference` first")
-    try:
-        table = pd.read_csv(folder / TABLE)
-        structures = list(iread(folder / STRUCTURES, index=":", format="extxyz"))
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, OSError, ValueError, KeyError) as error:
-        raise UserError(f"{folder} holds a damaged reference ({error}); make it again") from error
-    missing = [name for name in TABLES["charge_order/reference"].columns if name not in table]
-    if missing:
-        raise UserError(f"{folder / TABLE} lacks the columns {', '.join(missing)}; make it again")
-    keys = [atoms.info.get("state_key") for atoms in structures]
-    if keys != table["state_key"].tolist():
-        raise UserError(f"{folder}: {TABLE} and {STRUCTURES} list different states; make them again")
-    return table, structures

@@ -14,6 +14,8 @@ from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import atomic_path, write_csv, write_json
 from workflow_lib.core.locks import alone
 from workflow_lib.models.trained import TrainedModel
+from workflow_lib.results import load_model
+from workflow_lib.results_reading import read_reference, seal
 from workflow_lib.results_schema import CONVERGED, DIVERGED, HEADLINE, PROTOCOLS, Protocol
 from workflow_lib.simulation.cache import RelaxationCache, model_identity
 from workflow_lib.stages.charge_order.figures import states_figure
@@ -27,7 +29,6 @@ from workflow_lib.stages.charge_order.protocols import (
     single_points,
     state_roles,
 )
-from workflow_lib.stages.charge_order.reference import read_reference
 from workflow_lib.stages.charge_order.score import Scores, score_states
 from workflow_lib.stages.charge_order.settings import ChargeOrderSettings
 
@@ -64,7 +65,7 @@ def run_charge_order(
     reference are of different levels of theory.
     """
     out = Path(out)
-    model = TrainedModel.load(model_dir)
+    model = load_model(model_dir)
     reference, structures = read_reference(reference_dir)
     _check_level(model, reference, model_dir)
     arrangements = [arrangement_of(host, atoms) for atoms in structures]
@@ -117,6 +118,7 @@ def run_charge_order(
         states_figure(states, out, title=out.name)
         write_json(out / TIMINGS, timings)
         write_json(out / SCORES, scores)
+        seal(out, "charge-order", source=out.name)
         return scores
 
 

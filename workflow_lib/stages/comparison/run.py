@@ -12,8 +12,9 @@ from typing import Any
 
 import pandas as pd
 
-from workflow_lib.core.io import read_json, write_csv
+from workflow_lib.core.io import write_csv
 from workflow_lib.models.identity import EWALD, UNTRAINED
+from workflow_lib.results_reading import read_document, read_table, seal
 from workflow_lib.stages.comparison.figures import comparison_figure
 
 _METRICS = {
@@ -62,13 +63,13 @@ def _held_out(metrics: pd.DataFrame, label: str) -> float | None:
 
 def _knows_test_states(training: Path) -> bool:
     """Whether frames were split so that a state of the test frames also trains."""
-    states = read_json(training / "card.json")["training"]["states"]
+    states = read_document(training / "card.json", "train")["training"]["states"]
     return not set(states["train"]).isdisjoint(states["test"])
 
 
-def _optional(folders: Mapping[str, Path], name: str, file: str) -> dict[str, Any]:
+def _optional(folders: Mapping[str, Path], name: str, file: str, command: str) -> dict[str, Any]:
     """A stage's JSON for a model; empty where the stage did not run for it (controls search not)."""
-    return read_json(folders[name] / file) if name in folders else {}
+    return read_document(folders[name] / file, command) if name in folders else {}
 
 
 def _row(
@@ -78,31 +79,35 @@ def _row(
     embeddings: Mapping[str, Path],
     thermodynamics: pd.DataFrame,
 ) -> dict[str, Any]:
-    card = read_json(training / "card.json")
+    card = read_document(training / "card.json", "train")
     row: dict[str, Any] = {
         key: card[key] for key in ("family", "init", "variant", "fold", "seed", "status")
     }
     row["source"], row["model"] = training.name, card["name"]
-    row["parameters"] = read_json(training / "timings.json")["parameters"]
-    row["train_frames"] = read_json(training / "labels.json")["labels"]["energy"]["available"]["train"]
-    metrics = pd.read_csv(training / "metrics.csv")
+    row["parameters"] = read_document(training / "timings.json", "train", ("parameters",), sealed=False)[
+        "parameters"
+    ]
+    row["train_frames"] = read_document(training / "labels.json", "train")["labels"]["energy"]["available"][
+        "train"
+    ]
+    metrics = read_table("training/metrics", training)
     for column, label in _METRICS.items():
         row[column] = _held_out(metrics, label)
-    charge_order = _optional(charge_orders, training.name, "scores.json")
+    charge_order = _optional(charge_orders, training.name, "scores.json", "charge-order")
     row.update({key: charge_order.get(key) for key in _CHARGE_ORDER})
     hull = thermodynamics[thermodynamics["source"] == training.name]
     for key in ("hull_mae_mev_fu", "step_voltage_mae_mv"):
         row[key] = None if hull.empty else hull[key].iloc[0]
-    embedding = _optional(embeddings, training.name, "scores.json")
+    embedding = _optional(embeddings, training.name, "scores.json", "embedding")
     row.update({key: embedding.get(key) for key in _EMBEDDING})
-    search = _optional(searches, training.name, "summary.json")
+    search = _optional(searches, training.name, "summary.json", "search")
     row["relaxations"] = charge_order.get("relaxations", 0) + search.get("relaxations", 0)
     return row
 
 
 def _ewald_row(charge_orders: Mapping[str, Path]) -> dict[str, Any]:
     """The naive ranking: no training, energies of formal charges."""
-    scores = read_json(charge_orders[EWALD] / "scores.json")
+    scores = read_document(charge_orders[EWALD] / "scores.json", "charge-order")
     row: dict[str, Any] = {key: scores.get(key) for key in _CHARGE_ORDER}
     row.update(dict.fromkeys(("source", "model", "family"), EWALD))
     row.update(init="none", variant=UNTRAINED.name, status="reference")
@@ -114,12 +119,13 @@ def _timings(
 ) -> pd.DataFrame:
     rows = []
     for training in trainings:
-        timing = read_json(training / "timings.json")
+        timing = read_document(training / "timings.json", "train", sealed=False)
         row = {"source": training.name, **{f"training_{key}": value for key, value in timing.items()}}
         for stage, folders in (("charge_order", charge_orders), ("search", searches)):
             file = folders[training.name] / "timings.json" if training.name in folders else None
             if file is not None and file.is_file():
-                row.update({f"{stage}_{key}": value for key, value in read_json(file).items()})
+                content = read_document(file, stage, sealed=False)
+                row.update({f"{stage}_{key}": value for key, value in content.items()})
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -139,7 +145,7 @@ def run_comparison(
     """
     by_name = {"charge_orders": charge_orders, "searches": searches, "embeddings": embeddings}
     folders = {key: {path.name: path for path in paths} for key, paths in by_name.items()}
-    hull = pd.read_csv(thermodynamics / "scores.csv")
+    hull = read_table("thermodynamics/scores", thermodynamics)
     rows = [
         _row(path, folders["charge_orders"], folders["searches"], folders["embeddings"], hull)
         for path in trainings
@@ -152,3 +158,4 @@ def run_comparison(
     write_csv(table, out / "comparison.csv")
     write_csv(_timings(trainings, folders["searches"], folders["charge_orders"]), out / "timings.csv")
     comparison_figure(table, out / "comparison", seen=any(map(_knows_test_states, trainings)))
+    seal(out, "comparison")

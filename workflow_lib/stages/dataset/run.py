@@ -25,6 +25,7 @@ from workflow_lib.lattice.arrangement import UNIT
 from workflow_lib.lattice.counting import count_distinct
 from workflow_lib.lattice.host import Host
 from workflow_lib.lattice.redox import RedoxRule
+from workflow_lib.results_reading import seal
 from workflow_lib.stages.dataset.assign import category
 from workflow_lib.stages.dataset.decide import decide, set_aside_table
 from workflow_lib.stages.dataset.element_figure import draw_elements
@@ -239,3 +240,4 @@ def build_dataset(
         warnings=_warnings(index),
     )
     write_json(out / "summary.json", summary)
+    seal(out, "dataset")

@@ -16,6 +16,7 @@ from workflow_lib.lattice.arrangement import Arrangement, Repeat, StateKey
 from workflow_lib.lattice.ewald import electrostatic_order
 from workflow_lib.lattice.formation import MEV, end_energies, formation_energy
 from workflow_lib.lattice.host import Host
+from workflow_lib.results_reading import checked, seal, seal_name
 from workflow_lib.results_schema import DFT, RELAXATION, TABLES
 from workflow_lib.stages.dft.settings import DftSettings
 
@@ -80,6 +81,9 @@ def plan_pending(pending: Path, host: Host, settings: DftSettings) -> dict[str, 
 
 
 def _pending(path: Path) -> pd.DataFrame:
+    """Read what DFT is asked for: the searches' list, or one that the user wrote, which is not sealed."""
+    if path.with_name(seal_name("search-overview")).is_file():
+        checked(path, "search-overview")
     try:
         return pd.read_csv(path)
     except FileNotFoundError as error:
@@ -136,4 +140,5 @@ def energies(pending: Path, plan: dict[str, list[Calculation]], store: Store, ou
         )
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     write_csv(table, Path(out) / "energies.csv")
+    seal(out, "dft-energies")
     return table

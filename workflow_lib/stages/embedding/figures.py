@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 
 from workflow_lib.core.errors import UserError
-from workflow_lib.core.io import read_json, save_figure, write_csv
+from workflow_lib.core.io import save_figure, write_csv
 from workflow_lib.core.plotting import COLOUR_FE2, COLOUR_FE3, style
 from workflow_lib.models.identity import CONTROLS, VARIANTS, look_of
+from workflow_lib.results_reading import read_document, read_table, seal
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -153,10 +154,8 @@ def model_figure(points: pd.DataFrame, scores: dict[str, Any], stem: Path) -> No
 def _read(folders: Sequence[Path]) -> tuple[pd.DataFrame, dict[str, Path]]:
     rows, places = [], {}
     for folder in map(Path, folders):
-        scores = read_json(folder / "scores.json")
-        missing = [name for name in (*IDENTITY, *NUMBERS, "headline") if name not in scores]
-        if missing:
-            raise UserError(f"{folder / 'scores.json'} lacks {', '.join(missing)}; make it again")
+        keys = (*IDENTITY, *NUMBERS, "headline", "reference_state")
+        scores = read_document(folder / "scores.json", "embedding", keys)
         row = {name: scores[name] for name in (*IDENTITY, "headline")}
         for number in NUMBERS:
             row |= {name: scores[name] for name in (number, f"{number}_untrained")}
@@ -221,7 +220,7 @@ def embedding_overview(dirs: Sequence[str | Path], out: str | Path) -> pd.DataFr
             _say(panel, str(group["status"].iloc[0]))
             continue
         identity = str(shown["source"].iloc[0])
-        points = pd.read_parquet(places[identity] / "points.parquet").drop(columns="embedding")
+        points = read_table("embedding/points", places[identity]).drop(columns="embedding")
         points = points[points["network"] == "trained"]
         _scatter(panel, points, str(shown["redox"].iloc[0]), path=True)
         drawn.append(points.assign(source=identity))
@@ -237,6 +236,7 @@ def embedding_overview(dirs: Sequence[str | Path], out: str | Path) -> pd.DataFr
     table = table.drop(columns=["row", "column"])
     write_csv(table, out / "overview.csv")
     write_csv(pd.concat(drawn, ignore_index=True) if drawn else pd.DataFrame(), out / "overview_points.csv")
+    seal(out, "embedding-overview")
     return table
 
 

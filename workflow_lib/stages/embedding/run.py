@@ -15,7 +15,8 @@ from workflow_lib.frames.splits import Splits
 from workflow_lib.frames.table import Frame, read_parquet, single_reference
 from workflow_lib.lattice.host import Host
 from workflow_lib.models.trained import TrainedModel
-from workflow_lib.stages.charge_order.reference import read_reference
+from workflow_lib.results import load_model
+from workflow_lib.results_reading import read_reference, seal
 from workflow_lib.stages.embedding.extract import (
     POINT_COLUMNS,
     Points,
@@ -58,7 +59,7 @@ def run_embedding(
     lack the model's fold, or the frames show one charge state only.
     """
     out = Path(out)
-    model = TrainedModel.load(model_dir)
+    model = load_model(model_dir)
     frames = read_parquet(frames_path)
     redox_z = atomic_number(host.redox)
     known = usable(frames, model, redox_z)
@@ -184,3 +185,4 @@ def _write(points: pd.DataFrame, scores: dict[str, Any], out: Path) -> None:
     write_csv(points.drop(columns="embedding"), out / "pca.csv")
     model_figure(points, scores, out / "pca")
     write_json(out / "scores.json", scores)
+    seal(out, "embedding", source=out.name)

@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 
 from workflow_lib.core.errors import UserError
-from workflow_lib.core.io import read_json, save_figure, write_csv
+from workflow_lib.core.io import save_figure, write_csv
 from workflow_lib.core.plotting import OKABE_ITO, style
 from workflow_lib.lattice.host import Host
+from workflow_lib.results_reading import read_document, seal
 from workflow_lib.stages.search.settings import CellSettings, SearchSettings
 
 if TYPE_CHECKING:
@@ -159,10 +160,11 @@ def search_overview(searches: Iterable[Path], out: Path) -> None:
         )
     figure.legend(loc="outside lower center", ncols=2)
     save_figure(figure, Path(out) / "overview")
+    seal(out, "search-overview")
 
 
 def _reached(folder: Path) -> pd.DataFrame:
-    summary = read_json(folder / "summary.json")
+    summary = read_document(folder / "summary.json", "search", ("source", "arranged", "cells", "shown"))
     rows = []
     for name, cell in summary["cells"].items():
         lowest = {method: data["lowest"] for method, data in cell["methods"].items()}

@@ -7,43 +7,31 @@ from pathlib import Path
 
 import pandas as pd
 
-from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import write_csv
 from workflow_lib.lattice.arrangement import StateKey
+from workflow_lib.results_reading import read_table, seal
 
 COLUMNS = ("cell", "x", "n_occupied", "state_key", "charge_order", "models", "asked_by", "formation_mev_fu")
 NEEDED = ("source", "cell", "state_key", "x", "n_occupied", "formation_mev_fu")
 
 
-def _read(path: Path, columns: Iterable[str]) -> pd.DataFrame:
-    try:
-        table = pd.read_csv(path)
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist; run the stage that writes it first") from error
-    except pd.errors.EmptyDataError:
-        table = pd.DataFrame()
-    missing = [column for column in columns if column not in table]
-    if missing:
-        raise UserError(f"{path} has no column {', '.join(missing)}; make it again")
-    return table
-
-
-def collect_pending(found: Iterable[Path], reference: Path, out: Path, *, lowest: int = 2) -> pd.DataFrame:
+def collect_pending(
+    searches: Iterable[Path], reference: Path, out: Path, *, lowest: int = 2
+) -> pd.DataFrame:
     """Write ``pending.csv`` to the folder ``out``: what DFT has no energy of yet; returns the table.
 
-    ``found`` are the ``found.csv`` of the searches, ``reference`` the table of DFT states
-    (``state_key``). Each model asks for its ``lowest`` arrangements of each supercell and
-    composition; what DFT has is left out. An arrangement found by a charge-blind model names no
-    charge order (``charge_order`` "open": the lowest of its orders is asked for); it is known as
-    soon as DFT has one order on the same ions. ``asked_by`` and ``formation_mev_fu`` (meV per
-    formula unit, each model's own) hold one entry a model, divided by ``;`` in the same order.
-    Raises UserError for missing files or columns.
+    ``searches`` are the folders of the searches, ``reference`` that of DFT's answers. Each model asks
+    for its ``lowest`` arrangements of each supercell and composition; what DFT has is left out. An
+    arrangement found by a charge-blind model names no charge order (``charge_order`` "open": the lowest
+    of its orders is asked for); it is known as soon as DFT has one order on the same ions. ``asked_by``
+    and ``formation_mev_fu`` (each model's own) hold one entry a model, divided by ``;`` in the same
+    order. Raises UserError for tables that are missing or damaged.
     """
-    known = set(_read(Path(reference), ("state_key",))["state_key"])
+    known = set(read_table("charge_order/reference", reference)["state_key"])
     known |= {StateKey.parse(key).ion_key for key in known}
     asked = []
-    for path in sorted(Path(path) for path in found):
-        table = _read(path, NEEDED).dropna(subset=["formation_mev_fu"])
+    for folder in sorted(Path(folder) for folder in searches):
+        table = read_table("search/found", folder).dropna(subset=["formation_mev_fu"])
         # Several methods can have found one arrangement.
         table = table.sort_values(["formation_mev_fu", "state_key"]).drop_duplicates("state_key")
         asked.append(table.groupby(["cell", "n_occupied"], sort=True).head(lowest)[list(NEEDED)])
@@ -70,4 +58,5 @@ def collect_pending(found: Iterable[Path], reference: Path, out: Path, *, lowest
         ignore_index=True,
     )
     write_csv(pending, Path(out) / "pending.csv")
+    seal(out, "search-overview")
     return pending

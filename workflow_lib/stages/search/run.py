@@ -18,6 +18,7 @@ from workflow_lib.core.locks import alone
 from workflow_lib.core.progress import Progress
 from workflow_lib.lattice.arrangement import UNIT, Arrangement
 from workflow_lib.lattice.host import Host
+from workflow_lib.results_reading import seal
 from workflow_lib.stages.charge_order.settings import ChargeOrderSettings
 from workflow_lib.stages.search.evaluate import Evaluator, ModelEvaluator
 from workflow_lib.stages.search.figures import search_figure, shown
@@ -62,11 +63,11 @@ def run_search(
     ``timings.json``. Raises UserError for a composition that the supercell does not have, a
     supercell too large to enumerate, or a damaged model, state or cache.
     """
-    from workflow_lib.models.trained import TrainedModel
+    from workflow_lib.results import load_model
     from workflow_lib.simulation.cache import RelaxationCache, model_identity
 
     check_cells(host, settings)
-    model = TrainedModel.load(model_dir)
+    model = load_model(model_dir)
     identity = model_identity(model)
     with alone(Path(cache) / f"search-{identity[:20]}", "search"):
         store = RelaxationCache(cache, identity)
@@ -189,6 +190,7 @@ def search_all(
         },
     )
     search_figure(found, history, host, settings, f"{name}: arranges {arranged}", out / "progress")
+    seal(out, "search", source=name)
     return seconds
 
 

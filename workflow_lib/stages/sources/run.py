@@ -12,6 +12,7 @@ from workflow_lib.frames.reading.inputs import kind_of
 from workflow_lib.frames.reading.part import ReadSettings
 from workflow_lib.frames.reading.run import read_sources
 from workflow_lib.lattice.redox import RedoxRule
+from workflow_lib.results_reading import seal
 from workflow_lib.stages.sources.settings import SourcesSettings
 
 CITATIONS = ("source", "title", "doi", "version", "licence", "citation", "files", "bytes", "retrieved")
@@ -52,6 +53,7 @@ def read_fetched(
         raise UserError(f"sources {', '.join(settings.items)}: no file of frames among those fetched")
     summary = read_sources(wanted, out, reading, jobs)
     write_csv(pd.DataFrame(citations, columns=list(CITATIONS)), out / "citations.csv")
+    seal(out, "sources")
     return summary
 
 

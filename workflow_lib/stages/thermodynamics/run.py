@@ -23,6 +23,7 @@ from workflow_lib.lattice.arrangement import StateKey
 from workflow_lib.lattice.hull import Hull, lower_hull
 from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.lattice.voltage import VoltageProfile, voltage_distance_mv, voltage_profile
+from workflow_lib.results_reading import seal
 from workflow_lib.results_schema import HEADLINE, SEARCH
 from workflow_lib.stages.thermodynamics import figures, tables
 from workflow_lib.stages.thermodynamics.scores import hull_error, step_voltage_error, summarise
@@ -237,3 +238,4 @@ def run_thermodynamics(
     ):
         write_csv(table, out / f"{name}.csv")
     figures.draw_all(formation, hulls, voltages, level=info.level, out=out)
+    seal(out, "thermodynamics")

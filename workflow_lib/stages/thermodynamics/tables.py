@@ -17,6 +17,7 @@ import pandas as pd
 from workflow_lib.core.errors import UserError
 from workflow_lib.lattice.arrangement import StateKey
 from workflow_lib.models.identity import EWALD, ModelId
+from workflow_lib.results_reading import read_table
 from workflow_lib.results_schema import DFT, DIVERGED, HEADLINE, REFERENCE, SEARCH, UNCONVERGED
 
 COLUMNS = (
@@ -38,19 +39,6 @@ COLUMNS = (
     "status",
     "fmax_ev_a",
 )
-
-
-def _read(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
-    if not path.is_file():
-        raise UserError(f"{path} does not exist; run the stage that writes it first")
-    try:
-        table = pd.read_csv(path)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is no CSV table ({error}); make it again") from error
-    missing = [name for name in columns if name not in table]
-    if missing:
-        raise UserError(f"{path} lacks the columns {', '.join(missing)}; make it again")
-    return table
 
 
 def _complete(table: pd.DataFrame, name: str, protocol: str, where: Path) -> pd.DataFrame:
@@ -83,9 +71,8 @@ def _complete(table: pd.DataFrame, name: str, protocol: str, where: Path) -> pd.
 
 def read_reference(folder: Path) -> pd.DataFrame:
     """DFT's answers: ``reference.csv`` of the charge-order stage."""
-    path = folder / "reference.csv"
-    table = _read(path, ("state_key", "x", "energy_ev", "formation_mev_fu", "fmax_ev_a", "degeneracy"))
-    return _complete(table.assign(method=DFT), DFT, REFERENCE, path)
+    table = read_table("charge_order/reference", folder)
+    return _complete(table.assign(method=DFT), DFT, REFERENCE, folder)
 
 
 class ReferenceInfo(NamedTuple):
@@ -97,8 +84,7 @@ class ReferenceInfo(NamedTuple):
 
 def reference_info(folder: Path) -> ReferenceInfo:
     """Unit and level of the reference energies; UserError where either is not the same throughout."""
-    path = folder / "reference.csv"
-    table = _read(path, ("state_key", "formula_units", "level"))
+    table = read_table("charge_order/reference", folder)
     ratios = {
         StateKey.parse(key).sites / units
         for key, units in zip(table["state_key"], table["formula_units"], strict=True)
@@ -106,26 +92,23 @@ def reference_info(folder: Path) -> ReferenceInfo:
     levels = set(table["level"])
     if len(ratios) != 1 or len(levels) != 1:
         raise UserError(
-            f"{path} mixes hosts or levels of theory; one hull needs one of each: make it again"
+            f"{folder} mixes hosts or levels of theory; one hull needs one of each: make it again"
         )
     return ReferenceInfo(ratios.pop(), levels.pop())
 
 
 def read_charge_order(folder: Path, reference: pd.DataFrame) -> pd.DataFrame:
     """One model's relaxed states, with the degeneracies of the reference."""
-    path = folder / "states.csv"
-    table = _read(path, ("protocol", "state_key", "x", "energy_ev", "status"))
+    table = read_table("charge_order/states", folder)
     table = table[table["protocol"] == HEADLINE].reset_index(drop=True)
     degeneracy = dict(zip(reference["state_key"], reference["degeneracy"], strict=True))
     table = table.assign(degeneracy=table["state_key"].map(degeneracy), method="enumeration")
-    return _complete(table, folder.name, HEADLINE, path)
+    return _complete(table, folder.name, HEADLINE, folder)
 
 
 def read_search(folder: Path) -> pd.DataFrame:
     """All structures that one model's searches evaluated."""
-    path = folder / "found.csv"
-    table = _read(path, ("state_key", "x", "method", "energy_ev", "status"))
-    return _complete(table, folder.name, SEARCH, path)
+    return _complete(read_table("search/found", folder), folder.name, SEARCH, folder)
 
 
 def usable(table: pd.DataFrame, *, accept_unconverged: bool) -> np.ndarray:

@@ -20,6 +20,7 @@ from workflow_lib.models.identity import variant_of
 from workflow_lib.models.registry import FAMILIES
 from workflow_lib.models.species import species_alphabet
 from workflow_lib.models.trained import TrainedModel, species_to_card
+from workflow_lib.results_reading import seal
 from workflow_lib.stages.dataset.settings import DatasetSettings
 from workflow_lib.stages.training.checkpoint import CheckpointStore, frames_checksum, training_code
 from workflow_lib.stages.training.data import (
@@ -118,6 +119,7 @@ def train(
         }
         TrainedModel(potential, card).save(out)
         _write_results(out, sets, record, settings, rule, seed)
+        seal(out, "train", source=out.name)
 
 
 def _course(
