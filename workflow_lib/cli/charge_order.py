@@ -70,7 +70,7 @@ def charge_order_ewald(config: Config, reference: Path, dataset: Path, out: Path
 
 @stage(folders("--trainings"), folder("--dataset"))
 def charge_order_identical(config: Config, trainings: list[Path], dataset: Path, out: Path) -> None:
-    """Ask all models about one structure's charge orders.
+    """Ask all models about orders of the same atoms.
 
     Several charge orders of exactly the same positions.
     """
