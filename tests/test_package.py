@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import workflow_lib
+from workflow_lib.cli.main import group
 
 ROOT = Path(__file__).parents[1]
 HEAVY = {"torch", "ase", "numpy", "pandas", "pymatgen", "matplotlib", "pydantic", "pyarrow", "snakemake"}
@@ -43,6 +45,20 @@ def test_what_is_not_exported_is_an_attribute_error() -> None:
         workflow_lib.Hots  # noqa: B018
     with pytest.raises(ImportError):
         exec("from workflow_lib import Hots")
+
+
+def test_the_guide_names_files_and_commands_that_exist() -> None:
+    """Paths in code marks that name a file of the repository or of the package, and commands."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    for path in re.findall(r"`((?:[\w.-]+/)+[\w.-]*)`", text):
+        if path.startswith(("results/", "~", "models/<", "stages/<", "cli/<", "rules/<")):
+            continue
+        assert any((root / path).exists() for root in (ROOT, ROOT / "workflow_lib")), path
+    for command in re.findall(r"workflow-lib ([a-z-]+)", text):
+        assert command in group.commands, command
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for target in re.findall(r"`make ([a-z-]+)", text):
+        assert target in targets, target
 
 
 def test_the_version_is_that_of_the_citation() -> None:
