@@ -171,6 +171,13 @@ class Host:
 
         return Shells(self)
 
+    @cached_property
+    def confusable(self) -> float:
+        """How well the host fits itself in a wrong setting, see ``locate.confusable`` (A)."""
+        from workflow_lib.lattice.locate import confusable
+
+        return confusable(self)
+
     def permutations(self, repeat: Repeat) -> tuple[np.ndarray, np.ndarray]:
         """Return how symmetry moves sites: ``(mobile [n_ops, n_mobile], redox [n_ops, n_redox])``.
 

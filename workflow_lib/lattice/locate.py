@@ -2,7 +2,7 @@
 
 The setting of the host file is tried first, for all frames at once. Frames that do not fit well there are
 read in every other way in which their cell is a repetition of the host's (see ``setting``), and the
-reading in which the framework fits best counts; a reading that was found is tried on the frames that
+reading in which the atoms fit best counts; a reading that was found is tried on the frames that
 follow. An atom belongs to its nearest site; where two share one, the assignment of least squared
 distance decides. The origin is where the framework says: its mean displacement is taken out.
 """
@@ -15,18 +15,23 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from workflow_lib.core.elements import SYMBOLS
+from workflow_lib.core.errors import UserError
 from workflow_lib.lattice.arrangement import Arrangement, Repeat
 from workflow_lib.lattice.setting import Basis, bases
 
 if TYPE_CHECKING:
+    from ase import Atoms
+
     from workflow_lib.lattice.host import Host
 
 MATCH = 1.2
 """A; farther from its host site than this, an atom is somewhere else."""
 SURE = 0.35
-"""A; a framework that lies this well on its sites (root mean square) needs no other reading."""
+"""A; atoms that lie this well on their sites (root mean square) need no other reading."""
 BETTER = 0.05
 """A by which another reading must fit better than the host file's own setting."""
+SAME = 0.02
+"""A; a reading of the host itself that fits this well is a symmetry of it."""
 SMALLEST = 0.1
 """A^3 an atom; less is no cell."""
 REMEMBERED = 16
@@ -59,8 +64,8 @@ class _Fit(NamedTuple):
     """How frames [G] lie on the sites in a reading.
 
     ``site`` [G, n] counts the sites of each element from 0; ``worst`` and ``rms`` [G] in A are the
-    largest displacement of an atom and the root mean square of the framework's; ``atom`` [G] is the
-    atom with the largest; ``shift`` [G, 3] the origin (scaled).
+    largest displacement of an atom and their root mean square; ``atom`` [G] is the atom with the
+    largest; ``shift`` [G, 3] the origin (scaled).
     """
 
     site: np.ndarray
@@ -121,7 +126,7 @@ def locate(
         alike.setdefault(numbers[mine].tobytes(), []).append(frame)
     for members in alike.values():
         atoms = np.array([order[offsets[frame] : offsets[frame + 1]] for frame in members])
-        group = _Group(host, int(copies[members[0]]), numbers[atoms[0]])
+        group = _Group(host, int(copies[members[0]]), numbers[atoms[0]], host.confusable)
         group.locate(positions[atoms], cells[members])
         for row, (frame, mine) in enumerate(zip(members, atoms, strict=True)):
             reasons[frame] = group.reasons[row]
@@ -132,6 +137,57 @@ def locate(
                 place = mine[atom] - offsets[frame]
                 reasons[frame] = f"atom {place} ({SYMBOLS[numbers[mine[atom]]]}) is {reasons[frame]}"
     return Located(arrangements, reasons, copies)
+
+
+def confusable(host: Host) -> float:
+    """Return how well the host fits itself in a wrong reading: the smallest root mean square (A).
+
+    A host that is nearly, but not quite, of higher symmetry can be read wrongly at little cost;
+    frames must then fit better to need no other reading.
+    """
+    smallest = np.inf
+    for x in (0.0, 1.0):
+        atoms = host.full_cell(x)
+        kept = np.sort(np.setdiff1d(np.arange(len(atoms)), [] if x else host.mobile_sites))
+        kept = kept[np.argsort(atoms.numbers[kept], kind="stable")]
+        group = _Group(host, 1, atoms.numbers[kept], np.inf)
+        for _, fit in group.trials(atoms.positions[kept], np.asarray(atoms.cell[:])):
+            smallest = min(smallest, *fit.rms[fit.rms > SAME].tolist(), np.inf)
+    return float(smallest)
+
+
+class OnSites(NamedTuple):
+    """A structure in the setting of the host.
+
+    The host's ``cell`` [3, 3] as the structure has it (A) and, atom by atom, the scaled ``positions``
+    [n, 3] from the origin of the host and the ``site`` [n] in its full cell.
+    """
+
+    cell: np.ndarray
+    positions: np.ndarray
+    site: np.ndarray
+
+
+def onto_sites(host: Host, atoms: Atoms) -> OnSites:
+    """Return a structure of one host cell in the setting of the host; UserError where it fits none."""
+    order = np.argsort(atoms.numbers, kind="stable")
+    numbers, cell = atoms.numbers[order], np.asarray(atoms.cell[:])
+    copies = copies_of_host(host, numbers, np.array([0, len(numbers)]))
+    if copies[0] != 1:
+        raise UserError(
+            f"{atoms.get_chemical_formula()} is not one cell of {host.name}, ions taken out or not"
+        )
+    group = _Group(host, 1, numbers, host.confusable)
+    group.locate(atoms.positions[None, order], cell[None])
+    if group.found[0] is None or group.reasons[0] is not None:
+        raise UserError(f"{atoms.get_chemical_formula()}: {group.reasons[0]}")
+    (basis, shift), found = group.found[0]
+    edges = basis.matrix @ cell
+    positions, site = np.empty((len(numbers), 3)), np.empty(len(numbers), dtype=np.int64)
+    positions[order] = atoms.positions[order] @ np.linalg.inv(edges) + shift
+    for z in np.unique(numbers):
+        site[order[numbers == z]] = np.flatnonzero(host.numbers == z)[found[numbers == z]]
+    return OnSites(edges, positions, site)
 
 
 def _sound(offsets: np.ndarray, positions: np.ndarray, cells: np.ndarray) -> np.ndarray:
@@ -146,8 +202,9 @@ def _sound(offsets: np.ndarray, positions: np.ndarray, cells: np.ndarray) -> np.
 class _Group:
     """Frames with the same atoms ``numbers`` [n], sorted, that make ``copies`` cells of the host."""
 
-    def __init__(self, host: Host, copies: int, numbers: np.ndarray) -> None:
+    def __init__(self, host: Host, copies: int, numbers: np.ndarray, confusable: float) -> None:
         self.host, self.copies, self.numbers = host, copies, numbers
+        self.sure, self.better = min(SURE, confusable / 2), min(BETTER, confusable / 4)
         self.low = host.low
         mobile_z = int(host.numbers[host.mobile_sites[0]])
         self.mobile = np.flatnonzero(numbers == mobile_z)
@@ -158,7 +215,7 @@ class _Group:
         self._sites: dict[Repeat, dict[int, np.ndarray]] = {}
         self.reasons: list[str | None] = []
         self.misplaced: list[int | None] = []
-        self.found: list[tuple[Repeat, np.ndarray] | None] = []
+        self.found: list[tuple[Reading, np.ndarray] | None] = []
 
     def sites(self, repeat: Repeat) -> dict[int, np.ndarray]:
         """Scaled positions [s, 3] of the sites of each element in a supercell."""
@@ -171,12 +228,12 @@ class _Group:
         """The arrangement of a frame that was located."""
         found = self.found[row]
         assert found is not None
-        repeat, site = found
+        (basis, _), site = found
         occupied = sorted(site[self.mobile].tolist())
         if states is None:
-            return Arrangement(repeat, tuple(occupied), None)
+            return Arrangement(basis.repeat, tuple(occupied), None)
         reduced = site[self.redox][states[self.redox] == self.low]
-        return Arrangement(repeat, tuple(occupied), tuple(sorted(reduced.tolist())))
+        return Arrangement(basis.repeat, tuple(occupied), tuple(sorted(reduced.tolist())))
 
     def locate(self, positions: np.ndarray, cells: np.ndarray) -> None:
         """Match frames ``positions`` [G, n, 3] and ``cells`` [G, 3, 3] (A) to sites."""
@@ -192,22 +249,22 @@ class _Group:
             basis = Basis((repeat[0], repeat[1], repeat[2]), np.eye(3, dtype=np.int64))
             self._take(
                 rows,
-                basis.repeat,
+                basis,
                 self._fit(Reading(basis, np.zeros(3)), positions[rows], cells[rows]),
                 rms,
             )
-        doubtful = np.flatnonzero(rms > SURE)
+        doubtful = np.flatnonzero(rms > self.sure)
         for row in doubtful.tolist():
-            if rms[row] > SURE:
+            if rms[row] > self.sure:
                 self._other_settings(row, doubtful, positions, cells, rms)
 
-    def _take(self, rows: np.ndarray, repeat: Repeat, fit: _Fit, rms: np.ndarray) -> None:
+    def _take(self, rows: np.ndarray, basis: Basis, fit: _Fit, rms: np.ndarray) -> None:
         """Keep a fit of some frames where it is better than what they have."""
         for place, row in enumerate(rows.tolist()):
-            if fit.rms[place] >= rms[row] - (BETTER if np.isfinite(rms[row]) else 0):
+            if fit.rms[place] >= rms[row] - (self.better if np.isfinite(rms[row]) else 0):
                 continue
             rms[row] = fit.rms[place]
-            self.found[row] = repeat, fit.site[place]
+            self.found[row] = Reading(basis, fit.shift[place]), fit.site[place]
             good = fit.worst[place] <= MATCH
             self.reasons[row] = (
                 None if good else f"{fit.worst[place]:.2f} A from its site in {self.host.name}"
@@ -221,7 +278,7 @@ class _Group:
         known = self.host.settings_found.setdefault((self.copies, len(self.numbers)), [])
         for reading in known:
             fit = self._fit(reading, positions[[row]], cells[[row]])
-            if fit.rms[0] <= SURE:
+            if fit.rms[0] <= self.sure:
                 self._spread(reading, doubtful, positions, cells, rms)
                 return
         best: tuple[float, Reading] | None = None
@@ -232,18 +289,18 @@ class _Group:
             reading = best[1]
             self._take(
                 np.array([row]),
-                reading.basis.repeat,
+                reading.basis,
                 self._fit(reading, positions[[row]], cells[[row]]),
                 rms,
             )
-            if best[0] <= SURE:
+            if best[0] <= self.sure:
                 known.insert(0, reading)
                 del known[REMEMBERED:]
                 self._spread(reading, doubtful, positions, cells, rms)
         elif self.found[row] is None:
             edges = " x ".join(f"{edge:.2f}" for edge in np.linalg.norm(cells[row], axis=1))
             self.reasons[row] = f"its cell of {edges} A is no repetition of that of {self.host.name}"
-        rms[row] = min(rms[row], SURE)  # read; nothing fits better
+        rms[row] = min(rms[row], self.sure)  # read; nothing fits better
 
     def _spread(
         self,
@@ -253,43 +310,44 @@ class _Group:
         cells: np.ndarray,
         rms: np.ndarray,
     ) -> None:
-        rows = doubtful[rms[doubtful] > SURE]
+        rows = doubtful[rms[doubtful] > self.sure]
         fit = self._fit(reading, positions[rows], cells[rows])
-        sure = fit.rms <= SURE
-        self._take(rows[sure], reading.basis.repeat, _Fit(*(part[sure] for part in fit)), rms)
+        sure = fit.rms <= self.sure
+        self._take(rows[sure], reading.basis, _Fit(*(part[sure] for part in fit)), rms)
 
     def _readings(self, positions: np.ndarray, cell: np.ndarray) -> Iterator[tuple[Reading, float]]:
         """All readings of a frame [n, 3] whose shape is that of the host, with the framework's misfit."""
+        for basis, fit in self.trials(positions, cell):
+            best = int(fit.rms.argmin())
+            yield Reading(basis, fit.shift[best]), float(fit.rms[best])
+
+    def trials(self, positions: np.ndarray, cell: np.ndarray) -> Iterator[tuple[Basis, _Fit]]:
+        """All readings of a frame, those of a basis together: one atom on each of its sites in turn."""
         elements, counts = np.unique(self.numbers[self.framework], return_counts=True)
         z = int(elements[counts.argmin()])
         first = int(np.flatnonzero(self.numbers == z)[0])
         for basis in bases(self.cell, self.copies, cell):
             # Copies of a site follow one another; a shift by a host cell changes no key.
             sites = self.sites(basis.repeat)[z][:: self.copies]
-            inverse = np.linalg.inv(basis.matrix @ cell)
-            shifts = sites - positions[first] @ inverse
-            framework = self.framework
-            fit = self._fit(
-                Reading(basis, shifts),
-                np.repeat(positions[None], len(shifts), axis=0),
-                np.repeat(cell[None], len(shifts), axis=0),
-                framework,
+            shifts = sites - positions[first] @ np.linalg.inv(basis.matrix @ cell)
+            yield (
+                basis,
+                self._fit(
+                    Reading(basis, shifts),
+                    np.repeat(positions[None], len(shifts), axis=0),
+                    np.repeat(cell[None], len(shifts), axis=0),
+                ),
             )
-            best = int(fit.rms.argmin())
-            yield Reading(basis, fit.shift[best]), float(fit.rms[best])
 
-    def _fit(
-        self, reading: Reading, positions: np.ndarray, cells: np.ndarray, atoms: np.ndarray | None = None
-    ) -> _Fit:
-        """Match frames in one reading; of ``atoms`` [n] (bool) alone where given.
+    def _fit(self, reading: Reading, positions: np.ndarray, cells: np.ndarray) -> _Fit:
+        """Match frames in one reading.
 
-        The shift of the reading is where to look; the origin that counts is where the framework has no
-        mean displacement.
+        The shift of the reading ([3], or one a frame [G, 3]) is where to look; the origin that counts
+        is where the framework has no mean displacement.
         """
-        chosen = np.ones(len(self.numbers), dtype=bool) if atoms is None else atoms
         edges = reading.basis.matrix @ cells
-        scaled = positions[:, chosen] @ np.linalg.inv(edges) + np.atleast_2d(reading.shift)[:, None]
-        numbers, framework = self.numbers[chosen], self.framework[chosen]
+        scaled = positions @ np.linalg.inv(edges) + np.atleast_2d(reading.shift)[:, None]
+        numbers, framework = self.numbers, self.framework
         sites = self.sites(reading.basis.repeat)
         site = np.empty(scaled.shape[:2], dtype=np.int64)
         gap = np.empty_like(scaled)
@@ -308,7 +366,7 @@ class _Group:
         return _Fit(
             site,
             displaced.max(axis=1),
-            np.sqrt((displaced[:, framework] ** 2).mean(axis=1)),
+            np.sqrt((displaced**2).mean(axis=1)),
             displaced.argmax(axis=1),
             np.atleast_2d(reading.shift) - mean,
         )
