@@ -11,7 +11,7 @@ COLOUR_FE3 = "#D55E00"
 def style() -> None:
     """Set matplotlib for files, not screens; call before the first figure of a job."""
     import matplotlib as mpl
-    from cycler import cycler
+    from matplotlib.rcsetup import cycler
 
     mpl.use("Agg")
     mpl.rcParams.update(

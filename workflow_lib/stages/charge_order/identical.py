@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from campaigns.naxfepo4_gpaw.same_positions import KIND, SAME
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import write_csv
 from workflow_lib.core.progress import Progress
@@ -33,6 +32,10 @@ if TYPE_CHECKING:
     from workflow_lib.lattice.host import Host
     from workflow_lib.lattice.redox import RedoxRule
 
+KIND = "same-positions"
+"""``kind`` of frames on positions that another charge order has too."""
+SAME = 1e-6
+"""A; atoms that differ by less in every coordinate are identical: the store holds all digits."""
 ORDERS, SCORES = "identical.csv", "identical_scores.csv"
 IDENTITY = ("model", "variant", "fold", "seed", "charge_labelled")
 
