@@ -25,6 +25,7 @@ from workflow_lib.cli.dataset import dataset
 from workflow_lib.cli.dft import dft_energies, dft_plan, dft_run, dft_status
 from workflow_lib.cli.embedding import embedding, embedding_overview
 from workflow_lib.cli.frames import convert, read
+from workflow_lib.cli.hosts import host
 from workflow_lib.cli.models import evaluate, predict, relax
 from workflow_lib.cli.search import search, search_overview
 from workflow_lib.cli.sources import fetch, sources
@@ -35,7 +36,7 @@ from workflow_lib.core.validation import one_line
 
 PROGRAM = "workflow-lib"
 GROUPS: dict[str, tuple[click.Command, ...]] = {
-    "Files, structures and models": (fetch, read, convert, evaluate, predict, relax),
+    "Files, structures and models": (fetch, read, convert, host, evaluate, predict, relax),
     "A run and its configuration": (check, report, clean, schema),
     "Stages, as the rules call them": (
         *(sources, dataset, train),
