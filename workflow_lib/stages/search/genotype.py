@@ -18,12 +18,12 @@ ABSENT = 0
 
 @dataclass
 class Lattice:
-    """The sites that a search decorates, and the way between arrangements and genes.
+    """The sites that a search decorates, and the conversion between arrangements and genes.
 
-    A gene is an :class:`ase.Atoms` of all mobile sites, followed by all redox sites where
-    ``charges`` are arranged too. The mobile element (the redox element) marks an ion (an
-    electron), X its absence. ``compositions`` are the numbers of mobile ions a search may have;
-    ``reduced`` gives the number of electrons that makes each neutral.
+    A gene is an :class:`ase.Atoms` of all mobile sites, followed by all redox sites if ``charges``
+    are arranged too. The mobile element (the redox element) marks an ion (an electron), X its
+    absence. ``compositions`` are the numbers of mobile ions a search may have; ``reduced`` gives
+    the number of electrons that makes each of them neutral.
     """
 
     host: Host
@@ -48,14 +48,14 @@ class Lattice:
         self.reduced = (
             {n: self.host.n_reduced(self.repeat, n) for n in self.compositions} if self.charges else {}
         )
-        # How far each mobile site is from each redox site [n_mobile, n_redox], nearest image, in A.
+        # Distance of each mobile site to the nearest image of each redox site [n_mobile, n_redox] in A.
         self.distances = np.zeros((self.n_mobile, 0))
         if self.charges:
             ions, electrons = self.template.positions[self.ions], self.template.positions[self.electrons]
             self.distances = get_distances(ions, electrons, cell=full.cell, pbc=True)[1]
 
     def encode(self, arrangement: Arrangement) -> Atoms:
-        """The gene of an arrangement."""
+        """Return the gene of an arrangement (with its charge states if the lattice has charges)."""
         numbers = np.full(len(self.template), ABSENT)
         filled = list(arrangement.occupied)
         if self.charges:
@@ -67,18 +67,18 @@ class Lattice:
         return gene
 
     def decode(self, gene: Atoms) -> Arrangement:
-        """The arrangement of a gene."""
+        """Return the arrangement of a gene."""
         filled = gene.numbers != ABSENT
         occupied = tuple(map(int, np.flatnonzero(filled[self.ions])))
         reduced = tuple(map(int, np.flatnonzero(filled[self.electrons]))) if self.charges else None
         return Arrangement(self.repeat, occupied, reduced)
 
     def composition(self, gene: Atoms) -> int:
-        """Number of mobile ions of a gene."""
+        """Return the number of mobile ions of a gene."""
         return int(np.count_nonzero(gene.numbers[self.ions] != ABSENT))
 
     def move(self, gene: Atoms, operation: int) -> Atoms:
-        """The gene after a symmetry operation of the host (an equivalent arrangement)."""
+        """Return the gene after a symmetry operation of the host (an equivalent arrangement)."""
         mobile, redox = self.host.permutations(self.repeat)
         target = mobile[operation]
         if self.charges:
