@@ -5,6 +5,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 import pytest
+from invented_hosts import magnesium_phosphate, magnesium_silicate, two_sodium
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.dft.jobs import read_jobs, write_jobs
@@ -130,3 +131,33 @@ def test_an_engine_must_fit_the_level():
     with pytest.raises(ValueError, match="engine vasp computes at level"):
         DftSettings(engine="vasp")
     assert DftSettings(engine="vasp", level=Level(code="VASP", cutoff=520)).engine == "vasp"
+
+
+@pytest.mark.parametrize(
+    ("host", "key", "ends"),
+    [
+        (magnesium_silicate(), "1x1x1:Mg1100", ("1x1x1:Mg0000:Fe4444", "1x1x1:Mg1111:Fe2222")),
+        (two_sodium(), "2x1x1:Na1100", ("1x1x1:Na00:Fe4", "1x1x1:Na11:Fe2")),
+    ],
+    ids=["two electrons an ion", "two ions a redox site"],
+)
+def test_plans_for_other_charges(host, key, ends, tmp_path):
+    arrangement = host.parse(key)
+    table = pd.DataFrame(
+        [(arrangement.repeat, 0.5, 2, key)], columns=["cell", "x", "n_occupied", "state_key"]
+    )
+    table.to_csv(tmp_path / "pending.csv", index=False)
+    plan = plan_pending(tmp_path / "pending.csv", host, SETTINGS)
+    assert plan[key][0].state_key.startswith(f"{key}:Fe")
+    assert tuple(job.state_key for job in plan[key][1:]) == ends
+    for job in plan[key]:
+        job.check(host.rule.formal_charges)
+
+
+def test_a_host_without_a_neutral_end_has_no_plan(tmp_path):
+    table = pd.DataFrame(
+        [("1x1x1", 0.5, 2, "1x1x1:Mg1100")], columns=["cell", "x", "n_occupied", "state_key"]
+    )
+    table.to_csv(tmp_path / "pending.csv", index=False)
+    with pytest.raises(UserError, match="the full end member of invented MgFePO4 is not neutral"):
+        plan_pending(tmp_path / "pending.csv", magnesium_phosphate(), SETTINGS)

@@ -13,7 +13,7 @@ from workflow_lib.lattice.arrangement import Arrangement, Repeat
 from workflow_lib.lattice.host import Host
 
 ABSENT = 0
-"""Atomic number of ase's dummy element X: a vacancy, or a missing electron (higher state)."""
+"""Atomic number of ase's dummy element X: a vacancy, or a redox site in the higher state."""
 
 
 @dataclass
@@ -21,9 +21,10 @@ class Lattice:
     """The sites that a search decorates, and the conversion between arrangements and genes.
 
     A gene is an :class:`ase.Atoms` of all mobile sites, followed by all redox sites if ``charges``
-    are arranged too. The mobile element (the redox element) marks an ion (an electron), X its
+    are arranged too. The mobile element (the redox element) marks an ion (a reduced site), X its
     absence. ``compositions`` are the numbers of mobile ions a search may have; ``reduced`` gives
-    the number of electrons that makes each of them neutral.
+    the number of reduced sites that makes each of them neutral. ``carried`` is how many of these
+    go with an ion that moves: one or more, negative for mobile anions.
     """
 
     host: Host
@@ -45,6 +46,8 @@ class Lattice:
         self.present = np.array([mobile_z] * self.n_mobile + [redox_z] * self.n_redox)
         self.ions = slice(0, self.n_mobile)
         self.electrons = slice(self.n_mobile, self.n_mobile + self.n_redox)
+        carried = self.host.mobile_charge / (self.host.high - self.host.low)
+        self.carried = max(1, round(abs(carried))) * (1 if carried > 0 else -1)
         self.reduced = (
             {n: self.host.n_reduced(self.repeat, n) for n in self.compositions} if self.charges else {}
         )

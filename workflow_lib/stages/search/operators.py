@@ -141,7 +141,7 @@ class _WithElectrons(Mutation):
 
 
 class MoveCoupled(_WithElectrons):
-    """A mobile ion goes to a vacancy and takes an electron from its old to its new neighbourhood."""
+    """A mobile ion goes to a vacancy and takes its electrons from its old to its new neighbourhood."""
 
     name = "coupled"
 
@@ -152,17 +152,24 @@ class MoveCoupled(_WithElectrons):
             return None
         source = _choose(self.rng, np.flatnonzero(occupied))
         target = _choose(self.rng, np.flatnonzero(~occupied))
-        giving = self._near(gene, source, filled=True)
-        taking = self._near(gene, target, filled=False)
-        if giving is None or taking is None:
+        carried, moved = self.lattice.carried, False
+        for _ in range(abs(carried)):
+            giving = self._near(gene, source, filled=carried > 0)
+            taking = self._near(gene, target, filled=carried < 0)
+            if giving is None or taking is None:
+                break
+            self._set(gene, giving, filled=carried < 0)
+            self._set(gene, taking, filled=carried > 0)
+            moved = True
+        if not moved:
             return None
-        for site, filled in ((source, False), (target, True), (giving, False), (taking, True)):
-            self._set(gene, site, filled=filled)
+        self._set(gene, source, filled=False)
+        self._set(gene, target, filled=True)
         return gene
 
 
 class ChangeComposition(_WithElectrons):
-    """Move to the next lower or higher allowed composition: remove or add ions, each with an electron."""
+    """Move to the next lower or higher allowed composition: remove or add ions and their electrons."""
 
     name = "composition"
 
@@ -177,16 +184,18 @@ class ChangeComposition(_WithElectrons):
         if not targets:
             return None
         target = targets[int(self.rng.random() * len(targets))]
-        adding = target > now
-        for _ in range(abs(target - now)):
+        adding, steps = target > now, abs(target - now)
+        change = lattice.reduced[target] - lattice.reduced[now] if lattice.charges else 0
+        for step in range(steps):
             occupied = gene.numbers[lattice.ions] != ABSENT
             site = _choose(self.rng, np.flatnonzero(occupied != adding))
             self._set(gene, site, filled=adding)
-            if lattice.charges:
-                redox = self._near(gene, site, filled=not adding)
+            # Whole redox sites follow, also where an ion brings half of one.
+            for _ in range(abs(change) * (step + 1) // steps - abs(change) * step // steps):
+                redox = self._near(gene, site, filled=change < 0)
                 if redox is None:  # cannot be between two neutral compositions
                     raise AssertionError(f"no redox site left to follow an ion at {now} -> {target}")
-                self._set(gene, redox, filled=adding)
+                self._set(gene, redox, filled=change > 0)
         return gene
 
 
