@@ -27,7 +27,7 @@ def search(config: Config, model_dir: Path, reference: Path, work: Path, out: Pa
         model_dir=model_dir,
         host=Host.load(config.host, config.redox),
         settings=config.search,
-        charge_order=config.charge_order,
+        relaxation=config.charge_order,
         seed=config.seed,
         work=work / "search",
         cache=work / "relaxations",

@@ -16,7 +16,7 @@ from workflow_lib.simulation.cache import (
     model_identity,
     relax_arrangements,
 )
-from workflow_lib.stages.charge_order.settings import ChargeOrderSettings
+from workflow_lib.simulation.settings import RelaxationSettings
 from workflow_lib.stages.search.problem import Evaluation, finite
 from workflow_lib.stages.search.settings import CellSettings, SearchSettings
 
@@ -69,27 +69,27 @@ class ModelEvaluator:
         host: Host,
         cache: RelaxationCache,
         settings: SearchSettings,
-        charge_order: ChargeOrderSettings,
+        relaxation: RelaxationSettings,
         name: str = "model",
     ) -> None:
-        self.model, self.host, self.cache, self.charge_order, self.name = (
+        self.model, self.host, self.cache, self.relaxation, self.name = (
             model,
             host,
             cache,
-            charge_order,
+            relaxation,
             name,
         )
         self.charges = model.charge_labelled
         self.level: str = model.card["energy_reference"]
-        self.polaron_distortion = charge_order.polaron_distortion if self.charges else 0.0
+        self.polaron_distortion = relaxation.polaron_distortion if self.charges else 0.0
         stops = [self._stop(cell) for cell in settings.cells]
         self._end_stop = (min(fmax for fmax, _ in stops), max(steps for _, steps in stops))
 
     def _stop(self, cell: CellSettings) -> tuple[float, int]:
         """Return the largest force in eV/A and the largest number of steps of the relaxations in a cell."""
         return (
-            self.charge_order.fmax if cell.fmax is None else cell.fmax,
-            self.charge_order.max_steps if cell.max_steps is None else cell.max_steps,
+            self.relaxation.fmax if cell.fmax is None else cell.fmax,
+            self.relaxation.max_steps if cell.max_steps is None else cell.max_steps,
         )
 
     @property
@@ -98,8 +98,8 @@ class ModelEvaluator:
         numbers = (
             self.polaron_distortion,
             *self._end_stop,
-            self.charge_order.fmax,
-            self.charge_order.max_steps,
+            self.relaxation.fmax,
+            self.relaxation.max_steps,
         )
         return "|".join(
             (model_identity(self.model), host_identity(self.host), *(f"{n:.6g}" for n in numbers))
@@ -113,7 +113,7 @@ class ModelEvaluator:
             polaron_distortion=self.polaron_distortion,
             fmax=stop[0],
             max_steps=stop[1],
-            batch_size=self.charge_order.batch_size,
+            batch_size=self.relaxation.batch_size,
             cache=self.cache,
             progress=f"{self.name} relaxing",
         )

@@ -19,7 +19,7 @@ from workflow_lib.core.progress import Progress
 from workflow_lib.lattice.arrangement import UNIT, Arrangement
 from workflow_lib.lattice.host import Host
 from workflow_lib.results_reading import seal
-from workflow_lib.stages.charge_order.settings import ChargeOrderSettings
+from workflow_lib.simulation.settings import RelaxationSettings
 from workflow_lib.stages.search.evaluate import Evaluator, ModelEvaluator
 from workflow_lib.stages.search.figures import search_figure, shown
 from workflow_lib.stages.search.genotype import Lattice
@@ -48,7 +48,7 @@ def run_search(
     model_dir: Path,
     host: Host,
     settings: SearchSettings,
-    charge_order: ChargeOrderSettings,
+    relaxation: RelaxationSettings,
     seed: int,
     work: Path,
     cache: Path,
@@ -56,7 +56,7 @@ def run_search(
 ) -> None:
     """Search with the model in ``model_dir`` and write what was found to ``out``.
 
-    ``charge_order`` sets the starting structures and, if a cell does not, when relaxations stop.
+    ``relaxation`` sets the starting structures and, if a cell does not, when relaxations stop.
     ``work`` keeps the state of the searches, ``cache`` the relaxations shared with the charge-order
     stage: both survive an interruption, after which the same call resumes and ends with the same
     tables. Writes ``found.csv``, ``history.csv``, ``found.extxyz``, ``summary.json``,
@@ -71,7 +71,7 @@ def run_search(
     identity = model_identity(model)
     with alone(Path(cache) / f"search-{identity[:20]}", "search"):
         store = RelaxationCache(cache, identity)
-        evaluator = ModelEvaluator(model, host, store, settings, charge_order, name=Path(model_dir).name)
+        evaluator = ModelEvaluator(model, host, store, settings, relaxation, name=Path(model_dir).name)
         before = len(store)
         started = time.perf_counter()
         seconds = search_all(
@@ -190,7 +190,7 @@ def search_all(
         },
     )
     search_figure(found, history, host, settings, f"{name}: arranges {arranged}", out / "progress")
-    seal(out, "search", source=name)
+    seal(out, "search", source=out.name)
     return seconds
 
 

@@ -13,11 +13,10 @@ from torch import Tensor
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.frames.splits import SETS, SetName, Splits
-from workflow_lib.frames.subset import describe_subset, in_subset
+from workflow_lib.frames.subset import Subset, describe_subset, in_subset
 from workflow_lib.frames.table import Frame, read_parquet, single_reference, with_labels
 from workflow_lib.lattice.redox import Embedding, RedoxRule
 from workflow_lib.models.contract import Batch, Graph, Potential, Structure
-from workflow_lib.stages.dataset.settings import DatasetSettings
 from workflow_lib.stages.training.loss import PER_SYSTEM, Targets
 from workflow_lib.stages.training.settings import Label, LossTerm, TrainingSettings
 
@@ -27,7 +26,7 @@ _SHUFFLE = 1  # keeps the random numbers of label shuffling apart from those of 
 _ORDER = 2
 
 
-def load_sets(frames_path: Path, splits_path: Path, fold: int, subset: DatasetSettings | None) -> Sets:
+def load_sets(frames_path: Path, splits_path: Path, fold: int, subset: Subset | None) -> Sets:
     """Frames of the three sets of a fold, in the order of the frame table.
 
     ``subset``: keep only frames of its chemical subset. The validation set may be empty. Raises

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from workflow_lib.core.elements import SYMBOLS
 from workflow_lib.core.io import atomic_path, write_csv, write_json
 from workflow_lib.core.locks import alone
+from workflow_lib.frames.subset import Subset
 from workflow_lib.frames.table import frame_to_atoms
 from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.models.identity import variant_of
@@ -21,7 +22,6 @@ from workflow_lib.models.registry import FAMILIES
 from workflow_lib.models.species import species_alphabet
 from workflow_lib.models.trained import TrainedModel, species_to_card
 from workflow_lib.results_reading import seal
-from workflow_lib.stages.dataset.settings import DatasetSettings
 from workflow_lib.stages.training.checkpoint import CheckpointStore, frames_checksum, training_code
 from workflow_lib.stages.training.data import (
     SetName,
@@ -56,7 +56,7 @@ def train(
     out: str | Path,
     checkpoints: str | Path,
     threads: int,
-    dataset: DatasetSettings,
+    dataset: Subset,
 ) -> None:
     """Train one model and write its folder.
 
