@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from workflow_lib.core.errors import UserError
-    from workflow_lib.frames.foreign import read_frames, read_structure, write_frames
+    from workflow_lib.frames.foreign import read_frames, write_frames
     from workflow_lib.frames.splits import Splits
+    from workflow_lib.frames.structure import read_structure
     from workflow_lib.frames.table import Frame
     from workflow_lib.lattice.host import Arrangement, Host
     from workflow_lib.lattice.hull import Hull, lower_hull
@@ -52,7 +53,8 @@ __all__ = [
 ]
 _MODULES = {
     "core.errors": ("UserError",),
-    "frames.foreign": ("read_frames", "read_structure", "write_frames"),
+    "frames.foreign": ("read_frames", "write_frames"),
+    "frames.structure": ("read_structure",),
     "frames.splits": ("Splits",),
     "frames.table": ("Frame",),
     "lattice.host": ("Arrangement", "Host"),

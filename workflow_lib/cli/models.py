@@ -76,7 +76,7 @@ def predict(model_dir: Path, structure: Path, assign: Assign, as_json: bool) -> 
 
     STRUCTURE has any format that ASE reads.
     """
-    from workflow_lib.frames.foreign import read_structure
+    from workflow_lib.frames.structure import read_structure
 
     atoms = read_structure(structure)
     prediction = _model(model_dir).predict([atoms], assign=assign)[0]
@@ -98,7 +98,7 @@ def relax(model_dir: Path, structure: Path, out: Path, assign: Assign, fmax: flo
 
     STRUCTURE and OUT have any format that ASE knows.
     """
-    from workflow_lib.frames.foreign import read_structure, write_structure
+    from workflow_lib.frames.structure import read_structure, write_structure
 
     atoms = read_structure(structure)
     model = _model(model_dir)

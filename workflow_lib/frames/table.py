@@ -32,6 +32,7 @@ import numpy as np
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import atomic_path
 from workflow_lib.frames.magnetism import magnetic_order, magnetic_orders
+from workflow_lib.frames.sanity import LIMITS, coincident
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -125,14 +126,37 @@ def check_frame(frame: Frame, where: str) -> None:
         value = getattr(frame, name)
         if value is not None and len(value) != n:
             raise UserError(f"{where}: {name} has {len(value)} rows for {n} atoms; give one per atom")
-    for name in ("energy", "positions", "cell", "forces", "stress", "magmoms", "charges"):
+    for name, limit in LIMITS.items():
         value = getattr(frame, name)
-        if value is not None and not np.isfinite(value).all():
+        if value is None:
+            continue
+        if not np.isfinite(value).all():
             raise UserError(
                 f"{where}: {name} holds values that are not finite; remove the frame or leave the label out"
             )
-    if abs(np.linalg.det(frame.cell)) < SMALLEST_VOLUME:
+        largest = float(np.abs(value).max(initial=0))
+        if largest > (limit * n if name == "energy" else limit):
+            raise UserError(f"{where}: {name} of {largest:.3g} cannot be; see docs/data.md for the units")
+    if frame.formula_units < 1:
+        raise UserError(f"{where}: formula_units is {frame.formula_units}; a cell holds at least 1")
+    _check_places(frame.positions, frame.cell, where)
+
+
+def check_geometry(numbers: np.ndarray, positions: np.ndarray, cell: np.ndarray, where: str) -> None:
+    """Raise UserError for a structure [n, 3] (A) that cannot be: as :func:`check_frame`, without labels."""
+    for name, value in (("positions", positions), ("cell", cell)):
+        if not np.isfinite(value).all() or np.abs(value).max(initial=0) > LIMITS[name]:
+            raise UserError(f"{where}: {name} hold values that cannot be; give A")
+    if not len(numbers) or min(numbers) < 1 or max(numbers) > LAST_ELEMENT:
+        raise UserError(f"{where}: an atom is of no element")
+    _check_places(positions, cell, where)
+
+
+def _check_places(positions: np.ndarray, cell: np.ndarray, where: str) -> None:
+    if abs(np.linalg.det(cell)) < SMALLEST_VOLUME:
         raise UserError(f"{where}: the cell has no volume; give three lattice vectors in A")
+    if coincident(positions, np.asarray(cell)[None], np.array([0, len(positions)]))[0]:
+        raise UserError(f"{where}: two atoms are in one place; remove one of them")
 
 
 def frames_to_table(frames: Sequence[Frame]) -> pa.Table:
@@ -383,15 +407,18 @@ class FrameBatch:
             wrong = list_lengths(columns[name]) != expected.get(name, self.sizes)
             if (wrong & ~self.missing(name)).any() or columns[name].combine_chunks().flatten().null_count:
                 return False
-            if name not in _INTEGER and not np.isfinite(self.flat(name)).all():
+            if name not in _INTEGER and not (np.abs(self.flat(name)) <= LIMITS[name]).all():
                 return False
-        volumes = np.abs(np.linalg.det(self.flat("cell").reshape(-1, 3, 3)))
+        cells = self.flat("cell").reshape(-1, 3, 3)
+        volumes = np.abs(np.linalg.det(cells))
         return bool(
             self.sizes.all()
             and self.numbers.min() >= 1
             and self.numbers.max() <= LAST_ELEMENT
             and volumes.min() >= SMALLEST_VOLUME
-            and np.isfinite(self.values("energy")).all()
+            and (np.abs(self.values("energy")) <= LIMITS["energy"] * self.sizes).all()
+            and self.values("formula_units").min() >= 1
+            and not coincident(self.flat("positions").reshape(-1, 3), cells, self.offsets).any()
         )
 
     def frames(self) -> list[Frame]:

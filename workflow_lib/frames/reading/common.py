@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from workflow_lib.frames.foreign import make_frame
+from workflow_lib.frames.labels import make_frame, reason_of
 from workflow_lib.frames.table import Frame
 
 if TYPE_CHECKING:
@@ -41,11 +41,6 @@ class Defaults:
         """Remember a line for the summary."""
         if line not in self.notes:
             self.notes.append(line)
-
-
-def reason_of(error: BaseException) -> str:
-    """Why a frame or file cannot be used, in one line."""
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
 def one_frame(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from workflow_lib.core.elements import SYMBOLS
-from workflow_lib.frames.foreign import ACCEPTED
+from workflow_lib.frames.labels import ACCEPTED
 from workflow_lib.frames.reading.fixed import parse_fixed
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 DEFAULT = "species:S:1:pos:R:3"
 WIDTHS = {"forces": 3, "magmoms": 1, "charges": 1, "oxidation_states": 1}
 """Per-atom columns of the frame table that a file may hold, with their numbers an atom."""
+MOST_COLUMNS = 1000
 _ATOMIC_NUMBERS = {symbol: z for z, symbol in enumerate(SYMBOLS) if z}
 
 
@@ -46,8 +47,12 @@ def layout(properties: str) -> Layout:
     if len(words) % 3:
         raise ValueError(f"Properties={properties} is not made of name:type:columns")
     for name, kind, width in zip(words[::3], words[1::3], words[2::3], strict=True):
-        if kind not in ("S", "R", "I", "L") or not width.isdigit() or int(width) < 1:
-            raise ValueError(f"Properties has {name}:{kind}:{width}; types are S, R, I and L")
+        if kind not in ("S", "R", "I", "L") or not width.isdecimal() or int(width[:9]) < 1:
+            raise ValueError(f"Properties has {name}:{kind}:{width[:20]}; types are S, R, I and L")
+        if len(width) > 9 or int(width) > MOST_COLUMNS - column:
+            raise ValueError(
+                f"Properties has {name}:{kind}:{width[:20]}; a line has 1 to {MOST_COLUMNS} columns"
+            )
         fields.append((name, kind, column, int(width)))
         column += int(width)
     named = {name: (kind, start, width) for name, kind, start, width in fields}

@@ -15,7 +15,7 @@ import numpy as np
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import atomic_path, read_json, write_json
-from workflow_lib.frames.foreign import StressUnit
+from workflow_lib.frames.labels import StressUnit
 from workflow_lib.frames.reading.common import Damaged, Defaults
 from workflow_lib.frames.reading.duplicates import fingerprints
 from workflow_lib.frames.reading.inputs import Input

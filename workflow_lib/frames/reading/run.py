@@ -18,7 +18,7 @@ from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import write_csv, write_json
 from workflow_lib.core.locks import folder_lock
 from workflow_lib.core.progress import say
-from workflow_lib.frames.foreign import UNSTATED
+from workflow_lib.frames.labels import UNSTATED
 from workflow_lib.frames.reading.inputs import find_inputs
 from workflow_lib.frames.reading.merge import Merged, merge
 from workflow_lib.frames.reading.part import LABELS, Part, ReadSettings, start_worker, work

@@ -9,25 +9,58 @@ from typing import Literal
 
 import numpy as np
 
-from workflow_lib.core.elements import SYMBOLS
+from workflow_lib.core.elements import SYMBOLS, atomic_number
 from workflow_lib.core.errors import UserError
-from workflow_lib.frames.foreign import (
+from workflow_lib.frames.labels import (
     STRESS_LIMIT,
     STRESS_TO_EV,
     StressUnit,
-    bader_signs,
     composition,
     count_formula_units,
 )
 from workflow_lib.frames.table import Frame
 from workflow_lib.lattice.redox import RedoxRule
 
+_NA, _O = atomic_number("Na"), atomic_number("O")
+_NA_BADER = (0.5, 1.05)  # e; Na in oxides and polyanions has 0.86 to 0.88
 Surrogates = Literal["auto", "always", "never"]
 MAGNETIC = 2.0  # muB; Fe3+ shown as Ga has above 3
 NOT_MAGNETIC = 0.5  # muB; real Ga has 0.0
 DOUBTFUL = 0.05
 """Stress below it is eV/A^3 for sure: 0.05 GPa is less than most relaxed cells keep. Up to 1 it may be
 either, and is taken as eV/A^3, as by ``foreign.read_frames``."""
+
+
+def bader_signs(frames: Sequence[Frame]) -> tuple[np.ndarray, np.ndarray]:
+    """Sign ``[frames]`` that makes cations positive, and the mean charge of Na in e (nan without).
+
+    Bader charge of Na in these oxides: 0.86 to 0.88 e; a frame without Na is judged by its oxygen,
+    which is always negative. The sign is 0 where Na is far from +-0.87 e: no Bader charges. It is 1
+    where nothing can be told.
+    """
+    signs, sodium = np.ones(len(frames)), np.full(len(frames), np.nan)
+    known = [index for index, frame in enumerate(frames) if frame.charges is not None]
+    if not known:
+        return signs, sodium
+    sizes = [len(frames[index]) for index in known]
+    owner = np.repeat(known, sizes)
+    numbers = np.concatenate([frames[index].numbers for index in known])
+    charges = np.concatenate([np.asarray(frames[index].charges) for index in known])
+    means = []
+    for z in (_NA, _O):
+        chosen = numbers == z
+        count = np.bincount(owner[chosen], minlength=len(frames))
+        total = np.bincount(owner[chosen], charges[chosen], minlength=len(frames))
+        means.append(np.divide(total, count, out=np.full(len(frames), np.nan), where=count > 0))
+    sodium, oxygen = means
+    oxide, with_na = np.isfinite(oxygen), np.isfinite(oxygen) & np.isfinite(sodium)
+    signs[oxide] = -np.sign(oxygen[oxide])
+    signs[with_na] = np.sign(sodium[with_na])
+    size = np.abs(sodium[with_na])
+    signs[with_na] *= (_NA_BADER[0] <= size) & (size <= _NA_BADER[1])
+    # All zeros on oxygen: nothing to turn.
+    signs[oxide & ~with_na & (signs == 0)] = 1
+    return signs, sodium
 
 
 def orient_charges(frames: Sequence[Frame]) -> Counter[str]:

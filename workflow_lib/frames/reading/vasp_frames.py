@@ -9,7 +9,8 @@ import numpy as np
 
 from workflow_lib.core.compressed import bare_name, find
 from workflow_lib.core.errors import UserError
-from workflow_lib.frames.reading.common import Batches, Damaged, Defaults, one_frame, reason_of
+from workflow_lib.frames.labels import reason_of
+from workflow_lib.frames.reading.common import Batches, Damaged, Defaults, one_frame
 from workflow_lib.frames.reading.outcar import OutcarFile
 from workflow_lib.frames.reading.vasp import (
     bader_charges,

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from workflow_lib.core.elements import atomic_number
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import sha256, write_csv, write_json
-from workflow_lib.frames.foreign import ACCEPTED
+from workflow_lib.frames.labels import ACCEPTED
 from workflow_lib.frames.subset import describe_subset
 from workflow_lib.frames.table import FrameBatch, frame_writer, iter_parquet
 from workflow_lib.lattice.arrangement import UNIT

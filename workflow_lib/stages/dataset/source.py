@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from workflow_lib.core.errors import UserError
-from workflow_lib.frames.foreign import UNSTATED, read_frames
+from workflow_lib.frames.foreign import read_frames
+from workflow_lib.frames.labels import UNSTATED
 from workflow_lib.frames.table import (
     Frame,
     FrameBatch,

@@ -1,0 +1,74 @@
+"""What no frame can be: numbers beyond any physics, and two atoms in one place.
+
+Values beyond these limits are slips of a writer. Read on, they end in sums that are infinite, neighbour
+lists that never end, or energies of null much later.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+LIMITS = {
+    "energy": 1e7,  # eV an atom; all-electron energies reach 1e6
+    "positions": 1e6,  # A; beyond it a coordinate has lost its last digits
+    "cell": 1e4,  # A
+    "forces": 1e6,  # eV/A
+    "stress": 1e6,  # in any of the units that files have
+    "magmoms": 100.0,  # muB
+    "charges": 200.0,  # e
+}
+"""Largest magnitudes, in the unit of the frame table unless stated."""
+COINCIDENT = 0.01  # A; atoms that are nearer are one atom written twice
+_DIRECTION = np.array([0.531, 0.327, 0.142])
+_ORIGIN = np.array([0.173, 0.419, 0.307])
+"""Of no symmetry that crystals have, so that few atoms of one share a height over these planes."""
+
+
+def coincident(
+    positions: np.ndarray, cells: np.ndarray, offsets: np.ndarray, wanted: np.ndarray | None = None
+) -> np.ndarray:
+    """Return which frames hold two atoms in one place, periodic images included.
+
+    ``positions`` ``[N, 3]`` and ``cells`` ``[F, 3, 3]`` in A; frame i from ``offsets[i]`` to
+    ``offsets[i + 1]``. One flag for each of the ``wanted`` frames ``[F]`` (default: all), whose cells
+    have a volume.
+    """
+    frames = np.arange(len(cells)) if wanted is None else np.flatnonzero(wanted)
+    sizes = np.diff(offsets)[frames]
+    if not len(frames):
+        return np.zeros(0, dtype=bool)
+    inverse = np.linalg.inv(cells[frames])
+    owner = np.repeat(np.arange(len(frames)), sizes)
+    if len(frames) < len(cells):
+        positions = positions[np.repeat(np.isin(np.arange(len(cells)), frames), np.diff(offsets))]
+    scaled = np.einsum("ni,nij->nj", positions, inverse[owner])
+    # Heights over three planes, folded so that all images of an atom have one, summed to one number
+    # that atoms in one place share.
+    folded = scaled + _ORIGIN
+    folded -= np.rint(folded)
+    heights = np.abs(folded) @ _DIRECTION
+    order = np.argsort(owner * 2.0 + heights, kind="stable")
+    near = (
+        np.diff(heights[order])
+        <= COINCIDENT * (np.linalg.norm(inverse, axis=1) @ _DIRECTION)[owner[order[1:]]]
+    )
+    near &= np.diff(owner[order]) == 0
+    found = np.zeros(len(frames), dtype=bool)
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    for frame in np.unique(owner[order[1:][near]]).tolist():
+        mine = scaled[starts[frame] : starts[frame + 1]]
+        found[frame] = _any_coincident(mine, cells[frames[frame]])
+    return found
+
+
+def _any_coincident(scaled: np.ndarray, cell: np.ndarray) -> bool:
+    """Whether any two atoms ``[n, 3]`` (scaled) of one frame are in one place."""
+    from scipy.spatial import cKDTree
+
+    wrapped = scaled % 1.0
+    wrapped[wrapped >= 1.0] = 0.0
+    reach = COINCIDENT * np.linalg.norm(np.linalg.inv(cell), axis=0).max()
+    pairs = cKDTree(wrapped, boxsize=1.0).query_pairs(min(reach * 1.8, 0.49), output_type="ndarray")
+    gap = wrapped[pairs[:, 0]] - wrapped[pairs[:, 1]]
+    gap -= np.rint(gap)
+    return bool((np.linalg.norm(gap @ cell, axis=1) < COINCIDENT).any())
