@@ -6,6 +6,7 @@ needed to build the network again. No pickle is ever read.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -21,8 +22,9 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from workflow_lib.core.code import PACKAGE, code_checksum
 from workflow_lib.core.errors import UserError
-from workflow_lib.core.io import atomic_path, read_json, sha256, write_json
+from workflow_lib.core.io import atomic_path, read_json, sha256, to_json, write_json
 from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.models.contract import Batch, Output, Potential, Species, Structure
 from workflow_lib.models.registry import FAMILIES
@@ -88,10 +90,17 @@ def species_from_card(card: Mapping[str, Any]) -> Species:
 
 
 class TrainedModel:
-    """A potential in evaluation mode and its card (keys: see :data:`REQUIRED` and design)."""
+    """A potential in evaluation mode and its card (keys: see :data:`REQUIRED` and design).
 
-    def __init__(self, potential: Potential, card: Mapping[str, Any]) -> None:
+    A model whose training saw no stress hands none out (UserError), since cells relaxed with it are
+    wrong by percents, unless ``allow_untrained_stress`` asks for it by name.
+    """
+
+    def __init__(
+        self, potential: Potential, card: Mapping[str, Any], *, allow_untrained_stress: bool = False
+    ) -> None:
         self.potential = potential.eval()
+        self.allow_untrained_stress = allow_untrained_stress
         self.card = dict(card)
         labelled = self.card["redox_embedding"] != "none"
         self.rule: RedoxRule | None = rule_from_card(self.card) if labelled else None
@@ -100,6 +109,29 @@ class TrainedModel:
     def charge_labelled(self) -> bool:
         """Whether the model tells the charge states of the redox element apart."""
         return self.rule is not None
+
+    @property
+    def identity(self) -> str:
+        """Hash of everything that decides the model's answers: tensors, labels, code of the adapter.
+
+        ValueError for a model that was never saved.
+        """
+        if "tensors_sha256" not in self.card:
+            raise ValueError("only a saved model has an identity: call TrainedModel.save first")
+        keys = ("tensors_sha256", "family", "hyperparameters", "species", "redox_embedding")
+        adapter = type(self.potential).__module__
+        own = [adapter] if adapter.startswith(f"{PACKAGE}.") else []
+        code = code_checksum(__name__, *own)
+        return hashlib.sha256(to_json([{key: self.card[key] for key in keys}, code]).encode()).hexdigest()
+
+    @property
+    def trained_on_stress(self) -> bool:
+        """Whether stresses entered the last training, or are those of shipped weights as they are."""
+        training = self.card.get("training", {})
+        if self.card["init"] == "pretrained" and not training.get("steps"):
+            return True
+        terms = training.get("settings", {}).get("loss", [])
+        return bool(training.get("steps")) and any(term["label"] == "stress" for term in terms)
 
     @property
     def elements(self) -> frozenset[int]:
@@ -128,7 +160,13 @@ class TrainedModel:
         write_json(folder / CARD, self.card)
 
     @classmethod
-    def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> Self:
+    def load(
+        cls,
+        folder: str | Path,
+        device: str | torch.device = "cpu",
+        *,
+        allow_untrained_stress: bool = False,
+    ) -> Self:
         """Build the network from the card and fill it; UserError for a damaged or foreign folder."""
         folder = Path(folder)
         if not (folder / CARD).is_file():
@@ -140,7 +178,7 @@ class TrainedModel:
         potential = _build(card, folder)
         _fill(potential, card, folder)
         potential.requires_grad_(False)
-        return cls(potential.to(device), card)
+        return cls(potential.to(device), card, allow_untrained_stress=allow_untrained_stress)
 
     def oxidation_states(self, atoms: Atoms) -> np.ndarray | None:
         """Charge states given with a structure, by label or else by moments; None if not given.
@@ -232,7 +270,16 @@ class TrainedModel:
         return Structure(self.species(numbers, states), numbers, positions, cell)
 
     def evaluate(self, structures: Sequence[Structure], *, stress: bool = False) -> Output:
-        """Run one batch; tensors without gradients on the model's device (see the contract)."""
+        """Run one batch; tensors without gradients on the model's device (see the contract).
+
+        UserError where a stress is asked for that the model has not learned.
+        """
+        if stress and not (self.allow_untrained_stress or self.trained_on_stress):
+            raise UserError(
+                f"model {self.card['name']} was trained without stress and gives none: cells relaxed with "
+                "it would be wrong. Train it with a stress term in training.loss, keep the cell fixed, or "
+                "ask for it by name (allow_untrained_stress=True)"
+            )
         batch: Batch = self.potential.collate([self.potential.graph(item) for item in structures])
         batch = {key: value.to(self.device) for key, value in batch.items()}
         output = self.potential(batch, stress=stress)

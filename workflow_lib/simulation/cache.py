@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from workflow_lib.core.code import code_checksum
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import to_json
 from workflow_lib.core.progress import Progress
@@ -41,8 +42,6 @@ if TYPE_CHECKING:
     from workflow_lib.models.trained import TrainedModel
     from workflow_lib.simulation.relaxation import Relaxation, Snapshot
 
-VERSION = 1
-"""Raise when relaxations made by older code must not be used again."""
 LABELS = "oxidation_states"
 WATCHED = 10
 """Steps of a relaxation between two looks at how far it is."""
@@ -53,15 +52,14 @@ def _digest(value: Any) -> str:
 
 
 def model_identity(model: TrainedModel) -> str:
-    """Hexadecimal hash of everything that decides a model's energies: tensors, family, labels.
+    """Return a hash of everything that decides a model's relaxations: the model, and the code.
 
-    The model must have been saved (``tensors_sha256`` in its card); ValueError otherwise.
+    The code is that of the model's adapter, of relaxation and of the starts, with all that they import:
+    after a change of the optimiser nothing is answered from what the old one made, and a change of
+    anything else empties no cache. ValueError for a model that was never saved.
     """
-    card = model.card
-    if "tensors_sha256" not in card:
-        raise ValueError("only a saved model has an identity: call TrainedModel.save first")
-    keys = ("tensors_sha256", "family", "hyperparameters", "species", "redox_embedding")
-    return _digest({key: card[key] for key in keys})
+    code = code_checksum("workflow_lib.simulation.cache", "workflow_lib.lattice.host")
+    return _digest([model.identity, code])
 
 
 def host_identity(host: Host) -> str:
@@ -79,7 +77,7 @@ def relaxation_key(
     ``polaron_distortion`` is the amplitude of the distorted start in A (0: undistorted); ``fmax`` in eV/A.
     """
     return (
-        f"v{VERSION}|{host_identity(host)}|{state_key}|polaron_distortion={polaron_distortion:.6g}"
+        f"{host_identity(host)}|{state_key}|polaron_distortion={polaron_distortion:.6g}"
         f"|fmax={fmax:.6g}|steps={max_steps}"
     )
 

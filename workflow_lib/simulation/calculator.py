@@ -20,12 +20,13 @@ from workflow_lib.models.trained import LABELS, MOMENTS, Assign, TrainedModel
 class PotentialCalculator(Calculator):
     """Energy (eV), forces (eV/A), stress (eV/A^3, Voigt, tension positive); moments, charges.
 
-    ``model`` is a folder of a trained model or the model itself. A charge-labelled model reads
-    ``atoms.arrays["oxidation_states"]``, else moments given with the structure, else raises
-    UserError unless ``assign="search"`` (the neutral assignment of least energy, searched anew at
-    each geometry). A changed array is noticed. The charge states of the last calculation stand in
-    ``oxidation_states`` (None for a charge-blind model), the features that feed the energy in
-    ``embeddings`` [n, d].
+    ``model`` is a folder of a trained model or the model itself. A stress is given by models that
+    were trained on stresses, by others only with ``allow_untrained_stress`` of ``TrainedModel.load``.
+    A charge-labelled model reads ``atoms.arrays["oxidation_states"]``, else moments given with the
+    structure, else raises UserError unless ``assign="search"`` (the neutral assignment of least energy,
+    searched anew at each geometry). A changed array is noticed. The charge states of the last
+    calculation stand in ``oxidation_states`` (None for a charge-blind model), the features that feed
+    the energy in ``embeddings`` [n, d].
     """
 
     def __init__(self, model: TrainedModel | str | Path, assign: Assign = "labels", **kwargs: Any) -> None:

@@ -17,8 +17,6 @@ from workflow_lib.lattice.arrangement import Arrangement
 from workflow_lib.lattice.counting import count_distinct
 from workflow_lib.stages.search.genotype import Lattice
 
-VERSION = 1
-"""Raise this number when a search that older code began must not be resumed."""
 Method = Literal["ga", "random", "enumeration"]
 
 
@@ -108,11 +106,12 @@ class State:
     The file is replaced as a whole. A search that was killed resumes after the last saved
     generation; because the random state is the one at the end of that generation, the search
     continues exactly as it would have without the interruption. The file's name holds a hash of the
-    search's question, so that another question never picks it up.
+    search's question, so that another question never picks it up; the
+    code of the search belongs to the question.
     """
 
     def __init__(self, folder: Path, name: str, question: Any, seed: Sequence[int]) -> None:
-        digest = hashlib.sha256(to_json([VERSION, question]).encode()).hexdigest()[:16]
+        digest = hashlib.sha256(to_json(question).encode()).hexdigest()[:16]
         self.path = folder / f"{name}-{digest}.json"
         self.bits = np.random.PCG64(np.random.SeedSequence(tuple(seed)))
         self.records: list[Record] = []

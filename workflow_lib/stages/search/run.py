@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from workflow_lib.core.code import code_checksum
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import atomic_path, write_csv, write_json
 from workflow_lib.core.locks import alone
@@ -41,6 +42,9 @@ if TYPE_CHECKING:
 
 MAX_ENUMERATED = 2000
 """Largest number of distinct arrangements that ``enumerate`` relaxes in one supercell."""
+
+SEARCHES = (genetic_search.__module__, random_search.__module__)
+"""Modules that decide, with all that they import, what a search asks for next."""
 
 
 def run_search(
@@ -141,6 +145,7 @@ def search_all(
             "seed": seed,
             "charges": evaluator.charges,
             "energies": evaluator.identity,
+            "code": code_checksum(*SEARCHES),
         }
         # Stream 0 draws the random search and the first population, so that both begin alike.
         streams = [(seed, *cell.repeat, stream) for stream in (0, 1)]
