@@ -1,4 +1,4 @@
-"""The error a user can mend, and how the command line shows it."""
+"""Errors that a user can correct, and how the command line shows them."""
 
 
 class UserError(Exception):
@@ -9,4 +9,4 @@ class UserError(Exception):
 
 
 class BusyError(UserError):
-    """Another process works on it: wait, or go on with something else."""
+    """Another process works on it: wait, or continue with something else."""

@@ -20,13 +20,12 @@ from workflow_lib.models.trained import LABELS, MOMENTS, Assign, TrainedModel
 class PotentialCalculator(Calculator):
     """Energy (eV), forces (eV/A), stress (eV/A^3, Voigt, tension positive); moments, charges.
 
-    ``model`` is a folder of a trained model or the model itself. A stress is given by models that
-    were trained on stresses, by others only with ``allow_untrained_stress`` of ``TrainedModel.load``.
-    A charge-labelled model reads ``atoms.arrays["oxidation_states"]``, else moments given with the
-    structure, else raises UserError unless ``assign="search"`` (the neutral assignment of least energy,
-    searched anew at each geometry). A changed array is noticed. The charge states of the last
-    calculation stand in ``oxidation_states`` (None for a charge-blind model), the features that feed
-    the energy in ``embeddings`` [n, d].
+    ``model`` is a folder of a trained model or the model itself. A charge-labelled model reads
+    ``atoms.arrays["oxidation_states"]``, else moments given with the structure, else raises
+    UserError unless ``assign="search"`` (the neutral assignment of lowest energy, searched again at
+    each geometry). A changed array is noticed. ``oxidation_states`` holds the charge states of the
+    last calculation (None for a charge-blind model), ``embeddings`` [n, d] the features that feed
+    the energy.
     """
 
     def __init__(self, model: TrainedModel | str | Path, assign: Assign = "labels", **kwargs: Any) -> None:
@@ -44,7 +43,7 @@ class PotentialCalculator(Calculator):
         self.embeddings: np.ndarray | None = None
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
-        """Changes since the last calculation, charge states and given moments among them."""
+        """Return the changes since the last calculation, including charge states and given moments."""
         changes = super().check_state(atoms, tol=tol)
         if self.atoms is None:
             return changes
@@ -62,10 +61,10 @@ class PotentialCalculator(Calculator):
         properties: list[str] | None = None,
         system_changes: list[str] = all_changes,
     ) -> None:
-        """Evaluate; called by ASE. The stress is computed only when asked for."""
+        """Evaluate the model; called by ASE. The stress is computed only if asked for."""
         super().calculate(atoms, properties or ["energy"], system_changes)
         stress = "stress" in (properties or ())
-        # This is a copy without this calculator: its moments are never taken for given ones.
+        # A copy without this calculator, so that its own moments are never taken for given ones.
         own: Atoms = self.atoms  # type: ignore[assignment]
         [prediction] = self.model.predict([own], stress=stress, assign=self.assign)
         self.results = {

@@ -281,7 +281,7 @@ def test_spread_over_seeds_and_identical_tables(reference: Path, tmp_path: Path)
 def test_clear_errors(reference: Path, tmp_path: Path, host: Host):
     with pytest.raises(UserError, match=r"states\.csv does not exist"):
         run(reference, [tmp_path / "mace-baseline-f0-s1"], [], tmp_path / "out")
-    with pytest.raises(UserError, match="searched but not examined: mace-entropy-f0-s1"):
+    with pytest.raises(UserError, match="searched, but without charge-order results: mace-entropy-f0-s1"):
         search = write_search(tmp_path / "mace-entropy-f0-s1", reference, host)
         run(reference, [], [search], tmp_path / "out")
     shifted = write_charge_order(reference, tmp_path / "painn-baseline-f0-s1", x=0.5)

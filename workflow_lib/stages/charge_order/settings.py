@@ -1,4 +1,4 @@
-"""Configuration of the charge-order stage; free of heavy imports."""
+"""Configuration of the charge-order stage; without heavy imports."""
 
 from __future__ import annotations
 
