@@ -128,12 +128,14 @@ include: "rules/dft.smk"
 include: "rules/thermodynamics.smk"
 include: "rules/embedding.smk"
 include: "rules/comparison.smk"
+include: "rules/checks.smk"
 
 
 rule all:
     default_target: True
     input:
         rules.comparison.output,
+        rules.checks.output,
         rules.dataset.output,
         rules.charge_order_overview.output,
         rules.charge_order_identical.output if CFG.charge_order.identical_atoms else [],

@@ -318,6 +318,11 @@ TABLES: dict[str, Table] = {
             "parameters train_frames relaxations",
         ),
     ),
+    "checks": Table(
+        *("checks/checks.csv", "checks"),
+        _columns("check first", count="violations"),
+        {"first": "the first violation, in words"},
+    ),
     "comparison/timings": Table("comparison/timings.csv", "comparison", _columns("source")),
 }
 

@@ -19,6 +19,7 @@ from workflow_lib.cli.charge_order import (
     charge_order_overview,
     charge_order_reference,
 )
+from workflow_lib.cli.checks import checks
 from workflow_lib.cli.comparison import comparison, provenance
 from workflow_lib.cli.configuration import check, clean, report, schema
 from workflow_lib.cli.dataset import dataset
@@ -43,7 +44,7 @@ GROUPS: dict[str, tuple[click.Command, ...]] = {
         *(charge_order_reference, charge_order, charge_order_ewald),
         *(charge_order_identical, charge_order_overview),
         *(search, search_overview, thermodynamics, embedding, embedding_overview),
-        *(comparison, provenance),
+        *(comparison, checks, provenance),
     ),
     "Calculations with DFT": (dft_plan, dft_run, dft_status, dft_energies),
 }
