@@ -1,11 +1,25 @@
 """Errors that a user can correct, and how the command line shows them."""
 
 
+def printable(text: str) -> str:
+    """Return a text in one line that a terminal can show: control characters and surrogates escaped.
+
+    Names and reasons come from files and hosts, and an escape sequence in one could rewrite the screen.
+    """
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape", "surrogatepass").decode()
+        for letter in text
+    )
+
+
 class UserError(Exception):
     """A mistake in the input: one line saying what is wrong, where, and what would be right.
 
     The command line prints the message without a traceback and exits with status 2.
     """
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class BusyError(UserError):

@@ -9,6 +9,8 @@ from typing import Self
 
 from tqdm import tqdm
 
+from workflow_lib.core.errors import printable
+
 PAUSE = 30.0
 """s between two lines of a log."""
 
@@ -42,7 +44,7 @@ def readable(size: float) -> str:
 
 def say(line: str) -> None:
     """Write one line to standard error, above any progress bars."""
-    tqdm.write(line, file=sys.stderr)
+    tqdm.write(printable(line), file=sys.stderr)
 
 
 class Progress:

@@ -58,8 +58,11 @@ class RedoxState(BaseModel):
     @classmethod
     def _ordered(cls, value: dict[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
         for reference, (low, high) in value.items():
-            if low >= high:
-                raise ValueError(f"the window of {reference} runs from {low} to {high}")
+            if not 0 <= low < high:
+                raise ValueError(
+                    f"the window of {reference} runs from {low} to {high}; moments count by magnitude, so "
+                    "give two numbers of at least 0, the smaller one first"
+                )
         return value
 
 

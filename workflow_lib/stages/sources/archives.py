@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import lzma
 import shutil
@@ -10,10 +11,10 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.foreign_names import safe_path
@@ -26,8 +27,12 @@ BLOCK = 1 << 20  # bytes
 DAMAGE = (
     *(tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError),
     # zipfile's for a compression it does not know, and for encryption
-    *(NotImplementedError, RuntimeError),
+    *(NotImplementedError, RuntimeError, RecursionError, OverflowError, ValueError),
 )
+MOST_HEADER = 1 << 16
+"""Bytes of one tar header with its long names and pax records; tarfile reads them whole, whatever they
+claim. Names that are allowed need a few hundred."""
+_MAGIC: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 
 
 class Member(NamedTuple):
@@ -61,12 +66,48 @@ def _zip(path: Path) -> Iterator[Iterator[Member]]:
         )
 
 
+class _Bounded:
+    """The bytes of a tar archive, unpacked; ``budget`` bounds what the header being read may take."""
+
+    def __init__(self, path: Path) -> None:
+        with path.open("rb") as handle:
+            start = handle.read(8)
+        opened = next((one for magic, one in _MAGIC.items() if start.startswith(magic)), None)
+        self._file: IO[bytes] = path.open("rb") if opened is None else opened(path)
+        self.budget: int | None = None
+
+    def read(self, size: int = -1) -> bytes:
+        if self.budget is not None:
+            if size < 0 or size > self.budget:
+                raise tarfile.ReadError(f"a header of more than {MOST_HEADER} bytes")
+            self.budget -= size
+        return self._file.read(size)
+
+    def seek(self, place: int, whence: int = 0) -> int:
+        return self._file.seek(place, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def close(self) -> None:
+        self._file.close()
+
+
 @contextmanager
 def _tar(path: Path) -> Iterator[Iterator[Member]]:
-    with tarfile.open(path) as archive:
+    source = _Bounded(path)
+    source.budget = MOST_HEADER
+    with closing(source), tarfile.open(fileobj=cast("IO[bytes]", source), mode="r:") as archive:
 
         def members() -> Iterator[Member]:
-            for info in archive:
+            while True:
+                source.budget = MOST_HEADER
+                info = archive.next()
+                source.budget = None
+                # tarfile keeps every member it has seen; nobody asks for them again.
+                archive.members = []  # type: ignore[attr-defined]
+                if info is None:
+                    break
                 kind = "folder" if info.isdir() else "file" if info.isreg() else "device"
                 if info.issym() or info.islnk():
                     kind = "link"
@@ -74,13 +115,13 @@ def _tar(path: Path) -> Iterator[Iterator[Member]]:
                 yield Member(
                     info.name,
                     kind,
-                    info.size if kind == "file" else 0,
+                    info.size if kind == "file" else min(info.size, 0),
                     partial(archive.extractfile, info),  # type: ignore[arg-type]
                 )
 
             # The checksum of a compressed archive stands behind the end that tar itself looks for.
             for _ in range(100):
-                if archive.fileobj is None or not archive.fileobj.read(BLOCK):
+                if not source.read(BLOCK):
                     break
 
         yield members()
@@ -105,6 +146,10 @@ def unpack(archive: Path, target: Path, *, max_ratio: float) -> int:
         with opened(archive) as members:
             for number, member in enumerate(members):
                 path = _member_path(archive, member)
+                if member.size < 0:
+                    raise UserError(
+                        f"{archive} is refused: its member {member.name[:200]!r} has a negative size"
+                    )
                 # What a member claims is added up before a byte of it is written.
                 claimed += member.size
                 if claimed > allowed or number >= MOST_MEMBERS:

@@ -13,6 +13,8 @@ from workflow_lib.core.foreign_names import safe_path
 from workflow_lib.stages.sources.table import FigshareSource, HuggingFaceSource, RemoteSource
 from workflow_lib.stages.sources.transport import Web
 
+MOST_PAGES = 2000
+"""Pages of a file list, some two million files; more is a list without end."""
 PAGE = 1000  # files; the largest page figshare gives. Without asking it gives 10.
 
 
@@ -61,7 +63,7 @@ def read_listing(name: str, source: RemoteSource, web: Web, revision: str | None
             listing = _figshare(name, source, web)
         else:
             listing = _hugging_face(name, source, web, revision or source.revision)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UserError(
             f"{name}: the API at {source.address} answers in an unknown form "
             f"({type(error).__name__}: {error}); check `api` and `address` in the table of sources"
@@ -87,9 +89,13 @@ def _figshare(name: str, source: FigshareSource, web: Web) -> Listing:
         page, _ = web.get_json(
             f"{name}: file list", f"{base}/files?page={len(entries) // PAGE + 1}&page_size={PAGE}"
         )
+        if not isinstance(page, list):
+            raise TypeError("the file list is no list")
         entries += page
         if len(page) < PAGE:
             break
+        if len(entries) >= MOST_PAGES * PAGE:
+            raise UserError(f"{name}: the file list at {source.address} has no end")
     folders = article.get("folder_structure") or {}
     files, linked = [], []
     for entry in entries:
@@ -126,7 +132,11 @@ def _hugging_face(name: str, source: HuggingFaceSource, web: Web, revision: str)
     commit = str(record["sha"])
     url: str | None = f"{api}/tree/{commit}?recursive=true"
     files = []
+    asked: set[str] = set()
     while url:
+        if url in asked or len(asked) >= MOST_PAGES:
+            raise UserError(f"{name}: the file list at {source.address} has no end")
+        asked.add(url)
         page, response = web.get_json(f"{name}: file list", url)
         for entry in page:
             if entry["type"] != "file":

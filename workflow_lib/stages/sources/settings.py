@@ -18,6 +18,7 @@ class FetchSettings(BaseModel):
     attempts: int = Field(6, ge=1, le=50, description="tries in a row that bring no new bytes")
     connect_timeout: float = Field(15, gt=0, description="s until a host has to answer")
     stall_timeout: float = Field(60, gt=0, description="s without (enough) data until a new try")
+    json_timeout: float = Field(300, gt=0, description="s until a page of a file list has arrived")
     minimum_rate: float = Field(200, ge=0, description="bytes/s; a slower connection counts as stalled")
     backoff: float = Field(1, ge=0, description="s before the second try; doubles with every further one")
     max_backoff: float = Field(60, ge=0, description="s, the longest wait the program chooses itself")

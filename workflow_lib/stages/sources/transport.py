@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import requests
 import urllib3
@@ -18,6 +20,9 @@ import urllib3
 from workflow_lib.core.errors import UserError
 from workflow_lib.stages.sources.settings import FetchSettings
 
+MOST_JSON = 1 << 26
+"""Bytes of one page of a file list; the largest items have some 300 bytes a file."""
+MOST_REDIRECTS = 10
 TRY_LATER = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
@@ -42,18 +47,21 @@ class StoppedError(Exception):
 
 
 def _host(url: str) -> str:
-    return urlsplit(url).netloc
+    try:
+        return urlsplit(url).netloc or url[:100]
+    except ValueError:
+        return url[:100]
 
 
 def _retry_after(value: str | None) -> float | None:
     """Seconds from a Retry-After header: a number or a date; None where it is neither."""
     if value is None:
         return None
-    if value.strip().isdigit():
+    if re.fullmatch(r"\s*[0-9]{1,9}\s*", value):
         return float(value)
     try:
         moment = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, TypeError, OverflowError, IndexError):
         return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
@@ -100,7 +108,7 @@ class Web:
         timeout = (self.settings.connect_timeout, self.settings.stall_timeout)
         host = _host(url)
         try:
-            with self._session().get(url, headers=headers, stream=True, timeout=timeout) as response:
+            with self._get(url, headers, timeout) as response:
                 host = _host(response.url)
                 self._check(response, host)
                 yield response
@@ -121,8 +129,42 @@ class Web:
             raise TransientError(f"the connection to {host} broke off") from error
         except requests.exceptions.ConnectionError as error:
             raise TransientError(f"cannot reach {host} ({_root_cause(error)})") from error
-        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+        # Malformed addresses (http://[::1, lone surrogates) and headers raise errors of Python's own.
+        except (requests.RequestException, urllib3.exceptions.HTTPError, UnicodeError, ValueError) as error:
             raise RefusedError(f"{host} cannot be asked for {url}: {type(error).__name__}") from error
+
+    def _get(
+        self, url: str, headers: Mapping[str, str] | None, timeout: tuple[float, float]
+    ) -> requests.Response:
+        """The answer behind at most :data:`MOST_REDIRECTS` redirects, whose own bodies are not read."""
+        session = self._session()
+        for _ in range(MOST_REDIRECTS + 1):
+            response = session.get(
+                url, headers=headers, stream=True, timeout=timeout, allow_redirects=False
+            )
+            if not response.is_redirect:
+                return response
+            response.close()
+            url = urljoin(url, str(session.get_redirect_target(response)))
+            if urlsplit(url).scheme not in ("http", "https"):
+                raise RefusedError(f"{_host(response.url)} points to {url[:100]}, which is no web address")
+        raise RefusedError(f"{_host(url)} redirects more than {MOST_REDIRECTS} times")
+
+    def _body(self, response: requests.Response) -> bytes:
+        """A body of at most :data:`MOST_JSON` bytes that arrives before ``json_timeout`` is over."""
+        deadline = time.monotonic() + self.settings.json_timeout
+        parts: list[bytes] = []
+        size = 0
+        while part := response.raw.read1(1 << 18, decode_content=True):
+            parts.append(part)
+            size += len(part)
+            if size > MOST_JSON:
+                raise RefusedError(f"{_host(response.url)} sends a file list of over {MOST_JSON} bytes")
+            if time.monotonic() > deadline:
+                raise TransientError(f"{_host(response.url)} takes too long for a file list")
+            if self.stop.is_set():
+                raise StoppedError
+        return b"".join(parts)
 
     @staticmethod
     def _check(response: requests.Response, host: str) -> None:
@@ -178,7 +220,7 @@ class Web:
 
         def ask() -> tuple[bytes, requests.Response]:
             with self.open(url) as response:
-                return response.content, response
+                return self._body(response), response
 
         try:
             body, response = self.retry(what, ask)
@@ -188,7 +230,7 @@ class Web:
             ) from error
         try:
             return json.loads(body), response
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(
                 f"{what}: {url} answers with something else than JSON (a log-in page of the network?); "
                 "check the address in the table of sources"
