@@ -117,6 +117,7 @@ def shifted(table: pd.DataFrame) -> None:
 
 def rising(table: pd.DataFrame) -> None:
     """One step more, of the same integral, whose second half lies higher."""
+    table[["x_low", "x_high"]] = table[["x_low", "x_high"]].astype(float)
     width = (table.loc[0, "x_high"] - table.loc[0, "x_low"]) / 2
     table.loc[len(table)] = table.loc[0]
     table.loc[0, "x_high"] -= width
