@@ -11,7 +11,7 @@ from ase import Atoms
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from invented_hosts import hosts, magnesium_phosphate, magnesium_silicate, two_sodium
-from test_locate import other_setting
+from other_settings import other_setting
 
 from workflow_lib.core.elements import SYMBOLS, atomic_number
 from workflow_lib.core.errors import UserError
