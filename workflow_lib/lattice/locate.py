@@ -32,6 +32,8 @@ BETTER = 0.05
 """A by which another reading must fit better than the host file's own setting."""
 SAME = 0.02
 """A; a reading of the host itself that fits this well is a symmetry of it."""
+HOPELESS = 1.0
+"""A; a reading in which atoms are this far from their nearest sites is not looked at more closely."""
 SMALLEST = 0.1
 """A^3 an atom; less is no cell."""
 REMEMBERED = 16
@@ -319,31 +321,37 @@ class _Group:
         """All readings of a frame [n, 3] whose shape is that of the host, with the framework's misfit."""
         for basis, fit in self.trials(positions, cell):
             best = int(fit.rms.argmin())
-            yield Reading(basis, fit.shift[best]), float(fit.rms[best])
+            yield Reading(Basis(basis.repeat, basis.matrix[best]), fit.shift[best]), float(fit.rms[best])
 
     def trials(self, positions: np.ndarray, cell: np.ndarray) -> Iterator[tuple[Basis, _Fit]]:
-        """All readings of a frame, those of a basis together: one atom on each of its sites in turn."""
+        """All readings of a frame, those as one supercell together (``matrix`` [T, 3, 3] and fit [T]).
+
+        In each basis one atom is laid on each of its sites in turn.
+        """
         elements, counts = np.unique(self.numbers[self.framework], return_counts=True)
         z = int(elements[counts.argmin()])
         first = int(np.flatnonzero(self.numbers == z)[0])
-        for basis in bases(self.cell, self.copies, cell):
+        every = bases(self.cell, self.copies, cell)
+        for repeat in dict.fromkeys(basis.repeat for basis in every):
+            matrices = np.array([basis.matrix for basis in every if basis.repeat == repeat])
             # Copies of a site follow one another; a shift by a host cell changes no key.
-            sites = self.sites(basis.repeat)[z][:: self.copies]
-            shifts = sites - positions[first] @ np.linalg.inv(basis.matrix @ cell)
-            yield (
-                basis,
-                self._fit(
-                    Reading(basis, shifts),
-                    np.repeat(positions[None], len(shifts), axis=0),
-                    np.repeat(cell[None], len(shifts), axis=0),
-                ),
-            )
+            sites = self.sites(repeat)[z][:: self.copies]
+            shifts = sites - (positions[first] @ np.linalg.inv(matrices @ cell))[:, None]
+            basis = Basis(repeat, np.repeat(matrices, len(sites), axis=0))
+            count = len(basis.matrix)
+            frames = np.broadcast_to(positions, (count, *positions.shape))
+            cells = np.broadcast_to(cell, (count, 3, 3))
+            yield basis, self._fit(Reading(basis, shifts.reshape(-1, 3)), frames, cells, hopeless=HOPELESS)
 
-    def _fit(self, reading: Reading, positions: np.ndarray, cells: np.ndarray) -> _Fit:
+    def _fit(
+        self, reading: Reading, positions: np.ndarray, cells: np.ndarray, hopeless: float = np.inf
+    ) -> _Fit:
         """Match frames in one reading.
 
-        The shift of the reading ([3], or one a frame [G, 3]) is where to look; the origin that counts
-        is where the framework has no mean displacement.
+        The matrix and the shift of the reading may be one for all or one a frame. The shift is where
+        to look; the origin that counts is where the framework has no mean displacement. Frames whose
+        atoms are this far from their nearest sites (A, root mean square) are not assigned: apart they
+        would be farther.
         """
         edges = reading.basis.matrix @ cells
         scaled = positions @ np.linalg.inv(edges) + np.atleast_2d(reading.shift)[:, None]
@@ -356,9 +364,10 @@ class _Group:
             site[:, mine], gap[:, mine] = _nearest(scaled[:, mine], sites[int(z)], edges)
         mean = gap[:, framework].mean(axis=1)
         displaced = np.linalg.norm((gap - mean[:, None]) @ edges, axis=-1)
+        worth = (displaced**2).mean(axis=1) <= hopeless**2
         for z in np.unique(numbers):
             mine = np.flatnonzero(numbers == z)
-            shared = (np.diff(np.sort(site[:, mine], axis=1), axis=1) == 0).any(axis=1)
+            shared = worth & (np.diff(np.sort(site[:, mine], axis=1), axis=1) == 0).any(axis=1)
             for frame in np.flatnonzero(shared).tolist():
                 site[frame, mine], displaced[frame, mine] = _assigned(
                     scaled[frame, mine] - mean[frame], sites[int(z)], edges[frame]
