@@ -1,9 +1,9 @@
 """Charge states in machine-learned interatomic potentials: library and command line.
 
-What others are meant to use stands here: ``from workflow_lib import Host, read_frames, TrainedModel``.
-A name is imported when it is first used, so that ``import workflow_lib`` costs nothing and a script
-that reads frames never loads torch. Only ``workflow/`` knows Snakemake; every rule calls one command
-of ``workflow-lib``.
+This file exports the public names: ``from workflow_lib import Host, read_frames, TrainedModel``.
+A name is imported when it is first used, so that ``import workflow_lib`` is fast and a script that
+reads frames never loads torch. Only ``workflow/`` knows Snakemake; every rule calls one command of
+``workflow-lib``.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for; AttributeError for a name that is not exported."""
+    """Import an exported name; raise AttributeError for a name that is not exported."""
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -1,7 +1,7 @@
-"""What the tables of a run hold: one schema a table, the same column names for the same thing.
+"""The tables of a run: one schema per table, the same column name for the same quantity.
 
-The unit of a number is the end of its column's name (:func:`unit_of`); what a column means stands in
-:data:`MEANINGS` or, where it differs from table to table, in the table's own schema.
+The end of a column's name gives the unit of a number (:func:`unit_of`); :data:`MEANINGS`, or the
+table's own schema if it differs from table to table, gives the meaning of a column.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Literal
 
 Protocol = Literal["single-point", "distorted", "undistorted"]
 PROTOCOLS: tuple[Protocol, ...] = ("single-point", "distorted", "undistorted")
-"""How a model answers for the charge-ordered states: (a) DFT geometries as they are, (b) relaxed from a
-distorted start, (c) relaxed from the bare host."""
+"""How a model computes the charge-ordered states: (a) at the DFT geometries, (b) relaxed from a
+distorted start, (c) relaxed from the undistorted host."""
 HEADLINE: Protocol = "distorted"
-"""Protocol whose scores enter the comparison table: how a model is used in earnest."""
+"""Protocol whose scores enter the comparison table: how a model is used in practice."""
 DFT = "dft"
 """``source`` of energies that DFT gave; all others are ids of models, or ``ewald``."""
 REFERENCE, SEARCH, RELAXATION = "reference", "search", "relaxation"
@@ -43,7 +43,7 @@ UNITS = {
 
 
 def unit_of(column: str) -> str:
-    """Return the unit of a column by the end of its name; empty where it has none."""
+    """Return the unit of a column by the end of its name; empty if it has none."""
     name = column
     for suffix in ("_mean", "_std", "_all", "_unseen"):
         name = name.removesuffix(suffix)
@@ -102,11 +102,11 @@ class Table:
 
     @property
     def per_model(self) -> bool:
-        """Whether there is one for each trained model."""
+        """Whether there is one table for each trained model."""
         return "{model}" in self.file
 
     def meaning_of(self, column: str) -> str:
-        """Return what a column means, with its unit; empty where its name says it all."""
+        """Return the meaning of a column, with its unit; empty if the name is clear by itself."""
         text = self.meanings.get(column, MEANINGS.get(column, ""))
         unit = unit_of(column)
         return f"{text} ({unit})" if text and unit else text or unit
@@ -362,7 +362,7 @@ FIGURES: dict[str, tuple[str, str]] = {
 
 
 def files_of(command: str) -> list[str]:
-    """Return the names of all files that a command may write into its folder, timings left out."""
+    """Return the names of all files that a command may write into its folder, except timings."""
     tables = [table.file for table in TABLES.values() if table.command == command]
     stems = [stem for stem, by in FIGURES.values() if by == command]
     figures = [f"{stem}{suffix}" for stem in stems for suffix in (".svg", ".png")]

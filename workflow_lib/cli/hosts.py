@@ -1,4 +1,4 @@
-"""Hosts: a crystal file described as the sites that the workflow fills."""
+"""Hosts: describe a crystal file as the sites that the workflow fills."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The command ``workflow-lib``: its groups of commands, and how mistakes are shown.
 
-A mistake of the user ends with one line and exit status 2. Anything else is a fault of the program
-and keeps its traceback.
+A user's mistake ends with one line and exit status 2. Any other error is a fault of the program and
+keeps its traceback.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Group(click.Group):
 )
 @click.version_option(__version__, message="%(prog)s %(version)s")
 def group() -> None:
-    """Train interatomic potentials with and without charge-state labels, and hold them against DFT."""
+    """Train interatomic potentials with and without charge-state labels, and compare them with DFT."""
 
 
 for _command in (command for commands in GROUPS.values() for command in commands):
@@ -80,14 +80,14 @@ for _command in (command for commands in GROUPS.values() for command in commands
 
 
 def _said(error: click.ClickException) -> str:
-    """Return click's message as one line that names the command and where its help is."""
+    """Return click's message as one line that names the command and its help."""
     message = one_line(error.format_message().strip())
     path = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else PROGRAM
     return f"{path}: {message} See {path} --help."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; 0 on success, 2 for a mistake of the user, 130 when interrupted."""
+    """Run a command; return 0 on success, 2 for a user's mistake, 130 if interrupted."""
     try:
         result = group.main(
             args=None if arguments is None else list(arguments), prog_name=PROGRAM, standalone_mode=False
@@ -104,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.Abort as error:
         cause = error.__cause__
         if isinstance(cause, EOFError):
-            raise cause from error  # no question was asked: a file ended too early
+            raise cause from error  # no question was asked, so a file ended too early
         print("interrupted", file=sys.stderr)
         return 130
     return result if isinstance(result, int) else 0

@@ -1,4 +1,4 @@
-"""A trained model by hand: its errors on frames, its answers on one structure."""
+"""Commands on a trained model: its errors on frames, its results for one structure."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ assign_option = click.option(
 
 
 def _model(folder: Path) -> TrainedModel:
-    """Load a trained model; cheap checks come before torch is imported."""
+    """Load a trained model; make cheap checks before torch is imported."""
     card = folder / "card.json"
     if not card.is_file():
         raise UserError(

@@ -1,4 +1,4 @@
-"""Errors of a trained model on labelled frames, under the names the comparison table uses."""
+"""Errors of a trained model on labelled frames, under the names that the comparison table uses."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def _errors(pairs: list[tuple[np.ndarray, np.ndarray]], scale: float) -> tuple[float | None, float | None]:
-    """MAE and RMSE of (model, DFT) pairs times ``scale``; None where there are no labels."""
+    """Return MAE and RMSE of (model, DFT) pairs times ``scale``; None if there are no labels."""
     if not pairs:
         return None, None
     difference = np.concatenate([np.ravel(model) - np.ravel(dft) for model, dft in pairs]) * scale

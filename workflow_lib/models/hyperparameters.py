@@ -1,7 +1,7 @@
-"""Hyperparameters of each family, with defaults and limits; free of heavy imports.
+"""Hyperparameters of each family, with defaults and limits; without heavy imports.
 
-The names are the upstream packages' own where they have one, so that a paper's settings can be
-copied over.
+The names are those of the upstream packages where they have one, so that a paper's settings can be
+copied.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Hyperparameters(BaseModel):
-    """What all families share."""
+    """The hyperparameters that all families share."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -1,4 +1,4 @@
-"""A trained model: a potential with the card that says what it is, in a folder of two files.
+"""A trained model: a potential with the card that describes it, in a folder of two files.
 
 ``model.safetensors`` holds tensors and nothing that could be executed; ``card.json`` holds what is
 needed to build the network again. No pickle is ever read.
@@ -44,23 +44,23 @@ REQUIRED = (
 )
 LABELS = "oxidation_states"
 MOMENTS = ("REF_magmom", "REF_magmoms", "magmoms")
-"""Per-atom arrays in which given moments are looked for, in this order.
+"""Per-atom arrays that are searched for given moments, in this order.
 
 ``initial_magmoms`` is a guess made before a calculation, and decides nothing.
 """
 MAX_ASSIGNMENTS = 1000
-"""Most neutral assignments that ``assign="search"`` tries for one structure."""
+"""Largest number of neutral assignments that ``assign="search"`` tries for one structure."""
 
 Assign = Literal["labels", "search"]
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a model says of one structure of n atoms.
+    """The results of a model for one structure of n atoms.
 
-    ``energy`` eV; ``forces`` [n, 3] eV/A; ``stress`` [3, 3] eV/A^3 (tension positive) where asked
-    for; ``magmoms`` [n] muB (magnitudes) and ``charges`` [n] e where the family predicts them;
-    ``embeddings`` [n, d] the features the energy readout sees; ``oxidation_states`` [n] the labels the
+    ``energy`` eV; ``forces`` [n, 3] eV/A; ``stress`` [3, 3] eV/A^3 (tension positive) if asked for;
+    ``magmoms`` [n] muB (magnitudes) and ``charges`` [n] e if the family predicts them;
+    ``embeddings`` [n, d] the input of the energy readout; ``oxidation_states`` [n] the labels the
     model was given or chose, None for a charge-blind model.
     """
 
@@ -74,7 +74,7 @@ class Prediction:
 
 
 def species_to_card(species: Species) -> dict[str, Any]:
-    """JSON form of an alphabet."""
+    """Return the JSON form of an alphabet."""
     return {
         "labels": list(species.labels),
         "physical": {str(label): z for label, z in species.physical.items()},
@@ -82,7 +82,7 @@ def species_to_card(species: Species) -> dict[str, Any]:
 
 
 def species_from_card(card: Mapping[str, Any]) -> Species:
-    """Inverse of :func:`species_to_card`."""
+    """Return the alphabet of a card, the inverse of :func:`species_to_card`."""
     return Species(
         tuple(int(label) for label in card["labels"]),
         {int(label): int(z) for label, z in card["physical"].items()},
@@ -92,8 +92,8 @@ def species_from_card(card: Mapping[str, Any]) -> Species:
 class TrainedModel:
     """A potential in evaluation mode and its card (keys: see :data:`REQUIRED` and design).
 
-    A model whose training saw no stress hands none out (UserError), since cells relaxed with it are
-    wrong by percents, unless ``allow_untrained_stress`` asks for it by name.
+    A model trained without stress returns no stress (UserError), because cells relaxed with it
+    would be wrong by percents, unless ``allow_untrained_stress`` asks for it explicitly.
     """
 
     def __init__(
@@ -107,14 +107,14 @@ class TrainedModel:
 
     @property
     def charge_labelled(self) -> bool:
-        """Whether the model tells the charge states of the redox element apart."""
+        """Whether the model distinguishes the charge states of the redox element."""
         return self.rule is not None
 
     @property
     def identity(self) -> str:
-        """Hash of everything that decides the model's answers: tensors, labels, code of the adapter.
+        """Hash of everything that decides the model's results: tensors, labels, code of the adapter.
 
-        ValueError for a model that was never saved.
+        Raises ValueError for a model that was never saved.
         """
         if "tensors_sha256" not in self.card:
             raise ValueError("only a saved model has an identity: call TrainedModel.save first")
@@ -126,7 +126,7 @@ class TrainedModel:
 
     @property
     def trained_on_stress(self) -> bool:
-        """Whether stresses entered the last training, or are those of shipped weights as they are."""
+        """Whether stresses entered the last training, or are those of unchanged shipped weights."""
         training = self.card.get("training", {})
         if self.card["init"] == "pretrained" and not training.get("steps"):
             return True
@@ -140,7 +140,7 @@ class TrainedModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the network runs."""
+        """Device that the network runs on."""
         return self.potential.reference_energies.device
 
     def save(self, folder: str | Path) -> None:
@@ -167,7 +167,7 @@ class TrainedModel:
         *,
         allow_untrained_stress: bool = False,
     ) -> Self:
-        """Build the network from the card and fill it; UserError for a damaged or foreign folder."""
+        """Build a network from its card and load its tensors; UserError for a damaged or foreign folder."""
         folder = Path(folder)
         if not (folder / CARD).is_file():
             raise UserError(
@@ -181,7 +181,7 @@ class TrainedModel:
         return cls(potential.to(device), card, allow_untrained_stress=allow_untrained_stress)
 
     def oxidation_states(self, atoms: Atoms) -> np.ndarray | None:
-        """Charge states given with a structure, by label or else by moments; None if not given.
+        """Return the charge states given with a structure, by label or else by moments; None if not given.
 
         Raises UserError for labels that are not neutral, or moments that fit no charge states.
         """
@@ -202,10 +202,10 @@ class TrainedModel:
         return found
 
     def candidates(self, atoms: Atoms, assign: Assign = "labels") -> list[np.ndarray | None]:
-        """Charge states to evaluate: the given ones, or with ``"search"`` every neutral assignment.
+        """Return charge states to evaluate: the given ones, or with ``"search"`` every neutral assignment.
 
-        Raises UserError where none are given and no search was asked for, and where there are more
-        than :data:`MAX_ASSIGNMENTS`.
+        Raises UserError if none are given and no search was asked for, or if there are more than
+        :data:`MAX_ASSIGNMENTS`.
         """
         if self.rule is None:
             return [None]
@@ -236,9 +236,9 @@ class TrainedModel:
         return found
 
     def choose(self, atoms: Atoms, assign: Assign = "labels") -> np.ndarray | None:
-        """Charge states to use for ``atoms``: the given ones, or those of least energy.
+        """Return the charge states to use for ``atoms``: the given ones, or those of lowest energy.
 
-        None for a charge-blind model; UserErrors as in :meth:`candidates`.
+        None for a charge-blind model; raises UserError as :meth:`candidates` does.
         """
         candidates = self.candidates(atoms, assign)
         if len(candidates) == 1:
@@ -247,17 +247,17 @@ class TrainedModel:
         return prediction.oxidation_states
 
     def structure(self, atoms: Atoms, assign: Assign = "labels") -> Structure:
-        """What the network sees of ``atoms`` under the charge states of :meth:`choose`."""
+        """Return the network's input for ``atoms`` under the charge states of :meth:`choose`."""
         return self.labelled_structure(atoms, self.choose(atoms, assign))
 
     def species(self, numbers: np.ndarray, states: np.ndarray | None) -> np.ndarray:
-        """Labels [n] the network sees for elements [n] in given charge states [n]."""
+        """Return the labels [n] the network sees for elements [n] in given charge states [n]."""
         if self.rule is None:
             return np.array(numbers, dtype=np.int64)
         return self.rule.embed(numbers, states, self.card["redox_embedding"])
 
     def labelled_structure(self, atoms: Atoms, states: np.ndarray | None) -> Structure:
-        """Structure under given charge states; UserError for a cell that is not periodic."""
+        """Return the structure under given charge states; raise UserError for a non-periodic cell."""
         cell, positions = np.array(atoms.cell, dtype=float), np.array(atoms.positions, dtype=float)
         if not atoms.pbc.all() or abs(np.linalg.det(cell)) < 1e-6:
             raise UserError(
@@ -270,9 +270,9 @@ class TrainedModel:
         return Structure(self.species(numbers, states), numbers, positions, cell)
 
     def evaluate(self, structures: Sequence[Structure], *, stress: bool = False) -> Output:
-        """Run one batch; tensors without gradients on the model's device (see the contract).
+        """Run one batch; return tensors without gradients on the model's device (see the contract).
 
-        UserError where a stress is asked for that the model has not learned.
+        Raises UserError if a stress is asked for that the model has not learned.
         """
         if stress and not (self.allow_untrained_stress or self.trained_on_stress):
             raise UserError(
@@ -299,10 +299,10 @@ class TrainedModel:
         batch_size: int = 16,
         assign: Assign = "labels",
     ) -> list[Prediction]:
-        """Evaluate structures in batches; UserErrors name the structure by its place in the list.
+        """Evaluate structures in batches; a UserError names the structure by its place in the list.
 
         With ``assign="search"`` a structure without charge states is evaluated under each neutral
-        assignment and the one of least energy is reported.
+        assignment and the one of lowest energy is reported.
         """
         owners: list[int] = []
         states: list[np.ndarray | None] = []
@@ -328,7 +328,7 @@ class TrainedModel:
 
 
 def split_output(output: Output, n_atoms: Sequence[int]) -> list[Prediction]:
-    """Cut the output of a batch into one prediction a system (charge states left empty)."""
+    """Split the output of a batch into one prediction per system (charge states left empty)."""
     arrays = {key: value.detach().cpu().numpy() for key, value in output.items()}
     ends = np.cumsum(n_atoms)
     predictions = []
@@ -352,12 +352,12 @@ def split_output(output: Output, n_atoms: Sequence[int]) -> list[Prediction]:
 
 
 def _whole_numbers(values: np.ndarray) -> np.ndarray:
-    """Return labels as integers; UserError naming the first that is no whole number."""
+    """Return labels as integers; UserError names the first that is not a whole number."""
     try:
         numbers = np.asarray(values, dtype=float)
     except (TypeError, ValueError):
         raise UserError(f"{LABELS} must be whole numbers, got {np.ravel(values)[0]!r}") from None
-    # Compared before the conversion: 2.9 would become 2, and nan some integer.
+    # Compared before the conversion: 2.9 would become 2, and NaN some integer.
     wrong = np.flatnonzero(~(np.abs(numbers) < 100) | (numbers != np.rint(numbers)))
     if len(wrong):
         raise UserError(
@@ -367,7 +367,7 @@ def _whole_numbers(values: np.ndarray) -> np.ndarray:
 
 
 def _given_moments(atoms: Atoms) -> np.ndarray | None:
-    """Moments in muB from the results attached to a structure, else from its arrays."""
+    """Return moments in muB from the results attached to a structure, else from its arrays."""
     # Only results that came with the structure: those of a live calculator belong to another
     # geometry, or to a model whose guess must not pass for data.
     if isinstance(atoms.calc, SinglePointCalculator) and atoms.calc.results.get("magmoms") is not None:
@@ -379,7 +379,7 @@ def _given_moments(atoms: Atoms) -> np.ndarray | None:
 
 
 def _build(card: Any, folder: Path) -> Potential:
-    """Network of a card, with weights still to be filled in."""
+    """Return the network of a card, without its weights."""
     needed = ("schema", "tensors_sha256", *REQUIRED)
     missing = [key for key in needed if not isinstance(card, dict) or key not in card]
     if missing:
@@ -406,7 +406,7 @@ def _build(card: Any, folder: Path) -> Potential:
 
 
 def _fill(potential: Potential, card: Mapping[str, Any], folder: Path) -> None:
-    """Load the tensors of a folder into a network; UserError unless they are exactly its own."""
+    """Load the tensors of a folder into a network; raise UserError unless they are exactly its own."""
     path = folder / TENSORS
     if not path.is_file():
         raise UserError(f"{path} does not exist; copy it from where the model was trained")
@@ -421,7 +421,7 @@ def _fill(potential: Potential, card: Mapping[str, Any], folder: Path) -> None:
         raise UserError(f"{path} is no safetensors file ({error}); copy it again") from error
     expected = potential.state_dict()
     for name, tensor in tensors.items():
-        # Torch would convert another type, and calculate with what is not a number, without a word.
+        # Torch would silently convert another type and compute with numbers that are not finite.
         if name in expected and tensor.dtype != expected[name].dtype:
             found, right = _plain(tensor.dtype), _plain(expected[name].dtype)
             raise UserError(

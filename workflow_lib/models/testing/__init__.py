@@ -1,7 +1,7 @@
 """The promises of ``models/contract.py`` as functions that anyone can call for an adapter.
 
-Each check builds small untrained networks in double precision on the olivine NaxFePO4 and raises
-AssertionError where a promise is broken. In a test suite::
+Each check builds small untrained networks in double precision for the olivine NaxFePO4 and raises
+AssertionError if a promise is broken. In a test suite::
 
     import pytest
     from workflow_lib.models.testing import POTENTIAL_CHECKS, Subject

@@ -125,7 +125,7 @@ def train(
 def _course(
     identity: dict[str, Any], settings: TrainingSettings, dataset: str, sets: Sets, record: Record
 ) -> dict[str, Any]:
-    """What the card says about the training."""
+    """Return what the card says about the training."""
     return {
         **{key: identity[key] for key in ("settings", "data", "code", "threads")},
         "dataset": dataset,
@@ -151,8 +151,8 @@ def _course(
 def _write_results(
     out: Path, sets: Sets, record: Record, settings: TrainingSettings, rule: RedoxRule, seed: int
 ) -> None:
-    """Everything beside the model; predictions come from the model as it stands on disk."""
-    model = TrainedModel.load(out, allow_untrained_stress=True)  # to be judged, not used
+    """Write everything except the model; predictions come from the model as stored on disk."""
+    model = TrainedModel.load(out, allow_untrained_stress=True)  # only to compare it with DFT
     stress = any(label_count(frame, "stress") for frames in sets.values() for frame in frames)
     predictions = {
         name: model.predict([frame_to_atoms(frame) for frame in frames], stress=stress)
@@ -205,7 +205,7 @@ def _seconds_per_epoch(record: Record) -> float | None:
 
 
 def _labels(sets: Sets, record: Record, settings: TrainingSettings) -> dict[str, Any]:
-    """Labels that stand in the sets, and those that the steps of each epoch really used."""
+    """Return the labels present in the sets, and those that the steps of each epoch actually used."""
     labels: tuple[Label, ...] = get_args(Label)
     return {
         "note": "used_per_epoch is counted inside the training steps between two rows of the history (an "

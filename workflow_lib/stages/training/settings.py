@@ -1,4 +1,4 @@
-"""Configuration of the trainer; free of heavy imports."""
+"""Configuration of the trainer; without heavy imports."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class LossTerm(_Section):
 
 
 class SchedulerSettings(_Section):
-    """How the learning rate changes in the course of training."""
+    """The learning rate as a function of training progress."""
 
     kind: Literal["constant", "cosine", "plateau"] = "cosine"
     warmup_epochs: float = Field(
