@@ -42,22 +42,28 @@ def coincident(
     if len(frames) < len(cells):
         positions = positions[np.repeat(np.isin(np.arange(len(cells)), frames), np.diff(offsets))]
     scaled = np.einsum("ni,nij->nj", positions, inverse[owner])
-    # Heights over three planes, folded so that all images of an atom have one, summed to one number
-    # that atoms in one place share.
-    folded = scaled + _ORIGIN
-    folded -= np.rint(folded)
-    heights = np.abs(folded) @ _DIRECTION
-    order = np.argsort(owner * 2.0 + heights, kind="stable")
-    near = (
-        np.diff(heights[order])
-        <= COINCIDENT * (np.linalg.norm(inverse, axis=1) @ _DIRECTION)[owner[order[1:]]]
-    )
-    near &= np.diff(owner[order]) == 0
-    found = np.zeros(len(frames), dtype=bool)
+    # Heights over three planes, folded so that all images of an atom have the same: atoms in one place
+    # share all three, and hardly any others do. Sorted by their sum, they lie side by side.
+    heights = scaled + _ORIGIN
+    heights -= np.rint(heights)
+    np.abs(heights, out=heights)
+    reach = COINCIDENT * np.linalg.norm(inverse, axis=1)
+    sums, near = heights @ _DIRECTION, reach @ _DIRECTION
+    order = np.argsort(owner * 2.0 + sums, kind="stable")
+    sums, owner = sums[order], owner[order]
+    doubted = np.zeros(len(frames), dtype=bool)
+    for lag in range(1, len(order)):
+        mine = owner[lag:]
+        close = (mine == owner[:-lag]) & (sums[lag:] - sums[:-lag] <= near[mine]) & ~doubted[mine]
+        places = np.flatnonzero(close)
+        if not len(places):
+            break
+        gap = np.abs(heights[order[places + lag]] - heights[order[places]])
+        doubted[mine[places[(gap <= reach[mine[places]]).all(axis=1)]]] = True
     starts = np.concatenate([[0], np.cumsum(sizes)])
-    for frame in np.unique(owner[order[1:][near]]).tolist():
-        mine = scaled[starts[frame] : starts[frame + 1]]
-        found[frame] = _any_coincident(mine, cells[frames[frame]])
+    found = np.zeros(len(frames), dtype=bool)
+    for frame in np.flatnonzero(doubted).tolist():
+        found[frame] = _any_coincident(scaled[starts[frame] : starts[frame + 1]], cells[frames[frame]])
     return found
 
 
