@@ -93,12 +93,14 @@ class Table:
 
     ``file`` is relative to the run folder; ``{model}`` stands for the id of a trained model. A table
     may hold more columns than ``columns``; these it must have. ``command`` is that of the command line.
+    Timings are not ``sealed``: they differ from run to run.
     """
 
     file: str
     command: str
     columns: Mapping[str, Kind]
     meanings: Mapping[str, str] = field(default_factory=dict)
+    sealed: bool = True
 
     @property
     def per_model(self) -> bool:
@@ -313,7 +315,7 @@ TABLES: dict[str, Table] = {
         IDENTITY
         | _columns(
             "family init status",
-            "energy_mae_mev_atom force_mae_mev_a states_spearman hull_mae_mev_fu voltage_mae_mv "
+            "energy_mae_mev_atom force_mae_mev_a states_spearman hull_mae_mev_fu step_voltage_mae_mv "
             "redox_silhouette",
             "parameters train_frames relaxations",
         ),
@@ -323,7 +325,7 @@ TABLES: dict[str, Table] = {
         _columns("check first", count="violations"),
         {"first": "the first violation, in words"},
     ),
-    "comparison/timings": Table("comparison/timings.csv", "comparison", _columns("source")),
+    "comparison/timings": Table("comparison/timings.csv", "comparison", _columns("source"), sealed=False),
 }
 
 DOCUMENTS: dict[str, tuple[str, ...]] = {
@@ -363,9 +365,8 @@ FIGURES: dict[str, tuple[str, str]] = {
 
 def files_of(command: str) -> list[str]:
     """Return the names of all files that a command may write into its folder, except timings."""
-    tables = [table.file for table in TABLES.values() if table.command == command]
+    tables = [t.file for t in TABLES.values() if t.command == command and t.sealed]
     stems = [stem for stem, by in FIGURES.values() if by == command]
     figures = [f"{stem}{suffix}" for stem in stems for suffix in (".svg", ".png")]
     names = [path.rpartition("/")[2] for path in (*tables, *figures)]
-    timings = [name for name in names if name == "timings.csv"]
-    return sorted({*names, *DOCUMENTS.get(command, ())} - {*timings})
+    return sorted({*names, *DOCUMENTS.get(command, ())})
