@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from workflow_lib.lattice.redox import RedoxRule
     from workflow_lib.lattice.voltage import VoltageProfile, voltage_profile
     from workflow_lib.models.identity import ModelId
-    from workflow_lib.models.trained import Prediction, TrainedModel
+    from workflow_lib.models.outside import load_predictor
+    from workflow_lib.models.predictor import Prediction, Predictor
+    from workflow_lib.models.trained import TrainedModel
     from workflow_lib.results import Run
     from workflow_lib.simulation.calculator import PotentialCalculator
     from workflow_lib.simulation.relaxation import Relaxation, relax
@@ -36,6 +38,7 @@ __all__ = [
     "ModelId",
     "PotentialCalculator",
     "Prediction",
+    "Predictor",
     "RedoxRule",
     "Relaxation",
     "Run",
@@ -44,6 +47,7 @@ __all__ = [
     "UserError",
     "VoltageProfile",
     "__version__",
+    "load_predictor",
     "lower_hull",
     "read_frames",
     "read_structure",
@@ -62,7 +66,9 @@ _MODULES = {
     "lattice.redox": ("RedoxRule",),
     "lattice.voltage": ("VoltageProfile", "voltage_profile"),
     "models.identity": ("ModelId",),
-    "models.trained": ("Prediction", "TrainedModel"),
+    "models.outside": ("load_predictor",),
+    "models.predictor": ("Prediction", "Predictor"),
+    "models.trained": ("TrainedModel",),
     "results": ("Run",),
     "simulation.calculator": ("PotentialCalculator",),
     "simulation.relaxation": ("Relaxation", "relax"),

@@ -39,6 +39,7 @@ TABLE = 94
 SHIPPED = {
     "0.3.0": "d14ab7c0f093efe64b60a7bcd540bca10e74fb7f46c86108a079af60524659d1",
     "0.2.0": "ef624f78b6db9d315b4ef256f1bb3207449924191b91720dc17d3f60c5df980e",
+    "r2scan": "8eba3db0f35a2788bb3ae22885ad340591e27996f213c6643af522a633b50dad",
 }
 """sha256 of the weights in upstream's wheel, by version. They are pickles: no other file is opened."""
 

@@ -79,7 +79,7 @@ class ChgnetHyperparameters(Hyperparameters):
     n_conv: int = Field(4, ge=2)
     atom_graph_cutoff: float = Field(6.0, gt=0, description="A")
     bond_graph_cutoff: float = Field(3.0, gt=0, description="A")
-    pretrained: Literal["0.3.0", "0.2.0"] = Field(
+    pretrained: Literal["0.3.0", "0.2.0", "r2scan"] = Field(
         "0.3.0", description="shipped weights that init: pretrained starts from"
     )
     surrogate_start: Literal["element", "own"] = Field(

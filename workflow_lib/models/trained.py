@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import combinations
 from math import comb
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import atomic_path, read_json, sha256, to_json, write_json
 from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.models.contract import Batch, Output, Potential, Species, Structure
+from workflow_lib.models.predictor import Assign, Prediction
 from workflow_lib.models.registry import FAMILIES
 from workflow_lib.models.species import rule_from_card
 
@@ -50,27 +51,6 @@ MOMENTS = ("REF_magmom", "REF_magmoms", "magmoms")
 """
 MAX_ASSIGNMENTS = 1000
 """Largest number of neutral assignments that ``assign="search"`` tries for one structure."""
-
-Assign = Literal["labels", "search"]
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """The results of a model for one structure of n atoms.
-
-    ``energy`` eV; ``forces`` [n, 3] eV/A; ``stress`` [3, 3] eV/A^3 (tension positive) if asked for;
-    ``magmoms`` [n] muB (magnitudes) and ``charges`` [n] e if the family predicts them;
-    ``embeddings`` [n, d] the input of the energy readout; ``oxidation_states`` [n] the labels the
-    model was given or chose, None for a charge-blind model.
-    """
-
-    energy: float
-    forces: np.ndarray
-    stress: np.ndarray | None
-    magmoms: np.ndarray | None
-    charges: np.ndarray | None
-    embeddings: np.ndarray
-    oxidation_states: np.ndarray | None
 
 
 def species_to_card(species: Species) -> dict[str, Any]:
@@ -104,6 +84,21 @@ class TrainedModel:
         self.card = dict(card)
         labelled = self.card["redox_embedding"] != "none"
         self.rule: RedoxRule | None = rule_from_card(self.card) if labelled else None
+
+    @property
+    def name(self) -> str:
+        """Name in the card."""
+        return str(self.card["name"])
+
+    @property
+    def level(self) -> str:
+        """Level of theory of the training data."""
+        return str(self.card["energy_reference"])
+
+    @property
+    def predicts(self) -> frozenset[str]:
+        """Per-atom labels besides forces: a subset of {"magmoms", "charges"}."""
+        return self.potential.predicts
 
     @property
     def charge_labelled(self) -> bool:

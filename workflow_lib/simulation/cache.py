@@ -39,7 +39,7 @@ from workflow_lib.core.progress import Progress
 if TYPE_CHECKING:
     from workflow_lib.lattice.arrangement import Arrangement
     from workflow_lib.lattice.host import Host
-    from workflow_lib.models.trained import TrainedModel
+    from workflow_lib.models.predictor import Predictor
     from workflow_lib.simulation.relaxation import Relaxation, Snapshot
 
 LABELS = "oxidation_states"
@@ -51,10 +51,12 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(to_json(value).encode()).hexdigest()
 
 
-def model_identity(model: TrainedModel) -> str:
-    """Return a hexadecimal hash of everything that decides a model's energies: tensors, family, labels.
+def model_identity(model: Predictor) -> str:
+    """Return a hash of everything that decides a model's relaxations: the model, and the code.
 
-    The model must have been saved (``tensors_sha256`` in its card); raises ValueError otherwise.
+    The code is that of the model's adapter, of relaxation and of the starts, with all that they import:
+    after a change of the optimiser nothing is answered from what the old one made, and a change of
+    anything else empties no cache. Raises ValueError for a model that was never saved.
     """
     code = code_checksum("workflow_lib.simulation.cache", "workflow_lib.lattice.host")
     return _digest([model.identity, code])
@@ -190,7 +192,7 @@ def _from_text(text: str) -> Relaxation:
 
 
 def relax_arrangements(
-    model: TrainedModel,
+    model: Predictor,
     host: Host,
     arrangements: Sequence[Arrangement],
     *,

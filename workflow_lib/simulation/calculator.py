@@ -14,13 +14,17 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from workflow_lib.models.trained import LABELS, MOMENTS, Assign, TrainedModel
+from workflow_lib.models.outside import load_predictor
+from workflow_lib.models.predictor import Assign, Predictor
+from workflow_lib.models.trained import LABELS, MOMENTS
 
 
 class PotentialCalculator(Calculator):
     """Energy (eV), forces (eV/A), stress (eV/A^3, Voigt, tension positive); moments, charges.
 
-    ``model`` is a folder of a trained model or the model itself. A charge-labelled model reads
+    ``model`` is a potential, or what ``load_predictor`` takes: a folder, a shipped name, the import path
+    of a calculator. Models trained without stress give none, unless loaded with
+    ``allow_untrained_stress``. A charge-labelled model reads
     ``atoms.arrays["oxidation_states"]``, else moments given with the structure, else raises
     UserError unless ``assign="search"`` (the neutral assignment of lowest energy, searched again at
     each geometry). A changed array is noticed. ``oxidation_states`` holds the charge states of the
@@ -28,16 +32,16 @@ class PotentialCalculator(Calculator):
     the energy.
     """
 
-    def __init__(self, model: TrainedModel | str | Path, assign: Assign = "labels", **kwargs: Any) -> None:
+    def __init__(self, model: Predictor | str | Path, assign: Assign = "labels", **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.model = model if isinstance(model, TrainedModel) else TrainedModel.load(model)
+        self.model = load_predictor(model) if isinstance(model, str | Path) else model
         self.assign: Assign = assign
         self.implemented_properties = [
             "energy",
             "free_energy",
             "forces",
             "stress",
-            *sorted(self.model.potential.predicts),
+            *sorted(self.model.predicts),
         ]
         self.oxidation_states: np.ndarray | None = None
         self.embeddings: np.ndarray | None = None

@@ -23,7 +23,8 @@ from torch_sim.autobatching import InFlightAutoBatcher
 from torch_sim.optimizers import OptimState
 from torch_sim.quantities import system_wise_max_force
 
-from workflow_lib.models.trained import LABELS, Assign, TrainedModel
+from workflow_lib.models.predictor import Assign, Predictor
+from workflow_lib.models.trained import LABELS
 from workflow_lib.simulation.torchsim import TorchSimModel
 
 TIME_STEP = 0.1
@@ -78,7 +79,7 @@ class Recorder(Protocol):
 
 
 def relax(
-    model: TrainedModel,
+    model: Predictor,
     atoms: Sequence[Atoms],
     *,
     fmax: float,
@@ -133,7 +134,7 @@ class _Run:
 
     def __init__(
         self,
-        model: TrainedModel,
+        model: Predictor,
         atoms: Sequence[Atoms],
         fmax: float,
         max_steps: int,

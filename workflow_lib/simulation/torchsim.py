@@ -19,7 +19,8 @@ from torch_sim.models.interface import ModelInterface
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.models.contract import Structure
-from workflow_lib.models.trained import LABELS, Assign, TrainedModel
+from workflow_lib.models.predictor import Assign, Predictor
+from workflow_lib.models.trained import LABELS
 
 VACUUM = 50.0
 """Empty space (A) around a molecule, far beyond any cut-off: the networks know crystals only."""
@@ -35,7 +36,7 @@ class TorchSimModel(ModelInterface):
 
     _memory_scales_with = "n_atoms_x_density"
 
-    def __init__(self, trained: TrainedModel) -> None:
+    def __init__(self, trained: Predictor) -> None:
         super().__init__()
         self.trained = trained
         self._device = trained.device
@@ -83,7 +84,7 @@ class TorchSimModel(ModelInterface):
         if self.trained.charge_labelled:
             if not state.has_extras(LABELS):
                 raise UserError(
-                    f"model {self.trained.card['name']} needs charge states: make the state with "
+                    f"model {self.trained.name} needs charge states: make the state with "
                     f"TorchSimModel.initial_state, or give it the per-atom extra {LABELS!r}"
                 )
             labels = state.atom_extras[LABELS].cpu().numpy().astype(np.int64)
