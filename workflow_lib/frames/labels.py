@@ -68,6 +68,7 @@ STRESS_LIMIT = 1.0  # eV/A^3, 160 GPa: no frame one would train on is stressed s
 _ALKALI = [atomic_number(symbol) for symbol in ("Li", "Na", "K")]
 VOIGT = (0, 5, 4, 5, 1, 3, 4, 3, 2)
 """Places of a 3x3 matrix, row by row, in the order xx yy zz yz xz xy."""
+LONGEST_REASON = 300  # characters
 LARGEST_STATE = 9
 """No element has an oxidation state beyond it."""
 LARGEST_COUNT = 1_000_000
@@ -80,8 +81,9 @@ _WRITTEN = "stress_as_written"
 
 
 def reason_of(error: BaseException) -> str:
-    """Return why something cannot be used, in one line."""
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
+    """Return why something cannot be used, in one line; what it quotes of a file is cut short."""
+    reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+    return reason if len(reason) <= LONGEST_REASON else f"{reason[:LONGEST_REASON]}..."
 
 
 def parse_comment(line: str) -> dict[str, Any]:

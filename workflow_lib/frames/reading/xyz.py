@@ -186,8 +186,6 @@ class _Builder:
         """One frame by itself; never raises for what may stand in a file."""
         try:
             return self._slow(item)
-        except UserError as error:
-            reason = str(error)
         # ASE's parser raises anything on a comment line that it does not expect.
         except Exception as error:
             reason = reason_of(error)
