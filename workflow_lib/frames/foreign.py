@@ -1,10 +1,10 @@
-"""Frame files of any format, by suffix: read strictly, one bad frame refuses the file, and written.
+"""Read and write frame files of any format, by suffix; one bad frame rejects the whole file.
 
-Traps this file answers, beside those of ``labels``:
+Pitfalls handled here, besides those of ``labels``:
 
 - The sign of Bader charges differs between sources (ACF - ZVAL has cations negative): Na in an
-  oxide must come out near +0.87 e, else the sign of the frame is turned.
-- Stress is sometimes said to be in GPa where the numbers are eV/A^3: the unit follows from the
+  oxide must come out near +0.87 e, otherwise the signs of the frame are reversed.
+- Stress is sometimes said to be in GPa although the numbers are eV/A^3: the unit follows from the
   magnitude, or from the caller.
 """
 
@@ -90,7 +90,7 @@ def _read_foreign(
     formula_units: int | None,
     stress_unit: StressUnit | None,
 ) -> list[Frame]:
-    """All frames of a file; UserError for the first one that cannot be used."""
+    """Return all frames of a file; raise UserError for the first one that cannot be used."""
     if not path.is_file():
         raise UserError(f"{path} does not exist or is no file; check the path to the frames")
     defaults = Defaults(path.stem, energy_reference, formula_units)
@@ -106,7 +106,7 @@ def _read_foreign(
     for line in defaults.notes:
         _log.warning("%s: %s", path, line)
     _orient_charges(frames, path)
-    # What this program exports names its frames; its unit needs no mention.
+    # Files exported by this program name their frames; their unit needs no mention.
     own = all(
         frame.stress is None or frame.stress_converged or frame.frame_id != f"{path.stem}-{index:06d}"
         for index, frame in enumerate(frames)
@@ -116,7 +116,7 @@ def _read_foreign(
 
 
 def _refused(path: Path, item: Damaged) -> str:
-    """Which frame of a file cannot be used, and why."""
+    """Say which frame of a file cannot be used, and why."""
     reason = item.reason
     reason = reason.removeprefix("the frame") if reason.startswith("the frame") else f": {reason}"
     line = "" if item.line is None or "line " in reason else f" (line {item.line})"
@@ -125,7 +125,7 @@ def _refused(path: Path, item: Damaged) -> str:
 
 
 def _orient_charges(frames: Sequence[Frame], path: Path) -> None:
-    """Turn the sign of charges that have cations negative, in place; UserError for other charges."""
+    """Reverse the sign of charges that have cations negative, in place; UserError for other charges."""
     signs, sodium = bader_signs(frames)
     for index in np.flatnonzero(signs == 0).tolist():
         raise UserError(
@@ -142,7 +142,7 @@ def _orient_charges(frames: Sequence[Frame], path: Path) -> None:
 
 
 def _convert_stress(frames: Sequence[Frame], path: Path, unit: StressUnit | None, *, quiet: bool) -> None:
-    """Bring stress to eV/A^3 in place; without a stated unit its magnitude decides.
+    """Convert stress to eV/A^3 in place; without a stated unit its magnitude decides.
 
     ``quiet``: the file looks like our own export, whose unit needs no mention.
     """
@@ -164,7 +164,7 @@ def _convert_stress(frames: Sequence[Frame], path: Path, unit: StressUnit | None
 
 
 def _write_db(frames: Sequence[Frame], path: Path) -> None:
-    """ASE db: labels in each row's data under their ``REF_`` names, and as results for ASE users."""
+    """Write an ASE db: labels in each row's data under ``REF_`` names, and as results for ASE users."""
     from ase.calculators.singlepoint import SinglePointCalculator
     from ase.db import connect
 

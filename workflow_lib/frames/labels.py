@@ -1,11 +1,11 @@
-"""Labels of a frame under any name that others give them, and what makes them one row of the table.
+"""Find the labels of a frame under any name that others give them, and make them a row of the table.
 
-:data:`ACCEPTED` is the one table of names. Traps this file answers:
+:data:`ACCEPTED` is the only table of names. Pitfalls handled here:
 
 - ASE's readers move ``energy``, ``forces``, ``stress``, ``magmoms`` and ``charges`` into a
-  calculator: labels are looked for there too. What this program writes carries ``REF_`` names, which
-  ASE leaves alone.
-- ``initial_magmoms`` are a guess someone made before a calculation, never a result: not read.
+  calculator, so labels are searched there too. Files that this program writes have ``REF_`` names,
+  which ASE leaves alone.
+- ``initial_magmoms`` are a guess made before a calculation, never a result: not read.
 - SchNetPack keeps energies as arrays of one number.
 - Oxidation states are whole numbers: 2.9 is not 2.
 """
@@ -53,7 +53,7 @@ ACCEPTED: dict[str, tuple[str, ...]] = {
 }
 """Column of the frame table -> names accepted for it; the first one found counts.
 
-A virial (eV) becomes a stress where the frame has none: stress = -virial / volume.
+A virial (eV) becomes a stress if the frame has none: stress = -virial / volume.
 """
 
 KINDS = {
@@ -61,7 +61,7 @@ KINDS = {
     **dict.fromkeys(("static", "scf"), SINGLE),
     **{"rattled": "rattle", "MD": "md"},
 }
-"""Names of others for the kinds of frame that are told apart."""
+"""Other names for the kinds of frame that are distinguished."""
 
 STRESS_TO_EV: dict[StressUnit, float] = {"eV/A^3": 1.0, "GPa": 1 / 160.21766208, "kbar": 1 / 1602.1766208}
 STRESS_LIMIT = 1.0  # eV/A^3, 160 GPa: no frame one would train on is stressed so
@@ -107,7 +107,7 @@ def find_label(column: str, places: Sequence[Mapping[str, Any]]) -> Any:
 
 
 def per_atom(value: Any, n: int, column: str, where: str, width: int = 1) -> np.ndarray | None:
-    """Return a label ``[n]`` (``[n, width]``); UserError where it is not one, or not of numbers."""
+    """Return a label ``[n]`` (``[n, width]``); raise UserError for another length, or not numbers."""
     if value is None:
         return None
     try:
@@ -123,7 +123,7 @@ def per_atom(value: Any, n: int, column: str, where: str, width: int = 1) -> np.
 
 
 def whole_states(states: np.ndarray, where: str) -> np.ndarray:
-    """Return oxidation states ``[n]`` as integers; UserError for values that are none, never rounded."""
+    """Return oxidation states ``[n]`` as integers, never rounded; raise UserError for other values."""
     wrong = ~is_state(states)
     if wrong.any():
         atom = int(wrong.argmax())
@@ -149,7 +149,7 @@ def flag(value: Any, column: str, where: str) -> bool:
 
 
 def _count(value: Any, where: str) -> int:
-    """Formula units of a cell; UserError where that is no whole number of at least 1."""
+    """Return the formula units of a cell; raise UserError unless a whole number of at least 1."""
     try:
         count = float(value)
     except (ValueError, TypeError, OverflowError):
@@ -160,7 +160,7 @@ def _count(value: Any, where: str) -> int:
 
 
 def _matrix(value: Any, column: str, where: str) -> np.ndarray | None:
-    """3x3 from 3x3, 9 numbers, or Voigt order xx yy zz yz xz xy."""
+    """Return a 3x3 matrix from 3x3, 9 numbers, or Voigt order xx yy zz yz xz xy."""
     if value is None:
         return None
     try:
@@ -175,18 +175,18 @@ def _matrix(value: Any, column: str, where: str) -> np.ndarray | None:
 
 
 VIRIALS = "virials are converted: stress = -virial / volume, tension positive"
-"""What is said, once a file, where :func:`make_frame` or the fast reader does it."""
+"""The message, once per file, when :func:`make_frame` or the fast reader converts a virial."""
 
 
 def count_formula_units(numbers: np.ndarray) -> int:
-    """Greatest common divisor of the element counts; mobile alkali ions do not count."""
+    """Return the greatest common divisor of the element counts; mobile alkali ions do not count."""
     framework = numbers[~np.isin(numbers, _ALKALI)]
     counted = framework if len(framework) else numbers
     return gcd(*(int(count) for count in np.unique(counted, return_counts=True)[1]))
 
 
 def composition(numbers: np.ndarray) -> str:
-    """Element counts in alphabetical order, such as ``Fe4Na2O16P4``."""
+    """Return the element counts in alphabetical order, such as ``Fe4Na2O16P4``."""
     symbols, counts = np.unique([SYMBOLS[z] for z in numbers], return_counts=True)
     return "".join(f"{symbol}{count}" for symbol, count in zip(symbols, counts, strict=True))
 
@@ -205,10 +205,11 @@ def make_frame(
 ) -> Frame:
     """Return one frame from atoms and the places (info, arrays, results) where its labels may be.
 
-    Labels keep the unit of stress and the sign of charges that they have in the file. ``path`` names
-    the calculation of a frame that does not say it; None where that is not known. ``note`` is told in
-    one line what was made of an unusual label. Raises UserError, beginning with ``where``, for a frame
-    that is not periodic, has no energy, or has labels of the wrong length or that cannot be.
+    Labels keep the unit of stress and the sign of charges that they have in the file. ``path``
+    names the calculation of a frame that does not name it; None if unknown. ``note`` is called with
+    one line about the treatment of an unusual label. Raises UserError, beginning with ``where``,
+    for a frame that is not periodic, has no energy, or has labels of the wrong length or with
+    impossible values.
     """
     if not atoms.pbc.all():
         raise UserError(f"{where} is not periodic in three directions; give its cell and pbc")
@@ -230,8 +231,8 @@ def make_frame(
     units = text["formula_units"]
     frame = Frame(
         frame_id=str(text["frame_id"] if text["frame_id"] is not None else default_id),
-        # Frames that say nothing of their material are kept together by composition, so that
-        # no two of one trajectory can end up on both sides of a split.
+        # Frames that do not name their material are kept together by composition, so that no two
+        # of one trajectory can be in different sets of a split.
         group=str(text["group"] if text["group"] is not None else composition(atoms.numbers)),
         path=path if text["path"] is None else str(text["path"]),
         state_key=None if text["state_key"] is None else str(text["state_key"]),

@@ -1,7 +1,7 @@
-"""What no frame can be: numbers beyond any physics, and two atoms in one place.
+"""Values that no frame can have: numbers beyond any physics, and two atoms in one place.
 
-Values beyond these limits are slips of a writer. Read on, they end in sums that are infinite, neighbour
-lists that never end, or energies of null much later.
+Values beyond these limits are mistakes of the program that wrote them. If they were read, they
+would lead to infinite sums, endless neighbour lists, or missing energies much later.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ LIMITS = {
     "charges": 200.0,  # e
 }
 """Largest magnitudes, in the unit of the frame table unless stated."""
-COINCIDENT = 0.01  # A; atoms that are nearer are one atom written twice
+COINCIDENT = 0.01  # A; closer atoms are one atom written twice
 _DIRECTION = np.array([0.531, 0.327, 0.142])
 _ORIGIN = np.array([0.173, 0.419, 0.307])
-"""Of no symmetry that crystals have, so that few atoms of one share a height over these planes."""
+"""Directions without crystal symmetry, so that few atoms have the same height over these planes."""
 
 
 def coincident(
@@ -68,7 +68,7 @@ def coincident(
 
 
 def _any_coincident(scaled: np.ndarray, cell: np.ndarray) -> bool:
-    """Whether any two atoms ``[n, 3]`` (scaled) of one frame are in one place."""
+    """Return whether any two atoms ``[n, 3]`` (scaled) of one frame are in one place."""
     from scipy.spatial import cKDTree
 
     wrapped = scaled % 1.0

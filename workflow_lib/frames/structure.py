@@ -1,8 +1,8 @@
 """One structure of any file that ASE reads, with its charge states and moments.
 
-A CIF with partial occupancies is refused: ASE keeps one element a site, so Na0.7 and Na1.0 would be one
-structure with one energy. Decorated species of a CIF (Fe2+, Fe3+) are its charge states.
-``initial_magmoms`` are a guess someone made before a calculation: not read.
+A CIF with partial occupancies is rejected: ASE keeps one element per site, so Na0.7 and Na1.0 would be
+one structure with one energy. Decorated species of a CIF (Fe2+, Fe3+) are its charge states.
+``initial_magmoms`` are a guess made before a calculation: not read.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 FULL = 1e-3
 """An occupancy this close to 1 is full."""
 LARGEST_FILE = 1 << 28
-"""Bytes; a file of one structure is read whole."""
+"""Bytes; a file of one structure is read completely."""
 _CHARGE = re.compile(r"[A-Z][a-z]?(\d*)([+-])")
 
 
@@ -72,7 +72,7 @@ def write_structure(atoms: Atoms, path: str | Path) -> None:
 
 
 def _last_image(path: Path) -> tuple[Atoms, list[Any]]:
-    """The last image with the places its labels may be in, in order of preference."""
+    """Return the last image with the places its labels may be in, in order of preference."""
     import ase.io
     from ase.db import connect
 
@@ -88,7 +88,7 @@ def _last_image(path: Path) -> tuple[Atoms, list[Any]]:
             found = ase.io.read(path, index="-1", do_not_split_by_at_sign=True, **options)
             last = found[-1] if isinstance(found, list) else found
             images = [(last, last.info)]
-    # Readers of damaged files raise anything (struct, sqlite3, key, index, value errors).
+    # Readers of damaged files raise many kinds of errors (struct, sqlite3, key, index, value).
     except Exception as error:
         raise UserError(
             f"{path} is truncated or not in its format ({reason_of(error)}); get it again"
@@ -128,7 +128,7 @@ def _check_occupancies(path: Path, atoms: Atoms) -> None:
 
 
 def _value(text: object) -> float | None:
-    """A number of a CIF, which may carry its uncertainty as 0.70(2); None where it is none."""
+    """Return a number of a CIF, which may include its uncertainty as 0.70(2); None if it is none."""
     try:
         return float(re.sub(r"\(\d+\)$", "", str(text)))
     except ValueError:
@@ -136,10 +136,10 @@ def _value(text: object) -> float | None:
 
 
 def _decorations(path: Path, atoms: Atoms) -> np.ndarray | None:
-    """Charge states ``[n]`` from the decorated species of a CIF; None where it has none.
+    """Return charge states ``[n]`` from the decorated species of a CIF; None if it has none.
 
-    0 on atoms whose species carries no charge. The species is the type symbol of the site, or its
-    label where that is the symbol of an ion.
+    0 on atoms whose species has no charge. The species is the type symbol of the site, or its label
+    if that is the symbol of an ion.
     """
     block = _cif_block(path)
     kinds = atoms.arrays.get("spacegroup_kinds")

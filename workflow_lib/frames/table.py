@@ -1,8 +1,8 @@
-"""The frame table: one row a DFT frame, the only form in which data travel between stages.
+"""The frame table: one row per DFT frame, the only form in which stages exchange data.
 
 Columns (missing labels are null, never zero): ``frame_id``, ``group`` (one material or one
 charge-ordered state), ``path`` (the calculation that the frame belongs to: one relaxation, one run;
-null where nothing tells), ``state_key`` (canonical arrangement, see ``host.py``), ``kind``
+null if unknown), ``state_key`` (canonical arrangement, see ``host.py``), ``kind``
 (relaxation, rattle, ...), ``source``, ``numbers`` [n], ``positions`` [n, 3] A, ``cell`` [3, 3] A
 (rows are vectors), ``formula_units``, ``energy`` eV, ``forces`` [n, 3] eV/A, ``stress`` [3, 3]
 eV/A^3 (tension positive) with ``stress_converged``, ``magmoms`` [n] muB, ``charges`` [n] e
@@ -46,12 +46,12 @@ BUFFER = 1 << 20
 STORED: Any = {"compression": "zstd", "write_page_checksum": True}
 """Incompressible numbers are stored as they are: without checksums their damage would go unnoticed."""
 PER_ATOM = ("forces", "magmoms", "charges", "oxidation_states")
-"""Optional columns with one entry an atom."""
+"""Optional columns with one entry per atom."""
 RELAXATION, SINGLE, UNSPECIFIED = "relaxation", "single", "unspecified"
 """Kinds of frame that are told apart: a step of a relaxation, a static run, and one that does not say
 what it is. Any other kind (rattle, md, ...) samples displaced atoms or strained cells."""
 _DERIVED = {"path": ("kind", "group", "orbital"), "magnetic_order": ("magmoms",)}
-"""Columns that older tables lack, and what they follow from."""
+"""Columns that older tables lack, and the columns they are derived from."""
 _COMPOSITION = re.compile(r"([A-Z][a-z]?[0-9]+)+")
 
 
@@ -160,7 +160,7 @@ def _check_places(positions: np.ndarray, cell: np.ndarray, where: str) -> None:
 
 
 def frames_to_table(frames: Sequence[Frame]) -> pa.Table:
-    """The frames as an Arrow table with the columns and types of the frame table."""
+    """Return the frames as an Arrow table with the columns and types of the frame table."""
     import pyarrow as pa
 
     columns = []
@@ -194,7 +194,7 @@ def write_parquet(frames: Sequence[Frame], path: str | Path) -> None:
 
 
 class FrameWriter:
-    """Appends to a frame table of any length, one row group a call; see :func:`frame_writer`."""
+    """Appends to a frame table of any length, one row group per call; see :func:`frame_writer`."""
 
     def __init__(self, writer: Any) -> None:
         self._writer = writer
@@ -206,7 +206,7 @@ class FrameWriter:
             self.write_table(frames_to_table(frames))
 
     def write_table(self, table: pa.Table) -> None:
-        """Append rows that have the frame table's columns and types already."""
+        """Append rows that already have the frame table's columns and types."""
         if table.num_rows:
             self._writer.write_table(table)
             self.count += table.num_rows
@@ -214,14 +214,14 @@ class FrameWriter:
 
 @contextmanager
 def frame_writer(path: str | Path) -> Iterator[FrameWriter]:
-    """Open a frame table to write it bit by bit; it appears under its name if the block succeeds.
+    """Open a frame table to write it in parts; it appears under its name if the block succeeds.
 
-    Raises UserError where the folder cannot be written.
+    Raises UserError if the folder cannot be written.
     """
     import pyarrow.parquet as pq
 
     schema = _schema()
-    # Measured numbers hardly repeat: a dictionary of them costs time and saves nothing.
+    # Measured numbers hardly repeat, so a dictionary of them costs time and saves nothing.
     texts = [field.name for field in schema if field.type == "string"]
     with (
         atomic_path(path) as temporary,
@@ -233,10 +233,10 @@ def frame_writer(path: str | Path) -> Iterator[FrameWriter]:
 def iter_tables(
     path: str | Path, columns: Sequence[str] | None = None, batch: int = 1000
 ) -> Iterator[pa.Table]:
-    """Columns (default: all) of a frame table as they are, at most ``batch`` rows at a time.
+    """Yield columns (default: all) of a frame table as they are, at most ``batch`` rows at a time.
 
-    Of an older table, :data:`_DERIVED` columns are filled in (see the module).
-    Raises UserError for a missing, damaged or foreign file, or one that lacks these columns.
+    In an older table, :data:`_DERIVED` columns are filled in (see the module). Raises UserError for
+    a missing, damaged or foreign file, or one that lacks these columns.
     """
     import pyarrow as pa
 
@@ -258,7 +258,7 @@ def iter_tables(
 
 
 def _derived(name: str, table: pa.Table) -> pa.Array:
-    """A column that an older table lacks."""
+    """Return a column that an older table lacks."""
     import pyarrow as pa
 
     values: list[str | None] = [None] * table.num_rows
@@ -279,7 +279,7 @@ def _derived(name: str, table: pa.Table) -> pa.Array:
 
 
 def count_rows(path: str | Path) -> int:
-    """Number of frames in a frame table; UserError for a missing or damaged file."""
+    """Return the number of frames in a frame table; raise UserError for a missing or damaged file."""
     with _open_parquet(path) as file:
         return int(file.metadata.num_rows)
 
@@ -324,10 +324,10 @@ def _open_parquet(path: str | Path) -> Any:
 
 
 class FrameBatch:
-    """Consecutive rows of a frame table as flat arrays, the atoms of all frames one after another.
+    """Consecutive rows of a frame table as flat arrays, the atoms of all frames concatenated.
 
     ``table`` has the frame table's columns and types; ``path`` and ``first``, the row of the first
-    frame in that file, are for messages. Nothing but the types is checked before :meth:`check`.
+    frame in that file, are for messages. Only the types are checked before :meth:`check`.
     """
 
     def __init__(self, table: pa.Table, path: str | Path, first: int = 0) -> None:
@@ -367,19 +367,19 @@ class FrameBatch:
         return self.flat("numbers").astype(np.int64)
 
     def missing(self, name: str) -> np.ndarray:
-        """Which frames ``[F]`` have nothing in this column."""
+        """Return which frames ``[F]`` have no value in this column."""
         return self.table.column(name).combine_chunks().is_null().to_numpy(zero_copy_only=False)
 
     def values(self, name: str) -> np.ndarray:
-        """A column of one number or flag a frame ``[F]``, in the unit of the frame table."""
+        """Return a column of one number or flag per frame ``[F]``, in the unit of the frame table."""
         return self.table.column(name).combine_chunks().to_numpy(zero_copy_only=False)
 
     def flat(self, name: str) -> np.ndarray:
-        """All numbers of a list column in the unit of the frame table, frames without it left out."""
+        """Return all numbers of a list column in the unit of the frame table, for frames that have it."""
         return self.table.column(name).combine_chunks().flatten().to_numpy(zero_copy_only=False)
 
     def per_atom(self, name: str, fill: float) -> np.ndarray:
-        """One number an atom ``[N]``; ``fill`` where the frame has none."""
+        """Return one number per atom ``[N]``; ``fill`` if the frame has none."""
         missing = self.missing(name)
         if not missing.any():
             return self.flat(name)
@@ -388,14 +388,14 @@ class FrameBatch:
         return full
 
     def check(self) -> None:
-        """Raise UserError for the first frame that :func:`check_frame` refuses."""
+        """Raise UserError for the first frame that :func:`check_frame` rejects."""
         if self._sound():
             return
         for row, frame in enumerate(self.frames()):
             check_frame(frame, f"{self.path} row {self.first + row}")
 
     def _sound(self) -> bool:
-        """Whether check_frame passes every frame: many at once, so it does not say which it refuses."""
+        """Return whether check_frame accepts every frame: all at once, without saying which one fails."""
         columns = {name: self.table.column(name) for name in self.table.column_names}
         if any(columns[name].null_count for name in _REQUIRED):
             return False
@@ -422,7 +422,7 @@ class FrameBatch:
         )
 
     def frames(self) -> list[Frame]:
-        """The rows as frames, not checked but for the shapes of their arrays."""
+        """Return the rows as frames, checked only for the shapes of their arrays."""
         names = [field.name for field in fields(Frame)]
         columns = {
             name: _column(self.table.column(name).combine_chunks(), name, str(self.path), self.first)
@@ -432,7 +432,7 @@ class FrameBatch:
 
 
 def list_lengths(column: pa.ChunkedArray) -> np.ndarray:
-    """Length of the list in each row ``[F]``; 0 where there is none."""
+    """Return the length of the list in each row ``[F]``; 0 if there is none."""
     import pyarrow.compute as pc
 
     lengths = pc.fill_null(pc.list_value_length(column), 0)
@@ -440,7 +440,7 @@ def list_lengths(column: pa.ChunkedArray) -> np.ndarray:
 
 
 def _column(column: pa.Array, name: str, path: str, first: int) -> list:
-    """One column as Python values, arrays in their own shape; None where empty."""
+    """Return one column as Python values, arrays in their own shape; None where empty."""
     import pyarrow as pa
 
     empty = column.is_null().to_numpy(zero_copy_only=False)
@@ -450,7 +450,7 @@ def _column(column: pa.Array, name: str, path: str, first: int) -> list:
         return column.to_pylist()
     if name in _INTEGER and column.values.null_count:
         raise UserError(f"{path}: {name} has empty entries; give one whole number per atom")
-    # Copied, so that a frame neither is read-only nor keeps the whole table in memory.
+    # Copied, so that a frame is not read-only and does not keep the whole table in memory.
     offsets = column.offsets.to_numpy()
     mine = column.values.slice(offsets[0], offsets[-1] - offsets[0])
     flat = mine.to_numpy(zero_copy_only=False).astype(np.int64 if name in _INTEGER else float)
@@ -470,7 +470,7 @@ def _column(column: pa.Array, name: str, path: str, first: int) -> list:
 
 
 def frame_to_atoms(frame: Frame) -> Atoms:
-    """The frame as ASE atoms.
+    """Return the frame as ASE atoms.
 
     ``oxidation_states`` becomes an array of that name; other labels become ``REF_energy``,
     ``REF_forces``, ``REF_stress``, ``REF_magmom`` and ``REF_charge``, names which ASE's readers
@@ -502,7 +502,7 @@ def frame_to_atoms(frame: Frame) -> Atoms:
 
 
 def single_reference(frames: Iterable[Frame], where: str) -> str:
-    """The one energy reference of these frames; UserError where levels of theory are mixed."""
+    """Return the only energy reference of these frames; raise UserError if levels of theory are mixed."""
     found = {frame.energy_reference for frame in frames}
     if len(found) != 1:
         raise mixed_levels(found, where)
@@ -510,7 +510,7 @@ def single_reference(frames: Iterable[Frame], where: str) -> str:
 
 
 def mixed_levels(found: set[str], where: str) -> UserError:
-    """The error for energy references that stand in one place."""
+    """Return the error for several energy references in one place."""
     return UserError(
         f"{where} mixes {len(found)} levels of theory ({'; '.join(sorted(found))}); energies of "
         "different levels must not meet: keep one energy_reference"

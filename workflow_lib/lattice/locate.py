@@ -1,10 +1,10 @@
-"""Which arrangement of the host frames are: atoms matched to sites, in any setting of the crystal.
+"""Find the arrangement of frames: match atoms to host sites, in any setting of the crystal.
 
-The setting of the host file is tried first, for all frames at once. Frames that do not fit well there are
-read in every other way in which their cell is a repetition of the host's (see ``setting``), and the
-reading in which the atoms fit best counts; a reading that was found is tried on the frames that
-follow. An atom belongs to its nearest site; where two share one, the assignment of least squared
-distance decides. The origin is where the framework says: its mean displacement is taken out.
+The setting of the host file is tried first, for all frames at once. Frames that do not fit well in it
+are read in every other way in which their cell is a repetition of the host's (see ``setting``), and
+the reading in which the atoms fit best counts; a reading that was found is tried on the frames that
+follow. An atom belongs to its nearest site; if two share one, the assignment of least squared
+distance decides. The framework sets the origin: its mean displacement is subtracted.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ _PAIRS = 60_000
 
 
 class Located(NamedTuple):
-    """``arrangements`` [F], None where there is none, and why: ``reasons`` [F].
+    """The ``arrangements`` [F], None if there is none, and the ``reasons`` [F] why not.
 
-    ``reasons`` are None too for frames that are not of the host's composition: these are another
-    material, of which there is nothing to say. ``copies`` [F] is the number of host cells that a frame's
-    composition makes, 0 for another material.
+    ``reasons`` are also None for frames that do not have the host's composition: these are another
+    material. ``copies`` [F] is the number of host cells that a frame's composition makes, 0 for
+    another material.
     """
 
     arrangements: list[Arrangement | None]
@@ -63,7 +63,7 @@ class Reading(NamedTuple):
 
 
 class _Fit(NamedTuple):
-    """How frames [G] lie on the sites in a reading.
+    """How well frames [G] lie on the sites in a reading.
 
     ``site`` [G, n] counts the sites of each element from 0; ``worst`` and ``rms`` [G] in A are the
     largest displacement of an atom and their root mean square; ``atom`` [G] is the atom with the
@@ -78,7 +78,7 @@ class _Fit(NamedTuple):
 
 
 def copies_of_host(host: Host, numbers: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Return how many host cells each frame's composition makes [F]; 0 where it is another material.
+    """Return how many host cells each frame's composition makes [F]; 0 for another material.
 
     ``numbers`` holds the atoms of all frames, frame i from ``offsets[i]`` to ``offsets[i + 1]``.
     """
@@ -105,11 +105,11 @@ def locate(
     states: np.ndarray | None,
     wanted: np.ndarray | None = None,
 ) -> Located:
-    """Return the arrangements that frames are, with the charge ``states`` [N] of their atoms where given.
+    """Return the arrangements of frames, with the charge ``states`` [N] of their atoms if given.
 
     ``numbers`` [N] and ``positions`` [N, 3] (A) hold the atoms of all frames, frame i from
-    ``offsets[i]`` to ``offsets[i + 1]``; ``cells`` [F, 3, 3] in A, rows are vectors. Frames that are
-    not ``wanted`` [F] are passed over without a reason.
+    ``offsets[i]`` to ``offsets[i + 1]``; ``cells`` [F, 3, 3] in A, rows are vectors. Frames that
+    are not ``wanted`` [F] are skipped without a reason.
     """
     copies = copies_of_host(host, numbers, offsets)
     arrangements: list[Arrangement | None] = [None] * len(copies)
@@ -171,7 +171,7 @@ class OnSites(NamedTuple):
 
 
 def onto_sites(host: Host, atoms: Atoms) -> OnSites:
-    """Return a structure of one host cell in the setting of the host; UserError where it fits none."""
+    """Return a structure of one host cell in the setting of the host; UserError if it does not fit."""
     order = np.argsort(atoms.numbers, kind="stable")
     numbers, cell = atoms.numbers[order], np.asarray(atoms.cell[:])
     copies = copies_of_host(host, numbers, np.array([0, len(numbers)]))
@@ -193,7 +193,7 @@ def onto_sites(host: Host, atoms: Atoms) -> OnSites:
 
 
 def _sound(offsets: np.ndarray, positions: np.ndarray, cells: np.ndarray) -> np.ndarray:
-    """Whether the numbers of each frame [F] are finite and its cell has a volume."""
+    """Return whether the numbers of each frame [F] are finite and its cell has a volume."""
     finite = np.add.reduceat(~np.isfinite(positions).all(axis=1), offsets[:-1], dtype=np.int64) == 0
     finite &= np.isfinite(cells).all(axis=(1, 2))
     volume = np.zeros(len(cells))
@@ -220,14 +220,14 @@ class _Group:
         self.found: list[tuple[Reading, np.ndarray] | None] = []
 
     def sites(self, repeat: Repeat) -> dict[int, np.ndarray]:
-        """Scaled positions [s, 3] of the sites of each element in a supercell."""
+        """Return the scaled positions [s, 3] of the sites of each element in a supercell."""
         if repeat not in self._sites:
             numbers, scaled, _ = self.host.supercell(repeat, self.x)
             self._sites[repeat] = {int(z): scaled[numbers == z] for z in np.unique(numbers)}
         return self._sites[repeat]
 
     def arrangement(self, row: int, states: np.ndarray | None) -> Arrangement:
-        """The arrangement of a frame that was located."""
+        """Return the arrangement of a frame that was located."""
         found = self.found[row]
         assert found is not None
         (basis, _), site = found
@@ -261,7 +261,7 @@ class _Group:
                 self._other_settings(row, doubtful, positions, cells, rms)
 
     def _take(self, rows: np.ndarray, basis: Basis, fit: _Fit, rms: np.ndarray) -> None:
-        """Keep a fit of some frames where it is better than what they have."""
+        """Keep a fit of some frames if it is better than their present one."""
         for place, row in enumerate(rows.tolist()):
             if fit.rms[place] >= rms[row] - (self.better if np.isfinite(rms[row]) else 0):
                 continue
@@ -276,7 +276,7 @@ class _Group:
     def _other_settings(
         self, row: int, doubtful: np.ndarray, positions: np.ndarray, cells: np.ndarray, rms: np.ndarray
     ) -> None:
-        """Read a frame in other settings; what fits well is tried on all frames that are in doubt."""
+        """Read a frame in other settings; try those that fit well on all frames in doubt."""
         known = self.host.settings_found.setdefault((self.copies, len(self.numbers)), [])
         for reading in known:
             fit = self._fit(reading, positions[[row]], cells[[row]])
@@ -318,15 +318,15 @@ class _Group:
         self._take(rows[sure], reading.basis, _Fit(*(part[sure] for part in fit)), rms)
 
     def _readings(self, positions: np.ndarray, cell: np.ndarray) -> Iterator[tuple[Reading, float]]:
-        """All readings of a frame [n, 3] whose shape is that of the host, with the framework's misfit."""
+        """Yield all readings of a frame [n, 3] that have the host's shape, with the framework's misfit."""
         for basis, fit in self.trials(positions, cell):
             best = int(fit.rms.argmin())
             yield Reading(Basis(basis.repeat, basis.matrix[best]), fit.shift[best]), float(fit.rms[best])
 
     def trials(self, positions: np.ndarray, cell: np.ndarray) -> Iterator[tuple[Basis, _Fit]]:
-        """All readings of a frame, those as one supercell together (``matrix`` [T, 3, 3] and fit [T]).
+        """Yield all readings of a frame, those of one supercell together (``matrix`` [T, 3, 3], fit [T]).
 
-        In each basis one atom is laid on each of its sites in turn.
+        In each basis one atom is placed on each of its sites in turn.
         """
         elements, counts = np.unique(self.numbers[self.framework], return_counts=True)
         z = int(elements[counts.argmin()])
@@ -334,7 +334,7 @@ class _Group:
         every = bases(self.cell, self.copies, cell)
         for repeat in dict.fromkeys(basis.repeat for basis in every):
             matrices = np.array([basis.matrix for basis in every if basis.repeat == repeat])
-            # Copies of a site follow one another; a shift by a host cell changes no key.
+            # Copies of a site are consecutive; a shift by a host cell changes no key.
             sites = self.sites(repeat)[z][:: self.copies]
             shifts = sites - (positions[first] @ np.linalg.inv(matrices @ cell))[:, None]
             basis = Basis(repeat, np.repeat(matrices, len(sites), axis=0))
@@ -348,10 +348,10 @@ class _Group:
     ) -> _Fit:
         """Match frames in one reading.
 
-        The matrix and the shift of the reading may be one for all or one a frame. The shift is where
-        to look; the origin that counts is where the framework has no mean displacement. Frames whose
-        atoms are this far from their nearest sites (A, root mean square) are not assigned: apart they
-        would be farther.
+        The matrix and the shift of the reading may be one for all or one per frame. The shift is
+        where the search starts; the final origin is the one at which the framework has no mean
+        displacement. Frames whose atoms are ``hopeless`` (A, root mean square) or more from their
+        nearest sites are not assigned, because an assignment to separate sites would only be worse.
         """
         edges = reading.basis.matrix @ cells
         scaled = positions @ np.linalg.inv(edges) + np.atleast_2d(reading.shift)[:, None]
@@ -382,9 +382,9 @@ class _Group:
 
 
 def _nearest(scaled: np.ndarray, sites: np.ndarray, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Nearest site [G, a] of atoms ``scaled`` [G, a, 3] and the gap to it, scaled too [G, a, 3].
+    """Return the nearest site [G, a] of atoms ``scaled`` [G, a, 3] and the gap to it [G, a, 3].
 
-    ``sites`` [s, 3] are scaled; ``cells`` [G, 3, 3] in A.
+    ``sites`` [s, 3] and the gap are scaled; ``cells`` [G, 3, 3] in A.
     """
     frames, atoms, _ = scaled.shape
     site = np.empty((frames, atoms), dtype=np.int64)
@@ -401,7 +401,7 @@ def _nearest(scaled: np.ndarray, sites: np.ndarray, cells: np.ndarray) -> tuple[
 
 
 def _assigned(scaled: np.ndarray, sites: np.ndarray, cell: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sites [a] of atoms [a, 3] (scaled) with the least sum of squared distances, and the distances (A)."""
+    """Return sites [a] of atoms [a, 3] (scaled) with the least sum of squared distances, and these in A."""
     from scipy.optimize import linear_sum_assignment
 
     gap = scaled[:, None] - sites[None]

@@ -1,4 +1,4 @@
-"""Make the description of a host from crystal structures: CIF, POSCAR, or whatever pymatgen reads."""
+"""Make the description of a host from crystal structures: CIF, POSCAR, or any file that pymatgen reads."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TOLERANCE = 0.1
 EXACT = 24
 """Translations of space groups on their own origin are whole 24ths."""
 FAR = 0.5
-"""A; an empty framework that averaging moves farther has not the symmetry of the full one."""
+"""A; if averaging moves an empty framework farther, it does not have the symmetry of the full one."""
 
 
 def host_from_files(
@@ -37,7 +37,7 @@ def host_from_files(
     name: str | None = None,
     tolerance: float = TOLERANCE,
 ) -> HostFile:
-    """Read the crystal with all mobile sites occupied, and maybe the empty one, and describe the host.
+    """Read the crystal with all mobile sites occupied, and optionally the empty one, and describe the host.
 
     See :func:`make_host`. Raises UserError for a file that cannot be read, and for partial
     occupancies, naming the sites.
@@ -58,7 +58,7 @@ def host_from_files(
 
 
 def read_ordered(path: str | Path) -> Atoms:
-    """Read a structure; UserError where that fails or a site is partially occupied."""
+    """Read a structure; raise UserError if that fails or a site is partially occupied."""
     import warnings
 
     from pymatgen.core import Structure
@@ -70,7 +70,7 @@ def read_ordered(path: str | Path) -> Atoms:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             structure = Structure.from_file(str(path))
-    except Exception as error:  # pymatgen raises anything, bare ValueError to RuntimeError
+    except Exception as error:  # pymatgen raises many kinds of errors, from ValueError to RuntimeError
         raise UserError(f"{path} is no crystal structure that pymatgen reads ({error})") from error
     partial = [site for site in structure if not site.is_ordered]
     if partial:
@@ -139,7 +139,7 @@ def make_host(
     framework = numbers != atomic_number(mobile)
     scaled_empty = scaled_full.copy()
     scaled_empty[placed.site] = placed.positions
-    # Near the full sites: a host moves between its ends without turning around the cell.
+    # Near the full sites, because a host moves between its ends without rotating in the cell.
     scaled_empty -= np.round(scaled_empty - scaled_full)
     cell_empty = _averaged_cell(placed.cell, rotations)
     averaged, moved = _averaged(
@@ -147,7 +147,7 @@ def make_host(
     )
     if moved > FAR:
         raise UserError(
-            f"the empty end member has not the symmetry {symbol} of the full one: averaging would move an "
+            f"the empty end member lacks the symmetry {symbol} of the full one: averaging would move an "
             f"atom by {moved:.2f} A; describe the host by the full cell alone"
         )
     scaled_empty[framework] = averaged
@@ -167,7 +167,7 @@ def _checked(content: dict) -> HostFile:
 
 
 def _stand_in(described: HostFile) -> RedoxRule:
-    """A rule to locate atoms with, which asks for no charges: where atoms sit does not depend on them."""
+    """Return a rule for locating atoms, which needs no charges because sites do not depend on them."""
     low, high = described.oxidation_states
     marks = [{"surrogate": symbol, "new_species": symbol} for symbol in (described.redox, described.mobile)]
     return RedoxRule.model_validate(
@@ -187,14 +187,14 @@ def _stand_in(described: HostFile) -> RedoxRule:
 def _symmetry(
     cell: np.ndarray, scaled: np.ndarray, numbers: np.ndarray, tolerance: float
 ) -> tuple[np.ndarray, np.ndarray, str]:
-    """Rotations and translations of the space group in the basis of the cell, and its symbol."""
+    """Return rotations and translations of the space group in the basis of the cell, and its symbol."""
     import spglib
 
     found = spglib.get_symmetry_dataset((cell, scaled, numbers), symprec=tolerance)  # type: ignore[arg-type]
     if found is None:
         raise UserError("spglib finds no symmetry of the full cell; are two atoms on top of each other?")
     translations = np.asarray(found.translations)
-    # Where the origin is that of the space group, spglib's are off by what the atoms are.
+    # If the origin is that of the space group, spglib's translations are off by as much as the atoms.
     exact = np.round(translations * EXACT) / EXACT
     edges = np.linalg.norm(cell, axis=1)
     if np.all(np.abs(translations - exact) * edges < tolerance):
@@ -203,7 +203,7 @@ def _symmetry(
 
 
 def _averaged_cell(cell: np.ndarray, rotations: np.ndarray) -> np.ndarray:
-    """The cell [3, 3] strained by the least so that its metric has the symmetry."""
+    """Return the cell [3, 3] with the smallest strain that gives its metric the symmetry."""
     from scipy.linalg import sqrtm
 
     metric = np.mean([r.T @ (cell @ cell.T) @ r for r in rotations], axis=0)
@@ -219,7 +219,7 @@ def _averaged(
     rotations: np.ndarray,
     translations: np.ndarray,
 ) -> tuple[np.ndarray, float]:
-    """Scaled positions averaged over the operations, and the largest distance moved (A)."""
+    """Return scaled positions averaged over the operations, and the largest distance moved (A)."""
     total = np.zeros_like(scaled)
     for rotation, translation in zip(rotations, translations, strict=True):
         image = scaled @ rotation.T + translation

@@ -3,7 +3,7 @@
 A crystal can be given in many settings: permuted axes, a left-handed or skewed basis, another origin.
 Two bases M C and S span lattices of one shape where their metric tensors agree, so the candidates are
 whole-numbered matrices M of determinant +-1 that turn the frame's cell C into something of the shape
-of a repeated host cell S. Which of them is right, and where the origin lies, the atoms decide.
+of a repeated host cell S. The atoms decide which of them is right and where the origin lies.
 """
 
 from __future__ import annotations
