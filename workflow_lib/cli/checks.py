@@ -1,4 +1,4 @@
-"""The checks stage: what must hold of any run."""
+"""The checks stage: relations that must hold for any run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def checks(config: Config, run: Path, out: Path) -> None:
     """Check the physics of a run's products.
 
-    Charge balance, splits, energies, hull and voltage; fails with one line where one does not hold.
+    Charge balance, splits, energies, hull and voltage; fails with one line if one does not hold.
     """
     from workflow_lib.stages.checks.run import run_checks
 

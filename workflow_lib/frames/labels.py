@@ -87,7 +87,7 @@ def reason_of(error: BaseException) -> str:
 
 
 def parse_comment(line: str) -> dict[str, Any]:
-    """ASE's parser of extended XYZ's comment lines, made to accept a stress of six numbers."""
+    """Parse a comment line of extended XYZ with ASE's parser, also if its stress has six numbers."""
     from ase.io.extxyz import key_val_str_to_dict
 
     found = key_val_str_to_dict(re.sub(r"(?<!\S)stress=", f"{_WRITTEN}=", line))

@@ -161,7 +161,7 @@ class ChgnetPotential(Potential):
         return output
 
     def embedding_rows(self) -> Tensor:
-        """Species embedding [n_species, atom_fea_dim], rows in the order of ``species.labels``."""
+        """Return the species embedding [n_species, atom_fea_dim], rows as in ``species.labels``."""
         return self.net.atom_embedding.embedding.weight[[label - 1 for label in self.species.labels]]
 
 

@@ -14,7 +14,7 @@ from workflow_lib.frames.labels import ACCEPTED
 
 PROPERTIES, DISTANCE = "_property_unit_dict", "_distance_unit"
 _IN_FRAME = ("energy", "forces", "stress", "virial")
-"""Columns that have a unit to be turned; moments are muB and charges e in every set."""
+"""Columns with a unit to convert; moments are in muB and charges in e in every data set."""
 
 
 def _values() -> dict[str, float]:
@@ -29,7 +29,7 @@ def _values() -> dict[str, float]:
 
 
 def factor(unit: str) -> float | None:
-    """Return what turns numbers in ``unit``, such as ``kcal/mol/Ang``, into eV and A; None if unknown."""
+    """Return the factor from ``unit``, such as ``kcal/mol/Ang``, to eV and A; None if unknown."""
     known = _values()
     value = 1.0
     for place, part in enumerate(str(unit).replace(" ", "").split("/")):
@@ -42,7 +42,7 @@ def factor(unit: str) -> float | None:
 
 
 class Units:
-    """Factors of one database; UserError for a unit that is not known. Without metadata all are 1."""
+    """Factors of one database; UserError for an unknown unit. Without metadata all are 1."""
 
     def __init__(self, metadata: Mapping[str, Any], path: Path) -> None:
         stated = metadata.get(PROPERTIES)
@@ -66,7 +66,7 @@ class Units:
         return found
 
     def turned(self, data: dict[str, Any]) -> dict[str, Any]:
-        """Labels of a row in eV and A."""
+        """Return the labels of a row in eV and A."""
         return {
             name: np.asarray(value, dtype=float) * self._factors[name] if name in self._factors else value
             for name, value in data.items()

@@ -1,9 +1,9 @@
-"""Extended XYZ as frames, streaming: clean frames in batches, doubtful ones one by one.
+"""Read extended XYZ as frames, streaming: clean frames in batches, doubtful ones one by one.
 
-A batch of frames is parsed in one go; what does not fit is halved until the damaged frame is alone.
-That one then takes the careful way, through ASE's parser of comment lines and
-``foreign.make_frame``, which says what is wrong with it, or finds that it is only unusual. Both ways
-give the same frames.
+A batch of frames is parsed at once; a batch that does not fit is halved until the damaged frame is
+alone. That frame is then parsed carefully, with ASE's parser of comment lines and
+``labels.make_frame``, which say what is wrong with it, or find that it is only unusual. Both ways give
+the same frames.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ LONGEST_COMMENT = 1 << 18  # bytes
 
 
 class UnusualError(ValueError):
-    """A frame that the fast way does not understand."""
+    """A frame that the fast parser does not understand."""
 
 
 class _Comment(NamedTuple):
@@ -69,7 +69,7 @@ class _Builder:
     _compositions: dict[bytes, tuple[str, int]] = field(default_factory=dict)
 
     def frames(self, found: Sequence[RawFrame | Damaged]) -> list[Frame | Damaged]:
-        """One result for each item, in the same order."""
+        """Return one result for each item, in the same order."""
         results: dict[int, Frame | Damaged] = {}
         batches: dict[Layout, list[tuple[int, RawFrame, _Comment]]] = defaultdict(list)
         for place, item in enumerate(found):
@@ -113,7 +113,7 @@ class _Builder:
             sizes_of_forces = np.linalg.norm(arrays["forces"], axis=1)
             largest = np.maximum.reduceat(sizes_of_forces, starts[:-1]).tolist()
         if "oxidation_states" in arrays:
-            # What is no state was found to be unsound; its frame goes the careful way.
+            # Values that are no states were found to be invalid; their frame is parsed carefully.
             possible = np.where(is_state(arrays["oxidation_states"]), arrays["oxidation_states"], 0)
             arrays["oxidation_states"] = np.rint(possible).astype(np.int64)
         if any(comment.converted for _, _, comment in batch):
@@ -183,10 +183,10 @@ class _Builder:
         return known
 
     def _careful(self, item: RawFrame) -> Frame | Damaged:
-        """One frame by itself; never raises for what may stand in a file."""
+        """Return one frame by itself; never raises for anything that a file may contain."""
         try:
             return self._slow(item)
-        # ASE's parser raises anything on a comment line that it does not expect.
+        # ASE's parser raises many kinds of errors on unexpected comment lines.
         except Exception as error:
             reason = reason_of(error)
         return Damaged(item.number, item.line, reason)
@@ -217,7 +217,7 @@ class _Builder:
         atoms = Atoms(
             [int(z) for z in elements] if not announced.symbols else [one.capitalize() for one in elements],
             positions=_numbers(rows, *announced.places["positions"], "positions", item.line),
-            # ASE's parser has turned the nine numbers by columns.
+            # ASE's parser has transposed the nine numbers.
             cell=lattice.T,
             pbc=pbc,
         )
@@ -259,7 +259,7 @@ def _plain(value: str) -> str:
 
 
 def _comment(line: bytes) -> tuple[_Comment, Layout]:
-    """Labels of a comment line; ValueError where it needs the careful way."""
+    """Return the labels of a comment line; raise ValueError if it must be parsed carefully."""
     if len(line) > LONGEST_COMMENT:
         raise UnusualError
     pairs = dict(_PAIR.findall(line.decode("utf-8")))
@@ -300,7 +300,7 @@ def _comment(line: bytes) -> tuple[_Comment, Layout]:
 
 
 def _matrix(text: str) -> list[float]:
-    """Nine numbers of nine or six; UnusualError where there are others."""
+    """Return nine numbers from nine or six; raise UnusualError for any other count."""
     text = text.removeprefix("_JSON ").replace("[", " ").replace("]", " ").replace(",", " ")
     values = list(map(float, text.split()))
     if len(values) == 6:
@@ -317,14 +317,14 @@ def _sound(
     starts: np.ndarray,
     batch: Sequence[tuple[int, RawFrame, _Comment]],
 ) -> np.ndarray:
-    """Which frames pass what ``check_frame`` asks for; [frames]."""
+    """Return which frames [frames] satisfy the requirements of ``check_frame``."""
     numbers = arrays["numbers"]
     per_atom = (numbers >= 1) & (numbers <= LAST_ELEMENT)
     for name, values in arrays.items():
         if name == "oxidation_states":
             per_atom &= is_state(values)
         elif name != "numbers":
-            possible = np.abs(values) <= LIMITS[name]  # also false for what is not finite
+            possible = np.abs(values) <= LIMITS[name]  # also false for values that are not finite
             if not possible.all():
                 per_atom &= possible.all(axis=1) if possible.ndim > 1 else possible
     good = np.logical_and.reduceat(per_atom, starts[:-1])
@@ -339,10 +339,10 @@ def _sound(
 
 
 def read_xyz(path: Path, defaults: Defaults) -> Iterator[tuple[list[Frame | Damaged], int]]:
-    """Frames of an extended XYZ file, and its damaged ones, in order; with the bytes read so far.
+    """Yield frames of an extended XYZ file and its damaged ones, in order, with the bytes read so far.
 
-    Units as in the frame table, but stress and the sign of charges are as in the file (see
-    ``read_understand.py``). Raises OSError where the file cannot be read.
+    Units are as in the frame table, but stress and the sign of charges are as in the file (see
+    ``understand.py``). Raises OSError if the file cannot be read.
     """
     builder = _Builder(defaults)
     for found, done in scan(path):

@@ -1,1 +1,1 @@
-"""Physical checks of a run's products: what must hold for any host and data."""
+"""Physical checks of a run's products: relations that hold for any host and data."""

@@ -1,7 +1,7 @@
 """Relations that the products of a run must fulfil, whatever the host, the data and the models.
 
-They are computed again from the tables, by other ways than those of the stages that wrote them. What
-does not hold fails the run with one line.
+They are computed again from the tables, in other ways than by the stages that wrote them. A relation
+that does not hold fails the run with one line.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def run_checks(*, run: Path, rule: RedoxRule, metals: Mapping[str, float], out: 
 
 
 def unbalanced(dataset: Path, rule: RedoxRule) -> Iterator[str]:
-    """Frames with charge states whose formal charges do not add up to zero."""
+    """Yield frames with charge states whose formal charges do not add up to zero."""
     for batch in iter_parquet(checked(dataset / "frames.parquet", "dataset")):
         for frame in batch:
             if frame.oxidation_states is None:
@@ -64,7 +64,7 @@ def unbalanced(dataset: Path, rule: RedoxRule) -> Iterator[str]:
 
 
 def leaks(dataset: Path) -> Iterator[str]:
-    """States of the test set that have frames in another set; frames that a fold forgets or invents."""
+    """Yield states of the test set with frames in another set, and frames that a fold lacks or invents."""
     splits = Splits.load(checked(dataset / "splits.json", "dataset"))
     state_of: dict[str, str | None] = {}
     for batch in iter_parquet(checked(dataset / "frames.parquet", "dataset")):
@@ -87,7 +87,7 @@ def leaks(dataset: Path) -> Iterator[str]:
 
 
 def unusable_energies(run: Path) -> Iterator[str]:
-    """Rows of the tables of energies that claim a result and have no finite energy."""
+    """Yield rows of the tables of energies that report a result but have no finite energy."""
     tables = [("charge_order/reference", run / "charge_order")]
     tables += [
         ("charge_order/states", path.parent) for path in sorted(run.glob("charge_order/*/states.csv"))
@@ -101,7 +101,7 @@ def unusable_energies(run: Path) -> Iterator[str]:
 
 
 def below_hull(thermodynamics: Path) -> Iterator[str]:
-    """Structures that lie below the convex hull of their own source, drawn through the stored points."""
+    """Yield structures below the convex hull of their own source, drawn through the stored points."""
     formation = read_table("thermodynamics/formation", thermodynamics)
     hulls = read_table("thermodynamics/hull", thermodynamics)
     for (source, scope), hull in hulls.groupby(["source", "scope"]):
@@ -114,7 +114,7 @@ def below_hull(thermodynamics: Path) -> Iterator[str]:
 
 
 def wrong_voltages(run: Path, rule: RedoxRule, metals: Mapping[str, float]) -> Iterator[str]:
-    """Voltage profiles whose integral is not that of the end members' energies, or that rise with x."""
+    """Yield voltage profiles that rise with x, or whose integral is not that of the end members."""
     formation = read_table("thermodynamics/formation", run / "thermodynamics")
     voltages = read_table("thermodynamics/voltage", run / "thermodynamics")
     reference = read_table("charge_order/reference", run / "charge_order")

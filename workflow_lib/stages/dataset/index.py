@@ -65,7 +65,7 @@ class Index:
         return self.rows["reason"].isna().to_numpy()
 
     def used(self) -> pd.DataFrame:
-        """The rows of the frames that are used."""
+        """Return the rows of the frames that are used."""
         return self.rows[self.kept]
 
     def set_aside(self, reasons: pd.Series) -> Index:

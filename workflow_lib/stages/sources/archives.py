@@ -1,4 +1,4 @@
-"""Zip and tar archives, unpacked inside their folder or not at all."""
+"""Unpack zip and tar archives inside their folder or not at all."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ LONGEST_PART = 255  # bytes of one name; file systems take no more
 BLOCK = 1 << 20  # bytes
 DAMAGE = (
     *(tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError),
-    # zipfile's for a compression it does not know, and for encryption
+    # zipfile's errors for an unknown compression, and for encryption
     *(NotImplementedError, RuntimeError, RecursionError, OverflowError, ValueError),
 )
 MOST_HEADER = 1 << 16
-"""Bytes of one tar header with its long names and pax records; tarfile reads them whole, whatever they
-claim. Names that are allowed need a few hundred."""
+"""Bytes of one tar header with its long names and pax records; tarfile reads them completely, whatever
+size they claim. Names that are allowed need a few hundred."""
 _MAGIC: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 
 
 class Member(NamedTuple):
-    """One entry of an archive: ``kind`` is file, folder, or what else it is (refused)."""
+    """One entry of an archive: ``kind`` is file, folder, or any other kind (refused)."""
 
     name: str
     kind: str
@@ -45,14 +45,14 @@ class Member(NamedTuple):
 
 
 def is_archive(path: str | Path) -> bool:
-    """Whether the name is one of a zip or tar archive."""
+    """Return whether the name is that of a zip or tar archive."""
     return str(path).lower().endswith(SUFFIXES)
 
 
 def _zip_kind(info: zipfile.ZipInfo) -> str:
     if info.is_dir():
         return "folder"
-    # Unix attributes stand in the upper half; archives from other systems leave them empty.
+    # Unix attributes are in the upper half; archives from other systems leave them empty.
     kind = stat.S_IFMT(info.external_attr >> 16)
     return "link" if kind == stat.S_IFLNK else "file" if kind in (0, stat.S_IFREG) else "device"
 
@@ -67,7 +67,7 @@ def _zip(path: Path) -> Iterator[Iterator[Member]]:
 
 
 class _Bounded:
-    """The bytes of a tar archive, unpacked; ``budget`` bounds what the header being read may take."""
+    """The unpacked bytes of a tar archive; ``budget`` limits how much the header being read may take."""
 
     def __init__(self, path: Path) -> None:
         with path.open("rb") as handle:
@@ -104,14 +104,14 @@ def _tar(path: Path) -> Iterator[Iterator[Member]]:
                 source.budget = MOST_HEADER
                 info = archive.next()
                 source.budget = None
-                # tarfile keeps every member it has seen; nobody asks for them again.
+                # tarfile keeps every member it has seen, but they are not needed again.
                 archive.members = []  # type: ignore[attr-defined]
                 if info is None:
                     break
                 kind = "folder" if info.isdir() else "file" if info.isreg() else "device"
                 if info.issym() or info.islnk():
                     kind = "link"
-                # Links were told apart above, so extractfile always finds bytes.
+                # Links were sorted out above, so extractfile always finds bytes.
                 yield Member(
                     info.name,
                     kind,
@@ -119,7 +119,7 @@ def _tar(path: Path) -> Iterator[Iterator[Member]]:
                     partial(archive.extractfile, info),  # type: ignore[arg-type]
                 )
 
-            # The checksum of a compressed archive stands behind the end that tar itself looks for.
+            # The checksum of a compressed archive comes after the end that tar itself looks for.
             for _ in range(100):
                 if not source.read(BLOCK):
                     break
@@ -150,7 +150,7 @@ def unpack(archive: Path, target: Path, *, max_ratio: float) -> int:
                     raise UserError(
                         f"{archive} is refused: its member {member.name[:200]!r} has a negative size"
                     )
-                # What a member claims is added up before a byte of it is written.
+                # The claimed sizes are added up before any bytes are written.
                 claimed += member.size
                 if claimed > allowed or number >= MOST_MEMBERS:
                     raise UserError(
@@ -167,7 +167,7 @@ def unpack(archive: Path, target: Path, *, max_ratio: float) -> int:
                 else:
                     _write(archive, member, temporary / path)
                     count += 1
-        # A folder of an earlier version of the archive gives way.
+        # Replaces the folder of an earlier version of the archive.
         shutil.rmtree(target, ignore_errors=True)
         temporary.replace(target)
     except DAMAGE as error:
@@ -182,7 +182,7 @@ def unpack(archive: Path, target: Path, *, max_ratio: float) -> int:
 
 
 def _damaged(archive: Path, error: BaseException) -> UserError:
-    # tarfile lists all it has tried, a line each.
+    # tarfile lists all formats it has tried, one per line.
     words = next(iter(str(error).splitlines()), type(error).__name__).rstrip(":")
     return UserError(
         f"{archive} cannot be unpacked ({words}); its checksum is right, so tell its authors, or leave it "
@@ -208,7 +208,7 @@ def _member_path(archive: Path, member: Member) -> str:
 
 
 def _utf8(name: str) -> bytes:
-    """The bytes of a name; ValueError for one that is no text, which tables could not hold later."""
+    """Return the bytes of a name; raise ValueError if it is no text, which tables could not hold later."""
     try:
         return name.encode()
     except UnicodeEncodeError:

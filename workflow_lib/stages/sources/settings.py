@@ -1,4 +1,4 @@
-"""How data are fetched; free of heavy imports."""
+"""Configuration of fetching data; without heavy imports."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SOURCE_NAME = r"^[a-z0-9]+(-[a-z0-9]+)*$"
 
 
 class FetchSettings(BaseModel):
-    """Patience and care of a fetch; times in seconds, sizes in bytes."""
+    """Time-outs, retries and checks of a fetch; times in seconds, sizes in bytes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -34,7 +34,7 @@ class FetchSettings(BaseModel):
 
 
 class SourcesSettings(BaseModel):
-    """Which files of which sources make up the frames of a run."""
+    """The sources and files that make up the frames of a run."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -1,4 +1,4 @@
-"""HTTP with patience: retries with exponential back-off, time-outs, errors in plain words."""
+"""HTTP requests with retries: exponential back-off, time-outs, errors in plain words."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from workflow_lib.core.errors import UserError
 from workflow_lib.stages.sources.settings import FetchSettings
 
 MOST_JSON = 1 << 26
-"""Bytes of one page of a file list; the largest items have some 300 bytes a file."""
+"""Bytes of one page of a file list; the largest items have about 300 bytes per file."""
 MOST_REDIRECTS = 10
 TRY_LATER = frozenset({408, 425, 429, 500, 502, 503, 504})
 
@@ -39,11 +39,11 @@ class RangeRefusedError(TransientError):
 
 
 class RefusedError(Exception):
-    """The host will not give this, however often it is asked."""
+    """The host will not serve this, however often it is asked."""
 
 
 class StoppedError(Exception):
-    """Another thread met an error that makes going on pointless."""
+    """Another thread met an error that makes continuing pointless."""
 
 
 def _host(url: str) -> str:
@@ -54,7 +54,7 @@ def _host(url: str) -> str:
 
 
 def _retry_after(value: str | None) -> float | None:
-    """Seconds from a Retry-After header: a number or a date; None where it is neither."""
+    """Return the seconds of a Retry-After header, a number or a date; None if it is neither."""
     if value is None:
         return None
     if re.fullmatch(r"\s*[0-9]{1,9}\s*", value):
@@ -69,7 +69,7 @@ def _retry_after(value: str | None) -> float | None:
 
 
 def _root_cause(error: BaseException) -> str:
-    """The operating system's words at the bottom of a chain of wrapped errors."""
+    """Return the operating system's words at the bottom of a chain of wrapped errors."""
     words = "no connection"
     seen: BaseException | None = error
     while seen is not None:
@@ -93,17 +93,17 @@ class Web:
         session: requests.Session | None = getattr(self._local, "session", None)
         if session is None:
             session = requests.Session()
-            # Bytes as they are stored: sizes, ranges and checksums of the file lists mean these.
+            # Bytes as they are stored, to which sizes, ranges and checksums of the file lists refer.
             session.headers.update({"Accept-Encoding": "identity", "User-Agent": "workflow-lib fetch"})
             self._local.session = session
         return session
 
     @contextmanager
     def open(self, url: str, headers: Mapping[str, str] | None = None) -> Iterator[requests.Response]:
-        """An answer with status 200 or 206, its body not yet read.
+        """Yield an answer with status 200 or 206, its body not yet read.
 
-        Raises TransientError, RangeRefusedError or RefusedError, also for what goes wrong while the
-        body is read within the block.
+        Raises TransientError, RangeRefusedError or RefusedError, also for errors while the body is
+        read within the block.
         """
         timeout = (self.settings.connect_timeout, self.settings.stall_timeout)
         host = _host(url)
@@ -136,7 +136,7 @@ class Web:
     def _get(
         self, url: str, headers: Mapping[str, str] | None, timeout: tuple[float, float]
     ) -> requests.Response:
-        """The answer behind at most :data:`MOST_REDIRECTS` redirects, whose own bodies are not read."""
+        """Return the answer behind at most :data:`MOST_REDIRECTS` redirects, whose bodies are not read."""
         session = self._session()
         for _ in range(MOST_REDIRECTS + 1):
             response = session.get(
@@ -151,7 +151,7 @@ class Web:
         raise RefusedError(f"{_host(url)} redirects more than {MOST_REDIRECTS} times")
 
     def _body(self, response: requests.Response) -> bytes:
-        """A body of at most :data:`MOST_JSON` bytes that arrives before ``json_timeout`` is over."""
+        """Return a body of at most :data:`MOST_JSON` bytes that arrives before ``json_timeout`` is over."""
         deadline = time.monotonic() + self.settings.json_timeout
         parts: list[bytes] = []
         size = 0
@@ -173,7 +173,7 @@ class Web:
         if status in (200, 206) and "x-amzn-waf-action" not in response.headers:
             return
         if status in (200, 202, 206):
-            # Figshare's web host sends this, with an empty body, to programs it takes for robots.
+            # Figshare's web host sends this, with an empty body, to programs that it takes for robots.
             raise RefusedError(f"{host} answers with a browser check instead of the file")
         if status == 416:
             raise RangeRefusedError(words)
@@ -184,9 +184,9 @@ class Web:
     def retry[T](self, what: str, action: Callable[[], T], progress: Callable[[], int] = lambda: 0) -> T:
         """Call ``action`` until it succeeds, waiting longer and longer between tries.
 
-        ``progress`` says how far the tries have come (bytes): only tries in a row that come no
-        farther than any before them count against ``settings.attempts``. Raises UserError when
-        they are used up or the host asks for too long a wait; RefusedError and StoppedError pass.
+        ``progress`` returns how far the tries have come (bytes): only tries in a row that come no
+        farther than any before them count against ``settings.attempts``. Raises UserError if they
+        are used up or the host asks for too long a wait; RefusedError and StoppedError pass.
         """
         settings = self.settings
         failures, best = 0, progress()
@@ -210,13 +210,13 @@ class Web:
                     ) from error
             if wait is None:
                 longest = min(settings.max_backoff, settings.backoff * 2 ** (failures - 1))
-                # Spread, so that several connections do not all come back at the same moment.
+                # Randomised, so that several connections do not all retry at the same moment.
                 wait = longest * random.uniform(0.5, 1)
             if self.stop.wait(wait):
                 raise StoppedError
 
     def get_json(self, what: str, url: str) -> tuple[Any, requests.Response]:
-        """A JSON document and the answer it came with; UserError where it cannot be had."""
+        """Return a JSON document and its HTTP response; raise UserError if it cannot be obtained."""
 
         def ask() -> tuple[bytes, requests.Response]:
             with self.open(url) as response:

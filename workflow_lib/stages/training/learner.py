@@ -21,7 +21,7 @@ LabelledBatch = tuple[Batch, Targets]
 
 
 def _averaging(decay: float) -> Any:
-    """Exponential moving average whose memory grows at the start, as in torch_ema and TensorFlow."""
+    """Return an exponential moving average whose memory grows at the start, as in torch_ema, TensorFlow."""
 
     @torch.no_grad()
     def update(averaged: Sequence[Tensor], current: Sequence[Tensor], count: Tensor) -> None:
