@@ -85,7 +85,7 @@ class Run:
 
     @property
     def splits(self) -> Splits:
-        """The frames that train, choose the epoch and test."""
+        """The frames that train, validate and test."""
         from workflow_lib.frames.splits import Splits
 
         return Splits.load(checked(self.folder / "dataset/splits.json", "dataset"))

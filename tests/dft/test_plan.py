@@ -119,6 +119,13 @@ def test_a_failed_calculation_is_reported_with_its_reason_and_not_asked_again(
     assert plan[GIVEN][0].digest not in {c.digest for c in missing(plan, store)}
 
 
+def test_a_list_with_other_columns_is_one_line(host, tmp_path):
+    path = tmp_path / "pending.csv"
+    path.write_text("cell,x,n_occupied,key\n1x1x1,0.5,2,1x1x1:Na1001:Fe2323\n")
+    with pytest.raises(UserError, match=r"pending.csv has no column state_key; run the searches again"):
+        plan_pending(path, host, SETTINGS)
+
+
 def test_a_damaged_job_file_names_the_line(tmp_path, host, rule, pending):
     path = tmp_path / "jobs.jsonl"
     write_jobs([plan_pending(pending, host, SETTINGS)[GIVEN][0]], path)

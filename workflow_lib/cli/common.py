@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import click
 
+from workflow_lib.core.errors import printable
 from workflow_lib.core.io import disk_full, disk_is_full
 from workflow_lib.core.locks import alone
 
@@ -161,7 +162,7 @@ def stage(*options: Decorator) -> Callable[[Function], Command]:
 def say_read(summary: Mapping[str, Any], out: Path) -> None:
     """Print the result of reading foreign files and the path of the table."""
     for line in summary["statements"]:
-        click.echo(line)
+        click.echo(printable(line))  # it may quote the file
     click.echo(
         f"{summary['frames']} frames in {out / 'frames.parquet'}; "
         f"{summary['set_aside']} set aside, {summary['duplicates']} duplicates left out"

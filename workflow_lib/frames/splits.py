@@ -1,4 +1,4 @@
-"""The frames that train, choose the epoch and test: the type of ``splits.json``, its writer and reader.
+"""The frames that train, validate and test: the type of ``splits.json``, its writer and reader.
 
 The dataset stage assigns frames to the sets. This file derives what a model of a fold knows: a state
 is a test state only if none of its frames is in another set.
@@ -18,7 +18,7 @@ SetName = Literal["train", "validation", "test"]
 Role = Literal["train", "validation", "test", "none"]
 SETS: tuple[SetName, ...] = ("train", "validation", "test")
 """In order of precedence for a state: a state with a training frame is known, whatever set its other
-frames are in; so is one with a frame that chooses the epoch."""
+frames are in; so is one with a frame that validates."""
 
 
 @dataclass(frozen=True)

@@ -123,10 +123,13 @@ class TrainedModel:
     def trained_on_stress(self) -> bool:
         """Whether stresses entered the last training, or are those of unchanged shipped weights."""
         training = self.card.get("training", {})
-        if self.card["init"] == "pretrained" and not training.get("steps"):
-            return True
+        steps = training.get("steps")
+        if steps is None:
+            return False  # a card of an earlier program does not say, and a fine-tuned one would pass
+        if steps == 0:
+            return self.card["init"] == "pretrained"
         terms = training.get("settings", {}).get("loss", [])
-        return bool(training.get("steps")) and any(term["label"] == "stress" for term in terms)
+        return any(term["label"] == "stress" for term in terms)
 
     @property
     def elements(self) -> frozenset[int]:
