@@ -79,7 +79,7 @@ for _command in (command for commands in GROUPS.values() for command in commands
     group.add_command(_command)
 
 
-def _said(error: click.ClickException) -> str:
+def _message(error: click.ClickException) -> str:
     """Return click's message as one line that names the command and its help."""
     message = one_line(error.format_message().strip())
     path = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else PROGRAM
@@ -96,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         error.show()
         return 2
     except click.ClickException as error:
-        print(f"error: {_said(error)}", file=sys.stderr)
+        print(f"error: {_message(error)}", file=sys.stderr)
         return 2
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

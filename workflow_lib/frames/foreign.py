@@ -60,7 +60,7 @@ def read_frames(
         if energy_reference is not None and frame.energy_reference != energy_reference:
             raise UserError(
                 f"{path}: frame {index} is at the level {frame.energy_reference}, not "
-                f"{energy_reference}; energies of different levels must not meet"
+                f"{energy_reference}; energies of different levels must not be mixed"
             )
     return frames
 

@@ -64,7 +64,7 @@ KINDS = {
 """Other names for the kinds of frame that are distinguished."""
 
 STRESS_TO_EV: dict[StressUnit, float] = {"eV/A^3": 1.0, "GPa": 1 / 160.21766208, "kbar": 1 / 1602.1766208}
-STRESS_LIMIT = 1.0  # eV/A^3, 160 GPa: no frame one would train on is stressed so
+STRESS_LIMIT = 1.0  # eV/A^3, 160 GPa: more than in any frame for training
 _ALKALI = [atomic_number(symbol) for symbol in ("Li", "Na", "K")]
 VOIGT = (0, 5, 4, 5, 1, 3, 4, 3, 2)
 """Places of a 3x3 matrix, row by row, in the order xx yy zz yz xz xy."""

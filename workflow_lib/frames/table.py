@@ -48,8 +48,8 @@ STORED: Any = {"compression": "zstd", "write_page_checksum": True}
 PER_ATOM = ("forces", "magmoms", "charges", "oxidation_states")
 """Optional columns with one entry per atom."""
 RELAXATION, SINGLE, UNSPECIFIED = "relaxation", "single", "unspecified"
-"""Kinds of frame that are told apart: a step of a relaxation, a static run, and one that does not say
-what it is. Any other kind (rattle, md, ...) samples displaced atoms or strained cells."""
+"""Kinds of frame that are distinguished: a step of a relaxation, a static run, and one of unknown
+kind. Any other kind (rattle, md, ...) samples displaced atoms or strained cells."""
 _DERIVED = {"path": ("kind", "group", "orbital"), "magnetic_order": ("magmoms",)}
 """Columns that older tables lack, and the columns they are derived from."""
 _COMPOSITION = re.compile(r"([A-Z][a-z]?[0-9]+)+")
@@ -513,7 +513,7 @@ def mixed_levels(found: set[str], where: str) -> UserError:
     """Return the error for several energy references in one place."""
     return UserError(
         f"{where} mixes {len(found)} levels of theory ({'; '.join(sorted(found))}); energies of "
-        "different levels must not meet: keep one energy_reference"
+        "different levels must not be mixed: keep one energy_reference"
     )
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 TOLERANCE = 0.1
 """A; positions are averaged over the symmetry found within this."""
 EXACT = 24
-"""Translations of space groups on their own origin are whole 24ths."""
+"""Translations of space groups on their own origin are multiples of 1/24."""
 FAR = 0.5
 """A; if averaging moves an empty framework farther, it does not have the symmetry of the full one."""
 
@@ -100,7 +100,7 @@ def make_host(
 
     Cell and positions are averaged over the space group found within ``tolerance`` (A). ``empty`` is the
     same crystal without mobile ions, in any setting and of another volume; without it the full cell
-    stands for every composition. Raises UserError where the structures are no such host.
+    is used for every composition. Raises UserError where the structures are no such host.
     """
     from pymatgen.core import Composition
 

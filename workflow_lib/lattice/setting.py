@@ -24,7 +24,7 @@ MOST = 400
 
 
 class Basis(NamedTuple):
-    """``matrix`` [3, 3], whole numbers: ``matrix @ cell`` are the edges of the host repeated ``repeat``."""
+    """``matrix`` [3, 3], integers: ``matrix @ cell`` are the edges of the host repeated ``repeat``."""
 
     repeat: Repeat
     matrix: np.ndarray

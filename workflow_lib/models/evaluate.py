@@ -41,7 +41,7 @@ def evaluate(
     reference = single_reference(frames, where)
     if model.level is None:
         raise UserError(
-            f"{model.name} does not say its level of theory; its energies cannot be held against {where}"
+            f"{model.name} does not say its level of theory; its energies cannot be compared with {where}"
         )
     if reference != model.level:
         raise UserError(

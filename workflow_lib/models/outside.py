@@ -95,7 +95,7 @@ def import_calculator(path: str) -> BaseCalculator:
 class AsePredictor:
     """A calculator of ASE behind the predictor protocol: charge-blind, one structure after another.
 
-    Its level of theory is unknown unless given, so that its energies are never held against others;
+    Its level of theory is unknown unless given, so that its energies are never compared with others;
     ``name`` is the import path, which with the calculator's parameters is its identity.
     """
 

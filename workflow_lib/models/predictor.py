@@ -1,4 +1,4 @@
-"""What a stage needs of any potential, whether it was trained here or not."""
+"""What a stage requires of any potential, whether it was trained here or not."""
 
 from __future__ import annotations
 
@@ -35,29 +35,29 @@ class Prediction:
 
 
 class Predictor(Protocol):
-    """A potential to be used: a trained model, shipped weights, or a calculator of ASE.
+    """A potential to use: a trained model, shipped weights, or a calculator of ASE.
 
-    The ASE calculator, the torch-sim model and the relaxations are written against this.
+    The ASE calculator, the torch-sim model and the relaxations are written for this interface.
     """
 
     @property
     def name(self) -> str:
-        """What messages and tables call it."""
+        """Its name in messages and tables."""
 
     @property
     def identity(self) -> str:
-        """Hash of everything that decides its answers, its code included."""
+        """Hash of everything that decides its results, its code included."""
 
     @property
     def level(self) -> str | None:
-        """Level of theory of its energies; None where nobody has said.
+        """Level of theory of its energies; None if unknown.
 
         Energies of two levels are never compared; differences within one potential always may be.
         """
 
     @property
     def charge_labelled(self) -> bool:
-        """Whether it tells the charge states of a redox element apart, and so needs them."""
+        """Whether it distinguishes the charge states of a redox element, and therefore needs them."""
 
     @property
     def predicts(self) -> frozenset[str]:
@@ -65,11 +65,11 @@ class Predictor(Protocol):
 
     @property
     def elements(self) -> frozenset[int] | None:
-        """Atomic numbers of the elements it knows; None where it does not say."""
+        """Atomic numbers of the elements it knows; None if unknown."""
 
     @property
     def device(self) -> torch.device:
-        """Where it runs."""
+        """Device that it runs on."""
 
     def choose(self, atoms: Atoms, assign: Assign = "labels") -> np.ndarray | None:
         """Return the charge states to use for a structure; None for a charge-blind potential."""
@@ -78,9 +78,10 @@ class Predictor(Protocol):
         """Return the labels [n] that stand for elements [n] in given charge states [n]."""
 
     def evaluate(self, structures: Sequence[Structure], *, stress: bool = False) -> Output:
-        """Run one batch: ``energy``, ``forces``, ``node_embeddings`` and, asked for, ``stress``.
+        """Run one batch: ``energy``, ``forces``, ``node_embeddings`` and, if asked for, ``stress``.
 
-        Shapes and units are those of the potentials' contract. UserError where there is no stress.
+        Shapes and units are those of the potentials' contract. Raises UserError if there is no
+        stress.
         """
 
     def predict(
@@ -91,4 +92,4 @@ class Predictor(Protocol):
         batch_size: int = 16,
         assign: Assign = "labels",
     ) -> list[Prediction]:
-        """Evaluate structures; UserErrors name the structure by its place in the list."""
+        """Evaluate structures; a UserError names the structure by its place in the list."""

@@ -35,7 +35,7 @@ def remove_run(folder: Path) -> None:
     name = made.get("run") if isinstance(made, dict) else None
     if name != folder.name:
         raise UserError(
-            f"{mark} is of the run {name!r}, not {folder.name!r}: nothing was removed; look what it is"
+            f"{mark} is of the run {name!r}, not {folder.name!r}: nothing was removed; check what it is"
         )
     with folder_lock(folder / ".run" / "lock", 0, print, "snakemake"):
         try:

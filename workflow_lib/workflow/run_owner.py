@@ -87,7 +87,8 @@ def end_jobs(names: Sequence[str], say: Callable[[str], None], wait: float) -> N
         elif jobs is not None:
             if found:
                 say(
-                    f"jobs {', '.join(sorted(found, key=_number))} of the earlier call have ended; going on"
+                    f"jobs {', '.join(sorted(found, key=_number))} of the earlier call have ended; "
+                    "continuing"
                 )
             return
         if time.monotonic() >= deadline:

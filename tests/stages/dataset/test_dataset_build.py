@@ -300,7 +300,7 @@ def test_wrong_length_arrays(build, raw):
 
 
 def test_repeated_frame_ids(build, raw):
-    with pytest.raises(UserError, match="frame_id 'x000_s0-relaxation-00' stands 2 times"):
+    with pytest.raises(UserError, match="frame_id 'x000_s0-relaxation-00' occurs 2 times"):
         build([*raw, raw[0]])
 
 

@@ -104,7 +104,7 @@ def test_without_the_metal_at_this_level_there_is_no_voltage(
 
 def test_a_metal_given_twice_at_one_level_is_refused():
     twice = [{"element": "Na", "level": LEVEL, "energy_ev": e, "source": "x"} for e in (-1.3, -1.4)]
-    with pytest.raises(ValidationError, match="stands twice"):
+    with pytest.raises(ValidationError, match="is given twice"):
         ThermodynamicsSettings.model_validate({"metals": twice})
 
 

@@ -126,7 +126,7 @@ def _in_processes(
                     yield waiting.pop(job), job.result()
         except BrokenProcessPool as error:
             raise UserError(
-                "a reading process was killed, perhaps for want of memory; run the same command again with "
+                "a reading process was killed, perhaps for lack of memory; run the same command again with "
                 "fewer --jobs: finished files are kept"
             ) from error
         except BaseException:
@@ -207,7 +207,7 @@ def _statements(abouts: Sequence[dict[str, Any]], merged: Merged) -> list[str]:
             f"stress above 160 GPa or of unknown unit was left out in {merged.stress_refused} frames"
         )
     if merged.renamed:
-        lines.append(f"{merged.renamed} frame ids stood more than once and were numbered")
+        lines.append(f"{merged.renamed} frame ids occurred more than once and were numbered")
     if any(UNSTATED in about["energy_references"] for about in abouts):
         lines.append("the level of theory of some frames is unstated; give --energy-reference")
     return lines

@@ -175,5 +175,5 @@ def read_outcar(path: Path, defaults: Defaults) -> Batches:
             if isinstance(frame, Frame):
                 frame.kind = RELAXATION if steps > 1 else SINGLE
     if not frames:
-        raise UserError(f"{path} holds no whole ionic step; run VASP again")
+        raise UserError(f"{path} holds no complete ionic step; run VASP again")
     yield frames, path.stat().st_size

@@ -44,7 +44,7 @@ CELL = UNIT
 """The charge-order stage uses the smallest cell, whose states can all be enumerated."""
 ANSWERS = (RELAXATION, SINGLE, UNSPECIFIED)
 """Kinds of frame that may answer for a state; rattled and strained ones are no answers, however small
-their forces: in another cell than the states they are held against, they may lie lower."""
+their forces: in another cell than the states they are compared with, they may lie lower."""
 RELAXED = 0.05
 """eV/A; a DFT path that ends with a larger force is shown as not relaxed."""
 TABLE = "reference.csv"

@@ -66,7 +66,7 @@ def _check_source(index: Index, settings: DatasetSettings) -> None:
         )
     if not rows["frame_id"].is_unique:
         name, count = Counter(rows["frame_id"]).most_common(1)[0]
-        raise UserError(f"{settings.path}: frame_id {name!r} stands {count} times; give each frame its own")
+        raise UserError(f"{settings.path}: frame_id {name!r} occurs {count} times; give each frame its own")
     if not rows["subset"].any():
         raise UserError(
             f"no frame of {settings.path} passes dataset.subset_elements and required_elements "

@@ -148,7 +148,7 @@ class State:
             self.bits.state = stored["random"]
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(
-                f"{self.path} is no state of a search ({error!r}); delete it, the search starts anew"
+                f"{self.path} is no state of a search ({error!r}); delete it, and the search starts again"
             ) from error
 
     def extend(

@@ -173,7 +173,7 @@ def unpack(archive: Path, target: Path, *, max_ratio: float) -> int:
     except DAMAGE as error:
         raise _damaged(archive, error) from error
     except OSError as error:
-        if error.errno is None:  # bz2 reports damage so
+        if error.errno is None:  # bz2 reports damage in this way
             raise _damaged(archive, error) from error
         raise
     finally:

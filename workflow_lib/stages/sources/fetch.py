@@ -131,7 +131,7 @@ def _fetch_missing(
         check_unchanged(name, before, listing)
     wanted = _wanted(name, listing, only)
     folder.keep_listing(listing)
-    # Written first, so that data never lie here without their licence, even after a crash.
+    # Written first, so that there are never data without their licence, even after a crash.
     _describe(name, source, folder, listing)
     for path in listing.linked:
         say(f"{name}: {path} is only linked from the item and cannot be verified; it is not fetched")

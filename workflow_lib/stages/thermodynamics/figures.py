@@ -1,4 +1,4 @@
-"""Figures of the thermodynamics stage; the CSV beside each holds what it draws."""
+"""Figures of the thermodynamics stage; the CSV beside each holds the data drawn."""
 
 from __future__ import annotations
 

@@ -223,7 +223,7 @@ def run_thermodynamics(
             answers.append(ask(structures, where=folder.name))
     everyone = [reference, *answers]
     formation = pd.concat([a.structures.astype(object) for a in everyone], ignore_index=True)
-    formation = formation.infer_objects()  # numbers again, so that all are written alike
+    formation = formation.infer_objects()  # to numeric types, so that all values are written alike
     hulls = pd.DataFrame(
         [row for a in everyone for row in _hull_rows(a, sites_per_fu, settings.accept_unconverged)]
     )

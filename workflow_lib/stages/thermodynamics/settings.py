@@ -47,7 +47,7 @@ class ThermodynamicsSettings(BaseModel):
         named = [(metal.element, metal.level) for metal in self.metals]
         for element, level in named:
             if named.count((element, level)) > 1:
-                raise ValueError(f"metals: {element} at {level} stands twice; give one energy")
+                raise ValueError(f"metals: {element} at {level} is given twice; give one energy")
         return self
 
     def metal(self, element: str, level: str) -> MetalEnergy | None:

@@ -96,7 +96,7 @@ class CheckpointStore:
             if hashlib.sha256(data).hexdigest()[:16] == checksum:
                 return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
             print(
-                f"checkpoint {path} is damaged (checksum differs): going on from the one before it",
+                f"checkpoint {path} is damaged (checksum differs): resuming from the one before it",
                 file=sys.stderr,
             )
         return None

@@ -124,7 +124,7 @@ def fit(
     stored = store.load()
     if stored is not None:
         recorder.resume(stored)
-        print(f"{title}: going on after {recorder.place()} from {store.folder}", file=sys.stderr)
+        print(f"{title}: resuming after {recorder.place()} from {store.folder}", file=sys.stderr)
     counts = {
         term.label: np.array([label_count(frame, term.label) for frame in sets["train"]])
         for term in settings.loss

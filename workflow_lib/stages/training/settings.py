@@ -126,5 +126,5 @@ class TrainingSettings(_Section):
         labels = [term.label for term in self.loss]
         for label in labels:
             if labels.count(label) > 1:
-                raise ValueError(f"loss: {label} stands in two terms; give one term a label")
+                raise ValueError(f"loss: {label} is in two terms; give one term per label")
         return self
