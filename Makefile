@@ -20,8 +20,10 @@ run: .venv/installed
 report: .venv/installed
 	@$(BIN)/workflow-lib report --config "$(CONFIG)"
 
+# Two processes of one thread each: more would need more memory than a laptop has.
+TEST_PROCESSES ?= 2
 test: .venv/installed
-	@$(BIN)/python -m pytest
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup
 
 # Recomputes one stored frame of each kind with GPAW; DFT=quick takes only the smallest.
 test-dft: .venv/gpaw
