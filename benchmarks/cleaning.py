@@ -124,7 +124,9 @@ def plain(frames: Sequence[Frame], settings: CleanSettings) -> set[int]:
     materials: dict[str, list[int]] = defaultdict(list)
     for index, frame in enumerate(frames):
         materials[frame.group].append(index)
-    for members in materials.values():
+    for found in materials.values():
+        # The lowest frame of several duplicates is the one that is kept.
+        members = sorted(found, key=lambda index: (frames[index].energy / len(frames[index]), index))
         kept: list[int] = []
         structures = {
             index: Structure(

@@ -263,6 +263,7 @@ def table_bytes() -> dict[str, int]:
 
     from workflow_lib.frames.table import write_parquet
     from workflow_lib.lattice.arrangement import Arrangement
+    from workflow_lib.lattice.host import Host
     from workflow_lib.simulation.cache import RelaxationCache
     from workflow_lib.simulation.relaxation import Relaxation
 

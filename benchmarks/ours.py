@@ -85,16 +85,19 @@ class SameOrder(Sampler[int]):
 
 
 class _TimedStore(CheckpointStore):
-    """Marks the clock when an epoch's checkpoint is written: the last thing an epoch does."""
+    """Mark the clock when an epoch's checkpoint is written: the last thing an epoch does."""
 
     def __init__(self, root: Path, clock: Clock) -> None:
         super().__init__(root, {"benchmark": "not resumed"})
         self.clock = clock
+        self.marked = 0
 
     def save(self, epoch: int, payload: dict[str, Any], batch: int = 0) -> Path:
         """Write, then mark."""
         path = super().save(epoch, payload, batch)
-        self.clock.mark()
+        if epoch > self.marked:  # the end of the training is stored once more
+            self.clock.mark()
+            self.marked = epoch
         return path
 
 

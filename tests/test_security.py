@@ -135,6 +135,7 @@ def test_a_name_that_make_passes_on(tmp_path: Path) -> None:
 
 CHECKED = {
     *("CONFIG", "DATASET", "CHARGE_ORDER", "SEARCH", "EMBEDDING", "THERMODYNAMICS", "COMPARISON", "DFT"),
+    "CHECKS",
     *("TRAINING", "SOURCES", "WORK", "RUN", "SOURCES", "log", "threads"),
     *("wildcards.model", "wildcards.source"),
     *("params.charge_orders", "params.trainings", "params.searches", "params.embeddings"),
@@ -195,7 +196,7 @@ def test_names_in_frames_are_no_paths(frames, rule, host: Host, tmp_path: Path) 
     build_dataset(settings=settings, rule=rule, host=host, seed=1, out=tmp_path / "out")
     assert {path.name for path in tmp_path.iterdir()} == {"in", "out"}
     for path in (tmp_path / "out").iterdir():
-        assert re.fullmatch(r"[a-z_]+\.(csv|json|parquet|svg|png)", path.name), path.name
+        assert re.fullmatch(r"[a-z_]+(\.sha256)?\.(csv|json|parquet|svg|png)", path.name), path.name
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -176,6 +176,7 @@ def test_two_runs_give_identical_files_and_the_cache_changes_nothing(desk: Desk)
     desk.sit(model, "c/charge_order", cache="one")
     names = sorted(path.name for path in (desk.root / "a/charge_order").iterdir())
     assert names == [
+        "charge-order.sha256.json",
         "scores.json",
         "states.csv",
         "states.png",

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from workflow_lib.core.io import write_json
+from workflow_lib.results_reading import seal
 from workflow_lib.stages.comparison.figures import comparison_figure
 from workflow_lib.stages.comparison.run import COLUMNS, _knows_test_states
 
@@ -14,6 +15,7 @@ from workflow_lib.stages.comparison.run import COLUMNS, _knows_test_states
 def test_states_of_test_frames_that_train(train, seen, tmp_path):
     states = {"train": train, "validation": ["b"], "test": ["c", "d"]}
     write_json(tmp_path / "card.json", {"training": {"states": states}})
+    seal(tmp_path, "train")
     assert _knows_test_states(tmp_path) is seen
 
 
