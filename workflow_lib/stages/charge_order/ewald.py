@@ -42,7 +42,8 @@ NOTE = (
     "formation energies and redox_spread_ratio are therefore fitted, in-fold numbers. Rank "
     "correlation, ground states and the order of pairs are those of the unscaled energies and use no "
     "DFT at all. Where the slope is not positive the energies stay unscaled, ewald_scale and the "
-    "fitted numbers are null. Nothing is trained, so every state counts as unseen."
+    "fitted numbers are null. Scores count the states that the models of the first fold have not seen, "
+    "as theirs do."
 )
 FITTED = ("_mae_mev_fu", "redox_spread_ratio")
 """Parts of the names of the scores that depend on the scale."""
@@ -73,7 +74,7 @@ def run_ewald(
 
     ``states.csv`` also has the column ``ewald_ev`` (unscaled, eV per cell); ``energy_ev`` and
     ``formation_mev_fu`` are scaled. ``role`` is the state's set in the first fold of
-    ``splits_path``, for comparison with trained models; ``seen`` is always false. Raises UserError
+    ``splits_path``, for comparison with trained models; ``seen`` says whether these have seen it. Raises UserError
     if the compared composition has too few states to fit the scale.
     """
     settings = settings or ChargeOrderSettings()
@@ -110,7 +111,6 @@ def run_ewald(
         host=host,
         orders=None,
     )
-    states["seen"] = False
     states["ewald_ev"] = energies
     scores: Scores = {
         "source": EWALD,
