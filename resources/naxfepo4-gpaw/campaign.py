@@ -13,7 +13,19 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from cell_parts import (
+    cell_lower,
+    cell_magnetism,
+    cell_noise,
+    cell_orbitals,
+    cell_sodium,
+    cell_two_thirds,
+    truth_cells,
+)
 from check_parts import cells, convergence, magnetism, noise, sodium
+from frame_parts import cell_others, cell_paths, cell_same_positions, cell_strains
+from level_parts import levels
+from lithium_parts import lithium_metal, lithium_states, lithium_strains
 from training_parts import chemistries, dynamics, dynamics_walks, rattle_relaxations, rattles
 from truth_parts import lower, orbitals, same_positions, truth, two_thirds
 
@@ -40,6 +52,21 @@ PARTS: dict[str, Callable[[Store, Path | None], Iterator[Calculation]]] = {
         dynamics_walks,
         two_thirds,
         chemistries,
+        levels,
+        truth_cells,
+        cell_sodium,
+        cell_orbitals,
+        cell_lower,
+        cell_magnetism,
+        cell_noise,
+        cell_strains,
+        cell_paths,
+        cell_others,
+        cell_same_positions,
+        cell_two_thirds,
+        lithium_states,
+        lithium_strains,
+        lithium_metal,
     )
 }
 

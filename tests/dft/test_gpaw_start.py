@@ -36,10 +36,12 @@ def test_a_density_is_kept_for_its_own_charge_order_only(half, tmp_path):
     density = SimpleNamespace(nt_sR=grid, nct_R=SimpleNamespace(data=0.25), D_asii=matrices)
     path = tmp_path / "density" / "x.npz"
     assert kept(path, half) is None
-    keep(path, half, SimpleNamespace(density=density), half.atoms())
+    keep(path, half, SimpleNamespace(density=density), half.atoms(), {3: (np.eye(5), 0.02 * np.eye(4))})
     found = kept(path, replace(half, positions=half.positions + 0.01))
     np.testing.assert_array_equal(found["valence"], 0.75)
     np.testing.assert_array_equal(found["matrices"], matrices.data)
+    assert found["sites"].tolist() == [3]
+    np.testing.assert_array_equal(found["resistances"], [0.02 * np.eye(4)])
     other = half.oxidation_states.copy()
     iron = np.flatnonzero(half.numbers == 26)
     other[iron] = other[iron][::-1] if (other[iron] != other[iron][::-1]).any() else np.roll(other[iron], 1)

@@ -118,6 +118,7 @@ class SteeredGPAW(Calculator):
         self.text = text
         self.densities = densities
         self.last_kept = time.monotonic()
+        self.known: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self.group = operations(calculation)
         self.gpaw: Any = None
         self.first_rung = 0
@@ -185,6 +186,8 @@ class SteeredGPAW(Calculator):
                 mixer = calculator.dft.scf_loop.mixer
                 mixer.reset()
                 mixer.mix(context.density)
+            if not control.active:
+                self._turn(calculator)
 
         calculator.hooks["scf_step"] = release
         if not self._starts_low:
@@ -205,6 +208,9 @@ class SteeredGPAW(Calculator):
             settings |= {"maxiter": LADDER[0].iterations}
             calculator = self._watched(GPAW(**settings))
             restore(calculator, atoms, arrays)
+            if "sites" in arrays:
+                pairs = zip(arrays["frames"], arrays["resistances"], strict=True)
+                self.known.update(zip(map(int, arrays["sites"]), pairs, strict=True))
             return calculator
         return None
 
@@ -218,13 +224,24 @@ class SteeredGPAW(Calculator):
 
     def _keep(self, calculator: Any) -> None:
         if self.densities is not None:
-            keep(self._densities()[0], self.calculation, calculator.dft, calculator.atoms)
+            path = self._densities()[0]
+            keep(path, self.calculation, calculator.dft, calculator.atoms, self.known)
             self.last_kept = time.monotonic()
 
+    def _turn(self, calculator: Any) -> None:
+        """Let the mixer of a calculator turn minority orbitals, once for each that it makes."""
+        from workflow_lib.dft.orbital_turning import TurningMixer
+
+        loop, sites = calculator.dft.scf_loop, self.calculation.steered_sites()
+        if sites and not isinstance(loop.mixer, TurningMixer):
+            electrons = calculator.dft.setups.nvalence
+            loop.mixer = TurningMixer(loop.mixer, calculator.dft.setups, sites, electrons, self.known)
+
     def _watched(self, calculator: Any) -> Any:
-        """The calculator, which keeps its density now and then for the case of an interruption."""
+        """The calculator, which turns orbitals and keeps its density in case it is interrupted."""
 
         def save(context: Any) -> None:
+            self._turn(calculator)
             if context.niter > 1 and time.monotonic() - self.last_kept > KEEP_EVERY:
                 self._keep(calculator)
 

@@ -27,7 +27,7 @@ LOW_CUTOFF = 500.0
 much on the way to 800 that self-consistency takes as long as from free atoms."""
 WORTH_IT = 1.3
 """A level starts low where its cut-off is this many times :data:`LOW_CUTOFF`."""
-LOW_CONVERGENCE = {"energy": 1e-4, "density": 2e-4, "eigenstates": 1e-5, "minimum iterations": 3}
+LOW_CONVERGENCE = {"energy": 1e-4, "density": 5e-5, "eigenstates": 1e-5, "minimum iterations": 3}
 """eV, electrons and eV^2 per valence electron, before the cut-off is raised."""
 SETTLING = 4
 """Passes over the wave functions in the potential of a carried density before that may change."""
@@ -78,8 +78,13 @@ def _kinds(calculation: Calculation) -> np.ndarray:
     return np.array([calculation.numbers, calculation.oxidation_states, letters])
 
 
-def density_of(calculation: Calculation, dft: Any, atoms: Atoms) -> dict[str, np.ndarray]:
-    """What a file keeps of a density: that of the pseudo valence electrons, PAW matrices, the state."""
+def density_of(
+    calculation: Calculation, dft: Any, atoms: Atoms, known: Mapping[int, tuple[np.ndarray, np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """What a file keeps: density of the pseudo valence electrons, PAW matrices, the state.
+
+    And what was learned of the turns of its orbitals (:mod:`workflow_lib.dft.orbital_turning`).
+    """
     density = dft.density
     return {
         "kinds": _kinds(calculation),
@@ -87,14 +92,23 @@ def density_of(calculation: Calculation, dft: Any, atoms: Atoms) -> dict[str, np
         "positions": atoms.positions,
         "valence": density.nt_sR.data - density.nct_R.data,
         "matrices": np.asarray(density.D_asii.data),
+        "sites": np.array(list(known), dtype=int),
+        "frames": np.array([frame for frame, _ in known.values()]).reshape(-1, 5, 5),
+        "resistances": np.array([matrix for _, matrix in known.values()]).reshape(-1, 4, 4),
     }
 
 
-def keep(path: Path, calculation: Calculation, dft: Any, atoms: Atoms) -> None:
+def keep(
+    path: Path,
+    calculation: Calculation,
+    dft: Any,
+    atoms: Atoms,
+    known: Mapping[int, tuple[np.ndarray, np.ndarray]],
+) -> None:
     """Write the density to a file, atomically; 1 to 2 MB for 28 atoms."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary, temporary.open("wb") as handle:
-        np.savez(handle, allow_pickle=False, **density_of(calculation, dft, atoms))
+        np.savez(handle, allow_pickle=False, **density_of(calculation, dft, atoms, known))
 
 
 def kept(path: Path, calculation: Calculation) -> dict[str, np.ndarray] | None:
@@ -107,7 +121,7 @@ def kept(path: Path, calculation: Calculation) -> dict[str, np.ndarray] | None:
             arrays = dict(content)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile):
         return None
-    if set(arrays) != {"kinds", "cell", "positions", "valence", "matrices"}:
+    if not set(arrays) >= {"kinds", "valence", "matrices"}:
         return None
     return arrays if np.array_equal(arrays["kinds"], _kinds(calculation)) else None
 

@@ -86,7 +86,8 @@ def truth_table(records: Iterable[Record], host: Host, level: Level) -> pd.DataF
 def lowest_relaxations(records: Iterable[Record]) -> dict[str, Record]:
     """The relaxation of each arrangement that counts: the lowest finished one over all orbital seeds.
 
-    Where none is finished, any other (running, failed) stands in.
+    Of positions, or of positions and cell: at one level all are of one kind. Where none is finished,
+    any other (running, failed) stands in.
     """
 
     def rank(record: Record) -> tuple[bool, float]:
@@ -96,7 +97,7 @@ def lowest_relaxations(records: Iterable[Record]) -> dict[str, Record]:
     found: dict[str, Record] = {}
     for record in records:
         key = record.calculation.state_key
-        if key and record.calculation.task == "relaxation":
+        if key and record.calculation.task in ("relaxation", "cell"):
             found[key] = min(found.get(key, record), record, key=rank)
     return found
 
