@@ -312,6 +312,12 @@ class SteeredGPAW(Calculator):
             atoms.cell[:], last["cell"], rtol=0, atol=1e-9
         )
 
+    def charges(self) -> list[float]:
+        """Bader charges (e) of the last geometry."""
+        from workflow_lib.dft.bader import bader_charges
+
+        return bader_charges(self.gpaw).tolist()
+
     def calculate(
         self,
         atoms: Atoms | None = None,
@@ -333,10 +339,9 @@ class SteeredGPAW(Calculator):
             self.results["stress"] = work.get_stress().copy()
         self._keep(self.gpaw)
         charges = None
-        if self.calculation.charges:
-            from workflow_lib.dft.bader import bader_charges
-
-            charges = bader_charges(self.gpaw).tolist()
+        # Bader's analysis takes as long as some iterations: of a relaxation its end has it.
+        if self.calculation.charges and self.calculation.task in ("single", "series"):
+            charges = self.charges()
         if self.log is None or self._is_last(work):
             return
         stress = self.results.get("stress")
@@ -391,7 +396,8 @@ def compute(
     if log.record.frames and calculation.task == "single":
         log.end("done")
         return
-    atoms.calc = SteeredGPAW(calculation, log, text, densities)
+    engine = SteeredGPAW(calculation, log, text, densities)
+    atoms.calc = engine
     try:
         if calculation.task == "single":
             atoms.get_potential_energy()
@@ -403,6 +409,8 @@ def compute(
                 left += f" or stress above {MAX_STRESS / GPa:g} GPa"
             log.end("failed", f"{left} after {calculation.max_steps} steps")
             return
+        elif calculation.charges:
+            log.frame(log.record.frames[-1] | {"charges": engine.charges()})
     except (StateLost, NotConverged) as error:
         log.end("failed", str(error))
     else:
