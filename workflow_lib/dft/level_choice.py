@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ from ase.units import Bohr, GPa, Ha
 from workflow_lib.dft.level import Level
 from workflow_lib.dft.store import Record
 from workflow_lib.errors import UserError
+from workflow_lib.io import save_figure
 
 KIND = "level"
 COLUMNS = (
@@ -184,3 +186,32 @@ def verdict(table: pd.DataFrame, criteria: Criteria = Criteria()) -> pd.DataFram
     worst = table[list(limits)].abs().groupby([table["cutoff_ev"], table["mesh"]]).max()
     worst["stands"] = (worst.notna() & (worst <= pd.Series(limits))).all(axis=1)
     return worst.reset_index()
+
+
+def level_figure(table: pd.DataFrame, stem: Path) -> None:
+    """Errors of every level against the reference, one panel a quantity, with what they may be."""
+    import matplotlib.pyplot as plt
+
+    from workflow_lib.plotting import style
+
+    style()
+    criteria = Criteria()
+    quantities = (
+        ("formation_error_mev_fu", "formation energy\n(meV per formula unit)", criteria.formation),
+        ("order_error_mev_fu", "charge order\n(meV per formula unit)", criteria.order),
+        ("force_error_mev_a", "largest force component\n(meV/Å)", criteria.force),
+        ("stress_error_gpa", "largest stress component\n(GPa)", criteria.stress),
+    )
+    names = table["cutoff_ev"].map("{:g}".format) + " eV\n" + table["mesh"]
+    order = list(dict.fromkeys(names))
+    figure, panels = plt.subplots(1, len(quantities), figsize=(13, 3.2))
+    for panel, (column, label, limit) in zip(panels, quantities, strict=True):
+        for strain, marker in zip(sorted(table["strain"].unique()), "os^", strict=False):
+            rows = table["strain"] == strain
+            places = names[rows].map(order.index)
+            panel.plot(places, table.loc[rows, column].abs(), marker, label=f"strain {strain:g}", alpha=0.8)
+        panel.axhline(limit, color="0.6", zorder=0)
+        panel.set_xticks(range(len(order)), order, fontsize=6)
+        panel.set_ylabel(f"error of the {label}")
+    panels[0].legend(fontsize=7)
+    save_figure(figure, stem)

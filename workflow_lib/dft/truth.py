@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from ase.units import GPa
 
 from workflow_lib.dft.level import Level
 from workflow_lib.dft.store import Record
@@ -35,6 +36,11 @@ COLUMNS = (
     "charge_low",
     "charge_high",
     "bond_gap_a",
+    "volume_a3",
+    "a_a",
+    "b_a",
+    "c_a",
+    "stress_gpa",
     "reason",
 )
 """``orbital``: seed of the lowest relaxation; ``formation``: meV per formula unit against the end
@@ -42,7 +48,8 @@ members; ``orbital_a``, ``orbital_b``, ``orbital_c``: single
 points of the other orbital seeds at the same atoms, against this state's energy there, empty where
 they collapsed; ``noise``: the same orbital from a cold start; moments in muB and Bader charges in e
 are means over the sites of the lower and higher charge state; ``bond_gap``: mean Fe-O distance of
-the lower-state sites minus that of the higher-state ones."""
+the lower-state sites minus that of the higher-state ones; volume and edges of the cell in A^3 and A;
+``stress``: largest component that is left, GPa (empty where it is not computed)."""
 
 
 def truth_table(records: Iterable[Record], host: Host, level: Level) -> pd.DataFrame:
@@ -106,6 +113,7 @@ def _described(record: Record, host: Host, singles: list[Record]) -> dict[str, o
     frame, calculation = record.frames[-1], record.calculation
     states, magmoms = calculation.oxidation_states, np.array(frame["magmoms"])
     atoms = calculation.atoms()
+    atoms.set_cell(frame["cell"])
     atoms.positions = frame["positions"]
     row: dict[str, object] = {
         "orbital": calculation.orbital,
@@ -113,8 +121,11 @@ def _described(record: Record, host: Host, singles: list[Record]) -> dict[str, o
         "fmax": np.linalg.norm(frame["forces"], axis=1).max(),
         "steps": len(record.frames),
         "bond_gap_a": bond_gap(atoms, host, states),
+        "volume_a3": atoms.get_volume(),
+        "stress_gpa": None if frame.get("stress") is None else np.abs(frame["stress"]).max() / GPa,
         "reason": record.reason,
     }
+    row |= dict(zip(("a_a", "b_a", "c_a"), atoms.cell.lengths(), strict=True))
     charges = None if frame.get("charges") is None else np.array(frame["charges"])
     for name, state in (("low", host.low), ("high", host.high)):
         sites = states == state
