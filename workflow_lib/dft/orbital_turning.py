@@ -28,7 +28,9 @@ is left to finish; the second is how far one step may go."""
 FAR = 0.8
 """Overlap of an orbital with the one its frame starts from, below which the frame is made anew."""
 PATIENCE = 5
-"""Iterations of mixing between two steps."""
+"""Iterations of mixing between two steps, at least."""
+CREEP = 0.35
+"""Mixing is left alone while it divides the residual by three in three iterations."""
 QUIET = 3e-4
 """Electrons per valence electron: density residual below which the slow turns are what is left."""
 
@@ -53,7 +55,7 @@ class TurningMixer:
         self.sites = sites
         self.electrons = electrons
         self.steps = 0
-        self._waited = 0
+        self._residuals: list[float] = []
         self._before: dict[int, np.ndarray] | None = None
         self.known: Known = {} if known is None else known
         self._prior: dict[int, np.ndarray] = {}
@@ -65,7 +67,8 @@ class TurningMixer:
     def reset(self) -> None:
         """Forget the history, as for a new geometry; the frames and resistances stay."""
         self.mixer.reset()
-        self._before, self._waited = None, 0
+        self._before = None
+        self._residuals.clear()
         self._path.clear()
 
     def mix(self, density: Any) -> float:
@@ -73,8 +76,8 @@ class TurningMixer:
         before, self._before = self._before, None
         after = self._matrices(density)
         residual = float(self.mixer.mix(density))
-        self._waited += 1
-        if before is not None and self._waited >= PATIENCE and residual < QUIET * self.electrons:
+        self._residuals.append(residual)
+        if before is not None and self._creeps():
             turns = self._step(before, after)
             if turns:
                 for site, turn in turns.items():
@@ -82,9 +85,16 @@ class TurningMixer:
                 self.mixer.reset()
                 self.mixer.mix(density)
                 self.steps += 1
-                self._waited = 0
+                self._residuals.clear()
         self._before = self._matrices(density)
         return residual
+
+    def _creeps(self) -> bool:
+        """Whether mixing has had its time, is near the end, and hardly gets nearer."""
+        if len(self._residuals) < PATIENCE:
+            return False
+        earlier, last = self._residuals[-4], self._residuals[-1]
+        return last < QUIET * self.electrons and last > CREEP * earlier
 
     def _matrices(self, density: Any) -> dict[int, np.ndarray]:
         """Of each site the minority occupation matrix [5, 5]."""
