@@ -17,6 +17,7 @@ from pathlib import Path
 from campaign import PARTS
 from level_parts import CHOSEN
 
+from workflow_lib.dft.calculation import Calculation
 from workflow_lib.dft.run import run_jobs
 from workflow_lib.dft.store import Store
 from workflow_lib.errors import UserError
@@ -39,6 +40,9 @@ ORDER = (
     "cell_noise",
     "cell_same_positions",
 )
+STARTED = ("truth_cells", "levels", "lithium_states", "cell_others")
+"""Parts whose starts come from models or averages: what was begun under a name is gone on with, though
+another machine might round the start otherwise."""
 FORMAL = {"Na": 1, "Li": 1, "P": 5, "O": -2, "Si": 4}
 
 
@@ -57,7 +61,7 @@ def main() -> int:
             print(f"{archive(store, options.archive)} records in {options.archive}")
             return 0
         for part in options.part or ORDER:
-            calculations = list(PARTS[part](store, None))
+            calculations = wanted(part, store)
             if options.list:
                 states = [store.get(calculation).status for calculation in calculations]
                 counts = ", ".join(f"{states.count(s)} {s}" for s in dict.fromkeys(states)) or "nothing yet"
@@ -68,6 +72,15 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def wanted(part: str, store: Store) -> list[Calculation]:
+    """The calculations of a part."""
+    calculations = list(PARTS[part](store, None))
+    if part not in STARTED:
+        return calculations
+    begun = {(r.calculation.name, r.calculation.level.digest): r.calculation for r in store.records()}
+    return [begun.get((c.name, c.level.digest), c) for c in calculations]
 
 
 def archive(store: Store, path: Path) -> int:
