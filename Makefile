@@ -2,11 +2,7 @@
 CONFIG ?= config/config.yaml
 CORES ?= all
 PIP_ARGS ?=
-# Nothing but the letters of a name: the recipes below put it into commands.
-RUN = $(shell sed -nE 's/^run: *["'\'']?([a-z0-9-]+)["'\'']?[[:space:]]*(\#.*)?$$/\1/p' $(CONFIG))
-REPORT = results/$(RUN)/report.html
 BIN = .venv/bin
-SNAKEMAKE = $(BIN)/snakemake --configfile $(CONFIG)
 PYTHON ?= $(shell for p in python3.12 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))' 2>/dev/null && echo $$p && break; done)
 
@@ -14,17 +10,15 @@ PYTHON ?= $(shell for p in python3.12 python3 python; do \
 .DEFAULT_GOAL := demo
 
 demo: run report
-	@echo "Report: $(CURDIR)/$(REPORT)"
 
+# Checked before Snakemake reads the file by looser rules of its own.
 run: .venv/installed
-	@test -f $(CONFIG) || { echo "$(CONFIG) does not exist; see config/ for examples" >&2; exit 2; }
-	@$(SNAKEMAKE) --cores $(CORES)
+	@$(BIN)/workflow-lib check --config "$(CONFIG)"
+	@$(BIN)/snakemake --configfile "$(CONFIG)" --cores $(CORES)
 
 # Snakemake's own report, made anew only when a result is newer than it.
 report: .venv/installed
-	@test -n "$(RUN)" || { echo "$(CONFIG) has no line 'run: <name>'" >&2; exit 2; }
-	@if [ ! -f $(REPORT) ] || [ -n "$$(find results/$(RUN) -type f -newer $(REPORT) -not -name '*.log' -print -quit)" ]; \
-	then $(SNAKEMAKE) --report $(REPORT); else echo "The report is up to date."; fi
+	@$(BIN)/workflow-lib report --config "$(CONFIG)"
 
 test: .venv/installed
 	@$(BIN)/python -m pytest
@@ -47,7 +41,8 @@ test-faults: slurm-setup
 	@$(BIN)/python -m pytest -m "not dft" $(FAULT_TESTS)
 
 lint: .venv/installed
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/snakefmt --check Snakefile rules && $(BIN)/mypy
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/snakefmt --check Snakefile rules && $(BIN)/mypy && \
+	$(BIN)/lint-imports --no-cache --no-logo
 
 format: .venv/installed
 	@$(BIN)/ruff check --fix -q . ; $(BIN)/ruff format . && $(BIN)/snakefmt Snakefile rules
@@ -86,5 +81,6 @@ slurm-setup: .venv/installed
 	found || { echo "The SLURM test needs slurmctld, slurmd and munge: on Debian and Ubuntu run 'sudo apt-get install $(SLURM_PACKAGES)'" >&2; exit 2; }
 	@$(BIN)/python tests/slurm/cluster.py true
 
-clean:
-	rm -rf results/$(RUN)
+# One run's folder, found through its configuration; nothing that a run did not make.
+clean: .venv/installed
+	@$(BIN)/workflow-lib clean --config "$(CONFIG)"

@@ -12,13 +12,15 @@ from pathlib import Path
 import snakemake.logging
 from snakemake.exceptions import WorkflowError
 
-from workflow_lib.config import FAMILIES, validate_config
-from workflow_lib.errors import UserError
-from workflow_lib.failed_log import last_lines
-from workflow_lib.io import atomic_path
-from workflow_lib.folder_owner import require_own
-from workflow_lib.run_owner import own_run
-from workflow_lib.slurm_outage import keep_jobs
+from workflow_lib.config import FAMILIES, load_config
+from workflow_lib.core.errors import UserError
+from workflow_lib.workflow.code import code_of
+from workflow_lib.workflow.failed_log import last_lines
+from workflow_lib.core.io import atomic_path, read_json
+from workflow_lib.workflow.folder_owner import require_own
+from workflow_lib.workflow.run_folder import old_folders
+from workflow_lib.workflow.run_owner import own_run
+from workflow_lib.workflow.slurm_outage import keep_jobs
 
 # Jobs run the Python that runs Snakemake, also where its environment is not activated.
 os.environ["PATH"] = os.pathsep.join(
@@ -33,35 +35,42 @@ if not workflow.configfiles:
     configfile: "config/config.yaml"
 
 
+# The files are read again by strict rules. Snakemake's own reading of them (`no` is false, `010` is
+# eight, the last of two equal keys counts) is not used anywhere below.
 try:
-    CFG = validate_config(
-        config, ", ".join(map(str, workflow.configfiles)) or "configuration"
-    )
+    CFG = load_config(*workflow.configfiles, overrides=workflow.config_settings.config)
 except UserError as error:
     raise WorkflowError(str(error))
 
-RUN = f"results/{CFG.run}"
+RUN = str(CFG.folder)
 WORK = f"{RUN}/work"
 CONFIG = f"{RUN}/config.json"
-REFERENCE = f"{RUN}/exam/reference.csv"
+REFERENCE = f"{RUN}/charge_order/reference.csv"
 TRAINED = {str(m): m for m in CFG.trained()}
 MODELS = list(TRAINED)
 SEARCHED = [str(m) for m in CFG.trained(controls=False)]
 
 
-def code_of(*parts):
-    """Checksum of library code: a rule whose code changed runs again, a touched file does not."""
-    digest = hashlib.sha256()
-    for part in sorted(parts):
-        path = Path(workflow.basedir) / "workflow_lib" / part
-        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
-            digest.update(file.read_bytes())
-    return digest.hexdigest()[:16]
+def adapter_of(model):
+    """The module that runs a model's network: it is loaded by name, which no import shows."""
+    return FAMILIES[CFG.model(TRAINED[model].name).family].module
 
 
 def settings_of(*sections):
     """The sections a rule depends on, so that only rules which read a changed key run again."""
     return {s: json.loads(CFG.model_dump_json(include={s}))[s] for s in sections}
+
+
+def described():
+    """What the captions call things: host, couple and level of this run, never those of the demo."""
+    try:
+        host = read_json(CFG.host)
+        names = {"host": host["name"], "mobile": host["mobile"]}
+    except (UserError, KeyError, TypeError) as error:
+        raise WorkflowError(f"{CFG.host} is no host description: {error}")
+    low, high = (f"{CFG.redox.element}{s.oxidation}+" for s in CFG.redox.states)
+    names |= {"element": CFG.redox.element, "low": low, "high": high}
+    return names | {"level": CFG.dataset.energy_reference}
 
 
 def names_of(outputs):
@@ -81,14 +90,19 @@ def gpus(wildcards):
     return int(CFG.training_of(TRAINED[wildcards.model].name).device == "cuda")
 
 
+DESCRIBED = described()
+
+
 # Snakemake calls this in the main process alone (jobs get --no-hooks), before it starts any job.
 onstart:
     try:
         require_own(RUN)
+        for line in old_folders(CFG.folder):
+            print(line, file=sys.stderr)
         # A SLURM executor names its jobs by this ID; the others have none.
         own_run(Path(RUN), getattr(workflow.scheduler._executor, "run_uuid", None))
         keep_jobs(workflow.scheduler._executor)
-        # The verbs read the resolved configuration from a file. It is no rule's output: a rule that
+        # The commands read the resolved configuration from a file. It is no rule's output: a rule that
         # ran whenever any key changed would keep Snakemake from seeing whose keys did.
         with atomic_path(CONFIG) as temporary:
             temporary.write_text(CFG.model_dump_json(indent=2) + "\n")
@@ -108,22 +122,22 @@ if CFG.sources:
 
 include: "rules/dataset.smk"
 include: "rules/training.smk"
-include: "rules/exam.smk"
-include: "rules/sampling.smk"
+include: "rules/charge_order.smk"
+include: "rules/search.smk"
 include: "rules/dft.smk"
 include: "rules/thermodynamics.smk"
 include: "rules/embedding.smk"
-include: "rules/benchmark.smk"
+include: "rules/comparison.smk"
 
 
 rule all:
     default_target: True
     input:
-        rules.benchmark.output,
+        rules.comparison.output,
         rules.dataset.output,
-        rules.exam_overview.output,
-        rules.exam_identical.output if CFG.exam.identical_atoms else [],
-        rules.sampling_overview.output,
+        rules.charge_order_overview.output,
+        rules.charge_order_identical.output if CFG.charge_order.identical_atoms else [],
+        rules.search_overview.output,
         rules.dft.output,
         rules.thermodynamics.output,
         rules.embedding_overview.output,

@@ -24,10 +24,11 @@ from pathlib import Path
 from typing import Any
 
 from workflow_lib.config import load_config
-from workflow_lib.errors import UserError
-from workflow_lib.host import Host
-from workflow_lib.io import read_json, sha256, write_json
-from workflow_lib.training.settings import LossTerm, SchedulerSettings, TrainingSettings
+from workflow_lib.core.errors import UserError
+from workflow_lib.core.io import sha256
+from workflow_lib.frames.splits import Splits
+from workflow_lib.lattice.host import Host
+from workflow_lib.stages.training.settings import LossTerm, SchedulerSettings, TrainingSettings
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "config/config.yaml"
@@ -147,17 +148,17 @@ class Data:
 
 def make_data(folder: Path) -> Data:
     """The demo's frames with charge states and their splits; the stage's figures are left out."""
-    from workflow_lib.dataset.assign import assign
-    from workflow_lib.dataset.splits import make_splits, make_units
-    from workflow_lib.frames import read_parquet, write_parquet
+    from workflow_lib.frames.table import read_parquet, write_parquet
+    from workflow_lib.stages.dataset.assign import assign
+    from workflow_lib.stages.dataset.splits import make_splits, make_units
 
     config = load_config(CONFIG)
     settings = config.dataset
-    host = Host.load(ROOT / config.host)
+    host = Host.load(ROOT / config.host, config.redox)
     frames, _ = assign(read_parquet(ROOT / settings.path), config.redox, host, settings)
     data = Data(folder / "frames.parquet", folder / "splits.json")
     write_parquet(frames, data.frames)
-    write_json(data.splits, make_splits(make_units(frames, host, settings), settings, config.seed))
+    make_splits(make_units(frames, host, settings), settings, config.seed).save(data.splits)
     return data
 
 
@@ -180,7 +181,7 @@ def make_case(
     name = next(m.name for m in config.models if m.family == family and m.init == "scratch")
     settings = TrainingSettings(batch_size=BATCH, epochs=epochs or EPOCHS[family], **SETTINGS[family])
     fold = config.dataset.folds.run[0]
-    available = len(read_json(data.splits)["folds"][fold]["train"])
+    available = len(Splits.load(data.splits).fold(fold).frames["train"])
     train_frames = min(available, max_frames or available)
     return Case(
         family=family,
@@ -197,7 +198,7 @@ def make_case(
 
 def identity(case: Case) -> dict[str, Any]:
     """Everything the numbers of a case depend on, except the seed: what a stored run must match."""
-    from workflow_lib.training.checkpoint import code_checksum
+    from workflow_lib.stages.training.checkpoint import code_checksum
 
     values = asdict(case)
     for name in ("seed", "frames", "splits"):

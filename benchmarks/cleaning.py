@@ -36,8 +36,8 @@ if __name__ == "__main__":
 from benchmarks.reading import EMBEDDED, REPEATS  # noqa: E402
 
 if TYPE_CHECKING:
-    from workflow_lib.dataset.settings import CleanSettings
-    from workflow_lib.frames import Frame
+    from workflow_lib.frames.table import Frame
+    from workflow_lib.stages.dataset.settings import CleanSettings
 
 WHOLE = 300_000
 """Frames of the public set, to which the times are extrapolated."""
@@ -50,7 +50,7 @@ STRAIN, PERTURBATION, JITTER = 0.01, 0.02, 0.001
 
 def make_frames(count: int, per_material: int, seed: int = 1) -> list[Frame]:
     """``count`` frames of materials of ``per_material`` frames each."""
-    from workflow_lib.frames import read_parquet
+    from workflow_lib.frames.table import read_parquet
 
     rng = np.random.default_rng(seed)
     paths = [list(found) for _, found in groupby(read_parquet(EMBEDDED), key=lambda frame: frame.group)]
@@ -77,7 +77,7 @@ def _supercell(
     frame: Frame, repeat: np.ndarray, strain: np.ndarray, name: str, group: str, rng: np.random.Generator
 ) -> Frame:
     """A strained, perturbed supercell; energies scattered by 5 meV/atom."""
-    from workflow_lib.frames import with_labels
+    from workflow_lib.frames.table import with_labels
 
     shifts = np.stack(np.meshgrid(*map(range, repeat), indexing="ij"), axis=-1).reshape(-1, 3)
     copies = len(shifts)
@@ -101,7 +101,7 @@ def _supercell(
 
 def _again(frame: Frame, name: str, rng: np.random.Generator) -> Frame:
     """The frame in another order of atoms and elsewhere, with noise of a calculation done twice."""
-    from workflow_lib.frames import with_labels
+    from workflow_lib.frames.table import with_labels
 
     order = rng.permutation(len(frame))
     moved = frame.positions + rng.normal(scale=JITTER, size=frame.positions.shape) + rng.normal(size=3)
@@ -165,8 +165,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--compare", type=int, default=200, help="frames for the comparison; 0: none")
     options = parser.parse_args(arguments)
     os.environ["OMP_NUM_THREADS"] = "1"
-    from workflow_lib.dataset.clean import clean
-    from workflow_lib.dataset.settings import CleanSettings
+    from workflow_lib.stages.dataset.clean import clean
+    from workflow_lib.stages.dataset.settings import CleanSettings
 
     # Neither the energy window nor the relaxed structure is in question here.
     settings = CleanSettings(above=10.0, below=10.0)

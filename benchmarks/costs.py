@@ -35,11 +35,12 @@ if __name__ == "__main__":
 
 from benchmarks.cases import RESULTS  # noqa: E402
 from workflow_lib.config import load_config  # noqa: E402
-from workflow_lib.errors import UserError  # noqa: E402
-from workflow_lib.training.settings import TrainingSettings  # noqa: E402
+from workflow_lib.core.errors import UserError  # noqa: E402
+from workflow_lib.stages.training.settings import TrainingSettings  # noqa: E402
 
 if TYPE_CHECKING:
-    from workflow_lib.frames import Frame
+    from workflow_lib.frames.table import Frame
+    from workflow_lib.lattice.host import Host
     from workflow_lib.models.contract import Graph, Potential
 
 FRAMES = ROOT / "resources/naxfepo4-gpaw/frames.parquet"
@@ -105,7 +106,7 @@ class Timer:
 
 def small_frames(count: int | None = None) -> list[Frame]:
     """Frames of 28 atoms with all labels (None: each once); their stress stands in for a converged one."""
-    from workflow_lib.frames import read_parquet, with_labels
+    from workflow_lib.frames.table import read_parquet, with_labels
 
     found = [
         with_labels(frame, stress_converged=True)
@@ -124,9 +125,11 @@ def measure(family: str, config: str, device: str, batch: int | None, turns: int
     """All costs of a family, in this process; UserError where the configuration has no model of it."""
     import torch
 
+    from workflow_lib.lattice.host import Host
     from workflow_lib.models.registry import FAMILIES
-    from workflow_lib.training.data import to_structure
-    from workflow_lib.training.fit import prepare, reproducible
+    from workflow_lib.models.species import species_alphabet
+    from workflow_lib.stages.training.data import to_structure
+    from workflow_lib.stages.training.fit import prepare, reproducible
 
     settings = load_config(config)
     names = [model.name for model in settings.models if model.family == family]
@@ -139,7 +142,7 @@ def measure(family: str, config: str, device: str, batch: int | None, turns: int
     if batch is None:
         batch = CPU_BATCH if device == "cpu" else training.batch_size
     frames, rule = small_frames(batch), settings.redox
-    species = rule.species({int(z) for frame in frames for z in frame.numbers}, "none")
+    species = species_alphabet(rule, {int(z) for frame in frames for z in frame.numbers}, "none")
     with reproducible(1):
         potential = FAMILIES[family].load().build(hyperparameters, species, init="scratch", seed=1)
         graphs: list[Graph] = []
@@ -148,15 +151,14 @@ def measure(family: str, config: str, device: str, batch: int | None, turns: int
             graphs[:] = [potential.graph(to_structure(frame, rule, "none")) for frame in frames]
             return len(frames)
 
+        crystal = Host.load(ROOT / settings.host, rule)
         timer = Timer(device)
         making = timer(make, 1)
         prepare(potential, frames, graphs, init="scratch", settings=training)
         potential.to(device)
         steps, sizes = train(potential, frames, graphs, training, timer, turns)
-        small, embedding = relaxations(
-            potential, hyperparameters, settings.host, SMALL, STRUCTURES, timer, turns
-        )
-        large, _ = relaxations(potential, hyperparameters, settings.host, LARGE, 1, timer, turns)
+        small, embedding = relaxations(potential, hyperparameters, crystal, SMALL, STRUCTURES, timer, turns)
+        large, _ = relaxations(potential, hyperparameters, crystal, LARGE, 1, timer, turns)
     return Costs(
         family=family,
         device=device,
@@ -189,50 +191,35 @@ def train(
     turns: int,
 ) -> tuple[tuple[float, float], tuple[int, int]]:
     """Seconds a frame of a training step; bytes of the model's tensors and of a checkpoint."""
-    import torch
     from safetensors.torch import save_file
 
-    from workflow_lib.training.checkpoint import CheckpointStore
-    from workflow_lib.training.data import EpochOrder, LabelledGraphs
-    from workflow_lib.training.module import TrainingModule
-    from workflow_lib.training.recorder import Record
+    from workflow_lib.stages.training.checkpoint import CheckpointStore
+    from workflow_lib.stages.training.data import LabelledGraphs
+    from workflow_lib.stages.training.learner import Learner
+    from workflow_lib.stages.training.recorder import Record
 
     data = LabelledGraphs(potential, frames, graphs, [term.label for term in settings.loss])
-    module = TrainingModule(potential, settings, EpochOrder(len(frames), len(frames), 1))
-    module.train()
-    batch = module.transfer_batch_to_device(
-        data.fixed_batches(len(frames))[0], potential_device(potential), 0
-    )
-    optimizer: Any = module.configure_optimizers()
+    learner = Learner(potential, settings, per_epoch=1, seed=1)
+    batch = data.fixed_batches(len(frames))[0]
 
     def step() -> int:
-        optimizer.zero_grad()
-        module.training_step(batch, 0).backward()
-        if settings.gradient_clip is not None:
-            torch.nn.utils.clip_grad_norm_(module.potential.parameters(), settings.gradient_clip)
-        optimizer.step()
-        module.on_train_batch_end(None, None, 0)
+        learner.step(batch)
         return len(frames)
 
     seconds = timer(step, turns)
     with tempfile.TemporaryDirectory(prefix="benchmark-") as scratch:
-        save_file(module.snapshot(), Path(scratch) / "model.safetensors")
-        record = Record(best=module.snapshot())
-        state = {"module": module.state(), "record": asdict(record)}
+        save_file(learner.snapshot(), Path(scratch) / "model.safetensors")
+        record = Record(kept=learner.snapshot())
+        state = {"learner": learner.state(), "record": asdict(record)}
         checkpoint = CheckpointStore(Path(scratch), {"benchmark": "costs"}).save(1, state)
         sizes = (Path(scratch) / "model.safetensors").stat().st_size, checkpoint.stat().st_size
     return seconds, sizes
 
 
-def potential_device(potential: Potential) -> Any:
-    """Where a network runs."""
-    return next(potential.parameters()).device
-
-
 def relaxations(
     potential: Potential,
     hyperparameters: Any,
-    host: str,
+    crystal: Host,
     repeat: tuple[int, int, int],
     count: int,
     timer: Timer,
@@ -244,11 +231,9 @@ def relaxations(
     """
     import numpy as np
 
-    from workflow_lib.host import Host
     from workflow_lib.models.trained import TrainedModel, species_to_card
-    from workflow_lib.relaxation import relax
+    from workflow_lib.simulation.relaxation import relax
 
-    crystal = Host.load(ROOT / host)
     rng = np.random.default_rng(1)
     filled = crystal.n_mobile(repeat) // 2
     starts = [crystal.build(crystal.random(repeat, filled, charges=False, rng=rng)) for _ in range(count)]
@@ -276,13 +261,14 @@ def table_bytes() -> dict[str, int]:
     """Bytes a frame of the frame table and of a stored relaxation, without any network."""
     from ase import Atoms
 
-    from workflow_lib.frames import write_parquet
-    from workflow_lib.host import Arrangement, Host
-    from workflow_lib.relaxation import Relaxation
-    from workflow_lib.relaxation_cache import RelaxationCache
+    from workflow_lib.frames.table import write_parquet
+    from workflow_lib.lattice.arrangement import Arrangement
+    from workflow_lib.simulation.cache import RelaxationCache
+    from workflow_lib.simulation.relaxation import Relaxation
 
     frames = small_frames()
-    host = Host.load(ROOT / "resources/hosts/olivine-nafepo4.json")
+    settings = load_config(ROOT / "config/config.yaml")
+    host = Host.load(ROOT / settings.host, settings.redox)
     with tempfile.TemporaryDirectory(prefix="benchmark-") as scratch:
         path = Path(scratch) / "frames.parquet"
         write_parquet(frames, path)
@@ -324,7 +310,7 @@ def main() -> None:
     print(json.dumps({"name": "costs/bytes", **table_bytes()}))
     import pandas as pd
 
-    from workflow_lib.io import write_csv
+    from workflow_lib.core.io import write_csv
 
     write_csv(pd.DataFrame(rows), options.out)
     print(pd.DataFrame(rows).set_index("family").T.to_string())

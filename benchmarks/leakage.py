@@ -21,6 +21,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,9 +34,10 @@ if __name__ == "__main__":
     sys.path[0] = str(ROOT)
 
 if TYPE_CHECKING:
-    from workflow_lib.dataset.settings import DatasetSettings
-    from workflow_lib.frames import Frame
-    from workflow_lib.host import Host
+    from workflow_lib.frames.splits import Fold
+    from workflow_lib.frames.table import Frame
+    from workflow_lib.lattice.host import Host
+    from workflow_lib.stages.dataset.settings import DatasetSettings
 
 CONFIG = ROOT / "config/config.yaml"
 WORK = ROOT / "results/benchmarks/leakage"
@@ -52,54 +54,56 @@ def draws_alike(
     frames: Sequence[Frame],
     host: Host,
     settings: DatasetSettings,
-    by_state: Sequence[dict[str, Any]],
+    by_state: Sequence[Fold],
     seed: int,
-) -> list[dict[str, Any]]:
+) -> list[Fold]:
     """For each fold by state a split by frame with as many frames of each set."""
-    from workflow_lib.dataset.settings import FoldSettings
-    from workflow_lib.dataset.splits import make_splits, make_units
+    from workflow_lib.stages.dataset.settings import FoldSettings
+    from workflow_lib.stages.dataset.splits import make_splits, make_units
 
     rows = []
     for fold in by_state:
-        rest = len(fold["train"]) + len(fold["validation"])
+        rest = len(fold.frames["train"]) + len(fold.frames["validation"])
         alike = {
             "split_by": "frame",
             "folds": FoldSettings(count=1),
-            "test_fraction": len(fold["test"]) / len(frames),
-            "validation_fraction": len(fold["validation"]) / rest,
+            "test_fraction": len(fold.frames["test"]) / len(frames),
+            "validation_fraction": len(fold.frames["validation"]) / rest,
         }
         asked = settings.model_copy(update=alike)
-        drawn = make_splits(make_units(frames, host, asked), asked, seed + fold["fold"])["folds"][0]
-        rows.append({**drawn, "fold": fold["fold"]})
+        drawn = make_splits(make_units(frames, host, asked), asked, seed + fold.number)
+        rows.append(replace(drawn.folds[0], number=fold.number))
     return rows
 
 
 def make_data(folder: Path, count: int) -> None:
     """The dataset stage's files in ``folder``, and the folds by ``state.json`` and ``frame.json``."""
     from workflow_lib.config import load_config
-    from workflow_lib.dataset.build import build_dataset
-    from workflow_lib.dataset.settings import FoldSettings
-    from workflow_lib.frames import read_parquet
-    from workflow_lib.host import Host
-    from workflow_lib.io import read_json, write_json
+    from workflow_lib.frames.splits import Splits
+    from workflow_lib.frames.table import read_parquet
+    from workflow_lib.lattice.host import Host
+    from workflow_lib.stages.dataset.run import build_dataset
+    from workflow_lib.stages.dataset.settings import FoldSettings
 
     config = load_config(CONFIG)
-    host = Host.load(ROOT / config.host)
+    host = Host.load(ROOT / config.host, config.redox)
     folds = FoldSettings(count=FOLDS)
     settings = config.dataset.model_copy(update={"path": str(ROOT / config.dataset.path), "folds": folds})
     build_dataset(settings=settings, rule=config.redox, host=host, seed=config.seed, out=folder)
     frames = read_parquet(folder / "frames.parquet")
-    by_state = read_json(folder / "splits.json")["folds"][:count]
-    write_json(folder / "state.json", {"folds": by_state})
-    write_json(folder / "frame.json", {"folds": draws_alike(frames, host, settings, by_state, config.seed)})
+    splits = Splits.load(folder / "splits.json")
+    by_state = splits.folds[:count]
+    replace(splits, folds=by_state).save(folder / "state.json")
+    by_frame = draws_alike(frames, host, settings, by_state, config.seed)
+    replace(splits, split_by="frame", folds=tuple(by_frame)).save(folder / "frame.json")
 
 
 def train(folder: Path, kind: str, fold: int, seed: int, epochs: int) -> dict[str, Any]:
     """One training by the workflow's trainer; the row of the table: errors on the test frames."""
     from workflow_lib.config import load_config
-    from workflow_lib.io import read_json
+    from workflow_lib.core.io import read_json
     from workflow_lib.models.registry import FAMILIES
-    from workflow_lib.training.run import train as run_training
+    from workflow_lib.stages.training.run import train as run_training
 
     config = load_config(CONFIG)
     out = folder / f"{kind}-f{fold}-s{seed}"
@@ -137,8 +141,8 @@ def draw(table: pd.DataFrame, stem: Path) -> None:
     import matplotlib.pyplot as plt
     import numpy as np
 
-    from workflow_lib.io import save_figure
-    from workflow_lib.plotting import OKABE_ITO, style
+    from workflow_lib.core.io import save_figure
+    from workflow_lib.core.plotting import OKABE_ITO, style
 
     style()
     figure, panels = plt.subplots(2, 2, figsize=(6.4, 5.0))
@@ -186,7 +190,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="stem of table and figure (default: WORK/leakage)")
     options = parser.parse_args(arguments)
     os.environ["OMP_NUM_THREADS"] = "1"
-    from workflow_lib.io import write_csv
+    from workflow_lib.core.io import write_csv
 
     stem = options.out or options.work / "leakage"
     options.work.mkdir(parents=True, exist_ok=True)

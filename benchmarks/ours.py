@@ -14,14 +14,15 @@ from torch.utils.data import Sampler
 
 from benchmarks.cases import Case, Run
 from benchmarks.clock import Clock
-from workflow_lib.frames import Frame
+from workflow_lib.frames.table import Frame
+from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.models.contract import Graph, Potential
 from workflow_lib.models.registry import FAMILIES
-from workflow_lib.redox import RedoxRule
-from workflow_lib.training.checkpoint import CheckpointStore
-from workflow_lib.training.data import EpochOrder, SetName, Sets, load_sets, to_structure
-from workflow_lib.training.fit import fit, prepare, reproducible
-from workflow_lib.training.recorder import Record, Recorder
+from workflow_lib.models.species import species_alphabet
+from workflow_lib.stages.training.checkpoint import CheckpointStore
+from workflow_lib.stages.training.data import EpochOrder, SetName, Sets, load_sets, to_structure
+from workflow_lib.stages.training.fit import fit, prepare, reproducible
+from workflow_lib.stages.training.recorder import Record, Recorder
 
 
 def load_frames(case: Case) -> Sets:
@@ -51,7 +52,7 @@ def start(case: Case, init: str = "scratch") -> Start:
     sets = load_frames(case)
     names: tuple[SetName, ...] = ("train", "validation")
     frames: list[Frame] = [frame for name in names for frame in sets[name]]
-    species = rule.species({int(z) for frame in frames for z in frame.numbers}, "none")
+    species = species_alphabet(rule, {int(z) for frame in frames for z in frame.numbers}, "none")
     potential = family.load().build(
         family.hyperparameters.model_validate(case.hyperparameters), species, init=init, seed=case.seed
     )
@@ -72,14 +73,14 @@ class SameOrder(Sampler[int]):
     def __init__(
         self, data_source: Any, batch_size: int, seed: int, num_samples: int | None = None
     ) -> None:
-        self.order = EpochOrder(len(data_source), batch_size, seed)
+        self.order, self.epoch = EpochOrder(len(data_source), batch_size, seed), 0
 
     def __len__(self) -> int:
         return self.order.n_frames
 
     def __iter__(self) -> Iterator[int]:
-        frames = list(chain.from_iterable(self.order))
-        self.order.epoch += 1
+        frames = list(chain.from_iterable(self.order.batches(self.epoch)))
+        self.epoch += 1
         return iter(frames)
 
 
@@ -121,7 +122,7 @@ def run_epochs(case: Case, begin: Start, folder: Path, clock: Clock) -> Record:
     with (
         reproducible(case.threads),
         tempfile.TemporaryDirectory(dir=folder) as scratch,
-        patch.object(Recorder, "on_train_batch_start", lambda *_: None),
+        patch.object(Recorder, "between_steps", lambda _: None),
     ):
         store = _TimedStore(Path(scratch), clock)
         return fit(begin.potential, begin.sets, begin.graphs, settings, seed=case.seed, store=store)

@@ -1,4 +1,4 @@
-"""Reading extended XYZ (workflow_lib.sources) against ase.io.iread, on the same file.
+"""Reading extended XYZ (workflow_lib.stages.sources) against ase.io.iread, on the same file.
 
     python benchmarks/reading.py [--frames 300000]
 
@@ -42,8 +42,8 @@ def frame_texts(
     count: int, seed: int = 1, repeats: Iterable[tuple[int, int, int]] = REPEATS
 ) -> Iterator[str]:
     """Frames as ASE writes those of a calculation, with ``bader_charge``."""
-    from workflow_lib.elements import SYMBOLS
-    from workflow_lib.frames import read_parquet
+    from workflow_lib.core.elements import SYMBOLS
+    from workflow_lib.frames.table import read_parquet
 
     frames = [frame for frame in read_parquet(EMBEDDED) if frame.charges is not None]
     cells = list(repeats)
@@ -89,8 +89,8 @@ def make_file(path: Path, count: int, repeats: Iterable[tuple[int, int, int]] = 
 
 def ours(path: Path, count: int) -> int:
     """Atoms in the frames of a file, read by us."""
-    from workflow_lib.frames import Frame
-    from workflow_lib.sources.read_xyz import Defaults, read_xyz
+    from workflow_lib.frames.reading.xyz import Defaults, read_xyz
+    from workflow_lib.frames.table import Frame
 
     items = (item for batch, _ in read_xyz(path, Defaults("benchmark")) for item in batch)
     return sum(len(item) for item in items if isinstance(item, Frame))
@@ -106,7 +106,7 @@ def peer(path: Path, count: int) -> int:
 
 def stage(path: Path, count: int) -> int:
     """Frames of the table that the read stage makes of the whole file."""
-    from workflow_lib.sources.read_run import read_sources
+    from workflow_lib.frames.reading.run import read_sources
 
     with tempfile.TemporaryDirectory(dir=path.parent) as out:
         found = read_sources([str(path)], out)

@@ -1,4 +1,4 @@
-"""Batched relaxation (workflow_lib.relaxation) against ASE's FIRE one by one, same weights.
+"""Batched relaxation (workflow_lib.simulation.relaxation) against ASE's FIRE one by one, same weights.
 
     python benchmarks/relaxation.py [--family mace] [--quick]
 
@@ -65,7 +65,7 @@ def starts(case: Case, count: int) -> list[Atoms]:
     """First geometries of the DFT relaxations of ``count`` states, elements only."""
     from ase import Atoms
 
-    from workflow_lib.frames import read_parquet
+    from workflow_lib.frames.table import read_parquet
 
     frames = read_parquet(Path(case.frames))
     firsts = [frame for frame in frames if frame.frame_id.endswith("relaxation-00")]
@@ -145,7 +145,7 @@ def compare(model: TrainedModel, calculator: Any, atoms: Sequence[Atoms]) -> Non
 
 
 def _ours(model: TrainedModel, atoms: Sequence[Atoms], steps: int) -> list[float]:
-    from workflow_lib.relaxation import relax
+    from workflow_lib.simulation.relaxation import relax
 
     results = relax(model, atoms, fmax=UNREACHED, max_steps=steps, batch_size=len(atoms), optimiser="fire")
     if any(result.steps != steps for result in results):
@@ -190,7 +190,7 @@ def main(arguments: list[str] | None = None) -> None:
     from tqdm import tqdm
 
     from benchmarks.runner import execute, prepare_processes
-    from workflow_lib.io import write_csv
+    from workflow_lib.core.io import write_csv
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument(

@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks.cases import PEERS, ROOT, Case, Run, identity
 from benchmarks.summary import Pair, Side, check
-from workflow_lib.io import read_json, to_json, write_json
+from workflow_lib.core.io import read_json, to_json, write_json
 
 OURS = "benchmarks.ours"
 SHORT = 3

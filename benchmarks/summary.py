@@ -124,7 +124,7 @@ def rows(family: str, pair: Pair) -> list[dict[str, Any]]:
 
 
 def markdown(lines: Sequence[dict[str, Any]]) -> str:
-    """The lines as a table for docs/benchmarks.md."""
+    """The lines as a table for docs/speed.md."""
     header = ("family", "ours, s/epoch", "upstream, s/epoch", "ratio (range)", "CPU ratio")
     errors = ("energy MAE, meV/atom: ours / upstream", "force MAE, meV/A: ours / upstream")
     table = ["| " + " | ".join((*header, *errors)) + " |", "|---" * (len(header) + len(errors)) + "|"]

@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
     import pandas as pd
     from tqdm import tqdm
 
-    from workflow_lib.io import atomic_path, write_csv
+    from workflow_lib.core.io import atomic_path, write_csv
 
     options = parse(arguments)
     families = options.family or list(FAMILIES)

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import spglib
 
-from workflow_lib.frames import Frame, read_parquet
-from workflow_lib.io import write_json
+from workflow_lib.core.io import write_json
+from workflow_lib.frames.table import Frame, read_parquet
 
 HERE = Path(__file__).parent
 

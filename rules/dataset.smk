@@ -8,12 +8,14 @@ rule dataset:
         frames=CFG.frames,
         host=CFG.host,
     output:
+        checksums=f"{DATASET}/dataset.sha256.json",
         frames=f"{DATASET}/frames.parquet",
         splits=f"{DATASET}/splits.json",
         set_aside=report(
             f"{DATASET}/set_aside.csv",
             caption="captions/set_aside.rst",
             category="1 Data",
+            labels={"model": "all", "figure": "table: set aside"},
         ),
         summary=f"{DATASET}/summary.json",
         figures=report(
@@ -38,15 +40,9 @@ rule dataset:
     resources:
         mem_mb=2000,
     params:
+        described=DESCRIBED,
         settings=settings_of("dataset", "redox", "seed"),
-        code=code_of(
-            "dataset",
-            "redox.py",
-            "redox_many.py",
-            "frames.py",
-            "foreign.py",
-            "host.py",
-        ),
+        code=code_of("dataset"),
     message:
         "Assigning charge states and cutting folds"
     shell:

@@ -20,7 +20,7 @@ def answers_asked(wildcards):
 
 checkpoint dft_plan:
     input:
-        pending=rules.sampling_overview.output.pending,
+        pending=rules.search_overview.output.pending,
         host=CFG.host,
     output:
         jobs=directory(f"{DFT}/jobs"),
@@ -29,8 +29,9 @@ checkpoint dft_plan:
     resources:
         mem_mb=2000,
     params:
+        described=DESCRIBED,
         settings=settings_of("dft", "redox"),
-        code=code_of("dft", "host.py", "redox.py"),
+        code=code_of("dft-plan"),
     message:
         "Turning pending arrangements into calculations"
     shell:
@@ -61,22 +62,25 @@ rule dft_compute:
 
 rule dft:
     input:
-        pending=rules.sampling_overview.output.pending,
+        pending=rules.search_overview.output.pending,
         host=CFG.host,
         done=answers_asked,
     output:
+        checksums=f"{DFT}/dft-energies.sha256.json",
         energies=report(
             f"{DFT}/energies.csv",
             caption="captions/dft.rst",
             category="4 Search",
+            labels={"model": "all", "figure": "table: energies"},
         ),
     log:
         f"{RUN}/logs/dft.log",
     resources:
         mem_mb=2000,
     params:
+        described=DESCRIBED,
         settings=settings_of("dft", "redox"),
-        code=code_of("dft", "host.py", "redox.py"),
+        code=code_of("dft-energies"),
         store=store_content,
     message:
         "Collecting what DFT says of the arrangements found"

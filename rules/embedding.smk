@@ -9,8 +9,9 @@ rule embedding:
         tensors=rules.train.output.tensors,
         frames=rules.dataset.output.frames,
         splits=rules.dataset.output.splits,
-        reference=rules.exam_reference.output,
+        reference=rules.charge_order_reference.output,
     output:
+        checksums=f"{EMBEDDING}/{{model}}/embedding.sha256.json",
         points=f"{EMBEDDING}/{{model}}/points.parquet",
         scores=f"{EMBEDDING}/{{model}}/scores.json",
         figure=report(
@@ -27,25 +28,28 @@ rule embedding:
     resources:
         mem_mb=3500,
     params:
+        described=DESCRIBED,
         settings=settings_of("embedding", "threads", "seed"),
-        code=code_of("embedding", "models", "relaxation.py", "host.py"),
+        code=lambda wildcards: code_of("embedding", adapter_of(wildcards.model)),
         model_dir=subpath(input.card, parent=True),
         out=subpath(output.points, parent=True),
     message:
         "Reading the embeddings of {wildcards.model}"
     shell:
         "python -m workflow_lib embedding --config {CONFIG} --model-dir {params.model_dir}"
-        " --dataset {DATASET} --reference {EXAM} --out {params.out} > {log} 2>&1"
+        " --dataset {DATASET} --reference {CHARGE_ORDER} --out {params.out} > {log} 2>&1"
 
 
 rule embedding_overview:
     input:
         embeddings=expand(rules.embedding.output, model=MODELS),
     output:
+        checksums=f"{EMBEDDING}/embedding-overview.sha256.json",
         table=report(
             f"{EMBEDDING}/overview.csv",
             caption="captions/embedding_overview.rst",
             category="6 Embeddings",
+            labels={"model": "all", "figure": "table: overview"},
         ),
         figure=report(
             f"{EMBEDDING}/overview.svg",
@@ -61,7 +65,8 @@ rule embedding_overview:
     resources:
         mem_mb=2000,
     params:
-        code=code_of("embedding/figures.py", "plotting.py"),
+        described=DESCRIBED,
+        code=code_of("embedding-overview"),
         embeddings=[f"{EMBEDDING}/{m}" for m in MODELS],
     message:
         "Drawing the embeddings side by side"

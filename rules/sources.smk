@@ -32,6 +32,7 @@ rule sources:
     input:
         expand(f"{SOURCES}/{{source}}.fetched", source=CFG.sources.items),
     output:
+        checksums=f"{SOURCES}/sources.sha256.json",
         frames=f"{SOURCES}/frames.parquet",
         summary=f"{SOURCES}/summary.json",
         duplicates=f"{SOURCES}/duplicates.csv",
@@ -39,11 +40,13 @@ rule sources:
             f"{SOURCES}/set_aside.csv",
             caption="captions/damaged.rst",
             category="1 Data",
+            labels={"model": "all", "figure": "table: set aside"},
         ),
         citations=report(
             f"{SOURCES}/citations.csv",
             caption="captions/citations.rst",
             category="1 Data",
+            labels={"model": "all", "figure": "table: citations"},
         ),
     log:
         f"{RUN}/logs/sources.log",
@@ -55,7 +58,7 @@ rule sources:
     params:
         settings=settings_of("sources", "redox"),
         level=CFG.dataset.energy_reference,
-        code=code_of("sources", "redox.py", "frames.py", "foreign.py"),
+        code=code_of("sources"),
     message:
         "Reading the fetched files into one frame table"
     shell:

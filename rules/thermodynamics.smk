@@ -5,10 +5,11 @@ THERMODYNAMICS = f"{RUN}/thermodynamics"
 
 rule thermodynamics:
     input:
-        reference=names_of(rules.exam_reference.output.table),
-        exams=expand(rules.exam.output.states, model=MODELS),
+        reference=names_of(rules.charge_order_reference.output.table),
+        charge_orders=expand(rules.charge_order.output.states, model=MODELS),
         searches=expand(rules.search.output.found, model=SEARCHED),
     output:
+        checksums=f"{THERMODYNAMICS}/thermodynamics.sha256.json",
         formation=f"{THERMODYNAMICS}/formation.csv",
         hull=f"{THERMODYNAMICS}/hull.csv",
         voltage=f"{THERMODYNAMICS}/voltage.csv",
@@ -16,6 +17,7 @@ rule thermodynamics:
             f"{THERMODYNAMICS}/scores.csv",
             caption="captions/thermodynamics_scores.rst",
             category="5 Thermodynamics",
+            labels={"model": "all", "figure": "table: scores"},
         ),
         summary=f"{THERMODYNAMICS}/summary.csv",
         hull_figure=report(
@@ -44,12 +46,13 @@ rule thermodynamics:
     resources:
         mem_mb=2000,
     params:
+        described=DESCRIBED,
         settings=settings_of("thermodynamics"),
-        code=code_of("thermodynamics", "plotting.py"),
-        exams=[f"{EXAM}/{m}" for m in MODELS],
-        searches=[f"{SAMPLING}/{m}" for m in SEARCHED],
+        code=code_of("thermodynamics"),
+        charge_orders=[f"{CHARGE_ORDER}/{m}" for m in MODELS],
+        searches=[f"{SEARCH}/{m}" for m in SEARCHED],
     message:
         "Drawing convex hulls and voltages"
     shell:
-        "python -m workflow_lib thermodynamics --config {CONFIG} --reference {EXAM}"
-        " --exams {params.exams} --searches {params.searches} --out {THERMODYNAMICS} > {log} 2>&1"
+        "python -m workflow_lib thermodynamics --config {CONFIG} --reference {CHARGE_ORDER}"
+        " --charge-orders {params.charge_orders} --searches {params.searches} --out {THERMODYNAMICS} > {log} 2>&1"

@@ -20,6 +20,7 @@ rule train:
         frames=rules.dataset.output.frames,
         splits=rules.dataset.output.splits,
     output:
+        checksums=f"{TRAINING}/{{model}}/train.sha256.json",
         card=f"{TRAINING}/{{model}}/card.json",
         tensors=f"{TRAINING}/{{model}}/model.safetensors",
         history=f"{TRAINING}/{{model}}/history.csv",
@@ -50,7 +51,7 @@ rule train:
     params:
         model=lambda wildcards: training_params(wildcards.model),
         settings=settings_of("redox", "threads"),
-        code=code_of("models", "training", "redox.py"),
+        code=lambda wildcards: code_of("train", adapter_of(wildcards.model)),
         out=subpath(output.card, parent=True),
     message:
         "Training {wildcards.model}"

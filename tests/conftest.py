@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from embedded import FRAMES, HOST, ORIGINAL, RULE, host_elements
 
-from workflow_lib.errors import UserError
-from workflow_lib.frames import Frame, frame_to_atoms, read_parquet, with_labels
-from workflow_lib.host import Host
-from workflow_lib.redox import RedoxRule
+from workflow_lib.core.errors import UserError
+from workflow_lib.frames.table import Frame, frame_to_atoms, read_parquet, with_labels
+from workflow_lib.lattice.host import Host
+from workflow_lib.lattice.redox import RedoxRule
 
 
 @pytest.fixture(scope="session")
@@ -17,8 +17,8 @@ def rule() -> RedoxRule:
 
 
 @pytest.fixture(scope="session")
-def host() -> Host:
-    return Host.load(HOST)
+def host(rule: RedoxRule) -> Host:
+    return Host.load(HOST, rule)
 
 
 @pytest.fixture(scope="session")

@@ -18,18 +18,18 @@ import yaml
 from changed_config import DEMO, changed_config
 
 from workflow_lib.config import validate_config
-from workflow_lib.dataset.build import build_dataset
-from workflow_lib.dataset.settings import DatasetSettings
+from workflow_lib.core.errors import UserError
 from workflow_lib.dft.calculation import Calculation
+from workflow_lib.dft.jobs import read_jobs, write_jobs
 from workflow_lib.dft.level import Level
-from workflow_lib.dft.run import read_jobs, write_jobs
 from workflow_lib.dft.store import Store
-from workflow_lib.errors import UserError
-from workflow_lib.frames import with_labels
-from workflow_lib.host import Host
-from workflow_lib.sources.archives import unpack
-from workflow_lib.sources.fetch import fetch
-from workflow_lib.sources.table import LocalSource
+from workflow_lib.frames.table import with_labels
+from workflow_lib.lattice.host import Host
+from workflow_lib.stages.dataset.run import build_dataset
+from workflow_lib.stages.dataset.settings import DatasetSettings
+from workflow_lib.stages.sources.archives import unpack
+from workflow_lib.stages.sources.fetch import fetch
+from workflow_lib.stages.sources.table import LocalSource
 
 ROOT = Path(__file__).parents[1]
 MARK = "INJECTED"
@@ -111,28 +111,33 @@ def test_a_name_on_the_command_line(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob(MARK)) and not (tmp_path / "results").exists()
 
 
-def test_a_name_that_make_reads(tmp_path: Path) -> None:
-    """The Makefile reads the run's name by itself, to find the report."""
+def test_a_name_that_make_passes_on(tmp_path: Path) -> None:
+    """The Makefile hands the path of the configuration to the command line and knows no name."""
     shutil.copy(ROOT / "Makefile", tmp_path)
     for name in ("envs/requirements.lock", "pyproject.toml", ".venv/installed"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
+    script = tmp_path / ".venv/bin/workflow-lib"
+    script.parent.mkdir()
+    script.write_text(f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec "{sys.executable}" -m workflow_lib "$@"\n')
+    script.chmod(0o755)
     for value in (f"$(touch {MARK})", f"`touch {MARK}`", f"x; touch {MARK}", f'x" ; touch {MARK} ; "'):
-        (tmp_path / "evil.yaml").write_text(f"run: {value}\n")
-        command = ["make", "report", "CONFIG=evil.yaml"]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
-        assert done.returncode == 2
-        assert not (tmp_path / MARK).exists(), value
-        assert "has no line 'run: <name>'" in done.stderr
+        (tmp_path / "evil.yaml").write_text(yaml.safe_dump(changed_config("run", value)))
+        for target in ("report", "clean"):
+            command = ["make", target, "CONFIG=evil.yaml"]
+            done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+            assert done.returncode == 2
+            assert not (tmp_path / MARK).exists(), value
+            assert "run: string should match pattern" in done.stderr
 
 
 # Shell commands of the rules --------------------------------------------------------------------------
 
 CHECKED = {
-    *("CONFIG", "DATASET", "EXAM", "SAMPLING", "EMBEDDING", "THERMODYNAMICS", "BENCHMARK", "DFT"),
+    *("CONFIG", "DATASET", "CHARGE_ORDER", "SEARCH", "EMBEDDING", "THERMODYNAMICS", "COMPARISON", "DFT"),
     *("TRAINING", "SOURCES", "WORK", "RUN", "SOURCES", "log", "threads"),
     *("wildcards.model", "wildcards.source"),
-    *("params.exams", "params.trainings", "params.searches", "params.embeddings"),
+    *("params.charge_orders", "params.trainings", "params.searches", "params.embeddings"),
     *("params.model_dir", "params.out"),
     *("input.pending", "output.jobs", "input.job", "output.done", "output.provenance"),
 }
@@ -182,7 +187,7 @@ def test_names_in_frames_are_no_paths(frames, rule, host: Host, tmp_path: Path) 
     ]
     for frame in hostile:
         frame.group = frame.kind = frame.source = f"../../{MARK}/{frame.frame_id}\n$(touch {MARK})"
-    from workflow_lib.frames import write_parquet
+    from workflow_lib.frames.table import write_parquet
 
     source = tmp_path / "in/frames.parquet"
     write_parquet(hostile, source)

@@ -5,51 +5,52 @@ Imports no torch and no upstream model package, so that a mistake is reported wi
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from workflow_lib.dataset.settings import DatasetSettings
-from workflow_lib.dft.settings import DftSettings
-from workflow_lib.embedding.settings import EmbeddingSettings
-from workflow_lib.errors import UserError
-from workflow_lib.exam.settings import ExamSettings
+from workflow_lib.core.errors import UserError
+from workflow_lib.core.io import read_json
+from workflow_lib.core.strict import check_plain, read_yaml
+from workflow_lib.core.validation import describe_errors, nearest, one_line, short
+from workflow_lib.lattice.redox import RedoxRule
+from workflow_lib.models.identity import CONTROLS, NAME, VARIANTS, ModelId
 from workflow_lib.models.registry import FAMILIES
-from workflow_lib.redox import Embedding, RedoxRule
-from workflow_lib.sampling.settings import SamplingSettings
-from workflow_lib.sources.settings import SourcesSettings
-from workflow_lib.thermodynamics.settings import ThermodynamicsSettings
-from workflow_lib.training.settings import TrainingSettings
+from workflow_lib.stages.charge_order.settings import ChargeOrderSettings
+from workflow_lib.stages.dataset.settings import DatasetSettings
+from workflow_lib.stages.dft.settings import DftSettings
+from workflow_lib.stages.embedding.settings import EmbeddingSettings
+from workflow_lib.stages.search.settings import SearchSettings
+from workflow_lib.stages.sources.settings import SourcesSettings
+from workflow_lib.stages.thermodynamics.settings import ThermodynamicsSettings
+from workflow_lib.stages.training.settings import TrainingSettings
 
-NAME = r"^[a-z0-9]+(-[a-z0-9]+)*$"
-"""Names become folders, file names and words of shell commands: nothing else may stand in them."""
 LONGEST_NAME = 60
 """Letters: with variant, fold, seed and suffix a file name stays below the 255 of file systems."""
 LARGEST_SEED = 2**32 - 1
 """What every generator of random numbers takes."""
-Variant = Literal["baseline", "entropy", "subset", "surrogate"]
-ControlVariant = Literal["shuffled", "new-species"]
-
-
-class VariantMeaning(NamedTuple):
-    """What a variant changes: which frames train, and how the network sees charge states."""
-
-    dataset: Literal["full", "subset"]
-    embedding: Embedding
-
-
-VARIANTS: dict[str, VariantMeaning] = {
-    "baseline": VariantMeaning("full", "none"),
-    "entropy": VariantMeaning("subset", "surrogate"),
-    "subset": VariantMeaning("subset", "none"),
-    "surrogate": VariantMeaning("full", "surrogate"),
-    "shuffled": VariantMeaning("subset", "surrogate"),
-    "new-species": VariantMeaning("subset", "new-species"),
+RESULTS = Path("results")
+SHARED = {"dft"}
+"""Folders of results/ that all runs share: no run may have their name."""
+RENAMED = {
+    "exam": "charge_order",
+    "exam.breathing": "charge_order.polaron_distortion",
+    "charge_order.breathing": "charge_order.polaron_distortion",
+    "dft.breathing": "dft.polaron_distortion",
+    "sampling": "search",
 }
+"""Keys of earlier versions and what they are called now."""
+MOVED = {"benchmark.yaml": "study.yaml"}
+"""Files of config/ in earlier versions and what they are called now."""
+if TYPE_CHECKING:
+    VariantName = str
+    ControlName = str
+else:
+    VariantName = Literal[*(name for name in VARIANTS if name not in CONTROLS)]
+    ControlName = Literal[CONTROLS]
 
 
 class _Section(BaseModel):
@@ -66,7 +67,7 @@ class NamedModel(_Section):
     training: dict[str, Any] = Field(
         default_factory=dict, description="keys of `training` that differ for this model"
     )
-    variants: tuple[Variant, ...] | None = Field(
+    variants: tuple[VariantName, ...] | None = Field(
         None, description="variants of this model, where they differ from the run's"
     )
     control: bool = Field(False, description="a control: examined, but it runs no search of its own")
@@ -89,19 +90,7 @@ class Control(_Section):
     """A trained control: one named model in a variant that takes the meaning out of the label."""
 
     model: str
-    variant: ControlVariant
-
-
-class TrainedModelId(NamedTuple):
-    """Which model, in which variant, on which fold, with which seed."""
-
-    name: str
-    variant: str
-    fold: int
-    seed: int
-
-    def __str__(self) -> str:
-        return f"{self.name}-{self.variant}-f{self.fold}-s{self.seed}"
+    variant: ControlName
 
 
 class Config(_Section):
@@ -121,21 +110,23 @@ class Config(_Section):
     )
     dataset: DatasetSettings
     models: tuple[NamedModel, ...] = Field(min_length=1)
-    variants: tuple[Variant, ...] = Field(("baseline", "entropy"), min_length=1)
+    variants: tuple[VariantName, ...] = Field(("baseline", "entropy"), min_length=1)
     controls: tuple[Control, ...] = ()
     seeds: tuple[Annotated[int, Field(ge=0, le=LARGEST_SEED)], ...] = Field((1,), min_length=1)
     training: TrainingSettings
-    exam: ExamSettings = ExamSettings()
-    sampling: SamplingSettings = SamplingSettings()
+    charge_order: ChargeOrderSettings = ChargeOrderSettings()
+    search: SearchSettings = SearchSettings()
     dft: DftSettings = DftSettings()
     thermodynamics: ThermodynamicsSettings = ThermodynamicsSettings()
     embedding: EmbeddingSettings = EmbeddingSettings()
 
     @model_validator(mode="after")
     def _paths_usable(self) -> Self:
+        if self.run in SHARED:
+            raise ValueError(f"run: results/{self.run} is shared by all runs; choose another name")
         paths = {"host": self.host, "dataset.path": self.dataset.path, "dft.store": self.dft.store}
-        if self.exam.identical_atoms is not None:
-            paths["exam.identical_atoms"] = self.exam.identical_atoms
+        if self.charge_order.identical_atoms is not None:
+            paths["charge_order.identical_atoms"] = self.charge_order.identical_atoms
         if self.sources:
             paths |= {"sources.table": self.sources.table, "sources.folder": self.sources.folder}
             for name in self.sources.items:
@@ -146,6 +137,11 @@ class Config(_Section):
         for where, path in paths.items():
             if fault := _fault(path):
                 raise ValueError(f"{where}: {fault}, got {short(path)}")
+            if _within(path, self.folder):
+                raise ValueError(
+                    f"{where}: {short(path)} lies in the run's own folder {self.folder}, which "
+                    "`make clean` removes; choose another place"
+                )
         return self
 
     @model_validator(mode="after")
@@ -165,6 +161,13 @@ class Config(_Section):
                 )
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError("seeds: every seed may stand once")
+        trained = [str(model) for model in self.trained()]
+        for name in trained:
+            if trained.count(name) > 1:
+                raise ValueError(
+                    f"variants, controls: {name} would be trained {trained.count(name)} times; "
+                    "every variant of a model may stand once"
+                )
         for index, model in enumerate(self.models):
             for what, check in (
                 ("hyperparameters", lambda m=model: self.hyperparameters(m.name)),
@@ -184,9 +187,14 @@ class Config(_Section):
         return self
 
     @property
+    def folder(self) -> Path:
+        """The folder of the run's results, relative to the project root."""
+        return RESULTS / self.run
+
+    @property
     def frames(self) -> str:
         """The file of frames that the dataset stage starts from, relative to the project root."""
-        return f"results/{self.run}/sources/frames.parquet" if self.sources else self.dataset.path
+        return str(self.folder / "sources/frames.parquet") if self.sources else self.dataset.path
 
     def model(self, name: str) -> NamedModel:
         """The named model; UserError where there is none of this name."""
@@ -199,14 +207,14 @@ class Config(_Section):
     def hyperparameters(self, name: str) -> BaseModel:
         """Hyperparameters of a named model, with its family's defaults."""
         model = self.model(name)
-        return FAMILIES[model.family].hyperparameters.model_validate(model.hyperparameters)
+        return _strictly(FAMILIES[model.family].hyperparameters, model.hyperparameters)
 
     def training_of(self, name: str) -> TrainingSettings:
         """Training settings of a named model: the common ones and what it overrides."""
-        common = self.training.model_dump(exclude_unset=True)
-        return TrainingSettings.model_validate(common | self.model(name).training)
+        common = self.training.model_dump(mode="json", exclude_unset=True)
+        return _strictly(TrainingSettings, common | self.model(name).training)
 
-    def trained(self, *, controls: bool = True) -> Iterator[TrainedModelId]:
+    def trained(self, *, controls: bool = True) -> Iterator[ModelId]:
         """All models this run trains; without ``controls`` only those that also search."""
         for fold in self.dataset.folds.run:
             for seed in self.seeds:
@@ -214,9 +222,9 @@ class Config(_Section):
                     if model.control and not controls:
                         continue
                     for variant in model.variants or self.variants:
-                        yield TrainedModelId(model.name, variant, fold, seed)
+                        yield ModelId(model.name, variant, fold, seed)
                 for control in self.controls if controls else ():
-                    yield TrainedModelId(control.model, control.variant, fold, seed)
+                    yield ModelId(control.model, control.variant, fold, seed)
 
 
 def _fault(path: str) -> str | None:
@@ -236,85 +244,73 @@ def _fault(path: str) -> str | None:
     return None
 
 
-def short(value: object) -> str:
-    """A value as in Python, cut to what fits in a line."""
-    text = repr(value)
-    return text if len(text) < 60 else f"{text[:57]}..."
+def _within(path: str, folder: Path) -> bool:
+    """Return whether a path leads to a folder or into it, links followed."""
+    place, root = os.path.realpath(path), os.path.realpath(folder)
+    return place == root or place.startswith(root + os.sep)
 
 
-def _one_line(text: str) -> str:
-    """The text with line ends and what a terminal would obey written out: keys may hold anything."""
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+def _strictly[Model: BaseModel](model: type[Model], values: Mapping[str, Any]) -> Model:
+    """Validate values as they stand: no text for a number, no truth value or fraction for a count."""
+    return model.model_validate(_frozen(values), strict=True)
 
 
-def nearest(value: str, known: Any) -> str:
-    """A hint for an error message: the nearest known name, or all of them."""
-    known = list(known)
-    near = get_close_matches(str(value), known, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
+def _frozen(value: Any) -> Any:
+    """Return the value with tuples for lists, which strict validation would not take for them."""
+    if isinstance(value, Mapping):
+        return {key: _frozen(item) for key, item in value.items()}
+    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
 
 
-def _valid_keys(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    """Keys that may stand at a location of the configuration, read from the JSON schema."""
-    schema = model.model_json_schema()
-
-    def resolve(node: dict) -> dict:
-        return schema["$defs"][node["$ref"].rsplit("/", 1)[1]] if "$ref" in node else node
-
-    node: dict = schema
-    for part in location:
-        for candidate in map(resolve, [node, *node.get("anyOf", [])]):
-            if isinstance(part, int):
-                ordered = candidate.get("prefixItems", [])
-                child = candidate.get("items") or (ordered[part] if part < len(ordered) else None)
-            else:
-                child = candidate.get("properties", {}).get(part)
-            if isinstance(child, dict):
-                node = resolve(child)
-                break
-    return list(node.get("properties", {}))
-
-
-def describe_errors(error: ValidationError, model: type[BaseModel], prefix: str = "") -> str:
-    """All mistakes of a configuration, one clause each: where, what, and what would be right."""
-    clauses = []
-    for item in error.errors():
-        location = item["loc"]
-        where = prefix
-        for part in location:
-            where += f"[{part}]" if isinstance(part, int) else f".{part}" if where else part
-        if item["type"] == "extra_forbidden":
-            hint = nearest(str(location[-1]), _valid_keys(model, location[:-1]))
-            clauses.append(f"{where}: unknown key{hint}")
-        elif item["type"] == "missing":
-            clauses.append(f"{where}: required but missing")
-        elif item["type"] == "value_error":
-            message = str(item["ctx"]["error"]) if "ctx" in item else item["msg"]
-            clauses.append(f"{where}: {message}" if where else message)
-        else:
-            message = f"{item['msg'][0].lower()}{item['msg'][1:]}"
-            clauses.append(f"{where}: {message}, got {short(item['input'])}")
-    return "; ".join(clauses)
+def _old_names(raw: Mapping[str, Any]) -> list[str]:
+    """Return one clause for each key of an earlier version, with its new name."""
+    found = []
+    for old, new in RENAMED.items():
+        node: Any = raw
+        for part in old.split("."):
+            node = node.get(part) if isinstance(node, Mapping) else None
+        if node is not None:
+            found.append(f"{old}: is called {new} now")
+    return found
 
 
 def validate_config(raw: Mapping[str, Any], where: str) -> Config:
-    """Check a configuration read elsewhere (Snakemake's); UserError naming key and remedy."""
+    """Check a configuration's values; UserError naming key and remedy."""
     try:
-        return Config.model_validate(dict(raw))
+        check_plain(raw)
+        if old := _old_names(raw):
+            raise ValueError("; ".join(old))
+        return _strictly(Config, raw)
     except ValidationError as error:
-        raise UserError(_one_line(f"{where}: {describe_errors(error, Config)}")) from None
+        raise UserError(one_line(f"{where}: {describe_errors(error, Config)}")) from None
+    except ValueError as error:
+        raise UserError(one_line(f"{where}: {error}")) from None
 
 
-def load_config(path: str | Path) -> Config:
-    """Read and check a configuration file (YAML or JSON); UserError naming key and remedy."""
-    path = Path(path)
-    try:
-        raw = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist; see config/ for examples") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path} is not valid YAML: {reason}") from None
-    if not isinstance(raw, dict):
-        raise UserError(f"{path} must hold keys and values; see config/config.yaml")
-    return validate_config(raw, str(path))
+def load_config(*paths: str | Path, overrides: Mapping[str, Any] | None = None) -> Config:
+    """Read and check configuration files (YAML or JSON); UserError naming key and remedy.
+
+    Where several are given, a later one replaces single keys of an earlier one, as do ``overrides``:
+    Snakemake's rule for ``--configfile`` and ``--config``.
+    """
+    merged: dict[str, Any] = {}
+    for path in map(Path, paths):
+        if path.name in MOVED and not path.exists():
+            raise UserError(f"{path} does not exist; it is called {path.with_name(MOVED[path.name])} now")
+        if not path.exists():
+            raise UserError(f"{path} does not exist; see config/ for examples")
+        raw = read_json(path) if path.suffix == ".json" else read_yaml(path)
+        if not isinstance(raw, dict):
+            raise UserError(f"{path} must hold keys and values; see config/config.yaml")
+        _merge(merged, raw)
+    _merge(merged, overrides or {})
+    return validate_config(merged, ", ".join(map(str, paths)))
+
+
+def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:
+    """Replace what ``values`` names, section by section."""
+    for key, value in values.items():
+        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = value

@@ -30,9 +30,9 @@ from mace.tools.torch_geometric.dataloader import DataLoader
 from benchmarks.cases import Case, Run
 from benchmarks.clock import Clock
 from benchmarks.ours import SameOrder, Start, start
-from workflow_lib.frames import Frame, frame_to_atoms
+from workflow_lib.frames.table import Frame, frame_to_atoms
 from workflow_lib.models.mace import MacePotential
-from workflow_lib.training.fit import VALIDATION_BATCH
+from workflow_lib.stages.training.fit import VALIDATION_BATCH
 
 _NAME = "peer"
 _EPOCH = re.compile(r"Epoch (\d+): ")

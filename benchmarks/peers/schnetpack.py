@@ -30,11 +30,11 @@ from schnetpack.task import AtomisticTask, ModelOutput
 from benchmarks.cases import Case, Run
 from benchmarks.clock import Clock
 from benchmarks.ours import SameOrder, Start, start
-from workflow_lib.frames import Frame
+from workflow_lib.frames.table import Frame
 from workflow_lib.models.painn import TABLE, PainnPotential
-from workflow_lib.training.fit import VALIDATION_BATCH
-from workflow_lib.training.module import rate_factor
-from workflow_lib.training.settings import TrainingSettings
+from workflow_lib.stages.training.fit import VALIDATION_BATCH
+from workflow_lib.stages.training.schedule import rate_factor
+from workflow_lib.stages.training.settings import TrainingSettings
 
 UNITS = {"energy": "eV", "forces": "eV/Ang", "magmoms": "", "charges": ""}
 PER_ATOM = ("magmoms", "charges")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks.costs import Timer, measure, size_of, small_frames, table_bytes
-from workflow_lib.errors import UserError
+from workflow_lib.core.errors import UserError
 
 SMOKE = "config/smoke.yaml"
 

@@ -8,9 +8,9 @@ import pytest
 
 from benchmarks.cleaning import make_frames, plain, slope
 from benchmarks.leakage import draws_alike, summary
-from workflow_lib.dataset.clean import clean
-from workflow_lib.dataset.settings import CleanSettings, DatasetSettings
-from workflow_lib.dataset.splits import make_splits, make_units
+from workflow_lib.stages.dataset.clean import clean
+from workflow_lib.stages.dataset.settings import CleanSettings, DatasetSettings
+from workflow_lib.stages.dataset.splits import make_splits, make_units
 
 
 def test_cleaning_removes_what_pymatgen_alone_removes():
@@ -36,15 +36,19 @@ def test_slope_is_the_exponent():
 
 def test_both_splits_have_the_same_numbers_of_frames(frames, host):
     settings = DatasetSettings()
-    by_state = make_splits(make_units(frames, host, settings), settings, 711)["folds"]
+    by_state = make_splits(make_units(frames, host, settings), settings, 711).folds
     by_frame = draws_alike(frames, host, settings, by_state, 711)
     state = {frame.frame_id: frame.state_key for frame in frames}
     for one, other in zip(by_state, by_frame, strict=True):
         for part in ("train", "validation", "test"):
-            assert len(one[part]) == len(other[part])
-        assert {state[name] for name in one["test"]}.isdisjoint(state[name] for name in one["train"])
-        assert {state[name] for name in other["test"]} <= {state[name] for name in other["train"]}
-    assert by_frame[0]["test"] != by_frame[1]["test"]
+            assert len(one.frames[part]) == len(other.frames[part])
+        assert {state[name] for name in one.frames["test"]}.isdisjoint(
+            state[name] for name in one.frames["train"]
+        )
+        assert {state[name] for name in other.frames["test"]} <= {
+            state[name] for name in other.frames["train"]
+        }
+    assert by_frame[0].frames["test"] != by_frame[1].frames["test"]
 
 
 def test_summary_compares_means():

@@ -27,8 +27,8 @@ def our_loss(case, begin, count):
     """Loss and gradients of the first ``count`` training frames in our trainer."""
     import torch
 
-    from workflow_lib.training.data import LabelledGraphs
-    from workflow_lib.training.loss import Loss
+    from workflow_lib.stages.training.data import LabelledGraphs
+    from workflow_lib.stages.training.loss import Loss
 
     labels = [term.label for term in case.training.loss]
     data = LabelledGraphs(begin.potential, begin.sets["train"], begin.graphs["train"], labels)

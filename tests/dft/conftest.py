@@ -5,7 +5,7 @@ import pytest
 
 from workflow_lib.dft.calculation import Calculation
 from workflow_lib.dft.level import Level
-from workflow_lib.host import Arrangement
+from workflow_lib.lattice.arrangement import Arrangement
 
 
 @pytest.fixture

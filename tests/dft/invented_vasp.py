@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from workflow_lib.dft.calculation import Calculation
-from workflow_lib.dft.vasp_inputs import incar, poscar_order, potcar_symbols
+from workflow_lib.dft.engines.vasp.inputs import incar, poscar_order, potcar_symbols
 
 REAL = Path(__file__).parent / "vasp_files"
 MOMENTS = {2: 3.78, 3: 4.34}  # published ones

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
+from workflow_lib.core.errors import UserError
 from workflow_lib.dft.calculation import Calculation
 from workflow_lib.dft.charge_state import describe, realised_states
 from workflow_lib.dft.level import Level
-from workflow_lib.errors import UserError
-from workflow_lib.host import Arrangement
+from workflow_lib.lattice.arrangement import Arrangement
 
 FORMAL = {"Na": 1, "P": 5, "O": -2}
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 
+from workflow_lib.core.errors import UserError
 from workflow_lib.dft.crystal_field import (
     PI_OVER_SIGMA,
     crystal_field,
@@ -11,8 +12,7 @@ from workflow_lib.dft.crystal_field import (
     orbital_seeds,
     target_occupation,
 )
-from workflow_lib.errors import UserError
-from workflow_lib.frames import frame_to_atoms
+from workflow_lib.frames.table import frame_to_atoms
 
 AXES = np.concatenate([np.eye(3), -np.eye(3)])
 

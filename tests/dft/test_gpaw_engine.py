@@ -5,14 +5,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from computed_again import calculation_of
 from embedded import FRAMES
 
-from workflow_lib.dft.export import calculation_of, frames_of
+from workflow_lib.core.errors import UserError
+from workflow_lib.dft.export import frames_of
+from workflow_lib.dft.jobs import run_jobs
 from workflow_lib.dft.level import Level
-from workflow_lib.dft.run import run_jobs
 from workflow_lib.dft.store import Store
-from workflow_lib.errors import UserError
-from workflow_lib.frames import read_parquet
+from workflow_lib.frames.table import read_parquet
 
 FORMAL = {"Na": 1, "P": 5, "O": -2, "Si": 4, "S": 6}
 ENERGY, FORCE, MOMENT = 1e-3, 10e-3, 0.02
@@ -62,8 +63,8 @@ def test_the_smallest_stored_frame_is_recomputed(tmp_path):
 @pytest.mark.dft_quick
 def test_control_leaves_no_trace_however_long_it_lasts(tmp_path, monkeypatch):
     """MnO: held until long after the controlled potential has converged, then free."""
-    from workflow_lib.dft import gpaw_engine
     from workflow_lib.dft.calculation import Calculation
+    from workflow_lib.dft.engines.gpaw import engine as gpaw_engine
 
     oxide = Calculation(
         name="MnO",
@@ -123,7 +124,7 @@ def test_all_requests_are_checked_before_the_first_starts(frames, tmp_path):
 
 def test_only_a_geometry_converged_as_well_as_today_is_not_computed_again(frames, tmp_path):
     """The end of an interrupted relaxation; entries from before 1e-5 do not state their criterion."""
-    from workflow_lib.dft.gpaw_engine import CONVERGENCE, SteeredGPAW
+    from workflow_lib.dft.engines.gpaw.engine import CONVERGENCE, SteeredGPAW
 
     frame = _half(frames)
     request = calculation_of(frame, frame.oxidation_states, Level())
@@ -146,7 +147,7 @@ class TestWithGpaw:
         pytest.importorskip("gpaw", reason="run make dft-setup")
 
     def test_an_element_without_paw_set_is_named(self, frames):
-        from workflow_lib.dft.gpaw_engine import require_paw_sets
+        from workflow_lib.dft.engines.gpaw.engine import require_paw_sets
 
         frame = _half(frames)
         numbers = np.where(frame.numbers == 15, 94, frame.numbers)
@@ -156,7 +157,7 @@ class TestWithGpaw:
 
     def test_the_penalty_is_the_derivative_of_its_energy(self):
         """dE/dD by central differences, on a setup like that of Fe: two d waves among s and p."""
-        from workflow_lib.dft.occupation_control import OccupationControl
+        from workflow_lib.dft.engines.gpaw.occupation_control import OccupationControl
 
         class Setup:
             l_j = (0, 0, 1, 1, 2, 2)
@@ -196,7 +197,7 @@ class TestWithGpaw:
 
     def test_an_scf_that_does_not_converge_is_stored_as_failed(self, frames, tmp_path, monkeypatch, caplog):
         """The real engine with a ladder of one rung of two iterations."""
-        from workflow_lib.dft import gpaw_engine
+        from workflow_lib.dft.engines.gpaw import engine as gpaw_engine
 
         caplog.set_level(logging.WARNING)
         monkeypatch.setattr(gpaw_engine, "LADDER", (gpaw_engine.Rung(1, {}, 2),))
@@ -215,7 +216,7 @@ class TestWithGpaw:
 
     def test_a_rung_that_failed_before_a_kill_is_not_climbed_again(self, frames, tmp_path, monkeypatch):
         """Killed on the second of three rungs: the next process goes on there, to the end."""
-        from workflow_lib.dft import gpaw_engine
+        from workflow_lib.dft.engines.gpaw import engine as gpaw_engine
 
         ladder = tuple(gpaw_engine.Rung(1, {}, iterations) for iterations in (2, 3, 4))
         monkeypatch.setattr(gpaw_engine, "LADDER", ladder)

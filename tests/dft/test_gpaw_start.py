@@ -12,9 +12,10 @@ from ase.calculators.emt import EMT
 from ase.stress import voigt_6_to_full_3x3_stress
 from ase.units import GPa
 
-from workflow_lib.dft import gpaw_engine, hessian
 from workflow_lib.dft.calculation import Calculation
-from workflow_lib.dft.gpaw_start import keep, kept, resampled, symmetry_input
+from workflow_lib.dft.engines.gpaw import engine as gpaw_engine
+from workflow_lib.dft.engines.gpaw import hessian
+from workflow_lib.dft.engines.gpaw.start import keep, kept, resampled, symmetry_input
 from workflow_lib.dft.level import Level
 from workflow_lib.dft.store import Store
 from workflow_lib.dft.symmetry import operations

@@ -5,7 +5,7 @@ import pytest
 from ase.build import bulk
 from ase.filters import FrechetCellFilter
 
-from workflow_lib.dft.hessian import FLOOR, model_hessian
+from workflow_lib.dft.engines.gpaw.hessian import FLOOR, model_hessian
 
 
 def test_compression_is_as_stiff_as_the_energy_says():

@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from workflow_lib.core.errors import UserError
 from workflow_lib.dft.level import Level
 from workflow_lib.dft.level_choice import level_table, plane_waves, verdict
 from workflow_lib.dft.store import Record
-from workflow_lib.errors import UserError
-from workflow_lib.host import Arrangement
+from workflow_lib.lattice.host import Arrangement
 
 COARSE, FINE = Level(cutoff=500.0), Level(cutoff=900.0, kpoints=(2, 2, 2), shifted=True)
 STATES = {

@@ -7,8 +7,8 @@ import pytest
 
 pytest.importorskip("gpaw", reason="run make dft-setup")
 
-from workflow_lib.dft import orbital_turning
-from workflow_lib.dft.orbital_turning import RESISTANCE, SOFTEST, TurningMixer, resistance
+from workflow_lib.dft.engines.gpaw import orbital_turning
+from workflow_lib.dft.engines.gpaw.orbital_turning import RESISTANCE, SOFTEST, TurningMixer, resistance
 
 
 def test_the_resistance_is_learned_from_noisy_turns():

@@ -4,34 +4,36 @@ from __future__ import annotations
 
 import pandas as pd
 import pytest
+from sealed import write_sealed
 
-from workflow_lib.dft.pending import COLUMNS, collect_pending
-from workflow_lib.errors import UserError
+from workflow_lib.core.errors import UserError
+from workflow_lib.stages.search.pending import COLUMNS, collect_pending
 
+A, B, C, D, E = (
+    f"1x3x1:Na{ions}:Fe{ions.replace('1', '2').replace('0', '3')}"
+    for ions in ("111111110000", "111111101000", "111111011000", "111100000000", "111010000000")
+)
 KNOWN = ("1x1x1:Na1100:Fe2323", "1x1x1:Na1000:Fe2333")
 
 
 def found(folder, model, rows):
-    """One found.csv; rows are (cell, method, key, n, sites, formation)."""
+    """The folder of one search; rows are (cell, method, key, n, sites, formation)."""
     table = pd.DataFrame(
         [
             {
-                "model": model, "cell": cell, "method": method, "key": key, "x": n / sites,
+                "source": model, "cell": cell, "method": method, "state_key": key, "x": n / sites,
                 "n_occupied": n, "formation_mev_fu": energy,
             }
             for cell, method, key, n, sites, energy in rows
         ]
     )  # fmt: skip
-    (folder / model).mkdir()
-    table.to_csv(folder / model / "found.csv", index=False)
-    return folder / model / "found.csv"
+    return write_sealed("search/found", folder / model, table).parent
 
 
 @pytest.fixture
 def reference(tmp_path):
-    path = tmp_path / "reference.csv"
-    pd.DataFrame({"state_key": KNOWN}).to_csv(path, index=False)
-    return path
+    table = pd.DataFrame({"state_key": KNOWN})
+    return write_sealed("charge_order/reference", tmp_path / "charge_order", table).parent
 
 
 def test_lowest_of_each_composition_without_what_dft_has(tmp_path, reference):
@@ -41,28 +43,28 @@ def test_lowest_of_each_composition_without_what_dft_has(tmp_path, reference):
         "b-entropy",
         [
             ("1x1x1", "ga", KNOWN[0], 2, 4, 5.0),
-            (big, "ga", "1x3x1:Na-A:Fe-1", 8, 12, 10.0),
-            (big, "random", "1x3x1:Na-A:Fe-1", 8, 12, 10.0),  # the same, found twice
-            (big, "random", "1x3x1:Na-B:Fe-1", 8, 12, 12.0),
-            (big, "random", "1x3x1:Na-C:Fe-1", 8, 12, 11.0),
-            (big, "ga", "1x3x1:Na-D:Fe-1", 4, 12, 40.0),
-            (big, "ga", "1x3x1:Na-E:Fe-1", 4, 12, None),  # diverged
+            (big, "ga", A, 8, 12, 10.0),
+            (big, "random", A, 8, 12, 10.0),  # the same, found twice
+            (big, "random", B, 8, 12, 12.0),
+            (big, "random", C, 8, 12, 11.0),
+            (big, "ga", D, 4, 12, 40.0),
+            (big, "ga", E, 4, 12, None),  # diverged
         ],
     )
-    two = found(tmp_path, "a-entropy", [(big, "ga", "1x3x1:Na-C:Fe-1", 8, 12, 9.5)])
+    two = found(tmp_path, "a-entropy", [(big, "ga", C, 8, 12, 9.5)])
     table = collect_pending([one, two], reference, tmp_path, lowest=2)
     assert tuple(table.columns) == COLUMNS
-    assert table[["n_occupied", "key"]].to_numpy().tolist() == [
-        [4, "1x3x1:Na-D:Fe-1"],
-        [8, "1x3x1:Na-C:Fe-1"],
-        [8, "1x3x1:Na-A:Fe-1"],
+    assert table[["n_occupied", "state_key"]].to_numpy().tolist() == [
+        [4, D],
+        [8, C],
+        [8, A],
     ]
-    asked = table.set_index("key").loc["1x3x1:Na-C:Fe-1"]
+    asked = table.set_index("state_key").loc[C]
     assert asked["asked_by"] == "a-entropy;b-entropy"
     assert asked["formation_mev_fu"] == "9.500;11.000"
     assert asked["models"] == 2 and asked["charge_order"] == "given"
     written = pd.read_csv(tmp_path / "pending.csv", dtype={"formation_mev_fu": str})
-    assert written["key"].tolist() == table["key"].tolist()
+    assert written["state_key"].tolist() == table["state_key"].tolist()
 
 
 def test_what_dft_has_takes_no_other_arrangements_place(tmp_path, reference):
@@ -73,7 +75,7 @@ def test_what_dft_has_takes_no_other_arrangements_place(tmp_path, reference):
         ("1x1x1", "ga", "1x1x1:Na1010:Fe2323", 2, 4, 3.0),
     ]
     table = collect_pending([found(tmp_path, "m", rows)], reference, tmp_path, lowest=2)
-    assert table["key"].tolist() == ["1x1x1:Na1001:Fe2323"]
+    assert table["state_key"].tolist() == ["1x1x1:Na1001:Fe2323"]
 
 
 def test_charge_blind_arrangements_are_open_and_known_by_their_ions(tmp_path, reference):
@@ -82,7 +84,7 @@ def test_charge_blind_arrangements_are_open_and_known_by_their_ions(tmp_path, re
         ("1x1x1", "ga", "1x1x1:Na1010", 2, 4, 2.0),
     ]
     table = collect_pending([found(tmp_path, "m", rows)], reference, tmp_path)
-    assert table["key"].tolist() == ["1x1x1:Na1010"]
+    assert table["state_key"].tolist() == ["1x1x1:Na1010"]
     assert table["charge_order"].tolist() == ["open"]
 
 
@@ -93,11 +95,12 @@ def test_nothing_pending_is_an_empty_table(tmp_path, reference):
     assert tuple(pd.read_csv(tmp_path / "pending.csv").columns) == COLUMNS
 
 
-def test_missing_and_foreign_tables_are_named(tmp_path, reference):
-    with pytest.raises(UserError, match=r"nowhere.csv does not exist"):
-        collect_pending([tmp_path / "nowhere.csv"], reference, tmp_path)
-    with pytest.raises(UserError, match=r"reference.csv has no column model, cell"):
-        collect_pending([reference], reference, tmp_path)
-    (tmp_path / "empty.csv").touch()
-    with pytest.raises(UserError, match=r"empty.csv has no column state_key"):
-        collect_pending([], tmp_path / "empty.csv", tmp_path)
+def test_missing_and_cut_tables_are_named(tmp_path, reference):
+    with pytest.raises(UserError, match=r"nowhere/found.csv does not exist; make it again"):
+        collect_pending([tmp_path / "nowhere"], reference, tmp_path)
+    folder = found(tmp_path, "m", [("1x1x1", "ga", KNOWN[0], 2, 4, 1.0)])
+    text = (folder / "found.csv").read_text()
+    (folder / "found.csv").write_text(text[: len(text) // 2])
+    with pytest.raises(UserError, match=r"found.csv was changed or cut since `search` wrote it"):
+        collect_pending([folder], reference, tmp_path)
+    assert not (tmp_path / "pending.csv").exists()

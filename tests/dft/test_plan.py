@@ -6,21 +6,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from workflow_lib.core.errors import UserError
+from workflow_lib.dft.jobs import read_jobs, write_jobs
 from workflow_lib.dft.level import Level
-from workflow_lib.dft.plan import (
-    electrostatic_order,
+from workflow_lib.dft.store import Store
+from workflow_lib.lattice.arrangement import Arrangement
+from workflow_lib.lattice.ewald import electrostatic_order, ewald_energy
+from workflow_lib.stages.dft.plan import (
     end_members,
     energies,
     level_of,
     missing,
     plan_pending,
 )
-from workflow_lib.dft.run import read_jobs, write_jobs
-from workflow_lib.dft.settings import DftSettings
-from workflow_lib.dft.store import Store
-from workflow_lib.errors import UserError
-from workflow_lib.exam.ewald import ewald_energy
-from workflow_lib.host import Arrangement
+from workflow_lib.stages.dft.settings import DftSettings
 
 SETTINGS = DftSettings()
 GIVEN, OPEN = "1x1x1:Na1100:Fe2323", "1x1x1:Na1010"
@@ -30,7 +29,7 @@ GIVEN, OPEN = "1x1x1:Na1100:Fe2323", "1x1x1:Na1010"
 def pending(tmp_path):
     path = tmp_path / "pending.csv"
     rows = [("1x1x1", 0.5, 2, GIVEN), ("1x1x1", 0.5, 2, OPEN)]
-    pd.DataFrame(rows, columns=["cell", "x", "n_occupied", "key"]).to_csv(path, index=False)
+    pd.DataFrame(rows, columns=["cell", "x", "n_occupied", "state_key"]).to_csv(path, index=False)
     return path
 
 
@@ -53,13 +52,13 @@ def test_the_electrostatic_order_is_the_lowest_of_all(host, rule, ions):
         atoms = host.build(Arrangement((1, 1, 1), arrangement.occupied, reduced))
         charges = rule.formal(atoms.numbers, atoms.get_array("oxidation_states"))
         found[reduced] = ewald_energy(atoms, charges)
-    chosen = electrostatic_order(arrangement, host, rule)
+    chosen = electrostatic_order(arrangement, host)
     # Both are Ewald sums of pymatgen; equivalent orders tie, so energies are compared.
     assert found[chosen.reduced] == pytest.approx(min(found.values()), abs=1e-6)
 
 
 def test_a_plan_holds_each_arrangement_with_both_ends(host, rule, pending, tmp_path):
-    plan = plan_pending(pending, host, rule, SETTINGS)
+    plan = plan_pending(pending, host, SETTINGS)
     assert [job.state_key for job in plan[GIVEN]] == [GIVEN, "1x1x1:Na0000:Fe3333", "1x1x1:Na1111:Fe2222"]
     assert plan[OPEN][0].state_key.startswith(f"{OPEN}:Fe")
     for jobs in plan.values():
@@ -75,7 +74,7 @@ def test_a_plan_holds_each_arrangement_with_both_ends(host, rule, pending, tmp_p
 def test_supercells_are_compared_with_ends_at_the_equivalent_mesh(host, rule):
     assert level_of(Level(), (1, 3, 1)).kpoints == (1, 3, 1)
     assert level_of(Level(kpoints=(1, 2, 2)), (1, 3, 2)).kpoints == (1, 6, 4)
-    empty, full = end_members(host, rule, SETTINGS, (1, 3, 1))
+    empty, full = end_members(host, SETTINGS, (1, 3, 1))
     assert empty.level.energy_reference.endswith("1x3x1")
     assert (len(empty), len(full)) == (24, 28)
 
@@ -87,7 +86,7 @@ def _answer(store, calculation, energy):
 
 
 def test_energies_stay_pending_until_all_three_are_there(host, rule, pending, tmp_path):
-    plan = plan_pending(pending, host, rule, SETTINGS)
+    plan = plan_pending(pending, host, SETTINGS)
     store = Store(tmp_path / "store")
     table = energies(pending, plan, store, tmp_path)
     assert list(table["status"]) == ["pending", "pending"]
@@ -98,10 +97,10 @@ def test_energies_stay_pending_until_all_three_are_there(host, rule, pending, tm
     assert table["status"][0] == "done" and pd.isna(table["formation_mev_fu"][0])
     _answer(store, empty, -171.0)
     _answer(store, full, -189.0)
-    table = energies(pending, plan, store, tmp_path).set_index("key")
+    table = energies(pending, plan, store, tmp_path).set_index("asked_key")
     # (-179.9 - (-171 - 189) / 2) / 4 formula units = 25 meV.
     assert table.loc[GIVEN, "formation_mev_fu"] == pytest.approx(25.0, abs=1e-6)
-    assert table.loc[GIVEN, "fmax"] == pytest.approx(0.05)
+    assert table.loc[GIVEN, "fmax_ev_a"] == pytest.approx(0.05)
     assert table.loc[OPEN, "status"] == "pending"
     assert len(missing(plan, store)) == 1
 
@@ -109,11 +108,11 @@ def test_energies_stay_pending_until_all_three_are_there(host, rule, pending, tm
 def test_a_failed_calculation_is_reported_with_its_reason_and_not_asked_again(
     host, rule, pending, tmp_path
 ):
-    plan = plan_pending(pending, host, rule, SETTINGS)
+    plan = plan_pending(pending, host, SETTINGS)
     store = Store(tmp_path / "store")
     with store.writing(plan[GIVEN][0]) as log:
         log.end("failed", "collapsed to Fe 2 2 3 3")
-    table = energies(pending, plan, store, tmp_path).set_index("key")
+    table = energies(pending, plan, store, tmp_path).set_index("asked_key")
     assert (table.loc[GIVEN, "status"], table.loc[GIVEN, "reason"]) == ("failed", "collapsed to Fe 2 2 3 3")
     assert pd.isna(table.loc[GIVEN, "energy_ev"])
     assert plan[GIVEN][0].digest not in {c.digest for c in missing(plan, store)}
@@ -121,7 +120,7 @@ def test_a_failed_calculation_is_reported_with_its_reason_and_not_asked_again(
 
 def test_a_damaged_job_file_names_the_line(tmp_path, host, rule, pending):
     path = tmp_path / "jobs.jsonl"
-    write_jobs([plan_pending(pending, host, rule, SETTINGS)[GIVEN][0]], path)
+    write_jobs([plan_pending(pending, host, SETTINGS)[GIVEN][0]], path)
     path.write_text(path.read_text() + "{}\n")
     with pytest.raises(UserError, match="line 2: no DFT calculation"):
         read_jobs(path)

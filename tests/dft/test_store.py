@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from workflow_lib.core.errors import UserError
 from workflow_lib.dft.calculation import Calculation
+from workflow_lib.dft.jobs import run_jobs
 from workflow_lib.dft.level import Level
-from workflow_lib.dft.run import run_jobs
 from workflow_lib.dft.store import Store
-from workflow_lib.errors import UserError
 
 
 def calculation(name="oxide", shift=0.0, **changes) -> Calculation:

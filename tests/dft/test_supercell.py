@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from campaigns.naxfepo4_gpaw.supercell import supercell_table
 from workflow_lib.dft.calculation import Calculation
 from workflow_lib.dft.level import Level
 from workflow_lib.dft.store import Store
-from workflow_lib.dft.supercell import supercell_table
 
 EMPTY, FULL = "1x1x1:Na0:Fe3", "1x1x1:Na1:Fe2"
 

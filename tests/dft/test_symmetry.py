@@ -7,7 +7,7 @@ import pytest
 from ase.stress import voigt_6_to_full_3x3_stress
 
 from workflow_lib.dft.symmetry import KeepOperations, labels, operations, symmetrised
-from workflow_lib.host import Arrangement
+from workflow_lib.lattice.host import Arrangement
 
 
 @pytest.fixture

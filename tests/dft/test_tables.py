@@ -5,24 +5,25 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from ase.units import GPa
+from computed_again import calculation_of
 
-from workflow_lib.dft.calculation import Calculation
-from workflow_lib.dft.convergence import (
+from campaigns.naxfepo4_gpaw.convergence import (
     convergence_table,
     metal_energies,
     order_table,
     voltages,
     write_convergence,
 )
-from workflow_lib.dft.export import calculation_of, frames_of
-from workflow_lib.dft.lattice import lattice_table
+from campaigns.naxfepo4_gpaw.lattice_constants import lattice_table
+from campaigns.naxfepo4_gpaw.same_positions import write_same_positions
+from campaigns.naxfepo4_gpaw.truth import failures, truth_table, write_truth
+from workflow_lib.core.errors import UserError
+from workflow_lib.dft.calculation import Calculation
+from workflow_lib.dft.export import frames_of
 from workflow_lib.dft.level import Level
-from workflow_lib.dft.plan import relaxation_of
-from workflow_lib.dft.same_positions import write_same_positions
-from workflow_lib.dft.settings import DftSettings
 from workflow_lib.dft.store import Store
-from workflow_lib.dft.truth import failures, truth_table, write_truth
-from workflow_lib.errors import UserError
+from workflow_lib.stages.dft.plan import relaxation_of
+from workflow_lib.stages.dft.settings import DftSettings
 
 PRESSURE, PULAY = 3.0, 2.0
 """GPa, of the invented solid and of its unconverged basis."""
@@ -202,7 +203,7 @@ def states(tmp_path, host, rule) -> Store:
     settings = DftSettings()
 
     def relaxation(key):
-        return relaxation_of(host.parse(key), host, rule, settings, Level())
+        return relaxation_of(host.parse(key), host, settings, Level())
 
     answer(store, relaxation("1x1x1:Na0000:Fe3333"), -171.0)
     answer(store, relaxation("1x1x1:Na1111:Fe2222"), -189.0)

@@ -12,16 +12,16 @@ from invented_vasp import (
     write_outputs,
 )
 
+from workflow_lib.core.errors import UserError
 from workflow_lib.dft.calculation import Calculation
-from workflow_lib.dft.store import Store
-from workflow_lib.dft.vasp_engine import compute
-from workflow_lib.dft.vasp_inputs import read_card, write_inputs
-from workflow_lib.dft.vasp_outputs import (
-    bader_charges,
+from workflow_lib.dft.engines.vasp.engine import compute
+from workflow_lib.dft.engines.vasp.inputs import read_card, write_inputs
+from workflow_lib.dft.engines.vasp.outputs import (
     read_run,
     vasp_states,
 )
-from workflow_lib.errors import UserError
+from workflow_lib.dft.store import Store
+from workflow_lib.frames.reading.vasp import bader_charges
 
 
 def test_results_come_back_in_the_order_of_the_calculation(half, tmp_path):

@@ -8,11 +8,11 @@ from invented_vasp import (
     write_outputs,
 )
 
+from workflow_lib.core.errors import UserError
 from workflow_lib.dft.calculation import Calculation
+from workflow_lib.dft.engines.vasp.engine import collect, compute, submit
+from workflow_lib.dft.engines.vasp.inputs import potcar_symbols, write_inputs
 from workflow_lib.dft.store import Store
-from workflow_lib.dft.vasp_engine import collect, compute, submit
-from workflow_lib.dft.vasp_inputs import potcar_symbols, write_inputs
-from workflow_lib.errors import UserError
 
 
 def script(tmp_path: Path, content: str) -> str:

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from workflow_lib.core.errors import UserError
 from workflow_lib.dft.calculation import Calculation
-from workflow_lib.dft.level import Level
-from workflow_lib.dft.vasp_inputs import (
+from workflow_lib.dft.engines.vasp.inputs import (
     check_potcar,
     incar,
     initial_moments,
@@ -17,7 +17,7 @@ from workflow_lib.dft.vasp_inputs import (
     run_folders,
     write_inputs,
 )
-from workflow_lib.errors import UserError
+from workflow_lib.dft.level import Level
 
 POTENTIALS = {"Na": "Na_pv", "Fe": "Fe_pv", "P": "P", "O": "O"}
 

@@ -10,19 +10,14 @@ from invented_vasp import (
     REAL,
 )
 
+from workflow_lib.core.errors import UserError
 from workflow_lib.dft.calculation import Calculation
+from workflow_lib.dft.engines.vasp.engine import collect, compute
+from workflow_lib.dft.engines.vasp.inputs import read_card, write_inputs
+from workflow_lib.dft.engines.vasp.outputs import read_run
 from workflow_lib.dft.level import Level
 from workflow_lib.dft.store import Store
-from workflow_lib.dft.vasp_engine import collect, compute
-from workflow_lib.dft.vasp_inputs import read_card, write_inputs
-from workflow_lib.dft.vasp_outputs import (
-    energy,
-    read_outcar,
-    read_run,
-    read_vasprun,
-    stress,
-)
-from workflow_lib.errors import UserError
+from workflow_lib.frames.reading.vasp import energy, read_outcar_labels, read_vasprun, stress
 
 KBAR = 1602.1766208  # per eV/A^3
 
@@ -46,7 +41,7 @@ def test_energy_is_the_one_for_zero_width_where_vasp_5_writes_another():
 
 def test_energy_agrees_with_outcar_in_vasp_6():
     step = read_vasprun(REAL / "si-spin/vasprun.xml.gz").ionic_steps[-1]
-    outcar = read_outcar(REAL / "si-spin/OUTCAR.gz")
+    outcar = read_outcar_labels(REAL / "si-spin/OUTCAR.gz")
     assert energy(step) == pytest.approx(outcar.final_energy, abs=1e-8)
 
 
@@ -87,7 +82,7 @@ def test_a_file_cut_short_is_a_user_error(tmp_path):
     for size in (100, len(content) // 2, len(content) - 3000):
         (tmp_path / "OUTCAR").write_bytes(content[:size])
         with pytest.raises(UserError, match="cut short"):
-            read_outcar(tmp_path / "OUTCAR")
+            read_outcar_labels(tmp_path / "OUTCAR")
 
 
 @pytest.fixture

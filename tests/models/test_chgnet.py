@@ -12,14 +12,14 @@ from ase import Atoms
 from ase.build import bulk
 from chgnet.model.dynamics import CHGNetCalculator
 from chgnet.model.model import CHGNet
-from networks import FE, GA, NA, OX, SPECIES, P, olivine
 from pydantic import ValidationError
 from pymatgen.io.ase import AseAtomsAdaptor
 
-from workflow_lib.errors import UserError
+from workflow_lib.core.errors import UserError
 from workflow_lib.models.chgnet import ChgnetPotential
 from workflow_lib.models.contract import Species, Structure
 from workflow_lib.models.hyperparameters import ChgnetHyperparameters
+from workflow_lib.models.testing.structures import FE, GA, NA, OX, SPECIES, P, olivine
 
 PLAIN = Species((OX, NA, P, FE), {OX: OX, NA: NA, P: P, FE: FE})
 SODIUM = Species((NA,), {NA: NA})

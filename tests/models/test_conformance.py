@@ -1,17 +1,97 @@
-"""Every family in the registry keeps the contract."""
+"""Every family in the registry keeps the contract; the checks notice an adapter that does not."""
 
-import conformance
+import networks
 import pytest
+import torch
 
+from workflow_lib.models.hyperparameters import PainnHyperparameters
+from workflow_lib.models.painn import PainnPotential
 from workflow_lib.models.registry import FAMILIES
+from workflow_lib.models.testing import POTENTIAL_CHECKS, Subject, check_potential, evaluate, structure
+from workflow_lib.models.trained import TrainedModel
 
 
-@pytest.mark.parametrize("check", conformance.CHECKS, ids=lambda check: check.__name__[6:])
+@pytest.mark.parametrize("check", POTENTIAL_CHECKS, ids=lambda check: check.__name__[6:])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_contract(family, check):
-    check(family)
+    check(Subject.of(family, **networks.SMALL[family]))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_registry_says_what_the_adapter_predicts(family):
+    entry = FAMILIES[family]
+    assert entry.load().family == family
+    assert entry.load().predicts == entry.predicts
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_save_and_load(family, tmp_path):
-    conformance.check_save_and_load(family, tmp_path / "model")
+    """A loaded model answers bit for bit what the saved one answered."""
+    potential, item = networks.build(family), structure(filled=2)
+    with torch.no_grad():  # weights no seed would give
+        for parameter in potential.parameters():
+            parameter.mul_(1.01)
+    before = evaluate(potential, item)
+    TrainedModel(potential, networks.card(family, potential)).save(tmp_path)
+    after = evaluate(TrainedModel.load(tmp_path).potential, item)
+    for key, value in before.items():
+        assert torch.equal(after[key], value), key
+
+
+class Broken(PainnPotential):
+    """PaiNN that gets one thing wrong."""
+
+    def network(self, batch, *, stress):
+        output = super().network(batch, stress=stress)
+        self.spoil(output, batch)
+        return output
+
+
+class DoubledForces(Broken):
+    def spoil(self, output, batch):
+        output["forces"] = 2 * output["forces"]
+
+
+class CompressionPositive(Broken):
+    def spoil(self, output, batch):
+        if "stress" in output:
+            output["stress"] = -output["stress"]
+
+
+class SeesItsCompany(Broken):
+    def spoil(self, output, batch):
+        output["energy"] = output["energy"] + 0.01 * len(output["energy"])
+
+
+class TiedToTheFrame(Broken):
+    def spoil(self, output, batch):
+        output["node_embeddings"] = output["node_embeddings"] + batch["positions"][:, :1]
+
+
+class Mutates(Broken):
+    def spoil(self, output, batch):
+        batch["positions"] += 1e-3
+
+
+@pytest.mark.parametrize(
+    ("adapter", "noticed_by"),
+    [
+        (DoubledForces, "check_forces"),
+        (CompressionPositive, "check_stress"),
+        (SeesItsCompany, "check_batch_equals_single"),
+        (TiedToTheFrame, "check_translation"),
+        (Mutates, "check_no_mutation"),
+    ],
+)
+def test_a_broken_adapter_is_noticed(adapter, noticed_by):
+    subject = Subject(adapter, PainnHyperparameters, small=networks.SMALL["painn"])
+    [check] = [check for check in POTENTIAL_CHECKS if check.__name__ == noticed_by]
+    with pytest.raises(AssertionError):
+        check(subject)
+
+
+def test_all_failures_are_reported_at_once():
+    """By name; and an adapter in order needs no place in the registry."""
+    check_potential(Subject(PainnPotential, PainnHyperparameters, small=networks.SMALL["painn"]))
+    with pytest.raises(AssertionError, match=r"check_rotation: [\s\S]*check_translation: "):
+        check_potential(Subject(TiedToTheFrame, PainnHyperparameters, small=networks.SMALL["painn"]))

@@ -10,14 +10,16 @@ import pytest
 import torch
 from ase import Atoms
 from ase.neighborlist import neighbor_list
-from networks import FE, GA, REFERENCES, SPECIES, build, evaluate, olivine, structure
+from networks import build
 from pydantic import ValidationError
 
-from workflow_lib.errors import UserError
+from workflow_lib.core.errors import UserError
 from workflow_lib.models.graph import edge_graph
 from workflow_lib.models.hyperparameters import MaceHyperparameters
 from workflow_lib.models.mace import MacePotential
 from workflow_lib.models.mace_ops import half_list
+from workflow_lib.models.testing import evaluate
+from workflow_lib.models.testing.structures import FE, GA, REFERENCES, SPECIES, olivine, structure
 
 # Different order of sums in double precision.
 SAME = 1e-10

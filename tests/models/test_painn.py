@@ -1,13 +1,13 @@
 """PaiNN against schnetpack's own model with the same weights, and the edges of its domain."""
 
-import networks
 import numpy as np
 import pytest
 import schnetpack as spk
 import torch
 from schnetpack import properties
 
-from workflow_lib.errors import UserError
+from workflow_lib.core.errors import UserError
+from workflow_lib.models import testing
 from workflow_lib.models.contract import Species, Structure
 from workflow_lib.models.graph import edge_graph
 from workflow_lib.models.hyperparameters import PainnHyperparameters
@@ -17,7 +17,7 @@ from workflow_lib.models.painn import PainnPotential
 SAME = 1e-9
 
 
-def build(dtype="float64", species=networks.SPECIES, **changes) -> PainnPotential:
+def build(dtype="float64", species=testing.SPECIES, **changes) -> PainnPotential:
     values = {"n_atom_basis": 8, "n_rbf": 6, "cutoff": 3.5, **changes}
     hyperparameters = PainnHyperparameters(dtype=dtype, **values)
     return PainnPotential.build(hyperparameters, species, init="scratch", seed=3)
@@ -69,9 +69,9 @@ def upstream_batch(potential: PainnPotential, items: list[Structure]) -> dict[st
 
 def items() -> list[Structure]:
     """Three structures with different numbers of atoms and of neighbours."""
-    dense = networks.structure(filled=3, seed=4)
+    dense = testing.structure(filled=3, seed=4)
     dense = Structure(dense.species, dense.atomic_numbers, dense.positions * 0.95, dense.cell * 0.95)
-    return [networks.structure(filled=2), dense, networks.structure(filled=4, seed=1)]
+    return [testing.structure(filled=2), dense, testing.structure(filled=4, seed=1)]
 
 
 def loss(output: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -89,9 +89,9 @@ def test_same_weights_give_what_schnetpack_gives(changes):
     ours = potential(potential.collate([potential.graph(item) for item in items()]), stress=True)
     theirs = peer(upstream_batch(potential, items()))
     for key in ("energy", "forces"):
-        networks.close(ours[key], theirs[key], SAME)
+        testing.close(ours[key], theirs[key], SAME)
     # Upstream's strain is not symmetric; its antisymmetric part is a rotation and gives nothing.
-    networks.close(ours["stress"], theirs["stress"], SAME)
+    testing.close(ours["stress"], theirs["stress"], SAME)
     loss(ours).backward()
     loss(theirs).backward()
     expected = dict(peer.representation.named_parameters())
@@ -100,7 +100,7 @@ def test_same_weights_give_what_schnetpack_gives(changes):
     assert set(found) == set(expected)
     for name, parameter in found.items():
         assert parameter.grad is not None, name
-        networks.close(parameter.grad, expected[name].grad, SAME)
+        testing.close(parameter.grad, expected[name].grad, SAME)
 
 
 def test_single_precision_stays_close_to_schnetpack():
@@ -111,7 +111,7 @@ def test_single_precision_stays_close_to_schnetpack():
     # 7 digits, less one for upstream's edges, which are differences of float32 positions, and two
     # more where a vector feature nearly vanishes: the norm's slope is 1 / sqrt(1e-8) at worst.
     for key in ("energy", "forces", "stress"):
-        networks.close(ours[key].float(), theirs[key], 1e-3)
+        testing.close(ours[key].float(), theirs[key], 1e-3)
 
 
 def test_basis_slopes_are_derivatives():
@@ -124,7 +124,7 @@ def test_basis_slopes_are_derivatives():
             (expected,) = torch.autograd.grad(
                 values[..., column].sum(), distance, retain_graph=True, allow_unused=True
             )
-            networks.close(slopes[..., column], expected[..., 0])
+            testing.close(slopes[..., column], expected[..., 0])
         assert values[0, 3].abs().max() == 0 and slopes[0, 3].abs().max() == 0
         assert values[0, :3].abs().min() > 1e-12
 
@@ -139,8 +139,8 @@ def test_lonely_atoms_have_energy_and_no_forces():
     for batch in ([one], [one, pair]):
         output = potential(potential.collate([potential.graph(item) for item in batch]), stress=True)
         expected = upstream(potential).eval()(upstream_batch(potential, batch))
-        networks.close(output["energy"], expected["energy"])
-        networks.close(output["forces"], expected["forces"])
+        testing.close(output["energy"], expected["energy"])
+        testing.close(output["forces"], expected["forces"])
         assert output["forces"][0].abs().max() == 0
         assert output["stress"][0].abs().max() == 0
     assert output["forces"][1:].abs().max() > 1e-3
@@ -182,4 +182,4 @@ def test_limits_are_said():
     with pytest.raises(UserError, match="n_rbf of 2 or more"):
         build(radial_basis="gaussian", n_rbf=1)
     with pytest.raises(UserError, match="'scratch'"):
-        PainnPotential.build(PainnHyperparameters(), networks.SPECIES, init="pretrained", seed=0)
+        PainnPotential.build(PainnHyperparameters(), testing.SPECIES, init="pretrained", seed=0)

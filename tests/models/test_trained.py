@@ -5,21 +5,21 @@ import pickle
 from itertools import combinations
 from math import comb
 
-import conformance
 import networks
 import numpy as np
 import pytest
 import torch
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
-from morse_potential import label
-from networks import olivine
+from morse_potential import label, morse_model
+from safetensors.torch import load_file, save_file
 
-from workflow_lib.errors import UserError
-from workflow_lib.io import sha256
+from workflow_lib.core.errors import UserError
+from workflow_lib.core.io import sha256
 from workflow_lib.models import trained as trained_module
-from workflow_lib.models.calculator import PotentialCalculator
+from workflow_lib.models.testing import SPECIES, olivine
 from workflow_lib.models.trained import TrainedModel, species_from_card, species_to_card
+from workflow_lib.simulation.calculator import PotentialCalculator
 
 # The same sums in another batch: double precision, some hundred terms.
 SAME = 1e-10
@@ -29,7 +29,7 @@ SAME = 1e-10
 def folder(tmp_path, rule):
     """A saved charge-labelled MACE."""
     potential = networks.build("mace")
-    card = conformance.card(
+    card = networks.card(
         "mace",
         potential,
         variant="entropy",
@@ -54,7 +54,7 @@ def test_card_comes_back_as_it_was(folder, rule):
     assert model.card["variant"] == "entropy" and model.card["schema"] == 1
     assert model.card["tensors_sha256"] == sha256(folder / "model.safetensors")
     assert sorted(path.name for path in folder.iterdir()) == ["card.json", "model.safetensors"]
-    assert species_from_card(species_to_card(networks.SPECIES)) == networks.SPECIES
+    assert species_from_card(species_to_card(SPECIES)) == SPECIES
     assert not any(p.requires_grad for p in model.potential.parameters())
 
 
@@ -94,6 +94,35 @@ def test_damaged_tensors(folder):
     path.write_bytes(data[: len(data) // 2])
     edit_card(folder, tensors_sha256=sha256(path))
     with pytest.raises(UserError, match="no safetensors file"):
+        TrainedModel.load(folder)
+
+
+def edit_tensors(folder, change):
+    """Change tensors and let the card's checksum agree, as a careful forger would."""
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors")
+    edit_card(folder, tensors_sha256=sha256(folder / "model.safetensors"))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_weights_that_are_not_numbers(folder, value):
+    name = next(iter(dict(networks.build("mace").named_parameters())))
+
+    def spoil(tensors):
+        tensors[name].view(-1)[0] = value
+
+    edit_tensors(folder, spoil)
+    with pytest.raises(UserError, match=f"{name} holds numbers that are not finite"):
+        TrainedModel.load(folder)
+
+
+def test_weights_of_another_type(folder):
+    def spoil(tensors):
+        tensors["reference_energies"] = tensors["reference_energies"].float()
+
+    edit_tensors(folder, spoil)
+    with pytest.raises(UserError, match="reference_energies is float32, its card describes float64"):
         TrainedModel.load(folder)
 
 
@@ -163,9 +192,36 @@ def test_labels_from_moments(labelled):
 
 def test_moments_between_the_states_are_an_error(labelled):
     atoms = olivine(filled=2)
-    atoms.set_initial_magnetic_moments(np.where(atoms.numbers == 26, 4.0, 0.0))
+    atoms.set_array("magmoms", np.where(atoms.numbers == 26, 4.0, 0.0))
     with pytest.raises(UserError, match="do not settle the charge states"):
         labelled.structure(atoms)
+
+
+def test_initial_moments_decide_nothing(labelled):
+    """They are a guess made before a calculation, whatever they look like."""
+    atoms = olivine(filled=2)
+    states = label(atoms, [0, 3])
+    order = np.where(states == 2, 3.65, np.where(states == 3, 4.28, 0.0))
+    atoms.set_initial_magnetic_moments(order[::-1])
+    assert np.array_equal(labelled.choose(atoms), states)  # labels count
+    del atoms.arrays["oxidation_states"]
+    with pytest.raises(UserError, match="needs charge states"):
+        labelled.predict([atoms])
+    with_guess = labelled.choose(atoms, assign="search")
+    atoms.set_initial_magnetic_moments(None)
+    assert np.array_equal(labelled.choose(atoms, assign="search"), with_guess)
+    atoms.set_array("magmoms", order)
+    assert np.array_equal(labelled.choose(atoms), states)  # results count
+
+
+@pytest.mark.parametrize("value", [2.9, np.nan, np.inf, 1e300, "two"])
+def test_labels_are_whole_numbers(labelled, value):
+    atoms = olivine(filled=2)
+    states = label(atoms, [0, 3]).astype(object if isinstance(value, str) else float)
+    states[np.flatnonzero(states == 2)[0]] = value
+    atoms.arrays["oxidation_states"] = states
+    with pytest.raises(UserError, match="must be whole numbers, "):
+        labelled.predict([atoms])
 
 
 def test_moments_of_a_live_calculator_are_no_data(labelled):
@@ -279,3 +335,16 @@ def test_unknown_element(blind):
     atoms.numbers[0] = 25
     with pytest.raises(UserError, match="Mn"):
         blind.predict([atoms])
+
+
+# Moments ----------------------------------------------------------------------------------------
+
+
+def test_moments_are_magnitudes_whatever_the_sign_of_the_head():
+    """Of the network and of everything above it."""
+    atoms = olivine(filled=2)
+    negative = morse_model(moment=-3.6)
+    [prediction] = negative.predict([atoms])
+    assert np.allclose(prediction.magmoms, 3.6)
+    atoms.calc = PotentialCalculator(negative)
+    assert np.allclose(atoms.get_magnetic_moments(), 3.6)

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
-from workflow_lib.errors import UserError
+from workflow_lib.core.errors import UserError
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "setpriv")
 PARTITION = "fake"

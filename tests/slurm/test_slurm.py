@@ -18,12 +18,12 @@ import pytest
 import yaml
 from cluster import Cluster
 
-from workflow_lib.benchmark.run import COLUMNS
+from workflow_lib.stages.comparison.run import COLUMNS
 
 ROOT = Path(__file__).parents[2]
 PROFILE = ROOT / "profiles/slurm/config.yaml"
 SMOKE = yaml.safe_load((ROOT / "config/smoke.yaml").read_text())
-GPU_RULES = ("train", "exam", "search", "embedding")
+GPU_RULES = ("train", "charge_order", "search", "embedding")
 FAMILIES = ("painn", "cpainn")  # of the smoke configuration's four: enough jobs to wait for GPUs
 
 pytestmark = pytest.mark.slurm
@@ -74,7 +74,7 @@ def test_smoke_configuration_through_slurm(tmp_path: Path) -> None:
             )
             jobs, seen = cluster.jobs(), cluster.tasks()
         assert done.returncode == 0, done.stdout + done.stderr
-        table = pd.read_csv(results / "benchmark/benchmark.csv")
+        table = pd.read_csv(results / "comparison/comparison.csv")
     finally:
         shutil.rmtree(results, ignore_errors=True)
 

@@ -1,6 +1,6 @@
 """Faults of the scheduler, injected for real: no work is lost, nothing is done twice, the numbers stay.
 
-Every faulted run goes through SLURM and must end with the benchmark table of a run on this machine that
+Every faulted run goes through SLURM and must end with the comparison table of a run on this machine that
 nothing disturbed, to the last byte.
 """
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from workflow_lib.failed_log import LINES, RULE, last_lines
+from workflow_lib.workflow.failed_log import LINES, RULE, last_lines
 
 ROOT = Path(__file__).parents[2]
 SMOKE = yaml.safe_load((ROOT / "config/smoke.yaml").read_text())

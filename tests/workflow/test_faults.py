@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from faulted_run import Run, until
 
-from workflow_lib.io import read_json
+from workflow_lib.core.io import read_json
 
 EPOCHS = 12  # a second or two of training after each of three faults
 CHECKPOINT_EVERY = 0.3  # s

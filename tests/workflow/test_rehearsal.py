@@ -15,12 +15,12 @@ import yaml
 from local_api import serve
 from stand_in import entropy_item, polyanion_item
 
-from workflow_lib.frames import Frame, read_parquet
-from workflow_lib.io import read_json
+from workflow_lib.core.io import read_json
+from workflow_lib.frames.table import Frame, read_parquet
 
 ROOT = Path(__file__).parents[2]
 LAST = 5
-"""Frames of each state: the end of its relaxation, which the exam needs, and some before it."""
+"""Frames of each state: the end of its relaxation and some before it."""
 
 
 def chosen(frames: list[Frame]) -> list[Frame]:
@@ -91,18 +91,18 @@ def test_dress_rehearsal_of_the_paper_run(tmp_path: Path, run_name: str) -> None
     assert 31 not in {int(z) for frame in kept for z in frame.numbers}
     assert {int(s) for f in labelled for s in f.oxidation_states[f.numbers == 26]} == {2, 3}
 
-    benchmark = pd.read_csv(results / "benchmark/benchmark.csv")
+    benchmark = pd.read_csv(results / "comparison/comparison.csv")
     trained = benchmark[benchmark["status"] != "reference"]
     assert len(trained) == 8
     assert trained[["energy_mae_mev_atom", "force_mae_mev_a"]].notna().all().all()
     for figure in (
         "dataset/redox",
-        "exam/overview",
+        "charge_order/overview",
         "thermodynamics/hull",
         "thermodynamics/voltage",
-        "sampling/overview",
+        "search/overview",
         "embedding/overview",
-        "benchmark/benchmark",
+        "comparison/comparison",
     ):
         assert (results / f"{figure}.svg").stat().st_size > 2000
     report = results / "report.html"

@@ -45,5 +45,5 @@ def test_a_gpu_is_asked_for_where_the_configuration_says_so(tmp_path: Path, devi
     assert done.returncode == 0, done.stderr
     asked = json.loads(done.stdout.splitlines()[-1])
     assert asked.pop("train") == gpus
-    assert {"dataset", "exam", "search", "embedding", "thermodynamics", "benchmark"} <= set(asked)
+    assert {"dataset", "charge_order", "search", "embedding", "thermodynamics", "comparison"} <= set(asked)
     assert not any(asked.values())  # these run on the CPU, whatever the training does

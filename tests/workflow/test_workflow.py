@@ -16,13 +16,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from checksum_coverage import not_covered, recording
 
-from workflow_lib.benchmark.run import COLUMNS
 from workflow_lib.config import load_config
-from workflow_lib.dft.plan import plan_pending
+from workflow_lib.core.io import read_json
 from workflow_lib.dft.store import Store
-from workflow_lib.host import Host
-from workflow_lib.io import read_json
+from workflow_lib.lattice.host import Host
+from workflow_lib.stages.comparison.run import COLUMNS
+from workflow_lib.stages.dft.plan import plan_pending
 
 ROOT = Path(__file__).parents[2]
 SMOKE = yaml.safe_load((ROOT / "config/smoke.yaml").read_text())
@@ -32,10 +33,11 @@ def snakemake(config: Path, *arguments: str) -> list[str]:
     return [sys.executable, "-m", "snakemake", "--configfile", str(config), "--cores", "2", *arguments]
 
 
-def run(config: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        snakemake(config, *arguments), cwd=ROOT, capture_output=True, text=True, check=False
-    )
+def run(
+    config: Path, *arguments: str, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    command = snakemake(config, *arguments)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
 
 
 def written(tmp_path: Path, name: str, **changes: object) -> Path:
@@ -49,7 +51,7 @@ def written(tmp_path: Path, name: str, **changes: object) -> Path:
 def answer_first(config: Path, pending: Path) -> str:
     """Put an invented energy of the first pending arrangement into the store; returns its key."""
     settings = load_config(config)
-    plan = plan_pending(pending, Host.load(settings.host), settings.redox, settings.dft)
+    plan = plan_pending(pending, Host.load(settings.host, settings.redox), settings.dft)
     key, [calculation, *_] = next(iter(plan.items()))
     with Store(settings.dft.store).writing(calculation) as log:
         log.frame({"energy": -500.0, "forces": [[0.0, 0.0, 0.0]] * len(calculation)})
@@ -71,11 +73,15 @@ def test_smoke_configuration_end_to_end(tmp_path: Path, cleaned: list[str]) -> N
     name = f"test-smoke-{os.getpid()}"
     cleaned.append(name)
     config = written(tmp_path, name)
-    first = run(config)
+    loaded = tmp_path / "loaded"
+    loaded.mkdir()
+    first = run(config, environment=recording(loaded))
     assert first.returncode == 0, first.stdout + first.stderr
+    # Code that a command loads and its checksum misses could change and leave old results standing.
+    assert not_covered(loaded, load_config(config)) == {}
     results = ROOT / "results" / name
 
-    table = pd.read_csv(results / "benchmark/benchmark.csv")
+    table = pd.read_csv(results / "comparison/comparison.csv")
     assert tuple(table.columns) == COLUMNS
     trained = table[table["status"] != "reference"]
     assert len(trained) == 9  # four families in two variants and one control
@@ -88,27 +94,27 @@ def test_smoke_configuration_end_to_end(tmp_path: Path, cleaned: list[str]) -> N
     assert read_json(results / "provenance.json")["data_sha256"]
 
     # On identical atoms a charge-blind model is blind by construction, and only such a one.
-    identical = pd.read_csv(results / "exam/identical/identical_scores.csv")
-    assert set(identical["id"]) == {path.name for path in (results / "training").iterdir()} | {"ewald"}
+    identical = pd.read_csv(results / "charge_order/identical/identical_scores.csv")
+    assert set(identical["source"]) == {path.name for path in (results / "training").iterdir()} | {"ewald"}
     blind = identical["charge_labelled"].eq(False)
     assert blind.sum() == 4
     assert (identical.loc[blind, "pairs_ordered"] == 0.5).all()
     labelled = identical["charge_labelled"].eq(True)
     assert (identical.loc[labelled, "spread_ratio"] > 0).all()
 
-    pending = pd.read_csv(results / "sampling/pending.csv")
+    pending = pd.read_csv(results / "search/pending.csv")
     assert not pending.empty
     assert not [column for column in pending.columns if "dft_energy" in column]
     for figure in (
         "dataset/redox",
-        "exam/overview",
-        "exam/identical/identical",
-        "sampling/overview",
+        "charge_order/overview",
+        "charge_order/identical/identical",
+        "search/overview",
         "thermodynamics/hull",
         "thermodynamics/voltage",
         "thermodynamics/found",
         "embedding/overview",
-        "benchmark/benchmark",
+        "comparison/comparison",
     ):
         for suffix in (".svg", ".png"):
             assert (results / f"{figure}{suffix}").stat().st_size > 2000
@@ -119,14 +125,14 @@ def test_smoke_configuration_end_to_end(tmp_path: Path, cleaned: list[str]) -> N
 
     # An answer in the store counts at once, and concerns nothing but the table of answers.
     energies = pd.read_csv(results / "dft/energies.csv")
-    assert set(energies["key"]) == set(pending["key"])
+    assert set(energies["asked_key"]) == set(pending["state_key"])
     assert set(energies["status"]) == {"pending"}
-    answered = answer_first(config, results / "sampling/pending.csv")
+    answered = answer_first(config, results / "search/pending.csv")
     planned = run(config, "--dry-run")
     jobs = dict(re.findall(r"^(\w+) +(\d+)$", planned.stdout, flags=re.MULTILINE))
     assert jobs == {"all": "1", "dft": "1", "total": "2"}
     assert run(config).returncode == 0
-    energies = pd.read_csv(results / "dft/energies.csv").set_index("key")
+    energies = pd.read_csv(results / "dft/energies.csv").set_index("asked_key")
     assert energies.loc[answered, ["status", "energy_ev"]].tolist() == ["done", -500.0]
 
     # A key of one model concerns that model: its two variants, its control, and what is drawn of them.
@@ -135,7 +141,7 @@ def test_smoke_configuration_end_to_end(tmp_path: Path, cleaned: list[str]) -> N
     planned = run(written(tmp_path, name, models=models), "--dry-run")
     assert planned.returncode == 0, planned.stderr
     jobs = dict(re.findall(r"^(\w+) +(\d+)$", planned.stdout, flags=re.MULTILINE))
-    assert jobs["train"] == jobs["exam"] == jobs["embedding"] == "3"
+    assert jobs["train"] == jobs["charge_order"] == jobs["embedding"] == "3"
     assert jobs["search"] == "2"
     assert "dataset" not in jobs
     written(tmp_path, name)
@@ -175,5 +181,5 @@ def test_killed_run_goes_on_and_ends_with_the_same_table(tmp_path: Path, cleaned
             assert unlocked.returncode == 0, unlocked.stderr
         done = run(config)
         assert done.returncode == 0, done.stdout + done.stderr
-        tables.append((results / "benchmark/benchmark.csv").read_text())
+        tables.append((results / "comparison/comparison.csv").read_text())
     assert tables[0] == tables[1]

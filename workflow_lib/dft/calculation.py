@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from workflow_lib.core.elements import SYMBOLS
+from workflow_lib.core.errors import UserError
 from workflow_lib.dft.crystal_field import VALENCE_ELECTRONS, d_electrons, orbital_seeds
 from workflow_lib.dft.level import Level
-from workflow_lib.elements import SYMBOLS
-from workflow_lib.errors import UserError
 
 if TYPE_CHECKING:
     from ase import Atoms

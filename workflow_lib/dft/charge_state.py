@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from workflow_lib.core.elements import SYMBOLS
 from workflow_lib.dft.calculation import Calculation
-from workflow_lib.elements import SYMBOLS
 
 MOMENTS: dict[tuple[str, int], tuple[float, float]] = {
     ("Fe", 2): (3.50, 3.85),

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from workflow_lib.elements import SYMBOLS
-from workflow_lib.errors import UserError
+from workflow_lib.core.elements import SYMBOLS
+from workflow_lib.core.errors import UserError
 
 if TYPE_CHECKING:
     from ase import Atoms

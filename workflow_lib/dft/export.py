@@ -1,4 +1,4 @@
-"""Finished calculations as rows of the frame table, and frames as calculations."""
+"""Finished calculations as rows of the frame table."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ from collections.abc import Iterable
 import numpy as np
 
 from workflow_lib.dft.calculation import Calculation
-from workflow_lib.dft.level import Level
 from workflow_lib.dft.store import Record
-from workflow_lib.errors import UserError
-from workflow_lib.frames import Frame
+from workflow_lib.frames.table import Frame
 
 STRESS_CUTOFF = 800.0
 """eV; from this plane-wave cut-off on the stress is within 0.25 GPa of that at 900 eV (docs/dft.md)."""
@@ -41,8 +39,10 @@ def _optional(content: dict, name: str) -> np.ndarray | None:
 
 def _frame(calculation: Calculation, content: dict, step: int, source: str) -> Frame:
     forces = np.array(content["forces"], dtype=float)
+    path = f"{calculation.name.replace(' ', '_')}-{calculation.digest[:8]}"
     return Frame(
-        frame_id=f"{calculation.name.replace(' ', '_')}-{calculation.digest[:8]}-{step:02d}",
+        frame_id=f"{path}-{step:02d}",
+        path=path,
         group=calculation.group,
         kind=calculation.kind,
         source=source,
@@ -60,30 +60,3 @@ def _frame(calculation: Calculation, content: dict, step: int, source: str) -> F
         orbital=None if calculation.unsteered else calculation.orbital,
         fmax=float(np.linalg.norm(forces, axis=1).max()),
     )
-
-
-def calculation_of(frame: Frame, states: np.ndarray, level: Level, **changes: object) -> Calculation:
-    """The single point that would compute a frame again, steered to ``states`` [n].
-
-    Raises UserError where the frame is of another level.
-    """
-    if frame.energy_reference != level.energy_reference:
-        raise UserError(
-            f"{frame.frame_id} is at the level {frame.energy_reference}, not {level.energy_reference}"
-        )
-    content: dict[str, object] = {
-        "name": frame.frame_id,
-        "group": frame.group,
-        "kind": frame.kind,
-        "task": "single",
-        "numbers": frame.numbers,
-        "positions": frame.positions,
-        "cell": frame.cell,
-        "oxidation_states": states,
-        "level": level,
-        "formula_units": frame.formula_units,
-        "orbital": frame.orbital or "a",
-        "charges": frame.charges is not None,
-        "stress": frame.stress is not None,
-    }
-    return Calculation(**(content | changes))  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from workflow_lib.elements import atomic_number
+from workflow_lib.core.elements import atomic_number
 
 
 class Level(BaseModel):

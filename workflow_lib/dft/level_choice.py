@@ -15,10 +15,10 @@ import numpy as np
 import pandas as pd
 from ase.units import Bohr, GPa, Ha
 
+from workflow_lib.core.errors import UserError
+from workflow_lib.core.io import save_figure
 from workflow_lib.dft.level import Level
 from workflow_lib.dft.store import Record
-from workflow_lib.errors import UserError
-from workflow_lib.io import save_figure
 
 KIND = "level"
 COLUMNS = (
@@ -192,7 +192,7 @@ def level_figure(table: pd.DataFrame, stem: Path) -> None:
     """Errors of every level against the reference, one panel a quantity, with what they may be."""
     import matplotlib.pyplot as plt
 
-    from workflow_lib.plotting import style
+    from workflow_lib.core.plotting import style
 
     style()
     criteria = Criteria()

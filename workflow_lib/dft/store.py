@@ -23,9 +23,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
+from workflow_lib.core.errors import BusyError, UserError
+from workflow_lib.core.io import disk_is_full
 from workflow_lib.dft.calculation import Calculation
-from workflow_lib.errors import BusyError, UserError
-from workflow_lib.io import disk_is_full
 
 if TYPE_CHECKING:
     import numpy as np

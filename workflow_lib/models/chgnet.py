@@ -27,7 +27,7 @@ import torch
 from chgnet.model.model import CHGNet
 from torch import Tensor
 
-from workflow_lib.errors import UserError
+from workflow_lib.core.errors import UserError
 from workflow_lib.models import chgnet_network
 from workflow_lib.models.chgnet_graph import chgnet_graph, collate_chgnet
 from workflow_lib.models.contract import Batch, Graph, Output, Potential, Species, Structure

@@ -7,7 +7,7 @@ written once, against this file.
 
 Units: positions and cells in Angstrom (rows of ``cell`` are lattice vectors), energies in eV,
 forces in eV/A, stress in eV/A^3 (3x3, tension positive: stress = dE/d(strain)/volume), magnetic
-moments in Bohr magnetons, charges in e (cations positive).
+moments in Bohr magnetons, as magnitudes, charges in e (cations positive).
 """
 
 from __future__ import annotations
@@ -124,8 +124,13 @@ class Potential(torch.nn.Module, ABC):
         Returns ``energy`` [n_systems] (float64, eV), ``forces`` [n_atoms, 3], ``stress``
         [n_systems, 3, 3] if asked for, ``node_embeddings`` [n_atoms, d] (the features the energy
         readout sees), and ``magmoms``/``charges`` [n_atoms] where the family predicts them.
+
+        Moments are folded to magnitudes, whatever the sign of the head: without spin-orbit coupling
+        the sign of all moments of a cell together is arbitrary, and no family can know it.
         """
         output = self.network(batch, stress=stress)
+        if "magmoms" in output:
+            output["magmoms"] = output["magmoms"].abs()
         per_atom = self.reference_energies[batch["species"]]
         references = torch.zeros(
             len(batch["n_atoms"]), dtype=torch.float64, device=per_atom.device

@@ -14,7 +14,7 @@ from typing import ClassVar
 import schnetpack as spk
 from torch import Tensor
 
-from workflow_lib.errors import UserError
+from workflow_lib.core.errors import UserError
 from workflow_lib.models.contract import Output, Species
 from workflow_lib.models.hyperparameters import PainnHyperparameters
 from workflow_lib.models.painn import PainnPotential

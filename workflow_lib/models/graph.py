@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from ase.data import chemical_symbols
 
-from workflow_lib.errors import UserError
+from workflow_lib.core.errors import UserError
 from workflow_lib.models.contract import Batch, Graph, Species, Structure
 
 

@@ -23,7 +23,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import torch
 
-from workflow_lib.errors import UserError
+from workflow_lib.core.errors import UserError
 from workflow_lib.models.contract import Batch, Graph, Output, Potential, Species, Structure
 from workflow_lib.models.graph import collate_graphs, edge_graph
 from workflow_lib.models.hyperparameters import MaceHyperparameters

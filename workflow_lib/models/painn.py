@@ -24,7 +24,7 @@ import schnetpack as spk
 import torch
 from torch import Tensor
 
-from workflow_lib.errors import UserError
+from workflow_lib.core.errors import UserError
 from workflow_lib.models.contract import Batch, Graph, Output, Potential, Species, Structure
 from workflow_lib.models.graph import collate_graphs, edge_graph
 from workflow_lib.models.hyperparameters import PainnHyperparameters

@@ -23,8 +23,12 @@ class Family:
 
     def load(self) -> type[Potential]:
         """Import the adapter class (slow: brings torch and the upstream package)."""
-        module, _, name = self.adapter.partition(":")
-        return getattr(import_module(f"workflow_lib.models.{module}"), name)
+        return getattr(import_module(self.module), self.adapter.partition(":")[2])
+
+    @property
+    def module(self) -> str:
+        """Module that holds the adapter; it is loaded by this name, which no import shows."""
+        return f"workflow_lib.models.{self.adapter.partition(':')[0]}"
 
 
 FAMILIES: dict[str, Family] = {

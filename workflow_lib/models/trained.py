@@ -21,11 +21,12 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from workflow_lib.errors import UserError
-from workflow_lib.io import atomic_path, read_json, sha256, write_json
+from workflow_lib.core.errors import UserError
+from workflow_lib.core.io import atomic_path, read_json, sha256, write_json
+from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.models.contract import Batch, Output, Potential, Species, Structure
 from workflow_lib.models.registry import FAMILIES
-from workflow_lib.redox import RedoxRule, rule_from_card
+from workflow_lib.models.species import rule_from_card
 
 SCHEMA = 1
 TENSORS, CARD = "model.safetensors", "card.json"
@@ -40,8 +41,11 @@ REQUIRED = (
     "status",
 )
 LABELS = "oxidation_states"
-MOMENTS = ("REF_magmom", "REF_magmoms", "magmoms", "initial_magmoms")
-"""Per-atom arrays in which given moments are looked for, in this order."""
+MOMENTS = ("REF_magmom", "REF_magmoms", "magmoms")
+"""Per-atom arrays in which given moments are looked for, in this order.
+
+``initial_magmoms`` is a guess made before a calculation, and decides nothing.
+"""
 MAX_ASSIGNMENTS = 1000
 """Most neutral assignments that ``assign="search"`` tries for one structure."""
 
@@ -53,9 +57,9 @@ class Prediction:
     """What a model says of one structure of n atoms.
 
     ``energy`` eV; ``forces`` [n, 3] eV/A; ``stress`` [3, 3] eV/A^3 (tension positive) where asked
-    for; ``magmoms`` [n] muB and ``charges`` [n] e where the family predicts them; ``embeddings``
-    [n, d] the features the energy readout sees; ``oxidation_states`` [n] the labels the model was
-    given or chose, None for a charge-blind model.
+    for; ``magmoms`` [n] muB (magnitudes) and ``charges`` [n] e where the family predicts them;
+    ``embeddings`` [n, d] the features the energy readout sees; ``oxidation_states`` [n] the labels the
+    model was given or chose, None for a charge-blind model.
     """
 
     energy: float
@@ -96,6 +100,11 @@ class TrainedModel:
     def charge_labelled(self) -> bool:
         """Whether the model tells the charge states of the redox element apart."""
         return self.rule is not None
+
+    @property
+    def elements(self) -> frozenset[int]:
+        """Atomic numbers of the elements that the model knows."""
+        return frozenset(self.potential.species.physical.values())
 
     @property
     def device(self) -> torch.device:
@@ -141,10 +150,7 @@ class TrainedModel:
         if self.rule is None:
             return None
         if atoms.has(LABELS):
-            states = np.asarray(atoms.arrays[LABELS])
-            if not np.all(states == np.rint(states)):
-                raise UserError(f"{LABELS} must be whole numbers, got {np.unique(states).tolist()}")
-            states = states.astype(np.int64)
+            states = _whole_numbers(atoms.arrays[LABELS])
             self.rule.check_neutral(atoms.numbers, states)
             return states
         moments = _given_moments(atoms)
@@ -298,6 +304,21 @@ def split_output(output: Output, n_atoms: Sequence[int]) -> list[Prediction]:
     return predictions
 
 
+def _whole_numbers(values: np.ndarray) -> np.ndarray:
+    """Return labels as integers; UserError naming the first that is no whole number."""
+    try:
+        numbers = np.asarray(values, dtype=float)
+    except (TypeError, ValueError):
+        raise UserError(f"{LABELS} must be whole numbers, got {np.ravel(values)[0]!r}") from None
+    # Compared before the conversion: 2.9 would become 2, and nan some integer.
+    wrong = np.flatnonzero(~(np.abs(numbers) < 100) | (numbers != np.rint(numbers)))
+    if len(wrong):
+        raise UserError(
+            f"{LABELS} must be whole numbers, atom {wrong[0]} has {np.ravel(numbers)[wrong[0]]:g}"
+        )
+    return numbers.astype(np.int64)
+
+
 def _given_moments(atoms: Atoms) -> np.ndarray | None:
     """Moments in muB from the results attached to a structure, else from its arrays."""
     # Only results that came with the structure: those of a live calculator belong to another
@@ -351,6 +372,17 @@ def _fill(potential: Potential, card: Mapping[str, Any], folder: Path) -> None:
         tensors = load_file(path)
     except SafetensorError as error:
         raise UserError(f"{path} is no safetensors file ({error}); copy it again") from error
+    expected = potential.state_dict()
+    for name, tensor in tensors.items():
+        # Torch would convert another type, and calculate with what is not a number, without a word.
+        if name in expected and tensor.dtype != expected[name].dtype:
+            found, right = _plain(tensor.dtype), _plain(expected[name].dtype)
+            raise UserError(
+                f"{path}: {name} is {found}, its card describes {right}; "
+                "train the model again or copy the file that belongs to the card"
+            )
+        if not torch.isfinite(tensor).all():
+            raise UserError(f"{path}: {name} holds numbers that are not finite; train the model again")
     try:
         potential.load_state_dict(tensors)
     except RuntimeError as error:
@@ -358,3 +390,7 @@ def _fill(potential: Potential, card: Mapping[str, Any], folder: Path) -> None:
         raise UserError(
             f"{path} does not fit the {card['family']} model its card describes ({reason})"
         ) from error
+
+
+def _plain(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,1 @@
+"""Campaigns of calculations that made the embedded data."""

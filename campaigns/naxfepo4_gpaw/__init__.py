@@ -1,0 +1,1 @@
+"""The GPAW campaign behind resources/naxfepo4-gpaw."""

@@ -1,0 +1,64 @@
+"""What all parts of the campaign start from: the relaxed states and their level."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from campaigns.naxfepo4_gpaw.truth import lowest_relaxations
+from workflow_lib.dft.calculation import Calculation
+from workflow_lib.dft.level import Level
+from workflow_lib.dft.store import Record, Store
+from workflow_lib.lattice.arrangement import UNIT, StateKey
+from workflow_lib.lattice.host import Host
+
+ROOT = Path(__file__).parents[2]
+
+DATA = ROOT / "resources" / "naxfepo4-gpaw"
+
+HOST = ROOT / "resources" / "hosts" / "olivine-nafepo4.json"
+
+LEVEL = Level()
+
+RICH, POOR = "1x1x1:Na1111:Fe2222", "1x1x1:Na0000:Fe3333"
+
+
+def olivine() -> Host:
+    """The host of the campaign, with the redox rule of the demo."""
+    from workflow_lib.config import load_config
+
+    return Host.load(HOST, load_config(ROOT / "config" / "config.yaml").redox)
+
+
+def seeded(*names: str) -> np.random.Generator:
+    """A generator whose seed are names: the same part and state draw the same numbers."""
+    return np.random.default_rng(zlib.crc32("|".join(names).encode()))
+
+
+def relaxed_states(store: Store, level: Level = LEVEL) -> dict[str, Record]:
+    """The lowest finished relaxation of each state of the small cell at a level."""
+    at_level = (record for record in store.records() if record.calculation.level == level)
+    return {
+        key: record
+        for key, record in lowest_relaxations(at_level).items()
+        if record.status == "done" and StateKey.parse(key).repeat == UNIT
+    }
+
+
+def again(record: Record, **changes: object) -> Calculation:
+    """The calculation of a record at its last geometry, with changes."""
+    last = record.frames[-1]
+    content = record.calculation.to_json()
+    content |= {"positions": last["positions"], "cell": last["cell"], "task": "single"}
+    content |= {"provenance": {"start": record.calculation.digest}}
+    level = changes.pop("level", record.calculation.level)
+    assert isinstance(level, Level)
+    return Calculation.from_json(content | {"level": level.model_dump()} | changes)
+
+
+def deformation(rng: np.random.Generator) -> np.ndarray:
+    """Deformation [3, 3]: up to 2 % of isotropic strain, shears of 0.4 %."""
+    shear = rng.normal(0, 0.006, (3, 3))
+    return np.eye(3) * (1 + rng.uniform(-0.02, 0.02)) + (shear + shear.T) / 2

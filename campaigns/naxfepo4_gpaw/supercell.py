@@ -1,0 +1,59 @@
+"""Formation energies of larger cells at Gamma, against ends at the mesh that Gamma is there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+
+from workflow_lib.dft.store import Record
+from workflow_lib.lattice.arrangement import StateKey
+from workflow_lib.lattice.formation import MEV, formation_energy
+
+KIND = "supercell"
+COLUMNS = ("state", "x", "status", "energy_ev", "formation_mev_fu", "fmax_ev_a", "iterations", "reason")
+
+
+def supercell_table(records: Iterable[Record], *, empty: str, full: str) -> pd.DataFrame:
+    """One row a ``supercell`` record: ``x`` (fraction of Fe2+), energy (eV per cell), formation energy.
+
+    Gamma of a cell repeated n times is an n-fold mesh of the small one, so the ends are single points
+    of the groups ``empty`` and ``full`` on that mesh, meV per formula unit; empty where one is not
+    computed. ``fmax`` is what the geometry, taken from elsewhere, leaves (eV/A): relaxation lowers the
+    energy further. A failed calculation stays, with its reason.
+    """
+    records = list(records)
+    rows = []
+    for record in records:
+        calculation = record.calculation
+        if calculation.kind != KIND:
+            continue
+        units = calculation.formula_units
+        x = float((calculation.oxidation_states == 2).sum() / units)
+        energy = formation = fmax = iterations = None
+        if record.status == "done":
+            frame = record.frames[-1]
+            energy, iterations = frame["energy"], frame["scf_iterations"]
+            fmax = float(np.linalg.norm(frame["forces"], axis=1).max())
+            ends = [_end(records, group, record) for group in (empty, full)]
+            if None not in ends:
+                formation = MEV * formation_energy(energy / units, x, *ends)  # type: ignore[arg-type]
+        rows.append(
+            (calculation.group, x, record.status, energy, formation, fmax, iterations, record.reason)
+        )
+    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    return table.sort_values(["x", "formation_mev_fu", "state"], ignore_index=True)
+
+
+def _end(records: list[Record], group: str, larger: Record) -> float | None:
+    """Energy of an end member per formula unit (eV) on the mesh that folds onto Gamma of ``larger``."""
+    repeat = StateKey.parse(larger.calculation.group).repeat
+    level = larger.calculation.level
+    mesh = tuple(k * n for k, n in zip(level.kpoints, repeat, strict=True))
+    for record in records:
+        calculation = record.calculation
+        at_mesh = calculation.level == level.model_copy(update={"kpoints": mesh})
+        if calculation.group == group and record.status == "done" and at_mesh:
+            return record.frames[-1]["energy"] / calculation.formula_units
+    return None

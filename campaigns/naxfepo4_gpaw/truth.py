@@ -1,0 +1,204 @@
+"""What DFT says of the charge-ordered states: energies, other orbitals, moments, charges, failures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from ase.units import GPa
+
+from workflow_lib.core.errors import UserError
+from workflow_lib.core.io import save_figure, write_csv
+from workflow_lib.dft.level import Level
+from workflow_lib.dft.store import Record
+from workflow_lib.lattice.arrangement import UNIT
+from workflow_lib.lattice.formation import MEV, formation_energy
+from workflow_lib.lattice.host import Host
+from workflow_lib.lattice.polaron import bond_gap
+
+ORBITALS = "abc"
+COLUMNS = (
+    "state_key",
+    "x",
+    "degeneracy",
+    "status",
+    "orbital",
+    "energy_ev",
+    "formation_mev_fu",
+    "fmax",
+    "steps",
+    "orbital_a_mev_fu",
+    "orbital_b_mev_fu",
+    "orbital_c_mev_fu",
+    "noise_mev_fu",
+    "moment_low",
+    "moment_high",
+    "charge_low",
+    "charge_high",
+    "bond_gap_a",
+    "volume_a3",
+    "a_a",
+    "b_a",
+    "c_a",
+    "stress_gpa",
+    "reason",
+)
+"""``orbital``: seed of the lowest relaxation; ``formation``: meV per formula unit against the end
+members; ``orbital_a``, ``orbital_b``, ``orbital_c``: single
+points of the other orbital seeds at the same atoms, against this state's energy there, empty where
+they collapsed; ``noise``: the same orbital from a cold start; moments in muB and Bader charges in e
+are means over the sites of the lower and higher charge state; ``bond_gap``: mean Fe-O distance of
+the lower-state sites minus that of the higher-state ones; volume and edges of the cell in A^3 and A;
+``stress``: largest component that is left, GPa (empty where it is not computed)."""
+
+
+def truth_table(records: Iterable[Record], host: Host, level: Level) -> pd.DataFrame:
+    """One row an enumerated state of the unit cell (:data:`COLUMNS`), from the records at ``level``.
+
+    States that were never asked for have status ``missing``. Raises UserError where an end member
+    is not finished.
+    """
+    at_level = [r for r in records if r.calculation.level == level]
+    relaxed = lowest_relaxations(at_level)
+    singles: dict[str, list[Record]] = {}
+    for single in at_level:
+        start = single.calculation.provenance.get("start")
+        if single.calculation.task == "single" and start:
+            singles.setdefault(start, []).append(single)
+    keys = [
+        host.key(arrangement)
+        for n in host.compositions(UNIT)
+        for arrangement in host.enumerate(UNIT, n, charges=True)
+    ]
+    for end in (keys[0], keys[-1]):
+        if end not in relaxed or relaxed[end].status != "done":
+            raise UserError(f"the end member {end} is not relaxed; formation energies need it")
+    empty, full = (relaxed[end].frames[-1]["energy"] for end in (keys[0], keys[-1]))
+    rows = []
+    for key in keys:
+        arrangement = host.parse(key)
+        x = host.composition(arrangement)
+        row: dict[str, object] = {"state_key": key, "x": x, "degeneracy": host.degeneracy(arrangement)}
+        record = relaxed.get(key)
+        row["status"] = record.status if record else "missing"
+        if record:
+            row |= _described(record, host, singles.get(record.calculation.digest, []))
+            if record.status == "done":
+                formation = formation_energy(record.frames[-1]["energy"], x, empty, full)
+                row["formation_mev_fu"] = MEV * formation / host.formula_units
+        rows.append(row)
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def lowest_relaxations(records: Iterable[Record]) -> dict[str, Record]:
+    """The relaxation of each arrangement that counts: the lowest finished one over all orbital seeds.
+
+    Of positions, or of positions and cell: at one level all are of one kind. Where none is finished,
+    any other (running, failed) stands in.
+    """
+
+    def rank(record: Record) -> tuple[bool, float]:
+        done = record.status == "done"
+        return (not done, record.frames[-1]["energy"] if done else 0.0)
+
+    found: dict[str, Record] = {}
+    for record in records:
+        key = record.calculation.state_key
+        if key and record.calculation.task in ("relaxation", "cell"):
+            found[key] = min(found.get(key, record), record, key=rank)
+    return found
+
+
+def _described(record: Record, host: Host, singles: list[Record]) -> dict[str, object]:
+    frame, calculation = record.frames[-1], record.calculation
+    states, magmoms = calculation.oxidation_states, np.array(frame["magmoms"])
+    atoms = calculation.atoms()
+    atoms.set_cell(frame["cell"])
+    atoms.positions = frame["positions"]
+    row: dict[str, object] = {
+        "orbital": calculation.orbital,
+        "energy_ev": frame["energy"],
+        "fmax": np.linalg.norm(frame["forces"], axis=1).max(),
+        "steps": len(record.frames),
+        "bond_gap_a": bond_gap(atoms, host, states),
+        "volume_a3": atoms.get_volume(),
+        "stress_gpa": None if frame.get("stress") is None else np.abs(frame["stress"]).max() / GPa,
+        "reason": record.reason,
+    }
+    row |= dict(zip(("a_a", "b_a", "c_a"), atoms.cell.lengths(), strict=True))
+    charges = None if frame.get("charges") is None else np.array(frame["charges"])
+    for name, state in (("low", host.low), ("high", host.high)):
+        sites = states == state
+        if sites.any():
+            row[f"moment_{name}"] = magmoms[sites].mean()
+            row[f"charge_{name}"] = None if charges is None else charges[sites].mean()
+    for single in singles:
+        there = [
+            geometry
+            for geometry in record.frames
+            if np.allclose(single.calculation.positions, geometry["positions"], atol=1e-4)
+        ]
+        if single.status != "done" or not there:
+            continue
+        step = (single.frames[-1]["energy"] - there[-1]["energy"]) / calculation.formula_units * 1000
+        if single.calculation.orbital != calculation.orbital:
+            row[f"orbital_{single.calculation.orbital}_mev_fu"] = step
+        elif np.allclose(single.calculation.cell, frame["cell"]):
+            row["noise_mev_fu"] = step
+    return row
+
+
+def failures(records: Iterable[Record]) -> pd.DataFrame:
+    """Calculations that failed, and geometries of series left out, with their reasons."""
+    rows = []
+    for record in records:
+        name, kind = record.calculation.name, record.calculation.kind
+        if record.status == "failed":
+            rows.append((name, kind, record.calculation.orbital, record.reason))
+        rows += [
+            (name, kind, record.calculation.orbital, f"geometry {skip['index']}: {skip['reason']}")
+            for skip in record.skipped
+        ]
+    return pd.DataFrame(rows, columns=["name", "kind", "orbital", "reason"])
+
+
+def truth_figure(table: pd.DataFrame, host: Host, stem: Path) -> None:
+    """Formation energies of all states, other orbitals beside them, and the hull."""
+    import matplotlib.pyplot as plt
+
+    from workflow_lib.core.plotting import COLOUR_DFT, COLOUR_FE2, COLOUR_FE3, OKABE_ITO, style
+    from workflow_lib.lattice.hull import lower_hull
+
+    style()
+    done = table.dropna(subset=["formation_mev_fu"])
+    figure, panel = plt.subplots(figsize=(5.2, 3.6))
+    panel.plot(
+        done["x"], done["formation_mev_fu"], "_", ms=16, mew=2, color=COLOUR_DFT, label="relaxed state"
+    )
+    for orbital, colour in zip(ORBITALS, (OKABE_ITO[2], COLOUR_FE2, COLOUR_FE3), strict=True):
+        energy = done["formation_mev_fu"] + done[f"orbital_{orbital}_mev_fu"].astype(float)
+        if energy.isna().all():
+            continue
+        panel.plot(done["x"], energy, ".", color=colour, label=f"orbital {orbital} on the same atoms")
+    sites = np.full(len(done), host.n_mobile((1, 1, 1)))
+    filled = np.round(done["x"] * sites)
+    hull = lower_hull(filled, sites, done["energy_ev"], mobile=host.mobile, where="the DFT store")
+    fine = np.linspace(0, 1, 101)
+    per_unit = 1000 * sites[0] / host.formula_units
+    panel.plot(fine, hull.formation_at(fine) * per_unit, "-", color="0.6", zorder=0, label="convex hull")
+    panel.set_xlabel("x in Na$_x$FePO$_4$")
+    panel.set_ylabel("formation energy (meV per formula unit)")
+    panel.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    save_figure(figure, stem)
+
+
+def write_truth(records: Iterable[Record], host: Host, level: Level, out: Path) -> pd.DataFrame:
+    """Write ``states.csv``, ``failures.csv`` and the figure ``states`` to ``out``; returns the states."""
+    records = list(records)
+    table = truth_table(records, host, level)
+    write_csv(table, out / "states.csv")
+    write_csv(failures(records), out / "failures.csv")
+    truth_figure(table, host, out / "states")
+    return table

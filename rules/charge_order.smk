@@ -1,0 +1,163 @@
+"""Every model answers the enumerated charge-ordered states of the small cell."""
+
+CHARGE_ORDER = f"{RUN}/charge_order"
+
+
+rule charge_order_reference:
+    input:
+        frames=rules.dataset.output.frames,
+    output:
+        checksums=f"{CHARGE_ORDER}/charge-order-reference.sha256.json",
+        table=REFERENCE,
+        structures=f"{CHARGE_ORDER}/reference.extxyz",
+    log:
+        f"{RUN}/logs/charge_order_reference.log",
+    resources:
+        mem_mb=2000,
+    params:
+        described=DESCRIBED,
+        code=code_of("charge-order-reference"),
+    message:
+        "Collecting the DFT answers"
+    shell:
+        "python -m workflow_lib charge-order-reference --config {CONFIG} --dataset {DATASET}"
+        " --out {CHARGE_ORDER} > {log} 2>&1"
+
+
+rule charge_order:
+    input:
+        card=rules.train.output.card,
+        tensors=rules.train.output.tensors,
+        reference=rules.charge_order_reference.output,
+        splits=rules.dataset.output.splits,
+    output:
+        checksums=f"{CHARGE_ORDER}/{{model}}/charge-order.sha256.json",
+        states=f"{CHARGE_ORDER}/{{model}}/states.csv",
+        scores=f"{CHARGE_ORDER}/{{model}}/scores.json",
+        structures=f"{CHARGE_ORDER}/{{model}}/structures.extxyz",
+        figure=report(
+            f"{CHARGE_ORDER}/{{model}}/states.svg",
+            caption="captions/charge_order.rst",
+            category="3 Charge orders",
+            labels={"model": "{model}", "figure": "16 states"},
+        ),
+    log:
+        f"{RUN}/logs/charge_order-{{model}}.log",
+    benchmark:
+        f"{RUN}/logs/charge_order-{{model}}.benchmark.tsv"
+    threads: CFG.threads
+    resources:
+        mem_mb=3500,
+    params:
+        described=DESCRIBED,
+        settings=settings_of("charge_order", "threads"),
+        code=lambda wildcards: code_of("charge-order", adapter_of(wildcards.model)),
+        model_dir=subpath(input.card, parent=True),
+        out=subpath(output.states, parent=True),
+    message:
+        "Examining {wildcards.model}"
+    shell:
+        "python -m workflow_lib charge-order --config {CONFIG} --model-dir {params.model_dir}"
+        " --reference {CHARGE_ORDER} --dataset {DATASET} --work {WORK}/relaxations --out {params.out}"
+        " > {log} 2>&1"
+
+
+rule charge_order_ewald:
+    input:
+        reference=rules.charge_order_reference.output,
+        splits=rules.dataset.output.splits,
+    output:
+        checksums=f"{CHARGE_ORDER}/ewald/charge-order.sha256.json",
+        states=f"{CHARGE_ORDER}/ewald/states.csv",
+        scores=f"{CHARGE_ORDER}/ewald/scores.json",
+    log:
+        f"{RUN}/logs/charge_order_ewald.log",
+    resources:
+        mem_mb=2000,
+    params:
+        described=DESCRIBED,
+        settings=settings_of("redox"),
+        code=code_of("charge-order-ewald"),
+    message:
+        "Ranking the states by formal-charge Ewald energies"
+    shell:
+        "python -m workflow_lib charge-order-ewald --config {CONFIG} --reference {CHARGE_ORDER}"
+        " --dataset {DATASET} --out {CHARGE_ORDER}/ewald > {log} 2>&1"
+
+
+rule charge_order_overview:
+    input:
+        charge_orders=expand(rules.charge_order.output.scores, model=MODELS),
+        ewald=names_of(rules.charge_order_ewald.output),
+    output:
+        checksums=f"{CHARGE_ORDER}/charge-order-overview.sha256.json",
+        table=report(
+            f"{CHARGE_ORDER}/overview.csv",
+            caption="captions/charge_order_overview.rst",
+            category="3 Charge orders",
+            labels={"model": "all", "figure": "table: overview"},
+        ),
+        figure=report(
+            f"{CHARGE_ORDER}/overview.svg",
+            caption="captions/charge_order_overview.rst",
+            category="3 Charge orders",
+            labels={"model": "all", "figure": "scores"},
+        ),
+    log:
+        f"{RUN}/logs/charge_order_overview.log",
+    resources:
+        mem_mb=2000,
+    params:
+        described=DESCRIBED,
+        settings=settings_of("charge_order"),
+        code=code_of("charge-order-overview"),
+        charge_orders=[f"{CHARGE_ORDER}/{m}" for m in [*MODELS, "ewald"]],
+    message:
+        "Comparing all models on the charge orders"
+    shell:
+        "python -m workflow_lib charge-order-overview --config {CONFIG} --charge-orders {params.charge_orders}"
+        " --out {CHARGE_ORDER} > {log} 2>&1"
+
+
+# The table is one for testing only: no other stage reads it.
+if CFG.charge_order.identical_atoms:
+
+    rule charge_order_identical:
+        input:
+            frames=CFG.charge_order.identical_atoms,
+            splits=names_of(rules.dataset.output.splits),
+            trainings=expand(rules.train.output, model=MODELS),
+        output:
+            checksums=f"{CHARGE_ORDER}/identical/charge-order-identical.sha256.json",
+            orders=f"{CHARGE_ORDER}/identical/identical.csv",
+            table=report(
+                f"{CHARGE_ORDER}/identical/identical_scores.csv",
+                caption="captions/charge_order_identical.rst",
+                category="3 Charge orders",
+                labels={"model": "all", "figure": "table: identical scores"},
+            ),
+            figure=report(
+                f"{CHARGE_ORDER}/identical/identical.svg",
+                caption="captions/charge_order_identical.rst",
+                category="3 Charge orders",
+                labels={
+                    "model": "all",
+                    "figure": "charge orders on identical atoms",
+                },
+            ),
+        log:
+            f"{RUN}/logs/charge_order_identical.log",
+        threads: CFG.threads
+        resources:
+            mem_mb=3500,
+        params:
+            described=DESCRIBED,
+            settings=settings_of("redox", "threads"),
+            code=code_of("charge-order-identical", *map(adapter_of, MODELS)),
+            trainings=[f"{TRAINING}/{m}" for m in MODELS],
+        message:
+            "Asking all models about charge orders on identical atoms"
+        shell:
+            "python -m workflow_lib charge-order-identical --config {CONFIG}"
+            " --trainings {params.trainings} --dataset {DATASET} --out {CHARGE_ORDER}/identical"
+            " > {log} 2>&1"

@@ -1,0 +1,53 @@
+"""One table, model x metric; timings apart, so that two runs give identical tables."""
+
+COMPARISON = f"{RUN}/comparison"
+
+
+rule comparison:
+    input:
+        trainings=expand(rules.train.output, model=MODELS),
+        charge_orders=expand(rules.charge_order.output.scores, model=MODELS),
+        ewald=names_of(rules.charge_order_ewald.output),
+        searches=expand(rules.search.output.summary, model=SEARCHED),
+        thermodynamics=names_of(rules.thermodynamics.output.scores),
+        embeddings=expand(rules.embedding.output.scores, model=MODELS),
+    output:
+        checksums=f"{COMPARISON}/comparison.sha256.json",
+        table=report(
+            f"{COMPARISON}/comparison.csv",
+            caption="captions/comparison.rst",
+            category="0 Comparison",
+            labels={"model": "all", "figure": "table: comparison"},
+        ),
+        figure=report(
+            f"{COMPARISON}/comparison.svg",
+            caption="captions/comparison.rst",
+            category="0 Comparison",
+            labels={"model": "all", "figure": "comparison"},
+        ),
+        timings=report(
+            f"{COMPARISON}/timings.csv",
+            caption="captions/timings.rst",
+            category="0 Comparison",
+            labels={"model": "all", "figure": "table: timings"},
+        ),
+        provenance=f"{RUN}/provenance.json",
+    log:
+        f"{RUN}/logs/comparison.log",
+    resources:
+        mem_mb=2000,
+    params:
+        described=DESCRIBED,
+        code=code_of("comparison"),
+        trainings=[f"{TRAINING}/{m}" for m in MODELS],
+        charge_orders=[f"{CHARGE_ORDER}/{m}" for m in [*MODELS, "ewald"]],
+        searches=[f"{SEARCH}/{m}" for m in SEARCHED],
+        embeddings=[f"{EMBEDDING}/{m}" for m in MODELS],
+    message:
+        "Writing the comparison table"
+    shell:
+        "(python -m workflow_lib comparison --config {CONFIG} --trainings {params.trainings}"
+        " --charge-orders {params.charge_orders} --searches {params.searches} --thermodynamics {THERMODYNAMICS}"
+        " --embeddings {params.embeddings} --out {COMPARISON}"
+        " && python -m workflow_lib provenance --config {CONFIG} --out {output.provenance})"
+        " > {log} 2>&1"

@@ -1,0 +1,113 @@
+"""The commands of the DFT stage, as a user calls them."""
+
+import json
+
+import pandas as pd
+import pytest
+from embedded import ROOT
+
+from workflow_lib.__main__ import main
+from workflow_lib.config import load_config
+from workflow_lib.dft.jobs import read_jobs
+from workflow_lib.dft.store import Store
+from workflow_lib.lattice.host import Host
+from workflow_lib.stages.dft.plan import plan_pending
+
+KEY = "1x1x1:Na1100:Fe2323"
+
+
+@pytest.fixture
+def config(tmp_path):
+    """The smoke configuration with a store of its own."""
+    text = (ROOT / "config/smoke.yaml").read_text()
+    path = tmp_path / "config.yaml"
+    path.write_text(f"{text}\ndft: {{store: {tmp_path / 'store'}}}\n")
+    return path
+
+
+@pytest.fixture
+def pending(tmp_path):
+    path = tmp_path / "pending.csv"
+    columns = ["cell", "x", "n_occupied", "state_key"]
+    pd.DataFrame([("1x1x1", 0.5, 2, KEY)], columns=columns).to_csv(path, index=False)
+    return path
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    """The command line, called in this process; what it printed, or its error."""
+    monkeypatch.chdir(ROOT)
+
+    def call(*arguments, status=0):
+        capsys.readouterr()
+        assert main([str(argument) for argument in arguments]) == status
+        said = capsys.readouterr()
+        return said.out if status == 0 else said.err
+
+    return call
+
+
+def test_plan_writes_the_arrangement_and_both_ends(run, config, pending, tmp_path):
+    said = run(
+        "dft-plan",
+        *("--config", config, "--pending", pending),
+        *("--out", tmp_path / "jobs.jsonl", "--each", tmp_path / "each"),
+    )
+    assert said == "1 arrangements are pending; 3 calculations would answer them\n"
+    jobs = read_jobs(tmp_path / "jobs.jsonl")
+    assert [job.state_key for job in jobs] == [KEY, "1x1x1:Na0000:Fe3333", "1x1x1:Na1111:Fe2222"]
+    assert {path.stem for path in (tmp_path / "each").iterdir()} == {job.digest for job in jobs}
+
+
+def test_energies_and_status_read_the_store(run, config, pending, tmp_path):
+    settings = load_config(config)
+    plan = plan_pending(pending, Host.load(settings.host, settings.redox), settings.dft)
+    store = Store(settings.dft.store)
+    for calculation, energy in zip(plan[KEY], (-179.9, -171.0, -189.0), strict=True):
+        with store.writing(calculation) as log:
+            log.frame({"energy": energy, "forces": [[0, 0, 0.01]] * len(calculation)})
+            log.end("done")
+    run("dft-energies", "--config", config, "--pending", pending, "--out", tmp_path)
+    [row] = pd.read_csv(tmp_path / "energies.csv").to_dict("records")
+    assert row["status"] == "done"
+    assert row["formation_mev_fu"] == pytest.approx(25.0)
+    said = run("dft-status", "--config", config)
+    assert said.count(" done ") == 3 and KEY in said and "-179.9000 eV" in said
+
+
+def test_status_names_a_damaged_log_and_lists_the_others(run, config, pending, tmp_path):
+    test_energies_and_status_read_the_store(run, config, pending, tmp_path)
+    damaged = sorted((tmp_path / "store").glob("*.jsonl"))[0]
+    damaged.write_bytes(damaged.read_bytes().replace(b"begin", b"bEgin"))
+    said = run("dft-status", "--config", config)
+    assert said.count(" done ") == 2
+    assert f"{damaged} line 1 is damaged" in said
+
+
+def test_run_refuses_a_job_that_is_not_neutral(run, config, pending, tmp_path):
+    run("dft-plan", "--config", config, "--pending", pending, "--out", tmp_path / "jobs.jsonl")
+    lines = (tmp_path / "jobs.jsonl").read_text().splitlines()
+    job = json.loads(lines[0])
+    job["oxidation_states"] = [3 if z == 26 else 0 for z in job["numbers"]]
+    (tmp_path / "jobs.jsonl").write_text(json.dumps(job) + "\n")
+    said = run("dft-run", "--config", config, "--jobs", tmp_path / "jobs.jsonl", status=2)
+    assert said.count("\n") == 1 and "must be neutral" in said
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["dft-plan", "--pending", "nowhere.csv"], "nowhere.csv does not exist; run the searches first"),
+        (["dft-run", "--jobs", "nowhere.jsonl"], "nowhere.jsonl does not exist; write it with dft-plan"),
+    ],
+)
+def test_missing_files_are_one_line(run, config, arguments, message):
+    said = run(*arguments, "--config", config, status=2)
+    assert said.count("\n") == 1 and message in said
+
+
+def test_dft_settings_are_checked_with_the_configuration(run, config):
+    config.write_text(config.read_text().replace("dft: {", "dft: {engine: gpaww, "))
+    said = run("dft-status", "--config", config, status=2)
+    assert said.count("\n") == 1 and "dft.engine" in said

@@ -1,0 +1,245 @@
+"""Runs of VASP as frames: what is converged, which moments are whose, and at which level it ran."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from workflow_lib.core.errors import UserError
+from workflow_lib.frames.reading.part import ReadSettings
+from workflow_lib.frames.reading.run import read_sources
+from workflow_lib.frames.reading.vasp_level import level_of_outcar
+from workflow_lib.frames.table import Frame, read_parquet
+
+FILES = Path(__file__).parents[1] / "dft/vasp_files"
+CASES = Path(__file__).parent / "cases"
+XML = gzip.decompress((FILES / "si-spin/vasprun.xml.gz").read_bytes())
+OUTCAR = gzip.decompress((FILES / "si-spin/OUTCAR.gz").read_bytes())
+LEVEL = "VASP/PBE/PW240/8x8x8"
+MOMENTS = [float(row) for row in re.findall(r"magnetization \(x\)[^1]*\n +1 .* (\S+)\n", OUTCAR.decode())]
+
+
+def read(folder: Path, level: str | None = None) -> tuple[list[Frame], dict]:
+    summary = read_sources([str(folder)], folder / "out", ReadSettings(energy_reference=level))
+    return read_parquet(folder / "out/frames.parquet"), summary
+
+
+def reasons(folder: Path) -> str:
+    return (folder / "out/set_aside.csv").read_text()
+
+
+def test_a_step_that_used_all_iterations_is_set_aside(tmp_path):
+    """Ten of NELM = 10; VASP prints that EDIFF is reached all the same."""
+    shutil.copy(CASES / "nelm/OUTCAR.gz", tmp_path)
+    found, summary = read(tmp_path)
+    text = gzip.decompress((CASES / "nelm/OUTCAR.gz").read_bytes()).decode()
+    steps = text.count("FREE ENERGIE")
+    assert "EDIFF is reached" in text[: text.index("FREE ENERGIE")]
+    assert (len(found), summary["set_aside"]) == (steps - 1, 1)
+    assert "not self-consistent after 10 iterations" in reasons(tmp_path)
+    assert -1.920020 not in [round(frame.energy, 6) for frame in found]
+
+
+def test_every_ionic_step_has_its_moments(tmp_path):
+    """From the OUTCAR alone, and from the OUTCAR beside a vasprun.xml."""
+    assert len(MOMENTS) == 6  # one for each step, the last one once more
+    assert len(set(MOMENTS)) > 3
+    for name, files in (
+        ("alone", {"OUTCAR": OUTCAR}),
+        ("beside", {"OUTCAR": OUTCAR, "vasprun.xml": XML}),
+    ):
+        folder = tmp_path / name
+        folder.mkdir()
+        for file, content in files.items():
+            (folder / file).write_bytes(content)
+        found, summary = read(folder)
+        steps = [int(frame.frame_id[-6:]) for frame in found]
+        assert steps == [1, 2, 4]  # the others used all fifteen iterations
+        assert summary["labels"]["magmoms"] == len(found)
+        for frame, step in zip(found, steps, strict=True):
+            assert frame.magmoms[0] == pytest.approx(MOMENTS[step], abs=1e-9)
+            assert frame.energy_reference == LEVEL
+            assert frame.path == name
+            assert frame.kind == "relaxation"
+
+
+def test_moments_of_another_run_are_not_taken(tmp_path):
+    (tmp_path / "vasprun.xml").write_bytes(XML)
+    other = re.sub(rb"(energy\(sigma->0\) = +-)1\.", rb"\g<1>2.", OUTCAR)
+    (tmp_path / "OUTCAR").write_bytes(other)
+    found, summary = read(tmp_path)
+    assert all(frame.magmoms is None for frame in found)
+    assert sum("is of another run" in line for line in summary["statements"]) == 1
+    (tmp_path / "OUTCAR").write_bytes(b"nothing of VASP\n")
+    found, summary = read(tmp_path)
+    assert all(frame.magmoms is None for frame in found)
+    assert sum("cannot be read" in line for line in summary["statements"]) == 1
+
+
+@pytest.mark.parametrize("share", [0.5, 0.6, 0.9, 0.999])
+def test_a_killed_run_keeps_its_whole_steps(tmp_path, share):
+    for name, content, mark in (
+        ("vasprun.xml", XML, b"</calculation>"),
+        ("OUTCAR", OUTCAR, b"FREE ENERGIE"),
+    ):
+        folder = tmp_path / name.lower()
+        folder.mkdir()
+        (folder / name).write_bytes(content)
+        whole, _ = read(folder)
+        cut = content[: int(share * len(content))]
+        (folder / name).write_bytes(cut)
+        found, summary = read(folder)
+        assert 1 <= len(found) <= min(len(whole), cut.count(mark))
+        for one, two in zip(found, whole, strict=False):
+            assert one.energy == two.energy
+            np.testing.assert_array_equal(one.positions, two.positions)
+        assert summary["set_aside"] >= 1
+        # Of an OUTCAR that lacks no more than its last lines, nothing is lost.
+        assert "was killed in this ionic step" in reasons(folder) or len(found) == len(whole)
+
+
+def test_a_run_killed_in_its_first_step_is_one_line(tmp_path):
+    shutil.copy(FILES / "si-killed/vasprun.xml.gz", tmp_path)
+    with pytest.raises(UserError, match="cut short or damaged"):
+        read(tmp_path)
+    (tmp_path / "vasprun.xml.gz").unlink()
+    (tmp_path / "OUTCAR").write_bytes(OUTCAR[:20000])
+    with pytest.raises(UserError, match=r"cut short before the first|holds no whole ionic step"):
+        read(tmp_path)
+
+
+PACK = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress, ".bz2": bz2.compress}
+
+
+@pytest.mark.parametrize(
+    ("stage", "suffix"), [("", ""), (".relax1", ".gz"), (".relax2", ".xz"), (".static", ".bz2")]
+)
+def test_names_of_runs(tmp_path, stage, suffix):
+    (tmp_path / f"vasprun.xml{stage}{suffix}").write_bytes(PACK[suffix](XML))
+    (tmp_path / f"OUTCAR{stage}{suffix}").write_bytes(PACK[suffix](OUTCAR))
+    found, summary = read(tmp_path)
+    assert [file["kind"] for file in summary["files"]] == ["vasprun"]
+    assert all(frame.magmoms is not None for frame in found)
+    assert found[0].path.endswith(stage.lstrip("."))
+
+
+def test_two_runs_in_one_folder_stay_apart(tmp_path):
+    for stage in ("relax1", "relax2"):
+        (tmp_path / f"vasprun.xml.{stage}").write_bytes(XML)
+        (tmp_path / f"OUTCAR.{stage}").write_bytes(OUTCAR)
+    (tmp_path / "OUTCAR.orig").write_bytes(OUTCAR)
+    found, summary = read(tmp_path)
+    assert {file["kind"] for file in summary["files"]} == {"vasprun"}
+    assert summary["duplicates"] == len(found)
+    assert len({file["name"] for file in summary["files"]}) == 2
+
+
+@pytest.mark.parametrize(
+    ("stated", "contradiction"),
+    [
+        (LEVEL, None),
+        ("VASP/PBE/PAW240/8x8x8", None),
+        ("VASP/PBE", None),
+        ("VASP/HSE06/PW240/8x8x8", "functional is PBE, not HSE06"),
+        ("VASP/r2SCAN/PW240/8x8x8", "functional is PBE, not r2SCAN"),
+        ("VASP/PBE+U(Fe 5.3, Si 2)/PW240/8x8x8", "U of Si is 0 eV, not 2"),
+        ("VASP/PBE/PW520/8x8x8", "cut-off is 240 eV, not 520"),
+        ("VASP/PBE/PW240/4x4x4", "k-mesh is 8x8x8, not 4x4x4"),
+        ("VASP/PBE/PW240/Gamma", "k-mesh is 8x8x8, not 1x1x1"),
+        ("GPAW/PBE/PW240/8x8x8", "code is VASP, not GPAW"),
+    ],
+)
+def test_a_stated_level_is_held_against_the_file(tmp_path, stated, contradiction):
+    for name, content in (("vasprun.xml", XML), ("OUTCAR", OUTCAR)):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / name).write_bytes(content)
+        if contradiction is None:
+            found, summary = read(folder, stated)
+            assert {frame.energy_reference for frame in found} == {stated}
+            assert not any("level" in line for line in summary["statements"])
+        else:
+            shutil.copy(folder / name, folder / f"{name}.static")
+            with pytest.raises(UserError, match=re.escape(contradiction)):
+                read(folder, stated)
+
+
+def test_another_level_is_set_aside_and_said_once(frames, tmp_path):
+    from workflow_lib.frames.foreign import write_frames
+
+    (tmp_path / "OUTCAR").write_bytes(OUTCAR)
+    write_frames(frames[:3], tmp_path / "a.extxyz")
+    found, summary = read(tmp_path, frames[0].energy_reference)
+    assert len(found) == 3
+    assert sum("VASP did not run at the stated level" in line for line in summary["statements"]) == 1
+    assert summary["set_aside"] >= 4
+
+
+def test_a_level_in_words_that_cannot_be_compared_is_said(tmp_path):
+    (tmp_path / "OUTCAR").write_bytes(OUTCAR)
+    found, summary = read(tmp_path, "as in my thesis")
+    assert {frame.energy_reference for frame in found} == {"as in my thesis"}
+    assert any(f"VASP ran at {LEVEL}; whether" in line for line in summary["statements"])
+
+
+HEADER = OUTCAR.decode()[: OUTCAR.decode().index("Iteration")]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "name"),
+    [
+        ("", "", LEVEL),
+        ("GGA     =    --", "GGA     =    PS", "VASP/PBEsol/PW240/8x8x8"),
+        ("METAGGA=      F", "METAGGA= R2SCAN", "VASP/r2SCAN/PW240/8x8x8"),
+        ("LHFCALC =     F", "LHFCALC =     T\n   HFSCREEN=    0.2000\n   AEXX    =    0.2500", None),
+        ("8    8    8", "2    3    4", "VASP/PBE/PW240/2x3x4"),
+        ("ENCUT  =  240.0", "ENCUT  =  520.0", "VASP/PBE/PW520/8x8x8"),
+        (
+            "   METAGGA",
+            " LDA+U is selected, type is set to LDAUTYPE =  2\n   angular momentum for each species "
+            "LDAUL =     2\n   U (eV)           for each species LDAUU =   5.3\n   J (eV)           for "
+            "each species LDAUJ =   1.0\n   METAGGA",
+            "VASP/PBE+U(Si 4.3)/PW240/8x8x8",
+        ),
+    ],
+)
+def test_the_level_that_an_outcar_shows(old, new, name):
+    text = HEADER.replace(old, new) if old else HEADER
+    if name is None:  # AEXX = 0 is printed further down as well
+        text = text.replace("AEXX    =    0.0000", "AEXX    =    0.2500")
+        name = "VASP/HSE06/PW240/8x8x8"
+    assert level_of_outcar(text).name == name
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({}, LEVEL),
+        ({"GGA": "PS"}, "VASP/PBEsol/PW240/8x8x8"),
+        ({"METAGGA": "R2scan"}, "VASP/r2SCAN/PW240/8x8x8"),
+        ({"LHFCALC": True, "HFSCREEN": 0.2, "AEXX": 0.25}, "VASP/HSE06/PW240/8x8x8"),
+        ({"LHFCALC": True, "HFSCREEN": 0.0, "AEXX": 0.25}, "VASP/PBE0/PW240/8x8x8"),
+        ({"LDAU": True, "LDAUL": [2], "LDAUU": [5.3], "LDAUJ": [0.0]}, "VASP/PBE+U(Si 5.3)/PW240/8x8x8"),
+        ({"IVDW": 11}, "VASP/PBE+IVDW11/PW240/8x8x8"),
+    ],
+)
+def test_the_level_that_a_vasprun_shows(changes, name):
+    from workflow_lib.frames.reading.vasp import read_vasprun
+    from workflow_lib.frames.reading.vasp_level import level_of_vasprun
+
+    vasprun = read_vasprun(FILES / "si-spin/vasprun.xml.gz")
+    vasprun.incar.update(changes)
+    assert level_of_vasprun(vasprun).name == name
+
+
+def test_a_run_without_spin_has_no_magnetic_order(tmp_path):
+    shutil.copy(FILES / "si-relax/vasprun.xml.gz", tmp_path)
+    found, _ = read(tmp_path)
+    assert {frame.magnetic_order for frame in found} == {"NM"}

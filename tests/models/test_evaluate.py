@@ -1,0 +1,51 @@
+"""Errors on labelled frames: magnitudes of moments, elements the model does not know."""
+
+import numpy as np
+import pytest
+from morse_potential import morse_model
+
+from workflow_lib.core.errors import UserError
+from workflow_lib.frames.table import Frame, with_labels
+from workflow_lib.models.evaluate import evaluate
+
+
+@pytest.fixture
+def some(original_frames) -> list[Frame]:
+    return [with_labels(f, energy_reference="test") for f in original_frames[:3]]
+
+
+def signed(frame: Frame, sign) -> Frame:
+    """The frame with moments of 3.6 muB and the given signs."""
+    return with_labels(frame, magmoms=3.6 * np.resize(sign, len(frame)))
+
+
+@pytest.mark.parametrize("head", [3.6, -3.6])
+@pytest.mark.parametrize("sign", [[1], [-1], [1, -1], [1, 1, -1]])
+def test_moments_are_judged_by_magnitude(some, head, sign):
+    """Antiferromagnetic data, and heads that learned the other sign: both are right to the last digit."""
+    values = evaluate(morse_model(moment=head), [signed(frame, sign) for frame in some], "here")
+    assert values["magmom_mae_mub"] == values["magmom_rmse_mub"] == 0.0
+    off = evaluate(morse_model(moment=head / 2), [signed(frame, sign) for frame in some], "here")
+    assert off["magmom_mae_mub"] == pytest.approx(1.8)
+
+
+def test_frames_of_unknown_elements_are_left_out_and_said(some, capsys):
+    numbers = some[0].numbers.copy()
+    numbers[numbers == 26] = 25
+    foreign = with_labels(some[0], numbers=numbers)
+    model = morse_model()
+    expected = evaluate(model, some, "here")
+    assert expected["frames_skipped"] == 0 and expected["unknown_elements"] is None
+    assert capsys.readouterr().err == ""
+    values = evaluate(model, [some[0], foreign, *some[1:]], "here")
+    assert values | {"frames_skipped": 0, "unknown_elements": None} == expected
+    assert values["frames_skipped"] == 1 and values["unknown_elements"] == "Mn"
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "1 of 4 frames left out, they hold Mn" in said
+
+
+def test_nothing_left_to_judge(some):
+    numbers = some[0].numbers.copy()
+    numbers[numbers == 26] = 25
+    with pytest.raises(UserError, match="every frame of here holds Mn, which morse was not trained on"):
+        evaluate(morse_model(), [with_labels(some[0], numbers=numbers)], "here")

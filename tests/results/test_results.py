@@ -1,0 +1,192 @@
+"""A run folder read back: typed tables with units, and nothing that was cut or exchanged gets through."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from charge_order_toy import register, save_toy
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sealed import write_sealed
+
+from workflow_lib.core.errors import UserError
+from workflow_lib.core.io import write_json
+from workflow_lib.frames.splits import SETS, Fold, Splits
+from workflow_lib.lattice.redox import RedoxRule
+from workflow_lib.models.identity import EWALD, ModelId
+from workflow_lib.results import Run, load_model
+from workflow_lib.results_reading import checked, read_table, seal, seal_name
+from workflow_lib.results_schema import DFT, ENERGIES, FIGURES, TABLES, files_of, unit_of
+
+PAINN, MACE = "painn-entropy-f0-s1", "mace-baseline-f0-s1"
+KEY = "1x1x1:Na1001:Fe2323"
+
+
+def energies(source: str, count: int, **columns: object) -> pd.DataFrame:
+    """Rows of a table of energies."""
+    row = {"source": source, "protocol": "distorted", "state_key": KEY, "ion_key": KEY[:13], "x": 0.5}
+    row |= {"formula_units": 4, "energy_ev": -180.0, "fmax_ev_a": 0.04, "volume_a3": 300.0}
+    row |= {"status": "converged", "level": "GPAW/PBE"} | columns
+    return pd.DataFrame([row] * count)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A run with two models' states, the Ewald ranking, DFT's answers, a figure and splits."""
+    run = tmp_path / "demo"
+    write_json(run / "config.json", {"run": "demo"})
+    orders = run / "charge_order"
+    for name, count in ((PAINN, 3), (MACE, 2), (EWALD, 1)):
+        (orders / name).mkdir(parents=True)
+        (orders / name / "states.svg").write_text(f"<svg>{name}</svg>")
+        write_sealed("charge_order/states", orders / name, energies(name, count, seen=True))
+    write_sealed("charge_order/reference", orders, energies(DFT, 2, protocol="reference"))
+    members = {name: [(name, f"state of {name}")] for name in SETS}
+    Splits("state", 711, (Fold.of(0, members),)).save(run / "dataset/splits.json")
+    seal(run / "dataset", "dataset")
+    return run
+
+
+def test_tables_are_typed_and_described(folder: Path):
+    run = Run(folder)
+    assert run.configuration == {"run": "demo"}
+    assert run.tables == ["charge_order/reference", "charge_order/states"]
+    table = run.table("charge_order/states", PAINN)
+    assert len(table) == 3
+    assert table["formula_units"].dtype == np.int64 and table["seen"].dtype == bool
+    assert table["energy_ev"].dtype == table["dft_energy_ev"].dtype == np.float64
+    assert table["steps"].dtype == pd.Int64Dtype()  # missing in every row
+    assert table.attrs["units"]["volume_a3"] == "A^3"
+    assert "eV/A" in table.attrs["meanings"]["fmax_ev_a"]
+    every = run.table("charge_order/states")
+    assert every["source"].value_counts().to_dict() == {PAINN: 3, MACE: 2, EWALD: 1}
+    assert every.attrs["units"] == table.attrs["units"]
+    assert run.splits.fold(0).role("state of test", "test") == "test"
+
+
+def test_all_energies_of_a_run_are_one_table(folder: Path):
+    table = Run(folder).energies()
+    assert list(table.columns) == list(ENERGIES)
+    assert set(table["source"]) == {PAINN, MACE, EWALD, DFT} and len(table) == 8
+
+
+def test_figures_are_found_by_name(folder: Path):
+    run = Run(folder)
+    assert run.figures == ["charge_order/states"]
+    assert PAINN in run.figure("charge_order/states", PAINN).read_text()
+    with pytest.raises(UserError, match="there for each model"):
+        run.figure("charge_order/states")
+    with pytest.raises(UserError, match="did you mean 'charge_order/states'"):
+        run.figure("charge_order/stats", PAINN)
+    with pytest.raises(UserError, match=r"comparison\.svg does not exist"):
+        run.figure("comparison")
+
+
+def test_names_that_are_none(folder: Path, tmp_path: Path):
+    with pytest.raises(UserError, match=r"is no run folder \(config.json is missing\)"):
+        Run(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="did you mean 'charge_order/states'"):
+        Run(folder).table("charge_order/state")
+    with pytest.raises(UserError, match="holds no table 'search/found'"):
+        Run(folder).table("search/found")
+    with pytest.raises(UserError, match="holds no model painn-entropy-f0-s1"):
+        Run(folder).model(PAINN)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25, deadline=None)
+@given(st.data())
+def test_no_cut_or_altered_table_is_read(folder: Path, data: st.DataObject):
+    path = folder / "charge_order" / PAINN / "states.csv"
+    content = path.read_bytes()
+    place = data.draw(st.integers(0, len(content) - 1))
+    harm = data.draw(st.sampled_from(("cut", "changed", "doubled")))
+    changed = {
+        "cut": content[:place],
+        "changed": content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :],
+        "doubled": content + content[place:],
+    }[harm]
+    path.write_bytes(changed)
+    try:
+        with pytest.raises(UserError, match=r"states.csv was changed or cut .* snakemake --force"):
+            Run(folder).table("charge_order/states", PAINN)
+    finally:
+        path.write_bytes(content)
+
+
+def test_folders_of_models_cannot_change_places(folder: Path):
+    one, two = folder / "charge_order" / PAINN, folder / "charge_order" / MACE
+    spare = folder / "spare"
+    for source, target in ((one, spare), (two, one), (spare, two)):
+        shutil.move(source, target)
+    with pytest.raises(UserError, match=f"belongs to {MACE}, not to {PAINN}"):
+        Run(folder).table("charge_order/states", PAINN)
+
+
+def test_a_table_alone_cannot_change_places(folder: Path):
+    shutil.copy(
+        folder / "charge_order" / MACE / "states.csv", folder / "charge_order" / PAINN / "states.csv"
+    )
+    with pytest.raises(UserError, match="was changed or cut"):
+        Run(folder).table("charge_order/states", PAINN)
+
+
+def test_a_lost_seal_or_column_is_named(folder: Path):
+    place = folder / "charge_order" / PAINN
+    table = pd.read_csv(place / "states.csv").drop(columns="level")
+    table.to_csv(place / "states.csv", index=False)
+    seal(place, "charge-order", source=PAINN)
+    with pytest.raises(UserError, match="lacks the columns level"):
+        read_table("charge_order/states", place)
+    table.assign(level="x", formula_units="four").to_csv(place / "states.csv", index=False)
+    seal(place, "charge-order", source=PAINN)
+    with pytest.raises(UserError, match=r"is no table `charge_order/states`"):
+        read_table("charge_order/states", place)
+    (place / seal_name("charge-order")).write_text("{}")
+    with pytest.raises(UserError, match="is no file of checksums"):
+        read_table("charge_order/states", place)
+    (place / seal_name("charge-order")).unlink()
+    with pytest.raises(UserError, match="has no checksum"):
+        read_table("charge_order/states", place)
+
+
+def test_sealing_is_the_same_twice(folder: Path):
+    place = folder / "charge_order" / PAINN
+    before = (place / seal_name("charge-order")).read_bytes()
+    seal(place, "charge-order", source=PAINN)
+    assert (place / seal_name("charge-order")).read_bytes() == before
+    assert sorted(json.loads(before)["files"]) == ["states.csv", "states.svg"]
+    assert checked(place / "states.csv", "charge-order") == place / "states.csv"
+
+
+def test_models_stand_under_their_own_id(
+    tmp_path: Path, rule: RedoxRule, monkeypatch: pytest.MonkeyPatch
+):
+    register(monkeypatch)
+    here = tmp_path / "training"
+    identity = ModelId("toy", "baseline", 0, 1)
+    save_toy(here / "toy-baseline-f0-s1", rule, "none")
+    write_json(tmp_path / "config.json", {})
+    assert Run(tmp_path).models == [identity]
+    assert Run(tmp_path).model(identity).card["name"] == "toy"
+    shutil.move(here / "toy-baseline-f0-s1", here / "toy-entropy-f0-s1")
+    with pytest.raises(UserError, match="holds the model toy-baseline-0-1"):
+        load_model(here / "toy-entropy-f0-s1")
+    shutil.move(here / "toy-entropy-f0-s1", here / "mine")
+    assert load_model(here / "mine").card["variant"] == "baseline"
+
+
+def test_the_schema_knows_every_unit_and_file_once():
+    files = [table.file for table in TABLES.values()]
+    assert len(set(files)) == len(files)
+    assert len({stem for stem, _ in FIGURES.values()}) == len(FIGURES)
+    assert {unit_of(name) for name in ("hull_mae_mev_fu_mean", "states_mae_mev_fu_all")} == {
+        "meV per formula unit"
+    }
+    assert unit_of("bond_gap_a") == "A" and unit_of("volume_a3") == "A^3" and unit_of("state_key") == ""
+    assert "timings.csv" not in files_of("comparison")
+    assert {"states.csv", "states.svg", "states.png", "scores.json"} <= set(files_of("charge-order"))

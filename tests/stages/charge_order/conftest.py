@@ -1,0 +1,57 @@
+"""The charge-order stage's reference and a split in folds, made from the embedded frames."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from charge_order_toy import register
+
+from workflow_lib.frames.splits import Fold, Splits
+from workflow_lib.frames.table import Frame, write_parquet
+from workflow_lib.lattice.host import Host
+from workflow_lib.stages.charge_order.reference import build_reference
+from workflow_lib.stages.charge_order.settings import ChargeOrderSettings
+
+FOLDS = 2
+
+
+@pytest.fixture(scope="session")
+def reference_dir(frames: list[Frame], host: Host, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("charge-order-reference")
+    write_parquet(frames, folder / "frames.parquet")
+    build_reference(folder / "frames.parquet", host, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def splits_path(reference_dir: Path) -> Path:
+    """Two folds; the end members always train, every third other state is held out for validation."""
+    table = pd.read_csv(reference_dir / "reference.csv")
+    inner = table[(table["x"] > 0) & (table["x"] < 1)]
+    folds = []
+    for fold in range(FOLDS):
+        test = inner.iloc[fold::FOLDS]
+        validation = inner.drop(test.index).iloc[::3]
+        train = table.drop(test.index).drop(validation.index)
+        members = {"train": train, "validation": validation, "test": test}
+        pairs = {name: [*zip(p["frame_id"], p["state_key"], strict=True)] for name, p in members.items()}
+        folds.append(Fold.of(fold, pairs))
+    Splits("state", 711, tuple(folds)).save(reference_dir / "splits.json")
+    return reference_dir / "splits.json"
+
+
+@pytest.fixture(scope="module")
+def toy() -> Iterator[None]:
+    """The analytic potential as a registered family, for the length of a file of tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        register(patch)
+        yield
+
+
+@pytest.fixture(scope="session")
+def settings() -> ChargeOrderSettings:
+    # Coarse relaxations: the tests ask how answers are handled, not how accurate they are.
+    return ChargeOrderSettings(fmax=0.15, max_steps=40)

@@ -1,0 +1,93 @@
+"""The naive ranking by formal charges."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from ase.build import bulk
+from ase.units import Bohr, Hartree
+
+from workflow_lib.core.errors import UserError
+from workflow_lib.lattice.ewald import ewald_energy
+from workflow_lib.lattice.host import Host
+from workflow_lib.lattice.redox import RedoxRule
+from workflow_lib.results_reading import seal
+from workflow_lib.stages.charge_order.ewald import fitted_scale, run_ewald
+from workflow_lib.stages.charge_order.settings import ChargeOrderSettings
+
+MADELUNG_ROCK_SALT = 1.747564594633
+COULOMB = Hartree * Bohr  # eV A
+
+
+def test_rock_salt_has_its_madelung_energy() -> None:
+    salt = bulk("NaCl", "rocksalt", a=5.64, cubic=True)
+    charges = np.where(salt.numbers == 11, 1.0, -1.0)
+    expected = -4 * MADELUNG_ROCK_SALT * COULOMB / 2.82
+    # pymatgen's sums are cut at a relative error near 1e-6 and its constants have 8 digits.
+    assert ewald_energy(salt, charges) == pytest.approx(expected, rel=1e-5)
+
+
+def test_scale_is_the_slope_of_relative_energies() -> None:
+    ewald = np.array([0.0, 1.0, 3.0])
+    assert fitted_scale(ewald + 100, 0.25 * ewald - 7) == pytest.approx(0.25)
+    with pytest.raises(ValueError, match="two states"):
+        fitted_scale(np.ones(3), ewald)
+
+
+def test_ranking_of_the_reference(
+    reference_dir: Path, splits_path: Path, host: Host, rule: RedoxRule, tmp_path: Path
+) -> None:
+    scores = run_ewald(
+        reference_dir=reference_dir, host=host, rule=rule, splits_path=splits_path, out=tmp_path / "ewald"
+    )
+    states = pd.read_csv(tmp_path / "ewald/states.csv")
+    assert len(states) == 16
+    assert not states["seen"].any()
+    half = states[states["x"] == 0.5]
+    # Independent of the code under test: ranks of the unscaled energies.
+    expected = half["ewald_ev"].rank().corr(half["dft_energy_ev"].rank())
+    assert scores["states_spearman"] == pytest.approx(expected)
+    assert scores["ewald_scale"] > 0
+    assert np.allclose(states["energy_ev"], scores["ewald_scale"] * states["ewald_ev"], rtol=1e-8)
+    assert scores["headline_protocol"] == "undistorted"
+    assert scores["states_unseen"] == 10
+    assert scores["protocols"]["undistorted"]["orders_kept"] is None
+    assert (tmp_path / "ewald/states.svg").stat().st_size > 0
+
+
+def test_a_slope_that_is_not_positive_leaves_fitted_scores_out(
+    reference_dir: Path, splits_path: Path, host: Host, rule: RedoxRule, tmp_path: Path
+) -> None:
+    upside = tmp_path / "upside"
+    shutil.copytree(reference_dir, upside)
+    table = pd.read_csv(upside / "reference.csv")
+    table["energy_ev"] = -table["energy_ev"]
+    table["formation_mev_fu"] = -table["formation_mev_fu"]
+    table.to_csv(upside / "reference.csv", index=False)
+    seal(upside, "charge-order-reference")
+    arguments = {"host": host, "rule": rule, "splits_path": splits_path}
+    scores = run_ewald(reference_dir=upside, out=tmp_path / "a", **arguments)
+    straight = run_ewald(reference_dir=reference_dir, out=tmp_path / "b", **arguments)
+    assert scores["ewald_scale"] is None
+    assert scores["states_mae_mev_fu"] is None
+    assert scores["redox_spread_ratio"] is None
+    assert scores["states_spearman"] == -straight["states_spearman"]
+
+
+def test_composition_without_rivals_is_a_clear_line(
+    reference_dir: Path, splits_path: Path, host: Host, rule: RedoxRule, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=r"too few states at x = 0\.6"):
+        run_ewald(
+            reference_dir=reference_dir,
+            host=host,
+            rule=rule,
+            splits_path=splits_path,
+            out=tmp_path / "ewald",
+            settings=ChargeOrderSettings(compared_x=0.6),
+        )
+    assert not (tmp_path / "ewald").exists()

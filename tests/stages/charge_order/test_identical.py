@@ -1,0 +1,130 @@
+"""Charge orders on identical atoms: what a label makes possible and nothing else can."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from charge_order_toy import save_toy
+from embedded import FOLDER, REFERENCE
+
+from workflow_lib.core.errors import UserError
+from workflow_lib.frames.table import Frame, frame_to_atoms, read_parquet, write_parquet
+from workflow_lib.models.trained import TrainedModel
+from workflow_lib.stages.charge_order.identical import read_identical, run_identical
+
+pytestmark = pytest.mark.usefixtures("toy")
+ORDERS = ("2323", "2332", "2233")
+MOMENT = {2: 3.66, 3: 4.30}
+
+
+@pytest.fixture
+def orders(frames: list[Frame]) -> list[Frame]:
+    """Three charge orders on the atoms of one frame of Na1001, displaced so that no two Fe are alike."""
+    base = next(frame for frame in frames if frame.state_key == "1x1x1:Na1001:Fe2323")
+    shift = np.random.default_rng(5).normal(0, 0.03, base.positions.shape)
+    base = replace(base, positions=base.positions + shift)
+    iron = np.flatnonzero(base.numbers == 26)
+    made = []
+    for order in ORDERS:
+        moments = np.zeros(len(base))
+        moments[iron] = [MOMENT[int(state)] for state in order]
+        frame = replace(base, frame_id=order, kind="same-positions", magmoms=moments, charges=None)
+        made.append(replace(frame, oxidation_states=None, state_key=None))
+    return made
+
+
+def labelled(frame: Frame):
+    atoms = frame_to_atoms(frame)
+    states = np.zeros(len(frame), dtype=int)
+    states[frame.numbers == 26] = [int(state) for state in frame.frame_id[:4]]
+    atoms.set_array("oxidation_states", states)
+    return atoms
+
+
+def ask(orders, tmp_path, models, splits_path, host, rule) -> tuple[pd.DataFrame, pd.DataFrame]:
+    write_parquet(orders, tmp_path / "testing.parquet")
+    scores = run_identical(
+        frames_path=tmp_path / "testing.parquet",
+        model_dirs=models,
+        splits_path=splits_path,
+        host=host,
+        rule=rule,
+        level=REFERENCE,
+        out=tmp_path / "out",
+    )
+    assert (tmp_path / "out/identical.svg").stat().st_size > 1000
+    written = pd.read_csv(tmp_path / "out/identical_scores.csv")
+    pd.testing.assert_frame_equal(scores, written, check_dtype=False)
+    return scores.set_index("source"), pd.read_csv(tmp_path / "out/identical.csv")
+
+
+def test_a_labelled_model_may_be_right_and_a_blind_one_cannot(orders, tmp_path, splits_path, host, rule):
+    models = [
+        save_toy(tmp_path / "sees", rule, "surrogate"),
+        save_toy(tmp_path / "blind", rule, "none"),
+        save_toy(tmp_path / "broken", rule, "surrogate", status="diverged"),
+    ]
+    truth = [item.energy for item in TrainedModel.load(models[0]).predict([labelled(f) for f in orders])]
+    # DFT is the labelled model itself on another zero of energy.
+    answered = [replace(f, energy=e - 12.5) for f, e in zip(orders, truth, strict=True)]
+    scores, table = ask(answered, tmp_path, models, splits_path, host, rule)
+    sees, blind, broken, ewald = (scores.loc[name] for name in ("sees", "blind", "broken", "ewald"))
+    assert (sees["pairs"], sees["pairs_ordered"], sees["orders"]) == (3, 1, 3)
+    assert sees["spread_ratio"] == pytest.approx(1, abs=1e-9)
+    assert sees["mae_mev_fu"] == pytest.approx(0, abs=1e-8)  # meV of energies of 100 eV
+    assert (blind["pairs_ordered"], blind["spread_ratio"]) == (0.5, 0)
+    assert blind["mae_mev_fu"] == pytest.approx(blind["blind_mae_mev_fu"], rel=1e-9)
+    assert not blind["charge_labelled"] and sees["charge_labelled"]
+    assert (broken["diverged"], broken["pairs"]) == (3, 0) and np.isnan(broken["mae_mev_fu"])
+    assert ewald["pairs"] == 3 and ewald["pairs_ordered"] in (0, 1 / 3, 2 / 3, 1)
+    assert np.isnan(ewald["mae_mev_fu"])  # unscaled
+
+    pairs = [abs(one - other) for k, one in enumerate(truth) for other in truth[:k]]
+    assert blind["blind_mae_mev_fu"] == pytest.approx(1000 * np.mean(pairs) / 4)
+    first = table[table["source"] == "sees"]
+    np.testing.assert_allclose(first["dft_mev_fu"], 250 * (np.array(truth) - np.mean(truth)), atol=1e-6)
+    np.testing.assert_allclose(first["dft_mev_fu"], first["model_mev_fu"], atol=1e-6)
+    assert [*first["state_key"]] == [f"1x1x1:Na1001:Fe{order}" for order in ORDERS]
+    assert set(first["role"]) <= {"train", "validation", "test"}
+    assert table.loc[table["source"] == "broken", "model_mev_fu"].isna().all()
+
+
+def test_atoms_are_told_apart_and_the_lowest_orbital_counts(orders, tmp_path, host, rule):
+    moved = [replace(f, frame_id=f"{f.frame_id} moved", positions=f.positions + 1e-3) for f in orders[:2]]
+    lower = replace(orders[0], frame_id="another orbital", energy=orders[0].energy - 0.1)
+    alone = replace(orders[2], frame_id="alone", positions=orders[2].positions + 2e-3)
+    unclear = replace(orders[1], frame_id="unclear", magmoms=np.full(len(orders[1]), 4.0))
+    path = tmp_path / "testing.parquet"
+    write_parquet([*orders, *moved, lower, alone, unclear, replace(orders[0], kind="orbital")], path)
+    table, structures = read_identical(path, host, rule, REFERENCE)
+    assert [*table["frame_id"]] == ["another orbital", *ORDERS[1:], "2323 moved", "2332 moved"]
+    assert [*table["atoms"]] == ["1x1x1:Na1001"] * 3 + ["1x1x1:Na1001 (2)"] * 2
+    assert [len(atoms) for atoms in structures] == [len(orders[0])] * 5
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda orders: orders[:1], "holds no two charge orders on identical atoms"),
+        (lambda orders: [replace(f, energy_reference="another") for f in orders], "different levels"),
+        (lambda orders: [replace(f, kind="rattle") for f in orders], "kind 'same-positions'"),
+    ],
+)
+def test_what_cannot_be_asked_is_one_line(orders, tmp_path, host, rule, spoil, message):
+    write_parquet(spoil(orders), tmp_path / "testing.parquet")
+    with pytest.raises(UserError, match=message) as error:
+        read_identical(tmp_path / "testing.parquet", host, rule, REFERENCE)
+    assert "\n" not in str(error.value)
+
+
+def test_the_embedded_table_has_orders_on_identical_atoms(host, rule):
+    table, _ = read_identical(FOLDER / "frames-testing.parquet", host, rule, REFERENCE)
+    trained = {frame.frame_id for frame in read_parquet(FOLDER / "frames.parquet")}
+    assert not trained & set(table["frame_id"])
+    for _, group in table.groupby("atoms"):
+        assert len(set(group["ion_key"])) == 1
+        # Other orders, other energies: far above the 0.7 meV per cell that two starts differ by.
+        assert np.ptp(group["dft_energy_ev"]) > 0.01

@@ -1,0 +1,246 @@
+"""DFT's answers: which frame speaks for a state, and formation energies against the end members."""
+
+from __future__ import annotations
+
+from collections import Counter
+from math import comb
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from embedded import embedded_table, last_of_paths
+
+from workflow_lib.core.errors import UserError
+from workflow_lib.frames.table import Frame, with_labels, write_parquet
+from workflow_lib.lattice.host import Host
+from workflow_lib.lattice.polaron import bond_gap
+from workflow_lib.results_reading import read_reference, seal
+from workflow_lib.stages.charge_order.reference import (
+    build_reference,
+)
+
+
+def rebuilt(frames: list[Frame], host: Host, folder: Path) -> pd.DataFrame:
+    write_parquet(frames, folder / "frames.parquet")
+    return build_reference(folder / "frames.parquet", host, folder / "out")
+
+
+def test_every_enumerated_state_has_its_answer(reference_dir: Path, host: Host) -> None:
+    table, structures = read_reference(reference_dir)
+    enumerated = {
+        host.key(arrangement)
+        for filled in range(5)
+        for arrangement in host.enumerate((1, 1, 1), filled, charges=True)
+    }
+    assert set(table["state_key"]) == enumerated
+    assert Counter(table["x"]) == {0: 1, 0.25: 2, 0.5: 10, 0.75: 2, 1: 1}
+    # Degeneracies count all neutral decorations: choose the ions and, independently, the electrons.
+    for filled in range(5):
+        rows = table[np.isclose(table["x"], filled / 4)]
+        assert rows["degeneracy"].sum() == comb(4, filled) ** 2
+    for atoms, row in zip(structures, table.itertuples(), strict=True):
+        arrangement = host.locate(atoms, atoms.arrays["oxidation_states"])
+        assert host.key(arrangement) == row.state_key
+        assert atoms.info["REF_energy"] == pytest.approx(row.energy_ev, rel=1e-9)
+
+
+def test_energies_are_those_of_the_last_relaxation_frame(reference_dir: Path) -> None:
+    table = read_reference(reference_dir)[0].set_index("group")
+    # A path goes on from one source to the next; its last step is found here by the number in its id.
+    ends = last_of_paths(embedded_table()).loc[table.index]
+    assert table["frame_id"].tolist() == ends["frame_id"].tolist()
+    # The CSV keeps 10 digits of some 180 eV.
+    np.testing.assert_allclose(table["energy_ev"], ends["energy"], rtol=1e-9)
+    np.testing.assert_allclose(table["formation_mev_fu"], ends["formation_mev_fu"], atol=1e-3)
+    largest = [np.linalg.norm(forces.reshape(-1, 3), axis=1).max() for forces in ends["forces"]]
+    np.testing.assert_allclose(table["fmax_ev_a"], largest, rtol=1e-6)
+    assert (table["status"] == "converged").tolist() == [force <= 0.05 for force in largest]
+    assert table.loc[["x000_s0", "x100_s0"], "formation_mev_fu"].abs().max() < 1e-9
+    # Polarons are seen in every DFT geometry.
+    assert table["bond_gap_a"].dropna().between(0.05, 0.2).all()
+
+
+def test_the_original_set_has_its_published_energies(
+    original_frames: list[Frame], host: Host, tmp_path: Path
+) -> None:
+    table = rebuilt(original_frames, host, tmp_path).set_index("group")
+    # The last steps of the first data set, as its README gave them in whole meV per formula unit.
+    for group, expected in (("x050_s8", 38), ("x050_s1", 42), ("x025_s0", 97), ("x050_s6", 350)):
+        assert table.loc[group, "formation_mev_fu"] == pytest.approx(expected, abs=0.5)
+    assert not (table["status"] == "converged").any()
+
+
+def test_lowest_of_several_paths_speaks_for_the_state(
+    frames: list[Frame], host: Host, tmp_path: Path
+) -> None:
+    last = [f for f in frames if f.group == "x050_s8" and f.kind == "relaxation"][-1]
+    lower = with_labels(last, frame_id="b-00", orbital="b", path="b", energy=last.energy - 0.2, fmax=0.04)
+    higher = with_labels(last, frame_id="c-00", orbital="c", path="c", energy=last.energy + 0.2)
+    table = rebuilt([*frames, lower, higher], host, tmp_path).set_index("group")
+    row = table.loc["x050_s8"]
+    assert (row["frame_id"], row["orbital"], row["paths"]) == ("b-00", "b", 3)
+    assert row["status"] == "converged"
+    assert table.loc["x050_s1", "paths"] == 1
+
+
+def test_a_collapsed_path_answers_for_the_state_it_fell_into(
+    frames: list[Frame], host: Host, tmp_path: Path
+) -> None:
+    fallen = [f for f in frames if f.group == "x050_s1" and f.kind == "relaxation"][-1]
+    meant = [f for f in frames if f.group == "x050_s2" and f.kind == "relaxation"][-1].path
+    end = with_labels(fallen, frame_id="end", group="x050_s2", path=meant, energy=-200.0)
+    way = [f for f in frames if f.path != meant or f.fmax > 0.05]
+    table = rebuilt([*way, end], host, tmp_path).set_index("state_key")
+    assert table.loc[fallen.state_key, "frame_id"] == end.frame_id
+    # The state that the path was meant for has no end geometry any more: it is not invented.
+    assert len(table) == 15
+    assert "x050_s2" not in table.drop(fallen.state_key)["group"].tolist()
+
+
+def test_frames_that_are_no_state_of_the_host_change_nothing(
+    all_frames: list[Frame], frames: list[Frame], host: Host, tmp_path: Path
+) -> None:
+    plain = rebuilt(frames, host, tmp_path / "plain")
+    assert rebuilt(all_frames, host, tmp_path / "all").equals(plain)
+    last = [f for f in frames if f.group == "x050_s8" and f.kind == "relaxation"][-1]
+    manganese = np.where(last.numbers == 26, 25, last.numbers)
+    silicate = np.where(last.numbers == 15, 14, last.numbers)  # of the couple, but on another lattice
+    away = last.positions.copy()
+    away[0] += [2.5, 0.0, 0.0]  # an Na between the sites
+    other = [
+        with_labels(last, frame_id="mn", group="mn", numbers=manganese, oxidation_states=None),
+        with_labels(last, frame_id="si", group="si", numbers=silicate, energy=-999.0),
+        with_labels(last, frame_id="away", group="away", positions=away, energy=-999.0),
+    ]
+    other = [with_labels(frame, state_key=None) for frame in other]
+    assert rebuilt([*frames, *other], host, tmp_path / "more").equals(plain)
+
+
+def test_bond_gap_measures_the_breathing_of_a_start(host: Host) -> None:
+    arrangement = host.enumerate((1, 1, 1), 2, charges=True)[0]
+    bare, breathed = host.build(arrangement), host.build(arrangement, polaron_distortion=0.05)
+    states = bare.arrays["oxidation_states"]
+    assert bond_gap(bare, host, states) == pytest.approx(0, abs=0.05)
+    swapped = np.where(states == 0, 0, 5 - states)
+    assert bond_gap(breathed, host, states) > bond_gap(bare, host, states) + 0.02
+    assert bond_gap(breathed, host, swapped) == pytest.approx(-bond_gap(breathed, host, states))
+    full = host.build(host.enumerate((1, 1, 1), 4, charges=True)[0])
+    assert np.isnan(bond_gap(full, host, full.arrays["oxidation_states"]))
+
+
+def test_mistakes_are_one_clear_line(frames: list[Frame], host: Host, tmp_path: Path) -> None:
+    mixed = [with_labels(frames[0], energy_reference="VASP"), *frames[1:]]
+    with pytest.raises(UserError, match="mixes 2 levels of theory"):
+        rebuilt(mixed, host, tmp_path)
+    with pytest.raises(UserError, match="no relaxation of x = 1"):
+        rebuilt([f for f in frames if f.group != "x100_s0"], host, tmp_path)
+    with pytest.raises(UserError, match="needs frames with charge states of kind 'relaxation'"):
+        rebuilt([f for f in frames if f.kind == "rattle"], host, tmp_path)
+    with pytest.raises(UserError, match=r"reference\.csv does not exist"):
+        read_reference(tmp_path)
+    rebuilt(frames, host, tmp_path)
+    out = tmp_path / "out"
+    table = pd.read_csv(out / "reference.csv")
+    table.iloc[1:].to_csv(out / "reference.csv", index=False)
+    with pytest.raises(UserError, match="was changed or cut since `charge-order-reference` wrote it"):
+        read_reference(out)
+    seal(out, "charge-order-reference")
+    with pytest.raises(UserError, match="list different states"):
+        read_reference(out)
+    table.drop(columns="degeneracy").to_csv(out / "reference.csv", index=False)
+    seal(out, "charge-order-reference")
+    with pytest.raises(UserError, match="lacks the columns degeneracy"):
+        read_reference(out)
+    table.to_csv(out / "reference.csv", index=False)
+    (out / "reference.extxyz").write_text("28\nbroken")
+    seal(out, "charge-order-reference")
+    with pytest.raises(UserError, match="is damaged"):
+        read_reference(out)
+
+
+def test_frames_that_do_not_say_how_they_were_made_count_where_relaxed(
+    frames: list[Frame], host: Host, tmp_path: Path
+) -> None:
+    """As in the public sets: the lowest relaxed frame of a state speaks for it, others do not."""
+    relaxed = [frame for frame in frames if frame.state_key and frame.fmax <= 0.05]
+    foreign = [with_labels(frame, kind="unspecified", group="NaFeOP") for frame in frames]
+    table = rebuilt(foreign, host, tmp_path).set_index("state_key")
+    assert set(table.index) == {frame.state_key for frame in relaxed}
+    for key, row in table.iterrows():
+        own = [frame.energy for frame in relaxed if frame.state_key == key]
+        assert row["energy_ev"] == pytest.approx(min(own), rel=1e-9)
+        assert row["paths"] == len(own)
+    tense = [frame for frame in foreign if frame.fmax > 0.05]
+    with pytest.raises(UserError, match="whose largest force is below"):
+        rebuilt(tense, host, tmp_path)
+
+
+def unnamed(frames: list[Frame]) -> list[Frame]:
+    """The frames as a file brings them that says neither group nor calculation, only `opt`."""
+    return [with_labels(f, group="Fe4O16P4", path=None, orbital=None, kind="relaxation") for f in frames]
+
+
+def test_relaxations_that_share_a_group_stay_apart(frames: list[Frame], host: Host, tmp_path: Path) -> None:
+    paths = [f for f in frames if f.kind == "relaxation"]
+    plain = rebuilt(paths, host, tmp_path / "plain").set_index("state_key")
+    table = rebuilt(unnamed(paths), host, tmp_path / "unnamed").set_index("state_key")
+    pd.testing.assert_series_equal(table["energy_ev"], plain["energy_ev"])
+    backwards = rebuilt(unnamed(paths)[::-1], host, tmp_path / "back").set_index("state_key")
+    pd.testing.assert_series_equal(backwards["energy_ev"], plain["energy_ev"])
+
+
+def test_what_is_read_last_changes_nothing(frames: list[Frame], host: Host, tmp_path: Path) -> None:
+    paths = [f for f in frames if f.kind == "relaxation"]
+    plain = rebuilt(paths, host, tmp_path / "plain")
+    full = [f for f in paths if f.group == "x100_s0"][-1]
+    maricite = with_labels(full, frame_id="maricite", state_key=None, energy=full.energy + 0.3)
+    higher = with_labels(full, frame_id="higher", path="another run", energy=full.energy + 0.3)
+    tense = with_labels(full, frame_id="tense", path="cut short", energy=full.energy - 0.3, fmax=0.2)
+    table = rebuilt([*paths, maricite, higher, tense], host, tmp_path / "more")
+    assert table.drop(columns="paths").equals(plain.drop(columns="paths"))
+    assert table.set_index("group").loc["x100_s0", "paths"] == 3
+
+
+def test_static_runs_are_answers_and_rattled_frames_are_none(
+    frames: list[Frame], host: Host, tmp_path: Path
+) -> None:
+    paths = [f for f in frames if f.kind == "relaxation"]
+    last = [f for f in paths if f.group == "x050_s8"][-1]
+
+    def lower(**changes) -> Frame:
+        return with_labels(last, frame_id="lower", path=None, energy=last.energy - 0.1, **changes)
+
+    for name, changes, counts in (
+        ("static", {"kind": "single"}, True),
+        ("unconverged", {"kind": "single", "fmax": 0.06}, False),
+        ("unknown", {"kind": "single", "fmax": None, "forces": None}, False),
+        ("rattled", {"kind": "rattle"}, False),
+    ):
+        table = rebuilt([*paths, lower(**changes)], host, tmp_path / name).set_index("group")
+        assert (table.loc["x050_s8", "frame_id"] == "lower") == counts, name
+
+
+def flipped(frame: Frame, shift: float) -> Frame:
+    """The frame with every second moment of Fe turned, and its energy shifted."""
+    moments = frame.magmoms.copy()
+    moments[np.flatnonzero(frame.numbers == 26)[::2]] *= -1
+    return with_labels(frame, magmoms=moments, energy=frame.energy + shift, frame_id=f"{frame.frame_id}-a")
+
+
+def test_energies_of_two_magnetic_orders_never_meet(
+    frames: list[Frame], host: Host, tmp_path: Path, caplog
+) -> None:
+    paths = [f for f in frames if f.kind == "relaxation"]
+    plain = rebuilt(paths, host, tmp_path / "plain")
+    ends = ("x000_s0", "x100_s0")
+    swapped = [flipped(f, -0.3) if f.group in ends else f for f in paths]
+    with pytest.raises(UserError, match=r"mixes magnetic orders \(AFM 2 states, FM 14 states\)"):
+        rebuilt(swapped, host, tmp_path / "swapped")
+    # With ends in both orders, the order with more states counts, and it is said.
+    beside = [flipped(f, -0.3) for f in paths if f.group in ends]
+    assert rebuilt([*paths, *beside], host, tmp_path / "both").equals(plain)
+    assert "AFM 2 states, FM 16 states" in caplog.text
+    # All of them antiferromagnetic is one level like any other.
+    table = rebuilt([flipped(f, -0.3) for f in paths], host, tmp_path / "all")
+    np.testing.assert_allclose(table["formation_mev_fu"], plain["formation_mev_fu"], atol=1e-6)

@@ -1,0 +1,86 @@
+"""The sources stage: fetched files of several sources as one table, with what to cite."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+from local_api import serve
+
+from workflow_lib.core.errors import UserError
+from workflow_lib.frames.foreign import write_frames
+from workflow_lib.frames.table import read_parquet
+from workflow_lib.stages.sources.fetch import fetch
+from workflow_lib.stages.sources.run import CITATIONS, read_fetched
+from workflow_lib.stages.sources.settings import SourcesSettings
+from workflow_lib.stages.sources.table import FigshareSource, LocalSource
+
+LEVEL = "GPAW/PBE+U(Co 3.32, Fe 5.3, Mn 3.9, Ni 6.2)/PW500/Gamma"
+
+
+@pytest.fixture
+def fetched(frames, tmp_path):
+    """A remote item with two files of frames and a local folder with a third."""
+    contents = {}
+    for name, part in (("a/one.extxyz", frames[:3]), ("b/two.extxyz", frames[3:5])):
+        write_frames(part, tmp_path / "file.extxyz")
+        contents[name] = (tmp_path / "file.extxyz").read_bytes()
+    local = tmp_path / "local"
+    local.mkdir()
+    write_frames(frames[5:9], local / "three.extxyz")
+    with serve({**contents, "README.md": b"text"}) as api:
+        fetch("remote", FigshareSource.model_validate(api.source()), tmp_path / "data")
+    fetch("mine", LocalSource(api="local", path=str(local), citation="Me"), tmp_path / "data")
+    return tmp_path
+
+
+def settings(tmp_path, **items):
+    return SourcesSettings(items=items, folder=str(tmp_path / "data"))
+
+
+def test_all_sources_in_one_table(fetched, frames, rule):
+    out = fetched / "out"
+    summary = read_fetched(
+        settings(fetched, remote=(), mine=()), rule=rule, energy_reference=LEVEL, out=out
+    )
+    assert summary["frames"] == 9
+    table = read_parquet(out / "frames.parquet")
+    assert [f.frame_id for f in table] == [f.frame_id for f in frames[:9]]
+    citations = pd.read_csv(out / "citations.csv")
+    assert tuple(citations.columns) == CITATIONS
+    assert citations["files"].tolist() == [3, 1]
+    assert citations.loc[0, "doi"] == "10.1234/TEST.31812499.v1"
+    assert citations.loc[1, "citation"] == "Me"
+
+
+def test_patterns_choose_files(fetched, rule):
+    chosen = settings(fetched, remote=("b/*",))
+    summary = read_fetched(chosen, rule=rule, energy_reference=LEVEL, out=fetched / "out")
+    assert summary["frames"] == 2
+
+
+@pytest.mark.parametrize(
+    ("items", "message"),
+    [
+        ({"other": ()}, r"source other is not in .*data/other; run: python -m workflow_lib fetch"),
+        ({"remote": ("*.md",)}, "no file of frames among those fetched"),
+    ],
+)
+def test_what_is_missing_is_named(fetched, rule, items, message):
+    with pytest.raises(UserError, match=message):
+        read_fetched(settings(fetched, **items), rule=rule, energy_reference=LEVEL, out=fetched / "out")
+
+
+def test_a_file_that_has_gone_is_named(fetched, rule):
+    (fetched / "data/remote/files/b/two.extxyz").unlink()
+    with pytest.raises(UserError, match=r"two\.extxyz is not here; fetch the source remote again"):
+        read_fetched(settings(fetched, remote=()), rule=rule, energy_reference=LEVEL, out=fetched / "out")
+
+
+def test_only_a_callers_word_makes_foreign_stress_converged(fetched, rule):
+    table = {}
+    for vouched in (False, True):
+        chosen = settings(fetched, mine=()).model_copy(update={"stress_converged": vouched})
+        read_fetched(chosen, rule=rule, energy_reference=LEVEL, out=fetched / f"out{vouched}")
+        table[vouched] = read_parquet(fetched / f"out{vouched}" / "frames.parquet")
+    assert not any(frame.stress_converged for frame in table[False])
+    assert all(frame.stress_converged == (frame.stress is not None) for frame in table[True])

@@ -1,0 +1,305 @@
+"""The stage on the embedded DFT states and on model answers made from them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from embedded import REFERENCE, RULE
+from pydantic import ValidationError
+from sealed import write_sealed
+
+from workflow_lib.core.errors import UserError
+from workflow_lib.frames.table import Frame, write_parquet
+from workflow_lib.lattice.host import Host
+from workflow_lib.lattice.redox import RedoxRule
+from workflow_lib.results_reading import seal
+from workflow_lib.stages.charge_order.reference import build_reference
+from workflow_lib.stages.thermodynamics.run import run_thermodynamics
+from workflow_lib.stages.thermodynamics.settings import ThermodynamicsSettings
+
+LEVEL = REFERENCE
+E_NA = -1.3231  # eV, of the embedded level
+SETTINGS = ThermodynamicsSettings.model_validate(
+    {"metals": [{"element": "Na", "level": LEVEL, "energy_ev": E_NA, "source": "bcc"}]}
+)
+
+
+@pytest.fixture(scope="module")
+def reference(frames: list[Frame], host: Host, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("charge_order")
+    write_parquet(frames, folder / "frames.parquet")
+    build_reference(folder / "frames.parquet", host, folder)
+    return folder
+
+
+def write_charge_order(
+    reference: Path, folder: Path, shift: float | np.ndarray = 0.0, **changes: object
+) -> Path:
+    """A model that answers DFT's energies, each moved by ``shift`` (eV a cell)."""
+    states = pd.read_csv(reference / "reference.csv")
+    states = states.assign(protocol="distorted", status="converged", steps=3, fmax_ev_a=0.04, seen=False)
+    states["energy_ev"] += shift
+    states = states.assign(**changes)
+    other = states.assign(protocol="undistorted", energy_ev=0.0)
+    write_sealed("charge_order/states", folder, pd.concat([other, states]))
+    return folder
+
+
+def run(
+    reference: Path,
+    charge_orders: list[Path],
+    searches: list[Path],
+    out: Path,
+    settings: ThermodynamicsSettings = SETTINGS,
+) -> Path:
+    run_thermodynamics(
+        reference_dir=reference,
+        charge_order_dirs=charge_orders,
+        search_dirs=searches,
+        rule=RedoxRule.model_validate(RULE),
+        settings=settings,
+        out=out,
+    )
+    return out
+
+
+def test_dft_voltage_is_that_of_the_stored_energies(reference: Path, tmp_path: Path):
+    run(reference, [write_charge_order(reference, tmp_path / "painn-baseline-f0-s1")], [], tmp_path / "out")
+    states = pd.read_csv(reference / "reference.csv").set_index("x")["energy_ev"]
+    expected = -(float(states[1.0]) - float(states[0.0]) - 4 * E_NA) / 4
+    table = pd.read_csv(tmp_path / "out/voltage.csv")
+    dft = table[table["source"] == "dft"]
+    average = float(((dft["x_high"] - dft["x_low"]) * dft["voltage_v"]).sum())
+    # CSV keeps 10 digits of voltages near 3 V.
+    assert average == pytest.approx(expected, abs=1e-8)
+    # PBE+U puts the average near 3 V (2.91 V fully relaxed; these end geometries are on the way).
+    assert 2.8 < average < 3.2
+    assert (dft["voltage_v"].diff().dropna() < 0).all()
+
+
+@pytest.mark.parametrize(
+    "metal", [None, {"element": "Li", "level": LEVEL}, {"element": "Na", "level": "VASP/PBE"}]
+)
+def test_without_the_metal_at_this_level_there_is_no_voltage(
+    metal, reference: Path, tmp_path: Path, capsys
+):
+    metals = [] if metal is None else [metal | {"energy_ev": -1.9, "source": "another metal or level"}]
+    settings = ThermodynamicsSettings.model_validate({"metals": metals})
+    model = write_charge_order(reference, tmp_path / "painn-baseline-f0-s1", 0.01)
+    out = run(reference, [model], [], tmp_path / "out", settings)
+    said = capsys.readouterr().err
+    assert f"no energy of Na metal at {LEVEL}; add one to thermodynamics.metals" in said
+    assert said.count("\n") == 1
+    assert pd.read_csv(out / "voltage.csv").empty
+    scores = pd.read_csv(out / "scores.csv").iloc[0]
+    assert np.isnan(scores["voltage_mae_mv"])
+    assert np.isnan(scores["average_voltage_v"])
+    assert np.isnan(scores["average_voltage_dft_v"])
+    assert scores["hull_mae_mev_fu"] == pytest.approx(0, abs=1e-3)  # a hull needs no metal
+    assert "No voltages" in (out / "voltage.svg").read_text()
+
+
+def test_a_metal_given_twice_at_one_level_is_refused():
+    twice = [{"element": "Na", "level": LEVEL, "energy_ev": e, "source": "x"} for e in (-1.3, -1.4)]
+    with pytest.raises(ValidationError, match="stands twice"):
+        ThermodynamicsSettings.model_validate({"metals": twice})
+
+
+def test_formation_energies_are_the_charge_orders(reference: Path, tmp_path: Path):
+    run(reference, [write_charge_order(reference, tmp_path / "painn-baseline-f0-s1")], [], tmp_path / "out")
+    table = pd.read_csv(tmp_path / "out/formation.csv")
+    dft = table[table["source"] == "dft"].set_index("state_key")
+    stored = pd.read_csv(reference / "reference.csv").set_index("state_key")
+    # Two independent sums of 180 eV energies read from 10-digit CSV: 1e-7 eV = 1e-4 meV.
+    np.testing.assert_allclose(
+        dft["formation_mev_fu"], stored.loc[dft.index, "formation_mev_fu"], atol=1e-3
+    )
+    assert (dft["above_hull_mev_fu"] >= -1e-6).all()
+    assert dft["degeneracy"].sum() == 2 * (1 + 16) + 6 * 6
+    assert dft["on_hull"].sum() == (dft["above_hull_mev_fu"].abs() < 1e-6).sum()
+
+
+def test_scores_by_hand(reference: Path, tmp_path: Path):
+    states = pd.read_csv(reference / "reference.csv")
+    x = states["x"].to_numpy()
+    # Full end 0.4 eV a cell higher: the average voltage falls by 100 mV, E_f is untouched if the
+    # other compositions move along the line; +0.08 eV a cell at x = 1/2 alone is 20 meV/f.u. there.
+    tilt = write_charge_order(reference, tmp_path / "mace-baseline-f0-s1", 0.4 * x)
+    bump = write_charge_order(reference, tmp_path / "mace-entropy-f0-s1", 0.08 * (x == 0.5))
+    run(reference, [tilt, bump], [], tmp_path / "out")
+    scores = pd.read_csv(tmp_path / "out/scores.csv").set_index("source")
+    tilted, bumped = scores.loc["mace-baseline-f0-s1"], scores.loc["mace-entropy-f0-s1"]
+    assert tilted["hull_mae_mev_fu"] == pytest.approx(0, abs=1e-3)
+    assert tilted["voltage_mae_mv"] == pytest.approx(100, abs=1e-3)
+    assert bumped["hull_mae_mev_fu"] == pytest.approx(20 / 3, abs=1e-3)
+    # 20 meV/f.u. at x = 1/2 move the steps from 1/4 and to 3/4 by 80 mV, the two others by nothing.
+    assert bumped["step_voltage_mae_mv"] == pytest.approx(40, abs=1e-3)
+    assert tilted["step_voltage_mae_mv"] == pytest.approx(100, abs=1e-3)
+    assert bumped["voltage_mae_mv"] == pytest.approx(0, abs=1e-3)  # still above the hull
+    assert bumped["compositions"] == bumped["compositions_dft"] == 3
+
+
+def test_a_model_with_a_false_ground_state_is_told(reference: Path, tmp_path: Path):
+    states = pd.read_csv(reference / "reference.csv")
+    half = (states["x"] == 0.5).to_numpy()
+    gap = states.loc[half, "formation_mev_fu"].min()
+    wrong = write_charge_order(reference, tmp_path / "mace-baseline-f0-s1", -4e-3 * (gap + 50) * half)
+    run(reference, [wrong], [], tmp_path / "out")
+    hull = pd.read_csv(tmp_path / "out/hull.csv")
+    own = hull[hull["source"] == "mace-baseline-f0-s1"].set_index("x")
+    assert own.loc[0.5, "formation_mev_fu"] == pytest.approx(-50, abs=1e-3)
+    scores = pd.read_csv(tmp_path / "out/scores.csv").iloc[0]
+    # A vertex 50 meV below at x = 1/2 lifts the first plateau by 100 mV and lowers the second.
+    assert scores["voltage_mae_mv"] == pytest.approx(100, abs=1e-2)
+
+
+def test_diverged_end_member_gives_no_numbers_but_a_reason(reference: Path, tmp_path: Path):
+    states = pd.read_csv(reference / "reference.csv")
+    status = np.where(states["x"] == 1, "diverged", "converged")
+    broken = write_charge_order(reference, tmp_path / "mace-entropy-f0-s1", status=status)
+    whole = write_charge_order(reference, tmp_path / "mace-baseline-f0-s1")
+    run(reference, [broken, whole], [], tmp_path / "out")
+    scores = pd.read_csv(tmp_path / "out/scores.csv").set_index("source")
+    assert "x = 1" in scores.loc["mace-entropy-f0-s1", "status"]
+    assert np.isnan(scores.loc["mace-entropy-f0-s1", "hull_mae_mev_fu"])
+    assert scores.loc["mace-baseline-f0-s1", "hull_mae_mev_fu"] == pytest.approx(0, abs=1e-6)
+
+
+def test_diverged_state_stays_listed_outside_the_hull(reference: Path, tmp_path: Path):
+    states = pd.read_csv(reference / "reference.csv")
+    quarter = (states["x"] == 0.25).to_numpy()
+    status = np.where(quarter, "diverged", "converged")
+    run(
+        reference,
+        [write_charge_order(reference, tmp_path / "mace-entropy-f0-s1", -100.0 * quarter, status=status)],
+        [],
+        tmp_path / "out",
+    )
+    formation = pd.read_csv(tmp_path / "out/formation.csv")
+    lost = formation[formation["status"] == "diverged"]
+    assert len(lost) == 2
+    assert lost["formation_mev_fu"].isna().all()
+    assert not lost["on_hull"].any()
+    assert pd.read_csv(tmp_path / "out/scores.csv").iloc[0]["compositions"] == 2  # of 1/4, 1/2 and 3/4
+
+
+def write_search(folder: Path, reference: Path, host: Host) -> Path:
+    """A search that found a stable phase at x = 2/3 of the 1x3x1 cell, 40 meV below the ends."""
+    states = pd.read_csv(reference / "reference.csv").set_index("x")["energy_ev"]
+    line = 3 * (float(states[0.0]) / 3 + 2 * float(states[1.0]) / 3)
+    rng = np.random.default_rng(3)
+    rows = []
+    for number in range(6):
+        found = host.random((1, 3, 1), 8, charges=True, rng=rng)
+        rows.append(
+            {
+                "cell": "1x3x1",
+                "state_key": host.key(found),
+                "x": 2 / 3,
+                "n_occupied": 8,
+                "method": "ga" if number % 2 == 0 else "random",
+                "energy_ev": line + 12 * (-0.04 + 0.03 * number),
+                "status": "converged",
+                "degeneracy": host.degeneracy(found),
+            }
+        )
+    write_sealed("search/found", folder, pd.DataFrame(rows))
+    return folder
+
+
+def test_search_extends_the_hull_but_not_the_scores(reference: Path, host: Host, tmp_path: Path):
+    charge_order = write_charge_order(reference, tmp_path / "charge_order/mace-entropy-f0-s1")
+    search = write_search(tmp_path / "search/mace-entropy-f0-s1", reference, host)
+    run(reference, [charge_order], [search], tmp_path / "out")
+    hull = pd.read_csv(tmp_path / "out/hull.csv")
+    own = hull[(hull["source"] == "mace-entropy-f0-s1") & (hull["scope"] == "searched")]
+    vertex = own[np.isclose(own["x"], 2 / 3)]
+    assert vertex["formation_mev_fu"].tolist() == pytest.approx([-40], abs=1e-3)
+    assert vertex["cell"].tolist() == ["1x3x1"]
+    scores = pd.read_csv(tmp_path / "out/scores.csv").iloc[0]
+    assert scores["hull_mae_mev_fu"] == pytest.approx(0, abs=1e-6)
+    assert scores["voltage_mae_mv"] == pytest.approx(0, abs=1e-6)
+    drawn = pd.read_csv(tmp_path / "out/found.csv")
+    assert set(drawn["protocol"]) == {"reference", "search"}
+    assert (drawn.loc[drawn["protocol"] == "search", "above_hull_mev_fu"] >= -1e-6).all()
+    # Points and hull share their end members.
+    ends = own[own["x"].isin([0, 1])]
+    assert ends["formation_mev_fu"].tolist() == pytest.approx([0, 0], abs=1e-6)
+    for name in ("hull", "voltage", "found"):
+        for suffix in ("svg", "png", "csv"):
+            assert (tmp_path / f"out/{name}.{suffix}").stat().st_size > 200
+
+
+def test_search_with_a_lower_end_member_moves_its_own_zero(reference: Path, host: Host, tmp_path: Path):
+    # The search relaxed the full end member 0.4 eV a cell (100 meV/f.u.) deeper.
+    charge_order = write_charge_order(reference, tmp_path / "charge_order/mace-entropy-f0-s1")
+    search = write_search(tmp_path / "search/mace-entropy-f0-s1", reference, host)
+    found = pd.read_csv(search / "found.csv")
+    full = pd.read_csv(reference / "reference.csv").query("x == 1").iloc[0]
+    extra = {
+        "cell": "1x1x1",
+        "state_key": full["state_key"],
+        "x": 1.0,
+        "n_occupied": 4,
+        "method": "enumeration",
+    }
+    extra |= {"energy_ev": full["energy_ev"] - 0.4, "status": "converged", "degeneracy": 1}
+    write_sealed("search/found", search, pd.concat([found, pd.DataFrame([extra])]))
+    run(reference, [charge_order], [search], tmp_path / "out")
+    formation = pd.read_csv(tmp_path / "out/formation.csv").query("protocol == 'search' and x < 1")
+    # At x = 2/3 the line between the ends now lies 2/3 of 100 meV deeper.
+    assert formation["formation_mev_fu"].min() == pytest.approx(-40 + 200 / 3, abs=1e-3)
+    assert (formation["above_hull_mev_fu"] >= -1e-6).all()
+    scores = pd.read_csv(tmp_path / "out/scores.csv").iloc[0]
+    assert scores["voltage_mae_mv"] == pytest.approx(
+        0, abs=1e-6
+    )  # taken on the charge-order stage's states
+
+
+def test_spread_over_seeds_and_identical_tables(reference: Path, tmp_path: Path):
+    x = pd.read_csv(reference / "reference.csv")["x"].to_numpy()
+    charge_orders = [
+        write_charge_order(reference, tmp_path / f"mace-entropy-f0-s{seed}", 0.1 * seed * x)
+        for seed in (1, 2, 3)
+    ]
+    run(reference, charge_orders, [], tmp_path / "one")
+    run(reference, charge_orders[::-1], [], tmp_path / "two")
+    summary = pd.read_csv(tmp_path / "one/summary.csv").iloc[0]
+    # Voltages off by 25, 50 and 75 mV.
+    assert summary["voltage_mae_mv_mean"] == pytest.approx(50, abs=1e-3)
+    assert summary["voltage_mae_mv_std"] == pytest.approx(25, abs=1e-3)
+    assert summary["voltage_mae_mv_count"] == 3
+    written = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert written == sorted(path.name for path in (tmp_path / "two").iterdir())
+    for name in written:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
+
+
+def test_clear_errors(reference: Path, tmp_path: Path, host: Host):
+    with pytest.raises(UserError, match=r"states\.csv does not exist"):
+        run(reference, [tmp_path / "mace-baseline-f0-s1"], [], tmp_path / "out")
+    with pytest.raises(UserError, match="searched but not examined: mace-entropy-f0-s1"):
+        search = write_search(tmp_path / "mace-entropy-f0-s1", reference, host)
+        run(reference, [], [search], tmp_path / "out")
+    shifted = write_charge_order(reference, tmp_path / "painn-baseline-f0-s1", x=0.5)
+    with pytest.raises(UserError, match="does not belong to the key 1x1x1:Na0000"):
+        run(reference, [shifted], [], tmp_path / "out")
+    (tmp_path / "mace-subset-f0-s1").mkdir()
+    pd.DataFrame({"protocol": ["distorted"]}).to_csv(tmp_path / "mace-subset-f0-s1/states.csv")
+    seal(tmp_path / "mace-subset-f0-s1", "charge-order", source="mace-subset-f0-s1")
+    with pytest.raises(UserError, match="lacks the columns source, state_key"):
+        run(reference, [tmp_path / "mace-subset-f0-s1"], [], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_ranking_without_relaxations_has_no_hull(reference: Path, tmp_path: Path):
+    # Formal-charge Ewald energies: one protocol only, and not the one that enters hulls.
+    states = pd.read_csv(reference / "reference.csv").assign(protocol="undistorted", status="single-point")
+    write_sealed("charge_order/states", tmp_path / "ewald", states)
+    model = write_charge_order(reference, tmp_path / "painn-entropy-f0-s1")
+    run(reference, [tmp_path / "ewald", model], [], tmp_path / "out")
+    assert pd.read_csv(tmp_path / "out/scores.csv")["source"].tolist() == ["painn-entropy-f0-s1"]
+    assert "ewald" not in set(pd.read_csv(tmp_path / "out/formation.csv")["source"])

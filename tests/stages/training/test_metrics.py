@@ -1,0 +1,141 @@
+"""Errors against hand-made predictions."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from workflow_lib.models.trained import Prediction
+from workflow_lib.stages.training.metrics import metrics_table, parity_table
+
+FE = 26
+
+
+def predict(frame, *, energy=0.0, force=0.0, moment=0.0, charge=0.0):
+    """The frame's own labels, shifted."""
+    return Prediction(
+        energy=frame.energy + energy,
+        forces=frame.forces + force,
+        stress=None,
+        magmoms=-(np.abs(frame.magmoms) + moment),  # a family may choose the other sign
+        charges=frame.charges + charge,
+        embeddings=np.zeros((len(frame), 1)),
+        oxidation_states=None,
+    )
+
+
+@pytest.fixture
+def some(original_frames):
+    """A relaxation frame of each of six states, and two rattled frames."""
+    states = sorted({frame.state_key for frame in original_frames})[:6]
+    of = {
+        kind: {s: [f for f in original_frames if (f.kind, f.state_key) == (kind, s)] for s in states}
+        for kind in ("relaxation", "rattle")
+    }
+    return [of["relaxation"][s][0] for s in states] + [f for s in states for f in of["rattle"][s]][:2]
+
+
+def look(table, **where):
+    for key, value in where.items():
+        table = table[table[key] == value]
+    assert len(table) == 1, table
+    return table.iloc[0]
+
+
+def test_errors_and_units(some):
+    shifts = np.array([1, -1, 2, -2, 1, -1, 2, -2]) * 0.028
+    predictions = [
+        predict(frame, energy=shift * len(frame) / 28, force=0.01, moment=0.5, charge=0.25)
+        for frame, shift in zip(some, shifts, strict=True)
+    ]
+    parity = parity_table({"test": (some, predictions)}, FE)
+    table = metrics_table(parity, seed=1)
+    energy = look(table, kind="all", label="energy", metric="mae")
+    # Means of eight exact numbers; energies of 170 eV leave 1e-13 of a meV's parts.
+    assert energy["value"] == pytest.approx(1.5, rel=1e-9) and energy["unit"] == "meV/atom"
+    assert energy["count"] == 8
+    root = look(table, kind="all", label="energy", metric="rmse")
+    assert root["value"] == pytest.approx(np.sqrt(2.5), rel=1e-9)
+    assert 1.0 <= energy["low"] < energy["value"] < energy["high"] <= 2.0
+    forces = look(table, kind="all", label="forces", metric="mae")
+    assert forces["value"] == pytest.approx(10.0, rel=1e-9) and forces["unit"] == "meV/A"
+    assert forces["count"] == 3 * sum(map(len, some))
+    assert forces["low"] == pytest.approx(10.0) == forces["high"]  # all frames are alike
+    moments = look(table, kind="all", label="magmoms", metric="mae")
+    assert moments["value"] == pytest.approx(0.5, rel=1e-9)
+    redox = look(table, kind="all", label="charges_redox", metric="mae")
+    assert redox["value"] == pytest.approx(0.25, rel=1e-9)
+    assert redox["count"] == sum(np.count_nonzero(f.numbers == FE) for f in some)
+
+
+def test_kinds_and_sets_stand_apart(some):
+    predictions = [predict(frame, energy=0.028 if frame.kind == "rattle" else 0.0) for frame in some]
+    parity = parity_table({"train": (some[:4], predictions[:4]), "test": (some[4:], predictions[4:])}, FE)
+    table = metrics_table(parity, seed=1)
+    assert set(table["set"]) == {"train", "test"}
+    kinds = {frame.kind for frame in some[4:]}
+    assert set(table[table["set"] == "test"]["kind"]) == {"all", *kinds}
+    for kind in kinds:
+        own = [f for f in some[4:] if f.kind == kind]
+        row = look(table, set="test", kind=kind, label="energy", metric="mae")
+        expected = np.mean([28 / len(f) for f in own]) if kind == "rattle" else 0.0
+        assert row["count"] == len(own)
+        assert row["value"] == pytest.approx(expected, abs=1e-9)
+        if len({f.state_key for f in own}) < 3:
+            assert np.isnan(row["low"]) and np.isnan(row["high"])
+
+
+def test_intervals_cover_the_truth(frames):
+    # 100 data sets of 40 frames with normal errors: the 95 % interval of the MAE must hold the true
+    # mean of |N(0, 1)| in about 95 % of them; the percentile bootstrap of 40 comes to some 92 %,
+    # and counts of 100 scatter by 3 %.
+    rng = np.random.default_rng(0)
+    hits = 0
+    for trial in range(100):
+        errors = rng.normal(size=40)
+        parity = pd.DataFrame(
+            {
+                "frame_id": [f"f{i}" for i in range(40)],
+                "state": [f"s{i}" for i in range(40)],
+                **{"set": "test", "kind": "relaxation", "label": "energy", "atom": -1},
+                **{"component": "", "redox": False, "dft": 0.0, "model": errors / 1e3},
+            }
+        )
+        row = look(metrics_table(parity, seed=trial), kind="all", metric="mae")
+        hits += row["low"] <= np.sqrt(2 / np.pi) <= row["high"]
+    assert 0.86 <= hits / 100 <= 0.99
+
+
+def test_frames_of_one_state_do_not_narrow_an_interval():
+    # Five states, each one number: twenty frames a state that repeat it are worth no more than one.
+    errors = np.array([1.0, 2.0, 4.0, 7.0, 11.0]) / 1e3
+
+    def interval(repeats: int) -> tuple[float, float]:
+        parity = pd.DataFrame(
+            {
+                "frame_id": [f"f{i}" for i in range(5 * repeats)],
+                "state": np.repeat([f"s{i}" for i in range(5)], repeats),
+                **{"set": "test", "kind": "relaxation", "label": "energy", "atom": -1},
+                **{"component": "", "redox": False, "dft": 0.0, "model": np.repeat(errors, repeats)},
+            }
+        )
+        row = look(metrics_table(parity, seed=1), kind="all", metric="mae")
+        assert row["states"] == 5
+        return row["low"], row["high"]
+
+    assert interval(20) == pytest.approx(interval(1))
+
+
+def test_intervals_are_reproducible_and_seeded(some):
+    rng = np.random.default_rng(5)
+    predictions = [predict(frame, energy=float(rng.normal())) for frame in some]
+    parity = parity_table({"test": (some, predictions)}, FE)
+    pd.testing.assert_frame_equal(metrics_table(parity, 1), metrics_table(parity, 1))
+    assert not metrics_table(parity, 1)["low"].equals(metrics_table(parity, 2)["low"])
+
+
+def test_untrained_heads_and_missing_labels_give_no_rows(some):
+    predictions = [predict(frame) for frame in some]
+    parity = parity_table({"test": (some, predictions)}, FE, untrained={"charges"})
+    assert set(parity["label"]) == {"energy", "forces", "magmoms"}
+    # The embedded stress is not converged: it is no reference to be compared with.
+    assert "stress" not in set(metrics_table(parity, 1)["label"])

@@ -1,0 +1,257 @@
+"""A whole training: what it writes, what it repeats, what it refuses, how it fails."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+from toy_potential import ToyHyperparameters, ToyPotential
+from training_case import LOSS, TEST, run
+
+from workflow_lib.core.errors import UserError
+from workflow_lib.frames.splits import Fold, Splits
+from workflow_lib.frames.table import frame_to_atoms, read_parquet, with_labels, write_parquet
+from workflow_lib.models.species import species_alphabet
+from workflow_lib.models.trained import TrainedModel
+from workflow_lib.stages.training.data import to_structure
+from workflow_lib.stages.training.learner import Learner
+
+WRITTEN = {
+    *("model.safetensors", "card.json", "history.csv", "metrics.csv", "parity.parquet"),
+    *("labels.json", "timings.json"),
+    *(f"{stem}.{suffix}" for stem in ("learning", "parity") for suffix in ("svg", "png", "csv")),
+}
+MOMENTS = [*LOSS, {"label": "magmoms"}, {"label": "charges"}]
+
+
+def test_outputs(case, rule, tmp_path):
+    out = tmp_path / "out"
+    run(case, out, rule, loss=MOMENTS, epochs=4)
+    assert {path.name for path in out.iterdir()} == WRITTEN
+
+    card = json.loads((out / "card.json").read_text())
+    assert card["status"] == "ok" and card["redox_embedding"] == "surrogate"
+    assert card["training"]["frames"] == {"train": 20, "validation": 5, "test": 10}
+    energies = card["training"]["species_energies_ev"]
+    assert energies["Ga"] == pytest.approx(energies["Fe"], abs=1e-9)
+
+    history = pd.read_csv(out / "history.csv")
+    assert history["epoch"].tolist() == [0, 1, 2, 3, 4]
+    assert history["train_loss"].iloc[-1] < history["train_loss"].iloc[1]
+    best = 4
+    assert card["training"]["kept_epoch"] == best
+    assert card["training"]["trained_on"] == ["charges", "energy", "forces", "magmoms"]
+    assert history["learning_rate"].iloc[-1] == pytest.approx(5e-3 * 0.01)
+
+    labels = json.loads((out / "labels.json").read_text())["labels"]
+    atoms = sum(len(f) for f in read_parquet(case / "frames.parquet") if f.group in ("x000_s0", "x100_s0"))
+    assert labels["energy"]["used_per_epoch"] == [20]
+    assert labels["forces"]["used_per_epoch"] == labels["charges"]["used_per_epoch"]
+    assert labels["forces"]["used_per_epoch"][0] == labels["forces"]["available"]["train"] > atoms
+    assert labels["stress"] == {
+        **{"available": {"test": 0, "train": 0, "validation": 0}, "in_loss": False},
+        **{"unit": "eV/A^3", "used_per_epoch": [0]},
+    }
+
+    # The kept model is the one that history and metrics speak of.
+    frames = [f for f in read_parquet(case / "frames.parquet") if f.group == "x075_s1"]
+    predictions = TrainedModel.load(out).predict([frame_to_atoms(f) for f in frames])
+    error = np.mean([abs(p.energy - f.energy) / len(f) for p, f in zip(predictions, frames, strict=True)])
+    # The loss is summed in float32, and CSV files hold ten digits.
+    assert 1e3 * error == pytest.approx(history["validation_energy_mae_mev_atom"][best], rel=1e-4)
+    metrics = pd.read_csv(out / "metrics.csv")
+    row = metrics.query("set == 'validation' and kind == 'all' and label == 'energy' and metric == 'mae'")
+    assert row["value"].item() == pytest.approx(1e3 * error, rel=1e-6)
+    assert set(metrics["label"]) == {
+        *("energy", "forces", "magmoms", "magmoms_redox", "charges", "charges_redox")
+    }
+    parity = pd.read_parquet(out / "parity.parquet")
+    assert {"frame_id", "set", "kind", "label", "atom", "dft", "model"} <= set(parity.columns)
+    timings = json.loads((out / "timings.json").read_text())
+    assert timings["parameters"] == 3 * 119 and timings["peak_memory_mb"] > 100
+
+
+def test_two_runs_give_the_same_bytes(case, rule, tmp_path):
+    for name in ("one", "two"):
+        run(case, tmp_path / name, rule, loss=MOMENTS, draw=True)
+        for file in case.glob("checkpoints/*/epoch*.pt"):
+            file.unlink()
+    for name in sorted(WRITTEN - {"timings.json"}):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
+
+
+def test_seeds_and_variants_differ(case, rule, tmp_path):
+    tensors = {}
+    for name, changes in (
+        ("entropy", {}),
+        ("baseline", {"variant": "baseline"}),
+        ("shuffled", {"variant": "shuffled"}),
+        ("new-species", {"variant": "new-species"}),
+        ("seed", {"seed": 2}),
+    ):
+        run(case, tmp_path / name, rule, epochs=1, **changes)
+        tensors[name] = load_file(tmp_path / name / "model.safetensors")["strength"]
+    for name, value in tensors.items():
+        assert name == "entropy" or not torch.equal(value, tensors["entropy"]), name
+    card = json.loads((tmp_path / "new-species/card.json").read_text())
+    assert card["species"]["labels"] == [8, 11, 15, 26, 89] and card["species"]["physical"]["89"] == 26
+    card = json.loads((tmp_path / "baseline/card.json").read_text())
+    assert card["species"]["labels"] == [8, 11, 15, 26] and card["redox_embedding"] == "none"
+
+
+@pytest.mark.parametrize("family", ["toy", "chgnet"])
+def test_untrained_pretrained_models_are_equal_with_and_without_labels(family, case, rule, tmp_path):
+    # A surrogate starts as a copy of its element, and neutral data cannot tell its energy apart.
+    predictions = {}
+    for variant in ("baseline", "entropy"):
+        out = tmp_path / variant
+        run(case, out, rule, family=family, init="pretrained", variant=variant, epochs=0)
+        frames = [frame_to_atoms(f) for f in read_parquet(case / "frames.parquet")]
+        predictions[variant] = TrainedModel.load(out).predict(frames)
+        assert pd.read_csv(out / "history.csv")["epoch"].tolist() == [0]
+        assert json.loads((out / "timings.json").read_text())["seconds_per_epoch"] is None
+    for blind, labelled in zip(*predictions.values(), strict=True):
+        # The same network and, up to rounding in the fit to some 170 eV, the same energies.
+        assert labelled.energy == pytest.approx(blind.energy, abs=1e-8)
+        assert np.array_equal(labelled.forces, blind.forces)
+        assert np.array_equal(labelled.magmoms, blind.magmoms)
+    # The fit has taken out what a sum over species can: 0.2 eV an atom is far above what is left,
+    # and far below the tens of eV between levels of theory.
+    parity = pd.read_parquet(tmp_path / "baseline/parity.parquet").query("label == 'energy'")
+    assert (parity["dft"] - parity["model"]).abs().mean() < 0.2
+
+
+def test_divergence_is_recorded_and_the_last_good_model_kept(case, rule, tmp_path, monkeypatch):
+    original = ToyPotential.network
+    calls = {"count": 0}
+
+    def breaking(self, batch, *, stress):
+        output = original(self, batch, stress=stress)
+        calls["count"] += self.training
+        if calls["count"] > 12 and self.training:  # 5 steps an epoch: in the third
+            output["energy"] = output["energy"] * torch.nan
+        return output
+
+    monkeypatch.setattr(ToyPotential, "network", breaking)
+    out = tmp_path / "out"
+    run(case, out, rule, epochs=6)
+    card = json.loads((out / "card.json").read_text())
+    assert card["status"] == "diverged"
+    assert card["training"]["kept_epoch"] == 2 and card["training"]["epochs"] == 3
+    assert all(torch.isfinite(t).all() for t in load_file(out / "model.safetensors").values())
+    metrics = pd.read_csv(out / "metrics.csv")
+    assert set(metrics["status"]) == {"diverged"} and metrics["value"].notna().all()
+    assert {path.name for path in out.iterdir()} == WRITTEN
+    calls["count"] = -1000  # a rerun does not try its luck again: same inputs, same end
+    run(case, out, rule, epochs=6)
+    assert json.loads((out / "card.json").read_text())["status"] == "diverged"
+
+
+def test_a_stress_term_learns_from_converged_frames(case, rule, tmp_path):
+    frames = read_parquet(case / "frames.parquet")
+    for index in range(0, len(frames), 2):
+        frames[index] = with_labels(frames[index], stress_converged=True)
+    write_parquet(frames, case / "frames.parquet")
+    out = tmp_path / "out"
+    run(case, out, rule, loss=[*LOSS, {"label": "stress", "weight": 10.0}], epochs=2)
+    labels = json.loads((out / "labels.json").read_text())["labels"]["stress"]
+    assert labels["used_per_epoch"] == [10] == [labels["available"]["train"]]
+    metrics = pd.read_csv(out / "metrics.csv").query("label == 'stress' and kind == 'all'")
+    test = metrics.query("set == 'test' and metric == 'mae'").iloc[0]
+    assert test["unit"] == "meV/A^3" and test["count"] == 6 * 5
+    assert np.isfinite(test["value"])
+
+
+def test_a_student_learns_its_teacher(case, rule, tmp_path):
+    # Labels of another toy, so that a perfect fit exists: what is left is the trainer's fault.
+    frames = read_parquet(case / "frames.parquet")
+    species = species_alphabet(rule, {8, 11, 15, 26}, "surrogate")
+    teacher = ToyPotential.build(ToyHyperparameters(start=1.0), species, init="scratch", seed=9).eval()
+    taught = []
+    for frame in frames:
+        output = teacher(teacher.collate([teacher.graph(to_structure(frame, rule, "surrogate"))]))
+        forces = output["forces"].double().numpy()
+        taught.append(with_labels(frame, energy=float(output["energy"]) - 170.0, forces=forces))
+    write_parquet(taught, case / "frames.parquet")
+    loss = [{"label": "forces", "kind": "mse"}]  # the energy of pairs has no free constant
+    run(case, tmp_path / "out", rule, epochs=60, learning_rate=0.05, loss=loss)
+    forces = pd.read_csv(tmp_path / "out/history.csv")["validation_forces_mae_mev_a"]
+    assert forces.iloc[-1] < 0.05 * forces.iloc[0]
+
+
+def test_steps_limit_a_training_within_an_epoch(case, rule, tmp_path):
+    """The schedule ends with the steps: the last learning rate is that of its end."""
+    run(case, tmp_path, rule, epochs=100, max_steps=13, validate_every=4)
+    history = pd.read_csv(tmp_path / "history.csv")
+    assert history["step"].tolist() == [0, 4, 8, 12, 13]
+    assert history["epoch"].tolist() == pytest.approx([0, 0.8, 1.6, 2.4, 2.6])
+    assert history["learning_rate"].iloc[-1] == pytest.approx(5e-3 * 0.01)
+    card = json.loads((tmp_path / "card.json").read_text())["training"]
+    assert card["steps"] == 13 and card["kept_epoch"] == pytest.approx(2.6)
+    labels = json.loads((tmp_path / "labels.json").read_text())["labels"]
+    assert labels["energy"]["used_per_epoch"] == [4, 16]  # 20 frames by fours: every batch is full
+
+
+def resplit(case, validation):
+    """Give the states of the case that are not tested to the training and the validation set."""
+    members = {"train": [], "validation": [], "test": []}
+    for frame in read_parquet(case / "frames.parquet"):
+        name = "test" if frame.group in TEST else "validation" if frame.group in validation else "train"
+        members[name].append((frame.frame_id, frame.state_key or frame.group))
+    Splits("state", 711, (Fold.of(0, members),)).save(case / "splits.json")
+
+
+def test_the_last_weights_count_unless_validation_is_asked_for(case, rule, tmp_path, monkeypatch):
+    """With validation losses made up so that epoch 2 is the best."""
+    original, losses, weights = Learner.judge, [], []
+
+    def judge(self, batches):
+        weights.append(self.snapshot()["strength"])
+        return original(self, batches) | {"validation_loss": losses.pop(0)}
+
+    monkeypatch.setattr(Learner, "judge", judge)
+    losses[:] = [5.0, 4.0, 1.0, 3.0]
+    run(case, tmp_path / "last", rule)
+    last = json.loads((tmp_path / "last/card.json").read_text())["training"]
+    assert last["kept_epoch"] == 3 and last["kept_validation_loss"] == 3.0
+    assert torch.equal(load_file(tmp_path / "last/model.safetensors")["strength"], weights[3])
+
+    message = r"1 state\(s\) at 1 composition\(s\) and three are the least"
+    with pytest.raises(UserError, match=message):
+        run(case, tmp_path / "refused", rule, select="validation")
+    assert not (tmp_path / "refused").exists()
+
+    resplit(case, validation=("x075_s1", "x000_s0", "x050_s0"))
+    losses[:] = [5.0, 4.0, 1.0, 3.0]
+    run(case, tmp_path / "chosen", rule, select="validation")
+    chosen = json.loads((tmp_path / "chosen/card.json").read_text())["training"]
+    assert chosen["kept_epoch"] == 2 and chosen["kept_validation_loss"] == 1.0
+    assert torch.equal(load_file(tmp_path / "chosen/model.safetensors")["strength"], weights[6])
+    assert pd.read_csv(tmp_path / "chosen/history.csv")["epoch"].tolist() == [0, 1, 2, 3]
+
+
+def test_a_training_without_validation_frames(case, rule, tmp_path):
+    """All states train; only what follows the validation loss cannot do without."""
+    resplit(case, validation=())
+    run(case, tmp_path / "out", rule)
+    history = pd.read_csv(tmp_path / "out/history.csv")
+    assert history["validation_loss"].isna().all() and history["train_loss"].iloc[1:].notna().all()
+    assert set(pd.read_csv(tmp_path / "out/metrics.csv")["set"]) == {"train", "test"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == WRITTEN
+    for changes in ({"select": "validation"}, {"scheduler": {"kind": "plateau"}}):
+        with pytest.raises(UserError, match=r"validation set (is empty|holds 0 state)"):
+            run(case, tmp_path / "refused", rule, **changes)
+
+
+def test_moments_of_either_sign_train_the_same_model(case, rule, tmp_path):
+    """Antiferromagnetic frames, and a frame with all moments turned round: only magnitudes count."""
+    frames = read_parquet(case / "frames.parquet")
+    run(case, tmp_path / "one", rule, loss=MOMENTS)
+    rng = np.random.default_rng(0)
+    turned = [with_labels(f, magmoms=f.magmoms * rng.choice([-1.0, 1.0], len(f))) for f in frames]
+    write_parquet(turned, case / "frames.parquet")
+    run(case, tmp_path / "two", rule, loss=MOMENTS)
+    for name in ("model.safetensors", "metrics.csv", "parity.csv"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name

@@ -1,0 +1,1 @@
+"""The command line: one file a stage, with the parser and the call side by side."""

@@ -1,0 +1,104 @@
+"""The charge-order stage: the enumerated charge-ordered states, answered by DFT and by the models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from workflow_lib.cli.common import folder, folders, stage
+
+if TYPE_CHECKING:
+    from workflow_lib.config import Config
+
+
+@stage(folder("--dataset"))
+def charge_order_reference(config: Config, dataset: Path, out: Path) -> None:
+    """Collect what DFT says of the charge orders.
+
+    End geometries and energies of the enumerated charge-ordered states.
+    """
+    from workflow_lib.lattice.host import Host
+    from workflow_lib.results_reading import checked
+    from workflow_lib.stages.charge_order.reference import build_reference
+
+    build_reference(
+        checked(dataset / "frames.parquet", "dataset"), Host.load(config.host, config.redox), out
+    )
+
+
+@stage(folder("--model-dir"), folder("--reference"), folder("--dataset"), folder("--work"))
+def charge_order(
+    config: Config, model_dir: Path, reference: Path, dataset: Path, work: Path, out: Path
+) -> None:
+    """Let one model answer the charge orders.
+
+    In three protocols: single points, relaxed from the distorted and from the ideal start.
+    """
+    from workflow_lib.core.threads import use_threads
+
+    use_threads(config.threads)
+    from workflow_lib.lattice.host import Host
+    from workflow_lib.results_reading import checked
+    from workflow_lib.stages.charge_order.run import run_charge_order
+
+    run_charge_order(
+        model_dir=model_dir,
+        reference_dir=reference,
+        host=Host.load(config.host, config.redox),
+        splits_path=checked(dataset / "splits.json", "dataset"),
+        settings=config.charge_order,
+        cache=work,
+        out=out,
+    )
+
+
+@stage(folder("--reference"), folder("--dataset"))
+def charge_order_ewald(config: Config, reference: Path, dataset: Path, out: Path) -> None:
+    """Rank the charge orders by formal charges (Ewald)."""
+    from workflow_lib.lattice.host import Host
+    from workflow_lib.results_reading import checked
+    from workflow_lib.stages.charge_order.ewald import run_ewald
+
+    run_ewald(
+        reference_dir=reference,
+        host=Host.load(config.host, config.redox),
+        rule=config.redox,
+        splits_path=checked(dataset / "splits.json", "dataset"),
+        out=out,
+    )
+
+
+@stage(folders("--trainings"), folder("--dataset"))
+def charge_order_identical(config: Config, trainings: list[Path], dataset: Path, out: Path) -> None:
+    """Ask all models about orders of the same atoms.
+
+    Several charge orders of exactly the same positions.
+    """
+    from workflow_lib.core.errors import UserError
+    from workflow_lib.core.threads import use_threads
+
+    if config.charge_order.identical_atoms is None:
+        raise UserError("charge_order.identical_atoms is not set; name a frame table in the configuration")
+    use_threads(config.threads)
+    from workflow_lib.lattice.host import Host
+    from workflow_lib.results_reading import checked
+    from workflow_lib.stages.charge_order.identical import run_identical
+
+    run_identical(
+        frames_path=config.charge_order.identical_atoms,
+        model_dirs=trainings,
+        splits_path=checked(dataset / "splits.json", "dataset"),
+        host=Host.load(config.host, config.redox),
+        rule=config.redox,
+        level=config.dataset.energy_reference,
+        batch_size=config.charge_order.batch_size,
+        out=out,
+    )
+
+
+@stage(folders("--charge-orders"))
+def charge_order_overview(config: Config, charge_orders: list[Path], out: Path) -> None:
+    """Put all models side by side."""
+    from workflow_lib.stages.charge_order.figures import charge_order_overview as run
+
+    run(charge_orders, out)

@@ -1,0 +1,168 @@
+"""How the commands are declared, and what they share. Imports nothing heavy: ``--help`` is instant.
+
+A command is a function with its name (``charge_order`` is ``charge-order``), decorated with its
+options. What it computes with it imports inside: so the command line starts fast, and
+``workflow/code.py`` sees what a rule's result depends on.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import click
+
+from workflow_lib.core.io import disk_full, disk_is_full
+from workflow_lib.core.locks import alone
+
+if TYPE_CHECKING:
+    pass
+
+type Function = Callable[..., None]
+type Decorator = Callable[[Any], Any]
+
+DEFAULT_CONFIG = Path("config/config.yaml")
+_SEPARATOR = "\0"  # no argument of a process can hold it
+
+
+class Command(click.Command):
+    """A command some of whose options take several values at once: ``--in a.xyz b.xyz``."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Join the values behind each such option, which click would take for arguments."""
+        many = {
+            name
+            for option in self.params
+            if isinstance(option.type, Paths)
+            for name in (*option.opts, *option.secondary_opts)
+        }
+        joined: list[str] = []
+        rest = list(args)
+        while rest:
+            joined.append(rest.pop(0))
+            if joined[-1] in many:
+                values = []
+                while rest and not rest[0].startswith("-"):
+                    values.append(rest.pop(0))
+                joined.append(_SEPARATOR.join(values))
+        return super().parse_args(ctx, joined)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; a full disk is the user's to mend, wherever it is met."""
+        try:
+            return super().invoke(ctx)
+        except OSError as error:
+            if not disk_is_full(error):
+                raise
+            raise disk_full(error.filename or ctx.params.get("out") or "the log") from error
+
+
+class Paths(click.ParamType):
+    """Paths given one after the other behind one option, ``least`` of them or more."""
+
+    name = "paths"
+
+    def __init__(self, least: int = 0) -> None:
+        self.least = least
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> list[Path]:
+        """Return the paths; click's error where there are too few."""
+        paths = [Path(part) for part in value.split(_SEPARATOR) if part]
+        if len(paths) < self.least:
+            self.fail(f"give {self.least} path or more.", param, ctx)
+        return paths
+
+
+class ConfigFile(click.Path):
+    """The path of a configuration, read and checked as soon as it is given."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the configuration; UserError where it is wrong."""
+        from workflow_lib.config import load_config
+
+        return load_config(Path(value))
+
+
+class Positive(click.ParamType):
+    """A finite number above zero."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number; click's error where it is none, infinite or not above zero."""
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not 0 < number < math.inf:
+            self.fail(f"{value!r} is not a finite number above zero.", param, ctx)
+        return number
+
+
+FILE = click.Path(path_type=Path)
+FOLDER = click.Path(path_type=Path, file_okay=False)
+COUNT = click.IntRange(min=1)
+LEVEL_HELP = "level of theory, where the file does not say"
+type StressUnit = Literal["eV/A^3", "GPa", "kbar"]
+STRESS_UNITS = click.Choice(get_args(StressUnit.__value__))
+
+config_option = click.option(
+    "--config",
+    type=ConfigFile(path_type=Path),
+    default=DEFAULT_CONFIG,
+    show_default=True,
+    metavar="FILE",
+    help="configuration",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="print JSON")
+
+
+def command(**settings: Any) -> Callable[[Function], Command]:
+    """Return the decorator of a command; its help is the first line of the function's docstring."""
+    return click.command(cls=Command, **settings)
+
+
+def folder(name: str) -> Decorator:
+    """Return the decorator of a required option that names one folder."""
+    return click.option(name, type=FOLDER, required=True, metavar="DIR")
+
+
+def folders(name: str) -> Decorator:
+    """Return the decorator of a required option that names folders, one a model."""
+    return click.option(name, type=Paths(), required=True, metavar="DIR ...")
+
+
+def stage(*options: Decorator) -> Callable[[Function], Command]:
+    """Return the decorator of a stage's command: configuration in, the folder ``--out`` written.
+
+    It works alone in its folder, since after a crash its predecessor may still be at it. The
+    configuration is read before, so that a mistake in it leaves no trace there.
+    """
+
+    def declare(function: Function) -> Command:
+        name = function.__name__.replace("_", "-")  # type: ignore[attr-defined]
+
+        @functools.wraps(function)
+        def locked(out: Path, **values: Any) -> None:
+            with alone(out, name):
+                function(out=out, **values)
+
+        declared: Any = locked
+        for option in reversed((config_option, *options, folder("--out"))):
+            declared = option(declared)
+        return command()(declared)
+
+    return declare
+
+
+def say_read(summary: Mapping[str, Any], out: Path) -> None:
+    """Print what reading foreign files found, and where the table is."""
+    for line in summary["statements"]:
+        click.echo(line)
+    click.echo(
+        f"{summary['frames']} frames in {out / 'frames.parquet'}; "
+        f"{summary['set_aside']} set aside, {summary['duplicates']} duplicates left out"
+    )

@@ -1,0 +1,56 @@
+"""The comparison stage: one table of models and metrics, and what the run was made from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from workflow_lib.cli.common import FILE, command, config_option, folder, folders, stage
+
+if TYPE_CHECKING:
+    from workflow_lib.config import Config
+
+
+@stage(
+    folders("--trainings"),
+    folders("--charge-orders"),
+    folders("--searches"),
+    folder("--thermodynamics"),
+    folders("--embeddings"),
+)
+def comparison(
+    config: Config,
+    trainings: list[Path],
+    charge_orders: list[Path],
+    searches: list[Path],
+    thermodynamics: Path,
+    embeddings: list[Path],
+    out: Path,
+) -> None:
+    """Put the metrics of all models into one table."""
+    from workflow_lib.stages.comparison.run import run_comparison
+
+    run_comparison(
+        trainings=trainings,
+        charge_orders=charge_orders,
+        searches=searches,
+        thermodynamics=thermodynamics,
+        embeddings=embeddings,
+        out=out,
+    )
+
+
+@command()
+@config_option
+@click.option("--out", type=FILE, required=True, metavar="FILE")
+def provenance(config: Config, out: Path) -> None:
+    """Write down what a run was made from.
+
+    Configuration, versions and checksums.
+    """
+    from workflow_lib.core.io import write_json
+    from workflow_lib.stages.comparison.provenance import collect_provenance
+
+    write_json(out, collect_provenance(config))

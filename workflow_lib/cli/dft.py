@@ -1,0 +1,121 @@
+"""The dft stage and the store of its calculations."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from workflow_lib.cli.common import DEFAULT_CONFIG, FILE, FOLDER, command, config_option
+from workflow_lib.core.errors import UserError
+
+if TYPE_CHECKING:
+    from workflow_lib.config import Config
+
+pending_option = click.option(
+    "--pending", type=FILE, required=True, metavar="CSV", help="from the searches"
+)
+store_option = click.option(
+    "--store", type=FOLDER, metavar="DIR", help="default: dft.store of the configuration"
+)
+
+
+@command()
+@config_option
+@pending_option
+@click.option("--out", type=FILE, metavar="FILE", help="one job file for all")
+@click.option("--each", type=FOLDER, metavar="DIR", help="one job file a calculation")
+def dft_plan(config: Config, pending: Path, out: Path | None, each: Path | None) -> None:
+    """List the calculations that are missing.
+
+    Those that would answer the pending arrangements of the searches.
+    """
+    from workflow_lib.dft.jobs import write_jobs
+    from workflow_lib.dft.store import Store
+    from workflow_lib.lattice.host import Host
+    from workflow_lib.stages.dft.plan import missing, plan_pending
+
+    plan = plan_pending(pending, Host.load(config.host, config.redox), config.dft)
+    calculations = missing(plan, Store(config.dft.store))
+    if each:
+        each.mkdir(parents=True, exist_ok=True)
+        for calculation in calculations:
+            write_jobs([calculation], each / f"{calculation.digest}.jsonl")
+    if out:
+        write_jobs(calculations, out)
+    click.echo(f"{len(plan)} arrangements are pending; {len(calculations)} calculations would answer them")
+
+
+@command()
+@config_option
+@click.option("--jobs", type=FILE, required=True, metavar="FILE", help="from dft-plan")
+@store_option
+@click.option("--out", type=FILE, metavar="FILE", help="write the tally as JSON")
+@click.option("--retry-failed", is_flag=True, help="try failed calculations again")
+def dft_run(config: Config, jobs: Path, store: Path | None, out: Path | None, retry_failed: bool) -> None:
+    """Compute a job file.
+
+    With the engine of its level; several calls may work on one store at once.
+    """
+    import logging
+
+    from workflow_lib.core.io import write_json
+    from workflow_lib.dft.jobs import read_jobs, run_jobs
+    from workflow_lib.dft.store import Store
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    tally = run_jobs(
+        read_jobs(jobs),
+        Store(store or config.dft.store),
+        formal_charges=config.redox.formal_charges,
+        command=config.dft.command,
+        retry_failed=retry_failed,
+    )
+    click.echo(tally)
+    if out:
+        write_json(out, asdict(tally))
+
+
+@command()
+@click.option(
+    "--config", type=FILE, default=DEFAULT_CONFIG, metavar="FILE", help="read where --store is not given"
+)
+@store_option
+def dft_status(config: Path, store: Path | None) -> None:
+    """List what the store holds."""
+    from workflow_lib.config import load_config
+    from workflow_lib.dft.store import Store
+
+    opened = Store(store or load_config(config).dft.store)
+    for path in opened.paths():
+        try:
+            record = opened.read(path)
+        except UserError as error:
+            click.echo(error)
+            continue
+        if record:
+            energy = f"{record.frames[-1]['energy']:.4f} eV" if record.frames else ""
+            click.echo(
+                f"{path.stem}  {record.status:11} {len(record.frames):4d} geometries {energy:>17}  "
+                f"{record.calculation.name}{f': {record.reason}' if record.reason else ''}"
+            )
+
+
+@command()
+@config_option
+@pending_option
+@click.option("--out", type=FOLDER, required=True, metavar="DIR")
+def dft_energies(config: Config, pending: Path, out: Path) -> None:
+    """Collect DFT energies of pending arrangements.
+
+    As far as the store has them.
+    """
+    from workflow_lib.dft.store import Store
+    from workflow_lib.lattice.host import Host
+    from workflow_lib.stages.dft.plan import energies, plan_pending
+
+    plan = plan_pending(pending, Host.load(config.host, config.redox), config.dft)
+    table = energies(pending, plan, Store(config.dft.store), out)
+    click.echo(f"{len(table)} arrangements asked for: {table['status'].value_counts().to_dict()}")

@@ -1,0 +1,40 @@
+"""The embedding stage: what the models' node embeddings know of the charge."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from workflow_lib.cli.common import folder, folders, stage
+
+if TYPE_CHECKING:
+    from workflow_lib.config import Config
+
+
+@stage(folder("--model-dir"), folder("--dataset"), folder("--reference"))
+def embedding(config: Config, model_dir: Path, dataset: Path, reference: Path, out: Path) -> None:
+    """Separate charge states in a model's embeddings."""
+    from workflow_lib.core.threads import use_threads
+
+    use_threads(config.threads)
+    from workflow_lib.lattice.host import Host
+    from workflow_lib.results_reading import checked
+    from workflow_lib.stages.embedding.run import run_embedding
+
+    run_embedding(
+        model_dir=model_dir,
+        frames_path=checked(dataset / "frames.parquet", "dataset"),
+        splits_path=checked(dataset / "splits.json", "dataset"),
+        reference_dir=reference,
+        host=Host.load(config.host, config.redox),
+        settings=config.embedding,
+        out=out,
+    )
+
+
+@stage(folders("--embeddings"))
+def embedding_overview(config: Config, embeddings: list[Path], out: Path) -> None:
+    """Put the embeddings of all models side by side."""
+    from workflow_lib.stages.embedding.figures import embedding_overview as run
+
+    run(embeddings, out)

@@ -1,0 +1,117 @@
+"""A trained model by hand: its errors on frames, its answers on one structure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from workflow_lib.cli.common import FILE, FOLDER, LEVEL_HELP, Positive, command, json_option
+from workflow_lib.core.errors import UserError
+from workflow_lib.core.io import read_json, to_json
+
+if TYPE_CHECKING:
+    from workflow_lib.models.trained import TrainedModel
+
+type Assign = Literal["labels", "search"]
+assign_option = click.option(
+    "--assign",
+    type=click.Choice(["labels", "search"]),
+    default="labels",
+    show_default=True,
+    help="where charge states come from: labels (or moments) in the file, or the lowest energy over "
+    "all neutral assignments",
+)
+
+
+def _model(folder: Path) -> TrainedModel:
+    """Load a trained model; cheap checks come before torch is imported."""
+    card = folder / "card.json"
+    if not card.is_file():
+        raise UserError(
+            f"{folder} holds no trained model (card.json is missing); give results/<run>/training/<id>"
+        )
+    read_json(card)
+    from workflow_lib.models.trained import TrainedModel
+
+    return TrainedModel.load(folder)
+
+
+def _print(values: Mapping[str, object], as_json: bool) -> None:
+    if as_json:
+        click.echo(to_json(values), nl=False)
+        return
+    for key, value in values.items():
+        click.echo(f"{key:24} {'-' if value is None else value}")
+
+
+@command()
+@click.argument("model_dir", type=FOLDER)
+@click.argument("frames", type=FILE)
+@click.option("--energy-reference", metavar="LEVEL", help=LEVEL_HELP)
+@json_option
+def evaluate(model_dir: Path, frames: Path, energy_reference: str | None, as_json: bool) -> None:
+    """Print a model's errors on labelled frames.
+
+    FRAMES is Parquet or extended XYZ.
+    """
+    from workflow_lib.frames.foreign import read_frames
+
+    table = read_frames(frames, energy_reference=energy_reference)
+    model = _model(model_dir)
+    from workflow_lib.models.evaluate import evaluate as run
+
+    _print(run(model, table, str(frames)), as_json)
+
+
+@command()
+@click.argument("model_dir", type=FOLDER)
+@click.argument("structure", type=FILE)
+@assign_option
+@json_option
+def predict(model_dir: Path, structure: Path, assign: Assign, as_json: bool) -> None:
+    """Print energy, forces and moments of a structure.
+
+    STRUCTURE has any format that ASE reads.
+    """
+    from workflow_lib.frames.foreign import read_structure
+
+    atoms = read_structure(structure)
+    prediction = _model(model_dir).predict([atoms], assign=assign)[0]
+    values: dict[str, object] = {"energy": prediction.energy, "forces": prediction.forces}
+    for key in ("magmoms", "charges", "oxidation_states"):
+        values[key] = getattr(prediction, key)
+    _print(values, as_json)
+
+
+@command()
+@click.argument("model_dir", type=FOLDER)
+@click.argument("structure", type=FILE)
+@click.argument("out", type=FILE)
+@assign_option
+@click.option("--fmax", type=Positive(), default=0.02, show_default=True, help="eV/A")
+@click.option("--max-steps", type=click.IntRange(min=0), default=500, show_default=True)
+def relax(model_dir: Path, structure: Path, out: Path, assign: Assign, fmax: float, max_steps: int) -> None:
+    """Relax the positions of a structure in its cell.
+
+    STRUCTURE and OUT have any format that ASE knows.
+    """
+    from workflow_lib.frames.foreign import read_structure, write_structure
+
+    atoms = read_structure(structure)
+    model = _model(model_dir)
+    from workflow_lib.simulation.relaxation import relax as run
+
+    result = run(model, [atoms], fmax=fmax, max_steps=max_steps, batch_size=1, assign=assign)[0]
+    if result.status == "diverged":
+        raise UserError(
+            f"the relaxation of {structure} diverged after {result.steps} steps; nothing was written. "
+            "Start from a structure closer to the training data"
+        )
+    write_structure(result.atoms, out)
+    click.echo(
+        f"{result.status} after {result.steps} steps: energy {result.energy:.6f} eV, "
+        f"largest force {result.fmax:.4f} eV/A, cell unchanged; written to {out}"
+    )

@@ -1,0 +1,48 @@
+"""The search stage: low arrangements of ions and charges, found by a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from workflow_lib.cli.common import folder, folders, stage
+
+if TYPE_CHECKING:
+    from workflow_lib.config import Config
+
+
+@stage(folder("--model-dir"), folder("--reference"), folder("--work"))
+def search(config: Config, model_dir: Path, reference: Path, work: Path, out: Path) -> None:
+    """Search low arrangements with one model.
+
+    Genetic algorithm and random search at equal budget.
+    """
+    from workflow_lib.core.threads import use_threads
+
+    use_threads(config.threads)
+    from workflow_lib.lattice.host import Host
+    from workflow_lib.stages.search.run import run_search
+
+    run_search(
+        model_dir=model_dir,
+        host=Host.load(config.host, config.redox),
+        settings=config.search,
+        charge_order=config.charge_order,
+        seed=config.seed,
+        work=work / "search",
+        cache=work / "relaxations",
+        out=out,
+    )
+
+
+@stage(folders("--searches"), folder("--reference"))
+def search_overview(config: Config, searches: list[Path], reference: Path, out: Path) -> None:
+    """Put all searches side by side.
+
+    Also lists what DFT has to answer.
+    """
+    from workflow_lib.stages.search.figures import search_overview as run
+    from workflow_lib.stages.search.pending import collect_pending
+
+    run(searches, out)
+    collect_pending(searches, reference, out, lowest=config.search.pending_per_composition)

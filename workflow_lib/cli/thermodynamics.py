@@ -1,0 +1,28 @@
+"""The thermodynamics stage: formation energies, hull and voltage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from workflow_lib.cli.common import folder, folders, stage
+
+if TYPE_CHECKING:
+    from workflow_lib.config import Config
+
+
+@stage(folder("--reference"), folders("--charge-orders"), folders("--searches"))
+def thermodynamics(
+    config: Config, reference: Path, charge_orders: list[Path], searches: list[Path], out: Path
+) -> None:
+    """Compare hull and voltage with DFT's."""
+    from workflow_lib.stages.thermodynamics.run import run_thermodynamics
+
+    run_thermodynamics(
+        reference_dir=reference,
+        charge_order_dirs=charge_orders,
+        search_dirs=searches,
+        rule=config.redox,
+        settings=config.thermodynamics,
+        out=out,
+    )

@@ -1,0 +1,1 @@
+"""What every room uses: errors, files, locks, progress, elements, the look of figures."""

@@ -1,0 +1,134 @@
+"""Writing results whole or not at all, and the formats every stage shares."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workflow_lib.core.errors import UserError
+from workflow_lib.core.strict import JSON_BYTES, parse_json, read_text
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path`` that takes its place if the block succeeds.
+
+    Makes the parent folders. The suffix is kept, so that writers which choose a format by suffix
+    do the right thing. Raises UserError where the folder cannot be written or the disk is full.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    touch(temporary, path)
+    try:
+        yield temporary
+        with temporary.open("rb") as handle:
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+    except UserError:
+        raise
+    except Exception as error:
+        # Some libraries have errors of their own for it.
+        if disk_is_full(error) or shutil.disk_usage(path.parent).free == 0:
+            raise disk_full(path) from error
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def touch(path: Path, wanted: Path) -> None:
+    """Make a file and its parent folders; UserError that names what is ``wanted`` where that fails."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    except OSError as error:
+        if disk_is_full(error):
+            raise disk_full(wanted) from error
+        raise UserError(
+            f"cannot write {wanted}: {error.strerror}; choose a folder you can write to"
+        ) from error
+
+
+def disk_is_full(error: BaseException) -> bool:
+    """Whether an error says that the disk, or the user's share of it, is full."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def disk_full(where: str | Path) -> UserError:
+    """What to say then."""
+    return UserError(
+        f"cannot write {where}: the disk is full; free some space and run the same command again, "
+        "finished work is kept"
+    )
+
+
+def _plain(value: Any) -> Any:
+    """Numpy scalars and arrays as Python values; not-a-number becomes null."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Path):
+        return str(value)
+    return value
+
+
+def to_json(value: Any) -> str:
+    """JSON text with sorted keys; numbers that are not finite become null."""
+    return json.dumps(_plain(value), indent=2, sort_keys=True, allow_nan=False) + "\n"
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write :func:`to_json` atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(to_json(value))
+
+
+def read_json(path: str | Path) -> Any:
+    """Return the value of a JSON file; UserError where it is missing, damaged or ambiguous."""
+    path = Path(path)
+    text = read_text(path, JSON_BYTES)
+    try:
+        return parse_json(text)
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON ({error}); make or copy it again") from error
+
+
+def write_csv(table: pd.DataFrame, path: str | Path) -> None:
+    """Write a table atomically, without its index; floats keep 10 significant digits."""
+    with atomic_path(path) as temporary:
+        table.to_csv(temporary, index=False, float_format="%.10g")
+
+
+def sha256(path: str | Path) -> str:
+    """Checksum of a file, hexadecimal."""
+    with Path(path).open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def save_figure(figure: Figure, stem: str | Path) -> None:
+    """Write ``<stem>.svg`` and ``<stem>.png`` atomically, without dates, and close the figure."""
+    import matplotlib.pyplot as plt
+
+    for suffix, options in (
+        (".svg", {"metadata": {"Date": None}}),
+        (".png", {"metadata": {"Software": None}, "dpi": 160}),
+    ):
+        with atomic_path(Path(f"{stem}{suffix}")) as temporary:
+            figure.savefig(temporary, **options)
+    plt.close(figure)

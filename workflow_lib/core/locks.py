@@ -1,0 +1,78 @@
+"""One process at a time in a folder, also between nodes of a cluster and after a crash."""
+
+from __future__ import annotations
+
+import fcntl
+import math
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from workflow_lib.core.errors import UserError
+from workflow_lib.core.io import touch
+
+POLL = 0.1  # s
+
+
+@contextmanager
+def folder_lock(path: Path, wait: float, say: Callable[[str], None], what: str = "fetch") -> Iterator[None]:
+    """Hold the lock file ``path``; waits up to ``wait`` s for another process, saying so.
+
+    ``what`` names the work in messages.
+
+    The system releases the lock when its process ends, however it ends. Raises UserError where the
+    wait was in vain or the file system knows no locks.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = path.parent.parent
+    deadline = time.monotonic() + wait
+    told = False
+    with path.open("a+") as handle:
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                handle.seek(0)
+                who = handle.read().strip() or "another process"
+            except OSError as error:
+                raise UserError(
+                    f"{folder} is on a file system without locks ({error.strerror}); choose another folder"
+                ) from error
+            if time.monotonic() >= deadline:
+                raise UserError(
+                    f"{folder} is in use by another {what} ({who}); wait for it to end, then run the same "
+                    "command again"
+                )
+            if not told:
+                limit = "" if wait == math.inf else f", {wait:g} s at most"
+                say(f"another {what} ({who}) works in {folder}; waiting for it{limit}")
+                told = True
+            time.sleep(POLL)
+        handle.seek(0)
+        handle.truncate()
+        handle.write(f"process {os.getpid()} on {socket.gethostname()}")
+        handle.flush()
+        yield
+
+
+@contextmanager
+def alone(folder: Path, what: str) -> Iterator[None]:
+    """Work in ``folder`` while no other process does, waiting as long as one is at it.
+
+    A run that was killed may leave jobs behind on a cluster. Their successors wait here for them
+    to end and go on from what they have done: no two write the same file. Raises UserError where
+    the folder cannot be written.
+    """
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    path = folder / ".busy" / "lock"
+    touch(path, folder)
+    with folder_lock(path, math.inf, say, what):
+        yield

@@ -1,0 +1,37 @@
+"""One look for all figures: colour-blind safe (Okabe and Ito), readable when printed small."""
+
+from __future__ import annotations
+
+OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C6D1F", "#5A5A5A")
+COLOUR_DFT = "#000000"
+COLOUR_FE2 = "#0072B2"
+COLOUR_FE3 = "#D55E00"
+
+
+def style() -> None:
+    """Set matplotlib for files, not screens; call before the first figure of a job."""
+    import matplotlib as mpl
+    from cycler import cycler
+
+    mpl.use("Agg")
+    mpl.rcParams.update(
+        {
+            "axes.grid": True,
+            "axes.prop_cycle": cycler(color=OKABE_ITO),
+            "axes.spines.right": False,
+            "axes.spines.top": False,
+            "figure.constrained_layout.use": True,
+            "font.size": 9,
+            "grid.alpha": 0.25,
+            "legend.fontsize": 8,
+            "legend.frameon": False,
+            "svg.fonttype": "none",
+            "svg.hashsalt": "workflow_lib",
+        }
+    )
+
+
+def panel_shape(count: int, most_columns: int) -> tuple[int, int]:
+    """Rows and columns for ``count`` panels: as few rows as hold them, and rows as full as can be."""
+    rows = -(-count // most_columns)
+    return rows, -(-count // rows)

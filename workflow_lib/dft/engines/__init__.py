@@ -1,0 +1,1 @@
+"""The codes that compute: GPAW here, VASP by the user's command."""

@@ -1,0 +1,1 @@
+"""GPAW: steered charge states, Bader charges, preconditioned relaxations."""

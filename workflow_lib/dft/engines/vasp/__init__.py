@@ -1,0 +1,1 @@
+"""VASP: inputs, the user's command, outputs."""

@@ -1,0 +1,170 @@
+"""Compute with VASP: inputs in a folder, the user's command, results into the log of the store.
+
+VASP may run at once (``mpirun -n 32 vasp_std``) or later (``sbatch job.sh``): a calculation whose
+command has returned without results is left open, and reading goes on when it is asked for again.
+"""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import subprocess
+from pathlib import Path
+
+import numpy as np
+
+from workflow_lib.core.compressed import find
+from workflow_lib.core.errors import UserError
+from workflow_lib.dft.calculation import Calculation
+from workflow_lib.dft.charge_state import describe
+from workflow_lib.dft.engines.vasp.inputs import (
+    check_potcar,
+    potcar_symbols,
+    read_card,
+    run_folders,
+    write_inputs,
+)
+from workflow_lib.dft.engines.vasp.outputs import VASP_MOMENTS, Run, Windows, read_run
+from workflow_lib.dft.store import Log
+
+_log = logging.getLogger(__name__)
+
+TEXT = "command.log"
+MARK = "submitted"
+
+
+def submit(folder: str | Path, command: str, symbols: list[str]) -> None:
+    """Run the user's command in a folder, without a shell; its text goes to ``command.log``.
+
+    ``symbols`` are the potentials that POTCAR must hold. The file ``submitted`` marks the folder, so
+    that nothing is queued twice. Raises UserError for a command that is empty, does not exist or
+    ends with a status other than 0.
+    """
+    folder = Path(folder)
+    check_potcar(folder, symbols)
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise UserError(f"dft.command is no command line ({error}): {command}") from error
+    if not words:
+        raise UserError("dft.command is empty; give what runs VASP, such as 'mpirun -n 32 vasp_std'")
+    (folder / MARK).write_text(command + "\n")
+    status: int | None = None
+    try:
+        with (folder / TEXT).open("wb") as text:
+            done = subprocess.run(words, cwd=folder, stdout=text, stderr=subprocess.STDOUT, check=False)
+        status = done.returncode
+    except OSError as error:
+        raise UserError(f"dft.command cannot be run: {words[0]}: {error.strerror}; correct it") from error
+    finally:
+        if status != 0:  # an interrupted one may be started again, too
+            (folder / MARK).unlink(missing_ok=True)
+    if status:
+        raise UserError(f"'{command}' ended with status {status} in {folder}; see {folder / TEXT}")
+
+
+def _add(log: Log, run: Run) -> None:
+    """Log what an earlier reading, or one that was cut off, has not logged."""
+    for frame in run.frames:
+        if frame not in log.record.frames:
+            log.frame(frame)
+
+
+def _skip(log: Log, index: int, reason: str) -> None:
+    if {"index": index, "reason": reason} not in log.record.skipped:
+        log.skip(index, reason)
+
+
+def _lost(calculation: Calculation, run: Run) -> str | None:
+    """How the charge order of the last frame differs from the wanted one."""
+    states = np.array(run.frames[-1]["states"])
+    if calculation.unsteered or (states == calculation.oxidation_states).all():
+        return None
+    return f"collapsed to {describe(calculation, states)}"
+
+
+def collect(
+    calculation: Calculation, log: Log, folder: str | Path, windows: Windows = VASP_MOMENTS
+) -> None:
+    """Read what VASP left in ``folder`` into the log and close it as ``done`` or ``failed``.
+
+    All files are read before the first line is written. ``failed``, with the reason, where the last
+    ionic step is not self-consistent, forces stay above ``fmax`` or the charge order is not the wanted
+    one; a geometry of a series that fails so is skipped. Raises UserError as :func:`read_run` does,
+    and for a folder of another calculation.
+    """
+    folder = Path(folder)
+    card, order = read_card(folder)
+    if (
+        card.digest != calculation.digest
+        or not np.array_equal(card.numbers, calculation.numbers)
+        or not np.allclose(card.positions, calculation.positions, atol=1e-6)
+    ):
+        raise UserError(f"{folder} holds another calculation than {calculation.name}, or other atoms first")
+    runs = [
+        read_run(path, calculation, order, positions, windows)
+        for path, positions in run_folders(calculation, folder)
+    ]
+    if calculation.charges and any(run.labelled and run.frames[-1]["charges"] is None for run in runs):
+        _log.warning("%s: no ACF.dat in %s; Bader charges stay empty", calculation.name, folder)
+    if calculation.task == "series":
+        for index, run in enumerate(runs):
+            reason = run.skipped[-1][1] if run.skipped else _lost(calculation, run)
+            if reason:
+                _skip(log, index, reason)
+            else:
+                _add(log, run)
+        log.end("done")
+        return
+    run = runs[0]
+    _add(log, run)
+    for index, reason in run.skipped:
+        _skip(log, index, reason)
+    reason = _failure(calculation, run)
+    log.end("failed" if reason else "done", reason)
+
+
+def _failure(calculation: Calculation, run: Run) -> str | None:
+    """Why a single point or a relaxation does not count."""
+    if not run.labelled:
+        return run.skipped[-1][1]
+    if lost := _lost(calculation, run):
+        return f"{lost} (wanted {describe(calculation, calculation.oxidation_states)})"
+    steps = len(run.frames) + len(run.skipped)
+    forces = np.linalg.norm(run.frames[-1]["forces"], axis=1).max()
+    if calculation.task in ("relaxation", "cell") and forces > calculation.fmax:
+        return f"forces above {calculation.fmax:g} eV/A after {steps} steps"
+    if calculation.task == "cell" and not run.relaxed:
+        return f"the cell is not relaxed after {steps} steps"
+    return None
+
+
+def compute(calculation: Calculation, log: Log, *, folder: str | Path, command: str | None) -> None:
+    """Write inputs, run VASP, read the results into the log, going on where an earlier call stopped.
+
+    Results that are already in ``folder`` are read without running anything; a failed calculation is
+    thus read again, or computed anew once its folder is deleted. Where the command only hands the
+    job to a queue, the log is left open: call again when the job has ended. Raises UserError where
+    POTCAR or the command is missing, the command fails, or the results cannot be read.
+    """
+    folder = Path(folder)
+    # An answer may have been begun with the same atoms in another order: frames must fit together.
+    calculation = log.record.calculation
+    runs = run_folders(calculation, folder)
+    waiting = [path for path, _ in runs if find(path, "vasprun.xml") is None]
+    fresh = [path for path in waiting if not (path / MARK).exists()]
+    if fresh:
+        missing = write_inputs(calculation, folder)
+        if missing:
+            raise UserError(missing)
+        if command is None:
+            raise UserError(
+                f"{calculation.name}: the inputs are in {folder}; set dft.command to what runs VASP there"
+            )
+    for path in fresh:
+        assert command is not None
+        submit(path, command, potcar_symbols(calculation))
+    if any(find(path, "vasprun.xml") is None for path in waiting):
+        _log.info("%s is in the queue (%s); ask for it again when it has ended", calculation.name, folder)
+        return
+    collect(calculation, log, folder)

@@ -1,0 +1,125 @@
+"""Compute a list of calculations: what the store has is skipped, what another process holds is left."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from workflow_lib.core.errors import BusyError, UserError
+from workflow_lib.core.io import atomic_path
+from workflow_lib.dft.calculation import Calculation
+from workflow_lib.dft.store import Log, Store
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Tally:
+    """What became of a list of calculations: names by outcome."""
+
+    done: list[str] = field(default_factory=list)
+    known: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    running: list[str] = field(default_factory=list)
+    queued: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return (
+            f"{len(self.done)} computed, {len(self.known)} known before, {len(self.failed)} failed, "
+            f"{len(self.running)} in the hands of another process, {len(self.queued)} in a queue"
+        )
+
+
+def write_jobs(calculations: Iterable[Calculation], path: str | Path) -> int:
+    """Write calculations as JSON lines, atomically; returns their number."""
+    lines = [json.dumps(calculation.to_json(), sort_keys=True) + "\n" for calculation in calculations]
+    with atomic_path(path) as temporary:
+        temporary.write_text("".join(lines))
+    return len(lines)
+
+
+def read_jobs(path: str | Path) -> list[Calculation]:
+    """The inverse of :func:`write_jobs`; UserError with the line where the file is damaged."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; write it with dft-plan")
+    calculations = []
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        try:
+            calculations.append(Calculation.from_json(json.loads(line)))
+        except (json.JSONDecodeError, UserError) as error:
+            raise UserError(f"{path} line {number}: {error}") from error
+    return calculations
+
+
+def run_jobs(
+    calculations: Sequence[Calculation],
+    store: Store,
+    *,
+    formal_charges: dict[str, int],
+    command: str | None = None,
+    retry_failed: bool = False,
+) -> Tally:
+    """Compute what the store does not have, one after another; safe to start many times at once.
+
+    The code of its level computes a calculation: GPAW here (its text goes to
+    ``<store>/text/<digest>.txt``), VASP by the user's ``command`` in ``<store>/vasp/<digest>``. All
+    calculations are checked before the first starts. A failed one stays failed unless
+    ``retry_failed``. Raises UserError for bad input, a missing code or potential, and a store that
+    cannot be written.
+    """
+    for calculation in calculations:
+        calculation.check(formal_charges)
+    if any(calculation.level.code == "GPAW" for calculation in calculations):
+        from workflow_lib.dft.engines.gpaw.engine import require_gpaw, require_paw_sets
+
+        require_gpaw()
+        for calculation in calculations:
+            if calculation.level.code == "GPAW":
+                require_paw_sets(calculation)
+    tally = Tally()
+    for number, calculation in enumerate(calculations, start=1):
+        where = f"{number} of {len(calculations)}: {calculation.name}"
+        known = store.get(calculation)
+        if known.status == "done" or (known.status == "failed" and not retry_failed):
+            (tally.known if known.status == "done" else tally.failed).append(calculation.name)
+            continue
+        try:
+            with store.writing(calculation) as log:
+                if log.record.status == "done":
+                    tally.known.append(calculation.name)
+                    continue
+                _log.info("%s (%d atoms, %s)", where, len(calculation), calculation.task)
+                _compute(calculation, log, store, command)
+                record = log.record
+        except BusyError:
+            _log.info("%s is in the hands of another process", where)
+            tally.running.append(calculation.name)
+            continue
+        if record.status == "done":
+            energy = f", {record.frames[-1]['energy']:.4f} eV" if record.frames else ""
+            _log.info("%s: %d geometries%s", where, len(record.frames), energy)
+            tally.done.append(calculation.name)
+        elif record.status == "failed":
+            _log.warning("%s failed: %s", where, record.reason)
+            tally.failed.append(calculation.name)
+        else:
+            tally.queued.append(calculation.name)
+    return tally
+
+
+def _compute(calculation: Calculation, log: Log, store: Store, command: str | None) -> None:
+    if calculation.level.code == "VASP":
+        from workflow_lib.dft.engines.vasp import engine as vasp_engine
+
+        folder = store.root / "vasp" / calculation.digest
+        vasp_engine.compute(calculation, log, folder=folder, command=command)
+        return
+    from workflow_lib.dft.engines.gpaw import engine as gpaw_engine
+
+    text = store.root / "text" / f"{calculation.digest}.txt"
+    text.parent.mkdir(parents=True, exist_ok=True)
+    gpaw_engine.compute(calculation, log, text=text, densities=store.root / "density")

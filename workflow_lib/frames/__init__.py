@@ -1,0 +1,1 @@
+"""The frame table, and reading other people's files into it."""

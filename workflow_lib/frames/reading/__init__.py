@@ -1,0 +1,1 @@
+"""Read foreign files of any size into one frame table."""

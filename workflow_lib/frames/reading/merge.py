@@ -1,0 +1,200 @@
+"""Parts of a frame table as one, duplicates left out, stress in one unit, ids unique; streaming."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from workflow_lib.frames.foreign import STRESS_LIMIT
+from workflow_lib.frames.reading.duplicates import Entry, Found, find_duplicates
+from workflow_lib.frames.reading.part import ATOMS, LABELS, ROWS, Part
+from workflow_lib.frames.table import frame_writer
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class Merged:
+    """What a merge did: ``repeats`` maps the row (over all parts) of a duplicate to the row it repeats.
+
+    ``twins``: frames that stay although another has their geometry (see ``duplicates.Found``).
+    """
+
+    def __init__(self, found: Found) -> None:
+        self.repeats, self.twins = found
+        self.frames = self.renamed = self.stress_refused = 0
+        self.about: dict[int, dict[str, Any]] = {}
+
+
+def _tables(path: Path) -> Iterator[pa.Table]:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        for group in range(file.num_row_groups):
+            yield file.read_row_group(group, use_threads=False)
+
+
+class _Loader:
+    """What is compared of rows, counted over all parts."""
+
+    _LISTS = ("numbers", "positions", "cell", "magmoms", "oxidation_states")
+    _SCALARS = ("energy", "magnetic_order")
+
+    def __init__(self, parts: Sequence[Part]) -> None:
+        import pyarrow.parquet as pq
+
+        self._places: list[tuple[Path, int, int, int]] = []
+        row = 0
+        for part in parts:
+            metadata = pq.read_metadata(part.frames)
+            for group in range(metadata.num_row_groups):
+                count = metadata.row_group(group).num_rows
+                self._places.append((part.frames, group, row, row + count))
+                row += count
+
+    def __call__(self, rows: np.ndarray) -> dict[int, Entry]:
+        import pyarrow.parquet as pq
+
+        found: dict[int, Entry] = {}
+        for path, group, first, after in self._places:
+            low, high = np.searchsorted(rows, [first, after])
+            if low == high:
+                continue
+            with pq.ParquetFile(path) as file:
+                columns = list(dict.fromkeys([*self._LISTS, *self._SCALARS, *LABELS]))
+                table = file.read_row_group(group, columns=columns, use_threads=False)
+            table = table.take(rows[low:high] - first)
+            labels = sum(table.column(name).is_valid().to_numpy().astype(np.int64) for name in LABELS)
+            flat = {name: _flat(table, name) for name in self._LISTS}
+            energies, orders = (table.column(name).to_pylist() for name in self._SCALARS)
+            for place, row in enumerate(rows[low:high].tolist()):
+                one = {
+                    name: values[offsets[place] : offsets[place + 1]]
+                    for name, (values, offsets) in flat.items()
+                }
+                found[row] = Entry(
+                    one["numbers"],
+                    one["positions"].reshape(-1, 3),
+                    one["cell"].reshape(3, 3),
+                    energies[place],
+                    one["magmoms"] if len(one["magmoms"]) else None,
+                    one["oxidation_states"] if len(one["oxidation_states"]) else None,
+                    orders[place],
+                    int(labels[place]),
+                )
+        return found
+
+
+def _flat(table: pa.Table, name: str) -> tuple[np.ndarray, np.ndarray]:
+    column = table.column(name).combine_chunks()
+    return column.values.to_numpy(zero_copy_only=False), column.offsets.to_numpy()
+
+
+def merge(parts: Sequence[Part], factors: Sequence[float | None], out: Path) -> Merged:
+    """Write one frame table of all parts without duplicates; UserError, OSError where that fails.
+
+    ``factors`` turn the stress of each part into eV/A^3; None makes it null, and so is any stress
+    above 160 GPa. A repeated ``frame_id`` gets ``~2``, ``~3``...
+    """
+    import pyarrow as pa
+
+    known: list[dict[str, np.ndarray]] = []
+    for part in parts:
+        with np.load(part.prints) as arrays:
+            known.append({name: arrays[name] for name in ("keys", "prints", "sizes")})
+    keys, prints, sizes = (
+        np.concatenate([one[name] for one in known]) for name in ("keys", "prints", "sizes")
+    )
+    del known
+    merged = Merged(find_duplicates(keys, prints, sizes, _Loader(parts)))
+    del keys, prints
+    listed = set(merged.repeats) | set(merged.repeats.values())
+    row = 0
+    seen: set[str] = set()
+    with frame_writer(out) as writer:
+        waiting: list[pa.Table] = []
+        rows = atoms = 0
+        for part, factor in zip(parts, factors, strict=True):
+            for table in _tables(part.frames):
+                _note(table, row, part, listed, merged)
+                keep = np.array([row + place not in merged.repeats for place in range(table.num_rows)])
+                inside = sizes[row : row + table.num_rows]
+                row += table.num_rows
+                if not keep.all():
+                    table = table.filter(pa.array(keep))  # noqa: PLW2901
+                table = _renamed(_scaled(table, factor, merged), seen, merged)  # noqa: PLW2901
+                waiting.append(table)
+                rows += table.num_rows
+                atoms += int(inside[keep].sum())
+                if rows >= ROWS or atoms >= ATOMS:
+                    writer.write_table(pa.concat_tables(waiting).combine_chunks())
+                    waiting, rows, atoms = [], 0, 0
+        if waiting:
+            writer.write_table(pa.concat_tables(waiting).combine_chunks())
+        merged.frames = writer.count
+    return merged
+
+
+def _note(table: pa.Table, first: int, part: Part, listed: set[int], merged: Merged) -> None:
+    """Remember id, energy and file of the rows that stand in the list of duplicates."""
+    wanted = [place for place in range(table.num_rows) if first + place in listed]
+    if not wanted:
+        return
+    ids, energies = (table.column(name).to_pylist() for name in ("frame_id", "energy"))
+    for place in wanted:
+        merged.about[first + place] = {
+            "frame_id": ids[place],
+            "energy_ev": energies[place],
+            "file": str(part.source.path),
+        }
+
+
+def _scaled(table: pa.Table, factor: float | None, merged: Merged) -> pa.Table:
+    """Stress in eV/A^3; null where that cannot be."""
+    import pyarrow as pa
+
+    column = table.column("stress").combine_chunks()
+    values, offsets = _flat(table, "stress")
+    if not len(values) or (factor is None and column.null_count == len(column)):
+        return table
+    values = values[offsets[0] : offsets[-1]] * (np.nan if factor is None else factor)
+    missing = column.is_null().to_numpy(zero_copy_only=False)
+    owner = np.repeat(np.arange(len(column)), np.diff(offsets))
+    largest = np.zeros(len(column))
+    np.maximum.at(largest, owner, np.abs(values))
+    # Not-a-number, from a unit that is not known, is refused too.
+    refused = ~missing & ~(largest < STRESS_LIMIT)
+    if factor == 1 and not refused.any():
+        return table
+    merged.stress_refused += int(refused.sum())
+    kept = ~refused[owner]
+    lengths = np.where(refused, 0, np.diff(offsets))
+    new = pa.ListArray.from_arrays(
+        pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)),
+        pa.array(values[kept]),
+        type=column.type,
+        mask=pa.array(missing | refused),
+    )
+    return table.set_column(table.column_names.index("stress"), "stress", new)
+
+
+def _renamed(table: pa.Table, seen: set[str], merged: Merged) -> pa.Table:
+    """Ids that stand nowhere else in the merged table."""
+    import pyarrow as pa
+
+    ids = table.column("frame_id").to_pylist()
+    new = []
+    for name in ids:
+        unique, number = name, 1
+        while unique in seen:
+            number += 1
+            unique = f"{name}~{number}"
+        seen.add(unique)
+        new.append(unique)
+    if new == ids:
+        return table
+    merged.renamed += sum(a != b for a, b in zip(new, ids, strict=True))
+    return table.set_column(table.column_names.index("frame_id"), "frame_id", pa.array(new))

@@ -1,0 +1,147 @@
+"""OUTCAR of VASP, one ionic step at a time: iterations, energies, moments, and what a killed run left."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from workflow_lib.core.compressed import open_binary
+from workflow_lib.core.errors import UserError
+
+LONGEST_LINE = 1 << 20
+LARGEST_STEP = 1 << 28
+"""Characters; no ionic step of a sound run prints as much."""
+_DONE = "FREE ENERGIE OF THE ION-ELECTRON SYSTEM"
+_ENERGY = re.compile(r"energy\(sigma->0\)\s*=\s*(\S+)")
+_AFTER = 4
+"""Lines behind :data:`_DONE` that belong to it, the last one with the energy."""
+
+
+@dataclass(frozen=True, slots=True)
+class IonicStep:
+    """One whole ionic step.
+
+    ``lines``: what VASP printed, for parsers that want more; ``iterations``: electronic steps;
+    ``energy`` in eV for zero width (nan where it is not printed as a number); ``moments`` ``[n]`` in
+    muB, None where VASP printed none, or moments with three components.
+    """
+
+    lines: list[str]
+    iterations: int
+    energy: float
+    moments: np.ndarray | None
+
+
+class OutcarFile:
+    """An OUTCAR that is read from front to back; a context manager.
+
+    ``header``: the lines before the first iteration. After :meth:`steps` is exhausted, ``killed`` says
+    that the run ended within a step, and ``last_moments`` are those printed after the last step.
+    Raises UserError for a file without an iteration.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.killed = False
+        self.last_moments: np.ndarray | None = None
+        self._handle: IO[str] = _text(path)
+        self.header, first = self._until("Iteration")
+        if first is None:
+            self._handle.close()
+            raise UserError(f"{path} is cut short before the first iteration; run VASP again")
+        self._begun = [first]
+
+    def __enter__(self) -> OutcarFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._handle.close()
+
+    def _until(self, mark: str) -> tuple[list[str], str | None]:
+        """The lines up to one that holds ``mark``, and that line; None where the file ends before."""
+        lines: list[str] = []
+        size = 0
+        try:
+            while line := self._handle.readline(LONGEST_LINE):
+                if mark in line:
+                    return lines, line
+                lines.append(line)
+                size += len(line)
+                if size > LARGEST_STEP:
+                    raise UserError(f"{self.path} is no OUTCAR: {size} characters without a step of VASP")
+        except (EOFError, OSError) as error:
+            # A compressed file that is cut short; what came before it is whole.
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
+        return lines, None
+
+    def steps(self) -> Iterator[IonicStep]:
+        """The whole ionic steps in order."""
+        while True:
+            lines, done = self._until(_DONE)
+            lines = self._begun + lines
+            self._begun = []
+            if done is None:
+                self._end(lines)
+                return
+            lines.append(done)
+            lines += [self._handle.readline(LONGEST_LINE) for _ in range(_AFTER)]
+            energy = _ENERGY.search("".join(lines[-_AFTER:]))
+            if energy is None:
+                self.killed = True
+                return
+            iterations = sum("Iteration" in line for line in lines)
+            yield IonicStep(lines, iterations, _number(energy[1]), moments(lines))
+
+    def _end(self, lines: list[str]) -> None:
+        self.killed = any("Iteration" in line for line in lines)
+        self.last_moments = None if self.killed else moments(lines)
+
+    def iteration_limit(self) -> int | None:
+        """NELM; None where the head does not say it."""
+        found = re.findall(r"NELM\s*=\s*(\d+)", "".join(self.header))
+        return int(found[-1]) if found else None
+
+    def spin_polarised(self) -> bool:
+        """Whether ISPIN is 2."""
+        return bool(re.search(r"(?m)^\s*ISPIN\s*=\s*2", "".join(self.header)))
+
+
+def _text(path: Path) -> IO[str]:
+    import io
+
+    return io.TextIOWrapper(open_binary(path), encoding="utf-8", errors="replace")
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:  # asterisks
+        return float("nan")
+
+
+def moments(lines: list[str]) -> np.ndarray | None:
+    """Return the last moments ``[n]`` in muB that some lines of an OUTCAR hold; None where none do."""
+    found: np.ndarray | None = None
+    for at, line in enumerate(lines):
+        if "magnetization (y)" in line:
+            return None  # three components: no collinear moment
+        if "magnetization (x)" not in line:
+            continue
+        rows: list[float] = []
+        for row in lines[at + 1 :]:
+            words = row.split()
+            if words and words[0].isdigit():
+                if int(words[0]) != len(rows) + 1:
+                    break
+                rows.append(_number(words[-1]))
+            elif rows:
+                break
+        if rows and np.isfinite(rows).all():
+            found = np.array(rows)
+    return found

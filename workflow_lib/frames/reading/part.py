@@ -1,0 +1,210 @@
+"""One input file as one part of the frame table, with what is known of it; done once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from workflow_lib.core.errors import UserError
+from workflow_lib.core.io import atomic_path, read_json, write_json
+from workflow_lib.frames.foreign import StressUnit
+from workflow_lib.frames.reading.common import Damaged, Defaults
+from workflow_lib.frames.reading.duplicates import fingerprints
+from workflow_lib.frames.reading.inputs import Input
+from workflow_lib.frames.reading.others import read_input
+from workflow_lib.frames.reading.understand import (
+    Surrogates,
+    orient_charges,
+    recognise_surrogates,
+    stress_unit,
+)
+from workflow_lib.frames.table import PER_ATOM, Frame, frame_writer, with_labels
+from workflow_lib.lattice.redox import RedoxRule
+
+ROWS, ATOMS = 1000, 100_000
+"""A row group ends at the first of these: what a reader of the table holds in memory at a time."""
+LABELS = ("forces", "stress", *PER_ATOM[1:])
+_FIXED: dict[str, StressUnit] = {"vasprun": "eV/A^3", "outcar": "eV/A^3", "table": "eV/A^3"}
+_FORMAT = 2  # raised when parts of earlier versions must not be used
+
+
+@dataclass(frozen=True, slots=True)
+class ReadSettings:
+    """What the caller says about the files: level of theory, formula units, stress, labels.
+
+    ``stress_converged`` vouches for the stress of all files but frame tables, which say it themselves.
+    """
+
+    energy_reference: str | None = None
+    formula_units: int | None = None
+    stress_unit: StressUnit | None = None
+    stress_converged: bool = False
+    surrogates: Surrogates = "auto"
+    rule: RedoxRule | None = None
+
+    def digest(self) -> str:
+        """Changes when a file would have to be read again."""
+        values = asdict(self) | {"rule": self.rule.model_dump(mode="json") if self.rule else None}
+        return hashlib.sha256(json.dumps([_FORMAT, values], sort_keys=True).encode()).hexdigest()
+
+
+class Part:
+    """The three files of one input's part: frames, fingerprints, and what it holds (written last)."""
+
+    def __init__(self, folder: Path, source: Input, settings: ReadSettings) -> None:
+        self.source = source
+        self._settings = settings
+        name = hashlib.sha256(str(source.path).encode()).hexdigest()[:16]
+        self.frames = folder / f"{name}.parquet"
+        self.prints = folder / f"{name}.npz"
+        self._about = folder / f"{name}.json"
+
+    def _stamp(self) -> dict[str, Any]:
+        status = self.source.path.stat()
+        return {
+            "settings": self._settings.digest(),
+            "name": self.source.name,
+            "size": status.st_size,
+            "mtime": status.st_mtime_ns,
+        }
+
+    def about(self) -> dict[str, Any] | None:
+        """What an earlier read found; None where there was none, or of another file or settings."""
+        if not (self.frames.is_file() and self.prints.is_file() and self._about.is_file()):
+            return None
+        try:
+            known: dict[str, Any] = read_json(self._about)
+            return known if known["stamp"] == self._stamp() else None
+        except (UserError, KeyError, TypeError):
+            return None
+
+    def make(self, show: Callable[[int], None]) -> dict[str, Any]:
+        """Read the file; ``show`` is told the bytes read so far. Raises UserError, OSError."""
+        source, settings = self.source, self._settings
+        stamp = self._stamp()
+        defaults = Defaults(source.name, settings.energy_reference, settings.formula_units)
+        tally = _Tally()
+        waiting: list[Frame] = []
+        atoms = 0
+        with frame_writer(self.frames) as writer:
+            for batch, done in read_input(source, defaults):
+                frames = [item for item in batch if isinstance(item, Frame)]
+                tally.aside += [item for item in batch if isinstance(item, Damaged)]
+                frames = tally.of_level(frames, settings.energy_reference)
+                tally.counts += orient_charges(frames)
+                if settings.rule is not None:
+                    tally.counts += recognise_surrogates(frames, settings.rule, settings.surrogates)
+                if settings.stress_converged and source.kind != "table":
+                    frames = [with_labels(f, stress_converged=f.stress is not None) for f in frames]
+                tally.add(frames)
+                waiting += frames
+                atoms += sum(map(len, frames))
+                if len(waiting) >= ROWS or atoms >= ATOMS:
+                    writer.write(waiting)
+                    waiting, atoms = [], 0
+                show(done)
+            writer.write(waiting)
+        with atomic_path(self.prints) as temporary:
+            np.savez(temporary, **tally.arrays())  # type: ignore[arg-type]
+        stated = _FIXED.get(source.kind) or settings.stress_unit
+        verdict = stress_unit(
+            tally.arrays()["stress"], stated, "format" if source.kind in _FIXED else "caller"
+        )
+        about = {
+            "stamp": stamp,
+            "path": str(source.path),
+            "name": source.name,
+            "kind": source.kind,
+            "frames": writer.count,
+            "notes": defaults.notes,
+            "set_aside": [item._asdict() for item in tally.aside],
+            "counts": dict(tally.counts),
+            "elements": sorted(tally.elements),
+            "energy_references": dict(tally.levels),
+            "stress": None if verdict is None else verdict.as_dict() | {"factor": verdict.factor},
+        }
+        write_json(self._about, about)
+        return about
+
+    def discard(self) -> None:
+        """Remove the part."""
+        for path in (self._about, self.prints, self.frames):
+            path.unlink(missing_ok=True)
+
+
+class _Tally:
+    """What is gathered while frames pass by."""
+
+    def __init__(self) -> None:
+        self.aside: list[Damaged] = []
+        self.counts: Counter[str] = Counter()
+        self.levels: Counter[str] = Counter()
+        self.elements: set[int] = set()
+        self._keys: list[np.ndarray] = []
+        self._prints: list[np.ndarray] = []
+        self._sizes: list[np.ndarray] = []
+        self._stress: list[float] = []
+
+    def of_level(self, frames: list[Frame], level: str | None) -> list[Frame]:
+        """Frames that do not state another level of theory than the caller; the others are set aside."""
+        if level is None or all(frame.energy_reference == level for frame in frames):
+            return frames
+        wrong = [frame for frame in frames if frame.energy_reference != level]
+        for frame in wrong:
+            self.counts["other_level"] += 1
+            self.aside.append(
+                Damaged(-1, None, f"{frame.frame_id} is at the level {frame.energy_reference}, not {level}")
+            )
+        return [frame for frame in frames if frame.energy_reference == level]
+
+    def add(self, frames: list[Frame]) -> None:
+        """Take note of frames that are kept."""
+        keys, prints = fingerprints(frames)
+        self._keys.append(keys)
+        self._prints.append(prints)
+        self._sizes.append(np.array([len(frame) for frame in frames], dtype=np.int64))
+        for frame in frames:
+            self.levels[frame.energy_reference] += 1
+            for label in LABELS:
+                self.counts[label] += getattr(frame, label) is not None
+            if frame.stress is not None:
+                self._stress.append(float(np.abs(frame.stress).max()))
+        if frames:
+            self.elements.update(np.unique(np.concatenate([frame.numbers for frame in frames])).tolist())
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Keys, fingerprints, numbers of atoms, and the largest component of each stress."""
+        empty_keys, empty_prints = fingerprints([])
+        return {
+            "keys": np.concatenate([empty_keys, *self._keys]),
+            "prints": np.concatenate([empty_prints, *self._prints]),
+            "sizes": np.concatenate([np.zeros(0, dtype=np.int64), *self._sizes]),
+            "stress": np.array(self._stress),
+        }
+
+
+_progress: Any = None
+
+
+def start_worker(progress: Any) -> None:
+    """Give a process of the pool the array in which it shows its progress, bytes by input."""
+    global _progress  # noqa: PLW0603
+    os.environ["OMP_NUM_THREADS"] = "1"
+    _progress = progress
+
+
+def work(number: int, part: Part) -> dict[str, Any]:
+    """Read one part in a process of the pool."""
+
+    def show(done: int) -> None:
+        _progress[number] = done
+
+    return part.make(show)

@@ -1,0 +1,240 @@
+"""The read stage: any number of foreign files become one frame table, and what was found in them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from workflow_lib.core.elements import SYMBOLS
+from workflow_lib.core.errors import UserError
+from workflow_lib.core.io import write_csv, write_json
+from workflow_lib.core.locks import folder_lock
+from workflow_lib.core.progress import say
+from workflow_lib.frames.foreign import UNSTATED
+from workflow_lib.frames.reading.inputs import find_inputs
+from workflow_lib.frames.reading.merge import Merged, merge
+from workflow_lib.frames.reading.part import LABELS, Part, ReadSettings, start_worker, work
+
+WAIT = 5.0  # s for another read of the same folder
+
+
+def read_sources(
+    patterns: Sequence[str], out: str | Path, settings: ReadSettings | None = None, jobs: int = 1
+) -> dict[str, Any]:
+    """Read files into ``out``: ``frames.parquet``, ``set_aside.csv``, ``duplicates.csv``, ``summary.json``.
+
+    ``patterns`` are files, folders or globs. ``jobs`` processes read a file each. Interrupted, the
+    same call goes on with the files that are not done. Damaged frames are set aside, and the rest
+    goes on. Returns the summary. Raises UserError where nothing can be read, the disk is full, or
+    another read is at work in ``out``.
+    """
+    settings, out = settings or ReadSettings(), Path(out)
+    if jobs < 1:
+        raise UserError(f"--jobs is {jobs}; give at least 1")
+    if settings.formula_units is not None and settings.formula_units < 1:
+        raise UserError(f"--formula-units is {settings.formula_units}; a cell holds at least 1")
+    inputs, passed_over = find_inputs(patterns, out)
+    books = out / ".read"
+    try:
+        with folder_lock(books / "lock", WAIT, say, "read"):
+            parts = [Part(books, source, settings) for source in inputs]
+            abouts = _read_all(parts, jobs)
+            if not any(about["frames"] for about in abouts):
+                raise UserError(_nothing(abouts))
+            factors = [about["stress"]["factor"] if about["stress"] else 1.0 for about in abouts]
+            merged = merge(parts, factors, out / "frames.parquet")
+            summary = summarise(abouts, merged, [str(path) for path in passed_over])
+            write_csv(_set_aside(abouts), out / "set_aside.csv")
+            write_csv(_duplicates(merged), out / "duplicates.csv")
+            write_json(out / "summary.json", summary)
+            shutil.rmtree(books)
+    except OSError as error:
+        raise UserError(
+            f"cannot use {error.filename or out} ({error.strerror or error}); check it, the free space and "
+            "--out, then run the same command again: finished files are kept"
+        ) from error
+    return summary
+
+
+def _nothing(abouts: Sequence[dict[str, Any]]) -> str:
+    for about in abouts:
+        if about["set_aside"]:
+            reason = next(iter(about["notes"]), about["set_aside"][0]["reason"])
+            return (
+                f"{about['path']}: no frame of {len(abouts)} files can be used, the first because: {reason}"
+            )
+    return f"{abouts[0]['path']} holds no frames; check that it was written to the end"
+
+
+@contextmanager
+def _bar(total: int) -> Iterator[Any]:
+    from tqdm import tqdm
+
+    quiet = not sys.stderr.isatty()
+    with tqdm(desc="read", total=total, unit="B", unit_scale=True, leave=False, disable=quiet) as bar:
+        yield bar
+
+
+def _read_all(parts: Sequence[Part], jobs: int) -> list[dict[str, Any]]:
+    """What is known of each part, read where it is not here from an earlier call."""
+    abouts = [part.about() for part in parts]
+    sizes = [part.source.path.stat().st_size for part in parts]
+    todo = [number for number, about in enumerate(abouts) if about is None]
+    if here := len(parts) - len(todo):
+        say(f"{here} of {len(parts)} files were read before")
+    with _bar(sum(sizes[number] for number in todo)) as bar:
+        if min(jobs, len(todo)) <= 1:
+            before = 0
+            for number in todo:
+
+                def show(done: int, before: int = before) -> None:
+                    bar.update(before + done - bar.n)
+
+                abouts[number] = parts[number].make(show)
+                before += sizes[number]
+        else:
+            for number, about in _in_processes(parts, todo, jobs, bar):
+                abouts[number] = about
+    return [about for about in abouts if about is not None]
+
+
+def _in_processes(
+    parts: Sequence[Part], todo: Sequence[int], jobs: int, bar: Any
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    # Forked copies of a process with Arrow's threads may hang.
+    context = multiprocessing.get_context("spawn")
+    progress = context.Array("q", len(parts), lock=False)
+    # The largest first: the last one running should be a short one.
+    order = sorted(todo, key=lambda number: -parts[number].source.path.stat().st_size)
+    with ProcessPoolExecutor(
+        min(jobs, len(todo)), mp_context=context, initializer=start_worker, initargs=(progress,)
+    ) as pool:
+        waiting = {pool.submit(work, number, parts[number]): number for number in order}
+        try:
+            while waiting:
+                done, _ = wait(waiting, timeout=0.5)
+                bar.update(sum(progress) - bar.n)
+                for job in [job for job in waiting if job in done or job.done()]:
+                    yield waiting.pop(job), job.result()
+        except BrokenProcessPool as error:
+            raise UserError(
+                "a reading process was killed, perhaps for want of memory; run the same command again with "
+                "fewer --jobs: finished files are kept"
+            ) from error
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _set_aside(abouts: Sequence[dict[str, Any]]) -> Any:
+    import pandas as pd
+
+    rows = [
+        {
+            "file": about["path"],
+            "frame": item["number"] if item["number"] >= 0 else None,
+            "line": item["line"],
+            "reason": item["reason"],
+        }
+        for about in abouts
+        for item in about["set_aside"]
+    ]
+    table = pd.DataFrame(rows, columns=["file", "frame", "line", "reason"])
+    return table.astype({"frame": "Int64", "line": "Int64"})
+
+
+def _duplicates(merged: Merged) -> Any:
+    import pandas as pd
+
+    rows = []
+    for row, first in sorted(merged.repeats.items()):
+        one, two = merged.about[row], merged.about[first]
+        rows.append(
+            {
+                "frame_id": one["frame_id"],
+                "file": one["file"],
+                "same_as": two["frame_id"],
+                "same_as_file": two["file"],
+                "energy_difference_ev": one["energy_ev"] - two["energy_ev"],
+            }
+        )
+    columns = ["frame_id", "file", "same_as", "same_as_file", "energy_difference_ev"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _statements(abouts: Sequence[dict[str, Any]], merged: Merged) -> list[str]:
+    """What a user of the table must know, one line each."""
+    lines = []
+    for about in abouts:
+        path, counts, stress = about["path"], about["counts"], about["stress"]
+        lines += [f"{path}: {note}" for note in about["notes"]]
+        if stress and stress["decided_by"] == "magnitude":
+            unit = stress["unit"]
+            told = f"{path}: stress (99 % of frames up to {stress['typical']:.3g}) "
+            if unit is None:
+                told += "is too large in any unit and was left out; give --stress-unit"
+            else:
+                told += f"is taken to be {unit}" + (
+                    "" if stress["sure"] else "; another unit is possible: say --stress-unit if you know it"
+                )
+            lines.append(told)
+        if number := counts.get("charges_turned"):
+            lines.append(f"{path}: cations were negative in {number} frames; sign of their charges turned")
+        if number := counts.get("charges_refused"):
+            lines.append(f"{path}: charges of Na are far from 0.87 e in {number} frames and were left out")
+        if number := counts.get("surrogates_turned"):
+            lines.append(f"{path}: {number} frames show charge states as surrogate species; turned back")
+        if number := counts.get("surrogates_unsure"):
+            lines.append(
+                f"{path}: {number} frames hold a surrogate species without moments that would tell what it "
+                "is; say --surrogates always or never"
+            )
+    if merged.twins:
+        lines.append(
+            f"{merged.twins} frames share their geometry with another one, but not its charge states, "
+            "moments or energy; they are kept"
+        )
+    if merged.stress_refused:
+        lines.append(
+            f"stress above 160 GPa or of unknown unit was left out in {merged.stress_refused} frames"
+        )
+    if merged.renamed:
+        lines.append(f"{merged.renamed} frame ids stood more than once and were numbered")
+    if any(UNSTATED in about["energy_references"] for about in abouts):
+        lines.append("the level of theory of some frames is unstated; give --energy-reference")
+    return lines
+
+
+def summarise(abouts: Sequence[dict[str, Any]], merged: Merged, passed_over: list[str]) -> dict[str, Any]:
+    """Content of ``summary.json``; labels and elements are counted before duplicates are left out."""
+    counts: Counter[str] = Counter()
+    levels: Counter[str] = Counter()
+    for about in abouts:
+        counts += Counter(about["counts"])
+        levels += Counter(about["energy_references"])
+    return {
+        "frames": merged.frames,
+        "frames_read": sum(about["frames"] for about in abouts),
+        "set_aside": sum(len(about["set_aside"]) for about in abouts),
+        "duplicates": len(merged.repeats),
+        "labels": {"energy": sum(levels.values()), **{label: counts[label] for label in LABELS}},
+        "energy_references": dict(levels),
+        "elements": [SYMBOLS[z] for z in sorted({z for about in abouts for z in about["elements"]})],
+        "statements": _statements(abouts, merged),
+        "passed_over": passed_over,
+        "files": [
+            {
+                **{key: about[key] for key in ("path", "name", "kind", "frames", "counts", "stress")},
+                "set_aside": len(about["set_aside"]),
+            }
+            for about in abouts
+        ],
+    }

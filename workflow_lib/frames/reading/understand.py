@@ -1,0 +1,164 @@
+"""What the numbers of a foreign file mean: signs of charges, surrogate labels, the unit of stress."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import numpy as np
+
+from workflow_lib.core.elements import SYMBOLS
+from workflow_lib.core.errors import UserError
+from workflow_lib.frames.foreign import (
+    STRESS_LIMIT,
+    STRESS_TO_EV,
+    StressUnit,
+    bader_signs,
+    composition,
+    count_formula_units,
+)
+from workflow_lib.frames.table import Frame
+from workflow_lib.lattice.redox import RedoxRule
+
+Surrogates = Literal["auto", "always", "never"]
+MAGNETIC = 2.0  # muB; Fe3+ shown as Ga has above 3
+NOT_MAGNETIC = 0.5  # muB; real Ga has 0.0
+DOUBTFUL = 0.05
+"""Stress below it is eV/A^3 for sure: 0.05 GPa is less than most relaxed cells keep. Up to 1 it may be
+either, and is taken as eV/A^3, as by ``foreign.read_frames``."""
+
+
+def orient_charges(frames: Sequence[Frame]) -> Counter[str]:
+    """Turn charges that have cations negative, in place; charges that are no Bader charges become null.
+
+    Na decides (+0.87 e), without it O. Counts ``charges_turned`` and ``charges_refused``.
+    """
+    signs, _ = bader_signs(frames)
+    counts: Counter[str] = Counter()
+    for index in np.flatnonzero(signs != 1).tolist():
+        frame = frames[index]
+        if signs[index] == 0:
+            frame.charges = None
+            counts["charges_refused"] += 1
+        else:
+            frame.charges = -np.asarray(frame.charges)
+            counts["charges_turned"] += 1
+    return counts
+
+
+def recognise_surrogates(frames: Sequence[Frame], rule: RedoxRule, mode: Surrogates) -> Counter[str]:
+    """Turn surrogate species (Ga for Fe3+) back into the element with its oxidation state, in place.
+
+    ``auto``: only where every surrogate atom has the moment of a magnetic ion (above 2 muB), which
+    a real Ga never has. ``always``: every frame of the file is labelled so, also those that hold no
+    surrogate. ``never``: elements are what they say. The other sites of the redox element get the
+    lower state. States that are not neutral stay null. Group and formula units that followed from
+    the composition follow from the new one. Counts ``surrogates_turned`` (frames),
+    ``surrogates_kept`` (no moment: the element itself), ``surrogates_unsure`` (moments missing or
+    between; left as they are) and ``surrogates_not_neutral``.
+    """
+    counts: Counter[str] = Counter()
+    marked = [state for state in rule.states if state.surrogate != rule.element]
+    if mode == "never" or not marked:
+        return counts
+    labels = {SYMBOLS.index(state.surrogate): state.oxidation for state in marked}
+    other = next((state.oxidation for state in rule.states if state.surrogate == rule.element), None)
+    for frame in frames:
+        site = np.isin(frame.numbers, list(labels))
+        if mode == "auto":
+            if not site.any():
+                continue
+            verdict = _verdict(frame, site)
+            if verdict != "turned":
+                counts[f"surrogates_{verdict}"] += 1
+                continue
+        _turn(frame, site, labels, other, rule, counts)
+    return counts
+
+
+def _verdict(frame: Frame, site: np.ndarray) -> str:
+    if frame.magmoms is None:
+        return "unsure"
+    moments = np.abs(np.asarray(frame.magmoms))[site]
+    if moments.min() > MAGNETIC:
+        return "turned"
+    return "kept" if moments.max() < NOT_MAGNETIC else "unsure"
+
+
+def _turn(
+    frame: Frame,
+    site: np.ndarray,
+    labels: dict[int, int],
+    other: int | None,
+    rule: RedoxRule,
+    counts: Counter[str],
+) -> None:
+    old = frame.numbers
+    unlabelled = old == rule.redox_z
+    if not (site.any() or unlabelled.any()):
+        return
+    numbers, states = old.copy(), np.zeros(len(old), dtype=np.int64)
+    for z, oxidation in labels.items():
+        states[old == z] = oxidation
+    numbers[site] = rule.redox_z
+    states[unlabelled] = 0 if other is None else other
+    if site.any():
+        if frame.group == composition(old):
+            frame.group = composition(numbers)
+        if frame.formula_units == count_formula_units(old):
+            frame.formula_units = count_formula_units(numbers)
+        frame.numbers = numbers
+        counts["surrogates_turned"] += 1
+    if frame.oxidation_states is not None and not site.any():
+        return
+    try:
+        rule.check_neutral(numbers, states)
+        frame.oxidation_states = states
+    except UserError:
+        frame.oxidation_states = None
+        counts["surrogates_not_neutral"] += 1
+
+
+@dataclass(frozen=True, slots=True)
+class StressVerdict:
+    """Unit of a file's stress; None where no unit makes it plausible (the labels become null).
+
+    ``typical`` is the 99th percentile over the frames of the largest component, in the file's unit;
+    ``sure`` says whether another unit is out of the question.
+    """
+
+    unit: StressUnit | None
+    decided_by: str
+    sure: bool
+    frames: int
+    typical: float
+    largest: float
+
+    @property
+    def factor(self) -> float | None:
+        """What turns the file's numbers into eV/A^3."""
+        return None if self.unit is None else STRESS_TO_EV[self.unit]
+
+    def as_dict(self) -> dict[str, object]:
+        """For the summary."""
+        return asdict(self)
+
+
+def stress_unit(largest: np.ndarray, stated: StressUnit | None, by: str = "caller") -> StressVerdict | None:
+    """The unit of a file from the largest component of each frame's stress [frames]; None without any.
+
+    The first of eV/A^3, GPa and kbar in which 99 of 100 frames stay below 160 GPa. ``stated`` by the
+    caller or the format (``by``) wins.
+    """
+    if not len(largest):
+        return None
+    typical, most = float(np.quantile(largest, 0.99)), float(largest.max())
+    if stated is not None:
+        return StressVerdict(stated, by, True, len(largest), typical, most)
+    unit: StressUnit | None = next(
+        (name for name, factor in STRESS_TO_EV.items() if typical * factor < STRESS_LIMIT), None
+    )
+    sure = typical < DOUBTFUL if unit == "eV/A^3" else unit == "GPa"
+    return StressVerdict(unit, "magnitude", sure, len(largest), typical, most)

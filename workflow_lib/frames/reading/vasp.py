@@ -1,0 +1,155 @@
+"""Plain results of VASP as its files hold them: vasprun.xml, OUTCAR and ACF.dat.
+
+Conventions. Energies are those extrapolated to zero width (VASP's energy(sigma->0), GPAW's default).
+VASP prints stress in kB, positive where the crystal wants to expand; what is returned is eV/A^3 with
+tension positive, the opposite sign.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from workflow_lib.core.compressed import open_binary
+from workflow_lib.core.elements import SYMBOLS
+from workflow_lib.core.errors import UserError
+
+if TYPE_CHECKING:
+    from pymatgen.io.vasp.outputs import Outcar, Vasprun
+
+_STEP_END = b"</calculation>"
+NA_BADER = (0.5, 1.05)  # e; 0.87 is usual in oxides and polyanions
+
+
+def read_vasprun(path: Path) -> Vasprun:
+    """Ionic steps and settings, in POSCAR's order; UserError where the file is cut short or damaged."""
+    vasprun = _parsed(path, path)
+    whole = [step.get("electronic_steps") and "e_fr_energy" in step for step in vasprun.ionic_steps]
+    if not whole or not all(whole):
+        raise UserError(f"{path} holds no energy; delete it to run VASP again")
+    return vasprun
+
+
+def _parsed(path: Path, where: Path) -> Vasprun:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from pymatgen.io.vasp.outputs import Vasprun
+
+        try:
+            return Vasprun(path, parse_dos=False, parse_eigen=False, parse_potcar_file=False)
+        # lxml says where a file is cut short; pymatgen raises anything on one that it does not expect.
+        except Exception as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise UserError(
+                f"{where} is cut short or damaged ({reason}); wait for VASP, or delete it to run again"
+            ) from error
+
+
+def read_whole_steps(path: Path) -> tuple[Vasprun, bool]:
+    """Return what a vasprun.xml holds, and whether it is cut short: the whole ionic steps then.
+
+    Raises UserError for a damaged file, and for one that was cut short within its first ionic step.
+    """
+    try:
+        return read_vasprun(path), False
+    except UserError as error:
+        cut = error
+    text = _unpacked(path)
+    end = text.rfind(_STEP_END) + len(_STEP_END)
+    if end < len(_STEP_END) or text.rstrip().endswith(b"</modeling>"):
+        raise cut
+    with tempfile.TemporaryDirectory() as folder:
+        mended = Path(folder) / "vasprun.xml"
+        mended.write_bytes(text[:end] + b"\n</modeling>\n")
+        vasprun = _parsed(mended, path)
+    if not all(step.get("electronic_steps") and "e_fr_energy" in step for step in vasprun.ionic_steps):
+        raise cut
+    return vasprun, True
+
+
+def _unpacked(path: Path) -> bytes:
+    """The bytes of a file, also of a compressed one that is cut short."""
+    parts: list[bytes] = []
+    with open_binary(path) as handle:
+        try:
+            while part := handle.read(1 << 20):
+                parts.append(part)
+        except EOFError:
+            pass
+    return b"".join(parts)
+
+
+def read_outcar_labels(path: Path) -> Outcar:
+    """Moments, valences and times; UserError where the file is cut short or damaged."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from pymatgen.io.vasp.outputs import Outcar
+
+        try:
+            outcar = Outcar(path)
+            outcar.read_pseudo_zval()
+            outcar.read_pattern({"loop": r"LOOP\+:\s+cpu time\s+([\d.]+):\s+real time\s+([\d.]+)"})
+        # pymatgen indexes what it expects to find.
+        except Exception as error:
+            raise UserError(f"{path} is cut short or damaged ({error}); run VASP again") from error
+    if not any("CPU time" in key for key in outcar.run_stats):
+        raise UserError(f"{path} is cut short; wait for VASP, or run it again")
+    return outcar
+
+
+def energy(step: Mapping[str, Any]) -> float:
+    """Energy of an ionic step for zero width, eV.
+
+    VASP 5 writes only the entropy term where the ionic step's own value should stand, so the
+    correction is taken from the last electronic step.
+    """
+    last = step["electronic_steps"][-1]
+    return round(float(step["e_fr_energy"] + last["e_0_energy"] - last["e_fr_energy"]), 8)  # as printed
+
+
+def stress(step: Mapping[str, Any]) -> np.ndarray | None:
+    """Stress [3, 3] of an ionic step in eV/A^3, tension positive; None where VASP computed none."""
+    from ase.units import GPa
+
+    return None if "stress" not in step else -0.1 * GPa * np.asarray(step["stress"], dtype=float)
+
+
+def bader_charges(path: Path, numbers: np.ndarray, valences: np.ndarray) -> np.ndarray:
+    """Charges [n] in e, cations positive, from the Bader code's ACF.dat; all in POSCAR's order.
+
+    ``valences`` [n]: electrons of each potential (ZVAL). The column CHARGE holds electrons, or net
+    charges of either sign where a script has subtracted ZVAL; Na, which has +0.87 e, decides, and
+    without Na the oxygen, which is negative. Raises UserError for another number of atoms, a sum
+    that is neither all electrons nor none, and Na far from 0.87 e.
+    """
+    rows = [line.split() for line in path.read_text(errors="replace").splitlines()]
+    try:
+        column = np.array([float(row[4]) for row in rows if len(row) > 4 and row[0].isdigit()])
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}); run bader again") from error
+    if len(column) != len(numbers):
+        raise UserError(f"{path} lists {len(column)} atoms of {len(numbers)}; run bader again")
+    tolerance = 0.1 * max(1.0, len(numbers) / 28)
+    if abs(column.sum() - valences.sum()) < tolerance:
+        charges = valences - column
+    elif abs(column.sum()) < tolerance:
+        charges = column
+    else:
+        raise UserError(
+            f"{path} holds {column.sum():.2f} of {valences.sum():.2f} electrons; "
+            "run 'chgsum.pl AECCAR0 AECCAR2' and 'bader CHGCAR -ref CHGCAR_sum' on this run"
+        )
+    sodium, oxygen = numbers == SYMBOLS.index("Na"), numbers == SYMBOLS.index("O")
+    if sodium.any():
+        mean = float(charges[sodium].mean())
+        if not NA_BADER[0] <= abs(mean) <= NA_BADER[1]:
+            raise UserError(f"{path}: Na has {mean:+.2f} e instead of 0.87; run bader again")
+        return charges * np.sign(mean)
+    if oxygen.any() and charges[oxygen].mean() > 0:
+        return -charges
+    return charges

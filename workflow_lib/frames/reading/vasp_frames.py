@@ -1,0 +1,177 @@
+"""Runs of VASP as frames: every whole, self-consistent ionic step, at the level that the file shows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from workflow_lib.core.compressed import bare_name, find
+from workflow_lib.core.errors import UserError
+from workflow_lib.frames.reading.common import Batches, Damaged, Defaults, one_frame, reason_of
+from workflow_lib.frames.reading.outcar import OutcarFile
+from workflow_lib.frames.reading.vasp import (
+    bader_charges,
+    energy,
+    read_outcar_labels,
+    read_whole_steps,
+    stress,
+)
+from workflow_lib.frames.reading.vasp_level import VaspLevel, level_of_outcar, level_of_vasprun
+from workflow_lib.frames.table import RELAXATION, SINGLE, Frame, with_labels
+
+SAME_ENERGY = 1e-3
+"""eV; an ionic step of vasprun.xml and of the OUTCAR beside it that are farther apart are not one."""
+KILLED = "the run was killed in this ionic step; the steps before it are kept"
+
+
+def level_for(level: VaspLevel, defaults: Defaults) -> str:
+    """Return the level to file a run under: the stated one where they agree, else its own."""
+    stated = defaults.energy_reference
+    if stated is None:
+        return level.name
+    differences = level.differences(stated)
+    if differences is None:
+        defaults.note(f"VASP ran at {level.name}; whether that is {stated!r}, as stated, cannot be told")
+        return stated
+    if not differences:
+        return stated
+    defaults.note(f"VASP did not run at the stated level {stated}: {'; '.join(differences)}")
+    return level.name
+
+
+def _not_converged(iterations: int) -> str:
+    # VASP prints "EDIFF is reached" even then.
+    return f"not self-consistent after {iterations} iterations, all that NELM allows"
+
+
+def read_vasprun(path: Path, defaults: Defaults) -> Batches:
+    """Ionic steps of a vasprun.xml with the moments that the OUTCAR beside it shows for each.
+
+    Charges (ACF.dat) belong to the last step. Energies are those for zero width, stress is in eV/A^3
+    with tension positive. A step that is not self-consistent is set aside, and so is the one in which
+    a run was killed. Raises UserError for a file that is damaged, or cut short in its first step.
+    """
+    from ase import Atoms
+
+    vasprun, cut = read_whole_steps(path)
+    reference = level_for(level_of_vasprun(vasprun), defaults)
+    limit = int(vasprun.parameters["NELM"])
+    steps = vasprun.ionic_steps
+    moments = _moments_beside(path, [energy(step) for step in steps], defaults)
+    unpolarised = int(vasprun.parameters.get("ISPIN", 1)) == 1
+    frames: list[Frame | Damaged] = []
+    for index, step in enumerate(steps):
+        structure = step["structure"]
+        if len(step["electronic_steps"]) >= limit:
+            frames.append(Damaged(index, None, _not_converged(limit)))
+            continue
+        numbers = np.array([site.specie.Z for site in structure])
+        labels: dict[str, Any] = {
+            "energy": energy(step),
+            "forces": np.asarray(step["forces"], dtype=float),
+            "stress": stress(step),
+            "kind": RELAXATION if len(steps) > 1 else SINGLE,
+            "magnetic_order": "NM" if unpolarised else None,
+        }
+        if moments[index] is not None and len(moments[index]) == len(numbers):  # type: ignore[arg-type]
+            labels["magmoms"] = moments[index]
+        if index == len(steps) - 1 and not cut:
+            symbols = [site.specie.symbol for site in structure]
+            labels["charges"] = _charges_beside(path, numbers, symbols, defaults)
+        atoms = Atoms(numbers, positions=structure.cart_coords, cell=structure.lattice.matrix, pbc=True)
+        frames.append(
+            one_frame(defaults, index, lambda a=atoms, p=labels: (a, [p]), defaults.name, reference)  # type: ignore[misc]
+        )
+    if cut:
+        frames.append(Damaged(len(steps), None, KILLED))
+    yield frames, path.stat().st_size
+
+
+def _beside(path: Path, name: str) -> Path | None:
+    """The file of the same run as this vasprun.xml, such as OUTCAR.relax1 of vasprun.xml.relax1."""
+    return find(path.parent, name + bare_name(path.name).removeprefix("vasprun.xml"))
+
+
+def _moments_beside(path: Path, energies: list[float], defaults: Defaults) -> list[np.ndarray | None]:
+    """Moments ``[n]`` of each ionic step from the OUTCAR of the same run; None where it has none."""
+    found: list[np.ndarray | None] = [None] * len(energies)
+    outcar = _beside(path, "OUTCAR")
+    if outcar is None:
+        return found
+    try:
+        with OutcarFile(outcar) as file:
+            steps = [(step.energy, step.moments) for step in file.steps()]
+            last = file.last_moments
+    # A damaged compressed file raises errors of its library.
+    except Exception as error:
+        defaults.note(f"{outcar.name} beside it cannot be read ({reason_of(error)}); moments are left out")
+        return found
+    for index, (here, (there, moments)) in enumerate(zip(energies, steps, strict=False)):
+        if abs(here - there) > SAME_ENERGY:
+            defaults.note(f"{outcar.name} beside it is of another run; its moments are left out")
+            return [None] * len(energies)
+        found[index] = moments
+    if steps and last is not None and len(steps) == len(energies):
+        found[-1] = last
+    return found
+
+
+def _charges_beside(
+    path: Path, numbers: np.ndarray, symbols: list[str], defaults: Defaults
+) -> np.ndarray | None:
+    """Bader charges ``[n]`` (e) from the ACF.dat of the same run; None where there are none."""
+    acf, outcar = _beside(path, "ACF.dat"), _beside(path, "OUTCAR")
+    if acf is None or outcar is None:
+        return None
+    try:
+        valence = read_outcar_labels(outcar).zval_dict
+        return bader_charges(acf, numbers, np.array([valence[symbol] for symbol in symbols]))
+    except (UserError, KeyError) as error:
+        defaults.note(f"{reason_of(error)}; charges are left out")
+        return None
+
+
+def read_outcar(path: Path, defaults: Defaults) -> Batches:
+    """Ionic steps of an OUTCAR without vasprun.xml, whole and self-consistent ones.
+
+    Raises UserError for a file that is cut short before its first ionic step has ended, or damaged.
+    """
+    from ase.io.vasp_parsers.vasp_outcar_parsers import OutcarChunkParser, OutcarHeaderParser
+
+    frames: list[Frame | Damaged] = []
+    with OutcarFile(path) as file:
+        try:
+            header = OutcarHeaderParser().build([*file.header])
+        # ASE's reader raises anything on a file that it does not expect.
+        except Exception as error:
+            raise UserError(f"{path} is damaged ({reason_of(error)}); run VASP again") from error
+        reference = level_for(level_of_outcar("".join(file.header)), defaults)
+        limit = file.iteration_limit()
+        unpolarised = not file.spin_polarised()
+        parser = OutcarChunkParser(header)
+        for index, step in enumerate(file.steps()):
+            if limit is not None and step.iterations >= limit:
+                frames.append(Damaged(index, None, _not_converged(limit)))
+                continue
+
+            def load(step: Any = step) -> tuple[Any, list[Any]]:
+                atoms = parser.build(step.lines)
+                order = "NM" if unpolarised else None
+                labels = {"energy": step.energy, "magmoms": step.moments, "magnetic_order": order}
+                return atoms, [labels, atoms.calc.results]
+
+            frames.append(one_frame(defaults, index, load, defaults.name, reference))
+        steps = len(frames)
+        if file.killed:
+            frames.append(Damaged(steps, None, KILLED))
+        last, moments = frames[steps - 1] if steps else None, file.last_moments
+        if isinstance(last, Frame) and moments is not None and len(last) == len(moments):
+            frames[steps - 1] = with_labels(last, magmoms=moments)
+        for frame in frames:
+            if isinstance(frame, Frame):
+                frame.kind = RELAXATION if steps > 1 else SINGLE
+    if not frames:
+        raise UserError(f"{path} holds no whole ionic step; run VASP again")
+    yield frames, path.stat().st_size

@@ -1,0 +1,210 @@
+"""At which level VASP ran, from the settings in its own files, and whether a stated level is the same."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from workflow_lib.core.elements import SYMBOLS
+
+if TYPE_CHECKING:
+    from pymatgen.io.vasp.outputs import Vasprun
+
+_GGA = {
+    **{"PE": "PBE", "PS": "PBEsol", "RP": "RPBE", "RE": "revPBE", "91": "PW91", "AM": "AM05", "CA": "LDA"},
+    **{"8": "PBE", "7": "PW91"},
+}
+"""VASP's GGA tags, and the LEXCH numbers of the two that potentials are made with."""
+_NONE = ("", "--", "F", "NONE", "FALSE")
+_FUNCTIONALS = (
+    *("r2SCAN", "rSCAN", "SCAN", "HSE06", "HSE03", "PBE0", "B3LYP", "PBEsol", "revPBE", "RPBE", "PBE"),
+    *("PW91", "AM05", "LDA"),
+)
+_CODES = ("VASP", "GPAW", "Espresso", "CP2K", "ABINIT", "CASTEP", "FHI-aims", "SIESTA", "CRYSTAL")
+
+
+@dataclass(frozen=True, slots=True)
+class VaspLevel:
+    """What an energy of VASP depends on.
+
+    ``hubbard``: effective U in eV of every element of the run; ``cutoff`` in eV; ``mesh``: divisions
+    of the k-mesh, None where the points are listed one by one (``points`` of them); ``gamma``: the
+    mesh holds Gamma. None where the file does not tell.
+    """
+
+    functional: str
+    hubbard: Mapping[str, float]
+    cutoff: float | None
+    mesh: tuple[int, int, int] | None
+    gamma: bool
+    points: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The level as frames state it, e.g. ``VASP/PBE+U(Fe 5.3)/PW520/2x4x4``."""
+        table = ", ".join(f"{symbol} {u:g}" for symbol, u in sorted(self.hubbard.items()) if u)
+        functional = f"{self.functional}+U({table})" if table else self.functional
+        if self.mesh is None:
+            mesh = f"{self.points} k-points" if self.points else "unknown mesh"
+        else:
+            mesh = "Gamma" if self.mesh == (1, 1, 1) and self.gamma else "x".join(map(str, self.mesh))
+            mesh = mesh if self.gamma else f"shifted {mesh}"
+        cutoff = "unknown cut-off" if self.cutoff is None else f"PW{self.cutoff:g}"
+        return f"VASP/{functional}/{cutoff}/{mesh}"
+
+    def differences(self, stated: str) -> list[str] | None:
+        """Return what contradicts a stated level, in words; None where nothing in it can be compared."""
+        found: list[str] = []
+        compared = False
+        code = next((one for one in _CODES if one.lower() in stated.lower()), None)
+        if code not in (None, "VASP"):
+            return [f"the code is VASP, not {code}"]
+        functional = _functional_in(stated)
+        if functional is not None:
+            compared = True
+            if functional.lower() != self.functional.lower():
+                found.append(f"the functional is {self.functional}, not {functional}")
+            found += self._hubbard_differences(stated)
+        cutoff = re.search(r"\b(?:PW|PAW|ENCUT|E)[ _=]?(\d{2,4}(?:\.\d+)?)|(\d{2,4}(?:\.\d+)?) ?eV", stated)
+        if cutoff and self.cutoff is not None:
+            compared = True
+            asked = float(cutoff[1] or cutoff[2])
+            if abs(asked - self.cutoff) > 0.5:
+                found.append(f"the cut-off is {self.cutoff:g} eV, not {asked:g}")
+        mesh = re.search(r"(\d+)\s?[xX×]\s?(\d+)\s?[xX×]\s?(\d+)", stated)
+        asked_mesh = tuple(map(int, mesh.groups())) if mesh else None
+        if asked_mesh is None and re.search(r"\bgamma\b", stated, re.IGNORECASE):
+            asked_mesh = (1, 1, 1)
+        if asked_mesh is not None and self.mesh is not None:
+            compared = True
+            if asked_mesh != self.mesh:
+                mine, theirs = ("x".join(map(str, one)) for one in (self.mesh, asked_mesh))
+                found.append(f"the k-mesh is {mine}, not {theirs}")
+        return found if compared or code else None
+
+    def _hubbard_differences(self, stated: str) -> list[str]:
+        """Differences in U; a stated table counts for every element, as a level serves many cells."""
+        text = stated[stated.index("+U") :] if "+U" in stated else ""
+        asked = {
+            symbol: float(value)
+            for symbol, value in re.findall(r"\b([A-Z][a-z]?)[ :=_]*(\d+(?:\.\d+)?)", text.split("/")[0])
+            if symbol in SYMBOLS[1:] and symbol != "U"
+        }
+        if text and not asked:  # "PBE+U" without a table
+            return [] if any(self.hubbard.values()) else ["no U was used"]
+        return [
+            f"U of {symbol} is {u:g} eV, not {asked.get(symbol, 0):g}"
+            for symbol, u in self.hubbard.items()
+            if abs(u - asked.get(symbol, 0.0)) > 1e-3
+        ]
+
+
+def _functional_in(stated: str) -> str | None:
+    """The functional that a stated level names, in our spelling; None where it names none."""
+    for name in _FUNCTIONALS:
+        if re.search(rf"(?<![A-Za-z0-9]){name}(?![A-Za-z0-9])", stated, re.IGNORECASE):
+            return name
+    return None
+
+
+def _functional(settings: Mapping[str, Any]) -> str:
+    """The functional of a run from its tags (upper case), with what corrects it."""
+
+    def text(key: str) -> str:
+        return str(settings.get(key) or "").strip().upper()
+
+    gga = text("GGA")
+    base = _GGA.get(gga, gga) if gga not in _NONE else _GGA.get(text("LEXCH"), text("LEXCH") or "PBE")
+    meta = text("METAGGA")
+    if meta not in (*_NONE, "T", "TRUE"):
+        base = {"R2SCAN": "r2SCAN", "RSCAN": "rSCAN"}.get(meta, meta)
+    if text("LHFCALC") in ("T", "TRUE", ".TRUE."):
+        share, screening = (float(settings.get(key) or 0.0) for key in ("AEXX", "HFSCREEN"))
+        known = {(0.25, 0.2): "HSE06", (0.25, 0.3): "HSE03", (0.25, 0.0): "PBE0"}
+        plain = known.get((round(share, 3), round(screening, 2)))
+        base = plain if plain and base == "PBE" else f"{base} hybrid({share:g}, {screening:g})"
+    if text("LUSE_VDW") in ("T", "TRUE", ".TRUE."):
+        base += "+vdW"
+    if (dispersion := text("IVDW")) not in ("", "0", *_NONE):
+        base += f"+IVDW{dispersion}"
+    return base
+
+
+def level_of_vasprun(vasprun: Vasprun) -> VaspLevel:
+    """Return the level at which a vasprun.xml was computed."""
+    settings = {**vasprun.parameters, **vasprun.incar}
+    titles = vasprun.potcar_symbols
+    if "PAW_PBE" not in titles[0] and "LEXCH" not in settings:
+        settings["LEXCH"] = "91" if "GGA" in titles[0] else "CA"
+    species = list(dict.fromkeys(vasprun.atomic_symbols))
+    hubbard = dict.fromkeys(species, 0.0)
+    if settings.get("LDAU"):
+        hubbard = _hubbard(species, *(settings.get(key) for key in ("LDAUL", "LDAUU", "LDAUJ")))
+    kpoints = vasprun.kpoints
+    automatic = kpoints.style.name in ("Gamma", "Monkhorst", "Automatic") and len(kpoints.kpts) == 1
+    mesh = tuple(int(n) for n in kpoints.kpts[0]) if automatic and len(kpoints.kpts[0]) == 3 else None
+    holds_gamma = bool((np.abs(np.asarray(vasprun.actual_kpoints)) < 1e-6).all(axis=1).any())
+    cutoff = settings.get("ENCUT") or settings.get("ENMAX")
+    return VaspLevel(
+        _functional(settings),
+        hubbard,
+        None if cutoff is None else float(cutoff),
+        mesh,  # type: ignore[arg-type]
+        holds_gamma,
+        len(vasprun.actual_kpoints),
+    )
+
+
+def _hubbard(species: Sequence[str], shells: Any, u: Any, j: Any) -> dict[str, float]:
+    """Effective U (eV) of each species; 0 where no shell has one."""
+    columns = [np.ravel(np.asarray(one, dtype=float)) for one in (shells, u, j) if one is not None]
+    if len(columns) != 3 or any(len(one) < len(species) for one in columns):
+        return dict.fromkeys(species, 0.0)
+    return {
+        symbol: float(columns[1][i] - columns[2][i]) if columns[0][i] >= 0 else 0.0
+        for i, symbol in enumerate(species)
+    }
+
+
+def level_of_outcar(header: str) -> VaspLevel:
+    """Return the level from the head of an OUTCAR, all that stands before its first iteration."""
+
+    def last(pattern: str) -> str | None:
+        found = re.findall(pattern, header)
+        return found[-1].strip() if found else None
+
+    tags = ("GGA", "METAGGA", "LEXCH", "LHFCALC", "AEXX", "HFSCREEN", "LUSE_VDW", "IVDW")
+    settings = {tag: last(rf"(?m)^\s*{tag}\s*=\s*(\S+)") for tag in tags}
+    species = [symbol.strip() for symbol in re.findall(r"VRHFIN\s*=\s*([A-Z][a-z]?)\s*:", header)]
+    hubbard = dict.fromkeys(species, 0.0)
+    if "LDAUU" in header and re.search(r"LDA\+U is selected", header):
+        columns = [(last(rf"LDAU{letter}\s*=\s*([-\d. ]+)") or "").split() for letter in ("L", "U", "J")]
+        hubbard = _hubbard(species, *columns)
+    divisions = re.search(r"generate k-points for:\s*(\d+)\s+(\d+)\s+(\d+)", header)
+    cutoff = last(r"ENCUT\s*=\s*([\d.]+)")
+    count = last(r"NKPTS\s*=\s*(\d+)")
+    return VaspLevel(
+        _functional(settings),
+        hubbard,
+        None if cutoff is None else float(cutoff),
+        tuple(map(int, divisions.groups())) if divisions else None,  # type: ignore[arg-type]
+        _lists_gamma(header),
+        None if count is None else int(count),
+    )
+
+
+def _lists_gamma(header: str) -> bool:
+    """Whether the k-points of an OUTCAR hold Gamma."""
+    listing = header.partition("k-points in reciprocal lattice and weights:")[2].partition("\n")[2]
+    for line in listing.splitlines():
+        words = line.split()
+        try:
+            if max(abs(float(word)) for word in words[:3]) < 1e-6:
+                return True
+        except ValueError:  # the end of the list
+            return False
+    return False

@@ -1,0 +1,145 @@
+"""Which frames train, choose the epoch and test: the type of ``splits.json``, its writer and its reader.
+
+How frames are dealt to the sets is the dataset stage's business. What a model of a fold knows follows
+here: a state is a test state only if none of its frames is in another set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from workflow_lib.core.errors import UserError
+from workflow_lib.core.io import read_json, write_json
+
+SetName = Literal["train", "validation", "test"]
+Role = Literal["train", "validation", "test", "none"]
+SETS: tuple[SetName, ...] = ("train", "validation", "test")
+"""In the order in which they lay claim to a state: one that trains is known, wherever others of its
+frames are; so is one that chooses the epoch."""
+
+
+@dataclass(frozen=True)
+class Fold:
+    """The three sets of one fold: their frames in the order of the file, and their states.
+
+    A frame of no charge-ordered state counts by its group. Raises ValueError where a frame or a state
+    is in two sets.
+    """
+
+    number: int
+    frames: Mapping[SetName, tuple[str, ...]]
+    states: Mapping[SetName, frozenset[str]]
+    _of_frame: dict[str, SetName] = field(init=False, repr=False, compare=False)
+    _of_state: dict[str, SetName] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_of_frame", _owners("frame", self.frames))
+        object.__setattr__(self, "_of_state", _owners("state", self.states))
+
+    @classmethod
+    def of(cls, number: int, members: Mapping[SetName, Sequence[tuple[str, str]]]) -> Self:
+        """Make a fold of the frames of each set, given as pairs of frame and state (or group)."""
+        placed: set[str] = set()
+        states: dict[SetName, frozenset[str]] = {}
+        for name in SETS:
+            own = {state for _, state in members[name]} - placed
+            states[name] = frozenset(own)
+            placed |= own
+        return cls(number, {name: tuple(frame for frame, _ in members[name]) for name in SETS}, states)
+
+    def frame_role(self, frame_id: str) -> Role:
+        """Return the set that holds this very frame."""
+        return self._of_frame.get(frame_id, "none")
+
+    def role(self, state: str, frame_id: str) -> Role:
+        """Return the set that says what a model of this fold knows of a frame.
+
+        It is that of the frame's state (its group, where it has none): a frame of the test set is not
+        unseen if its state also trains. States that the file does not name count by the frame.
+        """
+        return self._of_state.get(state) or self.frame_role(frame_id)
+
+    def content(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        row: dict[str, Any] = {"fold": self.number}
+        for name in SETS:
+            row |= {name: list(self.frames[name]), f"{name}_states": sorted(self.states[name])}
+        return row
+
+
+@dataclass(frozen=True)
+class Splits:
+    """All folds of a dataset and how they were drawn.
+
+    ``always_train`` names the units (states, groups) that no fold holds out; ``subset_is_full`` says
+    that the chemical subset is the whole dataset.
+    """
+
+    split_by: Literal["state", "ions", "material", "frame"]
+    seed: int
+    folds: tuple[Fold, ...]
+    always_train: tuple[str, ...] = ()
+    subset_is_full: bool = False
+    where: str = field(default="the splits", compare=False)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read ``splits.json``; UserError where it is missing, damaged, or a frame is in two sets."""
+        content = read_json(path)
+        try:
+            folds = tuple(
+                Fold(
+                    int(entry["fold"]),
+                    {name: tuple(entry[name]) for name in SETS},
+                    {name: frozenset(entry[f"{name}_states"]) for name in SETS},
+                )
+                for entry in content["folds"]
+            )
+            return cls(
+                content["split_by"],
+                content["seed"],
+                folds,
+                tuple(content["always_train"]),
+                content["subset_is_full"],
+                str(path),
+            )
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{path} is no file of splits ({error!r}); make the dataset again") from error
+        except ValueError as error:
+            raise UserError(f"{path}: {error}; make the dataset again") from error
+
+    def save(self, path: str | Path) -> None:
+        """Write ``splits.json``."""
+        write_json(path, self.content())
+
+    def content(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return {
+            "split_by": self.split_by,
+            "seed": self.seed,
+            "count": len(self.folds),
+            "always_train": list(self.always_train),
+            "subset_is_full": self.subset_is_full,
+            "folds": [fold.content() for fold in self.folds],
+        }
+
+    def fold(self, number: int) -> Fold:
+        """Return a fold by its number; UserError where there is none."""
+        for fold in self.folds:
+            if fold.number == number:
+                return fold
+        known = [fold.number for fold in self.folds]
+        raise UserError(f"{self.where} holds no fold {number}; it has {known}")
+
+
+def _owners(what: str, sets: Mapping[SetName, Sequence[str] | frozenset[str]]) -> dict[str, SetName]:
+    """Return the set of each member; ValueError where one is in two."""
+    owner: dict[str, SetName] = {}
+    for name in SETS:
+        for member in sets[name]:
+            if owner.setdefault(member, name) != name:
+                raise ValueError(f"{what} {member} is in the sets {owner[member]} and {name}")
+    return owner

@@ -1,0 +1,497 @@
+"""The frame table: one row a DFT frame, the only form in which data travel between stages.
+
+Columns (missing labels are null, never zero): ``frame_id``, ``group`` (one material or one
+charge-ordered state), ``path`` (the calculation that the frame belongs to: one relaxation, one run;
+null where nothing tells), ``state_key`` (canonical arrangement, see ``host.py``), ``kind``
+(relaxation, rattle, ...), ``source``, ``numbers`` [n], ``positions`` [n, 3] A, ``cell`` [3, 3] A
+(rows are vectors), ``formula_units``, ``energy`` eV, ``forces`` [n, 3] eV/A, ``stress`` [3, 3]
+eV/A^3 (tension positive) with ``stress_converged``, ``magmoms`` [n] muB, ``charges`` [n] e
+(cations positive), ``oxidation_states`` [n] (formal; 0 where the site takes no part in redox),
+``orbital``, ``magnetic_order`` (NM, FM, AFM, FiM; see ``magnetism``), ``fmax`` eV/A,
+``energy_reference`` (code/functional/cut-off/k-mesh). Energies are comparable at one
+``energy_reference`` and one ``magnetic_order``. All cells are periodic in three directions.
+
+Tables written before ``path`` and ``magnetic_order`` existed are read with both derived: the order
+from the moments; the path of a relaxation from its group and orbital, unless the group is a mere
+composition, which several calculations share.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import MISSING, dataclass, fields, replace
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from workflow_lib.core.errors import UserError
+from workflow_lib.core.io import atomic_path
+from workflow_lib.frames.magnetism import magnetic_order, magnetic_orders
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from ase import Atoms
+
+LAST_ELEMENT = 118
+SMALLEST_VOLUME = 1e-3
+"""A^3; below it three vectors make no cell."""
+BUFFER = 1 << 20
+"""Bytes of a column that are read at once, so that a file of one long row group streams too."""
+STORED: Any = {"compression": "zstd", "write_page_checksum": True}
+"""Incompressible numbers are stored as they are: without checksums their damage would go unnoticed."""
+PER_ATOM = ("forces", "magmoms", "charges", "oxidation_states")
+"""Optional columns with one entry an atom."""
+RELAXATION, SINGLE, UNSPECIFIED = "relaxation", "single", "unspecified"
+"""Kinds of frame that are told apart: a step of a relaxation, a static run, and one that does not say
+what it is. Any other kind (rattle, md, ...) samples displaced atoms or strained cells."""
+_DERIVED = {"path": ("kind", "group", "orbital"), "magnetic_order": ("magmoms",)}
+"""Columns that older tables lack, and what they follow from."""
+_COMPOSITION = re.compile(r"([A-Z][a-z]?[0-9]+)+")
+
+
+@dataclass(slots=True, kw_only=True)
+class Frame:
+    """One row of the frame table; see the module for units."""
+
+    frame_id: str
+    group: str
+    kind: str
+    source: str
+    numbers: np.ndarray
+    positions: np.ndarray
+    cell: np.ndarray
+    formula_units: int
+    energy: float
+    energy_reference: str
+    path: str | None = None
+    state_key: str | None = None
+    forces: np.ndarray | None = None
+    stress: np.ndarray | None = None
+    stress_converged: bool = False
+    magmoms: np.ndarray | None = None
+    charges: np.ndarray | None = None
+    oxidation_states: np.ndarray | None = None
+    orbital: str | None = None
+    magnetic_order: str | None = None
+    fmax: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.magnetic_order is None and self.magmoms is not None and len(self.magmoms):
+            self.magnetic_order = magnetic_order(self.magmoms)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+
+_SHAPES: dict[str, tuple[int, ...]] = {
+    "positions": (-1, 3),
+    "cell": (3, 3),
+    "forces": (-1, 3),
+    "stress": (3, 3),
+}
+_INTEGER = ("numbers", "oxidation_states")
+_REQUIRED = tuple(f.name for f in fields(Frame) if f.default is MISSING)
+
+
+def _schema() -> pa.Schema:
+    import pyarrow as pa
+
+    def column(name: str) -> pa.DataType:
+        if name in _INTEGER:
+            return pa.list_(pa.int16())
+        if name in (*_SHAPES, "magmoms", "charges"):
+            return pa.list_(pa.float64())
+        if name in ("energy", "fmax"):
+            return pa.float64()
+        return {"formula_units": pa.int32(), "stress_converged": pa.bool_()}.get(name, pa.string())
+
+    return pa.schema([(field.name, column(field.name)) for field in fields(Frame)])
+
+
+def check_frame(frame: Frame, where: str) -> None:
+    """Raise UserError for wrong-length arrays, values that are not finite, or a cell without volume.
+
+    ``where`` names the file and row for the message.
+    """
+    n = len(frame.numbers)
+    if not n or frame.numbers.min() < 1 or frame.numbers.max() > LAST_ELEMENT:
+        raise UserError(f"{where}: numbers must be atomic numbers from 1 to {LAST_ELEMENT}, one per atom")
+    for name in ("positions", *PER_ATOM):
+        value = getattr(frame, name)
+        if value is not None and len(value) != n:
+            raise UserError(f"{where}: {name} has {len(value)} rows for {n} atoms; give one per atom")
+    for name in ("energy", "positions", "cell", "forces", "stress", "magmoms", "charges"):
+        value = getattr(frame, name)
+        if value is not None and not np.isfinite(value).all():
+            raise UserError(
+                f"{where}: {name} holds values that are not finite; remove the frame or leave the label out"
+            )
+    if abs(np.linalg.det(frame.cell)) < SMALLEST_VOLUME:
+        raise UserError(f"{where}: the cell has no volume; give three lattice vectors in A")
+
+
+def frames_to_table(frames: Sequence[Frame]) -> pa.Table:
+    """The frames as an Arrow table with the columns and types of the frame table."""
+    import pyarrow as pa
+
+    columns = []
+    for field in _schema():
+        values = [getattr(frame, field.name) for frame in frames]
+        if pa.types.is_list(field.type):
+            missing = np.array([value is None for value in values], dtype=bool)
+            flat = [np.ravel(value) for value in values if value is not None]
+            lengths = [0 if value is None else np.size(value) for value in values]
+            offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int32)
+            content = np.concatenate(flat) if flat else np.array([], dtype=float)
+            columns.append(
+                pa.ListArray.from_arrays(
+                    pa.array(offsets),
+                    pa.array(content).cast(field.type.value_type),
+                    type=field.type,
+                    mask=pa.array(missing),
+                )
+            )
+        else:
+            columns.append(pa.array(values, type=field.type))
+    return pa.Table.from_arrays(columns, schema=_schema())
+
+
+def write_parquet(frames: Sequence[Frame], path: str | Path) -> None:
+    """Write frames as Parquet, atomically."""
+    import pyarrow.parquet as pq
+
+    with atomic_path(path) as temporary:
+        pq.write_table(frames_to_table(frames), temporary, **STORED)
+
+
+class FrameWriter:
+    """Appends to a frame table of any length, one row group a call; see :func:`frame_writer`."""
+
+    def __init__(self, writer: Any) -> None:
+        self._writer = writer
+        self.count = 0
+
+    def write(self, frames: Sequence[Frame]) -> None:
+        """Append frames."""
+        if frames:
+            self.write_table(frames_to_table(frames))
+
+    def write_table(self, table: pa.Table) -> None:
+        """Append rows that have the frame table's columns and types already."""
+        if table.num_rows:
+            self._writer.write_table(table)
+            self.count += table.num_rows
+
+
+@contextmanager
+def frame_writer(path: str | Path) -> Iterator[FrameWriter]:
+    """Open a frame table to write it bit by bit; it appears under its name if the block succeeds.
+
+    Raises UserError where the folder cannot be written.
+    """
+    import pyarrow.parquet as pq
+
+    schema = _schema()
+    # Measured numbers hardly repeat: a dictionary of them costs time and saves nothing.
+    texts = [field.name for field in schema if field.type == "string"]
+    with (
+        atomic_path(path) as temporary,
+        pq.ParquetWriter(temporary, schema, use_dictionary=texts, **STORED) as writer,
+    ):
+        yield FrameWriter(writer)
+
+
+def iter_tables(
+    path: str | Path, columns: Sequence[str] | None = None, batch: int = 1000
+) -> Iterator[pa.Table]:
+    """Columns (default: all) of a frame table as they are, at most ``batch`` rows at a time.
+
+    Of an older table, :data:`_DERIVED` columns are filled in (see the module).
+    Raises UserError for a missing, damaged or foreign file, or one that lacks these columns.
+    """
+    import pyarrow as pa
+
+    names = list(columns or (field.name for field in fields(Frame)))
+    with _open_parquet(path) as file:
+        absent = [name for name in names if name in _DERIVED and name not in file.schema_arrow.names]
+        needed = {source for name in absent for source in _DERIVED[name]}
+        stored = [name for name in dict.fromkeys([*names, *sorted(needed)]) if name not in absent]
+        if missing := sorted(set(stored) - set(file.schema_arrow.names)):
+            raise UserError(f"{path} is no frame table: it lacks {', '.join(missing)}")
+        try:
+            for records in file.iter_batches(batch, columns=stored, use_threads=False):
+                table = pa.Table.from_batches([records])
+                for name in absent:
+                    table = table.append_column(name, _derived(name, table))
+                yield table.select(names)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise _damaged(path, error) from error
+
+
+def _derived(name: str, table: pa.Table) -> pa.Array:
+    """A column that an older table lacks."""
+    import pyarrow as pa
+
+    values: list[str | None] = [None] * table.num_rows
+    if name == "path":
+        columns = (table.column(one).to_pylist() for one in _DERIVED["path"])
+        for row, (kind, group, orbital) in enumerate(zip(*columns, strict=True)):
+            if kind == RELAXATION and group is not None and not _COMPOSITION.fullmatch(group):
+                values[row] = f"{group}/{orbital}" if orbital else group
+    else:
+        column = table.column("magmoms")
+        lengths = list_lengths(column)
+        with_moments = np.flatnonzero(lengths)
+        offsets = np.concatenate([[0], np.cumsum(lengths[with_moments])])
+        moments = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        for row, order in zip(with_moments.tolist(), magnetic_orders(moments, offsets), strict=True):
+            values[row] = order
+    return pa.array(values, type=pa.string())
+
+
+def count_rows(path: str | Path) -> int:
+    """Number of frames in a frame table; UserError for a missing or damaged file."""
+    with _open_parquet(path) as file:
+        return int(file.metadata.num_rows)
+
+
+def iter_batches(path: str | Path, batch: int = 1000) -> Iterator[FrameBatch]:
+    """Read a frame table as checked flat arrays; UserError as in :func:`read_parquet`."""
+    first = 0
+    for table in iter_tables(path, batch=batch):
+        found = FrameBatch(table, path, first)
+        found.check()
+        yield found
+        first += len(found)
+
+
+def iter_parquet(path: str | Path, batch: int = 1000) -> Iterator[list[Frame]]:
+    """Read a frame table in lists of at most ``batch`` frames; UserError as in :func:`read_parquet`."""
+    for found in iter_batches(path, batch):
+        yield found.frames()
+
+
+def read_parquet(path: str | Path) -> list[Frame]:
+    """Read a frame table; UserError for a missing, damaged or foreign file."""
+    return [frame for frames in iter_parquet(path) for frame in frames]
+
+
+def _damaged(path: str | Path, error: Exception) -> UserError:
+    return UserError(f"{path} is truncated or no Parquet file ({str(error).splitlines()[0]})")
+
+
+def _open_parquet(path: str | Path) -> Any:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; check the path to the frame table")
+    try:
+        # With pre_buffer, pyarrow's default, the bytes of the whole file stay until it is closed.
+        return pq.ParquetFile(path, buffer_size=BUFFER, pre_buffer=False, page_checksum_verification=True)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise _damaged(path, error) from error
+
+
+class FrameBatch:
+    """Consecutive rows of a frame table as flat arrays, the atoms of all frames one after another.
+
+    ``table`` has the frame table's columns and types; ``path`` and ``first``, the row of the first
+    frame in that file, are for messages. Nothing but the types is checked before :meth:`check`.
+    """
+
+    def __init__(self, table: pa.Table, path: str | Path, first: int = 0) -> None:
+        import pyarrow as pa
+
+        schema = _schema()
+        if missing := sorted(set(schema.names) - set(table.column_names)):
+            raise UserError(f"{path} is no frame table: it lacks {', '.join(missing)}")
+        try:
+            self.table = table.select(schema.names).cast(schema)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{path}: a column has the wrong type ({reason}); see docs/data.md") from error
+        self.path, self.first = path, first
+
+    def __len__(self) -> int:
+        return self.table.num_rows
+
+    @cached_property
+    def sizes(self) -> np.ndarray:
+        """Atoms of each frame ``[F]``."""
+        return list_lengths(self.table.column("numbers"))
+
+    @cached_property
+    def offsets(self) -> np.ndarray:
+        """Frame i has the atoms ``offsets[i]`` to ``offsets[i + 1]``; ``[F + 1]``."""
+        return np.concatenate([[0], np.cumsum(self.sizes)])
+
+    @cached_property
+    def owner(self) -> np.ndarray:
+        """The frame of each atom ``[N]``."""
+        return np.repeat(np.arange(len(self)), self.sizes)
+
+    @cached_property
+    def numbers(self) -> np.ndarray:
+        """Atomic numbers ``[N]``."""
+        return self.flat("numbers").astype(np.int64)
+
+    def missing(self, name: str) -> np.ndarray:
+        """Which frames ``[F]`` have nothing in this column."""
+        return self.table.column(name).combine_chunks().is_null().to_numpy(zero_copy_only=False)
+
+    def values(self, name: str) -> np.ndarray:
+        """A column of one number or flag a frame ``[F]``, in the unit of the frame table."""
+        return self.table.column(name).combine_chunks().to_numpy(zero_copy_only=False)
+
+    def flat(self, name: str) -> np.ndarray:
+        """All numbers of a list column in the unit of the frame table, frames without it left out."""
+        return self.table.column(name).combine_chunks().flatten().to_numpy(zero_copy_only=False)
+
+    def per_atom(self, name: str, fill: float) -> np.ndarray:
+        """One number an atom ``[N]``; ``fill`` where the frame has none."""
+        missing = self.missing(name)
+        if not missing.any():
+            return self.flat(name)
+        full = np.full(len(self.owner), fill)
+        full[~missing[self.owner]] = self.flat(name)
+        return full
+
+    def check(self) -> None:
+        """Raise UserError for the first frame that :func:`check_frame` refuses."""
+        if self._sound():
+            return
+        for row, frame in enumerate(self.frames()):
+            check_frame(frame, f"{self.path} row {self.first + row}")
+
+    def _sound(self) -> bool:
+        """Whether check_frame passes every frame: many at once, so it does not say which it refuses."""
+        columns = {name: self.table.column(name) for name in self.table.column_names}
+        if any(columns[name].null_count for name in _REQUIRED):
+            return False
+        if not len(self):
+            return True
+        expected = {"cell": np.full(len(self), 9), "stress": np.full(len(self), 9)}
+        expected |= {"positions": 3 * self.sizes, "forces": 3 * self.sizes}
+        for name in (*_INTEGER, *_SHAPES, "magmoms", "charges"):
+            wrong = list_lengths(columns[name]) != expected.get(name, self.sizes)
+            if (wrong & ~self.missing(name)).any() or columns[name].combine_chunks().flatten().null_count:
+                return False
+            if name not in _INTEGER and not np.isfinite(self.flat(name)).all():
+                return False
+        volumes = np.abs(np.linalg.det(self.flat("cell").reshape(-1, 3, 3)))
+        return bool(
+            self.sizes.all()
+            and self.numbers.min() >= 1
+            and self.numbers.max() <= LAST_ELEMENT
+            and volumes.min() >= SMALLEST_VOLUME
+            and np.isfinite(self.values("energy")).all()
+        )
+
+    def frames(self) -> list[Frame]:
+        """The rows as frames, not checked but for the shapes of their arrays."""
+        names = [field.name for field in fields(Frame)]
+        columns = {
+            name: _column(self.table.column(name).combine_chunks(), name, str(self.path), self.first)
+            for name in names
+        }
+        return [Frame(**{name: columns[name][row] for name in names}) for row in range(len(self))]
+
+
+def list_lengths(column: pa.ChunkedArray) -> np.ndarray:
+    """Length of the list in each row ``[F]``; 0 where there is none."""
+    import pyarrow.compute as pc
+
+    lengths = pc.fill_null(pc.list_value_length(column), 0)
+    return lengths.to_numpy().astype(np.int64)
+
+
+def _column(column: pa.Array, name: str, path: str, first: int) -> list:
+    """One column as Python values, arrays in their own shape; None where empty."""
+    import pyarrow as pa
+
+    empty = column.is_null().to_numpy(zero_copy_only=False)
+    if name in _REQUIRED and empty.any():
+        raise UserError(f"{path} row {first + int(empty.argmax())}: {name} is empty; every frame needs it")
+    if not pa.types.is_list(column.type):
+        return column.to_pylist()
+    if name in _INTEGER and column.values.null_count:
+        raise UserError(f"{path}: {name} has empty entries; give one whole number per atom")
+    # Copied, so that a frame neither is read-only nor keeps the whole table in memory.
+    offsets = column.offsets.to_numpy()
+    mine = column.values.slice(offsets[0], offsets[-1] - offsets[0])
+    flat = mine.to_numpy(zero_copy_only=False).astype(np.int64 if name in _INTEGER else float)
+    offsets = offsets - offsets[0]
+    shape = _SHAPES.get(name, (-1,))
+    values: list[np.ndarray | None] = []
+    for row, (start, stop) in enumerate(pairwise(offsets)):
+        value = flat[start:stop]
+        try:
+            values.append(None if empty[row] else value.reshape(shape).copy())
+        except ValueError as error:
+            raise UserError(
+                f"{path} row {first + row}: {name} has {value.size} numbers, which make no array of shape "
+                f"{str(shape).replace('-1', 'n')}"
+            ) from error
+    return values
+
+
+def frame_to_atoms(frame: Frame) -> Atoms:
+    """The frame as ASE atoms.
+
+    ``oxidation_states`` becomes an array of that name; other labels become ``REF_energy``,
+    ``REF_forces``, ``REF_stress``, ``REF_magmom`` and ``REF_charge``, names which ASE's readers
+    leave alone.
+    """
+    from ase import Atoms
+
+    atoms = Atoms(frame.numbers, positions=frame.positions, cell=frame.cell, pbc=True)
+    atoms.info["REF_energy"] = frame.energy
+    for name in ("frame_id", "group", "path", "state_key", "kind", "source", "formula_units"):
+        if getattr(frame, name) is not None:
+            atoms.info[name] = getattr(frame, name)
+    for name in ("energy_reference", "orbital", "magnetic_order", "fmax"):
+        if getattr(frame, name) is not None:
+            atoms.info[name] = getattr(frame, name)
+    if frame.stress is not None:
+        atoms.info["REF_stress"] = frame.stress
+        atoms.info["stress_converged"] = frame.stress_converged
+    for name, key in (
+        ("forces", "REF_forces"),
+        ("magmoms", "REF_magmom"),
+        ("charges", "REF_charge"),
+    ):
+        if getattr(frame, name) is not None:
+            atoms.arrays[key] = np.array(getattr(frame, name))
+    if frame.oxidation_states is not None:
+        atoms.arrays["oxidation_states"] = np.array(frame.oxidation_states)
+    return atoms
+
+
+def single_reference(frames: Iterable[Frame], where: str) -> str:
+    """The one energy reference of these frames; UserError where levels of theory are mixed."""
+    found = {frame.energy_reference for frame in frames}
+    if len(found) != 1:
+        raise mixed_levels(found, where)
+    return found.pop()
+
+
+def mixed_levels(found: set[str], where: str) -> UserError:
+    """The error for energy references that stand in one place."""
+    return UserError(
+        f"{where} mixes {len(found)} levels of theory ({'; '.join(sorted(found))}); energies of "
+        "different levels must not meet: keep one energy_reference"
+    )
+
+
+def with_labels(frame: Frame, **changes: Any) -> Frame:
+    """Return a copy of the frame with some columns replaced; new moments show their own order."""
+    if "magmoms" in changes:
+        changes.setdefault("magnetic_order", None)
+    return replace(frame, **changes)

@@ -1,0 +1,118 @@
+"""The file that describes a host: what it must hold, checked against the redox rule."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Self
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from workflow_lib.core.elements import SYMBOLS, atomic_number
+from workflow_lib.core.errors import UserError
+from workflow_lib.core.io import read_json
+from workflow_lib.lattice.redox import RedoxRule
+
+SMALLEST_VOLUME = 1.0
+"""A^3 an atom; three vectors that span less are no cell of a crystal."""
+CLOSEST = 0.5
+"""A; two sites nearer than this are one site given twice."""
+
+Length = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=-1e4, le=1e4)]
+Fraction = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=-100, le=100)]
+Vector = tuple[Length, Length, Length]
+Cell = tuple[Vector, Vector, Vector]
+Scaled = tuple[tuple[Fraction, Fraction, Fraction], ...]
+
+
+class HostFile(BaseModel):
+    """A full cell of a host crystal (every mobile site occupied) and the same sites in its empty cell."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(min_length=1, max_length=200, description="how figures and messages call the host")
+    provenance: str = Field("", description="where sites and cells come from")
+    mobile: str = Field(description="element of the mobile ion")
+    redox: str = Field(description="element that changes its oxidation state")
+    oxidation_states: tuple[Annotated[int, Field(strict=True, ge=0, le=9)], ...] = Field(
+        min_length=2, max_length=2, description="lower and higher oxidation state"
+    )
+    formula_units: Annotated[int, Field(strict=True, ge=1)] = Field(description="formula units in the cell")
+    numbers: tuple[Annotated[int, Field(strict=True, ge=1, lt=len(SYMBOLS))], ...] = Field(
+        min_length=1, max_length=2000, description="atomic numbers [n] of the full cell"
+    )
+    cell_full: Cell = Field(description="A, rows are vectors; every mobile site occupied")
+    cell_empty: Cell = Field(description="A; no mobile site occupied")
+    scaled_full: Scaled = Field(description="scaled positions [n, 3] in the full cell")
+    scaled_empty: Scaled = Field(description="scaled positions of the same sites in the empty cell")
+
+    @field_validator("mobile", "redox")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        atomic_number(value)
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        low, high = self.oxidation_states
+        if low >= high:
+            raise ValueError(
+                f"oxidation_states must go from the lower to the higher state, not {low}, {high}"
+            )
+        if self.mobile == self.redox:
+            raise ValueError(f"mobile and redox are both {self.redox}; they must be two elements")
+        held = {SYMBOLS[z] for z in self.numbers}
+        if not {self.mobile, self.redox} <= held:
+            raise ValueError(
+                f"the full cell must hold {self.mobile} and {self.redox}, not {', '.join(sorted(held))}"
+            )
+        for name in ("full", "empty"):
+            scaled = np.array(getattr(self, f"scaled_{name}")).reshape(-1, 3)
+            if len(scaled) != len(self.numbers):
+                raise ValueError(
+                    f"scaled positions must be {len(self.numbers)} rows of 3, not {len(scaled)}"
+                )
+            self._check_sites(name, np.array(getattr(self, f"cell_{name}")), scaled)
+        return self
+
+    def _check_sites(self, name: str, cell: np.ndarray, scaled: np.ndarray) -> None:
+        if abs(np.linalg.det(cell)) < SMALLEST_VOLUME * len(scaled):
+            raise ValueError(f"cell_{name} is too small for {len(scaled)} atoms; cells are in A")
+        gap = scaled[:, None] - scaled[None]
+        distance = np.linalg.norm((gap - np.round(gap)) @ cell, axis=-1)
+        distance[np.diag_indices(len(scaled))] = np.inf
+        first, second = np.unravel_index(distance.argmin(), distance.shape)
+        if distance[first, second] < CLOSEST:
+            raise ValueError(
+                f"sites {first} and {second} of scaled_{name} are {distance[first, second]:.2f} A apart"
+            )
+
+    def check_rule(self, rule: RedoxRule) -> None:
+        """Raise ValueError where the redox rule is for another couple or lacks a formal charge."""
+        if self.redox != rule.element or self.oxidation_states != (rule.low, rule.high):
+            low, high = self.oxidation_states
+            raise ValueError(
+                f"the host's couple is {self.redox}{low}+/{self.redox}{high}+, that of the configuration "
+                f"(redox) is {rule.couple}"
+            )
+        unknown = sorted({SYMBOLS[z] for z in self.numbers} - set(rule.formal_charges) - {rule.element})
+        if unknown:
+            raise ValueError(f"redox.formal_charges of the configuration lacks {', '.join(unknown)}")
+        if rule.formal_charges[self.mobile] == 0:
+            raise ValueError(f"redox.formal_charges gives the mobile ion {self.mobile} no charge")
+
+
+def read_host_file(path: str | Path, rule: RedoxRule) -> HostFile:
+    """Read and check a host file; UserError with one line where anything in it is wrong."""
+    content = read_json(path)
+    try:
+        described = HostFile.model_validate(content)
+        described.check_rule(rule)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        what = first["msg"].removeprefix("Value error, ")
+        raise UserError(f"{path} is no host description: {f'{place}: ' if place else ''}{what}") from error
+    except ValueError as error:
+        raise UserError(f"{path} does not fit the redox rule: {error}") from error
+    return described

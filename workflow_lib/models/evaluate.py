@@ -1,0 +1,86 @@
+"""Errors of a trained model on labelled frames, under the names the comparison table uses."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from workflow_lib.core.elements import SYMBOLS
+from workflow_lib.core.errors import UserError
+from workflow_lib.frames.table import Frame, frame_to_atoms, single_reference
+
+if TYPE_CHECKING:
+    from workflow_lib.models.trained import TrainedModel
+
+
+def _errors(pairs: list[tuple[np.ndarray, np.ndarray]], scale: float) -> tuple[float | None, float | None]:
+    """MAE and RMSE of (model, DFT) pairs times ``scale``; None where there are no labels."""
+    if not pairs:
+        return None, None
+    difference = np.concatenate([np.ravel(model) - np.ravel(dft) for model, dft in pairs]) * scale
+    return float(np.abs(difference).mean()), float(np.sqrt((difference**2).mean()))
+
+
+def evaluate(
+    model: TrainedModel, frames: Sequence[Frame], where: str, batch_size: int = 16
+) -> dict[str, float | int | str | None]:
+    """Return MAE and RMSE of energy (meV/atom), forces (meV/A, by component), moments (muB), charges (e).
+
+    Moments are compared as magnitudes. Null where the frames hold no such label or the model has no
+    such output. Frames with an element that the model does not know are left out: ``frames_skipped``
+    counts them, ``unknown_elements`` names the elements, and one line on stderr says both. ``where``
+    names the frames in messages. Raises UserError where the frames are of another level of theory than
+    the model's training data, all have unknown elements, or a charge-labelled model finds no charge
+    states.
+    """
+    if not frames:
+        raise UserError(f"{where} holds no frames; give a file with at least one")
+    reference = single_reference(frames, where)
+    if reference != model.card["energy_reference"]:
+        raise UserError(
+            f"{where} is at {reference}, the model was trained at {model.card['energy_reference']}; "
+            "energies of different levels cannot be compared"
+        )
+    known = [frame for frame in frames if model.elements.issuperset(map(int, frame.numbers))]
+    unknown = sorted({int(z) for frame in frames for z in frame.numbers} - model.elements)
+    names, skipped = ", ".join(SYMBOLS[z] for z in unknown), len(frames) - len(known)
+    if not known:
+        raise UserError(
+            f"every frame of {where} holds {names}, which {model.card['name']} was not trained on; it "
+            f"knows {', '.join(SYMBOLS[z] for z in sorted(model.elements))}"
+        )
+    if skipped:
+        print(
+            f"{where}: {skipped} of {len(frames)} frames left out, they hold {names}, which "
+            f"{model.card['name']} was not trained on",
+            file=sys.stderr,
+        )
+    predictions = model.predict([frame_to_atoms(frame) for frame in known], batch_size=batch_size)
+    energy = [
+        (np.array([p.energy / len(f)]), np.array([f.energy / len(f)]))
+        for p, f in zip(predictions, known, strict=True)
+    ]
+    values: dict[str, float | int | str | None] = {
+        "frames": len(known),
+        "frames_skipped": skipped,
+        "unknown_elements": names or None,
+        "energy_reference": reference,
+    }
+    values["energy_mae_mev_atom"], values["energy_rmse_mev_atom"] = _errors(energy, 1e3)
+    for name, label, scale in (
+        ("force_{}_mev_a", "forces", 1e3),
+        ("magmom_{}_mub", "magmoms", 1.0),
+        ("charge_{}_e", "charges", 1.0),
+    ):
+        pairs = [
+            (getattr(p, label), getattr(f, label))
+            for p, f in zip(predictions, known, strict=True)
+            if getattr(f, label) is not None and getattr(p, label) is not None
+        ]
+        if label == "magmoms":
+            pairs = [(np.abs(model_moments), np.abs(dft)) for model_moments, dft in pairs]
+        values[name.format("mae")], values[name.format("rmse")] = _errors(pairs, scale)
+    return values

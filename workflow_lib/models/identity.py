@@ -1,0 +1,140 @@
+"""Which trained model: its name, variant, fold and seed, and what these look like in figures.
+
+An id such as ``painn-entropy-f0-s1`` names folders, log files and rows of tables. This file alone writes
+and reads ids, and it alone says what a variant is: what it trains on, what the network sees of the
+charge states, and its label, marker, line and colour.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Self
+
+from workflow_lib.core.errors import UserError
+from workflow_lib.core.plotting import OKABE_ITO
+from workflow_lib.core.validation import nearest
+from workflow_lib.lattice.redox import Embedding
+
+NAME = r"^[a-z0-9]+(-[a-z0-9]+)*$"
+"""Names become folders, file names and words of shell commands: nothing else may stand in them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """What one variant changes, and how figures show it.
+
+    ``dataset``: frames that train. ``embedding``: what the network sees of charge states.
+    ``shuffled``: whether the charge states of training frames are permuted among their sites.
+    ``control``: it takes the meaning out of the label, and figures keep it apart from the others.
+    """
+
+    name: str
+    dataset: Literal["full", "subset"]
+    embedding: Embedding
+    label: str
+    marker: str
+    line: str
+    colour: str
+    shuffled: bool = False
+    control: bool = False
+
+    @property
+    def charge_labelled(self) -> bool:
+        """Whether the network tells the charge states apart."""
+        return self.embedding != "none"
+
+
+VARIANTS: dict[str, Variant] = {
+    variant.name: variant
+    for variant in (
+        Variant("baseline", "full", "none", "all frames, no label", "o", "--", OKABE_ITO[1]),
+        Variant("entropy", "subset", "surrogate", "subset, labelled", "s", "-", OKABE_ITO[0]),
+        Variant("subset", "subset", "none", "subset, no label", "D", "-.", OKABE_ITO[6]),
+        Variant("surrogate", "full", "surrogate", "all frames, labelled", "P", "-", OKABE_ITO[4]),
+        Variant(
+            *("shuffled", "subset", "surrogate", "labels permuted", "X", ":", OKABE_ITO[3]),
+            shuffled=True,
+            control=True,
+        ),
+        Variant(
+            *("new-species", "subset", "new-species", "untrained species", "^", "-", OKABE_ITO[2]),
+            control=True,
+        ),
+    )
+}
+"""In the order in which figures list them."""
+CONTROLS = tuple(name for name, variant in VARIANTS.items() if variant.control)
+
+EWALD = "ewald"
+"""The ranking by formal charges, which stands beside the models without being trained."""
+UNTRAINED = Variant("formal-charges", "full", "none", "formal charges", "*", "-", OKABE_ITO[7])
+"""How figures show what is no trained model."""
+
+_ID = re.compile(r"(?P<stem>[a-z0-9]+(?:-[a-z0-9]+)*)-f(?P<fold>0|[1-9]\d*)-s(?P<seed>0|[1-9]\d*)")
+_COLOURS = {
+    "mace": OKABE_ITO[0],
+    "painn": OKABE_ITO[1],
+    "cpainn": OKABE_ITO[2],
+    "chgnet": OKABE_ITO[3],
+    "chgnet-scratch": OKABE_ITO[3],
+    "chgnet-pretrained": OKABE_ITO[5],
+    "chgnet-shipped": OKABE_ITO[4],
+    EWALD: OKABE_ITO[7],
+}
+
+
+def variant_of(name: str) -> Variant:
+    """Return the variant of this name; UserError naming the nearest one where there is none."""
+    if name not in VARIANTS:
+        raise UserError(f"unknown variant {name!r}{nearest(name, VARIANTS)}")
+    return VARIANTS[name]
+
+
+def look_of(variant: str) -> Variant:
+    """Return what shows a row of a figure: its variant, or that of rankings without training."""
+    return VARIANTS.get(variant, UNTRAINED)
+
+
+class ModelId(NamedTuple):
+    """Name, variant, fold and seed of a trained model."""
+
+    name: str
+    variant: str
+    fold: int
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.name}-{self.variant}-f{self.fold}-s{self.seed}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read an id such as ``painn-entropy-f0-s1``.
+
+        Raises UserError for any other form, and for a variant that does not exist.
+        """
+        found = _ID.fullmatch(text)
+        if found is None:
+            raise UserError(f"{text!r} is no id of a trained model; one looks like painn-entropy-f0-s1")
+        stem = found["stem"]
+        for variant in VARIANTS:
+            name = stem.removesuffix(f"-{variant}")
+            if name != stem:
+                return cls(name, variant, int(found["fold"]), int(found["seed"]))
+        last = stem.rpartition("-")[2]
+        raise UserError(f"{text!r} names no variant before its fold: {last!r}{nearest(last, VARIANTS)}")
+
+
+def model_colours(names: Iterable[str]) -> dict[str, str]:
+    """Return a colour for each model name, the same in every figure.
+
+    Names that no shipped configuration uses take the colours that are left, in alphabetical order.
+    """
+    wanted = sorted(set(names))
+    used = {_COLOURS[name] for name in wanted if name in _COLOURS}
+    left = [colour for colour in OKABE_ITO if colour not in used] or list(OKABE_ITO)
+    others = [name for name in wanted if name not in _COLOURS]
+    return {name: _COLOURS[name] for name in wanted if name in _COLOURS} | {
+        name: left[place % len(left)] for place, name in enumerate(others)
+    }

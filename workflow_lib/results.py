@@ -1,0 +1,152 @@
+"""What a run folder holds: ``Run("results/demo")`` gives its tables, figures, splits and models.
+
+The names of files and folders stand in ``results_schema``, reading them in ``results_reading``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workflow_lib.core.errors import UserError
+from workflow_lib.core.io import read_json
+from workflow_lib.core.validation import nearest
+from workflow_lib.models.identity import ModelId
+from workflow_lib.results_reading import checked, read_table, table_of
+from workflow_lib.results_schema import ENERGIES, FIGURES, TABLES
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from workflow_lib.frames.splits import Splits
+    from workflow_lib.frames.table import Frame
+    from workflow_lib.models.trained import TrainedModel
+
+CONFIG = "config.json"
+
+
+def load_model(folder: str | Path) -> TrainedModel:
+    """Load a trained model; a folder that is named by an id must hold the model of this id."""
+    from workflow_lib.models.trained import TrainedModel
+
+    folder = Path(folder)
+    model = TrainedModel.load(folder)
+    try:
+        wanted = ModelId.parse(folder.name)
+    except UserError:
+        return model  # a model that stands elsewhere, under a name of its own
+    own = tuple(model.card.get(key) for key in ("name", "variant", "fold", "seed"))
+    if own != tuple(wanted):
+        found = "-".join(map(str, own))
+        raise UserError(
+            f"{folder} holds the model {found} (name, variant, fold, seed), not {wanted}; make it again: "
+            f"snakemake --force {folder / 'card.json'}"
+        )
+    return model
+
+
+class Run:
+    """The results of one run, by name: ``Run("results/demo").table("comparison")``.
+
+    Tables are data frames with typed columns, described in ``attrs["units"]`` and
+    ``attrs["meanings"]``. What is damaged or belongs elsewhere raises UserError.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        if not (self.folder / CONFIG).is_file():
+            raise UserError(
+                f"{folder} is no run folder ({CONFIG} is missing); give one such as results/demo"
+            )
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.folder)!r})"
+
+    @property
+    def configuration(self) -> dict[str, Any]:
+        """The configuration of the run, with all defaults."""
+        return read_json(self.folder / CONFIG)
+
+    @property
+    def models(self) -> list[ModelId]:
+        """Ids of the trained models, in order."""
+        return sorted(ModelId.parse(path.parent.name) for path in self.folder.glob("training/*/card.json"))
+
+    @property
+    def tables(self) -> list[str]:
+        """Names of the tables that are there."""
+        return [name for name, table in TABLES.items() if next(self._paths(table.file), None)]
+
+    @property
+    def figures(self) -> list[str]:
+        """Names of the figures that are there."""
+        return [name for name, (stem, _) in FIGURES.items() if next(self._paths(f"{stem}.svg"), None)]
+
+    @property
+    def splits(self) -> Splits:
+        """Which frames train, choose the epoch and test."""
+        from workflow_lib.frames.splits import Splits
+
+        return Splits.load(checked(self.folder / "dataset/splits.json", "dataset"))
+
+    def frames(self) -> list[Frame]:
+        """Return the frames of the dataset, with charge states and state keys."""
+        from workflow_lib.frames.table import read_parquet
+
+        return read_parquet(checked(self.folder / "dataset/frames.parquet", "dataset"))
+
+    def table(self, name: str, model: ModelId | str | None = None) -> pd.DataFrame:
+        """Return a table by name; of a table that each model has, that of ``model`` or all together.
+
+        All together have the column ``source``, which names the model.
+        """
+        import pandas as pd
+
+        table = table_of(name)
+        if not table.per_model:
+            return read_table(name, (self.folder / table.file).parent)
+        wanted = (
+            [str(model)] if model is not None else [path.parent.name for path in self._paths(table.file)]
+        )
+        if not wanted:
+            raise UserError(f"{self.folder} holds no table {name!r} of any model; run the workflow first")
+        parts = []
+        for source in wanted:
+            folder = (self.folder / table.file.format(model=source)).parent
+            part = read_table(name, folder)
+            parts.append(part if "source" in part else part.assign(source=source))
+        joined = pd.concat(parts, ignore_index=True) if len(parts) > 1 else parts[0]
+        joined.attrs = dict(parts[0].attrs)
+        return joined
+
+    def energies(self) -> pd.DataFrame:
+        """Return all energies of the run in one table: columns of ``results_schema.ENERGIES``."""
+        import pandas as pd
+
+        names = [name for name in self.tables if ENERGIES.items() <= table_of(name).columns.items()]
+        parts = [self.table(name)[list(ENERGIES)] for name in names]
+        if not parts:
+            raise UserError(f"{self.folder} holds no energies yet; run the workflow first")
+        return pd.concat(parts, ignore_index=True)
+
+    def figure(self, name: str, model: ModelId | str | None = None, *, suffix: str = ".svg") -> Path:
+        """Return the path of a figure; one of a model's needs ``model``."""
+        if name not in FIGURES:
+            raise UserError(f"no figure of a run is called {name!r}{nearest(name, FIGURES)}")
+        stem, command = FIGURES[name]
+        if "{model}" in stem and model is None:
+            raise UserError(f"the figure {name!r} is there for each model; name one of them")
+        return checked(self.folder / f"{stem.format(model=model)}{suffix}", command)
+
+    def model(self, identity: ModelId | str) -> TrainedModel:
+        """Return a trained model by its id."""
+        wanted = ModelId.parse(str(identity))
+        if wanted not in self.models:
+            known = map(str, self.models)
+            raise UserError(f"{self.folder} holds no model {wanted}{nearest(str(wanted), known)}")
+        return load_model(self.folder / "training" / str(wanted))
+
+    def _paths(self, pattern: str) -> Iterator[Path]:
+        """Files of the run that fit a pattern of the layout, in order."""
+        yield from sorted(self.folder.glob(pattern.replace("{model}", "*")))

@@ -1,0 +1,137 @@
+"""Sealing what a command wrote, and reading it: nothing cut, exchanged or changed since gets through.
+
+Every command that writes results seals them in the end: a file of checksums beside them says which
+bytes belong together, and to which model. Every reader of a table or document goes through this file.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workflow_lib.core.errors import UserError
+from workflow_lib.core.io import read_json, sha256, write_json
+from workflow_lib.core.validation import nearest
+from workflow_lib.results_schema import TABLES, Kind, Table, files_of, unit_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from ase import Atoms
+
+STRUCTURES = "reference.extxyz"
+SEAL = ".sha256.json"
+
+
+def seal_name(command: str) -> str:
+    """Return the name of the file that seals what a command wrote; commands may share a folder."""
+    return f"{command}{SEAL}"
+
+
+def seal(folder: str | Path, command: str, *, source: str | None = None) -> None:
+    """Write the checksums of what ``command`` wrote to ``folder``; the last thing a stage does.
+
+    ``source`` is the model that the files belong to, which is the name of the folder.
+    """
+    folder = Path(folder)
+    files = {name: sha256(folder / name) for name in files_of(command) if (folder / name).is_file()}
+    write_json(folder / seal_name(command), {"command": command, "source": source, "files": files})
+
+
+def checked(path: str | Path, command: str) -> Path:
+    """Return the path of a file of results if it is what ``command`` wrote, whole and in its place.
+
+    Raises UserError, with what makes it again, for a file that is missing, not sealed, changed since, or
+    of another model.
+    """
+    path = Path(path)
+    again = f"make it again: snakemake --force {path}"
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; {again}")
+    marks = path.with_name(seal_name(command))
+    if not marks.is_file():
+        raise UserError(f"{path} has no checksum ({marks.name} is missing beside it); {again}")
+    content = read_json(marks)
+    if not isinstance(content, dict) or not isinstance(content.get("files"), dict):
+        raise UserError(f"{marks} is no file of checksums; {again}")
+    owner = content.get("source")
+    if owner is not None and owner != path.parent.name:
+        raise UserError(f"{path} belongs to {owner}, not to {path.parent.name}; {again}")
+    if content["files"].get(path.name) != sha256(path):
+        raise UserError(f"{path} was changed or cut since `{command}` wrote it; {again}")
+    return path
+
+
+def read_table(name: str, folder: str | Path) -> pd.DataFrame:
+    """Read a table of :data:`results_schema.TABLES` from the folder that holds it.
+
+    The frame has the types of the schema; ``attrs["units"]`` and ``attrs["meanings"]`` describe its
+    columns. Raises UserError as :func:`checked` does, and where a column is missing or holds what it
+    cannot.
+    """
+    import pandas as pd
+
+    table = table_of(name)
+    path = checked(Path(folder) / Path(table.file).name, table.command)
+    text = {column: str for column, kind in table.columns.items() if kind == "text"}
+    try:
+        frame = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, dtype=text)
+        missing = [column for column in table.columns if column not in frame]
+        if missing:
+            raise UserError(
+                f"{path} lacks the columns {', '.join(missing)}; make it again: snakemake --force {path}"
+            )
+        for column, kind in table.columns.items():
+            frame[column] = _typed(frame[column], kind)
+    except (ValueError, TypeError, OSError) as error:
+        raise UserError(f"{path} is no table `{name}` ({error}); make it again") from error
+    columns = [str(column) for column in frame]
+    frame.attrs["units"] = {name: unit for name in columns if (unit := unit_of(name))}
+    frame.attrs["meanings"] = {name: table.meaning_of(name) for name in columns}
+    return frame
+
+
+def table_of(name: str) -> Table:
+    """Return the schema of a table; UserError naming the nearest one where there is none."""
+    if name not in TABLES:
+        raise UserError(f"no table of a run is called {name!r}{nearest(name, TABLES)}")
+    return TABLES[name]
+
+
+def _typed(values: pd.Series, kind: Kind) -> pd.Series:
+    """Values of a column in the type of its kind; whole numbers and flags may be missing in a row."""
+    if kind == "text":
+        return values
+    if kind == "number":
+        return values.astype("float64")
+    whole = values.astype("Int64" if kind == "count" else "boolean")
+    return whole if whole.isna().any() else whole.astype("int64" if kind == "count" else "bool")
+
+
+def read_document(
+    path: str | Path, command: str, keys: tuple[str, ...] = (), *, sealed: bool = True
+) -> dict[str, Any]:
+    """Read a JSON file of results; UserError as :func:`checked`, and where one of ``keys`` is missing.
+
+    ``sealed`` is false for timings, which have no checksum.
+    """
+    content = read_json(checked(path, command) if sealed else path)
+    missing = [key for key in keys if not isinstance(content, dict) or key not in content]
+    if missing:
+        raise UserError(f"{path} lacks {', '.join(missing)}; make it again: snakemake --force {path}")
+    return content
+
+
+def read_reference(folder: str | Path) -> tuple[pd.DataFrame, list[Atoms]]:
+    """Read DFT's answers and, row by row, their structures; UserError where they do not fit together."""
+    from ase.io import iread
+
+    folder = Path(folder)
+    table = read_table("charge_order/reference", folder)
+    path = checked(folder / STRUCTURES, TABLES["charge_order/reference"].command)
+    try:
+        structures = list(iread(path, index=":", format="extxyz"))
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path} is damaged ({error}); make it again: snakemake --force {path}") from error
+    if [atoms.info.get("state_key") for atoms in structures] != table["state_key"].tolist():
+        raise UserError(f"{folder}: table and {STRUCTURES} list different states; make them again")
+    return table, structures

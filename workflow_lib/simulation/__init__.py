@@ -1,0 +1,1 @@
+"""What is done with a potential: relaxation, its cache, the ASE and torch-sim sides."""

@@ -1,0 +1,266 @@
+"""Relaxations of arrangements, each done once a model and shared by all stages.
+
+How another stage uses it::
+
+    cache = RelaxationCache(folder, model_identity(model))
+    relaxations = relax_arrangements(
+        model, host, arrangements, polaron_distortion=0.06, fmax=0.05, max_steps=150, batch_size=16,
+        cache=cache,
+    )
+
+:func:`relax_arrangements` reduces arrangements to their symmetry-canonical form, so equivalent ones
+are one relaxation. A model that is blind to charge states relaxes an undistorted start once for all
+charge orders on the same ions.
+
+The store is one SQLite file a model. All relaxations of one batch go in by one transaction: after
+kill -9 a batch is there whole or not at all, so a rerun forms the same remaining batches. That
+matters because float32 sums depend in the last digit on what else is in a batch; with whole batches
+the rerun ends with the numbers of an uninterrupted run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from workflow_lib.core.errors import UserError
+from workflow_lib.core.io import to_json
+from workflow_lib.core.progress import Progress
+
+if TYPE_CHECKING:
+    from workflow_lib.lattice.arrangement import Arrangement
+    from workflow_lib.lattice.host import Host
+    from workflow_lib.models.trained import TrainedModel
+    from workflow_lib.simulation.relaxation import Relaxation, Snapshot
+
+VERSION = 1
+"""Raise when relaxations made by older code must not be used again."""
+LABELS = "oxidation_states"
+WATCHED = 10
+"""Steps of a relaxation between two looks at how far it is."""
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(to_json(value).encode()).hexdigest()
+
+
+def model_identity(model: TrainedModel) -> str:
+    """Hexadecimal hash of everything that decides a model's energies: tensors, family, labels.
+
+    The model must have been saved (``tensors_sha256`` in its card); ValueError otherwise.
+    """
+    card = model.card
+    if "tensors_sha256" not in card:
+        raise ValueError("only a saved model has an identity: call TrainedModel.save first")
+    keys = ("tensors_sha256", "family", "hyperparameters", "species", "redox_embedding")
+    return _digest({key: card[key] for key in keys})
+
+
+def host_identity(host: Host) -> str:
+    """Short hash of a host's sites and cells: starts built on another host are other starts."""
+    return _digest([host.numbers, host.cell_full, host.cell_empty, host.scaled_full, host.scaled_empty])[
+        :12
+    ]
+
+
+def relaxation_key(
+    host: Host, state_key: str, *, polaron_distortion: float, fmax: float, max_steps: int
+) -> str:
+    """Name of a relaxation: the canonical arrangement, its start and when to stop.
+
+    ``polaron_distortion`` is the amplitude of the distorted start in A (0: undistorted); ``fmax`` in eV/A.
+    """
+    return (
+        f"v{VERSION}|{host_identity(host)}|{state_key}|polaron_distortion={polaron_distortion:.6g}"
+        f"|fmax={fmax:.6g}|steps={max_steps}"
+    )
+
+
+class RelaxationCache:
+    """Finished relaxations of one model, kept in ``folder/<model_id_hash>.sqlite``.
+
+    ``model_id_hash`` is :func:`model_identity`. Several processes may share the file; the first
+    result stored under a key stays. A damaged file raises UserError naming it.
+    """
+
+    def __init__(self, folder: str | Path, model_id_hash: str) -> None:
+        self.path = Path(folder) / f"{model_id_hash[:32]}.sqlite"
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self._open() as connection, connection:
+                connection.execute(
+                    "CREATE TABLE IF NOT EXISTS relaxations (key TEXT PRIMARY KEY, value TEXT NOT NULL)"
+                )
+        except OSError as error:
+            raise UserError(
+                f"cannot write {self.path}: {error.strerror}; choose a folder you can write to"
+            ) from error
+        except sqlite3.DatabaseError as error:
+            raise self._damaged(error) from error
+
+    def _open(self) -> closing[sqlite3.Connection]:
+        # A connection a call: nothing to close, nothing shared with a forked process.
+        return closing(sqlite3.connect(self.path, timeout=60))
+
+    def _damaged(self, error: sqlite3.DatabaseError) -> UserError:
+        return UserError(
+            f"cannot use the store of relaxations {self.path} ({error}); delete the file, its "
+            "relaxations will be made again"
+        )
+
+    def get(self, key: str) -> Relaxation | None:
+        """The relaxation stored under ``key``, or None."""
+        return self.get_many([key]).get(key)
+
+    def get_many(self, keys: Iterable[str]) -> dict[str, Relaxation]:
+        """Those of ``keys`` that are stored."""
+        found = {}
+        try:
+            with self._open() as connection:
+                for key in dict.fromkeys(keys):
+                    row = connection.execute(
+                        "SELECT value FROM relaxations WHERE key = ?", (key,)
+                    ).fetchone()
+                    if row is not None:
+                        found[key] = _from_text(row[0])
+        except sqlite3.DatabaseError as error:
+            raise self._damaged(error) from error
+        return found
+
+    def put(self, key: str, relaxation: Relaxation) -> None:
+        """Store one relaxation; what is already stored under ``key`` stays."""
+        self.put_many({key: relaxation})
+
+    def put_many(self, relaxations: Mapping[str, Relaxation]) -> None:
+        """Store several relaxations, all or none; what is already stored stays."""
+        rows = [(key, _to_text(value)) for key, value in relaxations.items()]
+        try:
+            with self._open() as connection, connection:
+                connection.executemany("INSERT OR IGNORE INTO relaxations VALUES (?, ?)", rows)
+        except sqlite3.DatabaseError as error:
+            raise self._damaged(error) from error
+
+    def __len__(self) -> int:
+        with self._open() as connection:
+            return int(connection.execute("SELECT COUNT(*) FROM relaxations").fetchone()[0])
+
+
+def _to_text(relaxation: Relaxation) -> str:
+    """JSON; Python writes floats so that they are read back bit for bit."""
+    atoms = relaxation.atoms
+    value = {
+        "numbers": atoms.numbers,
+        "positions": atoms.positions,
+        "cell": atoms.cell[:],
+        "energy": relaxation.energy,
+        "fmax": relaxation.fmax,
+        "steps": relaxation.steps,
+        "status": relaxation.status,
+    }
+    if atoms.has(LABELS):
+        value[LABELS] = atoms.arrays[LABELS]
+    return to_json(value)
+
+
+def _from_text(text: str) -> Relaxation:
+    from ase import Atoms
+
+    from workflow_lib.simulation.relaxation import Relaxation
+
+    def number(item: float | None) -> float:
+        return float("nan") if item is None else item
+
+    value = json.loads(text)
+    positions = np.array(value["positions"], dtype=float)  # null (diverged) becomes nan
+    atoms = Atoms(value["numbers"], positions=positions, cell=value["cell"], pbc=True)
+    if LABELS in value:
+        atoms.set_array(LABELS, np.array(value[LABELS], dtype=np.int64))
+    return Relaxation(
+        atoms=atoms,
+        energy=number(value["energy"]),
+        fmax=number(value["fmax"]),
+        steps=value["steps"],
+        status=value["status"],
+    )
+
+
+def relax_arrangements(
+    model: TrainedModel,
+    host: Host,
+    arrangements: Sequence[Arrangement],
+    *,
+    polaron_distortion: float,
+    fmax: float,
+    max_steps: int,
+    batch_size: int,
+    cache: RelaxationCache,
+    progress: str | None = None,
+) -> list[Relaxation]:
+    """Relax arrangements in their Vegard cells, in order; what the cache holds is not done again.
+
+    Starts are ``host.build(canonical, polaron_distortion=...)`` (A). Positions only; ``fmax`` in eV/A.
+    For a model that does not see charge states an undistorted start is stripped of them, so that all
+    charge orders on the same ions share one relaxation. ``progress`` labels what is said on stderr
+    where it takes long: relaxations done, and how far those under way are. Every result is the stored
+    one, also where another process was quicker.
+    """
+    from workflow_lib.simulation.relaxation import relax
+
+    keys: list[str] = []
+    todo: dict[str, Arrangement] = {}
+    for arrangement in arrangements:
+        blind = not model.charge_labelled and polaron_distortion == 0
+        canonical = host.canonical(arrangement.without_charges() if blind else arrangement)
+        key = relaxation_key(
+            host, host.key(canonical), polaron_distortion=polaron_distortion, fmax=fmax, max_steps=max_steps
+        )
+        keys.append(key)
+        todo.setdefault(key, canonical)
+    found = cache.get_many(todo)
+    missing = [key for key in todo if key not in found]
+    chunks = [missing[start : start + batch_size] for start in range(0, len(missing), batch_size)]
+    with contextlib.ExitStack() as stack:
+        shown = None
+        if progress is not None and missing:
+            shown = stack.enter_context(Progress(progress, len(missing), "relaxation", announce=False))
+        for number, chunk in enumerate(chunks):
+            starts = [host.build(todo[key], polaron_distortion=polaron_distortion) for key in chunk]
+            results = relax(
+                model,
+                starts,
+                fmax=fmax,
+                max_steps=max_steps,
+                batch_size=batch_size,
+                record=_Watch(shown, number * batch_size, max_steps) if shown else None,
+                record_every=WATCHED,
+            )
+            cache.put_many(dict(zip(chunk, results, strict=True)))
+            found |= cache.get_many(chunk)
+            if shown:
+                shown.show(number * batch_size + len(chunk))
+    return [found[key] for key in keys]
+
+
+class _Watch:
+    """Sees every tenth step of a batch and says how far its relaxations are."""
+
+    def __init__(self, shown: Progress, done: int, max_steps: int) -> None:
+        self._shown, self._done, self._max_steps = shown, done, max_steps
+        self._forces: dict[int, float] = {}
+
+    def __call__(self, index: int, step: int, snapshot: Snapshot) -> None:
+        self._forces[index] = snapshot.fmax
+        worst = max(self._forces.values())
+        self._shown.show(
+            self._done,
+            f"{len(self._forces)} at once, step {step} of at most {self._max_steps}, largest force "
+            f"{worst:.3g} eV/A",
+        )

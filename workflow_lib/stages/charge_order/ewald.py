@@ -1,0 +1,144 @@
+"""The naive ranking: formal point charges on the undistorted host, summed by Ewald's method.
+
+No training, no relaxation, no screening: what charge-order energetics remain if Fe2+ and Fe3+ are
+nothing but +2 and +3 e at the sites of the interpolated host.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from workflow_lib.core.errors import UserError
+from workflow_lib.core.io import write_csv, write_json
+from workflow_lib.frames.splits import Splits
+from workflow_lib.lattice.ewald import ewald_energy
+from workflow_lib.models.identity import EWALD, UNTRAINED
+from workflow_lib.results_reading import read_reference, seal
+from workflow_lib.results_schema import CONVERGED, Protocol
+from workflow_lib.stages.charge_order.figures import states_figure
+from workflow_lib.stages.charge_order.protocols import (
+    LABELS,
+    SINGLE_POINT,
+    arrangement_of,
+    protocol_table,
+    state_roles,
+)
+from workflow_lib.stages.charge_order.score import TIE, Scores, score_states
+from workflow_lib.stages.charge_order.settings import ChargeOrderSettings
+
+if TYPE_CHECKING:
+    from workflow_lib.lattice.host import Host
+    from workflow_lib.lattice.redox import RedoxRule
+
+PROTOCOL: Protocol = "undistorted"
+NOTE = (
+    "Formal-charge Ewald energies of the undistorted starts, multiplied by one factor ewald_scale "
+    "(an inverse permittivity). The factor is the least-squares slope through the origin of DFT's "
+    "against Ewald's relative energies at the compared composition, over all its states: MAE, "
+    "formation energies and redox_spread_ratio are therefore fitted, in-fold numbers. Rank "
+    "correlation, ground states and the order of pairs are those of the unscaled energies and use no "
+    "DFT at all. Where the slope is not positive the energies stay unscaled, ewald_scale and the "
+    "fitted numbers are null. Nothing is trained, so every state counts as unseen."
+)
+FITTED = ("_mae_mev_fu", "redox_spread_ratio")
+"""Parts of the names of scores that depend on the scale."""
+
+
+def fitted_scale(ewald: np.ndarray, dft: np.ndarray) -> float:
+    """Slope through the origin of relative energies: sum(e d) / sum(e^2), both about their mean.
+
+    ValueError where all Ewald energies are equal, for then no slope exists.
+    """
+    if len(ewald) < 2 or np.allclose(ewald, ewald[0], rtol=0, atol=TIE):
+        raise ValueError("a scale needs two states of different Ewald energy")
+    first, second = ewald - ewald.mean(), dft - dft.mean()
+    return float(first @ second / (first @ first))
+
+
+def run_ewald(
+    *,
+    reference_dir: str | Path,
+    host: Host,
+    rule: RedoxRule,
+    splits_path: str | Path,
+    out: str | Path,
+    settings: ChargeOrderSettings | None = None,
+) -> Scores:
+    """Rank the reference states by Ewald energies; files as of a trained model (see :data:`NOTE`).
+
+    ``states.csv`` has the column ``ewald_ev`` (unscaled, eV per cell) besides; ``energy_ev`` and
+    ``formation_mev_fu`` are scaled. ``role`` tells the state's set in the first fold of
+    ``splits_path``, for comparison with trained models; ``seen`` is false throughout. UserError
+    where the compared composition has too few states to fit the scale.
+    """
+    settings = settings or ChargeOrderSettings()
+    reference, structures = read_reference(reference_dir)
+    first = Splits.load(splits_path).folds[0].number
+    starts = [host.build(arrangement_of(host, atoms)) for atoms in structures]
+    energies = np.array(
+        [ewald_energy(atoms, rule.formal(atoms.numbers, atoms.arrays[LABELS])) for atoms in starts]
+    )
+    compared = np.isclose(reference["x"], settings.compared_x)
+    try:
+        scale = fitted_scale(energies[compared], reference["energy_ev"].to_numpy()[compared])
+    except ValueError as error:
+        raise UserError(
+            f"{reference_dir} has too few states at x = {settings.compared_x:g} for the Ewald ranking "
+            f"({error}); set charge_order.compared_x to a composition with several states"
+        ) from error
+    fits = scale > 0
+    answers = pd.DataFrame(
+        {
+            "status": SINGLE_POINT,
+            "steps": 0,
+            "fmax_ev_a": np.nan,
+            "energy_ev": scale * energies if fits else energies,
+        }
+    )
+    states = protocol_table(
+        EWALD,
+        PROTOCOL,
+        answers,
+        starts,
+        reference=reference,
+        roles=state_roles(splits_path, first, reference),
+        host=host,
+        orders=None,
+    )
+    states["seen"] = False
+    states["ewald_ev"] = energies
+    scores: Scores = {
+        "source": EWALD,
+        "model": EWALD,
+        "family": EWALD,
+        "init": "none",
+        "variant": UNTRAINED.name,
+        "fold": None,
+        "seed": None,
+        "model_status": "ok",
+        "charge_labelled": True,
+        "ewald_scale": scale if fits else None,
+        "note": NOTE,
+        "dft_relaxed": int((reference["status"] == CONVERGED).sum()),
+        "dft_states": len(reference),
+    }
+    scores |= score_states(states, settings.compared_x, PROTOCOL)
+    if not fits:
+        for part in (scores, scores["protocols"][PROTOCOL]):
+            part |= {name: None for name in part if any(item in name for item in FITTED)}
+    out = Path(out)
+    write_csv(states, out / "states.csv")
+    unit = "scaled to DFT at one composition" if fits else "unscaled"
+    states_figure(
+        states,
+        out,
+        title=f"Ewald energies of formal charges, {unit}",
+        panel_titles={PROTOCOL: "undistorted host, no relaxation"},
+    )
+    write_json(out / "scores.json", scores)
+    seal(out, "charge-order", source=EWALD)
+    return scores

@@ -1,0 +1,225 @@
+"""Figures of the charge_order: one model against DFT, and all models of a run side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from workflow_lib.core.errors import UserError
+from workflow_lib.core.io import save_figure, write_csv
+from workflow_lib.core.plotting import COLOUR_DFT, OKABE_ITO, style
+from workflow_lib.models.identity import look_of, model_colours
+from workflow_lib.results_reading import seal
+from workflow_lib.results_schema import PROTOCOLS
+from workflow_lib.stages.charge_order.pooled import read_scores, scores_across_folds
+from workflow_lib.stages.charge_order.reference import RELAXED
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.lines import Line2D
+
+PROTOCOL_TITLES = {
+    "single-point": "(a) at the DFT geometries",
+    "distorted": "(b) relaxed from distorted starts",
+    "undistorted": "(c) relaxed from undistorted starts",
+}
+FAR = 0.5
+"""eV/A; a DFT end geometry with a larger force is far from relaxed, which the figure says."""
+RING: dict[str, Any] = {
+    "linestyle": "",
+    "marker": "o",
+    "markersize": 12,
+    "color": "0.35",
+    "markerfacecolor": "none",
+    "markeredgewidth": 0.8,
+}
+MARKERS = "osD^vPX*"
+PANELS = (
+    ("states_spearman", "states_spearman_all", "Spearman of relative energies", 1.0),
+    ("redox_spread_ratio_unseen", "redox_spread_ratio", "redox spread (model / DFT)", 1.0),
+    ("redox_pairs_ordered_unseen", "redox_pairs_ordered", "order pairs ranked as DFT", 1.0),
+    ("ground_states_found", "ground_states_found_all", "ground states found", None),
+)
+"""Panels of the overview: unseen score, score over all states, label, ideal."""
+
+
+def _line(**options: Any) -> Line2D:
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], **({"linestyle": ""} | options))
+
+
+def states_figure(
+    states: pd.DataFrame,
+    out: str | Path,
+    *,
+    title: str,
+    panel_titles: Mapping[str, str] = PROTOCOL_TITLES,
+) -> None:
+    """Formation energies of a model against DFT, a panel a protocol: ``states.{svg,png}``.
+
+    The CSV beside the figure is the table itself, which the charge-order stage writes as ``states.csv``.
+    Colour and marker show the arrangement of the mobile ions; filled: state unseen in training,
+    hollow: seen. States that diverged have no point; their number is stated. A ring marks states
+    whose DFT relaxation ended above :data:`FAR`.
+    """
+    import matplotlib.pyplot as plt
+
+    style()
+    protocols = [protocol for protocol in PROTOCOLS if (states["protocol"] == protocol).any()]
+    inner = states[(states["x"] > 0) & (states["x"] < 1)]
+    keys = list(dict.fromkeys(inner.sort_values(["x", "ion_key"])["ion_key"]))
+    looks = {key: (OKABE_ITO[i % len(OKABE_ITO)], MARKERS[i % len(MARKERS)]) for i, key in enumerate(keys)}
+    width = max(4.6, 3.1 * len(protocols) + 1.6)
+    figure, axes = plt.subplots(
+        1, len(protocols), figsize=(width, 3.6), sharex=True, sharey=True, squeeze=False
+    )
+    for axis, protocol in zip(axes[0], protocols, strict=True):
+        _formation_panel(axis, inner[inner["protocol"] == protocol], looks)
+        axis.set_title(panel_titles[protocol], fontsize=9)
+        axis.set_xlabel("DFT formation energy (meV/f.u.)")
+    axes[0][0].set_ylabel("model formation energy (meV/f.u.)")
+    x_of = dict(zip(inner["ion_key"], inner["x"], strict=True))
+    handles = [
+        _line(marker=marker, color=colour, label=f"{key.split(':', 1)[1]} (x = {x_of[key]:g})")
+        for key, (colour, marker) in looks.items()
+    ]
+    handles += [
+        _line(marker="o", color="0.3", label="unseen in training"),
+        _line(marker="o", color="0.3", markerfacecolor="none", label="seen in training"),
+    ]
+    dft = states.drop_duplicates("state_key")["dft_fmax_ev_a"]
+    if (dft > FAR).any():
+        handles.append(_line(**RING | {"label": f"DFT fmax > {FAR:g} eV/Å"}))
+    figure.legend(handles=handles, loc="outside right center", title="mobile ions on their sites")
+    done = f"{int((dft <= RELAXED).sum())} of {len(dft)} DFT states relaxed to {RELAXED:g} eV/Å"
+    figure.suptitle(f"{title}\nVegard cells; {done}", fontsize=9)
+    save_figure(figure, Path(out) / "states")
+
+
+def _formation_panel(axis: Axes, table: pd.DataFrame, looks: dict[str, tuple[str, str]]) -> None:
+    good = table.dropna(subset=["formation_mev_fu"])
+    for (key, seen), group in good.groupby(["ion_key", "seen"]):
+        colour, marker = looks[str(key)]
+        axis.plot(
+            group["dft_formation_mev_fu"],
+            group["formation_mev_fu"],
+            linestyle="",
+            marker=marker,
+            color=colour,
+            markerfacecolor="none" if seen else colour,
+            zorder=3,
+        )
+    far = good[good["dft_fmax_ev_a"] > FAR]
+    axis.plot(far["dft_formation_mev_fu"], far["formation_mev_fu"], **RING)
+    low = float(np.nanmin(table["dft_formation_mev_fu"]))
+    high = float(np.nanmax(table["dft_formation_mev_fu"]))
+    pad = 0.05 * (high - low or 1.0)
+    ends = [low - pad, high + pad]
+    axis.plot(ends, ends, color=COLOUR_DFT, linewidth=0.8, zorder=1)
+    missing = len(table) - len(good)
+    if missing:
+        axis.text(
+            0.03,
+            0.97,
+            f"{missing} of {len(table)} diverged",
+            transform=axis.transAxes,
+            va="top",
+            fontsize=8,
+        )
+
+
+def charge_order_overview(charge_order_dirs: Sequence[str | Path], out: str | Path) -> pd.DataFrame:
+    """All models side by side: ``overview.{svg,png,csv}`` and ``pooled.csv``; returns the table.
+
+    The figure shows each model's scores in the headline protocol. UserError for a folder without scores.
+    """
+    out = Path(out)
+    table = overview_table(charge_order_dirs)
+    write_csv(table, out / "overview.csv")
+    write_csv(scores_across_folds(charge_order_dirs), out / "pooled.csv")
+    _overview_figure(table, out)
+    seal(out, "charge-order-overview")
+    return table
+
+
+def overview_table(charge_order_dirs: Sequence[str | Path]) -> pd.DataFrame:
+    """One row a charge-order result and protocol with its scores, ordered by model and variant."""
+    rows = []
+    for folder in charge_order_dirs:
+        scores = read_scores(folder)
+        for protocol, values in scores["protocols"].items():
+            row = {
+                name: scores[name]
+                for name in ("source", "model", "family", "init", "variant", "fold", "seed")
+            }
+            row |= {"charge_labelled": scores["charge_labelled"], "protocol": protocol}
+            row["headline"] = protocol == scores["headline_protocol"]
+            row |= {k: v for k, v in values.items() if not isinstance(v, list | dict)}
+            rows.append(row)
+    if not rows:
+        raise UserError("no model was given; name at least one folder of results/<run>/charge_order/")
+    order = ["model", "variant", "fold", "seed", "protocol"]
+    return pd.DataFrame(rows).sort_values(order, ignore_index=True)
+
+
+def _overview_figure(table: pd.DataFrame, out: Path) -> None:
+    import matplotlib.pyplot as plt
+
+    style()
+    shown = table[table["headline"]]
+    labels = list(dict.fromkeys(zip(shown["model"], shown["variant"], strict=True)))
+    colours = model_colours(shown["model"])
+    figure, axes = plt.subplots(
+        1, len(PANELS), figsize=(12.5, 1.6 + 0.28 * len(labels)), sharey=True, squeeze=False
+    )
+    for axis, (unseen, overall, text, ideal) in zip(axes[0], PANELS, strict=True):
+        for place, (name, variant) in enumerate(labels):
+            rows = shown[(shown["model"] == name) & (shown["variant"] == variant)]
+            marker = look_of(variant).marker
+            for column, face in ((overall, "none"), (unseen, colours[name])):
+                if column is None:
+                    continue
+                values = pd.to_numeric(rows[column], errors="coerce").to_numpy(dtype=float)
+                axis.plot(
+                    values,
+                    np.full(len(values), float(place)),
+                    linestyle="",
+                    marker=marker,
+                    color=colours[name],
+                    markerfacecolor=face,
+                    clip_on=False,
+                )
+        if ideal is not None:
+            axis.axvline(ideal, color=COLOUR_DFT, linewidth=0.8, zorder=1)
+        axis.set_xlabel(text)
+    axes[0][0].set_xlim(-1.05, 1.05)
+    axes[0][0].axvline(0, color="0.6", linewidth=0.8, linestyle=":")
+    axes[0][1].set_xlim(left=0)
+    axes[0][2].set_xlim(0, 1.02)
+    axes[0][2].axvline(0.5, color="0.6", linewidth=0.8, linestyle=":")
+    _ground_state_axis(axes[0][3], shown)
+    axes[0][0].set_yticks(range(len(labels)), [f"{name}, {variant}" for name, variant in labels])
+    axes[0][0].set_ylim(len(labels) - 0.5, -0.5)
+    handles = [
+        _line(marker="o", color="0.3", label="states unseen in training"),
+        _line(marker="o", color="0.3", markerfacecolor="none", label="all states (some seen)"),
+    ]
+    if (shown["protocol"] != "distorted").any():
+        handles.append(_line(marker="*", color="0.3", label="not trained; undistorted host"))
+    handles.append(_line(marker="|", color=COLOUR_DFT, markersize=11, label="as DFT"))
+    handles.append(_line(marker="|", color="0.6", markersize=11, label="chance"))
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
+    save_figure(figure, out / "overview")
+
+
+def _ground_state_axis(axis: Axes, shown: pd.DataFrame) -> None:
+    total = int(shown["ground_states_total_all"].max())
+    chance = float(shown["ground_states_chance_all"].mean())
+    axis.set_xlim(-0.15, total + 0.15)
+    axis.set_xticks(range(total + 1))
+    axis.set_xlabel(f"ground states (all: of {total}; guessing: {chance:.1f})")

@@ -1,0 +1,200 @@
+"""Charge orders on identical atoms: the same positions, another order, another energy.
+
+To a charge-blind model such structures are one structure, and it gives one energy for all of them
+whatever it learnt. The frames are for testing only: as labels they would contradict each other for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from campaigns.naxfepo4_gpaw.same_positions import KIND, SAME
+from workflow_lib.core.errors import UserError
+from workflow_lib.core.io import write_csv
+from workflow_lib.core.progress import Progress
+from workflow_lib.frames.splits import Splits
+from workflow_lib.frames.table import Frame, frame_to_atoms, iter_parquet
+from workflow_lib.lattice.ewald import ewald_energy
+from workflow_lib.models.identity import EWALD, UNTRAINED
+from workflow_lib.results import load_model
+from workflow_lib.results_reading import seal
+from workflow_lib.results_schema import DIVERGED
+from workflow_lib.stages.charge_order.protocols import LABELS
+from workflow_lib.stages.charge_order.score import redox_spread, usable
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from workflow_lib.lattice.host import Host
+    from workflow_lib.lattice.redox import RedoxRule
+
+ORDERS, SCORES = "identical.csv", "identical_scores.csv"
+IDENTITY = ("model", "variant", "fold", "seed", "charge_labelled")
+
+
+def read_identical(
+    path: str | Path, host: Host, rule: RedoxRule, level: str
+) -> tuple[pd.DataFrame, list[Atoms]]:
+    """Charge orders that share their atoms with another one, and their structures.
+
+    Columns: ``atoms`` (name of the shared positions: their ions, and a number where several sets of
+    positions have these), ``state_key``, ``ion_key``, ``frame_id``, ``formula_units``,
+    ``dft_energy_ev`` (per cell). Of one order with several orbitals the lowest is taken. Structures
+    carry the states that DFT's moments show. UserError where energies are of another level than
+    ``level``, or no two orders share their atoms.
+    """
+    shared: list[dict[tuple[int, ...], Frame]] = []
+    for frame in (frame for batch in iter_parquet(path) for frame in batch if frame.kind == KIND):
+        if frame.energy_reference != level:
+            raise UserError(
+                f"{path}: {frame.frame_id} is of {frame.energy_reference}, the run of {level}; energies of "
+                "different levels must not meet"
+            )
+        states, _ = rule.assign(frame.numbers, frame.magmoms, level)
+        if states is None:
+            continue
+        order = tuple(int(state) for state in states)
+        orders = next((known for known in shared if _identical(frame, next(iter(known.values())))), None)
+        if orders is None:
+            shared.append(orders := {})
+        if order not in orders or frame.energy < orders[order].energy:
+            orders[order] = frame
+    rows, structures, names = [], [], dict[str, int]()
+    for orders in shared:
+        if len(orders) < 2:
+            continue
+        name = ""
+        for order, frame in orders.items():
+            atoms = frame_to_atoms(frame)
+            atoms.set_array(LABELS, np.array(order))
+            arrangement = host.locate(atoms, atoms.arrays[LABELS])
+            ion_key = host.key(arrangement.without_charges())
+            if not name:
+                names[ion_key] = names.get(ion_key, 0) + 1
+                name = ion_key + (f" ({names[ion_key]})" if names[ion_key] > 1 else "")
+            rows.append(
+                {
+                    "atoms": name,
+                    "state_key": host.key(arrangement),
+                    "ion_key": ion_key,
+                    "frame_id": frame.frame_id,
+                    "formula_units": frame.formula_units,
+                    "dft_energy_ev": frame.energy,
+                }
+            )
+            structures.append(atoms)
+    if not rows:
+        raise UserError(
+            f"{path} holds no two charge orders on identical atoms (frames of kind {KIND!r}); leave "
+            "charge_order.identical_atoms out, or name a table that does"
+        )
+    return pd.DataFrame(rows), structures
+
+
+def _identical(one: Frame, other: Frame) -> bool:
+    return (
+        np.array_equal(one.numbers, other.numbers)
+        and np.allclose(one.cell, other.cell, rtol=0, atol=SAME)
+        and np.allclose(one.positions, other.positions, rtol=0, atol=SAME)
+    )
+
+
+def score(rows: pd.DataFrame) -> dict[str, Any]:
+    """Scores of one model over all pairs of orders on the same atoms.
+
+    ``pairs``, ``spread_ratio`` and ``pairs_ordered`` as :func:`redox_spread` defines them;
+    ``mae_mev_fu``: mean absolute error of the pairs' energy differences, meV per formula unit, and
+    ``blind_mae_mev_fu``: the same of a model that gives all orders one energy.
+    """
+    good = usable(rows.assign(ion_key=rows["atoms"]))
+    spread = redox_spread(good)
+    model: list[float] = []
+    dft: list[float] = []
+    for _, group in good.groupby("atoms"):
+        first, second = np.triu_indices(len(group), 1)
+        for column, found in (("energy_ev", model), ("dft_energy_ev", dft)):
+            values = (group[column] / group["formula_units"]).to_numpy(dtype=float) * 1000
+            found.extend(values[first] - values[second])
+    differences, wanted = np.array(model), np.array(dft)
+    return {
+        "orders": len(good),
+        "diverged": len(rows) - len(good),
+        "pairs": spread["redox_pairs"],
+        "pairs_ordered": spread["redox_pairs_ordered"],
+        "spread_ratio": spread["redox_spread_ratio"],
+        "mae_mev_fu": float(np.abs(differences - wanted).mean()) if len(wanted) else None,
+        "blind_mae_mev_fu": float(np.abs(wanted).mean()) if len(wanted) else None,
+    }
+
+
+def run_identical(
+    *,
+    frames_path: str | Path,
+    model_dirs: Sequence[Path],
+    splits_path: str | Path,
+    host: Host,
+    rule: RedoxRule,
+    level: str,
+    out: str | Path,
+    batch_size: int = 16,
+) -> pd.DataFrame:
+    """All models of a run on identical atoms: ``identical.csv``, ``identical_scores.csv``, figure.
+
+    Energies in ``identical.csv`` (``dft_mev_fu``, ``model_mev_fu``) are relative to the mean over the
+    orders on the same atoms, in meV per formula unit. ``role`` is the set of the state's other frames
+    in the model's fold. Formal charges (Ewald, unscaled) come last; only their order means anything.
+    Returns the scores.
+    """
+    from workflow_lib.stages.charge_order.identical_figure import identical_figure
+
+    out = Path(out)
+    table, structures = read_identical(frames_path, host, rule, level)
+    splits = Splits.load(splits_path)
+    answers: list[pd.DataFrame] = []
+    scores: list[dict[str, Any]] = []
+    with Progress("charge orders on identical atoms", len(model_dirs), "model") as progress:
+        for number, folder in enumerate(model_dirs, 1):
+            model = load_model(folder)
+            identity = {"source": folder.name, "model": model.card["name"]}
+            identity |= {name: model.card[name] for name in ("variant", "fold", "seed")}
+            identity["charge_labelled"] = model.charge_labelled
+            status, fold = model.card["status"], splits.fold(int(model.card["fold"]))
+            energies = np.full(len(table), np.nan)
+            if status != DIVERGED:
+                energies = np.array([p.energy for p in model.predict(structures, batch_size=batch_size)])
+            rows = table.assign(
+                energy_ev=energies,
+                status=np.where(np.isfinite(energies), status, DIVERGED),
+                role=list(map(fold.role, table["state_key"], table["frame_id"])),
+                **identity,
+            )
+            answers.append(rows)
+            scores.append(identity | score(rows))
+            progress.show(number, folder.name)
+    charges = [rule.formal(atoms.numbers, atoms.arrays[LABELS]) for atoms in structures]
+    ewald = table.assign(
+        energy_ev=[ewald_energy(atoms, q) for atoms, q in zip(structures, charges, strict=True)],
+        status="reference",
+    )
+    unscaled = dict.fromkeys(("spread_ratio", "mae_mev_fu"))
+    scores.append({"source": EWALD, "model": EWALD, "variant": UNTRAINED.name} | score(ewald) | unscaled)
+    orders = pd.concat(answers, ignore_index=True)
+    for source, relative in (("dft_energy_ev", "dft_mev_fu"), ("energy_ev", "model_mev_fu")):
+        per_unit = orders[source] / orders["formula_units"] * 1000
+        orders[relative] = per_unit - per_unit.groupby([orders["source"], orders["atoms"]]).transform(
+            "mean"
+        )
+    columns = ["source", *IDENTITY, "atoms", "state_key", "frame_id", "role", "status", "dft_mev_fu"]
+    write_csv(orders[[*columns, "model_mev_fu"]], out / ORDERS)
+    result = pd.DataFrame(scores)
+    for column in ("fold", "seed"):
+        result[column] = result[column].astype("Int64")
+    write_csv(result, out / SCORES)
+    identical_figure(orders, result, out)
+    seal(out, "charge-order-identical")
+    return result

@@ -1,0 +1,116 @@
+"""Out-of-fold scores: the unseen states of several folds taken together, with the spread of seeds.
+
+A state is predicted by the model of the fold that holds it out. Models of different folds have
+different zeros of energy, so what is pooled are formation energies against each model's own end
+members, which every fold has trained on. Differences between states of different folds therefore
+contain the difference between two models: that is part of the honest error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from workflow_lib.core.errors import UserError
+from workflow_lib.results_reading import read_document, read_table
+from workflow_lib.stages.charge_order.score import Scores, ground_states, ranking, redox_spread, usable
+
+POOLED = ("spearman", "mae_mev_fu", "redox_spread_ratio", "redox_pairs_ordered", "ground_states_found")
+"""Pooled scores; the table has the mean over seeds and, with ``_std``, their standard deviation."""
+
+
+def read_scores(folder: str | Path) -> Scores:
+    """Read ``scores.json`` of a charge-order result; UserError where it is none, or damaged."""
+    keys = ("protocols", "headline_protocol", "compared_x")
+    return read_document(Path(folder) / "scores.json", "charge-order", keys)
+
+
+def scores_across_folds(charge_order_dirs: Sequence[str | Path]) -> pd.DataFrame:
+    """One row a (model, variant, protocol): pooled scores over unseen states, mean and spread of seeds.
+
+    ``folds`` and ``seeds`` count what was pooled; ``states`` is the number of unseen states of the
+    compared composition, ``states_missing`` how many unseen states of all compositions diverged
+    (both the worst seed's). ``ground_states_total`` is the mean number of compositions whose every
+    state is unseen and whose ground state counts (see ``score.ground_states``). Standard deviations
+    (n - 1) are empty for a single seed. Untrained rankings form groups of their own. UserError where
+    members of one group compare different compositions or hold one state out twice.
+    """
+    groups: dict[tuple[str, str], list[tuple[Scores, pd.DataFrame]]] = {}
+    for folder in charge_order_dirs:
+        scores = read_scores(folder)
+        groups.setdefault((scores["model"], scores["variant"]), []).append(
+            (scores, read_table("charge_order/states", folder))
+        )
+    rows = []
+    for (name, variant), members in sorted(groups.items()):
+        compared = {scores["compared_x"] for scores, _ in members}
+        if len(compared) != 1:
+            raise UserError(
+                f"{name}-{variant} compare different compositions ({sorted(compared)}); "
+                "run them with one charge_order.compared_x"
+            )
+        for protocol in members[0][0]["protocols"]:
+            row: dict[str, Any] = {
+                "model": name,
+                "family": members[0][0]["family"],
+                "init": members[0][0]["init"],
+                "variant": variant,
+                "protocol": protocol,
+                "folds": len({scores["fold"] for scores, _ in members}),
+            }
+            rows.append(row | _pool_protocol(members, protocol, members[0][0]["compared_x"]))
+    return pd.DataFrame(rows)
+
+
+def _pool_protocol(
+    members: Sequence[tuple[Scores, pd.DataFrame]], protocol: str, compared_x: float
+) -> dict[str, Any]:
+    """Pooled scores of one group and protocol."""
+    seeds: dict[Any, list[pd.DataFrame]] = {}
+    for scores, states in members:
+        rows = states[states["protocol"] == protocol]
+        rows = rows.assign(states_of_x=rows.groupby("x")["x"].transform("size"))
+        seeds.setdefault(scores["seed"], []).append(rows[~rows["seen"].astype(bool)])
+    per_seed = [_pool_seed(pd.concat(parts, ignore_index=True), compared_x) for parts in seeds.values()]
+    row: dict[str, Any] = {
+        "seeds": len(per_seed),
+        "states": min(item["states"] for item in per_seed),
+        "states_missing": max(item["states_missing"] for item in per_seed),
+        "ground_states_total": float(np.mean([item["ground_states_total"] for item in per_seed])),
+    }
+    for name in POOLED:
+        values = np.array([item[name] for item in per_seed if item[name] is not None], dtype=float)
+        row[name] = float(values.mean()) if len(values) else None
+        row[f"{name}_std"] = float(values.std(ddof=1)) if len(values) > 1 else None
+    return row
+
+
+def _pool_seed(unseen: pd.DataFrame, compared_x: float) -> dict[str, Any]:
+    """Scores of one seed's unseen states, on formation energies (eV per cell)."""
+    twice = unseen.loc[unseen["state_key"].duplicated(), "state_key"]
+    if len(twice):
+        raise UserError(f"state {twice.iloc[0]} is held out in two of the folds; pool folds of one split")
+    table = unseen.copy()
+    for target, source in (("energy_ev", "formation_mev_fu"), ("dft_energy_ev", "dft_formation_mev_fu")):
+        table[target] = table[source] * table["formula_units"] / 1000
+    good = usable(table)
+    compared = good[np.isclose(good["x"], compared_x)]
+    correlation, error = ranking(compared)
+    spread = redox_spread(good)
+    # Only compositions whose every enumerated state was held out are asked for their ground state.
+    whole = table[table["x"].map(table["x"].value_counts()) == table["states_of_x"]]
+    found = [row for row in ground_states(whole) if row["counts"]]
+    return {
+        "states": len(compared),
+        "states_missing": len(table) - len(good),
+        "spearman": correlation,
+        "mae_mev_fu": error,
+        "redox_spread_ratio": spread["redox_spread_ratio"],
+        "redox_pairs_ordered": spread["redox_pairs_ordered"],
+        "ground_states_found": sum(item["found"] for item in found) if found else None,
+        "ground_states_total": len(found),
+    }

@@ -1,0 +1,169 @@
+"""The three protocols of the charge_order: what a model is given, and the table of what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from workflow_lib.core.errors import UserError
+from workflow_lib.frames.splits import Role, Splits
+from workflow_lib.lattice.formation import formation_mev_fu
+from workflow_lib.lattice.polaron import bond_gap
+from workflow_lib.lattice.redox import RedoxRule
+from workflow_lib.results_schema import DIVERGED, TABLES, Protocol
+from workflow_lib.stages.charge_order.settings import ChargeOrderSettings
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from workflow_lib.lattice.arrangement import Arrangement
+    from workflow_lib.lattice.host import Host
+    from workflow_lib.models.trained import TrainedModel
+    from workflow_lib.simulation.cache import RelaxationCache
+    from workflow_lib.simulation.relaxation import Relaxation
+
+SINGLE_POINT = "single-point"
+LABELS = "oxidation_states"
+
+
+def state_roles(splits_path: str | Path, fold: int, reference: pd.DataFrame) -> list[Role]:
+    """Set of each reference state in one fold: train, validation, test or none.
+
+    Test is a state of which the model has seen no frame. UserError for a damaged file or a fold that
+    it does not hold.
+    """
+    chosen = Splits.load(splits_path).fold(fold)
+    return list(map(chosen.role, reference["state_key"], reference["frame_id"]))
+
+
+def arrangement_of(host: Host, atoms: Atoms) -> Arrangement:
+    """Canonical arrangement of a reference structure with its charge states."""
+    return host.canonical(host.locate(atoms, atoms.arrays[LABELS]))
+
+
+def single_points(
+    model: TrainedModel, structures: Sequence[Atoms], batch_size: int
+) -> tuple[pd.DataFrame, list[Atoms]]:
+    """Protocol (a): energies (eV) and largest forces (eV/A) at the DFT geometries."""
+    rows = []
+    for item in model.predict(structures, batch_size=batch_size):
+        fmax = float(np.linalg.norm(item.forces, axis=1).max())
+        finite = bool(np.isfinite([item.energy, fmax]).all())
+        status = SINGLE_POINT if finite else DIVERGED
+        rows.append({"status": status, "steps": 0, "fmax_ev_a": fmax, "energy_ev": item.energy})
+    return pd.DataFrame(rows), [atoms.copy() for atoms in structures]
+
+
+def relaxed_states(
+    model: TrainedModel,
+    host: Host,
+    arrangements: Sequence[Arrangement],
+    *,
+    polaron_distortion: float,
+    settings: ChargeOrderSettings,
+    cache: RelaxationCache,
+    progress: str | None,
+) -> tuple[pd.DataFrame, list[Atoms]]:
+    """Protocols (b) and (c): ends of relaxations from starts distorted by ``polaron_distortion`` A.
+
+    Structures come back labelled with the wanted charge states, also where a charge-blind model
+    relaxed one structure for all orders on it.
+    """
+    from workflow_lib.simulation.cache import relax_arrangements
+
+    relaxations: list[Relaxation] = relax_arrangements(
+        model,
+        host,
+        arrangements,
+        polaron_distortion=polaron_distortion,
+        fmax=settings.fmax,
+        max_steps=settings.max_steps,
+        batch_size=settings.batch_size,
+        cache=cache,
+        progress=progress,
+    )
+    rows, ends = [], []
+    for arrangement, item in zip(arrangements, relaxations, strict=True):
+        rows.append(
+            {"status": item.status, "steps": item.steps, "fmax_ev_a": item.fmax, "energy_ev": item.energy}
+        )
+        atoms = item.atoms.copy()
+        # The canonical ions of an arrangement are the same with and without its charge states, so
+        # the labels of the wanted order fit the atoms of the shared relaxation.
+        atoms.set_array(LABELS, host.build(arrangement).arrays[LABELS])
+        ends.append(atoms)
+    return pd.DataFrame(rows), ends
+
+
+def orders_shown(
+    model: TrainedModel, host: Host, structures: Sequence[Atoms], batch_size: int
+) -> list[dict[str, Any]]:
+    """Charge order read from the moments the model predicts: ``order``, ``realised_key``,
+    ``moment_gap_mub`` of each structure (None where the family predicts no moments)."""  # noqa: D205, D209
+    from workflow_lib.models.species import rule_from_card
+
+    empty = {"order": None, "realised_key": None, "moment_gap_mub": None}
+    predictions = model.predict(structures, batch_size=batch_size) if structures else []
+    rule = rule_from_card(model.card)
+    level = model.card["energy_reference"]
+    return [
+        empty if item.magmoms is None else _order(atoms, item.magmoms, host, rule, level)
+        for atoms, item in zip(structures, predictions, strict=True)
+    ]
+
+
+def _order(atoms: Atoms, magmoms: np.ndarray, host: Host, rule: RedoxRule, level: str) -> dict[str, Any]:
+    wanted = atoms.arrays[LABELS]
+    moments = np.abs(magmoms)
+    low, high = moments[wanted == rule.low], moments[wanted == rule.high]
+    gap = round(float(high.mean() - low.mean()), 6) + 0.0 if len(low) and len(high) else None
+    row: dict[str, Any] = {"order": "ambiguous", "realised_key": None, "moment_gap_mub": gap}
+    states, _ = rule.assign(atoms.numbers, magmoms, level)
+    if states is None:
+        return row
+    try:
+        row["realised_key"] = host.key(host.locate(atoms, states))
+    except UserError:
+        return row | {"order": "off-site"}
+    # The very sites are compared, not the key: an equivalent order elsewhere is another order.
+    return row | {"order": "kept" if np.array_equal(states, wanted) else "changed"}
+
+
+def protocol_table(
+    source: str,
+    protocol: Protocol,
+    answers: pd.DataFrame,
+    structures: Sequence[Atoms],
+    *,
+    reference: pd.DataFrame,
+    roles: Sequence[str],
+    host: Host,
+    orders: Sequence[Mapping[str, Any]] | None,
+) -> pd.DataFrame:
+    """One row a state, see ``charge_order/states`` of ``results_schema``.
+
+    Formation energies are against the model's own end members.
+    ``answers`` rows, ``structures``, ``roles`` and ``orders`` follow the rows of ``reference``. An
+    energy that diverged is written as missing; without both ends no formation energy is written.
+    """
+    table = reference[["state_key", "ion_key", "x", "group", "degeneracy", "formula_units", "level"]].copy()
+    table["source"], table["protocol"] = source, protocol
+    table["role"] = list(roles)
+    table["seen"] = [role in ("train", "validation") for role in roles]
+    for name in ("status", "steps", "fmax_ev_a", "energy_ev"):
+        table[name] = answers[name].to_numpy()
+    table.loc[table["status"] == DIVERGED, ["energy_ev", "fmax_ev_a"]] = np.nan
+    table["dft_energy_ev"] = reference["energy_ev"]
+    table["dft_formation_mev_fu"] = reference["formation_mev_fu"]
+    table["dft_fmax_ev_a"] = reference["fmax_ev_a"]
+    table["dft_bond_gap_a"] = reference["bond_gap_a"]
+    table["volume_a3"] = [atoms.get_volume() for atoms in structures]
+    table["formation_mev_fu"] = formation_mev_fu(table["energy_ev"], table["formula_units"], table["x"])
+    table["bond_gap_a"] = [bond_gap(atoms, host, atoms.arrays[LABELS]) for atoms in structures]
+    for name in ("order", "realised_key", "moment_gap_mub"):
+        table[name] = None if orders is None else [row[name] for row in orders]
+    return table[list(TABLES["charge_order/states"].columns)]

@@ -1,0 +1,214 @@
+"""One model sits the charge_order: three protocols, scores, structures, figure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from workflow_lib.core.errors import UserError
+from workflow_lib.core.io import atomic_path, write_csv, write_json
+from workflow_lib.core.locks import alone
+from workflow_lib.models.trained import TrainedModel
+from workflow_lib.results import load_model
+from workflow_lib.results_reading import read_reference, seal
+from workflow_lib.results_schema import CONVERGED, DIVERGED, HEADLINE, PROTOCOLS, Protocol
+from workflow_lib.simulation.cache import RelaxationCache, model_identity
+from workflow_lib.stages.charge_order.figures import states_figure
+from workflow_lib.stages.charge_order.protocols import (
+    LABELS,
+    SINGLE_POINT,
+    arrangement_of,
+    orders_shown,
+    protocol_table,
+    relaxed_states,
+    single_points,
+    state_roles,
+)
+from workflow_lib.stages.charge_order.score import Scores, score_states
+from workflow_lib.stages.charge_order.settings import ChargeOrderSettings
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from workflow_lib.lattice.arrangement import Arrangement
+    from workflow_lib.lattice.host import Host
+
+STATES, SCORES, RELAXED_STRUCTURES = "states.csv", "scores.json", "structures.extxyz"
+TIMINGS = "timings.json"
+"""Seconds of each protocol; short where the cache held its relaxations."""
+IDENTITY = ("family", "init", "variant", "fold", "seed")
+Answers = tuple[pd.DataFrame, "list[Atoms]"]
+
+
+def run_charge_order(
+    *,
+    model_dir: str | Path,
+    reference_dir: str | Path,
+    host: Host,
+    splits_path: str | Path,
+    settings: ChargeOrderSettings,
+    out: str | Path,
+    cache: str | Path,
+) -> Scores:
+    """Examine a trained model and write its answers, scores, structures and figure.
+
+    Files: ``states.csv``, ``scores.json``, ``structures.extxyz``, ``timings.json`` and
+    ``states.{svg,png}``.
+    ``out`` is the folder of the results, its name the model's id. ``cache`` is the folder of the
+    relaxations this model has done (shared with the search stage, no result). A model whose training
+    diverged is not run: all its states are reported as diverged. Raises UserError where model and
+    reference are of different levels of theory.
+    """
+    out = Path(out)
+    model = load_model(model_dir)
+    reference, structures = read_reference(reference_dir)
+    _check_level(model, reference, model_dir)
+    arrangements = [arrangement_of(host, atoms) for atoms in structures]
+    roles = state_roles(splits_path, int(model.card["fold"]), reference)
+    alive = model.card["status"] != DIVERGED
+    identity = model_identity(model)
+    with alone(Path(cache) / f"charge_order-{identity[:20]}", "charge_order"):
+        store = RelaxationCache(cache, identity)
+        timings: dict[str, float] = {}
+        tables: list[pd.DataFrame] = []
+        answered: dict[Protocol, list[Atoms]] = {}
+        for protocol in PROTOCOLS:
+            started = perf_counter()
+            if alive:
+                answers, ends = _sit(
+                    protocol, model, host, arrangements, structures, settings, store, out.name
+                )
+            else:
+                answers, ends = _no_answers(structures)
+            orders = _orders(model, host, answers, ends, settings.batch_size)
+            answered[protocol] = ends
+            timings[f"{protocol.replace('-', '_')}_seconds"] = round(perf_counter() - started, 3)
+            tables.append(
+                protocol_table(
+                    out.name,
+                    protocol,
+                    answers,
+                    ends,
+                    reference=reference,
+                    roles=roles,
+                    host=host,
+                    orders=orders,
+                )
+            )
+        states = pd.concat(tables, ignore_index=True)
+        scores: Scores = {name: model.card.get(name) for name in IDENTITY}
+        scores |= {
+            "source": out.name,
+            "model": model.card["name"],
+            "model_status": model.card["status"],
+            "charge_labelled": model.charge_labelled,
+            "settings": settings.model_dump(),
+            "relaxations": _relaxations(reference, model) if alive else 0,
+            "dft_relaxed": int((reference["status"] == CONVERGED).sum()),
+            "dft_states": len(reference),
+        }
+        scores |= score_states(states, settings.compared_x, HEADLINE)
+        write_csv(states, out / STATES)
+        _write_structures(states, answered, model, out / RELAXED_STRUCTURES)
+        states_figure(states, out, title=out.name)
+        write_json(out / TIMINGS, timings)
+        write_json(out / SCORES, scores)
+        seal(out, "charge-order", source=out.name)
+        return scores
+
+
+def _relaxations(reference: pd.DataFrame, model: TrainedModel) -> int:
+    """Distinct relaxations of protocols (b) and (c), whether or not the cache held them."""
+    undistorted = "state_key" if model.charge_labelled else "ion_key"
+    return len(reference) + len(set(reference[undistorted]))
+
+
+def _check_level(model: TrainedModel, reference: pd.DataFrame, model_dir: str | Path) -> None:
+    level, own = reference["level"].iloc[0], model.card["energy_reference"]
+    if level != own:
+        raise UserError(
+            f"{model_dir} was trained at {own}, the DFT reference is {level}; energies of different levels "
+            " must not meet"
+        )
+
+
+def _sit(
+    protocol: Protocol,
+    model: TrainedModel,
+    host: Host,
+    arrangements: Sequence[Arrangement],
+    structures: Sequence[Atoms],
+    settings: ChargeOrderSettings,
+    store: RelaxationCache,
+    name: str,
+) -> Answers:
+    if protocol == SINGLE_POINT:
+        return single_points(model, structures, settings.batch_size)
+    return relaxed_states(
+        model,
+        host,
+        arrangements,
+        polaron_distortion=settings.polaron_distortion if protocol == HEADLINE else 0.0,
+        settings=settings,
+        cache=store,
+        progress=f"{name} {protocol}",
+    )
+
+
+def _no_answers(structures: Sequence[Atoms]) -> Answers:
+    """What a model with a diverged training has to say: nothing."""
+    rows = {"status": DIVERGED, "steps": 0, "fmax_ev_a": np.nan, "energy_ev": np.nan}
+    ends = [atoms.copy() for atoms in structures]
+    for atoms in ends:
+        atoms.positions[:] = np.nan
+    return pd.DataFrame([rows] * len(structures)), ends
+
+
+def _orders(
+    model: TrainedModel, host: Host, answers: pd.DataFrame, ends: Sequence[Atoms], batch_size: int
+) -> list[dict[str, Any]] | None:
+    """Charge orders that predicted moments show; nothing for states that diverged."""
+    if "magmoms" not in model.potential.predicts:
+        return None
+    good = np.flatnonzero(answers["status"] != DIVERGED).tolist()
+    shown = orders_shown(model, host, [ends[place] for place in good], batch_size)
+    rows: list[dict[str, Any]] = [
+        {"order": None, "realised_key": None, "moment_gap_mub": None} for _ in ends
+    ]
+    for place, row in zip(good, shown, strict=True):
+        rows[place] = row
+    return rows
+
+
+def _write_structures(
+    states: pd.DataFrame, answered: dict[Protocol, list[Atoms]], model: TrainedModel, path: Path
+) -> None:
+    """Relaxed structures with state, protocol, status and energy; diverged ones are left out."""
+    from ase import Atoms
+    from ase.io import write
+
+    frames = []
+    for protocol, ends in answered.items():
+        if protocol == SINGLE_POINT:
+            continue
+        rows = states[states["protocol"] == protocol]
+        for (_, row), atoms in zip(rows.iterrows(), ends, strict=True):
+            if row["status"] == DIVERGED:
+                continue
+            frame = Atoms(atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=True)
+            frame.set_array(LABELS, atoms.arrays[LABELS])
+            frame.info = {
+                "protocol": protocol,
+                "state_key": row["state_key"],
+                "status": row["status"],
+                "model_energy": float(row["energy_ev"]),
+                "energy_reference": model.card["energy_reference"],
+            }
+            frames.append(frame)
+    with atomic_path(path) as temporary:
+        write(temporary, frames, format="extxyz")

@@ -1,0 +1,252 @@
+"""Scores of one protocol: how a model's energies of charge-ordered states compare with DFT's.
+
+All functions take a table with one row a state and the columns ``state_key``, ``ion_key``, ``x``,
+``formula_units``, ``energy_ev`` and ``dft_energy_ev`` (per cell), ``formation_mev_fu`` and
+``dft_formation_mev_fu``, ``seen`` and ``status``. Rows that diverged are left out and counted. A
+score that is not defined (too few states, constant energies) is None, never a number.
+"""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from workflow_lib.results_schema import DIVERGED
+
+MIN_STATES = 3
+"""Fewer states than this are not ranked: two states have a Spearman of 1 or -1 by chance."""
+MIN_PAIRS = 3
+"""Fewer pairs of charge orders than this give no ratio."""
+TIE = 1e-4
+"""eV per cell; energies nearer than this are one energy (a charge-blind model's, bar rounding)."""
+CONVENTION = (
+    "Energies of the states of one composition are taken relative to the mean over the states that "
+    "are scored, for model and DFT alike; states_mae_mev_fu is the mean absolute difference of these "
+    "in meV per formula unit. states_spearman and states_mae_mev_fu count states of the compared "
+    "composition that are in this fold's test set only (null below 3); the _all scores count every "
+    "state, those seen in training among them. A ground state is found if the model's lowest state of "
+    "a composition is DFT's, and no other state ties with it. It counts only where the model has not seen "
+    "it and where the next state lies farther above it than the model errs; the _all scores count every "
+    "composition."
+)
+
+Scores = dict[str, Any]
+
+
+def usable(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows with an energy that means something."""
+    keep = (table["status"] != DIVERGED) & np.isfinite(table["energy_ev"].astype(float))
+    return table[keep]
+
+
+def ranking(table: pd.DataFrame) -> tuple[float | None, float | None]:
+    """Spearman correlation and MAE (meV per formula unit) of relative energies.
+
+    Relative to the mean over these rows. Both None below :data:`MIN_STATES` rows; the correlation
+    also where all energies of model or DFT are equal.
+    """
+    if len(table) < MIN_STATES:
+        return None, None
+    model = table["energy_ev"].to_numpy(dtype=float)
+    dft = table["dft_energy_ev"].to_numpy(dtype=float)
+    error = ((model - model.mean()) - (dft - dft.mean())) / table["formula_units"].to_numpy(dtype=float)
+    return spearman(model, dft), float(np.abs(error).mean()) * 1000
+
+
+def spearman(model: np.ndarray, dft: np.ndarray) -> float | None:
+    """Spearman rank correlation of energies in eV per cell; None where one side is constant.
+
+    Model energies closer than :data:`TIE` share their mean rank, so that rounding does not rank
+    what a model cannot tell apart.
+    """
+    from scipy.stats import spearmanr
+
+    model, dft = np.asarray(model, dtype=float), np.asarray(dft, dtype=float)
+    if np.ptp(model) < TIE or np.ptp(dft) < TIE:
+        return None
+    order = np.argsort(model, kind="stable")
+    level = np.empty(len(model), dtype=np.int64)
+    level[order] = np.concatenate([[0], np.cumsum(np.diff(model[order]) >= TIE)])
+    # A function of whole numbers: what follows the twelfth digit is rounding (1 is written as 1).
+    return round(float(spearmanr(level, dft).statistic), 12)
+
+
+def ground_states(table: pd.DataFrame) -> list[Scores]:
+    """Return, for each composition with several states, DFT's lowest state and the model's.
+
+    ``regret_mev_fu`` is how far above DFT's ground state DFT puts the state the model chose (mean
+    over states it cannot tell apart); ``dft_margin_mev_fu`` is DFT's distance to its second-lowest
+    state; ``model_error_mev_fu`` the model's mean absolute error of the energies above DFT's ground state;
+    ``chance`` is the probability to guess right; ``ions_found`` asks for the mobile ions only (None
+    where the composition has one arrangement of them). ``seen``: the model has trained on DFT's ground
+    state; ``counts``: it has not, and the margin is larger than the model's error, so that finding or
+    missing the state says something.
+    """
+    result: list[Scores] = []
+    for x, group in table.groupby("x"):
+        if len(group) < 2:
+            continue
+        ordered = group.sort_values("dft_energy_ev")
+        best = ordered.iloc[0]
+        units = float(best["formula_units"])
+        row: Scores = {
+            "x": float(x),  # type: ignore[arg-type]
+            "dft": best["state_key"],
+            "dft_margin_mev_fu": (ordered["dft_energy_ev"].iloc[1] - best["dft_energy_ev"]) / units * 1000,
+            "model_error_mev_fu": None,
+            "chance": 1 / len(group),
+            "seen": bool(best["seen"]),
+            "counts": False,
+            "model": [],
+            "found": False,
+            "ions_found": None,
+            "regret_mev_fu": None,
+        }
+        known = usable(group)
+        if len(known):
+            lowest = known[known["energy_ev"] <= known["energy_ev"].min() + TIE]
+            row["model"] = sorted(lowest["state_key"])
+            row["found"] = row["model"] == [best["state_key"]]
+            row["regret_mev_fu"] = (
+                float((lowest["dft_energy_ev"] - best["dft_energy_ev"]).mean()) / units * 1000
+            )
+            error = _error_above(known, str(best["state_key"]))
+            if error is not None:
+                row["model_error_mev_fu"] = error
+                row["counts"] = bool(not row["seen"] and row["dft_margin_mev_fu"] > error)
+            if len(set(group["ion_key"])) > 1:
+                row["ions_found"] = set(lowest["ion_key"]) == {best["ion_key"]}
+        result.append(row)
+    return result
+
+
+def _error_above(known: pd.DataFrame, ground: str) -> float | None:
+    """Return the mean absolute error of energies above a ground state, meV per formula unit.
+
+    None where the model has no energy of the ground state or of any other state.
+    """
+    is_ground = (known["state_key"] == ground).to_numpy()
+    if not is_ground.any() or is_ground.all():
+        return None
+    gap = (known["energy_ev"] - known["dft_energy_ev"]).to_numpy(dtype=float)
+    units = known["formula_units"].to_numpy(dtype=float)[~is_ground]
+    return float(np.abs((gap[~is_ground] - gap[is_ground][0]) / units).mean()) * 1000
+
+
+def redox_spread(table: pd.DataFrame) -> Scores:
+    """How strongly the model tells charge orders on the same ions apart.
+
+    Over all pairs of states with one ``ion_key``: ``redox_spread_ratio`` = RMS of the model's energy
+    differences over RMS of DFT's (1 is right, 0 is blind), and ``redox_pairs_ordered``, the share
+    of pairs that the model puts in DFT's order (a tie counts half; 0.5 is chance).
+    """
+    model, dft = [], []
+    for _, group in table.groupby("ion_key"):
+        for first, second in combinations(range(len(group)), 2):
+            model.append(group["energy_ev"].iloc[first] - group["energy_ev"].iloc[second])
+            dft.append(group["dft_energy_ev"].iloc[first] - group["dft_energy_ev"].iloc[second])
+    scores: Scores = {
+        "redox_pairs": len(dft),
+        "redox_spread_ratio": None,
+        "redox_pairs_ordered": None,
+    }
+    if len(dft) >= MIN_PAIRS and np.any(np.abs(dft) > 0):
+        ours, theirs = np.array(model, dtype=float), np.array(dft, dtype=float)
+        scores["redox_spread_ratio"] = float(np.sqrt(np.mean(ours**2) / np.mean(theirs**2)))
+        right = np.where(np.abs(ours) < TIE, 0.5, np.sign(ours) == np.sign(theirs))
+        scores["redox_pairs_ordered"] = float(right.mean())
+    return scores
+
+
+def minimum_over_orders(table: pd.DataFrame) -> Scores:
+    """Formation energies of ion arrangements, each with its best charge order.
+
+    The fair question to a model that cannot see charge orders: per ``ion_key`` the model's minimum
+    over the orders against DFT's minimum. End members are left out.
+    """
+    inner = table[(table["x"] > 0) & (table["x"] < 1)].dropna(subset=["formation_mev_fu"])
+    lowest = inner.groupby("ion_key")[["formation_mev_fu", "dft_formation_mev_fu"]].min()
+    error = (lowest["formation_mev_fu"] - lowest["dft_formation_mev_fu"]).abs()
+    return {
+        "ion_arrangements": len(lowest),
+        "minimum_over_orders_mae_mev_fu": float(error.mean()) if len(lowest) else None,
+    }
+
+
+def _formation_mae(table: pd.DataFrame) -> float | None:
+    inner = table[(table["x"] > 0) & (table["x"] < 1)]
+    error = (inner["formation_mev_fu"] - inner["dft_formation_mev_fu"]).abs().dropna()
+    return float(error.mean()) if len(error) else None
+
+
+def score_protocol(table: pd.DataFrame, compared_x: float) -> Scores:
+    """All scores of one protocol; keys without suffix are over states unseen in training."""
+    good = usable(table)
+    compared = good[np.isclose(good["x"], compared_x)]
+    unseen = compared[~compared["seen"]]
+    scores: Scores = {
+        "states_total": len(compared),
+        "states_unseen": len(unseen),
+        "status": table["status"].value_counts().sort_index().to_dict(),
+        "diverged": len(table) - len(good),
+    }
+    for suffix, chosen in (("", unseen), ("_all", compared)):
+        correlation, error = ranking(chosen)
+        scores[f"states_spearman{suffix}"] = correlation
+        scores[f"states_mae_mev_fu{suffix}"] = error
+    scores["formation_mae_mev_fu"] = _formation_mae(good[~good["seen"]])
+    scores["formation_mae_mev_fu_all"] = _formation_mae(good)
+    found = ground_states(table)
+    scores["ground_states"] = found
+    for suffix, rows in (("", [row for row in found if row["counts"]]), ("_all", found)):
+        hits = sum(row["found"] for row in rows)
+        scores[f"ground_states_found{suffix}"] = hits if rows and len(good) else None
+        scores[f"ground_states_total{suffix}"] = len(rows)
+        scores[f"ground_states_chance{suffix}"] = sum(row["chance"] for row in rows)
+    scores |= redox_spread(good)
+    unseen_pairs = redox_spread(good[~good["seen"]])
+    scores |= {f"{name}_unseen": value for name, value in unseen_pairs.items()}
+    scores |= minimum_over_orders(good)
+    read = "order" in table and good["order"].notna().any()
+    for name in ("kept", "changed", "ambiguous", "off-site"):
+        count = int((good["order"] == name).sum()) if read else None
+        scores[f"orders_{name.replace('-', '_')}"] = count
+    return scores
+
+
+HEADLINES = (
+    "states_spearman",
+    "states_mae_mev_fu",
+    "states_unseen",
+    "states_spearman_all",
+    "states_mae_mev_fu_all",
+    "states_total",
+    "ground_states_found",
+    "ground_states_total",
+    "ground_states_chance",
+    "ground_states_found_all",
+    "ground_states_total_all",
+    "ground_states_chance_all",
+    "redox_spread_ratio",
+    "redox_pairs_ordered",
+    "minimum_over_orders_mae_mev_fu",
+)
+"""Scores of the headline protocol that also stand at the top of ``scores.json``."""
+
+
+def score_states(states: pd.DataFrame, compared_x: float, headline: str) -> Scores:
+    """Scores of every protocol in a table of states, with those of ``headline`` on top."""
+    protocols = {
+        str(protocol): score_protocol(rows.reset_index(drop=True), compared_x)
+        for protocol, rows in states.groupby("protocol", sort=False)
+    }
+    top = {name: protocols[headline][name] for name in HEADLINES}
+    return top | {
+        "compared_x": compared_x,
+        "headline_protocol": headline,
+        "convention": CONVENTION,
+        "protocols": protocols,
+    }

@@ -1,0 +1,161 @@
+"""The comparison table: one row a trained model, one column a metric, assembled from the stages.
+
+Nothing is computed here but the join. A stage that has no number for a model leaves the cell
+empty; nothing is filled in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from workflow_lib.core.io import write_csv
+from workflow_lib.models.identity import EWALD, UNTRAINED
+from workflow_lib.results_reading import read_document, read_table, seal
+from workflow_lib.stages.comparison.figures import comparison_figure
+
+_METRICS = {
+    "energy_mae_mev_atom": "energy",
+    "force_mae_mev_a": "forces",
+    "magmom_mae_mub": "magmoms",
+    "charge_mae_e": "charges",
+}
+_CHARGE_ORDER = (
+    "states_spearman",
+    "states_mae_mev_fu",
+    "states_unseen",
+    "ground_states_found",
+    "ground_states_total",
+    "ground_states_chance",
+    "redox_spread_ratio",
+)
+_EMBEDDING = ("redox_silhouette", "redox_silhouette_untrained", "redox_accuracy")
+COLUMNS = (
+    *(
+        "source",
+        "model",
+        "family",
+        "init",
+        "variant",
+        "fold",
+        "seed",
+        "status",
+        "parameters",
+        "train_frames",
+    ),
+    *_METRICS,
+    *_CHARGE_ORDER,
+    *("hull_mae_mev_fu", "step_voltage_mae_mv"),
+    *_EMBEDDING,
+    "relaxations",
+)
+"""Columns of comparison.csv; docs/comparison.md defines each."""
+
+
+def _held_out(metrics: pd.DataFrame, label: str) -> float | None:
+    """MAE of one label over all held-out frames; None where the model has no such output."""
+    chosen = metrics.query("set == 'test' and kind == 'all' and metric == 'mae' and label == @label")
+    return None if chosen.empty else float(chosen["value"].iloc[0])
+
+
+def _knows_test_states(training: Path) -> bool:
+    """Whether frames were split so that a state of the test frames also trains."""
+    states = read_document(training / "card.json", "train")["training"]["states"]
+    return not set(states["train"]).isdisjoint(states["test"])
+
+
+def _optional(folders: Mapping[str, Path], name: str, file: str, command: str) -> dict[str, Any]:
+    """A stage's JSON for a model; empty where the stage did not run for it (controls search not)."""
+    return read_document(folders[name] / file, command) if name in folders else {}
+
+
+def _row(
+    training: Path,
+    charge_orders: Mapping[str, Path],
+    searches: Mapping[str, Path],
+    embeddings: Mapping[str, Path],
+    thermodynamics: pd.DataFrame,
+) -> dict[str, Any]:
+    card = read_document(training / "card.json", "train")
+    row: dict[str, Any] = {
+        key: card[key] for key in ("family", "init", "variant", "fold", "seed", "status")
+    }
+    row["source"], row["model"] = training.name, card["name"]
+    row["parameters"] = read_document(training / "timings.json", "train", ("parameters",), sealed=False)[
+        "parameters"
+    ]
+    row["train_frames"] = read_document(training / "labels.json", "train")["labels"]["energy"]["available"][
+        "train"
+    ]
+    metrics = read_table("training/metrics", training)
+    for column, label in _METRICS.items():
+        row[column] = _held_out(metrics, label)
+    charge_order = _optional(charge_orders, training.name, "scores.json", "charge-order")
+    row.update({key: charge_order.get(key) for key in _CHARGE_ORDER})
+    hull = thermodynamics[thermodynamics["source"] == training.name]
+    for key in ("hull_mae_mev_fu", "step_voltage_mae_mv"):
+        row[key] = None if hull.empty else hull[key].iloc[0]
+    embedding = _optional(embeddings, training.name, "scores.json", "embedding")
+    row.update({key: embedding.get(key) for key in _EMBEDDING})
+    search = _optional(searches, training.name, "summary.json", "search")
+    row["relaxations"] = charge_order.get("relaxations", 0) + search.get("relaxations", 0)
+    return row
+
+
+def _ewald_row(charge_orders: Mapping[str, Path]) -> dict[str, Any]:
+    """The naive ranking: no training, energies of formal charges."""
+    scores = read_document(charge_orders[EWALD] / "scores.json", "charge-order")
+    row: dict[str, Any] = {key: scores.get(key) for key in _CHARGE_ORDER}
+    row.update(dict.fromkeys(("source", "model", "family"), EWALD))
+    row.update(init="none", variant=UNTRAINED.name, status="reference")
+    return row
+
+
+def _timings(
+    trainings: Sequence[Path], searches: Mapping[str, Path], charge_orders: Mapping[str, Path]
+) -> pd.DataFrame:
+    rows = []
+    for training in trainings:
+        timing = read_document(training / "timings.json", "train", sealed=False)
+        row = {"source": training.name, **{f"training_{key}": value for key, value in timing.items()}}
+        for stage, folders in (("charge_order", charge_orders), ("search", searches)):
+            file = folders[training.name] / "timings.json" if training.name in folders else None
+            if file is not None and file.is_file():
+                content = read_document(file, stage, sealed=False)
+                row.update({f"{stage}_{key}": value for key, value in content.items()})
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def run_comparison(
+    *,
+    trainings: Sequence[Path],
+    charge_orders: Sequence[Path],
+    searches: Sequence[Path],
+    thermodynamics: Path,
+    embeddings: Sequence[Path],
+    out: Path,
+) -> None:
+    """Write ``comparison.csv``, ``timings.csv`` and the figure into ``out``.
+
+    The folders are those of the stages, one a model, named by the model's id.
+    """
+    by_name = {"charge_orders": charge_orders, "searches": searches, "embeddings": embeddings}
+    folders = {key: {path.name: path for path in paths} for key, paths in by_name.items()}
+    hull = read_table("thermodynamics/scores", thermodynamics)
+    rows = [
+        _row(path, folders["charge_orders"], folders["searches"], folders["embeddings"], hull)
+        for path in trainings
+    ]
+    if EWALD in folders["charge_orders"]:
+        rows.append(_ewald_row(folders["charge_orders"]))
+    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    for column in ("fold", "seed", "parameters", "train_frames", "states_unseen", "relaxations"):
+        table[column] = table[column].astype("Int64")
+    write_csv(table, out / "comparison.csv")
+    write_csv(_timings(trainings, folders["searches"], folders["charge_orders"]), out / "timings.csv")
+    comparison_figure(table, out / "comparison", seen=any(map(_knows_test_states, trainings)))
+    seal(out, "comparison")

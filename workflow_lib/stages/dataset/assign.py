@@ -1,0 +1,141 @@
+"""Charge states of frames; what fits no rule is set aside with its reason.
+
+Nothing is forced: a frame of the chemical subset whose moments leave its charge states open, or
+whose charge states do not make it neutral, is set aside. Frames of other chemistries, which only
+charge-blind variants on the full data use, stay without charge states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from workflow_lib.frames.table import Frame, FrameBatch, single_reference
+from workflow_lib.lattice.redox import RedoxRule
+from workflow_lib.stages.dataset.settings import DatasetSettings
+
+if TYPE_CHECKING:
+    from workflow_lib.lattice.host import Host
+    from workflow_lib.stages.dataset.index import Light
+
+_GIVEN = "given charge states"
+_CATEGORIES = {
+    "no magnetic moments": "no moments",
+    "no moment window": "no moment window",
+    "moment": "ambiguous moment",
+    "no formal charge": "ion without formal charge",
+    "the cell is not neutral": "not neutral",
+    "no assignment": "not neutral",
+    _GIVEN: "given charge states contradict",
+    "energy": "energy window",
+    "fits no site": "no split for it",
+    "no forces": "cleaning: no forces",
+    "above the": "cleaning: energy window",
+    "below the": "cleaning: energy window",
+    "duplicate": "cleaning: duplicate",
+}
+"""Beginning of a reason -> the kind of reason, without the numbers of one frame."""
+OTHER = "other"
+CATEGORIES = (*dict.fromkeys(_CATEGORIES.values()), OTHER)
+
+
+def category(reason: str) -> str:
+    """The kind of reason for which a frame is set aside."""
+    return next((kind for start, kind in _CATEGORIES.items() if reason.startswith(start)), OTHER)
+
+
+@dataclass(frozen=True, slots=True)
+class SetAside:
+    """A frame that is not used, and why."""
+
+    frame_id: str
+    reason: str
+
+    @property
+    def category(self) -> str:
+        """The kind of reason, without the numbers of this frame."""
+        return category(self.reason)
+
+
+def assign(
+    frames: Sequence[Frame], rule: RedoxRule, host: Host | None, settings: DatasetSettings
+) -> tuple[list[Frame], list[SetAside]]:
+    """Label frames in memory; returns those kept and those set aside, both in order.
+
+    ``oxidation_states`` follow from :func:`charge_states`; ``state_key`` names the arrangement
+    that was *realised* (None where the frame fits no site of the host).
+    """
+    # These files build on this one.
+    from workflow_lib.stages.dataset.decide import decide
+    from workflow_lib.stages.dataset.index import labelled_frames, make_index
+    from workflow_lib.stages.dataset.source import in_memory
+
+    source = in_memory(frames, single_reference(frames, "one list of frames"))
+    index = decide(make_index(source, rule, host, settings), source, settings)
+    aside = index.rows.loc[~index.kept, ["frame_id", "reason"]]
+    return (
+        labelled_frames(source, index, np.flatnonzero(index.kept)),
+        [SetAside(*row) for row in aside.itertuples(index=False)],
+    )
+
+
+def charge_states(
+    batch: FrameBatch, rule: RedoxRule, energy_reference: str
+) -> tuple[np.ndarray, list[str | None]]:
+    """Oxidation states of all atoms ``[N]`` and, frame by frame, the reason why it has none ``[F]``.
+
+    Moments decide. States given in the file count where there are no moments; where there are
+    both, they must agree. The states of a frame with a reason mean nothing.
+    """
+    numbers, offsets = batch.numbers, batch.offsets
+    magmoms = batch.per_atom("magmoms", np.nan)
+    states, reasons = rule.assign_many(numbers, offsets, magmoms, energy_reference)
+    stated, silent = ~batch.missing("oxidation_states"), batch.missing("magmoms")
+    if not stated.any():
+        return states, reasons
+    # Some files write the formal charges of the other ions too; the table holds 0 there.
+    stated_states = batch.per_atom("oxidation_states", 0).astype(np.int64)
+    given = np.where(numbers == rule.redox_z, stated_states, 0)
+
+    sound = stated & ~silent & np.array([reason is None for reason in reasons])
+    differ = np.flatnonzero(sound[batch.owner] & (states != given))
+    frames, first = np.unique(batch.owner[differ], return_index=True)
+    for frame, atom in zip(frames.tolist(), differ[first].tolist(), strict=True):
+        reasons[frame] = (
+            f"{_GIVEN}: atom {atom - offsets[frame]} is said to be {given[atom]}+, its moment of "
+            f"{magmoms[atom]:.2f} muB says {states[atom]}+"
+        )
+    sound[frames] = False
+
+    alone = stated & silent
+    judged = np.flatnonzero(alone | sound)
+    atoms = np.isin(batch.owner, judged)
+    inside = np.concatenate([[0], np.cumsum(batch.sizes[judged])])
+    for frame, reason in zip(
+        judged.tolist(), rule.check(numbers[atoms], inside, stated_states[atoms]), strict=True
+    ):
+        reasons[frame] = None if reason is None else f"{_GIVEN}: {reason}"
+    states[alone[batch.owner]] = given[alone[batch.owner]]
+    return states, reasons
+
+
+def split_names(frames: Sequence[Frame | Light]) -> list[str]:
+    """The state (or group) that each frame shares its set with, see :func:`state_names`."""
+    groups = pd.Series([frame.group for frame in frames], dtype=object)
+    keys = pd.Series([frame.state_key for frame in frames], dtype=object)
+    return state_names(groups, keys).tolist()
+
+
+def state_names(groups: pd.Series, keys: pd.Series) -> pd.Series:
+    """The state (or group) of each frame, of the groups and state keys of all that are used.
+
+    The realised state where there is one; else the state that the rest of the frame's group has;
+    else the group.
+    """
+    found = pd.DataFrame({"group": groups, "key": keys}).dropna(subset="key").drop_duplicates()
+    single = found.drop_duplicates("group", keep=False).set_index("group")["key"]
+    return keys.fillna(groups.map(single)).fillna(groups)

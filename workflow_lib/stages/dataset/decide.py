@@ -1,0 +1,86 @@
+"""Which frames of an index are set aside for other reasons than their charge states."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+
+from workflow_lib.stages.dataset.assign import category
+from workflow_lib.stages.dataset.index import Index, labelled_frames
+from workflow_lib.stages.dataset.settings import DatasetSettings
+from workflow_lib.stages.dataset.source import Source
+
+ATOMS = 4_000_000
+"""Atoms of whole frames in memory while materials are cleaned, 80 bytes each; one material always fits."""
+
+
+def decide(index: Index, source: Source, settings: DatasetSettings) -> Index:
+    """The index after the energy window, the question of splits and the cleaning rules, in this order."""
+    index = index.set_aside(_outside_window(index.used(), settings.energy_window))
+    if settings.split_by in ("state", "ions"):
+        index = index.set_aside(_without_split(index.used()))
+    return index.set_aside(_cleaned(index, source, settings))
+
+
+def _outside_window(rows: pd.DataFrame, window: float | None) -> pd.Series:
+    """Frames more than ``window`` (eV/atom) above the lowest frame of their state."""
+    if window is None:
+        return pd.Series(dtype=object)
+    energy = rows["energy"] / rows["atoms"]
+    above = energy - energy.groupby(rows["state_key"].fillna(rows["group"])).transform("min")
+    above = above[above > window]
+    return above.map(
+        lambda gap: f"energy {gap:.3f} eV/atom above the lowest of its state, the window is {window:g}"
+    ).astype(object)
+
+
+def _without_split(rows: pd.DataFrame) -> pd.Series:
+    """Frames on no host site whose group holds several states: no set could take them cleanly."""
+    states = rows["group"].map(rows.groupby("group")["state_key"].nunique())
+    homeless = rows["state_key"].isna() & (states > 1)
+    return pd.Series(
+        [
+            f"fits no site of the host, and group {group} holds {count} states, which may lie in "
+            "different sets"
+            for group, count in zip(rows.loc[homeless, "group"], states[homeless], strict=True)
+        ],
+        index=rows.index[homeless],
+        dtype=object,
+    )
+
+
+def _cleaned(index: Index, source: Source, settings: DatasetSettings) -> pd.Series:
+    """Frames that the cleaning rules remove, where they are asked for; they compare within materials."""
+    if settings.clean is None:
+        return pd.Series(dtype=object)
+    from workflow_lib.stages.dataset.clean import clean
+
+    found: dict[int, str] = {}
+    for rows in _materials(index.used()):
+        frames = labelled_frames(source, index, rows)
+        found |= {int(rows[place]): reason for place, reason in clean(frames, settings.clean).items()}
+    return pd.Series(found, dtype=object)
+
+
+def _materials(rows: pd.DataFrame) -> Iterator[np.ndarray]:
+    """Rows, ascending, of as many whole materials as fit into memory."""
+    waiting: list[np.ndarray] = []
+    atoms = 0
+    for _, members in rows.groupby("group", sort=False):
+        size = int(members["atoms"].sum())
+        if waiting and atoms + size > ATOMS:
+            yield np.sort(np.concatenate(waiting))
+            waiting, atoms = [], 0
+        waiting.append(members.index.to_numpy())
+        atoms += size
+    if waiting:
+        yield np.sort(np.concatenate(waiting))
+
+
+def set_aside_table(index: Index) -> pd.DataFrame:
+    """One row a frame that is not used, with the reason."""
+    rows = index.rows[~index.kept]
+    table = rows[["frame_id", "group", "kind", "source"]].assign(energy_ev=rows["energy"])
+    return table.assign(category=rows["reason"].map(category), reason=rows["reason"]).reset_index(drop=True)

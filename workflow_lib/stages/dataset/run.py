@@ -1,0 +1,243 @@
+"""The dataset stage: one source of frames becomes a labelled, split and summarised frame table.
+
+The frames are read twice and never held: once for the index on which everything is decided, once to
+write those that are kept.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tqdm import tqdm
+
+from workflow_lib.core.elements import atomic_number
+from workflow_lib.core.errors import UserError
+from workflow_lib.core.io import sha256, write_csv, write_json
+from workflow_lib.frames.foreign import ACCEPTED
+from workflow_lib.frames.subset import describe_subset
+from workflow_lib.frames.table import FrameBatch, frame_writer, iter_parquet
+from workflow_lib.lattice.arrangement import UNIT
+from workflow_lib.lattice.counting import count_distinct
+from workflow_lib.lattice.host import Host
+from workflow_lib.lattice.redox import RedoxRule
+from workflow_lib.results_reading import seal
+from workflow_lib.stages.dataset.assign import category
+from workflow_lib.stages.dataset.decide import decide, set_aside_table
+from workflow_lib.stages.dataset.element_figure import draw_elements
+from workflow_lib.stages.dataset.element_table import element_table
+from workflow_lib.stages.dataset.figures import (
+    draw_charge_states,
+    draw_composition,
+    draw_coverage,
+    draw_energy,
+    draw_redox,
+)
+from workflow_lib.stages.dataset.index import Index, make_index
+from workflow_lib.stages.dataset.settings import DatasetSettings
+from workflow_lib.stages.dataset.sites import SiteHistograms, mean_charges
+from workflow_lib.stages.dataset.source import Source, open_source
+from workflow_lib.stages.dataset.splits import make_splits, make_units
+from workflow_lib.stages.dataset.summary import (
+    charge_state_table,
+    composition_table,
+    coverage_table,
+    energy_table,
+    summarise,
+)
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_log = logging.getLogger(__name__)
+
+
+def _check_source(index: Index, settings: DatasetSettings) -> None:
+    """Raise UserError where the frames cannot be a dataset at all."""
+    rows = index.rows
+    if not rows["forces"].any():
+        raise UserError(
+            f"{settings.path} holds no forces in {len(rows)} frames; accepted names: "
+            f"{', '.join(ACCEPTED['forces'])}"
+        )
+    if not rows["frame_id"].is_unique:
+        name, count = Counter(rows["frame_id"]).most_common(1)[0]
+        raise UserError(f"{settings.path}: frame_id {name!r} stands {count} times; give each frame its own")
+    if not rows["subset"].any():
+        raise UserError(
+            f"no frame of {settings.path} passes dataset.subset_elements and required_elements "
+            f"({describe_subset(settings)}); change the filter or the file"
+        )
+
+
+def _check_host(index: Index, host: Host, settings: DatasetSettings) -> None:
+    """Say what the host is and which frames miss it; UserError where most frames of its chemistry do.
+
+    Of the host's chemistry are the labelled frames that hold all elements of its framework and at most
+    one other, its mobile ion or another in its place.
+    """
+    symmetry = len(host.permutations(UNIT)[0])
+    states = sum(count_distinct(host, UNIT, n, charges=True) for n in host.compositions(UNIT))
+    print(
+        f"host {host.name}: {host.space_group}, {symmetry} permutations of its sites, {states} "
+        "charge-ordered states in its cell",
+        flush=True,
+    )
+    rows = index.rows
+    misfits = rows["misfit"].dropna()
+    if len(misfits):
+        _log.warning(
+            "%d of %d frames of the host's composition fit no site, such as %s: %s",
+            len(misfits), len(misfits) + int(rows["state_key"].notna().sum()),
+            rows.loc[misfits.index[0], "frame_id"], misfits.iloc[0],
+        )  # fmt: skip
+    framework = set(host.numbers.tolist()) - {atomic_number(host.mobile)}
+    alike = [
+        framework <= set(numbers) and len(set(numbers) - framework) <= 1 for numbers, _ in index.contents
+    ]
+    own = rows["labelled"] & np.array(alike, dtype=bool)[rows["content"]]
+    missed = rows[own & rows["state_key"].isna()]
+    if settings.split_by == "state" and 2 * len(missed) > own.sum():
+        why = missed["misfit"].dropna()
+        first = missed.loc[why.index[0]] if len(why) else missed.iloc[0]
+        reason = first["misfit"] or f"its composition {first['composition']} is not the host's"
+        raise UserError(
+            f"{len(missed)} of {int(own.sum())} frames of {settings.path} with the framework elements of "
+            f"the host {host.name} fit no site of it ({first['frame_id']}: {reason}); set `host` to the "
+            "crystal of these frames"
+        )
+
+
+def _check_left(index: Index, settings: DatasetSettings) -> None:
+    """Raise UserError where no frame of the chemical subset is left."""
+    if index.used()["subset"].any():
+        return
+    aside = index.rows[~index.kept]
+    kinds = aside["reason"].map(category)
+    most, count = Counter(kinds).most_common(1)[0]
+    example = aside[kinds == most].iloc[0]
+    raise UserError(
+        f"all {len(aside)} frames of the chemical subset of {settings.path} were set aside, {count} "
+        f"of them for: {most} ({example['frame_id']}: {example['reason']}); check the moment "
+        "windows of redox.states"
+    )
+
+
+def _warnings(index: Index) -> list[str]:
+    """What a reader of any result of this dataset must know."""
+    rows = index.used()
+    found = []
+    if rows["subset"].all():
+        found.append("The full dataset and the chemical subset are the same frames: one chemistry only.")
+    if (rows["stress"] & ~rows["stress_converged"]).any():
+        found.append(
+            "The stress is not converged with the cut-off: do not train on it or relax cells with it."
+        )
+    if not rows["forces"].all():
+        found.append(f"{(~rows['forces']).sum()} frames have no forces.")
+    return found
+
+
+def write_labelled(source: Source, index: Index, rule: RedoxRule, path: Path) -> SiteHistograms:
+    """Write the frames that are used, with charge states and keys; returns what their sites are like.
+
+    The sites of frames that are set aside are counted too, as such. Raises UserError where the file
+    cannot be written.
+    """
+    import pyarrow as pa
+
+    sites = SiteHistograms(rule, mean_charges(index.used()))
+    kept, labelled = index.kept, index.rows["labelled"].to_numpy()
+    keys = index.rows["state_key"].to_numpy()
+    with (
+        tqdm(total=source.count, desc="writing", unit="frame", leave=False) as bar,
+        frame_writer(path) as writer,
+    ):
+        for batch in source.batches():
+            mine = slice(batch.first, batch.first + len(batch))
+            states = index.states[index.offsets[mine.start] : index.offsets[mine.stop]]
+            sites.add(batch, states, kept[mine] & labelled[mine])
+            table = _with_labels(batch, states, labelled[mine], keys[mine], source.energy_reference)
+            writer.write_table(table.filter(pa.array(kept[mine])))
+            bar.update(len(batch))
+    return sites
+
+
+def _with_labels(
+    batch: FrameBatch, states: np.ndarray, labelled: np.ndarray, keys: np.ndarray, energy_reference: str
+) -> pa.Table:
+    """The rows of a batch with other charge states ``[N]`` (where ``labelled``) and keys ``[F]``."""
+    import pyarrow as pa
+
+    table = batch.table
+    lengths = np.where(labelled, batch.sizes, 0)
+    column = pa.ListArray.from_arrays(
+        pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)),
+        pa.array(states[labelled[batch.owner]].astype(np.int16)),
+        type=table.schema.field("oxidation_states").type,
+        mask=pa.array(~labelled),
+    )
+    changes: dict[str, Any] = {
+        "oxidation_states": column,
+        "state_key": pa.array(keys, type=pa.string()),
+        "energy_reference": pa.array([energy_reference] * len(batch), type=pa.string()),
+    }
+    for name, values in changes.items():
+        table = table.set_column(table.column_names.index(name), table.schema.field(name), values)
+    return table
+
+
+def build_dataset(
+    *, settings: DatasetSettings, rule: RedoxRule, host: Host | None, seed: int, out: Path
+) -> None:
+    """Make the dataset stage's files in ``out``.
+
+    ``frames.parquet`` (kept frames with charge states and realised arrangement),
+    ``set_aside.csv``, ``splits.json``, ``summary.json``, and the figures ``composition``, ``redox``,
+    ``energy``, ``coverage``, ``charge_states`` and ``elements``, each as SVG, PNG and CSV. Everything
+    is checked and decided before the first file is written. Raises UserError, see
+    ``source.open_source``, ``splits.make_splits`` and ``frames.check_frame``.
+    """
+    source = open_source(settings)
+    index = make_index(source, rule, host, settings)
+    _check_source(index, settings)
+    if host is not None:
+        _check_host(index, host, settings)
+    index = decide(index, source, settings)
+    _check_left(index, settings)
+    splits = make_splits(make_units(index.light(), host, settings), settings, seed)
+    splits = replace(splits, subset_is_full=bool(index.used()["subset"].all()))
+    tables = {
+        "composition": composition_table(index),
+        "energy": energy_table(index),
+        "coverage": coverage_table(index),
+        "charge_states": charge_state_table(index),
+    }
+    out = Path(out)
+    sites = write_labelled(source, index, rule, out / "frames.parquet")
+    tables["redox"] = sites.table()
+    tables["elements"] = element_table(lambda: iter_parquet(out / "frames.parquet"))
+    write_csv(set_aside_table(index), out / "set_aside.csv")
+    splits.save(out / "splits.json")
+    for name, table in tables.items():
+        write_csv(table, out / f"{name}.csv")
+    draw_composition(tables["composition"], out / "composition")
+    draw_redox(tables["redox"], rule, settings.energy_reference, sites.summary(), out / "redox")
+    draw_energy(tables["energy"], out / "energy")
+    draw_coverage(tables["coverage"], out / "coverage")
+    draw_charge_states(tables["charge_states"], out / "charge_states")
+    draw_elements(tables["elements"], out / "elements")
+    summary = summarise(
+        index,
+        splits,
+        settings,
+        source_sha256=sha256(settings.path),
+        moments_and_charges=sites.summary(),
+        warnings=_warnings(index),
+    )
+    write_json(out / "summary.json", summary)
+    seal(out, "dataset")

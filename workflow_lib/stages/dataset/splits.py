@@ -1,0 +1,218 @@
+"""Which frames train, validate and test: by charge-ordered state, by ions, by material or by frame.
+
+By state (all frames of one state are in one set), by ions (all charge orders of one arrangement of the
+mobile ions are) and by material (all frames of one ``group``, the
+split of the CHGNet paper): units are dealt to folds composition by composition, so that every fold
+holds out its share of each; validation units come out of the training part. A unit that is dealt is
+held out in exactly one fold. What holds end members of the host (no or all mobile sites occupied)
+always trains, because formation energies are measured against them; and so does what alone holds an
+element, which no model could know otherwise.
+
+By frame (the split of the entropy paper): one draw with the seed, nothing kept together.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from workflow_lib.core.elements import atomic_number
+from workflow_lib.core.errors import UserError
+from workflow_lib.frames.splits import SETS, Fold, SetName, Splits
+from workflow_lib.frames.subset import composition, describe_subset, in_subset
+from workflow_lib.frames.table import Frame
+from workflow_lib.lattice.arrangement import StateKey
+from workflow_lib.lattice.host import Host
+from workflow_lib.stages.dataset.assign import split_names
+from workflow_lib.stages.dataset.settings import DatasetSettings
+
+if TYPE_CHECKING:
+    from workflow_lib.stages.dataset.index import Light
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """Frames that share a set: a charge-ordered state (or a group that fits no host), a material, a frame.
+
+    ``states`` names the state, or the group, of each frame. ``always_train``: held out in no fold.
+    """
+
+    name: str
+    stratum: str
+    subset: bool
+    always_train: bool
+    frame_ids: tuple[str, ...]
+    states: tuple[str, ...]
+
+
+def make_units(frames: Sequence[Frame | Light], host: Host | None, settings: DatasetSettings) -> list[Unit]:
+    """Return the units of these frames that ``settings.split_by`` asks for, ordered by name."""
+    members: dict[str, list[tuple[Frame | Light, str]]] = {}
+    for frame, state in zip(frames, split_names(frames), strict=True):
+        members.setdefault(_unit_name(frame, state, settings), []).append((frame, state))
+    elements = {name: {int(z) for f, _ in found for z in f.numbers} for name, found in members.items()}
+    holders = Counter(z for mine in elements.values() for z in mine)
+    return [
+        Unit(
+            name=name,
+            stratum=min(composition(frame) for frame, _ in found),
+            subset=any(in_subset(frame.numbers, settings) for frame, _ in found),
+            always_train=any(holders[z] == 1 for z in elements[name])
+            or _holds_end_member([frame for frame, _ in found], host),
+            frame_ids=tuple(frame.frame_id for frame, _ in found),
+            states=tuple(state for _, state in found),
+        )
+        for name, found in sorted(members.items())
+    ]
+
+
+def _unit_name(frame: Frame | Light, state: str, settings: DatasetSettings) -> str:
+    match settings.split_by:
+        case "state":
+            return state
+        case "ions":
+            return StateKey.parse(frame.state_key).ion_key if frame.state_key else state
+        case "material":
+            return frame.group
+        case "frame":
+            return frame.frame_id
+
+
+def _holds_end_member(frames: Sequence[Frame | Light], host: Host | None) -> bool:
+    return host is not None and any(
+        frame.state_key is not None and _is_end_member(frame, host) for frame in frames
+    )
+
+
+def _is_end_member(frame: Frame | Light, host: Host) -> bool:
+    """Whether no mobile site, or every one, is occupied in a frame that fits the host."""
+    cells = np.count_nonzero(frame.numbers == atomic_number(host.redox)) / len(host.redox_sites)
+    occupied = np.count_nonzero(frame.numbers == atomic_number(host.mobile))
+    return occupied in (0, round(cells * len(host.mobile_sites)))
+
+
+def _deal(units: Sequence[Unit], count: int, rng: np.random.Generator) -> list[list[Unit]]:
+    """Deal units to folds, stratum by stratum, the largest strata and the subset first.
+
+    Each unit goes to the fold with the fewest of its stratum, then the fewest units, then the
+    fewest frames.
+    """
+    strata: dict[str, list[Unit]] = {}
+    for unit in units:
+        strata.setdefault(unit.stratum, []).append(unit)
+    folds: list[list[Unit]] = [[] for _ in range(count)]
+    frames = [0] * count
+    order = sorted(strata, key=lambda s: (not any(u.subset for u in strata[s]), -len(strata[s]), s))
+    for stratum in order:
+        dealt = [0] * count
+        for index in rng.permutation(len(strata[stratum])):
+            unit = strata[stratum][index]
+            fold = min(range(count), key=lambda f: (dealt[f], len(folds[f]), frames[f], f))
+            folds[fold].append(unit)
+            dealt[fold] += 1
+            frames[fold] += len(unit.frame_ids)
+    return folds
+
+
+def _validation(pool: Sequence[Unit], number: int, rng: np.random.Generator) -> set[str]:
+    """Names of validation units, drawn at random with two preferences.
+
+    The last training unit of a stratum is taken only if it must be; units with less than half the
+    usual number of frames come last, because an early stop on three frames would be luck.
+    """
+    if not number:
+        return set()
+    usual = float(np.median([len(unit.frame_ids) for unit in pool]))
+    waiting = [pool[index] for index in rng.permutation(len(pool))]
+    waiting.sort(key=lambda unit: len(unit.frame_ids) < usual / 2)  # stable: else the drawn order
+    left = Counter(unit.stratum for unit in pool)
+    chosen: set[str] = set()
+    for _ in range(number):
+        unit = next((u for u in waiting if left[u.stratum] > 1), waiting[0])
+        waiting.remove(unit)
+        left[unit.stratum] -= 1
+        chosen.add(unit.name)
+    return chosen
+
+
+def make_splits(units: Sequence[Unit], settings: DatasetSettings, seed: int) -> Splits:
+    """Return the splits, a function of the units, the settings and the seed alone.
+
+    Raises UserError where there are fewer states (materials) than folds, or too few to validate on.
+    """
+    if settings.split_by == "frame":
+        folds, always = [_by_frame(units, settings, seed)], []
+    else:
+        folds = _by_unit(units, settings, seed)
+        always = [unit.name for unit in units if unit.always_train]
+    return Splits(
+        split_by=settings.split_by,
+        seed=seed,
+        folds=tuple(_fold(number, units, sets) for number, sets in enumerate(folds)),
+        always_train=tuple(always),
+    )
+
+
+def _by_unit(units: Sequence[Unit], settings: DatasetSettings, seed: int) -> list[dict[str, SetName]]:
+    """Set of each unit that does not train, fold by fold."""
+    count = settings.folds.count
+    things = {"state": "states or groups", "ions": "arrangements of ions"}.get(
+        settings.split_by, "materials (groups)"
+    )
+    free = [unit for unit in units if not unit.always_train]
+    in_question = [unit for unit in free if unit.subset]
+    if len(in_question) < count:
+        raise UserError(
+            f"dataset.folds.count is {count}, but {settings.path} holds {len(in_question)} {things} "
+            f"to hold out ({describe_subset(settings)}; end members always train); "
+            "ask for fewer folds or give more data"
+        )
+    folds = []
+    for fold, test in enumerate(_deal(free, count, np.random.default_rng([seed, count]))):
+        rng = np.random.default_rng([seed, count, fold])
+        sets: dict[str, SetName] = {unit.name: "test" for unit in test}
+        for subset in (True, False):
+            pool = [unit for unit in free if unit.name not in sets and unit.subset is subset]
+            if subset and len(pool) < 2:
+                raise UserError(
+                    f"fold {fold} leaves {len(pool)} {things.partition(' ')[0]} to train and validate on; "
+                    f"it takes two: dataset.folds.count = {count} is too small for this data, or there is "
+                    "too little"
+                )
+            wanted = max(int(subset), round(settings.validation_fraction * len(pool)))
+            sets |= dict.fromkeys(_validation(pool, wanted, rng), "validation")
+        folds.append(sets)
+    return folds
+
+
+def _by_frame(units: Sequence[Unit], settings: DatasetSettings, seed: int) -> dict[str, SetName]:
+    """Set of each frame that does not train: a share of all to test, a share of the rest to validate."""
+    assert settings.test_fraction is not None
+    order = np.random.default_rng(seed).permutation(len(units))
+    test = round(settings.test_fraction * len(units))
+    validation = round(settings.validation_fraction * (len(units) - test))
+    drawn: dict[SetName, np.ndarray] = {
+        "test": order[:test],
+        "validation": order[test : test + validation],
+        "train": order[test + validation :],
+    }
+    for part, found in drawn.items():
+        if not any(units[index].subset for index in found):
+            raise UserError(
+                f"split by frame, the {len(units)} frames of {settings.path} leave no {part} frame "
+                f"({describe_subset(settings)}); give more frames, or change dataset.test_fraction or "
+                "dataset.validation_fraction"
+            )
+    return {units[index].name: part for part in SETS if part != "train" for index in drawn[part]}
+
+
+def _fold(number: int, units: Sequence[Unit], sets: dict[str, SetName]) -> Fold:
+    """Return the fold; ``sets`` names the set of each unit that does not train."""
+    members: dict[SetName, list[tuple[str, str]]] = {name: [] for name in SETS}
+    for unit in units:
+        members[sets.get(unit.name, "train")] += zip(unit.frame_ids, unit.states, strict=True)
+    return Fold.of(number, members)

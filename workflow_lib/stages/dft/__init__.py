@@ -1,0 +1,1 @@
+"""Reference energies: from the store, else from an engine, else pending."""

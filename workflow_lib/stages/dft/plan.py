@@ -1,0 +1,144 @@
+"""From the list of pending arrangements to calculations, and from the store back to energies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from workflow_lib.core.errors import UserError
+from workflow_lib.core.io import write_csv
+from workflow_lib.dft.calculation import Calculation
+from workflow_lib.dft.level import Level
+from workflow_lib.dft.store import Store
+from workflow_lib.lattice.arrangement import Arrangement, Repeat, StateKey
+from workflow_lib.lattice.ewald import electrostatic_order
+from workflow_lib.lattice.formation import MEV, end_energies, formation_energy
+from workflow_lib.lattice.host import Host
+from workflow_lib.results_reading import checked, seal, seal_name
+from workflow_lib.results_schema import DFT, RELAXATION, TABLES
+from workflow_lib.stages.dft.settings import DftSettings
+
+COLUMNS = tuple(TABLES["dft/energies"].columns)
+
+
+def level_of(level: Level, repeat: Repeat) -> Level:
+    """The level whose mesh in the unit cell equals that of ``level`` in the supercell ``repeat``.
+
+    Gamma in a 1x3x1 supercell samples the points of a 1x3x1 mesh of the unit cell.
+    """
+    x, y, z = (k * r for k, r in zip(level.kpoints, repeat, strict=True))
+    return level.model_copy(update={"kpoints": (x, y, z)})
+
+
+def relaxation_of(arrangement: Arrangement, host: Host, settings: DftSettings, level: Level) -> Calculation:
+    """The steered relaxation of one arrangement, from the distorted Vegard structure.
+
+    Raises UserError for an arrangement that is not neutral.
+    """
+    atoms = host.build(arrangement, polaron_distortion=settings.polaron_distortion)
+    states = atoms.get_array("oxidation_states")
+    host.rule.check_neutral(atoms.numbers, states)
+    key = host.key(arrangement)
+    return Calculation(
+        name=key,
+        group=key,
+        kind="relaxation",
+        task="relaxation",
+        numbers=atoms.numbers,
+        positions=atoms.positions,
+        cell=atoms.cell[:],
+        oxidation_states=states,
+        level=level,
+        formula_units=host.formula_units * arrangement.cells,
+        state_key=key,
+        fmax=settings.fmax,
+        max_steps=settings.max_steps,
+    )
+
+
+def end_members(host: Host, settings: DftSettings, repeat: Repeat) -> list[Calculation]:
+    """Return both ends of the composition in the unit cell, at the mesh a supercell is compared at."""
+    level = level_of(settings.level, repeat)
+    empty, full = host.end_members(charges=True)
+    return [relaxation_of(end, host, settings, level) for end in (*empty, *full)]
+
+
+def plan_pending(pending: Path, host: Host, settings: DftSettings) -> dict[str, list[Calculation]]:
+    """Calculations for each key of a ``pending.csv``: the arrangement, then the end members.
+
+    Raises UserError where the file is missing or names a key of another host.
+    """
+    plan = {}
+    for key in _pending(pending)["state_key"]:
+        arrangement = host.parse(key)
+        if arrangement.reduced is None:
+            arrangement = electrostatic_order(arrangement, host)
+        asked = relaxation_of(arrangement, host, settings, settings.level)
+        plan[key] = [asked, *end_members(host, settings, arrangement.repeat)]
+    return plan
+
+
+def _pending(path: Path) -> pd.DataFrame:
+    """Read what DFT is asked for: the searches' list, or one that the user wrote, which is not sealed."""
+    if path.with_name(seal_name("search-overview")).is_file():
+        checked(path, "search-overview")
+    try:
+        return pd.read_csv(path)
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist; run the searches first (snakemake)") from error
+    except pd.errors.EmptyDataError as error:
+        raise UserError(f"{path} is empty; run the searches again") from error
+
+
+def missing(plan: dict[str, list[Calculation]], store: Store) -> list[Calculation]:
+    """What of a plan the store has neither done nor given up, each calculation once."""
+    wanted = {calculation.digest: calculation for jobs in plan.values() for calculation in jobs}
+    return [c for c in wanted.values() if store.get(c).status not in ("done", "failed")]
+
+
+def energies(pending: Path, plan: dict[str, list[Calculation]], store: Store, out: Path) -> pd.DataFrame:
+    """Write ``energies.csv``: what DFT says of every pending arrangement so far.
+
+    ``status`` is that of the store (done, failed, running, interrupted), pending where nothing is known;
+    ``formation_mev_fu`` is against the end members at the equivalent k-mesh, empty while any of the
+    three is missing.
+    """
+    rows = []
+    for asked in _pending(pending).to_dict("records"):
+        jobs = plan[asked["state_key"]]
+        records = [store.get(calculation) for calculation in jobs]
+        record, status = records[0], records[0].status
+        last = record.frames[-1] if record.frames and status == "done" else None
+        formation = None
+        if all(r.status == "done" for r in records):
+            energy, *ends = (r.frames[-1]["energy"] / r.calculation.formula_units for r in records)
+            empty, full = end_energies(ends, [StateKey.parse(str(job.state_key)).x for job in jobs[1:]])
+            formation = MEV * formation_energy(energy, asked["x"], empty, full)
+        asked_for = jobs[0]
+        rows.append(
+            {
+                "source": DFT,
+                "protocol": RELAXATION,
+                "state_key": asked_for.state_key,
+                "ion_key": StateKey.parse(asked["state_key"]).ion_key,
+                "x": asked["x"],
+                "formula_units": asked_for.formula_units,
+                "energy_ev": last["energy"] if last else None,
+                "fmax_ev_a": np.linalg.norm(last["forces"], axis=1).max() if last else None,
+                "volume_a3": abs(float(np.linalg.det(asked_for.cell))),
+                "status": "pending" if status == "missing" else status,
+                "level": asked_for.level.energy_reference,
+                "cell": asked["cell"],
+                "asked_key": asked["state_key"],
+                "reason": record.reason,
+                "digest": asked_for.digest,
+                "formation_mev_fu": formation,
+                "n_occupied": asked["n_occupied"],
+            }
+        )
+    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    write_csv(table, Path(out) / "energies.csv")
+    seal(out, "dft-energies")
+    return table

@@ -1,0 +1,169 @@
+"""Node embeddings of the redox atoms: of DFT frames, along a relaxation, of the untrained network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from workflow_lib.core.errors import UserError
+from workflow_lib.core.progress import Progress
+from workflow_lib.frames.table import Frame, frame_to_atoms
+from workflow_lib.lattice.host import Host
+from workflow_lib.models.registry import FAMILIES
+from workflow_lib.models.trained import TrainedModel, species_from_card
+from workflow_lib.simulation.relaxation import Relaxation, Snapshot, relax
+
+LABELS = "oxidation_states"
+FRAME, PATH = "frame", "path"
+POINT_COLUMNS = (
+    "origin",
+    "frame_id",
+    "state_key",
+    "kind",
+    "set",
+    "reference",
+    "step",
+    "atom",
+    "oxidation_state",
+)
+"""One row a redox atom. ``origin``: a DFT ``frame`` or a point of the followed ``path``; ``set``:
+train, validation, test or none in the model's fold (train also for a test frame whose state the model
+knows from other frames: it is not held out); ``reference``: the DFT end geometry of its
+state; ``step`` of the path, -1 for frames; ``atom``: index in the structure."""
+
+
+@dataclass(frozen=True, slots=True)
+class Points:
+    """Redox atoms (:data:`POINT_COLUMNS`) and their embeddings [n_atoms, d]."""
+
+    table: pd.DataFrame
+    features: np.ndarray
+
+
+def usable(frames: Sequence[Frame], model: TrainedModel, redox_z: int) -> list[Frame]:
+    """Frames with redox atoms in charge states that DFT has settled, of elements the model knows.
+
+    Only these can be evaluated, coloured and scored.
+    """
+    elements = set(model.potential.species.physical.values())
+    return [
+        frame
+        for frame in frames
+        if frame.oxidation_states is not None
+        and redox_z in frame.numbers
+        and elements.issuperset(map(int, frame.numbers))
+    ]
+
+
+def frame_table(
+    frames: Sequence[Frame], sets: Mapping[str, str], reference_ids: set[str], redox_z: int
+) -> pd.DataFrame:
+    """A row for each redox atom of labelled frames, in their order (see :data:`POINT_COLUMNS`)."""
+    rows = []
+    for frame in frames:
+        assert frame.oxidation_states is not None
+        for atom in np.flatnonzero(frame.numbers == redox_z):
+            rows.append(
+                (
+                    FRAME,
+                    frame.frame_id,
+                    frame.state_key or frame.group,
+                    frame.kind,
+                    sets.get(frame.frame_id, "none"),
+                    frame.frame_id in reference_ids,
+                    -1,
+                    int(atom),
+                    int(frame.oxidation_states[atom]),
+                )
+            )
+    return pd.DataFrame(rows, columns=list(POINT_COLUMNS))
+
+
+def frame_features(
+    model: TrainedModel, frames: Sequence[Frame], redox_z: int, *, batch_size: int, title: str
+) -> np.ndarray:
+    """Embeddings [n_redox_atoms, d] of the redox atoms of some frames, in their order."""
+    parts = []
+    with Progress(title, len(frames), "frame", announce=False) as shown:
+        for start in range(0, len(frames), batch_size):
+            chunk = frames[start : start + batch_size]
+            answers = model.predict([frame_to_atoms(frame) for frame in chunk], batch_size=batch_size)
+            for frame, answer in zip(chunk, answers, strict=True):
+                parts.append(answer.embeddings[frame.numbers == redox_z])
+            shown.show(start + len(chunk))
+    return np.concatenate(parts).astype(np.float64)
+
+
+def untrained(card: Mapping[str, Any], training_frames: Sequence[Frame]) -> TrainedModel:
+    """The network of a card before its first training step: same seed, same species, same constants.
+
+    A pretrained one has its shipped weights. Species energies are nil: no embedding depends on
+    them.
+    """
+    family = FAMILIES[card["family"]]
+    hyperparameters = family.hyperparameters.model_validate(card["hyperparameters"])
+    species = species_from_card(card["species"])
+    potential = family.load().build(hyperparameters, species, init=card["init"], seed=int(card["seed"]))
+    model = TrainedModel(potential, card)
+    if card["init"] == "scratch":
+        structures = [model.structure(frame_to_atoms(frame)) for frame in training_frames]
+        potential.set_statistics([potential.graph(structure) for structure in structures])
+    potential.requires_grad_(False)
+    return model
+
+
+def reference_key(table: pd.DataFrame, wanted: str | None, x: float) -> str:
+    """Key of the arrangement to follow: ``wanted``, else the lowest DFT state at composition ``x``."""
+    if wanted is not None:
+        return wanted
+    rows = table[np.isclose(table["x"], x, atol=1e-6)]
+    if rows.empty:
+        known = ", ".join(f"{value:g}" for value in sorted(set(table["x"])))
+        raise UserError(
+            f"embedding.reference_x is {x:g}, but DFT has states at x = {known} only; choose one of these "
+            "or name the arrangement in embedding.reference_state"
+        )
+    return str(rows["state_key"].iloc[int(rows["energy_ev"].argmin())])
+
+
+def follow_relaxation(
+    model: TrainedModel,
+    host: Host,
+    key: str,
+    *,
+    polaron_distortion: float,
+    fmax: float,
+    max_steps: int,
+    redox_z: int,
+) -> tuple[Points, Relaxation]:
+    """Embeddings of the redox atoms at every step of a relaxation, and how it ended.
+
+    Starts from the host's distorted arrangement ``key`` (``polaron_distortion`` A, see ``Host.build``), in
+    the fixed cell of its composition. Points that are not finite are left out.
+    """
+    arrangement = host.parse(key)
+    if arrangement.reduced is None:
+        raise UserError(
+            f"embedding.reference_state {key!r} names no charge order; add its part for {host.redox}"
+        )
+    start = host.build(arrangement, polaron_distortion=polaron_distortion)
+    sites = np.flatnonzero(start.numbers == redox_z)
+    states = start.arrays[LABELS][sites]
+    rows: list[tuple] = []
+    parts: list[np.ndarray] = []
+
+    def record(_index: int, step: int, snapshot: Snapshot, /) -> None:
+        features = snapshot.embeddings[sites]
+        if not np.isfinite(features).all():
+            return
+        parts.append(features)
+        for atom, state in zip(sites, states, strict=True):
+            rows.append((PATH, f"step-{step}", key, "path", "none", False, step, int(atom), int(state)))
+
+    [end] = relax(model, [start], fmax=fmax, max_steps=max_steps, batch_size=1, record=record)
+    features = np.concatenate(parts).astype(np.float64) if parts else np.zeros((0, 0))
+    return Points(pd.DataFrame(rows, columns=list(POINT_COLUMNS)), features), end

@@ -1,0 +1,252 @@
+"""Figures of the embeddings: one model by itself, and all models side by side (abstract's Fig. 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from textwrap import fill
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from workflow_lib.core.errors import UserError
+from workflow_lib.core.io import save_figure, write_csv
+from workflow_lib.core.plotting import COLOUR_FE2, COLOUR_FE3, style
+from workflow_lib.models.identity import CONTROLS, VARIANTS, look_of
+from workflow_lib.results_reading import read_document, read_table, seal
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = (COLOUR_FE2, COLOUR_FE3)
+MARKERS = ("o", "^")
+NUMBERS = ("redox_silhouette", "redox_accuracy")
+IDENTITY = (
+    "source",
+    "model",
+    "family",
+    "init",
+    "variant",
+    "fold",
+    "seed",
+    "redox_embedding",
+    "redox",
+    "status",
+)
+NOT_COMPARABLE = "axes belong to one model and are not comparable between models"
+
+
+def _scatter(panel: Axes, points: pd.DataFrame, redox: str, *, path: bool) -> None:
+    """Frames of seen and held-out states, and the way of the followed relaxation."""
+    frames, states = points[points["origin"] == "frame"], _states(points)
+    for state, colour, marker in zip(states, COLOURS, MARKERS, strict=False):
+        own = frames[frames["oxidation_state"] == state]
+        for held_out in (False, True):
+            part = own[(own["set"] == "test") == held_out]
+            panel.scatter(
+                part["pc1"],
+                part["pc2"],
+                s=15 if held_out else 9,
+                color=colour,
+                marker=marker,
+                alpha=0.9 if held_out else 0.3,
+                edgecolors="black" if held_out else "none",
+                linewidths=0.5 if held_out else 0,
+                zorder=3 if held_out else 2,
+                label=f"{redox}{state}+, {'held-out state' if held_out else 'state seen in training'}",
+                rasterized=len(frames) > 500,
+            )
+    if path:
+        _draw_path(panel, points[points["origin"] == "path"], states)
+    panel.set(xticks=[], yticks=[])
+
+
+def _draw_path(panel: Axes, path: pd.DataFrame, states: Sequence[int]) -> None:
+    """Each redox atom of the relaxation: a line from start to a star at the end."""
+    for _, atom in path.groupby("atom"):
+        steps = atom.sort_values("step")
+        colour = COLOURS[list(states).index(int(steps["oxidation_state"].iloc[0]))]
+        panel.plot(steps["pc1"], steps["pc2"], "-", color="black", lw=1.6, zorder=4)
+        panel.plot(steps["pc1"], steps["pc2"], "-", color=colour, lw=0.8, zorder=5)
+        panel.plot(
+            steps["pc1"].iloc[-1:],
+            steps["pc2"].iloc[-1:],
+            "*",
+            color=colour,
+            mec="black",
+            mew=0.5,
+            ms=9,
+            zorder=6,
+            label="relaxation of the reference arrangement (star: end)",
+        )
+
+
+def _states(points: pd.DataFrame) -> list[int]:
+    return sorted(int(state) for state in points["oxidation_state"].unique())
+
+
+def _say(panel: Axes, text: str) -> None:
+    panel.text(0.5, 0.5, fill(text, 24), transform=panel.transAxes, ha="center", va="center", fontsize=8)
+    panel.set(xticks=[], yticks=[])
+    panel.grid(visible=False)
+
+
+def _legend(figure: Figure, panels: Sequence[Axes], columns: int) -> None:
+    from matplotlib.lines import Line2D
+
+    unique: dict[str, Any] = {}
+    for panel in panels:
+        handles, labels = panel.get_legend_handles_labels()
+        unique |= dict(zip(labels, handles, strict=True))
+    star = next((label for label in unique if "star" in label), None)
+    if star is not None:
+        unique[star] = Line2D([], [], color="0.3", marker="*", mec="black", mew=0.5, ms=9, lw=1)
+    if unique:
+        figure.legend(unique.values(), unique.keys(), loc="outside upper center", ncols=columns)
+
+
+def _axis(name: str, explained: Any, network: str, index: int) -> str:
+    return f"{name} ({100 * explained[network][index]:.0f} % of the variance)"
+
+
+def _number(value: float | None, digits: int = 2) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def model_figure(points: pd.DataFrame, scores: dict[str, Any], stem: Path) -> None:
+    """``pca.{svg,png}`` of one model: the untrained network, the trained one, and the relaxation."""
+    import matplotlib.pyplot as plt
+
+    style()
+    if points.empty:
+        figure, panel = plt.subplots(figsize=(4.6, 2.4))
+        _say(panel, f"{scores['source']}: no embeddings ({scores['status']})")
+        save_figure(figure, stem)
+        return
+    figure, axes = plt.subplots(1, 2, figsize=(8.4, 4.3))
+    for panel, network in zip(axes, ("untrained", "trained"), strict=True):
+        own = points[points["network"] == network]
+        _scatter(panel, own, scores["redox"], path=network == "trained")
+        suffix = "" if network == "trained" else "_untrained"
+        silhouette, accuracy = (scores[f"{number}{suffix}"] for number in NUMBERS)
+        panel.set(
+            xlabel=_axis("PC1", scores["explained_variance"], network, 0),
+            ylabel=_axis("PC2", scores["explained_variance"], network, 1),
+        )
+        title = network if scores["init"] != "pretrained" or network == "trained" else "shipped weights"
+        panel.set_title(
+            f"{title}: silhouette {_number(silhouette)}, accuracy {_number(accuracy)}", fontsize=9
+        )
+    where = "held-out states" if scores["headline"] == "held_out" else "all states"
+    end = scores["relaxation"]
+    note = (
+        f"{scores['source']}; numbers over {where}, full standardised features; relaxation of "
+        f"{scores['reference_state']} in its fixed cell: {end['status']} after {end['steps']} steps; "
+        "axes of the two panels are not comparable"
+    )
+    figure.supxlabel(fill(note, 118), fontsize=7.5, color="0.25")
+    _legend(figure, list(axes), 3)
+    save_figure(figure, stem)
+
+
+def _read(folders: Sequence[Path]) -> tuple[pd.DataFrame, dict[str, Path]]:
+    rows, places = [], {}
+    for folder in map(Path, folders):
+        keys = (*IDENTITY, *NUMBERS, "headline", "reference_state")
+        scores = read_document(folder / "scores.json", "embedding", keys)
+        row = {name: scores[name] for name in (*IDENTITY, "headline")}
+        for number in NUMBERS:
+            row |= {name: scores[name] for name in (number, f"{number}_untrained")}
+        for name in ("all", "held_out"):
+            for suffix in ("", "_untrained"):
+                values = (scores.get(f"by_set{suffix}") or {}).get(name) or {}
+                for metric in ("silhouette", "accuracy", "chance"):
+                    row[f"{metric}_{name}{suffix}"] = values.get(metric)
+        row["reference_state"] = scores["reference_state"]
+        rows.append(row)
+        places[scores["source"]] = folder
+    table = pd.DataFrame(rows)
+    return table.sort_values(["model", "variant", "fold", "seed"], ignore_index=True), places
+
+
+def _spread(values: pd.Series) -> str:
+    known = values.dropna().astype(float)
+    if known.empty:
+        return "-"
+    text = f"{known.mean():.2f}"
+    return f"{text} ± {known.std(ddof=1):.2f}" if len(known) > 1 else text
+
+
+def embedding_overview(dirs: Sequence[str | Path], out: str | Path) -> pd.DataFrame:
+    """All models side by side: ``overview.{svg,png,csv}`` and ``overview_points.csv``; the table.
+
+    A column a model or control, a row a variant (without the charge label first). Points are of the first
+    fold and seed of each; numbers are means, with deviations over folds and seeds. Raises
+    UserError for no folder, or one without scores.
+    """
+    import matplotlib.pyplot as plt
+
+    out = Path(out)
+    if not dirs:
+        raise UserError("no embeddings to show; give the folder of one model or more")
+    table, places = _read([Path(folder) for folder in dirs])
+    style()
+    # A control stands in the labelled row under a column of its own, so that no row is nearly empty.
+    control = table["variant"].isin(CONTROLS)
+    table["row"] = table["variant"].where(~control, "entropy")
+    table["column"] = table["model"].where(~control, table["model"] + ", " + table["variant"])
+    names = sorted(set(table["column"]), key=lambda name: (", " in name, name))
+    order = list(VARIANTS)
+    rows = sorted(set(table["row"]), key=order.index)
+    shape = (len(rows), len(names))
+    size = (max(2.35 * shape[1] + 0.5, 5.6), 2.35 * shape[0] + 1.3)
+    figure, axes = plt.subplots(*shape, figsize=size, squeeze=False)
+    drawn = []
+    for (row, column), panel in np.ndenumerate(axes):
+        group = table[(table["row"] == rows[row]) & (table["column"] == names[column])]
+        if column == 0:
+            panel.set_ylabel(f"{rows[row]}\n({_label_text(rows[row])})\nPC2")
+        if row == shape[0] - 1:
+            panel.set_xlabel("PC1")
+        if group.empty:
+            panel.set_axis_off()
+            continue
+        first = table.loc[table["column"] == names[column], "row"].map(rows.index).min() == row
+        panel.set_title((f"{names[column]}\n" if first else "") + _caption(group), fontsize=7.5)
+        shown = group[group["status"] == "ok"]
+        if shown.empty:
+            _say(panel, str(group["status"].iloc[0]))
+            continue
+        identity = str(shown["source"].iloc[0])
+        points = read_table("embedding/points", places[identity]).drop(columns="embedding")
+        points = points[points["network"] == "trained"]
+        _scatter(panel, points, str(shown["redox"].iloc[0]), path=True)
+        drawn.append(points.assign(source=identity))
+    note = (
+        "node embeddings that feed the energy, redox atoms only, coloured by the charge state in DFT; "
+        f"{NOT_COMPARABLE}; points: first fold and seed; s: silhouette, a: accuracy of a linear classifier "
+        "cross-validated by state, in parentheses of the network before training (one that starts "
+        "from scratch with a charge label separates by construction)"
+    )
+    figure.supxlabel(fill(note, int(17 * figure.get_figwidth())), fontsize=7.5, color="0.25")
+    _legend(figure, list(axes.flat), 1 if figure.get_figwidth() < 7 else 3)
+    save_figure(figure, out / "overview")
+    table = table.drop(columns=["row", "column"])
+    write_csv(table, out / "overview.csv")
+    write_csv(pd.concat(drawn, ignore_index=True) if drawn else pd.DataFrame(), out / "overview_points.csv")
+    seal(out, "embedding-overview")
+    return table
+
+
+def _label_text(variant: str) -> str:
+    return "with charge label" if look_of(variant).charge_labelled else "without charge label"
+
+
+def _caption(group: pd.DataFrame) -> str:
+    """Numbers of one model and variant, beside those of the untrained network."""
+    lines = []
+    for letter, number in zip("sa", NUMBERS, strict=True):
+        lines.append(f"{letter} = {_spread(group[number])} ({_spread(group[f'{number}_untrained'])})")
+    return "\n".join(lines)

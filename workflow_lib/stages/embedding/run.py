@@ -1,0 +1,188 @@
+"""The embedding stage: what one model's node embeddings know of the charge states."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from workflow_lib.core.elements import atomic_number
+from workflow_lib.core.errors import UserError
+from workflow_lib.core.io import atomic_path, write_csv, write_json
+from workflow_lib.frames.splits import Splits
+from workflow_lib.frames.table import Frame, read_parquet, single_reference
+from workflow_lib.lattice.host import Host
+from workflow_lib.models.trained import TrainedModel
+from workflow_lib.results import load_model
+from workflow_lib.results_reading import read_reference, seal
+from workflow_lib.stages.embedding.extract import (
+    POINT_COLUMNS,
+    Points,
+    follow_relaxation,
+    frame_features,
+    frame_table,
+    reference_key,
+    untrained,
+    usable,
+)
+from workflow_lib.stages.embedding.figures import model_figure
+from workflow_lib.stages.embedding.scores import (
+    Components,
+    principal_components,
+    require_two_states,
+    separation,
+)
+from workflow_lib.stages.embedding.settings import EmbeddingSettings
+
+TRAINED, UNTRAINED = "trained", "untrained"
+IDENTITY = ("family", "init", "variant", "fold", "seed", "redox_embedding")
+METRICS = ("silhouette", "accuracy")
+
+
+def run_embedding(
+    *,
+    model_dir: str | Path,
+    frames_path: str | Path,
+    splits_path: str | Path,
+    reference_dir: str | Path,
+    host: Host,
+    settings: EmbeddingSettings,
+    out: str | Path,
+) -> dict[str, Any]:
+    """Write ``points.parquet``, ``pca.csv``, ``pca.{svg,png}`` and ``scores.json`` to ``out``.
+
+    ``out`` is named by the model's id. A model whose training diverged, or whose embeddings are
+    not finite, gets a table without rows, empty numbers and the reason as ``status``. Returns the
+    scores. Raises UserError where model and frames are of different levels of theory, the splits
+    lack the model's fold, or the frames show one charge state only.
+    """
+    out = Path(out)
+    model = load_model(model_dir)
+    frames = read_parquet(frames_path)
+    redox_z = atomic_number(host.redox)
+    known = usable(frames, model, redox_z)
+    _check(model, known, frames_path, model_dir)
+    fold = Splits.load(splits_path).fold(int(model.card["fold"]))
+    reference, _ = read_reference(reference_dir)
+    key = reference_key(reference, settings.reference_state, settings.reference_x)
+    roles = {frame.frame_id: fold.role(frame.state_key or frame.group, frame.frame_id) for frame in known}
+    table = frame_table(known, roles, set(reference["frame_id"]), redox_z)
+    require_two_states(table["oxidation_state"].to_numpy(), str(frames_path))
+    scores: dict[str, Any] = {name: model.card.get(name) for name in IDENTITY}
+    scores |= {
+        "source": out.name,
+        "model": model.card["name"],
+        "redox": host.redox,
+        "status": model.card["status"],
+        "reference_state": key,
+    }
+    scores |= {"frames": len(known), "frames_left_out": len(frames) - len(known)}
+    if model.card["status"] != "ok":
+        return _nothing(scores, settings, out)
+    size = settings.batch_size
+    trained = frame_features(model, known, redox_z, batch_size=size, title=f"{out.name} frames")
+    if not np.isfinite(trained).all():
+        return _nothing(scores | {"status": "embeddings are not finite"}, settings, out)
+    train = [frame for frame in known if fold.frame_role(frame.frame_id) == "train"]
+    before = frame_features(
+        untrained(model.card, train), known, redox_z, batch_size=size, title=f"{out.name} untrained"
+    )
+    path, end = follow_relaxation(
+        model,
+        host,
+        key,
+        polaron_distortion=settings.polaron_distortion,
+        fmax=settings.fmax,
+        max_steps=settings.max_steps,
+        redox_z=redox_z,
+    )
+    scores["relaxation"] = {"status": end.status, "steps": end.steps, "fmax_ev_a": end.fmax}
+    scores["features"] = trained.shape[1]
+    scores |= _numbers(table, trained, before, settings, str(frames_path))
+    parts, explained = [], {}
+    for network, features in ((TRAINED, trained), (UNTRAINED, before)):
+        states = table["oxidation_state"].to_numpy()
+        components = principal_components(features, states, count=settings.components)
+        explained[network] = components.explained
+        parts.append(_projected(Points(table, features), components, network))
+        if network == TRAINED and len(path.table):
+            parts.append(_projected(path, components, network))
+    scores["explained_variance"] = explained
+    _write(pd.concat(parts, ignore_index=True), scores, out)
+    return scores
+
+
+def _check(model: TrainedModel, known: list[Frame], frames_path: str | Path, model_dir: str | Path) -> None:
+    if not known:
+        raise UserError(
+            f"{frames_path} has no frame with charge states and elements that {model_dir} knows; make the "
+            "dataset with a redox rule that fits"
+        )
+    level = single_reference(known, str(frames_path))
+    if level != model.card["energy_reference"]:
+        raise UserError(
+            f"{model_dir} was trained at {model.card['energy_reference']}, {frames_path} is {level}; give "
+            "frames of the model's level"
+        )
+
+
+def _numbers(
+    table: pd.DataFrame, trained: np.ndarray, before: np.ndarray, settings: EmbeddingSettings, where: str
+) -> dict[str, Any]:
+    """Silhouettes and accuracies: the headline on held-out states where these suffice, else on all."""
+    groups = table["state_key"].to_numpy(dtype=str)
+    answers = {
+        network: separation(
+            features,
+            table["oxidation_state"].to_numpy(),
+            groups,
+            (table["set"] == "test").to_numpy(),
+            folds=settings.classifier_folds,
+            penalty=settings.classifier_penalty,
+            most=settings.silhouette_atoms,
+            min_atoms=settings.min_atoms,
+            seed=settings.seed,
+            where=where,
+        )
+        for network, features in ((TRAINED, trained), (UNTRAINED, before))
+    }
+    headline = "all" if answers[TRAINED]["held_out"] is None else "held_out"
+    result: dict[str, Any] = {"headline": headline}
+    for network, suffix in ((TRAINED, ""), (UNTRAINED, "_untrained")):
+        scores = answers[network]
+        for metric in METRICS:
+            chosen = scores[headline]
+            result[f"redox_{metric}{suffix}"] = None if chosen is None else chosen[metric]
+        result[f"by_set{suffix}"] = scores
+    return result
+
+
+def _projected(points: Points, components: Components, network: str) -> pd.DataFrame:
+    """Points with network, components pc1, pc2, ... and the embedding as a list."""
+    coordinates = components.project(points.features)
+    table = points.table.assign(network=network)
+    for index in range(coordinates.shape[1]):
+        table[f"pc{index + 1}"] = coordinates[:, index]
+    table["embedding"] = list(points.features.astype(np.float32))
+    return table
+
+
+def _nothing(scores: dict[str, Any], settings: EmbeddingSettings, out: Path) -> dict[str, Any]:
+    """What is written for a model that has no embeddings: all keys, no numbers."""
+    for metric in METRICS:
+        scores |= {f"redox_{metric}": None, f"redox_{metric}_untrained": None}
+    components = [f"pc{index + 1}" for index in range(settings.components)]
+    columns = [*POINT_COLUMNS, "network", *components, "embedding"]
+    _write(pd.DataFrame(columns=columns), scores | {"headline": None}, out)
+    return scores
+
+
+def _write(points: pd.DataFrame, scores: dict[str, Any], out: Path) -> None:
+    with atomic_path(out / "points.parquet") as temporary:
+        points.to_parquet(temporary, index=False, compression="zstd")
+    write_csv(points.drop(columns="embedding"), out / "pca.csv")
+    model_figure(points, scores, out / "pca")
+    write_json(out / "scores.json", scores)
+    seal(out, "embedding", source=out.name)

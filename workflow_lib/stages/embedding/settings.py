@@ -1,0 +1,46 @@
+"""Configuration of the embedding stage; free of heavy imports."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class EmbeddingSettings(BaseModel):
+    """Which structures are embedded and how the separation of charge states is measured."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    reference_state: str | None = Field(
+        None,
+        description="key of the arrangement whose relaxation is followed, such as "
+        "1x1x1:Na1001:Fe2323; null takes the lowest DFT state at reference_x",
+    )
+    reference_x: float = Field(
+        0.5, ge=0, le=1, description="composition of the reference arrangement where none is named"
+    )
+    polaron_distortion: float = Field(
+        0.06,
+        ge=0,
+        le=0.3,
+        description="distortion of the start in A: oxygen drawn towards Fe3+, pushed from Fe2+",
+    )
+    fmax: float = Field(0.05, gt=0, description="eV/A; the followed relaxation stops below this")
+    max_steps: int = Field(100, ge=1, le=5000)
+    components: int = Field(4, ge=2, le=32, description="principal components written to the table")
+    classifier_folds: int = Field(
+        5, ge=2, le=50, description="parts of the cross-validation; no state is in two of them"
+    )
+    classifier_penalty: float = Field(
+        1.0, gt=0, description="inverse strength of the classifier's L2 penalty (scikit-learn's C)"
+    )
+    min_atoms: int = Field(
+        8,
+        ge=2,
+        description="redox atoms of each charge state that held-out states must offer for the "
+        "headline numbers to be taken on them alone",
+    )
+    silhouette_atoms: int = Field(
+        4000, ge=100, description="at most this many atoms (drawn with `seed`) enter a silhouette"
+    )
+    seed: int = Field(711, ge=0)
+    batch_size: int = Field(16, ge=1)

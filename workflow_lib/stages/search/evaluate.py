@@ -1,0 +1,162 @@
+"""Energies of arrangements: relaxed by a model, relative to its own end members."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from math import isfinite
+from typing import TYPE_CHECKING, Protocol
+
+from workflow_lib.lattice.arrangement import Arrangement
+from workflow_lib.lattice.formation import end_energies, formation_energy
+from workflow_lib.lattice.host import Host
+from workflow_lib.simulation.cache import (
+    RelaxationCache,
+    host_identity,
+    model_identity,
+    relax_arrangements,
+)
+from workflow_lib.stages.charge_order.settings import ChargeOrderSettings
+from workflow_lib.stages.search.problem import Evaluation, finite
+from workflow_lib.stages.search.settings import CellSettings, SearchSettings
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from workflow_lib.models.trained import TrainedModel
+    from workflow_lib.simulation.relaxation import Relaxation
+
+
+class Evaluator(Protocol):
+    """Where the searches get their energies from."""
+
+    @property
+    def charges(self) -> bool:
+        """Whether charge states are part of an arrangement."""
+
+    @property
+    def level(self) -> str:
+        """Level of theory of the energies."""
+
+    @property
+    def identity(self) -> str:
+        """Names whatever decides the energies: an interrupted search goes on with the same only."""
+
+    def evaluate(self, arrangements: Sequence[Arrangement], cell: CellSettings) -> list[Evaluation]:
+        """Relaxed energies, in order."""
+
+    def end_members(self) -> list[tuple[Arrangement, Evaluation]]:
+        """The empty and the full end member in the host's own cell."""
+
+    def structure(self, arrangement: Arrangement, cell: CellSettings) -> Atoms:
+        """The relaxed atoms of an arrangement that was evaluated."""
+
+
+class ModelEvaluator:
+    """Relaxes with a trained model in Vegard cells and keeps the results in the shared cache.
+
+    Starts are those of the charge-order stage: distorted around the redox sites for a charge-labelled
+    model, undistorted for a charge-blind one. Formation energies are in eV per formula unit against
+    the end members, relaxed by the same model in the host's own cell, to the smallest ``fmax`` and
+    with the most steps of all cells. Where an end member diverges there is no formation energy.
+    ``name`` stands in what is said of relaxations that take long.
+    """
+
+    def __init__(
+        self,
+        model: TrainedModel,
+        host: Host,
+        cache: RelaxationCache,
+        settings: SearchSettings,
+        charge_order: ChargeOrderSettings,
+        name: str = "model",
+    ) -> None:
+        self.model, self.host, self.cache, self.charge_order, self.name = (
+            model,
+            host,
+            cache,
+            charge_order,
+            name,
+        )
+        self.charges = model.charge_labelled
+        self.level: str = model.card["energy_reference"]
+        self.polaron_distortion = charge_order.polaron_distortion if self.charges else 0.0
+        stops = [self._stop(cell) for cell in settings.cells]
+        self._end_stop = (min(fmax for fmax, _ in stops), max(steps for _, steps in stops))
+
+    def _stop(self, cell: CellSettings) -> tuple[float, int]:
+        """Largest force in eV/A and most steps of the relaxations in a cell."""
+        return (
+            self.charge_order.fmax if cell.fmax is None else cell.fmax,
+            self.charge_order.max_steps if cell.max_steps is None else cell.max_steps,
+        )
+
+    @property
+    def identity(self) -> str:
+        """Model, host, starts, end members and what cells leave to the charge-order stage."""
+        numbers = (
+            self.polaron_distortion,
+            *self._end_stop,
+            self.charge_order.fmax,
+            self.charge_order.max_steps,
+        )
+        return "|".join(
+            (model_identity(self.model), host_identity(self.host), *(f"{n:.6g}" for n in numbers))
+        )
+
+    def _relax(self, arrangements: Sequence[Arrangement], stop: tuple[float, int]) -> list[Relaxation]:
+        return relax_arrangements(
+            self.model,
+            self.host,
+            arrangements,
+            polaron_distortion=self.polaron_distortion,
+            fmax=stop[0],
+            max_steps=stop[1],
+            batch_size=self.charge_order.batch_size,
+            cache=self.cache,
+            progress=f"{self.name} relaxing",
+        )
+
+    @cached_property
+    def _ends(self) -> list[tuple[Arrangement, Relaxation]]:
+        """Both end members, with all charge orders of one of mixed valence, relaxed."""
+        empty, full = self.host.end_members(charges=self.charges)
+        members = [*empty, *full]
+        return list(zip(members, self._relax(members, self._end_stop), strict=True))
+
+    @cached_property
+    def end_energies(self) -> tuple[float, float]:
+        """Energies of the empty and the full end member in eV per formula unit; nan where diverged."""
+        energies = [
+            relaxed.energy / self.host.formula_units if relaxed.status != "diverged" else float("nan")
+            for _, relaxed in self._ends
+        ]
+        return end_energies(energies, [self.host.composition(member) for member, _ in self._ends])
+
+    def _evaluation(self, arrangement: Arrangement, relaxation: Relaxation) -> Evaluation:
+        good = relaxation.status != "diverged" and isfinite(relaxation.energy)
+        formation = None
+        if good:
+            per_unit = relaxation.energy / (self.host.formula_units * arrangement.cells)
+            x = self.host.composition(arrangement)
+            formation = finite(float(formation_energy(per_unit, x, *self.end_energies)))
+        return Evaluation(
+            energy=relaxation.energy if good else None,
+            formation=formation,
+            fmax=finite(relaxation.fmax),
+            steps=relaxation.steps,
+            status=relaxation.status,
+        )
+
+    def evaluate(self, arrangements: Sequence[Arrangement], cell: CellSettings) -> list[Evaluation]:
+        """Relax those that the cache does not hold; formation energies of all, in order."""
+        relaxations = self._relax(arrangements, self._stop(cell))
+        return list(map(self._evaluation, arrangements, relaxations))
+
+    def end_members(self) -> list[tuple[Arrangement, Evaluation]]:
+        """The empty and the full end member, relaxed."""
+        return [(member, self._evaluation(member, relaxed)) for member, relaxed in self._ends]
+
+    def structure(self, arrangement: Arrangement, cell: CellSettings) -> Atoms:
+        """The relaxed atoms, with ``oxidation_states`` where the model sees charge states."""
+        return self._relax([arrangement], self._stop(cell))[0].atoms

@@ -1,0 +1,62 @@
+"""Which arrangements the searches ask DFT for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+
+from workflow_lib.core.io import write_csv
+from workflow_lib.lattice.arrangement import StateKey
+from workflow_lib.results_reading import read_table, seal
+
+COLUMNS = ("cell", "x", "n_occupied", "state_key", "charge_order", "models", "asked_by", "formation_mev_fu")
+NEEDED = ("source", "cell", "state_key", "x", "n_occupied", "formation_mev_fu")
+
+
+def collect_pending(
+    searches: Iterable[Path], reference: Path, out: Path, *, lowest: int = 2
+) -> pd.DataFrame:
+    """Write ``pending.csv`` to the folder ``out``: what DFT has no energy of yet; returns the table.
+
+    ``searches`` are the folders of the searches, ``reference`` that of DFT's answers. Each model asks
+    for its ``lowest`` arrangements of each supercell and composition; what DFT has is left out. An
+    arrangement found by a charge-blind model names no charge order (``charge_order`` "open": the lowest
+    of its orders is asked for); it is known as soon as DFT has one order on the same ions. ``asked_by``
+    and ``formation_mev_fu`` (each model's own) hold one entry a model, divided by ``;`` in the same
+    order. Raises UserError for tables that are missing or damaged.
+    """
+    known = set(read_table("charge_order/reference", reference)["state_key"])
+    known |= {StateKey.parse(key).ion_key for key in known}
+    asked = []
+    for folder in sorted(Path(folder) for folder in searches):
+        table = read_table("search/found", folder).dropna(subset=["formation_mev_fu"])
+        # Several methods can have found one arrangement.
+        table = table.sort_values(["formation_mev_fu", "state_key"]).drop_duplicates("state_key")
+        asked.append(table.groupby(["cell", "n_occupied"], sort=True).head(lowest)[list(NEEDED)])
+    every = pd.concat(asked) if asked else pd.DataFrame(columns=list(NEEDED))
+    every = every[~every["state_key"].isin(known)]
+    rows = []
+    every = every.sort_values("source")
+    for (cell, x, number, key), group in every.groupby(["cell", "x", "n_occupied", "state_key"]):
+        rows.append(
+            (
+                cell,
+                x,
+                number,
+                key,
+                "open" if StateKey.parse(str(key)).states is None else "given",
+                len(group),
+                ";".join(group["source"]),
+                ";".join(f"{energy:.3f}" for energy in group["formation_mev_fu"]),
+            )
+        )
+    pending = pd.DataFrame(rows, columns=list(COLUMNS)).sort_values(
+        ["cell", "n_occupied", "models", "state_key"],
+        ascending=[True, True, False, True],
+        ignore_index=True,
+    )
+    write_csv(pending, Path(out) / "pending.csv")
+    seal(out, "search-overview")
+    return pending

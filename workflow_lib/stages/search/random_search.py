@@ -1,0 +1,78 @@
+"""Random search: what a genetic algorithm must beat at equal budget."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+
+import numpy as np
+
+from workflow_lib.lattice.arrangement import Arrangement
+from workflow_lib.stages.search.problem import Problem, Record, State
+
+Batch = list[tuple[str, str, Arrangement]]
+"""What a generation asks for: (operator, key, arrangement)."""
+
+
+def next_compositions(problem: Problem, found: Mapping[str, int]) -> list[int]:
+    """Compositions of which the fewest arrangements are found; empty where all of all are known.
+
+    ``found`` has the number of mobile ions by key. What both searches relax next is of one of
+    these, so that every composition gets the same share of a budget and the best found at a
+    composition is compared at equal effort.
+    """
+    have = Counter(found.values())
+    unfinished = [n for n in problem.lattice.compositions if have[n] < problem.distinct[n]]
+    least = min((have[n] for n in unfinished), default=0)
+    return [n for n in unfinished if have[n] == least]
+
+
+def draw(problem: Problem, found: Mapping[str, int], count: int, rng: np.random.Generator) -> Batch:
+    """Up to ``count`` arrangements not in ``found`` (number of mobile ions by key), in canonical form.
+
+    Each is drawn uniformly among all decorations of the first of :func:`next_compositions`, and
+    drawn again where an equivalent one is known. Fewer come back only where every arrangement of
+    every composition is known.
+    """
+    lattice = problem.lattice
+    known = dict(found)
+    batch: Batch = []
+    while len(batch) < count and (numbers := next_compositions(problem, known)):
+        while True:  # ends: at least one decoration of this composition is not known
+            arrangement = lattice.host.random(lattice.repeat, numbers[0], charges=lattice.charges, rng=rng)
+            key = problem.key(arrangement)
+            if key not in known:
+                break
+        known[key] = numbers[0]
+        batch.append(("random", key, lattice.host.canonical(arrangement)))
+    return batch
+
+
+def ions_by_key(records: Collection[Record]) -> dict[str, int]:
+    """Number of mobile ions of each arrangement found."""
+    return {record.key: record.n_occupied for record in records}
+
+
+def random_search(
+    problem: Problem,
+    state: State,
+    *,
+    budget: int,
+    first: int,
+    batch: int,
+    progress: Callable[[list[Record]], object] = lambda _: None,
+) -> list[Record]:
+    """Relax ``budget`` distinct arrangements drawn at random: ``first`` at once, then ``batch``es.
+
+    ``progress`` is given the records after each batch. Ends early where nothing is left.
+    """
+    rng = np.random.Generator(state.bits)
+    progress(state.records)
+    while len(state.records) < budget:
+        size = min(batch if state.records else first, budget - len(state.records))
+        drawn = draw(problem, ions_by_key(state.records), size, rng)
+        if not drawn:
+            break
+        state.extend(drawn, problem.evaluate([arrangement for _, _, arrangement in drawn]))
+        progress(state.records)
+    return state.records

@@ -1,0 +1,285 @@
+"""The search of one model: enumeration where asked for, genetic and random search."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from workflow_lib.core.errors import UserError
+from workflow_lib.core.io import atomic_path, write_csv, write_json
+from workflow_lib.core.locks import alone
+from workflow_lib.core.progress import Progress
+from workflow_lib.lattice.arrangement import UNIT, Arrangement
+from workflow_lib.lattice.host import Host
+from workflow_lib.results_reading import seal
+from workflow_lib.stages.charge_order.settings import ChargeOrderSettings
+from workflow_lib.stages.search.evaluate import Evaluator, ModelEvaluator
+from workflow_lib.stages.search.figures import search_figure, shown
+from workflow_lib.stages.search.genotype import Lattice
+from workflow_lib.stages.search.problem import Evaluation, Method, Problem, Record, State
+from workflow_lib.stages.search.random_search import random_search
+from workflow_lib.stages.search.search import genetic_search
+from workflow_lib.stages.search.settings import CellSettings, SearchSettings
+from workflow_lib.stages.search.tables import (
+    Results,
+    cell_summary,
+    found_table,
+    history_table,
+    lowest,
+    milli,
+)
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+MAX_ENUMERATED = 2000
+"""Most distinct arrangements that ``enumerate`` relaxes in one supercell."""
+
+
+def run_search(
+    *,
+    model_dir: Path,
+    host: Host,
+    settings: SearchSettings,
+    charge_order: ChargeOrderSettings,
+    seed: int,
+    work: Path,
+    cache: Path,
+    out: Path,
+) -> None:
+    """Search with the model in ``model_dir`` and write what was found to ``out``.
+
+    ``charge_order`` says how starts are made and, where a cell does not, when relaxations stop. ``work``
+    keeps the state of the searches, ``cache`` the relaxations shared with the charge_order: both survive
+    an interruption, after which the same call goes on and ends with the same tables. Writes
+    ``found.csv``, ``history.csv``, ``found.extxyz``, ``summary.json``, ``progress.*`` and
+    ``timings.json``. Raises UserError for a composition that the supercell does not have, a
+    supercell too large to enumerate, or a damaged model, state or cache.
+    """
+    from workflow_lib.results import load_model
+    from workflow_lib.simulation.cache import RelaxationCache, model_identity
+
+    check_cells(host, settings)
+    model = load_model(model_dir)
+    identity = model_identity(model)
+    with alone(Path(cache) / f"search-{identity[:20]}", "search"):
+        store = RelaxationCache(cache, identity)
+        evaluator = ModelEvaluator(model, host, store, settings, charge_order, name=Path(model_dir).name)
+        before = len(store)
+        started = time.perf_counter()
+        seconds = search_all(
+            evaluator,
+            host=host,
+            settings=settings,
+            seed=seed,
+            name=Path(model_dir).name,
+            work=work,
+            out=out,
+        )
+        write_json(
+            Path(out) / "timings.json",
+            {
+                "seconds": time.perf_counter() - started,
+                "relaxations_made": len(store) - before,
+                **{f"{part}_seconds": value for part, value in seconds.items()},
+            },
+        )
+
+
+def check_cells(host: Host, settings: SearchSettings) -> None:
+    """Raise UserError for compositions without arrangements and for endless enumerations."""
+    from workflow_lib.lattice.counting import count_distinct
+
+    host.end_members(charges=True)
+    for cell in settings.cells:
+        cell.occupations(host)
+        if cell.enumerate:
+            # Charge-blind models have fewer; what is fine for one variant should be for all.
+            numbers = host.compositions(cell.repeat)
+            count = sum(count_distinct(host, cell.repeat, n, charges=True) for n in numbers)
+            if count > MAX_ENUMERATED:
+                raise UserError(
+                    f"search.cells ({cell.name}): enumerate would relax {count} arrangements, more than "
+                    f"{MAX_ENUMERATED}; leave it out for this cell"
+                )
+
+
+def search_all(
+    evaluator: Evaluator,
+    *,
+    host: Host,
+    settings: SearchSettings,
+    seed: int,
+    name: str,
+    work: Path,
+    out: Path,
+) -> dict[str, float]:
+    """Search in all cells with any source of energies; seconds by cell and method."""
+    work, out = Path(work), Path(out)
+    results: Results = {}
+    seconds: dict[str, float] = {}
+    cells: dict[str, Any] = {}
+    for cell in settings.cells:
+        lattice = Lattice(host, cell.repeat, evaluator.charges, cell.occupations(host))
+        problem = Problem(lattice, partial(evaluator.evaluate, cell=cell))
+        methods: dict[Method, list[Record]] = {}
+        if cell.enumerate:
+            with _part(seconds, name, cell, "enumeration"):
+                methods["enumeration"] = _enumerate(problem)
+        elif cell.repeat == UNIT:
+            methods["enumeration"] = _end_members(evaluator, host)
+        question = {
+            "cell": cell.model_dump(exclude={"enumerate"}),
+            "operators": settings.operators.model_dump(),
+            "seed": seed,
+            "charges": evaluator.charges,
+            "energies": evaluator.identity,
+        }
+        # Stream 0 draws the random search and the first population: both begin alike.
+        streams = [(seed, *cell.repeat, stream) for stream in (0, 1)]
+        with _part(seconds, name, cell, "ga") as progress:
+            methods["ga"] = genetic_search(
+                problem,
+                State(work, f"{cell.name}-ga", question, streams[1]),
+                start=np.random.default_rng(streams[0]),
+                budget=cell.budget,
+                population=cell.population,
+                offspring=cell.offspring,
+                weights=settings.operators,
+                progress=progress,
+            )
+        with _part(seconds, name, cell, "random") as progress:
+            methods["random"] = random_search(
+                problem,
+                State(work, f"{cell.name}-random", question, streams[0]),
+                budget=cell.budget,
+                first=cell.population,
+                batch=cell.offspring,
+                progress=progress,
+            )
+        results[cell.name] = methods
+        cells[cell.name] = cell_summary(cell, lattice.n_mobile, problem.distinct, methods)
+    if all(cell.repeat != UNIT for cell in settings.cells):
+        results["1x1x1"] = {"enumeration": _end_members(evaluator, host)}
+    arranged = "mobile ions and charge states" if evaluator.charges else "mobile ions only"
+    found = found_table(name, host, results, evaluator.level)
+    history = history_table(name, host, results)
+    write_csv(found, out / "found.csv")
+    write_csv(history, out / "history.csv")
+    _write_structures(evaluator, host, settings, results, out / "found.extxyz")
+    write_json(
+        out / "summary.json",
+        {
+            "source": name,
+            "charge_labelled": evaluator.charges,
+            "arranged": arranged,
+            "status": "ok" if found["formation_mev_fu"].notna().any() else "diverged",
+            "relaxations": sum(cell["relaxations"] for cell in cells.values()),
+            "shown": {
+                "cell": settings.largest.name,
+                "n_occupied": shown(settings.largest, host, settings.shown_x),
+            },
+            "cells": cells,
+        },
+    )
+    search_figure(found, history, host, settings, f"{name}: arranges {arranged}", out / "progress")
+    seal(out, "search", source=name)
+    return seconds
+
+
+def _enumerate(problem: Problem) -> list[Record]:
+    """Every distinct arrangement of the supercell, end members too, relaxed in order."""
+    lattice = problem.lattice
+    arrangements = list(
+        chain.from_iterable(
+            lattice.host.enumerate(lattice.repeat, n, charges=lattice.charges)
+            for n in lattice.host.compositions(lattice.repeat)
+        )
+    )
+    return _records(lattice.host, arrangements, problem.evaluate(arrangements))
+
+
+def _end_members(evaluator: Evaluator, host: Host) -> list[Record]:
+    members = evaluator.end_members()
+    return _records(host, [member for member, _ in members], [evaluation for _, evaluation in members])
+
+
+def _records(
+    host: Host, arrangements: Sequence[Arrangement], evaluations: Sequence[Evaluation]
+) -> list[Record]:
+    pairs = zip(arrangements, evaluations, strict=True)
+    return [
+        Record(order, 0, "enumeration", host.key(arrangement), arrangement, evaluation)
+        for order, (arrangement, evaluation) in enumerate(pairs, start=1)
+    ]
+
+
+def _write_structures(
+    evaluator: Evaluator, host: Host, settings: SearchSettings, results: Results, path: Path
+) -> None:
+    """The lowest arrangement of each cell and composition over all methods, relaxed."""
+    from ase.io import write
+
+    images: list[Atoms] = []
+    for cell in settings.cells:
+        methods = results[cell.name]
+        for record in lowest(chain.from_iterable(methods.values())).values():
+            atoms = evaluator.structure(record.arrangement, cell).copy()
+            # Not "energy": ASE would take that for a calculator's.
+            atoms.info = {
+                "state_key": record.key,
+                "cell": cell.name,
+                "x": host.composition(record.arrangement),
+                "model_energy_ev": record.evaluation.energy,
+                "formation_mev_fu": milli(record.evaluation.formation),
+                "fmax_ev_a": record.evaluation.fmax,
+                "status": record.evaluation.status,
+            }
+            images.append(atoms)
+    with atomic_path(path) as temporary:
+        if images:
+            write(temporary, images, format="extxyz")
+
+
+@contextmanager
+def _part(
+    seconds: dict[str, float], model: str, cell: CellSettings, method: Method
+) -> Iterator[Callable[[list[Record]], object]]:
+    """Time a method; yields what shows its progress."""
+    started = time.perf_counter()
+    if method == "enumeration":  # one call, whose relaxations say how far they are
+        yield lambda _: None
+    else:
+        bar: Progress | None = None
+
+        def show(records: list[Record]) -> None:
+            nonlocal bar
+            if bar is None:  # the first call: what an earlier process has done
+                title = f"{model} {cell.name} {method}"
+                bar = Progress(title, cell.budget, "relaxation", done=len(records))
+            bar.show(len(records), _best(records))
+
+        yield show
+        if bar is not None:
+            bar.close()
+    seconds[f"{cell.name}_{method}"] = time.perf_counter() - started
+
+
+def _best(records: list[Record]) -> str:
+    """Where a search stands: its generation and the lowest formation energy of all compositions."""
+    if not records:
+        return ""
+    ions, record = min(
+        lowest(records).items(), key=lambda item: item[1].evaluation.formation or 0.0, default=(0, None)
+    )
+    generation = f"generation {records[-1].generation}"
+    if record is None:
+        return f"{generation}, every relaxation has diverged"
+    return f"{generation}, lowest {milli(record.evaluation.formation):.1f} meV/f.u. with {ions} mobile ions"

@@ -1,0 +1,96 @@
+"""The genetic algorithm over arrangements of one supercell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from workflow_lib.stages.search.operators import make_selector
+from workflow_lib.stages.search.population import make_population
+from workflow_lib.stages.search.problem import Problem, Record, State
+from workflow_lib.stages.search.random_search import Batch, draw, ions_by_key, next_compositions
+from workflow_lib.stages.search.settings import OperatorWeights
+
+ATTEMPTS = 60
+"""Children tried for one new arrangement before a random one is taken instead."""
+
+
+def _breed(
+    problem: Problem,
+    records: list[Record],
+    *,
+    count: int,
+    population: int,
+    weights: OperatorWeights,
+    bits: np.random.BitGenerator,
+) -> Batch:
+    """Up to ``count`` arrangements that no record has, by operators; at random where those fail."""
+    lattice = problem.lattice
+    rng = np.random.RandomState(bits)  # one stream of bits with two faces: ase-ga needs this one
+    parents = make_population(lattice, records, population, rng)
+    selector = make_selector(lattice, weights, rng)
+    found = ions_by_key(records)
+    batch: Batch = []
+    while len(batch) < count and (numbers := next_compositions(problem, found)):
+        child = None
+        for _ in range(ATTEMPTS):
+            pair = parents.get_two_candidates() if len(parents.pop) > 1 else None
+            if pair is None:
+                break
+            gene, _ = selector.get_new_individual(pair)
+            if gene is None:
+                continue
+            arrangement = lattice.decode(gene)
+            if len(arrangement.occupied) not in numbers:
+                continue
+            key = problem.key(arrangement)
+            if key not in found:
+                operator = gene.info["key_value_pairs"]["origin"]
+                child = (operator, key, lattice.host.canonical(arrangement))
+                break
+        if child is None:
+            child = draw(problem, found, 1, np.random.Generator(bits))[0]
+        found[child[1]] = len(child[2].occupied)
+        batch.append(child)
+    return batch
+
+
+def genetic_search(
+    problem: Problem,
+    state: State,
+    *,
+    start: np.random.Generator,
+    budget: int,
+    population: int,
+    offspring: int,
+    weights: OperatorWeights,
+    progress: Callable[[list[Record]], object] = lambda _: None,
+) -> list[Record]:
+    """Relax ``budget`` distinct arrangements: a random population, then generations of offspring.
+
+    ``start`` draws the first population; given the same generator as a random search's, both
+    searches begin with the same arrangements and differ only in what they make of them. All
+    arrangements equivalent to one already relaxed are bred again, so the budget counts distinct
+    ones. Children of compositions that are ahead are bred again too: every composition gets the
+    same share (the authors let shares drift). Ends early where every arrangement of every
+    composition is known. ``progress`` is given the records after each generation.
+    """
+    progress(state.records)
+    while len(state.records) < budget:
+        if state.records:
+            children = _breed(
+                problem,
+                state.records,
+                count=min(offspring, budget - len(state.records)),
+                population=population,
+                weights=weights,
+                bits=state.bits,
+            )
+        else:
+            children = draw(problem, {}, population, start)
+        if not children:
+            break
+        state.extend(children, problem.evaluate([arrangement for _, _, arrangement in children]))
+        progress(state.records)
+    return state.records

@@ -1,0 +1,178 @@
+"""Configuration of the search stage; free of heavy imports."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
+
+from workflow_lib.core.errors import UserError
+
+if TYPE_CHECKING:
+    from workflow_lib.lattice.host import Host
+
+
+class OperatorWeights(BaseModel):
+    """How often each operator of the genetic algorithm is drawn, relative to the others.
+
+    The first four are the authors' operators in their ratio 3:1:1:1; the last two move charge
+    states and are used by charge-labelled models only.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    crossover: float = Field(default=3.0, ge=0, description="plane cut through two parents")
+    ions: float = Field(default=1.0, ge=0, description="exchange of a mobile ion and a vacancy")
+    composition: float = Field(default=1.0, ge=0, description="ions with their electrons added or removed")
+    symmetry: float = Field(default=1.0, ge=0, description="exchanges that lead to the highest symmetry")
+    electrons: float = Field(default=1.0, ge=0, description="exchange of the two charge states")
+    coupled: float = Field(default=1.0, ge=0, description="a mobile ion moves together with its electron")
+
+    @model_validator(mode="after")
+    def _some(self) -> Self:
+        if not self.crossover + self.ions + self.symmetry > 0:
+            raise ValueError("crossover, ions or symmetry needs a weight above 0")
+        return self
+
+
+class CellSettings(BaseModel):
+    """One supercell to search in; its relaxations move the positions in the Vegard cell."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    repeat: tuple[PositiveInt, PositiveInt, PositiveInt] = Field(
+        default=(1, 1, 1), description="repetitions of the host's cell"
+    )
+    compositions: Literal["all"] | tuple[PositiveInt, ...] = Field(
+        default="all",
+        description="numbers of mobile ions in the supercell, end members left out: they are "
+        "relaxed as references in any case",
+    )
+    budget: int = Field(
+        default=14,
+        ge=2,
+        description="distinct arrangements relaxed by each search, random as well as genetic",
+    )
+    population: int = Field(
+        default=6, ge=2, description="arrangements that can have offspring, all compositions"
+    )
+    offspring: int = Field(default=2, ge=1, description="new arrangements a generation, relaxed together")
+    enumerate: bool = Field(
+        default=False,
+        description="relax every distinct arrangement too and hold the searches against it",
+    )
+    fmax: float | None = Field(
+        default=None,
+        gt=0,
+        description="largest force of a finished relaxation in eV/A; null: as in `charge_order`, whose "
+        "relaxations are then used again",
+    )
+    max_steps: int | None = Field(
+        default=None, ge=1, description="most steps of one relaxation; null: as in the charge_order"
+    )
+
+    @field_validator("compositions")
+    @classmethod
+    def _distinct(cls, value: str | tuple[int, ...]) -> str | tuple[int, ...]:
+        if isinstance(value, tuple):
+            if not value:
+                raise ValueError('give at least one number of mobile ions, or "all"')
+            if len(set(value)) != len(value):
+                raise ValueError("every composition may stand once")
+            return tuple(sorted(value))
+        return value
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.budget < self.population:
+            raise ValueError(
+                f"a budget of {self.budget} relaxations cannot fill a population of "
+                f"{self.population}: raise budget or lower population"
+            )
+        if isinstance(self.compositions, tuple) and self.population < len(self.compositions):
+            raise ValueError(
+                f"a population of {self.population} cannot hold one arrangement of each of "
+                f"{len(self.compositions)} compositions: raise population"
+            )
+        return self
+
+    @property
+    def name(self) -> str:
+        """The supercell as in keys, e.g. ``1x3x1``."""
+        return "x".join(map(str, self.repeat))
+
+    def occupations(self, host: Host) -> tuple[int, ...]:
+        """Numbers of mobile ions to search at; UserError where one is no inner composition.
+
+        Also raises UserError for a composition without neutral assignment of charge states.
+        """
+        sites = host.n_mobile(self.repeat)
+        inner = range(1, sites)
+        neutral = tuple(n for n in host.compositions(self.repeat) if n in inner)
+        wanted = neutral if self.compositions == "all" else self.compositions
+        for number in wanted:
+            if number not in inner:
+                raise UserError(
+                    f"search.cells ({self.name}): {number} {host.mobile} is no composition to search at; "
+                    f"the cell has {sites} sites, use 1 to {sites - 1} (end members are always included)"
+                )
+            host.n_reduced(self.repeat, number)
+        if not wanted:
+            raise UserError(
+                f"search.cells ({self.name}): {host.name} has no neutral composition between its end "
+                "members in this cell; use a larger one"
+            )
+        if self.population < len(wanted):
+            raise UserError(
+                f"search.cells ({self.name}): a population of {self.population} cannot hold one "
+                f"arrangement of each of {len(wanted)} compositions; raise population"
+            )
+        return wanted
+
+
+def _demo_cells() -> tuple[CellSettings, ...]:
+    return (
+        CellSettings(enumerate=True),
+        CellSettings(
+            repeat=(1, 3, 1),
+            compositions=(4, 6, 8, 10),
+            budget=20,
+            population=8,
+            offspring=4,
+            fmax=0.1,
+            # After 30 steps energies are still some 15 meV per formula unit too high, as much as
+            # the search wants to tell apart; after 60 about 1 meV (shipped CHGNet, 84 atoms).
+            max_steps=80,
+        ),
+    )
+
+
+class SearchSettings(BaseModel):
+    """Where each model searches, and with what effort; starts are distorted as in `charge_order`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    cells: tuple[CellSettings, ...] = Field(default_factory=_demo_cells, min_length=1)
+    operators: OperatorWeights = OperatorWeights()
+    shown_x: float = Field(
+        default=2 / 3, gt=0, lt=1, description="the figures show the search at the composition next to this"
+    )
+    pending_per_composition: int = Field(
+        default=2,
+        ge=1,
+        description="lowest arrangements of each composition and model that DFT is asked for",
+    )
+
+    @field_validator("cells")
+    @classmethod
+    def _each_once(cls, value: tuple[CellSettings, ...]) -> tuple[CellSettings, ...]:
+        names = [cell.name for cell in value]
+        if len(set(names)) != len(names):
+            raise ValueError("every supercell may stand once")
+        return value
+
+    @property
+    def largest(self) -> CellSettings:
+        """The supercell with the most sites."""
+        return max(self.cells, key=lambda cell: prod(cell.repeat))

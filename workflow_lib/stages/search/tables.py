@@ -1,0 +1,138 @@
+"""What the searches of one model found, as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from math import prod
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from workflow_lib.lattice.arrangement import Arrangement, StateKey
+from workflow_lib.lattice.host import Host
+from workflow_lib.results_schema import SEARCH, TABLES
+from workflow_lib.stages.search.problem import Method, Record
+from workflow_lib.stages.search.settings import CellSettings
+
+Results = dict[str, dict[Method, list[Record]]]
+"""Records by supercell and method."""
+
+FOUND = tuple(TABLES["search/found"].columns)
+HISTORY = (
+    "source", "cell", "method", "evaluation", "generation", "operator", "state_key", "x", "n_occupied",
+    "formation_mev_fu", "best_mev_fu",
+)  # fmt: skip
+SAME_EV = 1e-4
+"""eV per formula unit: a ground state as low as this above the enumerated one is that one. Wider
+than float32 noise of a relaxed energy, narrower than any difference of interest (0.1 meV)."""
+
+
+def milli(value: float | None) -> float:
+    """A value in eV as meV; NaN for None."""
+    return float("nan") if value is None else 1000 * value
+
+
+def found_table(model: str, host: Host, results: Results, level: str) -> pd.DataFrame:
+    """One row per distinct arrangement and method; see ``search/found`` in ``results_schema``.
+
+    ``order`` counts from 1 within cell and method, ``volume_a3`` is that of the Vegard cell, in which
+    positions alone relax. Keys of charge-blind models name no charge order.
+    """
+    rows = [
+        {
+            "source": model,
+            "protocol": SEARCH,
+            "state_key": r.key,
+            "ion_key": StateKey.parse(r.key).ion_key,
+            "x": host.composition(r.arrangement),
+            "formula_units": host.formula_units * prod(r.arrangement.repeat),
+            "energy_ev": np.nan if r.evaluation.energy is None else r.evaluation.energy,
+            "fmax_ev_a": np.nan if r.evaluation.fmax is None else r.evaluation.fmax,
+            "volume_a3": _volume(host, r.arrangement),
+            "status": r.evaluation.status,
+            "level": level,
+            "cell": cell,
+            "method": method,
+            "formation_mev_fu": milli(r.evaluation.formation),
+            "order": r.order,
+            "n_occupied": r.n_occupied,
+            "steps": r.evaluation.steps,
+            "degeneracy": host.degeneracy(r.arrangement),
+        }
+        for cell, methods in results.items()
+        for method, records in methods.items()
+        for r in records
+    ]
+    return pd.DataFrame(rows, columns=list(FOUND))
+
+
+def _volume(host: Host, arrangement: Arrangement) -> float:
+    """Volume of the Vegard cell of an arrangement in A^3."""
+    return abs(float(np.linalg.det(host.supercell(arrangement.repeat, host.composition(arrangement))[2])))
+
+
+def history_table(model: str, host: Host, results: Results) -> pd.DataFrame:
+    """One row per relaxation of a search; ``best_mev_fu`` is the lowest so far at its composition."""
+    rows = []
+    for cell, methods in results.items():
+        for method in ("ga", "random"):
+            best: dict[int, float] = {}
+            for r in methods.get(method, []):  # type: ignore[call-overload]
+                now = milli(r.evaluation.formation)
+                best[r.n_occupied] = np.fmin(best.get(r.n_occupied, np.nan), now)
+                x = host.composition(r.arrangement)
+                row = (model, cell, method, r.order, r.generation, r.operator, r.key, x)
+                rows.append((*row, r.n_occupied, now, best[r.n_occupied]))
+    return pd.DataFrame(rows, columns=list(HISTORY))
+
+
+def lowest(records: Iterable[Record]) -> dict[int, Record]:
+    """The record with the lowest formation energy of each composition (the earlier of equals)."""
+    best: dict[int, Record] = {}
+    for record in records:
+        energy = record.evaluation.formation
+        if energy is None:
+            continue
+        known = best.get(record.n_occupied)
+        if known is None or energy < (known.evaluation.formation or 0.0):
+            best[record.n_occupied] = record
+    return dict(sorted(best.items()))
+
+
+def cell_summary(
+    cell: CellSettings,
+    sites: int,
+    distinct: Mapping[int, int],
+    methods: Mapping[Method, list[Record]],
+) -> dict[str, Any]:
+    """What each method reached in one supercell, and whether it found the enumerated ground states."""
+    summary: dict[str, Any] = {
+        "sites": sites,
+        "budget": cell.budget,
+        "distinct_arrangements": dict(distinct),
+        "relaxations": len({record.key for records in methods.values() for record in records}),
+        "methods": {
+            method: {
+                "relaxations": len(records),
+                "not_converged": sum(r.evaluation.status != "converged" for r in records),
+                "lowest": {
+                    n: {"key": r.key, "formation_mev_fu": milli(r.evaluation.formation), "order": r.order}
+                    for n, r in lowest(records).items()
+                },
+            }
+            for method, records in methods.items()
+        },
+    }
+    if cell.enumerate:
+        truth = lowest(methods["enumeration"])
+        for method in ("ga", "random"):
+            reached = lowest(methods[method])  # type: ignore[index]
+            summary["methods"][method]["ground_states_found"] = {
+                n: n in reached
+                and (reached[n].evaluation.formation or 0.0) - (truth[n].evaluation.formation or 0.0)
+                <= SAME_EV
+                for n in truth
+                if n in distinct
+            }
+    return summary

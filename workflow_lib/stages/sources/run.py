@@ -1,0 +1,90 @@
+"""The sources stage: fetched files of several sources become one frame table with its citations."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from workflow_lib.core.errors import UserError
+from workflow_lib.core.io import read_json, write_csv
+from workflow_lib.frames.reading.inputs import kind_of
+from workflow_lib.frames.reading.part import ReadSettings
+from workflow_lib.frames.reading.run import read_sources
+from workflow_lib.lattice.redox import RedoxRule
+from workflow_lib.results_reading import seal
+from workflow_lib.stages.sources.settings import SourcesSettings
+
+CITATIONS = ("source", "title", "doi", "version", "licence", "citation", "files", "bytes", "retrieved")
+
+
+def read_fetched(
+    settings: SourcesSettings, *, rule: RedoxRule, energy_reference: str, out: Path, jobs: int = 1
+) -> dict[str, Any]:
+    """Read what was fetched into ``out``: the files of ``read_sources``, and ``citations.csv``.
+
+    Frames whose file states no level of theory are at ``energy_reference``. Returns the summary.
+    Raises UserError where a source is not fetched, and as ``read_sources`` does.
+    """
+    import pandas as pd
+
+    wanted: list[str] = []
+    citations = []
+    for name, patterns in settings.items.items():
+        folder = Path(settings.folder) / name
+        record = _provenance(folder, name)
+        files = [file for file in record["files"] if _matches(file["path"], patterns)]
+        here = [_place(folder, file["path"]) for file in files]
+        here += [
+            folder / inner for archive, inner in record["unpacked"].items() if _matches(archive, patterns)
+        ]
+        if missing := [path for path in here if not path.exists()]:
+            raise UserError(f"{missing[0]} is not here; fetch the source {name} again")
+        wanted += [str(path) for path in here if path.is_dir() or kind_of(path)]
+        citations.append(_citation(record, files))
+    reading = ReadSettings(
+        energy_reference=energy_reference,
+        stress_unit=settings.stress_unit,
+        stress_converged=settings.stress_converged,
+        surrogates=settings.surrogates,
+        rule=rule,
+    )
+    if not wanted:
+        raise UserError(f"sources {', '.join(settings.items)}: no file of frames among those fetched")
+    summary = read_sources(wanted, out, reading, jobs)
+    write_csv(pd.DataFrame(citations, columns=list(CITATIONS)), out / "citations.csv")
+    seal(out, "sources")
+    return summary
+
+
+def _provenance(folder: Path, name: str) -> dict[str, Any]:
+    path = folder / "provenance.json"
+    if not path.is_file():
+        raise UserError(
+            f"source {name} is not in {folder}; run: python -m workflow_lib fetch --source {name} "
+            f"--out {folder.parent}"
+        )
+    return read_json(path)
+
+
+def _matches(path: str, patterns: tuple[str, ...]) -> bool:
+    return not patterns or any(fnmatchcase(path.removeprefix("files/"), pattern) for pattern in patterns)
+
+
+def _place(folder: Path, path: str) -> Path:
+    """Downloaded files are named relative to their source's folder, local ones by their own path."""
+    return folder / path if path.startswith("files/") else Path(path)
+
+
+def _citation(record: dict[str, Any], files: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "source": record["source"],
+        "title": record["title"],
+        "doi": record.get("doi"),
+        "version": record.get("version"),
+        "licence": record["licence"]["name"],
+        "citation": " / ".join(record["citation"]),
+        "files": len(files),
+        "bytes": sum(file["size"] for file in files),
+        "retrieved": record["retrieved"],
+    }

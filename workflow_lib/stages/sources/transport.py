@@ -1,0 +1,195 @@
+"""HTTP with patience: retries with exponential back-off, time-outs, errors in plain words."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+import urllib3
+
+from workflow_lib.core.errors import UserError
+from workflow_lib.stages.sources.settings import FetchSettings
+
+TRY_LATER = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+
+class TransientError(Exception):
+    """Worth another try; ``retry_after`` is the wait the host asked for, in s."""
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class RangeRefusedError(TransientError):
+    """The host cannot continue where an earlier try stopped."""
+
+
+class RefusedError(Exception):
+    """The host will not give this, however often it is asked."""
+
+
+class StoppedError(Exception):
+    """Another thread met an error that makes going on pointless."""
+
+
+def _host(url: str) -> str:
+    return urlsplit(url).netloc
+
+
+def _retry_after(value: str | None) -> float | None:
+    """Seconds from a Retry-After header: a number or a date; None where it is neither."""
+    if value is None:
+        return None
+    if value.strip().isdigit():
+        return float(value)
+    try:
+        moment = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return max(0.0, (moment - datetime.now(UTC)).total_seconds())
+
+
+def _root_cause(error: BaseException) -> str:
+    """The operating system's words at the bottom of a chain of wrapped errors."""
+    words = "no connection"
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.strerror:
+            words = seen.strerror
+        arguments = [item for item in seen.args if isinstance(item, BaseException)]
+        reason = getattr(seen, "reason", None)
+        seen = reason if isinstance(reason, BaseException) else next(iter(arguments), seen.__cause__)
+    return words
+
+
+class Web:
+    """Requests of one fetch; safe to share between threads, each of which has its own session."""
+
+    def __init__(self, settings: FetchSettings) -> None:
+        self.settings = settings
+        self.stop = threading.Event()
+        self._local = threading.local()
+
+    def _session(self) -> requests.Session:
+        session: requests.Session | None = getattr(self._local, "session", None)
+        if session is None:
+            session = requests.Session()
+            # Bytes as they are stored: sizes, ranges and checksums of the file lists mean these.
+            session.headers.update({"Accept-Encoding": "identity", "User-Agent": "workflow-lib fetch"})
+            self._local.session = session
+        return session
+
+    @contextmanager
+    def open(self, url: str, headers: Mapping[str, str] | None = None) -> Iterator[requests.Response]:
+        """An answer with status 200 or 206, its body not yet read.
+
+        Raises TransientError, RangeRefusedError or RefusedError, also for what goes wrong while the
+        body is read within the block.
+        """
+        timeout = (self.settings.connect_timeout, self.settings.stall_timeout)
+        host = _host(url)
+        try:
+            with self._session().get(url, headers=headers, stream=True, timeout=timeout) as response:
+                host = _host(response.url)
+                self._check(response, host)
+                yield response
+        except (requests.exceptions.SSLError, urllib3.exceptions.SSLError) as error:
+            if "CERTIFICATE_VERIFY_FAILED" in str(error):
+                raise RefusedError(
+                    f"the certificate of {host} cannot be verified (see REQUESTS_CA_BUNDLE)"
+                ) from error
+            raise TransientError(f"the encrypted connection to {host} broke off") from error
+        except (requests.exceptions.ConnectTimeout, urllib3.exceptions.ConnectTimeoutError) as error:
+            raise TransientError(f"no answer from {host} within {timeout[0]:g} s") from error
+        except (requests.exceptions.ReadTimeout, urllib3.exceptions.ReadTimeoutError) as error:
+            raise TransientError(f"{host} sent nothing for {timeout[1]:g} s") from error
+        except (
+            requests.exceptions.ChunkedEncodingError,
+            urllib3.exceptions.ProtocolError,
+        ) as error:
+            raise TransientError(f"the connection to {host} broke off") from error
+        except requests.exceptions.ConnectionError as error:
+            raise TransientError(f"cannot reach {host} ({_root_cause(error)})") from error
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+            raise RefusedError(f"{host} cannot be asked for {url}: {type(error).__name__}") from error
+
+    @staticmethod
+    def _check(response: requests.Response, host: str) -> None:
+        status = response.status_code
+        words = f"{host} answers HTTP {status}" + (f" ({response.reason})" if response.reason else "")
+        if status in (200, 206) and "x-amzn-waf-action" not in response.headers:
+            return
+        if status in (200, 202, 206):
+            # Figshare's web host sends this, with an empty body, to programs it takes for robots.
+            raise RefusedError(f"{host} answers with a browser check instead of the file")
+        if status == 416:
+            raise RangeRefusedError(words)
+        if status in TRY_LATER:
+            raise TransientError(words, _retry_after(response.headers.get("Retry-After")))
+        raise RefusedError(words)
+
+    def retry[T](self, what: str, action: Callable[[], T], progress: Callable[[], int] = lambda: 0) -> T:
+        """Call ``action`` until it succeeds, waiting longer and longer between tries.
+
+        ``progress`` says how far the tries have come (bytes): only tries in a row that come no
+        farther than any before them count against ``settings.attempts``. Raises UserError when
+        they are used up or the host asks for too long a wait; RefusedError and StoppedError pass.
+        """
+        settings = self.settings
+        failures, best = 0, progress()
+        while True:
+            try:
+                return action()
+            except TransientError as error:
+                now = progress()
+                failures = 1 if now > best else failures + 1
+                best = max(best, now)
+                wait = error.retry_after
+                if wait is not None and wait > settings.max_retry_after:
+                    raise UserError(
+                        f"{what}: {error} and asks to wait {wait:.0f} s; run the same command again then"
+                    ) from error
+                if failures >= settings.attempts:
+                    tries = "1 try" if failures == 1 else f"{failures} tries"
+                    raise UserError(
+                        f"{what}: {error}, after {tries}; check the network (and the proxy settings), "
+                        "then run the same command again: what has arrived is kept"
+                    ) from error
+            if wait is None:
+                longest = min(settings.max_backoff, settings.backoff * 2 ** (failures - 1))
+                # Spread, so that several connections do not all come back at the same moment.
+                wait = longest * random.uniform(0.5, 1)
+            if self.stop.wait(wait):
+                raise StoppedError
+
+    def get_json(self, what: str, url: str) -> tuple[Any, requests.Response]:
+        """A JSON document and the answer it came with; UserError where it cannot be had."""
+
+        def ask() -> tuple[bytes, requests.Response]:
+            with self.open(url) as response:
+                return response.content, response
+
+        try:
+            body, response = self.retry(what, ask)
+        except RefusedError as error:
+            raise UserError(
+                f"{what}: {error} for {url}; check item, version and address in the table of sources"
+            ) from error
+        try:
+            return json.loads(body), response
+        except ValueError as error:
+            raise UserError(
+                f"{what}: {url} answers with something else than JSON (a log-in page of the network?); "
+                "check the address in the table of sources"
+            ) from error

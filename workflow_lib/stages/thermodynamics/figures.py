@@ -1,0 +1,350 @@
+"""Figures of the thermodynamics stage; the CSV beside each holds what it draws."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from textwrap import fill
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from workflow_lib.core.io import save_figure, write_csv
+from workflow_lib.core.plotting import (
+    COLOUR_DFT,
+    panel_shape,
+    style,
+)
+from workflow_lib.lattice.arrangement import StateKey
+from workflow_lib.lattice.voltage import VoltageProfile, common_grid
+from workflow_lib.models.identity import CONTROLS, VARIANTS, look_of
+from workflow_lib.results_schema import DFT, HEADLINE, SEARCH
+from workflow_lib.stages.thermodynamics.scores import lowest
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+METHODS = {"ga": "genetic algorithm", "random": "random search"}
+ENERGY_LABEL = "formation energy\n(meV per formula unit)"
+LEAST_ENERGY = 100.0  # meV; ranges of y below these are not worth zooming into
+LEAST_VOLTAGE = 0.2  # V
+DODGE = 0.014  # shift in x between variants, so that their points do not cover each other
+
+
+def _variants(table: pd.DataFrame) -> list[str]:
+    """Variants present, in the order of the configuration."""
+    present = set(table["variant"]) - {None}
+    return [name for name in (*VARIANTS, "") if name in present]
+
+
+def _name(variant: str) -> str:
+    """Name and meaning of a variant, for legends."""
+    return f"{variant} ({look_of(variant).label})" if variant else "no variant"
+
+
+def _grid(count: int, *, columns: int, height: float, label: str) -> tuple[Figure, list[Axes]]:
+    """Panels for ``count`` models with one energy scale, unused ones removed."""
+    import matplotlib.pyplot as plt
+
+    rows, columns = panel_shape(count, columns)
+    size = (max(3.3 * columns, 5.2), height * rows + 1.2)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, sharey=True)
+    for panel in axes[:, 0]:
+        panel.set_ylabel(label)
+    panels = list(axes.flat)
+    for panel in panels[count:]:
+        panel.remove()
+    return figure, panels[:count]
+
+
+def _caption(figure: Figure, level: str, extra: str) -> None:
+    text = f"fixed (Vegard) cell, positions relaxed; DFT: {level}; {extra}"
+    width = int(17 * figure.get_figwidth())  # characters of this size that fit the figure
+    figure.supxlabel(fill(text, width), fontsize=7.5, color="0.25")
+
+
+def _window(values: np.ndarray, anchor: np.ndarray, least: float) -> tuple[float, float]:
+    """Limits of y that hold ``values``, but reach no further from ``anchor`` than twice its range.
+
+    ``least`` is the smallest range that counts. A failed model must not squeeze the others flat.
+    """
+    span = max(float(np.ptp(anchor)), least)
+    low = max(float(np.min(values)), float(np.min(anchor)) - 2 * span)
+    high = min(float(np.max(values)), float(np.max(anchor)) + 2 * span)
+    margin = max(0.06 * (high - low), 0.5 * (least - (high - low)))
+    return low - margin, high + margin
+
+
+def _say(panel: Axes, text: str) -> None:
+    panel.text(0.03, 0.93, text, transform=panel.transAxes, fontsize=7.5, color="0.35")
+
+
+def _note_hidden(panel: Axes, values: np.ndarray, window: tuple[float, float]) -> None:
+    hidden = int(np.count_nonzero((values < window[0]) | (values > window[1])))
+    if hidden:
+        panel.text(
+            0.98,
+            0.97,
+            f"{hidden} beyond the axis",
+            transform=panel.transAxes,
+            ha="right",
+            va="top",
+            fontsize=7,
+            color="0.3",
+        )
+
+
+def _legend(figure: Figure, panels: Iterable[Axes], columns: int) -> None:
+    unique: dict[str, Any] = {}
+    for panel in panels:
+        handles, labels = panel.get_legend_handles_labels()
+        unique = dict(zip(labels, handles, strict=True)) | unique
+    figure.legend(unique.values(), unique.keys(), loc="outside upper center", ncols=columns)
+
+
+def _x_label(formation: pd.DataFrame) -> str:
+    return f"x (filled fraction of the {StateKey.parse(formation['state_key'].iloc[0]).mobile} sites)"
+
+
+def _band(panel: Axes, group: pd.DataFrame, colour: str, line: str, label: str) -> None:
+    """Lowest energy at each x: mean over trained models, with a band of one deviation."""
+    curves = pd.concat([lowest(own) for _, own in group.groupby("source")], axis=1).dropna()
+    mean = curves.mean(axis=1)
+    panel.plot(mean.index, mean, line, color=colour, lw=1.3, label=label, zorder=3)
+    if curves.shape[1] > 1:
+        deviation = curves.std(axis=1, ddof=1)
+        panel.fill_between(mean.index, mean - deviation, mean + deviation, color=colour, alpha=0.2, lw=0)
+
+
+def draw_formation(formation: pd.DataFrame, hulls: pd.DataFrame, level: str, stem: Path) -> None:
+    """One panel a model: formation energies of the enumerated states, lowest of each x, hull."""
+    dft = formation[formation["source"] == DFT]
+    examined = formation[formation["protocol"] == HEADLINE]
+    models = examined[examined["formation_mev_fu"].notna()]
+    names = sorted(set(examined["model"])) or [DFT]
+    variants = _variants(models)
+    anchor = dft["formation_mev_fu"].to_numpy()
+    drawn = np.append(models["formation_mev_fu"].to_numpy(), anchor)
+    window = _window(drawn, anchor, LEAST_ENERGY)
+    figure, panels = _grid(len(names), columns=3, height=2.6, label=ENERGY_LABEL)
+    for panel, name in zip(panels, names, strict=True):
+        panel.scatter(dft["x"], dft["formation_mev_fu"], s=16, facecolors="none", edgecolors=COLOUR_DFT)
+        _band(panel, dft, COLOUR_DFT, "-", "DFT, lowest at each x")
+        own_hull = hulls[(hulls["source"] == DFT) & (hulls["scope"] == "enumerated")]
+        panel.plot(own_hull["x"], own_hull["formation_mev_fu"], ":", color=COLOUR_DFT, lw=1, label="hull")
+        for place, variant in enumerate(variants):
+            group = models[(models["model"] == name) & (models["variant"] == variant)]
+            if group.empty:
+                continue
+            colour = look_of(variant).colour
+            shift = DODGE * (place + 1)
+            for seen, strength in ((True, 0.35), (False, 0.9)):
+                part = group[group["seen"].isin([True]) == seen]
+                panel.scatter(
+                    part["x"] + shift,
+                    part["formation_mev_fu"],
+                    s=11,
+                    color=colour,
+                    marker=look_of(variant).marker,
+                    alpha=strength,
+                    lw=0,
+                )
+            _band(panel, group, colour, look_of(variant).line, _name(variant))
+            for identity in sorted(set(group["source"])):
+                own = hulls[(hulls["source"] == identity) & (hulls["scope"] == "enumerated")]
+                panel.plot(own["x"], own["formation_mev_fu"], ":", color=colour, lw=1)
+        panel.set(title=name, xlabel=_x_label(formation))
+        panel.set_ylim(window)
+        own_energies = models.loc[models["model"] == name, "formation_mev_fu"].to_numpy()
+        _note_hidden(panel, own_energies, window)
+        if name != DFT and not len(own_energies):
+            _say(panel, "no end members: no formation energies")
+    fmax = pd.to_numeric(dft["fmax_ev_a"]).max()
+    _caption(
+        figure,
+        level,
+        f"largest force left in a DFT structure {fmax:.2f} eV/Å; points: all states (models shifted "
+        "in x; pale: state seen in training), lines: lowest at each x, dotted: hull; bands: ± 1 s.d. over "
+        "folds and seeds",
+    )
+    _legend(figure, panels, 4)
+    save_figure(figure, stem)
+
+
+def _profiles(voltages: pd.DataFrame) -> list[VoltageProfile]:
+    return [
+        VoltageProfile(
+            np.append(own["x_low"].to_numpy(float), own["x_high"].to_numpy(float)[-1]),
+            own["voltage_v"].to_numpy(float),
+        )
+        for _, own in voltages.groupby("source")
+    ]
+
+
+def _staircase(
+    panel: Axes,
+    profiles: Sequence[VoltageProfile],
+    colour: str,
+    line: str,
+    label: str,
+    *,
+    width: float = 1.4,
+    band: bool = True,
+) -> None:
+    """Mean voltage of some profiles, exact at every step, with a band of one deviation."""
+    grid = common_grid(*profiles)
+    middle = (grid[1:] + grid[:-1]) / 2
+    values = np.array([profile.at(middle) for profile in profiles])
+    mean = values.mean(axis=0)
+    panel.plot(np.repeat(grid, 2)[1:-1], np.repeat(mean, 2), line, color=colour, lw=width, label=label)
+    if len(values) > 1 and band:
+        deviation = values.std(axis=0, ddof=1)
+        panel.fill_between(
+            np.repeat(grid, 2)[1:-1],
+            np.repeat(mean - deviation, 2),
+            np.repeat(mean + deviation, 2),
+            color=colour,
+            alpha=0.2,
+            lw=0,
+        )
+
+
+def _no_voltage(mobile: str, level: str, stem: Path) -> None:
+    """Say in the figure's place why there is none."""
+    import matplotlib.pyplot as plt
+
+    figure, panel = plt.subplots(figsize=(5.2, 1.6))
+    panel.set_axis_off()
+    text = f"No voltages: the energy of {mobile} metal at {level} is not in thermodynamics.metals."
+    panel.text(0.5, 0.5, fill(text, 60), ha="center", va="center")
+    save_figure(figure, stem)
+
+
+def draw_voltage(formation: pd.DataFrame, voltages: pd.DataFrame, level: str, stem: Path) -> None:
+    """One panel a model: voltage of DFT and of each variant, enumerated states and search."""
+    models = voltages[voltages["source"] != DFT]
+    names = sorted(set(formation.loc[formation["protocol"] == HEADLINE, "model"])) or [DFT]
+    mobile = StateKey.parse(formation["state_key"].iloc[0]).mobile
+    anchor = voltages.loc[voltages["source"] == DFT, "voltage_v"].to_numpy(float)
+    if not len(anchor):
+        _no_voltage(mobile, level, stem)
+        return
+    window = _window(voltages["voltage_v"].to_numpy(float), anchor, LEAST_VOLTAGE)
+    figure, panels = _grid(len(names), columns=3, height=2.4, label=f"voltage (V against {mobile} metal)")
+    for panel, name in zip(panels, names, strict=True):
+        _staircase(panel, _profiles(voltages[voltages["source"] == DFT]), COLOUR_DFT, "-", "DFT", width=1.8)
+        for variant in _variants(models):
+            group = models[(models["model"] == name) & (models["variant"] == variant)]
+            for scope, width in (("enumerated", 1.4), ("searched", 0.8)):
+                part = group[group["scope"] == scope]
+                if part.empty:
+                    continue
+                line = ":" if scope == "searched" else look_of(variant).line
+                label = f"{variant or 'no variant'}{', with its search' if scope == 'searched' else ''}"
+                colour, band = look_of(variant).colour, scope == "enumerated"
+                _staircase(panel, _profiles(part), colour, line, label, width=width, band=band)
+        panel.set(title=name, xlabel=_x_label(formation), xlim=(0, 1), ylim=window)
+        own_voltages = models.loc[models["model"] == name, "voltage_v"].to_numpy(float)
+        _note_hidden(panel, own_voltages, window)
+        if name != DFT and not len(own_voltages):
+            _say(panel, "no end members: no voltage")
+    _caption(
+        figure, level, f"{mobile} metal at its DFT energy throughout; bands: ± 1 s.d. over folds and seeds"
+    )
+    _legend(figure, panels, 3)
+    save_figure(figure, stem)
+
+
+def draw_found(formation: pd.DataFrame, hulls: pd.DataFrame, level: str, stem: Path) -> None:
+    """What each model's searches found, by composition, with the DFT energies there are."""
+    import matplotlib.pyplot as plt
+
+    searched = formation[(formation["protocol"] == SEARCH) & formation["method"].isin(METHODS)]
+    found = searched[searched["formation_mev_fu"].notna()]
+    dft = formation[formation["source"] == DFT]
+    names, variants = sorted(set(searched["model"])) or [DFT], _variants(searched) or [""]
+    shape = (len(variants), len(names))
+    size = (max(2.5 * shape[1] + 0.6, 6.4), 2.4 * shape[0] + 1.2)
+    figure, axes = plt.subplots(*shape, figsize=size, squeeze=False, sharex=True, sharey=True)
+    cells = sorted(set(found["cell"]), key=lambda cell: (len(cell), cell))
+    markers = dict(zip(cells, "osD^v<>" * (1 + len(cells) // 7), strict=False))
+    known = sorted(set(dft["cell"]))
+    anchor = dft["formation_mev_fu"].to_numpy()
+    # A hull reaches below what the search found where the charge-order stage's states lie lower.
+    lines = hulls.loc[hulls["scope"] == "searched", "formation_mev_fu"]
+    shown = np.concatenate([found["formation_mev_fu"], lines.dropna(), anchor])
+    window = _window(shown, anchor, LEAST_ENERGY)
+    for (row, column), panel in np.ndenumerate(axes):
+        variant, name = variants[row], names[column]
+        group = found[(found["model"] == name) & (found["variant"] == variant)]
+        if group.empty:
+            _say(panel, "no search")
+        for (cell, method), part in group.groupby(["cell", "method"]):
+            random = method == "random"
+            panel.scatter(
+                part["x"] + (DODGE if random else 0),
+                part["formation_mev_fu"],
+                s=13 if random else 16,
+                marker=markers[cell],
+                facecolors="none" if random else look_of(variant).colour,
+                edgecolors="0.45" if random else "none",
+                alpha=0.75,
+                lw=0.6,
+                zorder=2 if random else 3,
+                label=f"{cell} cell, {METHODS[str(method)]}",
+            )
+        panel.scatter(
+            dft["x"] - DODGE,
+            dft["formation_mev_fu"],
+            s=34,
+            marker="_",
+            color=COLOUR_DFT,
+            lw=1.2,
+            zorder=4,
+            label=f"DFT ({', '.join(known)} cell)",
+        )
+        for identity in sorted(set(group["source"])):
+            own = hulls[(hulls["source"] == identity) & (hulls["scope"] == "searched")]
+            panel.plot(own["x"], own["formation_mev_fu"], ":", color=look_of(variant).colour, lw=1)
+        panel.set_ylim(window)
+        _note_hidden(panel, group["formation_mev_fu"].to_numpy(), window)
+        panel.set_title(f"{name}, {variant or 'no variant'}", fontsize=8.5)
+        if row == shape[0] - 1:
+            panel.set_xlabel(_x_label(formation), fontsize=8)
+        if column == 0:
+            panel.set_ylabel(ENERGY_LABEL, fontsize=8)
+    pending = [cell for cell in cells if cell not in known]
+    note = (
+        "dotted: convex hull of all that enumeration and search found; DFT and random search shifted in x"
+    )
+    if pending:
+        note += f"; DFT for the {', '.join(pending)} cells is pending"
+    _caption(figure, level, note)
+    _legend(figure, axes.flat, 3)
+    save_figure(figure, stem)
+
+
+def draw_all(
+    formation: pd.DataFrame, hulls: pd.DataFrame, voltages: pd.DataFrame, *, level: str, out: Path
+) -> None:
+    """All figures of the stage; controls have their own, so that panels stay readable."""
+    style()
+    formation = formation.astype({"x": float, "formation_mev_fu": float})
+    for suffix, wanted in (("", False), ("_controls", True)):
+
+        def chosen(table: pd.DataFrame, controls: bool = wanted) -> pd.DataFrame:
+            return table[(table["source"] == DFT) | (table["variant"].isin(CONTROLS) == controls)]
+
+        part = chosen(formation)
+        if suffix and set(part["source"]) == {DFT}:
+            continue
+        draw_formation(part, chosen(hulls), level, out / f"hull{suffix}")
+        draw_voltage(part, chosen(voltages), level, out / f"voltage{suffix}")
+        if suffix:
+            write_csv(part[part["protocol"] != "search"], out / f"hull{suffix}.csv")
+            write_csv(chosen(voltages), out / f"voltage{suffix}.csv")
+    draw_found(formation, hulls, level, out / "found")
+    shown = (formation["source"] == DFT) | formation["method"].isin(METHODS)
+    write_csv(formation[shown], out / "found.csv")

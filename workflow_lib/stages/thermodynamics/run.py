@@ -1,0 +1,241 @@
+"""The thermodynamics stage: every model's hull and voltage beside DFT's.
+
+Two scopes. ``enumerated``: the charge-ordered states that DFT knows, relaxed by the model; the scores
+are taken here, because model and DFT answer for the same states. ``searched``: these and everything
+that the model's searches evaluated, larger cells included; a prediction, for which DFT energies of the
+larger cells are pending.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from workflow_lib.core.errors import UserError
+from workflow_lib.core.io import write_csv
+from workflow_lib.lattice.arrangement import StateKey
+from workflow_lib.lattice.hull import Hull, lower_hull
+from workflow_lib.lattice.redox import RedoxRule
+from workflow_lib.lattice.voltage import VoltageProfile, voltage_distance_mv, voltage_profile
+from workflow_lib.results_reading import seal
+from workflow_lib.results_schema import HEADLINE, SEARCH
+from workflow_lib.stages.thermodynamics import figures, tables
+from workflow_lib.stages.thermodynamics.scores import hull_error, step_voltage_error, summarise
+from workflow_lib.stages.thermodynamics.settings import ThermodynamicsSettings
+
+ENUMERATED, SEARCHED = "enumerated", "searched"
+IDENTITY = ["source", "model", "variant", "fold", "seed"]
+VOLTAGE_COLUMNS = [*IDENTITY, "scope", "x_low", "x_high", "voltage_v"]
+SCORES = ["hull_mae_mev_fu", "step_voltage_mae_mv", "voltage_mae_mv", "average_voltage_v"]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one model, or DFT, says: its structures, and hull and voltage of each scope.
+
+    ``structures`` has the columns of ``tables.COLUMNS`` and ``formation_mev_fu``,
+    ``above_hull_mev_fu`` and ``on_hull``, empty for structures that may not enter a hull. Without
+    both end members there is no hull, and ``status`` says so.
+    """
+
+    structures: pd.DataFrame
+    hulls: dict[str, Hull]
+    voltages: dict[str, VoltageProfile]
+    status: str
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """Columns that name this answer in every table."""
+        return {name: self.structures[name].iloc[0] for name in IDENTITY}
+
+
+@dataclass(frozen=True, slots=True)
+class Reservoir:
+    """The metal that gives and takes the mobile ion.
+
+    ``energy_ev``: eV per atom at the level of the frames, None where it is not known (no voltages);
+    ``charge``: electrons that go with one ion, its formal charge.
+    """
+
+    element: str
+    charge: int
+    energy_ev: float | None
+
+
+def analyse(
+    structures: pd.DataFrame,
+    *,
+    sites_per_fu: float,
+    reservoir: Reservoir,
+    settings: ThermodynamicsSettings,
+    where: str,
+) -> Answer:
+    """Return hulls, distances to them and voltages of one table of structures (see ``tables``).
+
+    Energies are normalised to a formula unit of ``sites_per_fu`` mobile sites. A structure of the
+    search has its formation energy and its distance to the hull in the searched scope (whose end
+    members are the lowest of enumeration and search), all others theirs in the enumerated one.
+    """
+    table = structures.reset_index(drop=True).assign(
+        formation_mev_fu=np.nan, above_hull_mev_fu=np.nan, on_hull=False
+    )
+    good = tables.usable(table, accept_unconverged=settings.accept_unconverged)
+    known = good & (table["protocol"] != SEARCH).to_numpy()
+    ends = {0.0, 1.0} - set(table.loc[known, "x"])
+    if ends:
+        missing = " and ".join(f"x = {x:g}" for x in sorted(ends))
+        return Answer(table, {}, {}, f"no usable end member at {missing}")
+    mobile = StateKey.parse(table["state_key"].iloc[0]).mobile
+    scale = 1000 * sites_per_fu
+    hulls, voltages = {}, {}
+    scopes = {ENUMERATED: known} | ({SEARCHED: good} if good.sum() > known.sum() else {})
+    for scope, rows in scopes.items():
+        part = table[rows]
+        hull = lower_hull(part["filled"], part["sites"], part["energy_ev"], mobile=mobile, where=where)
+        hulls[scope] = hull
+        if reservoir.energy_ev is not None:
+            voltages[scope] = voltage_profile(
+                hull, mobile_energy=reservoir.energy_ev, charge=reservoir.charge
+            )
+        own = (part["protocol"] == SEARCH).to_numpy() == (scope == SEARCHED)
+        table.loc[part.index[own], "formation_mev_fu"] = scale * hull.formation[own]
+        table.loc[part.index[own], "above_hull_mev_fu"] = scale * hull.above[own]
+        on_hull = np.isin(np.arange(len(part)), hull.vertices)
+        table.loc[part.index[own], "on_hull"] = on_hull[own]
+    return Answer(table, hulls, voltages, "ok")
+
+
+def score(answer: Answer, reference: Answer, charge: int) -> dict[str, object]:
+    """Return one row of ``scores.csv``: a model's enumerated hull and voltage against DFT's.
+
+    ``charge``: electrons that go with one mobile ion.
+    """
+    row: dict[str, object] = {**answer.identity, "status": answer.status}
+    row |= dict.fromkeys(["compositions", "compositions_dft", *SCORES], None)
+    inside = reference.structures["x"].between(0, 1, inclusive="neither")
+    row["compositions_dft"] = reference.structures.loc[inside, "x"].nunique()
+    known = reference.voltages.get(ENUMERATED)
+    row["average_voltage_dft_v"] = known.average if known else None
+    if not answer.hulls:
+        return row
+    enumerated = answer.structures[answer.structures["protocol"] == HEADLINE]
+    good = enumerated[enumerated["formation_mev_fu"].notna()]
+    error, compositions = hull_error(good, reference.structures)
+    row |= {
+        "compositions": compositions,
+        "hull_mae_mev_fu": error,
+        "step_voltage_mae_mv": step_voltage_error(good, reference.structures, charge),
+    }
+    if known:
+        own = answer.voltages[ENUMERATED]
+        row |= {"voltage_mae_mv": voltage_distance_mv(own, known), "average_voltage_v": own.average}
+    return row
+
+
+def _hull_rows(answer: Answer, sites_per_fu: float, accept_unconverged: bool) -> list[dict[str, object]]:
+    rows = []
+    good = tables.usable(answer.structures, accept_unconverged=accept_unconverged)
+    for scope, hull in answer.hulls.items():
+        chosen = good if scope == SEARCHED else good & (answer.structures["protocol"] != SEARCH).to_numpy()
+        part = answer.structures[chosen]
+        energies = 1000 * sites_per_fu * hull.formation_at(hull.x)
+        for vertex, x, energy in zip(hull.vertices, hull.x, energies, strict=True):
+            rows.append(
+                {
+                    **answer.identity,
+                    "scope": scope,
+                    "x": x,
+                    "formation_mev_fu": energy,
+                    "state_key": part["state_key"].iloc[vertex],
+                    "cell": part["cell"].iloc[vertex],
+                    "protocol": part["protocol"].iloc[vertex],
+                }
+            )
+    return rows
+
+
+def _voltage_rows(answer: Answer) -> list[dict[str, object]]:
+    return [
+        {**answer.identity, "scope": scope, "x_low": low, "x_high": high, "voltage_v": volts}
+        for scope, profile in answer.voltages.items()
+        for low, high, volts in zip(profile.x, profile.x[1:], profile.volts, strict=False)
+    ]
+
+
+def _reservoir(element: str, level: str, rule: RedoxRule, settings: ThermodynamicsSettings) -> Reservoir:
+    """Return the metal of the mobile ion; say on stderr where its energy at this level is not known."""
+    metal = settings.metal(element, level)
+    if metal is None:
+        print(
+            f"voltages are left out: no energy of {element} metal at {level}; add one to "
+            "thermodynamics.metals",
+            file=sys.stderr,
+        )
+    return Reservoir(element, rule.formal_charges[element], metal.energy_ev if metal else None)
+
+
+def run_thermodynamics(
+    *,
+    reference_dir: Path,
+    charge_order_dirs: Sequence[Path],
+    search_dirs: Sequence[Path],
+    rule: RedoxRule,
+    settings: ThermodynamicsSettings,
+    out: Path,
+) -> None:
+    """Write formation energies, hulls, voltages, scores and figures of DFT and all models.
+
+    ``reference_dir`` holds ``reference.csv`` and ``reference.extxyz``; each folder of
+    ``charge_order_dirs`` (named by its model) ``states.csv``; each of ``search_dirs`` ``found.csv``.
+    ``rule`` knows the charge of the mobile ion. Where ``settings`` has no energy of its metal at the level
+    of the reference, voltages are left out and one line on stderr says so. Raises UserError for missing or
+    inconsistent tables and for a reference without end members.
+    """
+    info = tables.reference_info(reference_dir)
+    sites_per_fu = info.sites_per_fu
+    dft = tables.read_reference(reference_dir)
+    reservoir = _reservoir(StateKey.parse(dft["state_key"].iloc[0]).mobile, info.level, rule, settings)
+    ask = partial(analyse, sites_per_fu=sites_per_fu, reservoir=reservoir, settings=settings)
+    reference = ask(dft, where=str(reference_dir))
+    if not reference.hulls:
+        raise UserError(f"{reference_dir}: {reference.status}; DFT must answer both end members")
+    searches = {folder.name: folder for folder in search_dirs}
+    unexamined = sorted(set(searches) - {folder.name for folder in charge_order_dirs})
+    if unexamined:
+        raise UserError(
+            f"searched but not examined: {', '.join(unexamined)}; run the charge-order stage of these first"
+        )
+    answers = []
+    for folder in sorted(charge_order_dirs, key=lambda item: item.name):
+        parts = [tables.read_charge_order(folder, dft)]
+        if folder.name in searches:
+            parts.append(tables.read_search(searches[folder.name]))
+        structures = pd.concat([part.astype(object) for part in parts], ignore_index=True)
+        structures = structures.astype({"x": float, "energy_ev": float, "filled": int, "sites": int})
+        if len(structures):
+            answers.append(ask(structures, where=folder.name))
+    everyone = [reference, *answers]
+    formation = pd.concat([a.structures.astype(object) for a in everyone], ignore_index=True)
+    formation = formation.infer_objects()  # numbers again, so that all are written alike
+    hulls = pd.DataFrame(
+        [row for a in everyone for row in _hull_rows(a, sites_per_fu, settings.accept_unconverged)]
+    )
+    voltages = pd.DataFrame([row for a in everyone for row in _voltage_rows(a)], columns=VOLTAGE_COLUMNS)
+    columns = [*IDENTITY, "status", "compositions", "compositions_dft", *SCORES, "average_voltage_dft_v"]
+    scores = pd.DataFrame([score(a, reference, reservoir.charge) for a in answers], columns=columns)
+    for name, table in (
+        ("formation", formation.drop(columns=["filled", "sites"])),
+        ("hull", hulls),
+        ("voltage", voltages),
+        ("scores", scores),
+        ("summary", summarise(scores, SCORES)),
+    ):
+        write_csv(table, out / f"{name}.csv")
+    figures.draw_all(formation, hulls, voltages, level=info.level, out=out)
+    seal(out, "thermodynamics")

@@ -1,0 +1,59 @@
+"""How far a model's hull and voltage are from DFT's."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+
+def lowest(table: pd.DataFrame) -> pd.Series:
+    """Lowest formation energy of each composition, indexed by x rounded to 9 digits."""
+    return table["formation_mev_fu"].groupby(table["x"].round(9)).min()
+
+
+def hull_error(model: pd.DataFrame, reference: pd.DataFrame) -> tuple[float | None, int]:
+    """Return the mean distance of lowest formation energies, meV per formula unit, and the number of x.
+
+    Both tables hold ``x`` and ``formation_mev_fu``, each against its own end members. Only compositions
+    between the end members count: at the ends both are zero by definition. None without any.
+    """
+    gap = (lowest(model) - lowest(reference)).dropna().abs()
+    inside = gap[(gap.index > 0) & (gap.index < 1)]
+    return (float(inside.mean()) if len(inside) else None), len(inside)
+
+
+def step_voltage_error(model: pd.DataFrame, reference: pd.DataFrame, charge: int) -> float | None:
+    """Return the mean error of the voltage steps between neighbouring compositions, in mV.
+
+    A step is the voltage between the lowest states of two neighbouring compositions that both tables
+    have, on the hull or not: V = -[E(x2) - E(x1) - (x2 - x1) E(metal)] / [z (x2 - x1)] with E per mobile
+    site. The metal drops out of the difference. Unlike the average voltage, whose error is that of the
+    end members alone, this one depends on every composition. None with fewer than two of them.
+    """
+    energies = []
+    for table in (model, reference):
+        per_site = table["energy_ev"].astype(float) / table["sites"].astype(float)
+        energies.append(per_site.groupby(table["x"].astype(float).round(9)).min())
+    gap = (energies[0] - energies[1]).dropna().sort_index()
+    if len(gap) < 2:
+        return None
+    x = gap.index.to_numpy(dtype=float)
+    return float(1000 * np.abs(np.diff(gap.to_numpy()) / np.diff(x)).mean() / charge)
+
+
+def spread(values: pd.Series) -> tuple[float, float, int]:
+    """Mean, sample standard deviation (NaN for one value) and number of finite values."""
+    known = values.dropna().astype(float)
+    deviation = float(known.std(ddof=1)) if len(known) > 1 else float("nan")
+    return (float(known.mean()) if len(known) else float("nan")), deviation, len(known)
+
+
+def summarise(scores: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    """Mean and spread of score columns over the folds and seeds of each (model, variant)."""
+    rows = []
+    for (model, variant), group in scores.groupby(["model", "variant"], sort=True, dropna=False):
+        row: dict[str, object] = {"model": model, "variant": variant}
+        for column in columns:
+            row[f"{column}_mean"], row[f"{column}_std"], row[f"{column}_count"] = spread(group[column])
+        rows.append(row)
+    return pd.DataFrame(rows)

@@ -1,0 +1,55 @@
+"""Configuration of the thermodynamics stage; free of heavy imports."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from workflow_lib.core.elements import atomic_number
+
+
+class MetalEnergy(BaseModel):
+    """The energy of one atom of a metal at one level of theory."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    element: str
+    level: str = Field(min_length=1, description="level of theory of the frames it belongs to")
+    energy_ev: float = Field(lt=0, allow_inf_nan=False, description="total energy per atom, eV")
+    source: str = Field(min_length=1, description="how it was computed, for captions")
+
+    @field_validator("element")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        atomic_number(value)
+        return value
+
+
+class ThermodynamicsSettings(BaseModel):
+    """The metal that voltages are measured against, and which relaxations count."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    metals: tuple[MetalEnergy, ...] = Field(
+        (),
+        description="energies of the metal of the mobile ion, by element and level of theory; used for "
+        "DFT and for every model. Where none fits the frames, voltages are left out",
+    )
+    accept_unconverged: bool = Field(
+        True,
+        description="let relaxations that ran out of steps into the hull (their status is in the "
+        "tables); diverged ones never enter",
+    )
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        named = [(metal.element, metal.level) for metal in self.metals]
+        for element, level in named:
+            if named.count((element, level)) > 1:
+                raise ValueError(f"metals: {element} at {level} stands twice; give one energy")
+        return self
+
+    def metal(self, element: str, level: str) -> MetalEnergy | None:
+        """Return the metal's energy at a level of theory; None where the table has none."""
+        return next((m for m in self.metals if (m.element, m.level) == (element, level)), None)

@@ -1,0 +1,118 @@
+"""Reading what the charge-order stage and the search wrote into one table of structures and energies.
+
+Columns of that table: ``source`` (trained model, or ``dft``), ``model``, ``variant``, ``fold``,
+``seed``, ``protocol`` (reference, distorted, search), ``method``, ``cell``, ``state_key``, ``x``,
+``filled`` and ``sites`` (mobile sites of the cell), ``energy_ev`` (of the cell), ``degeneracy``, ``seen``,
+``status``, ``fmax_ev_a``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from workflow_lib.core.errors import UserError
+from workflow_lib.lattice.arrangement import StateKey
+from workflow_lib.models.identity import EWALD, ModelId
+from workflow_lib.results_reading import read_table
+from workflow_lib.results_schema import DFT, DIVERGED, HEADLINE, REFERENCE, SEARCH, UNCONVERGED
+
+COLUMNS = (
+    "source",
+    "model",
+    "variant",
+    "fold",
+    "seed",
+    "protocol",
+    "method",
+    "cell",
+    "state_key",
+    "x",
+    "filled",
+    "sites",
+    "energy_ev",
+    "degeneracy",
+    "seen",
+    "status",
+    "fmax_ev_a",
+)
+
+
+def _complete(table: pd.DataFrame, name: str, protocol: str, where: Path) -> pd.DataFrame:
+    """Add identity and occupation columns; UserError where x and key disagree."""
+    model, variant, fold, seed = (name, "", None, None) if name in (DFT, EWALD) else ModelId.parse(name)
+    known = [StateKey.parse(key) for key in table["state_key"]]
+    table = table.assign(
+        source=name,
+        model=model,
+        variant=variant,
+        fold=fold,
+        seed=seed,
+        protocol=protocol,
+        cell=[item.cell for item in known],
+        filled=[item.filled for item in known],
+        sites=[item.sites for item in known],
+    )
+    wrong = np.flatnonzero(np.abs(table["filled"] / table["sites"] - table["x"]) > 1e-6)
+    if len(wrong):
+        row = table.iloc[int(wrong[0])]
+        raise UserError(
+            f"{where}: x = {row['x']} does not belong to the key {row['state_key']}; make it again"
+        )
+    table = table.assign(x=table["filled"] / table["sites"])
+    for column in COLUMNS:
+        if column not in table:
+            table[column] = None
+    return table[list(COLUMNS)]
+
+
+def read_reference(folder: Path) -> pd.DataFrame:
+    """DFT's answers: ``reference.csv`` of the charge-order stage."""
+    table = read_table("charge_order/reference", folder)
+    return _complete(table.assign(method=DFT), DFT, REFERENCE, folder)
+
+
+class ReferenceInfo(NamedTuple):
+    """``sites_per_fu``: mobile sites in one formula unit; ``level``: level of theory."""
+
+    sites_per_fu: float
+    level: str
+
+
+def reference_info(folder: Path) -> ReferenceInfo:
+    """Unit and level of the reference energies; UserError where either is not the same throughout."""
+    table = read_table("charge_order/reference", folder)
+    ratios = {
+        StateKey.parse(key).sites / units
+        for key, units in zip(table["state_key"], table["formula_units"], strict=True)
+    }
+    levels = set(table["level"])
+    if len(ratios) != 1 or len(levels) != 1:
+        raise UserError(
+            f"{folder} mixes hosts or levels of theory; one hull needs one of each: make it again"
+        )
+    return ReferenceInfo(ratios.pop(), levels.pop())
+
+
+def read_charge_order(folder: Path, reference: pd.DataFrame) -> pd.DataFrame:
+    """One model's relaxed states, with the degeneracies of the reference."""
+    table = read_table("charge_order/states", folder)
+    table = table[table["protocol"] == HEADLINE].reset_index(drop=True)
+    degeneracy = dict(zip(reference["state_key"], reference["degeneracy"], strict=True))
+    table = table.assign(degeneracy=table["state_key"].map(degeneracy), method="enumeration")
+    return _complete(table, folder.name, HEADLINE, folder)
+
+
+def read_search(folder: Path) -> pd.DataFrame:
+    """All structures that one model's searches evaluated."""
+    return _complete(read_table("search/found", folder), folder.name, SEARCH, folder)
+
+
+def usable(table: pd.DataFrame, *, accept_unconverged: bool) -> np.ndarray:
+    """Which rows may enter a hull: not diverged, energy finite, converged where demanded."""
+    barred = [DIVERGED] if accept_unconverged else [DIVERGED, UNCONVERGED]
+    energy = pd.to_numeric(table["energy_ev"], errors="coerce")
+    return (~table["status"].isin(barred) & np.isfinite(energy)).to_numpy()

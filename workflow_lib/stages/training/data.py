@@ -1,0 +1,236 @@
+"""From frames and splits to batches: sets of a fold, labels as tensors, graphs made once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from workflow_lib.core.errors import UserError
+from workflow_lib.frames.splits import SETS, SetName, Splits
+from workflow_lib.frames.subset import describe_subset, in_subset
+from workflow_lib.frames.table import Frame, read_parquet, single_reference, with_labels
+from workflow_lib.lattice.redox import Embedding, RedoxRule
+from workflow_lib.models.contract import Batch, Graph, Potential, Structure
+from workflow_lib.stages.dataset.settings import DatasetSettings
+from workflow_lib.stages.training.loss import PER_SYSTEM, Targets
+from workflow_lib.stages.training.settings import Label, LossTerm, TrainingSettings
+
+Sets = dict[SetName, list[Frame]]
+
+_SHUFFLE = 1  # keeps the random numbers of label shuffling apart from those of the batch order
+_ORDER = 2
+
+
+def load_sets(frames_path: Path, splits_path: Path, fold: int, subset: DatasetSettings | None) -> Sets:
+    """Frames of the three sets of a fold, in the order of the frame table.
+
+    ``subset``: keep only frames of its chemical subset. The validation set may be empty. Raises
+    UserError where fold, frames or sets are missing or empty, sets overlap, or levels of theory are
+    mixed.
+    """
+    chosen = Splits.load(splits_path).fold(fold)
+    wanted = {frame_id for name in SETS for frame_id in chosen.frames[name]}
+    sets: Sets = {name: [] for name in SETS}
+    found = set()
+    for frame in read_parquet(frames_path):
+        role = chosen.frame_role(frame.frame_id)
+        if role == "none":
+            continue
+        found.add(frame.frame_id)
+        if subset is None or in_subset(frame.numbers, subset):
+            sets[role].append(frame)
+    missing = sorted(wanted - found)
+    if missing:
+        raise UserError(
+            f"{frames_path} lacks {len(missing)} frames that {splits_path} names (first: "
+            f"{missing[0]}); make the dataset again"
+        )
+    for name in SETS:
+        if not sets[name] and name != "validation":
+            cause = f" in the subset ({describe_subset(subset)})" if subset else ""
+            raise UserError(f"fold {fold} of {splits_path} has no {name} frame{cause}; use more frames")
+    single_reference([frame for name in SETS for frame in sets[name]], str(frames_path))
+    return sets
+
+
+def shuffle_charge_states(sets: Sets, rule: RedoxRule, seed: int) -> Sets:
+    """The control: charge states of each training and validation frame permuted among its sites.
+
+    Test frames keep theirs. The number of sites in each state, and so neutrality, is unchanged.
+    """
+    rng = np.random.default_rng([seed, _SHUFFLE])
+
+    def shuffled(frame: Frame) -> Frame:
+        if frame.oxidation_states is None:
+            return frame
+        states = np.array(frame.oxidation_states)
+        sites = np.flatnonzero(frame.numbers == rule.redox_z)
+        states[sites] = rng.permutation(states[sites])
+        return with_labels(frame, oxidation_states=states)
+
+    return {
+        name: list(frames) if name == "test" else [shuffled(frame) for frame in frames]
+        for name, frames in sets.items()
+    }
+
+
+def to_structure(frame: Frame, rule: RedoxRule, embedding: Embedding) -> Structure:
+    """What the network sees of a frame; UserError naming a frame whose charge states are unusable."""
+    try:
+        species = rule.embed(frame.numbers, frame.oxidation_states, embedding)
+    except UserError as error:
+        raise UserError(f"frame {frame.frame_id}: {error}") from error
+    return Structure(species, np.asarray(frame.numbers), frame.positions, frame.cell)
+
+
+def label_count(frame: Frame, label: Label) -> int:
+    """Labels of a kind that a frame brings to training: 0 or 1 an energy or stress, else its atoms.
+
+    A stress that is not converged with the cut-off is no label.
+    """
+    if label == "stress":
+        return int(frame.stress is not None and frame.stress_converged)
+    if getattr(frame, label) is None:
+        return 0
+    return 1 if label in PER_SYSTEM else len(frame)
+
+
+def require_labels(frames: Sequence[Frame], terms: Sequence[LossTerm], predicts: frozenset[str]) -> None:
+    """UserError where a term of the loss has no labels to learn from, or no output to compare."""
+    for term in terms:
+        if term.label in ("magmoms", "charges") and term.label not in predicts:
+            raise UserError(
+                f"training.loss has a term for {term.label}, which this family does not predict; "
+                "remove the term from this model's training settings"
+            )
+        if sum(label_count(frame, term.label) for frame in frames) == 0:
+            what = "stress that is converged (stress_converged)" if term.label == "stress" else term.label
+            raise UserError(
+                f"training.loss has a term for {term.label}, but none of the {len(frames)} training "
+                f"frames has {what}; remove the term or add frames with it"
+            )
+
+
+def require_validation(frames: Sequence[Frame], settings: TrainingSettings) -> None:
+    """UserError where the validation set cannot do what the settings ask of it.
+
+    Weights chosen on one state are good for that state: at least three compositions must have a say.
+    """
+    if not frames and settings.scheduler.kind == "plateau":
+        raise UserError(
+            "training.scheduler is plateau, which follows the validation loss, but the validation set is "
+            "empty; raise dataset.validation_fraction or choose the cosine schedule"
+        )
+    if settings.select != "validation":
+        return
+    states = {frame.state_key or frame.group for frame in frames}
+    compositions = {composition(frame.numbers) for frame in frames}
+    if len(compositions) < 3:
+        raise UserError(
+            f"training.select is validation, but the validation set holds {len(states)} state(s) at "
+            f"{len(compositions)} composition(s) and three are the least to choose weights on; raise "
+            "dataset.validation_fraction or leave select at last"
+        )
+
+
+def composition(numbers: np.ndarray) -> tuple[tuple[int, int], ...]:
+    """Return the elements with their counts, reduced: a supercell has its unit cell's."""
+    elements, counts = np.unique(numbers, return_counts=True)
+    counts = counts // np.gcd.reduce(counts)
+    return tuple(zip(elements.tolist(), counts.tolist(), strict=True))
+
+
+def targets_of(frame: Frame, labels: Sequence[Label], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Labels of a frame as tensors, not-a-number where it has none; energies in double precision."""
+    n = len(frame)
+    shapes = {"energy": (1,), "stress": (1, 3, 3), "forces": (n, 3), "magmoms": (n,), "charges": (n,)}
+    targets: dict[str, Tensor] = {}
+    for label in labels:
+        kind = torch.float64 if label == "energy" else dtype
+        if label_count(frame, label):
+            value = torch.as_tensor(np.asarray(getattr(frame, label)), dtype=kind)
+            targets[label] = value.reshape(shapes[label])
+        else:
+            targets[label] = torch.full(shapes[label], torch.nan, dtype=kind)
+    return targets
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledGraph:
+    """One frame as the trainer holds it."""
+
+    graph: Graph
+    targets: dict[str, Tensor]
+
+
+class LabelledGraphs:
+    """Graphs and labels of a set, made once and kept in memory."""
+
+    def __init__(
+        self,
+        potential: Potential,
+        frames: Sequence[Frame],
+        graphs: Sequence[Graph],
+        labels: Sequence[Label],
+    ) -> None:
+        self.potential = potential
+        self.items = [
+            LabelledGraph(graph, targets_of(frame, labels, potential.dtype))
+            for frame, graph in zip(frames, graphs, strict=True)
+        ]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def collate(self, items: Sequence[LabelledGraph]) -> tuple[Batch, Targets]:
+        """Join frames to one batch and its labels."""
+        batch = self.potential.collate([item.graph for item in items])
+        targets: Targets = {
+            label: torch.cat([item.targets[label] for item in items]) for label in items[0].targets
+        }
+        targets["n_atoms"], targets["system"] = batch["n_atoms"], batch["system"]
+        return batch, targets
+
+    def batch(self, indices: Sequence[int]) -> tuple[Batch, Targets]:
+        """Join chosen frames."""
+        return self.collate([self.items[index] for index in indices])
+
+    def fixed_batches(self, batch_size: int) -> list[tuple[Batch, Targets]]:
+        """All frames in order, joined once: for validation, where every epoch sees the same."""
+        return [
+            self.collate(self.items[start : start + batch_size])
+            for start in range(0, len(self.items), batch_size)
+        ]
+
+
+class EpochOrder:
+    """Batches of every epoch: permutations that depend on the seed and the epoch, and nothing else.
+
+    So that a resumed run sees the batches an uninterrupted one would have seen.
+    """
+
+    def __init__(self, n_frames: int, batch_size: int, seed: int) -> None:
+        self.n_frames, self.batch_size, self.seed = n_frames, batch_size, seed
+        self.per_epoch = math.ceil(n_frames / batch_size)
+        self._epoch, self._batches = -1, list[list[int]]()
+
+    def batches(self, epoch: int) -> list[list[int]]:
+        """Return the frame indices of every batch of an epoch; the last may be smaller."""
+        order = np.random.default_rng([self.seed, _ORDER, epoch]).permutation(self.n_frames)
+        return [
+            order[start : start + self.batch_size].tolist()
+            for start in range(0, self.n_frames, self.batch_size)
+        ]
+
+    def batch(self, step: int) -> list[int]:
+        """Return the frame indices of a step, counted from 0 through all epochs."""
+        epoch, place = divmod(step, self.per_epoch)
+        if epoch != self._epoch:
+            self._epoch, self._batches = epoch, self.batches(epoch)
+        return self._batches[place]

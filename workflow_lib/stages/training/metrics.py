@@ -1,0 +1,147 @@
+"""Errors of a trained model on its three sets, with intervals, and the numbers behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from workflow_lib.frames.table import Frame
+
+if TYPE_CHECKING:
+    from workflow_lib.models.trained import Prediction
+
+RESAMPLES = 1000
+INTERVAL = (2.5, 97.5)
+"""Percentiles of the bootstrap interval (95 %)."""
+
+PER_ATOM = ("magmoms", "charges")
+REPORTED = {
+    "energy": ("meV/atom", 1e3),
+    "forces": ("meV/A", 1e3),
+    "stress": ("meV/A^3", 1e3),
+    "magmoms": ("muB", 1.0),
+    "magmoms_redox": ("muB", 1.0),
+    "charges": ("e", 1.0),
+    "charges_redox": ("e", 1.0),
+}
+"""Unit and factor of each label in the metrics table; ``_redox`` is the redox sites alone."""
+
+COLUMNS = ("frame_id", "state", "set", "kind", "label", "atom", "component", "redox", "dft", "model")
+
+
+def parity_table(
+    sets: Mapping[str, tuple[Sequence[Frame], Sequence[Prediction]]],
+    redox_z: int,
+    untrained: Collection[str] = (),
+) -> pd.DataFrame:
+    """One row a number that both DFT and the model give.
+
+    ``untrained``: labels left out, since no loss term has reached the head that gives them.
+
+    Columns: frame_id, state (key of its arrangement, else its group), set, kind, label, atom (-1: whole
+    cell), component (x, y, z, xx..., or empty), redox (whether the atom is a redox site), dft, model.
+    Energies are in eV/atom, forces in eV/A, stress in eV/A^3, moments (magnitudes) in muB, charges in e.
+    """
+    parts = [
+        part
+        for name, (frames, predictions) in sets.items()
+        for frame, prediction in zip(frames, predictions, strict=True)
+        for part in _rows(frame, prediction, name, redox_z)
+        if part["label"].iloc[0] not in untrained
+    ]
+    table = pd.concat(parts, ignore_index=True)
+    return table[list(COLUMNS)]
+
+
+def _rows(frame: Frame, prediction: Prediction, name: str, redox_z: int) -> Iterator[pd.DataFrame]:
+    n, site = len(frame), np.asarray(frame.numbers) == redox_z
+
+    def rows(
+        label: str, dft: np.ndarray, model: np.ndarray, atom: np.ndarray, component: Sequence[str]
+    ) -> pd.DataFrame:
+        return pd.DataFrame(
+            {
+                "frame_id": frame.frame_id,
+                "state": frame.state_key or frame.group,
+                "set": name,
+                "kind": frame.kind,
+                "label": label,
+                "atom": atom,
+                "component": component,
+                "redox": np.where(atom >= 0, site[atom], False),
+                "dft": np.ravel(dft).astype(float),
+                "model": np.ravel(model).astype(float),
+            }
+        )
+
+    whole, each = np.array([-1]), np.arange(n)
+    energies = np.array([frame.energy]) / n, np.array([prediction.energy]) / n
+    yield rows("energy", *energies, whole, [""])
+    if frame.forces is not None:
+        yield rows("forces", frame.forces, prediction.forces, np.repeat(each, 3), ["x", "y", "z"] * n)
+    if frame.stress is not None and frame.stress_converged and prediction.stress is not None:
+        upper = np.triu_indices(3)
+        names = [f"{'xyz'[i]}{'xyz'[j]}" for i, j in zip(*upper, strict=True)]
+        yield rows("stress", frame.stress[upper], prediction.stress[upper], np.repeat(whole, 6), names)
+    for label in PER_ATOM:
+        dft, model = getattr(frame, label), getattr(prediction, label)
+        if dft is None or model is None:
+            continue
+        if label == "magmoms":  # magnitudes: see loss.residuals
+            dft, model = np.abs(dft), np.abs(model)
+        yield rows(label, dft, model, each, [""] * n)
+
+
+def metrics_table(parity: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """Return MAE and RMSE by set, kind of frame and label, with 95 % bootstrap intervals over states.
+
+    Columns: set, kind (``all`` and each kind), label, metric, value, low, high, count, states, unit.
+    States are resampled whole, with all their frames: neither the numbers of one frame nor the
+    frames of one state are independent. With fewer than three states there is no interval.
+    """
+    redox = parity[parity["redox"] & parity["label"].isin(PER_ATOM)]
+    redox = redox.assign(label=redox["label"] + "_redox")
+    table = pd.concat([parity, redox], ignore_index=True)
+    table["absolute"] = (table["model"] - table["dft"]).abs()
+    table["square"] = table["absolute"] ** 2
+    rows = []
+    for name in table["set"].unique():
+        in_set = table[table["set"] == name]
+        for kind in ("all", *sorted(in_set["kind"].unique())):
+            of_kind = in_set if kind == "all" else in_set[in_set["kind"] == kind]
+            for label, (unit, factor) in REPORTED.items():
+                chosen = of_kind[of_kind["label"] == label]
+                if chosen.empty:
+                    continue
+                # The same seed for each cell of the table: adding a set changes no other interval.
+                rng = np.random.default_rng(seed)
+                for metric, value, low, high in _bootstrap(chosen, rng):
+                    rows.append(
+                        {
+                            **{"set": name, "kind": kind, "label": label, "metric": metric},
+                            **{"value": factor * value, "low": factor * low, "high": factor * high},
+                            **{"count": len(chosen), "states": chosen["state"].nunique(), "unit": unit},
+                        }
+                    )
+    return pd.DataFrame(rows)
+
+
+def _bootstrap(rows: pd.DataFrame, rng: np.random.Generator) -> Iterator[tuple[str, float, float, float]]:
+    """Yield MAE and RMSE with the bounds of their intervals."""
+    states = rows.groupby("state", sort=True).agg(
+        absolute=("absolute", "sum"), square=("square", "sum"), count=("absolute", "size")
+    )
+    absolute, square = states["absolute"].to_numpy(), states["square"].to_numpy()
+    count = states["count"].to_numpy()
+    drawn = rng.integers(0, len(states), (RESAMPLES, len(states)))
+    totals = count[drawn].sum(axis=1)
+    for metric, value, sample in (
+        ("mae", absolute.sum() / count.sum(), absolute[drawn].sum(axis=1) / totals),
+        ("rmse", np.sqrt(square.sum() / count.sum()), np.sqrt(square[drawn].sum(axis=1) / totals)),
+    ):
+        # One or two states say nothing about their own spread.
+        low, high = np.percentile(sample, INTERVAL) if len(states) > 2 else (np.nan, np.nan)
+        yield metric, float(value), float(low), float(high)

@@ -1,0 +1,227 @@
+"""From frames and splits to one trained model with its history, errors and figures."""
+
+from __future__ import annotations
+
+import resource
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pandas as pd
+from ase.formula import Formula
+from pydantic import BaseModel
+
+from workflow_lib.core.elements import SYMBOLS
+from workflow_lib.core.io import atomic_path, write_csv, write_json
+from workflow_lib.core.locks import alone
+from workflow_lib.frames.table import frame_to_atoms
+from workflow_lib.lattice.redox import RedoxRule
+from workflow_lib.models.identity import variant_of
+from workflow_lib.models.registry import FAMILIES
+from workflow_lib.models.species import species_alphabet
+from workflow_lib.models.trained import TrainedModel, species_to_card
+from workflow_lib.results_reading import seal
+from workflow_lib.stages.dataset.settings import DatasetSettings
+from workflow_lib.stages.training.checkpoint import CheckpointStore, frames_checksum, training_code
+from workflow_lib.stages.training.data import (
+    SetName,
+    Sets,
+    label_count,
+    load_sets,
+    require_labels,
+    require_validation,
+    shuffle_charge_states,
+    to_structure,
+)
+from workflow_lib.stages.training.figures import learning_figure, parity_figure
+from workflow_lib.stages.training.fit import fit, prepare, reproducible
+from workflow_lib.stages.training.metrics import metrics_table, parity_table
+from workflow_lib.stages.training.recorder import Record
+from workflow_lib.stages.training.settings import UNITS, Label, TrainingSettings
+
+
+def train(
+    *,
+    frames_path: str | Path,
+    splits_path: str | Path,
+    name: str,
+    family: str,
+    init: str,
+    hyperparameters: BaseModel,
+    settings: TrainingSettings,
+    variant: str,
+    fold: int,
+    seed: int,
+    rule: RedoxRule,
+    out: str | Path,
+    checkpoints: str | Path,
+    threads: int,
+    dataset: DatasetSettings,
+) -> None:
+    """Train one model and write its folder.
+
+    Writes model.safetensors, card.json, history.csv, metrics.csv, parity.parquet, labels.json,
+    timings.json, and learning and parity as SVG, PNG and CSV, to ``out``. Goes on from the newest
+    checkpoint under ``checkpoints`` that belongs to exactly this data, configuration and code, to
+    the same numbers as without interruption. Raises UserError for data that cannot train this
+    model. A loss that is not finite ends the training; the weights that counted before it are kept,
+    and card and metrics say ``diverged``.
+    """
+    out, meaning = Path(out), variant_of(variant)
+    subset = dataset if meaning.dataset == "subset" else None
+    sets = load_sets(Path(frames_path), Path(splits_path), fold, subset)
+    require_validation(sets["validation"], settings)
+    require_labels(sets["train"], settings.loss, FAMILIES[family].predicts)
+    if meaning.shuffled:
+        sets = shuffle_charge_states(sets, rule, seed)
+    structures = {
+        name: [to_structure(frame, rule, meaning.embedding) for frame in frames]
+        for name, frames in sets.items()
+    }
+    everything = [frame for frames in sets.values() for frame in frames]
+    species = species_alphabet(
+        rule, {int(z) for frame in everything for z in frame.numbers}, meaning.embedding
+    )
+    # Not the variant's name: where full and subset are the same frames, the second of two equal
+    # variants finds the first one's finished training.
+    identity = {
+        **{"family": family, "init": init, "embedding": meaning.embedding, "seed": seed},
+        "hyperparameters": hyperparameters.model_dump(),
+        "settings": settings.model_dump(exclude={"checkpoint_every_s"}),
+        "rule": rule.model_dump(),
+        "data": {name: frames_checksum(frames) for name, frames in sets.items()},
+        **{"threads": threads, "code": training_code(family)},
+    }
+    store = CheckpointStore(Path(checkpoints), identity)
+    with alone(store.folder, "training"), reproducible(threads):
+        potential = FAMILIES[family].load().build(hyperparameters, species, init=init, seed=seed)
+        learned: tuple[SetName, ...] = ("train", "validation")
+        graphs = {part: [potential.graph(item) for item in structures[part]] for part in learned}
+        prepare(potential, sets["train"], graphs["train"], init=init, settings=settings)
+        title = f"{name} {variant}"
+        record = fit(potential, sets, graphs, settings, seed=seed, store=store, title=title)
+        potential.load_state_dict(record.kept)
+        card = {"name": name, "variant": variant, "fold": fold, "seed": seed}
+        card |= {key: identity[key] for key in ("family", "init", "hyperparameters")}
+        card |= {
+            "species": species_to_card(species),
+            "redox_embedding": meaning.embedding,
+            "redox": rule.model_dump(),
+            "energy_reference": everything[0].energy_reference,
+            "status": record.status,
+            "training": _course(identity, settings, meaning.dataset, sets, record)
+            | {
+                "parameters": sum(p.numel() for p in potential.parameters()),
+                "species_energies_ev": {
+                    SYMBOLS[z]: float(potential.reference_energies[z]) for z in species.labels
+                },
+            },
+        }
+        TrainedModel(potential, card).save(out)
+        _write_results(out, sets, record, settings, rule, seed)
+        seal(out, "train", source=out.name)
+
+
+def _course(
+    identity: dict[str, Any], settings: TrainingSettings, dataset: str, sets: Sets, record: Record
+) -> dict[str, Any]:
+    """What the card says about the training."""
+    return {
+        **{key: identity[key] for key in ("settings", "data", "code", "threads")},
+        "dataset": dataset,
+        "epochs": record.history[-1]["epoch"],
+        "steps": record.history[-1]["step"],
+        "kept_epoch": record.kept_epoch,
+        "kept_validation_loss": record.kept_loss,
+        "trained_on": sorted(
+            {
+                term.label
+                for term in settings.loss
+                if record.used and any(used[term.label] for used in record.used)
+            }
+        ),
+        "frames": {name: len(frames) for name, frames in sets.items()},
+        "states": {
+            name: sorted({frame.state_key or frame.group for frame in frames})
+            for name, frames in sets.items()
+        },
+    }
+
+
+def _write_results(
+    out: Path, sets: Sets, record: Record, settings: TrainingSettings, rule: RedoxRule, seed: int
+) -> None:
+    """Everything beside the model; predictions come from the model as it stands on disk."""
+    model = TrainedModel.load(out)
+    stress = any(label_count(frame, "stress") for frames in sets.values() for frame in frames)
+    predictions = {
+        name: model.predict([frame_to_atoms(frame) for frame in frames], stress=stress)
+        for name, frames in sets.items()
+        if frames
+    }
+    heads = set() if model.card["init"] == "pretrained" else {"magmoms", "charges"}
+    parity = parity_table(
+        {name: (sets[name], predictions[name]) for name in predictions},
+        rule.redox_z,
+        untrained=heads - {term.label for term in settings.loss},
+    )
+    metrics = metrics_table(parity, seed)
+    metrics["status"] = record.status
+    with atomic_path(out / "parity.parquet") as temporary:
+        parity.to_parquet(temporary, index=False, compression="zstd")
+    write_csv(metrics, out / "metrics.csv")
+    history = pd.DataFrame(record.history)
+    first = ["epoch", "step", "learning_rate", "train_loss", "validation_loss"]
+    history = history.reindex(columns=[*first, *(c for c in history.columns if c not in first)])
+    write_csv(history, out / "history.csv")
+    write_json(out / "labels.json", _labels(sets, record, settings))
+    write_json(
+        out / "timings.json",
+        {
+            "seconds_per_epoch": _seconds_per_epoch(record),
+            "seconds_training": float(np.sum(record.seconds)),
+            "epochs": record.history[-1]["epoch"],
+            "parameters": model.card["training"]["parameters"],
+            "train_frames": len(sets["train"]),
+            "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        },
+    )
+    title = f"{model.card['name']}, {model.card['variant']}"
+    if record.status == "diverged":
+        title += f" (diverged in epoch {record.history[-1]['epoch']:g})"
+    learning_figure(history, record.kept_epoch, title, out / "learning")
+    formulas = {
+        frame.frame_id: Formula.from_list([SYMBOLS[int(z)] for z in sorted(frame.numbers)]).format("hill")
+        for frames in sets.values()
+        for frame in frames
+    }
+    parity_figure(parity, metrics, formulas, title, out / "parity")
+
+
+def _seconds_per_epoch(record: Record) -> float | None:
+    """Return the median over the rows of the history; None for a model that was not trained."""
+    epochs = np.diff([row["epoch"] for row in record.history])
+    return float(np.median(np.array(record.seconds) / epochs)) if record.seconds else None
+
+
+def _labels(sets: Sets, record: Record, settings: TrainingSettings) -> dict[str, Any]:
+    """Labels that stand in the sets, and those that the steps of each epoch really used."""
+    labels: tuple[Label, ...] = get_args(Label)
+    return {
+        "note": "used_per_epoch is counted inside the training steps between two rows of the history (an "
+        "epoch unless validate_every or max_steps say otherwise); frames for energy and stress, atoms for "
+        "the others",
+        "epochs": record.history[-1]["epoch"],
+        "labels": {
+            label: {
+                "unit": UNITS[label],
+                "in_loss": any(term.label == label for term in settings.loss),
+                "used_per_epoch": sorted({used.get(label, 0) for used in record.used}),
+                "available": {
+                    name: sum(label_count(frame, label) for frame in frames)
+                    for name, frames in sets.items()
+                },
+            }
+            for label in labels
+        },
+    }

@@ -1,0 +1,54 @@
+"""What a rule's command runs: the modules that its function imports, found in the source.
+
+``python -m workflow_lib charge-order`` calls the function ``charge_order`` of a file in ``cli/``. Its
+own import statements are where the code of the command begins. How the configuration is read
+(``config.py``) is left out: what a rule takes from it is in the rule's parameters, resolved. The
+function itself counts too: what it passes on decides the result.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from functools import cache
+
+from workflow_lib.core.code import PACKAGE, ROOT, code_checksum
+
+
+@cache
+def _functions() -> dict[str, ast.FunctionDef]:
+    """Return the commands' functions by name: those of ``cli/`` that carry a decorator."""
+    found: dict[str, ast.FunctionDef] = {}
+    for file in sorted((ROOT / "cli").glob("*.py")):
+        for node in ast.parse(file.read_text()).body:
+            if isinstance(node, ast.FunctionDef) and node.decorator_list:
+                if node.name in found:
+                    raise ValueError(f"two functions of {PACKAGE}/cli are named {node.name!r}")
+                found[node.name] = node
+    return found
+
+
+def _function(command: str) -> ast.FunctionDef:
+    """Return the function of a command; ValueError for a command that no function is named after."""
+    function = _functions().get(command.replace("-", "_"))
+    if function is None:
+        raise ValueError(f"no function of {PACKAGE}/cli is named after the command {command!r}")
+    return function
+
+
+def command_modules(command: str) -> list[str]:
+    """Return the modules of this package that a command imports directly, sorted."""
+    modules = {
+        node.module
+        for node in ast.walk(_function(command))
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(f"{PACKAGE}.")
+    }
+    return sorted(modules - {f"{PACKAGE}.config"})
+
+
+@cache
+def code_of(command: str, *more: str) -> str:
+    """Return the checksum of a command's code and of ``more`` modules that it loads by name."""
+    modules = code_checksum(*command_modules(command), *more)
+    statements = ast.Module(_function(command).body[1:], type_ignores=[])  # after the docstring
+    return hashlib.sha256(f"{modules} {ast.dump(statements)}".encode()).hexdigest()[:16]

@@ -1,0 +1,139 @@
+"""Who works on a results folder: one Snakemake at a time, and no jobs of a killed one beside it.
+
+Snakemake's own lock is a file that outlives a kill and is then removed by hand (``--unlock``), also
+by mistake. The one here ends with its process. Jobs on a SLURM cluster do not: those that a killed
+run left behind are cancelled before its successor starts any.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from workflow_lib.core.errors import UserError
+from workflow_lib.core.io import atomic_path
+from workflow_lib.core.locks import folder_lock
+
+WAIT = 300.0  # s until cancelled jobs must be gone: checkpoints are written, nodes cleaned up
+POLL = 2.0  # s
+ANSWER = 60.0  # s that one question to SLURM may take
+# States of squeue in which a job does nothing any more; in all others it may still write files.
+ENDED = {
+    *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY"),
+    *("PREEMPTED", "REVOKED", "TIMEOUT"),
+}
+
+_held = ExitStack()  # the lock, as long as this process lives; jobs do not inherit it (close-on-exec)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def own_run(
+    results: Path, run_id: str | None, *, say: Callable[[str], None] = _say, wait: float = WAIT
+) -> None:
+    """Make this process the only one that works on the folder ``results``, until it ends.
+
+    ``run_id`` is the name that this call's jobs will have on the SLURM cluster, None where it submits
+    none. Cancels the jobs that earlier calls left there and waits up to ``wait`` s for their end.
+    Raises UserError where another process works on the folder, or where such jobs do not end.
+    """
+    _held.enter_context(folder_lock(results / ".run" / "lock", 0, say, "snakemake"))
+    record = results / ".run" / "slurm"
+    earlier = record.read_text().split() if record.exists() else []
+    if earlier and run_id is None and jobs_at_work(earlier)[0] is None:
+        # Once worked on by a cluster, now on a machine without one.
+        say(f"SLURM does not answer here; if jobs of an earlier call work on {results}, cancel them there")
+    elif earlier:
+        end_jobs(earlier, say, wait)
+        earlier = []
+    # Written before the first job is submitted: whenever this process is killed, its jobs are known.
+    with atomic_path(record) as temporary:
+        temporary.write_text("".join(f"{name}\n" for name in [*earlier, run_id] if name))
+
+
+def end_jobs(names: Sequence[str], say: Callable[[str], None], wait: float) -> None:
+    """Cancel this user's SLURM jobs of these names; returns when none of them is at work any more.
+
+    Cancelled jobs get SIGTERM and some time (KillWait) to store what they have. Raises UserError if
+    some are left after ``wait`` s, or SLURM does not answer.
+    """
+    deadline = time.monotonic() + wait
+    found: set[str] = set()
+    cancelled: set[str] = set()
+    silent = False
+    while True:
+        jobs, trouble = jobs_at_work(names)
+        if jobs is None and not silent:
+            silent = True
+            say(f"{trouble}; asking again for jobs that an earlier call left behind, {wait:g} s at most")
+        elif jobs:
+            found |= jobs.keys()
+            trouble = f"still there: {_listing(jobs)}"
+            # Not twice: a second SIGTERM may cut off what the first one has stored.
+            new = {j: t for j, t in jobs.items() if j not in cancelled and not t.startswith("COMPLETING")}
+            if new:
+                say(f"cancelling jobs that an earlier call left on the cluster: {_listing(new)}")
+                code, _, error = _slurm("scancel", *new)
+                # One that ended by itself meanwhile is no failure: the next look tells.
+                cancelled |= new.keys() if code == 0 else set()
+                trouble = error or trouble
+        elif jobs is not None:
+            if found:
+                say(
+                    f"jobs {', '.join(sorted(found, key=_number))} of the earlier call have ended; going on"
+                )
+            return
+        if time.monotonic() >= deadline:
+            raise UserError(
+                f"jobs of an earlier call may still be at work after {wait:g} s ({trouble}); end them "
+                f"(squeue --me --name={','.join(names)}), then run the same command again"
+            )
+        time.sleep(POLL)
+
+
+def jobs_at_work(names: Iterable[str]) -> tuple[dict[str, str] | None, str]:
+    """State and comment (rule and wildcards) by ID of this user's jobs of these names that may write files.
+
+    None, and what is wrong, where SLURM does not answer.
+    """
+    code, rows, error = _slurm(
+        *("squeue", "--noheader", "--states=all", "--format=%i %T %k"),
+        *(f"--user={os.getuid()}", f"--name={','.join(names)}"),
+    )
+    if code != 0:
+        return None, error or "squeue failed"
+    jobs = [row.split(maxsplit=1) for row in rows.splitlines()]
+    return {job: text for job, text in jobs if text.split()[0] not in ENDED}, ""
+
+
+def _listing(jobs: dict[str, str]) -> str:
+    return ", ".join(f"{job} {jobs[job].strip()}" for job in sorted(jobs, key=_number))
+
+
+def _number(job: str) -> tuple[int, str]:
+    return len(job), job
+
+
+def _slurm(*command: str) -> tuple[int, str, str]:
+    """Exit status, output and the last line of the errors of one of SLURM's programs."""
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            timeout=ANSWER,
+        )
+    except FileNotFoundError:
+        return 127, "", f"{command[0]} not found"
+    except subprocess.TimeoutExpired:
+        return 124, "", f"{command[0]} does not answer"
+    return done.returncode, done.stdout, (done.stderr.strip().splitlines() or [""])[-1]
