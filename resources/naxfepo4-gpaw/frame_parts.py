@@ -69,6 +69,8 @@ def cell_paths(store: Store, _model: Path | None) -> Iterator[Calculation]:
             calculation = record.calculation
             if len(frame) != len(calculation) or (frame.numbers != calculation.numbers).any():
                 continue
+            if frame.magmoms is None or frame.fmax is None:
+                continue
             iron = frame.numbers == 26
             states = np.where(iron, np.where(frame.magmoms < 4.0, 2, 3), 0)
             near = np.abs(frame.positions - np.array(record.frames[-1]["positions"])).max() < 0.6
@@ -79,8 +81,8 @@ def cell_paths(store: Store, _model: Path | None) -> Iterator[Calculation]:
     for key, frames in sorted(by_state.items()):
         if key not in relaxed or relaxed[key].calculation.orbital != earlier[key].calculation.orbital:
             continue
-        frames.sort(key=lambda frame: frame.fmax)
-        far = [f for f in frames if f.fmax > 0.3] or frames
+        frames.sort(key=_fmax)
+        far = [f for f in frames if _fmax(f) > 0.3] or frames
         chosen = [far[i] for i in np.linspace(0, len(far) - 1, min(PATH_FRAMES, len(far))).astype(int)]
         yield again(
             relaxed[key],
@@ -92,6 +94,11 @@ def cell_paths(store: Store, _model: Path | None) -> Iterator[Calculation]:
             series=[f.positions.tolist() for f in chosen],
             series_cells=[f.cell.tolist() for f in chosen],
         )
+
+
+def _fmax(frame: Frame) -> float:
+    assert frame.fmax is not None
+    return frame.fmax
 
 
 def cell_others(store: Store, _model: Path | None) -> Iterator[Calculation]:
@@ -126,7 +133,8 @@ def cell_same_positions(store: Store, _model: Path | None) -> Iterator[Calculati
     ]
     for pair in sorted(pairs, key=lambda pair: abs(ends[pair[0]]["energy"] - ends[pair[1]]["energy"])):
         for key, against in (pair, pair[::-1]):
-            series, cells = [], []
+            series: list[list] = []
+            cells: list[list] = []
             for way in (0.25, 0.5):
                 for name, into in (("positions", series), ("cell", cells)):
                     one, other = (np.array(ends[which][name]) for which in (key, against))

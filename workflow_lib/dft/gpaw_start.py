@@ -83,7 +83,7 @@ def density_of(
 ) -> dict[str, np.ndarray]:
     """What a file keeps: density of the pseudo valence electrons, PAW matrices, the state.
 
-    And what was learned of the turns of its orbitals (:mod:`workflow_lib.dft.orbital_turning`).
+    And what was learned of the turns of its orbitals, see the module ``orbital_turning``.
     """
     density = dft.density
     return {
