@@ -10,12 +10,12 @@ from ase.build import bulk
 from ase.calculators.calculator import Calculator, all_changes
 from ase.calculators.emt import EMT
 from ase.stress import voigt_6_to_full_3x3_stress
-from ase.units import GPa
+from ase.units import Bohr, GPa, Ha
 
 from workflow_lib.dft.calculation import Calculation
 from workflow_lib.dft.engines.gpaw import engine as gpaw_engine
 from workflow_lib.dft.engines.gpaw import hessian
-from workflow_lib.dft.engines.gpaw.start import keep, kept, resampled, symmetry_input
+from workflow_lib.dft.engines.gpaw.start import even_grid, keep, kept, resampled, symmetry_input
 from workflow_lib.dft.level import Level
 from workflow_lib.dft.store import Store
 from workflow_lib.dft.symmetry import operations
@@ -57,6 +57,21 @@ def test_a_calculation_knows_where_to_look_for_a_density(half, tmp_path):
     engine = gpaw_engine.SteeredGPAW(half, None, None, tmp_path)
     assert [path.stem for path in engine._densities()] == [half.digest, "d", "s"]
     assert gpaw_engine.SteeredGPAW(half, None, None)._densities() == []
+
+
+def test_grids_are_even_and_as_fine_as_those_of_gpaw():
+    pytest.importorskip("gpaw", reason="run make dft-setup")
+    from gpaw.utilities.gpts import get_number_of_grid_points
+
+    for edges in ((9.913, 5.914, 4.86), (10.24, 6.1065, 4.939), (10.61, 6.31, 5.02)):
+        cell = np.diag(edges)
+        for cutoff in (500.0, 800.0, 900.0):
+            mode = SimpleNamespace(name="pw", ecut=cutoff / Ha)
+            theirs = get_number_of_grid_points(cell / Bohr, mode=mode, realspace=False)
+            ours = np.array(even_grid(cell, cutoff))
+            assert (ours % 2 == 0).all()
+            assert ((theirs <= ours) & (ours <= 1.1 * theirs)).all()
+            assert (ours[theirs % 2 == 0] == theirs[theirs % 2 == 0]).all()
 
 
 def test_operations_are_told_in_the_convention_of_gpaw(half, host):

@@ -24,6 +24,7 @@ from workflow_lib.dft.engines.gpaw.start import (
     LOW_CUTOFF,
     WORTH_IT,
     carried,
+    even_grid,
     keep,
     kept,
     restore,
@@ -127,7 +128,9 @@ class SteeredGPAW(Calculator):
         """What GPAW is told at a cut-off (eV) but for the mixer; ``suffix`` tells its texts apart."""
         level = self.calculation.level
         text = None if self.text is None else str(self.text).removesuffix(".txt") + f"{suffix}.txt"
-        return {
+        # The first level's frames, at Gamma, are of GPAW's own grids.
+        grid = {"gpts": even_grid(atoms.cell[:], cutoff)} if level.shifted else {}
+        return grid | {
             "mode": {"name": "pw", "ecut": cutoff},
             "xc": level.functional,
             "kpts": {"size": level.kpoints} | ({} if level.shifted else {"gamma": True}),
