@@ -26,7 +26,6 @@ from workflow_lib.dft.store import Store
 ORDER = (
     "truth_cells",
     "cell_sodium",
-    "levels",
     "cell_orbitals",
     "cell_lower",
     "cell_magnetism",
@@ -38,6 +37,7 @@ ORDER = (
     "lithium_strains",
     "cell_others",
     "cell_noise",
+    "levels",
     "cell_same_positions",
 )
 STARTED = ("truth_cells", "levels", "lithium_states", "cell_others")
