@@ -16,12 +16,14 @@ run: .venv/installed
 	@$(BIN)/workflow-lib check --config "$(CONFIG)"
 	@$(BIN)/snakemake --configfile "$(CONFIG)" --cores $(CORES)
 
-# Snakemake's own report, made anew only when a result is newer than it.
+# Snakemake's own report, made again only if a result is newer than the report.
 report: .venv/installed
 	@$(BIN)/workflow-lib report --config "$(CONFIG)"
 
+# Two processes of one thread each: more would need more memory than a laptop has.
+TEST_PROCESSES ?= 2
 test: .venv/installed
-	@$(BIN)/python -m pytest
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup
 
 # Recomputes one stored frame of each kind with GPAW; DFT=quick takes only the smallest.
 test-dft: .venv/gpaw
@@ -71,7 +73,7 @@ dft-setup: .venv/gpaw
 	@GPAW_CONFIG=$(CURDIR)/envs/gpaw-siteconfig.py $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c envs/requirements.lock -r envs/requirements-dft.lock
 	@touch $@
 
-# SLURM for its test: installed where this is root's business, and started once to see that it can be.
+# SLURM for its tests: installed if run as root, and started once to check that it works.
 SLURM_PACKAGES = slurmctld slurmd munge
 slurm-setup: .venv/installed
 	@PATH="$$PATH:/usr/sbin:/sbin"; \
@@ -81,6 +83,6 @@ slurm-setup: .venv/installed
 	found || { echo "The SLURM test needs slurmctld, slurmd and munge: on Debian and Ubuntu run 'sudo apt-get install $(SLURM_PACKAGES)'" >&2; exit 2; }
 	@$(BIN)/python tests/slurm/cluster.py true
 
-# One run's folder, found through its configuration; nothing that a run did not make.
+# Removes the folder of one run, found through its configuration, and nothing that a run did not make.
 clean: .venv/installed
 	@$(BIN)/workflow-lib clean --config "$(CONFIG)"

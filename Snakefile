@@ -22,12 +22,12 @@ from workflow_lib.workflow.run_folder import old_folders
 from workflow_lib.workflow.run_owner import own_run
 from workflow_lib.workflow.slurm_outage import keep_jobs
 
-# Jobs run the Python that runs Snakemake, also where its environment is not activated.
+# Jobs run the Python that runs Snakemake, even if its environment is not activated.
 os.environ["PATH"] = os.pathsep.join(
     [str(Path(sys.executable).parent), os.environ["PATH"]]
 )
 
-# Snakemake's own repeats a failed job's log whole, however long it is.
+# Snakemake's own function repeats the whole log of a failed job, however long it is.
 snakemake.logging.show_logs = last_lines
 
 if not workflow.configfiles:
@@ -52,17 +52,17 @@ SEARCHED = [str(m) for m in CFG.trained(controls=False)]
 
 
 def adapter_of(model):
-    """The module that runs a model's network: it is loaded by name, which no import shows."""
+    """Return the module that runs a model's network; it is loaded by name, which no import shows."""
     return FAMILIES[CFG.model(TRAINED[model].name).family].module
 
 
 def settings_of(*sections):
-    """The sections a rule depends on, so that only rules which read a changed key run again."""
+    """Return the sections a rule depends on, so that only rules which read a changed key run again."""
     return {s: json.loads(CFG.model_dump_json(include={s}))[s] for s in sections}
 
 
 def described():
-    """What the captions call things: host, couple and level of this run, never those of the demo."""
+    """Return the names for captions: host, redox couple and level of this run, never those of the demo."""
     try:
         host = read_json(CFG.host)
         names = {"host": host["name"], "mobile": host["mobile"]}
@@ -74,16 +74,16 @@ def described():
 
 
 def names_of(outputs):
-    """Outputs of another rule by name alone, for rules that collect from all models.
+    """Return the outputs of another rule as plain names, for rules that collect from all models.
 
-    Where one input of a rule is another rule's output itself, Snakemake hashes every list of inputs
-    once for each file in it: planning 10,000 jobs took three times as long.
+    If an input of a rule is another rule's output object, Snakemake hashes every list of inputs once
+    for each file in it: planning 10,000 jobs took three times as long.
     """
     return expand(outputs)
 
 
 def gpus(wildcards):
-    """GPUs of a job that trains a model: a request follows from the configuration alone.
+    """Return the number of GPUs of a job that trains a model, from the configuration alone.
 
     Never more than one: SLURM would start a job of two GPUs once per GPU.
     """
@@ -93,7 +93,7 @@ def gpus(wildcards):
 DESCRIBED = described()
 
 
-# Snakemake calls this in the main process alone (jobs get --no-hooks), before it starts any job.
+# Snakemake calls this only in the main process (jobs get --no-hooks), before it starts any job.
 onstart:
     try:
         require_own(RUN)
@@ -102,8 +102,8 @@ onstart:
         # A SLURM executor names its jobs by this ID; the others have none.
         own_run(Path(RUN), getattr(workflow.scheduler._executor, "run_uuid", None))
         keep_jobs(workflow.scheduler._executor)
-        # The commands read the resolved configuration from a file. It is no rule's output: a rule that
-        # ran whenever any key changed would keep Snakemake from seeing whose keys did.
+        # The commands read the resolved configuration from a file. It is not the output of a rule: such
+        # a rule would run whenever any key changed, and Snakemake could not see which rules' keys did.
         with atomic_path(CONFIG) as temporary:
             temporary.write_text(CFG.model_dump_json(indent=2) + "\n")
     except (UserError, OSError) as error:
@@ -128,12 +128,14 @@ include: "rules/dft.smk"
 include: "rules/thermodynamics.smk"
 include: "rules/embedding.smk"
 include: "rules/comparison.smk"
+include: "rules/checks.smk"
 
 
 rule all:
     default_target: True
     input:
         rules.comparison.output,
+        rules.checks.output,
         rules.dataset.output,
         rules.charge_order_overview.output,
         rules.charge_order_identical.output if CFG.charge_order.identical_atoms else [],

@@ -108,11 +108,11 @@ class Case:
         return TrainingSettings.model_validate(self.settings)
 
     def weight(self, label: str) -> float:
-        """Weight of a label in the loss."""
+        """Return the weight of a label in the loss."""
         return next(term.weight for term in self.training.loss if term.label == label)
 
     def with_seed(self, seed: int, epochs: int | None = None) -> Case:
-        """The same task from other random numbers, and for another number of epochs if given."""
+        """Return the same task with other random numbers, and another number of epochs if given."""
         settings = self.settings if epochs is None else {**self.settings, "epochs": epochs}
         return replace(self, seed=seed, settings=settings)
 
@@ -147,7 +147,7 @@ class Data:
 
 
 def make_data(folder: Path) -> Data:
-    """The demo's frames with charge states and their splits; the stage's figures are left out."""
+    """Return the demo's frames with charge states and their splits; leave out the stage's figures."""
     from workflow_lib.frames.table import read_parquet, write_parquet
     from workflow_lib.stages.dataset.assign import assign
     from workflow_lib.stages.dataset.splits import make_splits, make_units
@@ -170,7 +170,7 @@ def make_case(
     max_frames: int | None = None,
     hyperparameters: dict[str, Any] | None = None,
 ) -> Case:
-    """The case of a family, with seed 1.
+    """Return the case of a family, with seed 1.
 
     ``max_frames`` limits the training frames and ``hyperparameters`` replaces those of the demo's
     model of this family, both for tests. UserError for an unknown family.
@@ -197,7 +197,7 @@ def make_case(
 
 
 def identity(case: Case) -> dict[str, Any]:
-    """Everything the numbers of a case depend on, except the seed: what a stored run must match."""
+    """Return everything but the seed that the numbers of a case depend on; a stored run must match it."""
     from workflow_lib.stages.training.checkpoint import code_checksum
 
     values = asdict(case)

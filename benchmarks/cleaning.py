@@ -49,7 +49,7 @@ STRAIN, PERTURBATION, JITTER = 0.01, 0.02, 0.001
 
 
 def make_frames(count: int, per_material: int, seed: int = 1) -> list[Frame]:
-    """``count`` frames of materials of ``per_material`` frames each."""
+    """Return ``count`` frames of materials of ``per_material`` frames each."""
     from workflow_lib.frames.table import read_parquet
 
     rng = np.random.default_rng(seed)
@@ -76,7 +76,7 @@ def make_frames(count: int, per_material: int, seed: int = 1) -> list[Frame]:
 def _supercell(
     frame: Frame, repeat: np.ndarray, strain: np.ndarray, name: str, group: str, rng: np.random.Generator
 ) -> Frame:
-    """A strained, perturbed supercell; energies scattered by 5 meV/atom."""
+    """Return a strained, perturbed supercell; energies scattered by 5 meV/atom."""
     from workflow_lib.frames.table import with_labels
 
     shifts = np.stack(np.meshgrid(*map(range, repeat), indexing="ij"), axis=-1).reshape(-1, 3)
@@ -100,7 +100,7 @@ def _supercell(
 
 
 def _again(frame: Frame, name: str, rng: np.random.Generator) -> Frame:
-    """The frame in another order of atoms and elsewhere, with noise of a calculation done twice."""
+    """Return the frame with another order and origin of atoms, and the noise of a second calculation."""
     from workflow_lib.frames.table import with_labels
 
     order = rng.permutation(len(frame))
@@ -116,7 +116,7 @@ def _again(frame: Frame, name: str, rng: np.random.Generator) -> Frame:
 
 
 def plain(frames: Sequence[Frame], settings: CleanSettings) -> set[int]:
-    """Duplicates as pymatgen alone finds them: every pair of a material, until one matches."""
+    """Return duplicates as pymatgen alone finds them: pairs of a material compared until one matches."""
     from pymatgen.analysis.structure_matcher import StructureMatcher
     from pymatgen.core import Structure
 
@@ -153,7 +153,7 @@ def plain(frames: Sequence[Frame], settings: CleanSettings) -> set[int]:
 
 
 def slope(sizes: Sequence[int], seconds: Sequence[float]) -> float:
-    """Exponent of the growth, least squares of the logarithms."""
+    """Return the exponent of the growth from least squares of the logarithms."""
     return float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])
 
 

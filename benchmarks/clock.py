@@ -18,16 +18,16 @@ class Clock:
         self._cpu: list[float] = []
 
     def mark(self) -> None:
-        """An epoch ends now."""
+        """Mark the end of an epoch."""
         self._wall.append(time.perf_counter())
         self._cpu.append(time.process_time())
 
     def seconds(self, epochs: int) -> list[float]:
-        """Wall time of epochs 2 to ``epochs``; RuntimeError unless each epoch was marked once."""
+        """Return the wall time of epochs 2 to ``epochs``; RuntimeError unless each was marked once."""
         return _intervals(self._wall, epochs)
 
     def cpu_seconds(self, epochs: int) -> list[float]:
-        """Processor time of the same epochs."""
+        """Return the processor time of the same epochs."""
         return _intervals(self._cpu, epochs)
 
 

@@ -83,7 +83,7 @@ class Timer:
         self.device = device
 
     def __call__(self, work: Callable[[], int], turns: int, *, warm: bool = False) -> tuple[float, float]:
-        """Seconds for each of the pieces that ``work`` says it has done.
+        """Return the seconds for each of the pieces that ``work`` reports as done.
 
         One more call comes first and is not counted, unless all is ``warm`` from others.
         """
@@ -105,7 +105,7 @@ class Timer:
 
 
 def small_frames(count: int | None = None) -> list[Frame]:
-    """Frames of 28 atoms with all labels (None: each once); their stress stands in for a converged one."""
+    """Return frames of 28 atoms with all labels (None: each once); their stress counts as converged."""
     from workflow_lib.frames.table import read_parquet, with_labels
 
     found = [
@@ -117,12 +117,12 @@ def small_frames(count: int | None = None) -> list[Frame]:
 
 
 def size_of(graph: Graph) -> int:
-    """Bytes of all tensors of a graph."""
+    """Return the bytes of all tensors of a graph."""
     return sum(value.element_size() * value.nelement() for value in graph.values())
 
 
 def measure(family: str, config: str, device: str, batch: int | None, turns: int) -> Costs:
-    """All costs of a family, in this process; UserError where the configuration has no model of it."""
+    """Return all costs of a family, in this process; UserError if the configuration has no model of it."""
     import torch
 
     from workflow_lib.lattice.host import Host
@@ -190,7 +190,7 @@ def train(
     timer: Timer,
     turns: int,
 ) -> tuple[tuple[float, float], tuple[int, int]]:
-    """Seconds a frame of a training step; bytes of the model's tensors and of a checkpoint."""
+    """Return seconds per frame of a training step, and bytes of the model's tensors and of a checkpoint."""
     from safetensors.torch import save_file
 
     from workflow_lib.stages.training.checkpoint import CheckpointStore
@@ -225,7 +225,7 @@ def relaxations(
     timer: Timer,
     turns: int,
 ) -> tuple[tuple[float, float], int]:
-    """Seconds a structure and step of a relaxation in the half-filled supercell ``repeat``.
+    """Return seconds per structure and step of a relaxation in the half-filled supercell ``repeat``.
 
     Also bytes of the embedding of an atom.
     """
@@ -258,7 +258,7 @@ def relaxations(
 
 
 def table_bytes() -> dict[str, int]:
-    """Bytes a frame of the frame table and of a stored relaxation, without any network."""
+    """Return bytes per frame of the frame table and of a stored relaxation, without any network."""
     from ase import Atoms
 
     from workflow_lib.frames.table import write_parquet
@@ -286,7 +286,7 @@ def table_bytes() -> dict[str, int]:
 
 
 def main() -> None:
-    """Measure and end with one line of JSON a family."""
+    """Measure and end with one line of JSON per family."""
     parser = argparse.ArgumentParser(description="costs of a training frame and a relaxation step")
     parser.add_argument("--family", action="append", help="default: all of the configuration")
     parser.add_argument("--config", default="config/paper.yaml", help="whose models")

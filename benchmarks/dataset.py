@@ -46,7 +46,7 @@ DAMAGE = ("between", "wrong", "missing", "swapped")
 
 
 def synthetic(count: int, seed: int = 1) -> Iterator[tuple[Frame, str]]:
-    """Frames, and what is the matter with each: other, one of DAMAGE, or good."""
+    """Return frames, and the kind of each: other, one of DAMAGE, or good."""
     from workflow_lib.frames.table import read_parquet, with_labels
 
     rule = load().redox
@@ -75,7 +75,7 @@ def synthetic(count: int, seed: int = 1) -> Iterator[tuple[Frame, str]]:
 
 
 def _supercell(base: Frame, repeat: tuple[int, int, int], number: int, rng: np.random.Generator) -> Frame:
-    """A perturbed supercell; positions by 0.03 A, moments by 0.01 muB, the other labels by as much."""
+    """Return a supercell perturbed by 0.03 A in positions, 0.01 muB in moments, and so on for the rest."""
     from workflow_lib.frames.table import with_labels
 
     copies = int(np.prod(repeat))
@@ -141,28 +141,28 @@ def make_table(path: Path, count: int) -> tuple[Counter[str], int]:
 
 
 def load() -> Config:
-    """The demo's configuration."""
+    """Return the demo's configuration."""
     from workflow_lib.config import load_config
 
     return load_config(CONFIG)
 
 
 def host() -> Host:
-    """The demo's host."""
+    """Return the demo's host."""
     from workflow_lib.lattice.host import Host
 
     return Host.load(ROOT / load().host, load().redox)
 
 
 def subset(path: Path, count: int) -> int:
-    """Frames of the chemical subset."""
+    """Return the frames of the chemical subset."""
     from workflow_lib.frames.subset import select_rows
 
     return int(select_rows(path, load().dataset).sum())
 
 
 def stage(path: Path, count: int) -> dict[str, Any]:
-    """The summary of the whole stage."""
+    """Return the summary of the whole stage."""
     from workflow_lib.core.io import read_json
     from workflow_lib.stages.dataset.run import build_dataset
 

@@ -57,7 +57,7 @@ def draws_alike(
     by_state: Sequence[Fold],
     seed: int,
 ) -> list[Fold]:
-    """For each fold by state a split by frame with as many frames of each set."""
+    """Return, for each fold by state, a split by frame with as many frames in each set."""
     from workflow_lib.stages.dataset.settings import FoldSettings
     from workflow_lib.stages.dataset.splits import make_splits, make_units
 
@@ -77,7 +77,7 @@ def draws_alike(
 
 
 def make_data(folder: Path, count: int) -> None:
-    """The dataset stage's files in ``folder``, and the folds by ``state.json`` and ``frame.json``."""
+    """Write the dataset stage's files to ``folder``, and the folds as ``state.json`` and ``frame.json``."""
     from workflow_lib.config import load_config
     from workflow_lib.frames.splits import Splits
     from workflow_lib.frames.table import read_parquet
@@ -99,7 +99,7 @@ def make_data(folder: Path, count: int) -> None:
 
 
 def train(folder: Path, kind: str, fold: int, seed: int, epochs: int) -> dict[str, Any]:
-    """One training by the workflow's trainer; the row of the table: errors on the test frames."""
+    """Train once with the workflow's trainer; return the row of the table: errors on the test frames."""
     from workflow_lib.config import load_config
     from workflow_lib.core.io import read_json
     from workflow_lib.models.registry import FAMILIES
@@ -171,7 +171,7 @@ def draw(table: pd.DataFrame, stem: Path) -> None:
 
 
 def summary(table: pd.DataFrame) -> dict[str, Any]:
-    """Mean test errors of both splits and how many times the honest one is the apparent one."""
+    """Return mean test errors of both splits and the ratio of the true to the apparent error."""
     line: dict[str, Any] = {"name": "leakage", "trainings": len(table)}
     for (label, unit), kind in product((("energy", "mev_atom"), ("forces", "mev_a")), KINDS):
         column = f"test_{kind}_{label}_mae"

@@ -26,7 +26,7 @@ from workflow_lib.stages.training.recorder import Record, Recorder
 
 
 def load_frames(case: Case) -> Sets:
-    """Training and validation frames of a case; the test set is left out."""
+    """Return training and validation frames of a case; leave out the test set."""
     sets = load_sets(Path(case.frames), Path(case.splits), case.fold, None)
     return {"train": sets["train"][: case.train_frames], "validation": sets["validation"]}
 
@@ -117,7 +117,7 @@ def train(case: Case, folder: Path) -> Run:
 
 
 def run_epochs(case: Case, begin: Start, folder: Path, clock: Clock) -> Record:
-    """All epochs of a case, with a checkpoint behind each and, as upstream, none within."""
+    """Run all epochs of a case, with a checkpoint after each and, as upstream, none within."""
     settings = case.training.model_copy(update={"checkpoint_every_s": 0.0})
     with (
         reproducible(case.threads),

@@ -40,7 +40,7 @@ class Plan:
 
 
 def write_config(folder: Path, seeds: int) -> Path:
-    """The smoke configuration without controls, in all variants and with so many seeds."""
+    """Write the smoke configuration without controls, in all variants and with so many seeds."""
     config = yaml.safe_load((ROOT / "config/smoke.yaml").read_text())
     config |= {"run": "planning", "variants": VARIANTS, "seeds": list(range(1, seeds + 1)), "controls": []}
     path = folder / "planning.yaml"
@@ -49,7 +49,7 @@ def write_config(folder: Path, seeds: int) -> Path:
 
 
 def plan(config: Path) -> Plan:
-    """Dry run in a process of its own; RuntimeError with the end of its output where it fails."""
+    """Do a dry run in a separate process; RuntimeError with the end of its output if it fails."""
     command = [sys.executable, "-m", "snakemake", "--dry-run", "--configfile", str(config)]
     command += ["--workflow-profile", "none", "--cores", "1", "--quiet", "rules"]
     with tempfile.TemporaryFile("w+") as output:

@@ -41,7 +41,7 @@ TWICE = 1000
 def frame_texts(
     count: int, seed: int = 1, repeats: Iterable[tuple[int, int, int]] = REPEATS
 ) -> Iterator[str]:
-    """Frames as ASE writes those of a calculation, with ``bader_charge``."""
+    """Return frames as ASE writes those of a calculation, with ``bader_charge``."""
     from workflow_lib.core.elements import SYMBOLS
     from workflow_lib.frames.table import read_parquet
 
@@ -88,7 +88,7 @@ def make_file(path: Path, count: int, repeats: Iterable[tuple[int, int, int]] = 
 
 
 def ours(path: Path, count: int) -> int:
-    """Atoms in the frames of a file, read by us."""
+    """Return the number of atoms in the frames of a file, read by us."""
     from workflow_lib.frames.reading.xyz import Defaults, read_xyz
     from workflow_lib.frames.table import Frame
 
@@ -97,7 +97,7 @@ def ours(path: Path, count: int) -> int:
 
 
 def peer(path: Path, count: int) -> int:
-    """Atoms in the frames of a file, read by ASE."""
+    """Return the number of atoms in the frames of a file, read by ASE."""
     import ase.io
 
     images = ase.io.iread(path, index=":", format="extxyz")
@@ -105,7 +105,7 @@ def peer(path: Path, count: int) -> int:
 
 
 def stage(path: Path, count: int) -> int:
-    """Frames of the table that the read stage makes of the whole file."""
+    """Return the number of frames that the read stage finds in the whole file."""
     from workflow_lib.frames.reading.run import read_sources
 
     with tempfile.TemporaryDirectory(dir=path.parent) as out:
@@ -127,7 +127,7 @@ def _child(run: Callable[[Path, int], Any], path: Path, count: int, warm: Path |
 def measure[T](
     run: Callable[[Path, int], T], path: Path, count: int, warm: Path | None
 ) -> tuple[T, float, float, float]:
-    """Result, wall seconds, processor seconds and peak memory (MiB) of a run in a fresh process."""
+    """Return result, wall seconds, processor seconds and peak memory (MiB) of a run in a fresh process."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_child, args=(run, path, count, warm, sender))
@@ -143,7 +143,7 @@ def measure[T](
 
 
 def compare(path: Path, warm: Path, count: int, repetitions: int) -> dict[str, Any]:
-    """Both sides by turns on a file of ``count`` frames; RuntimeError where they find other atoms."""
+    """Run both sides in turn on a file of ``count`` frames; RuntimeError if they find different atoms."""
     runs: dict[str, list[tuple[int, float, float, float]]] = {"ours": [], "peer": []}
     sides = {"ours": ours, "peer": peer}
     for turn in range(repetitions):

@@ -62,7 +62,7 @@ class Timings:
 
 
 def starts(case: Case, count: int) -> list[Atoms]:
-    """First geometries of the DFT relaxations of ``count`` states, elements only."""
+    """Return the first geometries of the DFT relaxations of ``count`` states, elements only."""
     from ase import Atoms
 
     from workflow_lib.frames.table import read_parquet
@@ -115,7 +115,7 @@ def measure(case: Case, folder: Path, *, turns: int, structures: int, steps: int
 
 
 def trained(case: Case, begin: Start, init: str) -> TrainedModel:
-    """The network as the workflow hands it to its users."""
+    """Return the network as the workflow gives it to its users."""
     from workflow_lib.models.trained import TrainedModel, species_to_card
 
     potential = begin.potential.eval().requires_grad_(False)
@@ -130,7 +130,7 @@ def trained(case: Case, begin: Start, init: str) -> TrainedModel:
 
 
 def compare(model: TrainedModel, calculator: Any, atoms: Sequence[Atoms]) -> None:
-    """RuntimeError unless both sides give the same energies and forces."""
+    """Raise RuntimeError unless both sides give the same energies and forces."""
     import numpy as np
 
     for item, prediction in zip(atoms, model.predict(atoms), strict=True):
@@ -166,7 +166,7 @@ def _ase(calculator: Any, atoms: Sequence[Atoms], steps: int) -> list[float]:
 
 
 def summarise(family: str, timings: Timings, steps: int, load: float) -> dict[str, Any]:
-    """The line of a family: seconds are per structure and force evaluation."""
+    """Return the line of a family: seconds are per structure and force evaluation."""
     ratios = sorted(peer / ours for ours, peer in zip(timings.ours, timings.peer, strict=True))
     return {
         "name": f"relaxation/{family}",

@@ -56,7 +56,7 @@ def execute(module: str, function: str, case: Case, folder: Path, **options: Any
 
 
 def _work(module: str, function: str, case: Case, folder: str, options: dict[str, Any]) -> None:
-    """In the child: do it, with everything that is printed in ``log.txt``."""
+    """Do the work in the child process, with everything that is printed in ``log.txt``."""
     handle = os.open(Path(folder) / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -72,7 +72,7 @@ def _work(module: str, function: str, case: Case, folder: str, options: dict[str
 
 
 def repetitions(case: Case, store: Path, count: int, judged: int) -> Iterator[Pair]:
-    """Repetitions of a case, those already in ``store`` first read from there.
+    """Yield repetitions of a case; those already in ``store`` are read from there first.
 
     The first ``judged`` are whole; the others last :data:`SHORT` epochs. The side that goes first
     alternates. RuntimeError where the sides did not do the same work.

@@ -38,7 +38,7 @@ class Pair:
     load: dict[str, float]
 
     def run(self, side: Side) -> Run:
-        """The run of a side."""
+        """Return the run of a side."""
         return self.ours if side == "ours" else self.peer
 
     @property
@@ -53,7 +53,7 @@ class Pair:
 
 
 def check(pair: Pair) -> None:
-    """RuntimeError unless both sides trained the same network on the same labels from one start."""
+    """Raise RuntimeError unless both sides trained the same network on the same labels from one start."""
     ours, peer = pair.ours, pair.peer
     if ours.labels != peer.labels:
         raise RuntimeError(f"labels used by an epoch differ: ours {ours.labels}, peer {peer.labels}")
@@ -66,7 +66,7 @@ def check(pair: Pair) -> None:
 
 
 def summarise(family: str, pairs: Sequence[Pair]) -> dict[str, Any]:
-    """The line of a family.
+    """Return the line of a family.
 
     ``ratio`` is the median over the repetitions of peer's over our seconds per epoch (each the
     median over the epochs of the repetition), with the lowest and highest; errors are means over
@@ -106,7 +106,7 @@ def _rounded(values: dict[Side, float]) -> dict[str, float]:
 
 
 def rows(family: str, pair: Pair) -> list[dict[str, Any]]:
-    """Two rows of the table of runs."""
+    """Return two rows of the table of runs."""
     return [
         {
             **{"family": family, "side": side, "repetition": pair.repetition, "seed": pair.seed},
@@ -124,7 +124,7 @@ def rows(family: str, pair: Pair) -> list[dict[str, Any]]:
 
 
 def markdown(lines: Sequence[dict[str, Any]]) -> str:
-    """The lines as a table for docs/speed.md."""
+    """Return the lines as a table for docs/speed.md."""
     header = ("family", "ours, s/epoch", "upstream, s/epoch", "ratio (range)", "CPU ratio")
     errors = ("energy MAE, meV/atom: ours / upstream", "force MAE, meV/A: ours / upstream")
     table = ["| " + " | ".join((*header, *errors)) + " |", "|---" * (len(header) + len(errors)) + "|"]

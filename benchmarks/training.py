@@ -29,7 +29,7 @@ BUSY = 1.5
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Options of the command line."""
+    """Parse the options of the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
         "--family", action="append", choices=FAMILIES, help="only this one; may be repeated"

@@ -1,4 +1,4 @@
-"""Every model answers the enumerated charge-ordered states of the small cell."""
+"""Every model computes the enumerated charge-ordered states of the small cell."""
 
 CHARGE_ORDER = f"{RUN}/charge_order"
 
@@ -18,7 +18,7 @@ rule charge_order_reference:
         described=DESCRIBED,
         code=code_of("charge-order-reference"),
     message:
-        "Collecting the DFT answers"
+        "Collecting the DFT reference"
     shell:
         "python -m workflow_lib charge-order-reference --config {CONFIG} --dataset {DATASET}"
         " --out {CHARGE_ORDER} > {log} 2>&1"
@@ -55,7 +55,7 @@ rule charge_order:
         model_dir=subpath(input.card, parent=True),
         out=subpath(output.states, parent=True),
     message:
-        "Examining {wildcards.model}"
+        "Computing the charge-ordered states with {wildcards.model}"
     shell:
         "python -m workflow_lib charge-order --config {CONFIG} --model-dir {params.model_dir}"
         " --reference {CHARGE_ORDER} --dataset {DATASET} --work {WORK}/relaxations --out {params.out}"
@@ -119,7 +119,7 @@ rule charge_order_overview:
         " --out {CHARGE_ORDER} > {log} 2>&1"
 
 
-# The table is one for testing only: no other stage reads it.
+# This table is for testing only; no other stage reads it.
 if CFG.charge_order.identical_atoms:
 
     rule charge_order_identical:
@@ -156,7 +156,7 @@ if CFG.charge_order.identical_atoms:
             code=code_of("charge-order-identical", *map(adapter_of, MODELS)),
             trainings=[f"{TRAINING}/{m}" for m in MODELS],
         message:
-            "Asking all models about charge orders on identical atoms"
+            "Comparing all models on charge orders of identical atoms"
         shell:
             "python -m workflow_lib charge-order-identical --config {CONFIG}"
             " --trainings {params.trainings} --dataset {DATASET} --out {CHARGE_ORDER}/identical"

@@ -1,4 +1,4 @@
-"""One table, model x metric; timings apart, so that two runs give identical tables."""
+"""One table, models by metrics; timings are separate, so that two runs give identical tables."""
 
 COMPARISON = f"{RUN}/comparison"
 

@@ -44,6 +44,6 @@ rule dataset:
         settings=settings_of("dataset", "redox", "seed"),
         code=code_of("dataset"),
     message:
-        "Assigning charge states and cutting folds"
+        "Assigning charge states and making folds"
     shell:
         "python -m workflow_lib dataset --config {CONFIG} --out {DATASET} > {log} 2>&1"

@@ -1,4 +1,4 @@
-"""DFT's answers to what the searches ask: from the store, else from an engine, else pending."""
+"""DFT energies of the arrangements that searches ask for: from the store, an engine, or pending."""
 
 DFT = f"{RUN}/dft"
 
@@ -83,7 +83,7 @@ rule dft:
         code=code_of("dft-energies"),
         store=store_content,
     message:
-        "Collecting what DFT says of the arrangements found"
+        "Collecting the DFT energies of the arrangements found"
     shell:
         "python -m workflow_lib dft-energies --config {CONFIG} --pending {input.pending}"
         " --out {DFT} > {log} 2>&1"

@@ -1,4 +1,4 @@
-"""What the node embeddings that feed the energy know of the charge state."""
+"""What the node embeddings that feed the energy contain about the charge states."""
 
 EMBEDDING = f"{RUN}/embedding"
 
@@ -69,7 +69,7 @@ rule embedding_overview:
         code=code_of("embedding-overview"),
         embeddings=[f"{EMBEDDING}/{m}" for m in MODELS],
     message:
-        "Drawing the embeddings side by side"
+        "Drawing the embeddings of all models"
     shell:
         "python -m workflow_lib embedding-overview --config {CONFIG}"
         " --embeddings {params.embeddings} --out {EMBEDDING} > {log} 2>&1"

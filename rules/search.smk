@@ -1,4 +1,4 @@
-"""One search a model: genetic algorithm against random search at equal budget."""
+"""One search per model: genetic algorithm against random search at equal budget."""
 
 SEARCH = f"{RUN}/search"
 
@@ -7,7 +7,7 @@ rule search:
     input:
         card=rules.train.output.card,
         tensors=rules.train.output.tensors,
-        # The charge-order stage's relaxations are in the shared cache; starting after it relaxes them once.
+        # Starts after the charge-order stage, so that relaxations in the shared cache are done only once.
         charge_order=rules.charge_order.output.scores,
         reference=rules.charge_order_reference.output,
     output:
@@ -76,7 +76,7 @@ rule search_overview:
         code=code_of("search-overview"),
         searches=[f"{SEARCH}/{m}" for m in SEARCHED],
     message:
-        "Comparing the searches and listing what DFT has to answer"
+        "Comparing the searches and listing the arrangements for DFT"
     shell:
         "python -m workflow_lib search-overview --config {CONFIG}"
         " --searches {params.searches} --reference {CHARGE_ORDER} --out {SEARCH} > {log} 2>&1"

@@ -23,7 +23,7 @@ rule fetch:
         " --out {params.folder:q} {params.only:q} > {log} 2>&1"
 
 
-# Compute nodes have no network: the fetch runs where Snakemake does.
+# Compute nodes have no network, so the fetch runs where Snakemake does.
 localrules:
     fetch,
 

@@ -1,4 +1,4 @@
-"""Formation energies, convex hull and voltage of every model, held against DFT."""
+"""Formation energies, convex hull and voltage of every model, compared with DFT."""
 
 THERMODYNAMICS = f"{RUN}/thermodynamics"
 

@@ -11,6 +11,13 @@ from workflow_lib.lattice.host import Host
 from workflow_lib.lattice.redox import RedoxRule
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of a file in one process, and all that run Snakemake, which locks its folder."""
+    for item in items:
+        group = "workflow" if "workflow" in item.path.parent.name else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session")
 def rule() -> RedoxRule:
     return RedoxRule.model_validate(RULE)

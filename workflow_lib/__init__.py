@@ -1,9 +1,9 @@
 """Charge states in machine-learned interatomic potentials: library and command line.
 
-What others are meant to use stands here: ``from workflow_lib import Host, read_frames, TrainedModel``.
-A name is imported when it is first used, so that ``import workflow_lib`` costs nothing and a script
-that reads frames never loads torch. Only ``workflow/`` knows Snakemake; every rule calls one command
-of ``workflow-lib``.
+This file exports the public names: ``from workflow_lib import Host, read_frames, TrainedModel``.
+A name is imported when it is first used, so that ``import workflow_lib`` is fast and a script that
+reads frames never loads torch. Only ``workflow/`` knows Snakemake; every rule calls one command of
+``workflow-lib``.
 """
 
 from __future__ import annotations
@@ -13,15 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from workflow_lib.core.errors import UserError
-    from workflow_lib.frames.foreign import read_frames, read_structure, write_frames
+    from workflow_lib.frames.foreign import read_frames, write_frames
     from workflow_lib.frames.splits import Splits
+    from workflow_lib.frames.structure import read_structure
     from workflow_lib.frames.table import Frame
     from workflow_lib.lattice.host import Arrangement, Host
     from workflow_lib.lattice.hull import Hull, lower_hull
     from workflow_lib.lattice.redox import RedoxRule
     from workflow_lib.lattice.voltage import VoltageProfile, voltage_profile
     from workflow_lib.models.identity import ModelId
-    from workflow_lib.models.trained import Prediction, TrainedModel
+    from workflow_lib.models.outside import load_predictor
+    from workflow_lib.models.predictor import Prediction, Predictor
+    from workflow_lib.models.trained import TrainedModel
     from workflow_lib.results import Run
     from workflow_lib.simulation.calculator import PotentialCalculator
     from workflow_lib.simulation.relaxation import Relaxation, relax
@@ -35,6 +38,7 @@ __all__ = [
     "ModelId",
     "PotentialCalculator",
     "Prediction",
+    "Predictor",
     "RedoxRule",
     "Relaxation",
     "Run",
@@ -43,6 +47,7 @@ __all__ = [
     "UserError",
     "VoltageProfile",
     "__version__",
+    "load_predictor",
     "lower_hull",
     "read_frames",
     "read_structure",
@@ -52,7 +57,8 @@ __all__ = [
 ]
 _MODULES = {
     "core.errors": ("UserError",),
-    "frames.foreign": ("read_frames", "read_structure", "write_frames"),
+    "frames.foreign": ("read_frames", "write_frames"),
+    "frames.structure": ("read_structure",),
     "frames.splits": ("Splits",),
     "frames.table": ("Frame",),
     "lattice.host": ("Arrangement", "Host"),
@@ -60,7 +66,9 @@ _MODULES = {
     "lattice.redox": ("RedoxRule",),
     "lattice.voltage": ("VoltageProfile", "voltage_profile"),
     "models.identity": ("ModelId",),
-    "models.trained": ("Prediction", "TrainedModel"),
+    "models.outside": ("load_predictor",),
+    "models.predictor": ("Prediction", "Predictor"),
+    "models.trained": ("TrainedModel",),
     "results": ("Run",),
     "simulation.calculator": ("PotentialCalculator",),
     "simulation.relaxation": ("Relaxation", "relax"),
@@ -69,7 +77,7 @@ _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for; AttributeError for a name that is not exported."""
+    """Import an exported name; raise AttributeError for a name that is not exported."""
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

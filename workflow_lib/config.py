@@ -29,12 +29,12 @@ from workflow_lib.stages.thermodynamics.settings import ThermodynamicsSettings
 from workflow_lib.stages.training.settings import TrainingSettings
 
 LONGEST_NAME = 60
-"""Letters: with variant, fold, seed and suffix a file name stays below the 255 of file systems."""
+"""In letters: with variant, fold, seed and suffix a file name stays below 255 bytes, the usual limit."""
 LARGEST_SEED = 2**32 - 1
-"""What every generator of random numbers takes."""
+"""The largest seed that every random number generator accepts."""
 RESULTS = Path("results")
 SHARED = {"dft"}
-"""Folders of results/ that all runs share: no run may have their name."""
+"""Folders of results/ that all runs share; no run may have one of these names."""
 RENAMED = {
     "exam": "charge_order",
     "exam.breathing": "charge_order.polaron_distortion",
@@ -70,7 +70,7 @@ class NamedModel(_Section):
     variants: tuple[VariantName, ...] | None = Field(
         None, description="variants of this model, where they differ from the run's"
     )
-    control: bool = Field(False, description="a control: examined, but it runs no search of its own")
+    control: bool = Field(False, description="a control: evaluated, but without a search of its own")
 
     @field_validator("family")
     @classmethod
@@ -87,14 +87,14 @@ class NamedModel(_Section):
 
 
 class Control(_Section):
-    """A trained control: one named model in a variant that takes the meaning out of the label."""
+    """A trained control: one named model in a variant that makes the charge label meaningless."""
 
     model: str
     variant: ControlName
 
 
 class Config(_Section):
-    """Everything a run depends on."""
+    """The complete configuration of a run."""
 
     run: str = Field(
         "demo", pattern=NAME, max_length=LONGEST_NAME, description="results go to results/<run>/"
@@ -197,7 +197,7 @@ class Config(_Section):
         return str(self.folder / "sources/frames.parquet") if self.sources else self.dataset.path
 
     def model(self, name: str) -> NamedModel:
-        """The named model; UserError where there is none of this name."""
+        """Return the named model; raise UserError if there is none of this name."""
         for model in self.models:
             if model.name == name:
                 return model
@@ -205,17 +205,17 @@ class Config(_Section):
         raise UserError(f"no model named {name!r} in the configuration{nearest(name, known)}")
 
     def hyperparameters(self, name: str) -> BaseModel:
-        """Hyperparameters of a named model, with its family's defaults."""
+        """Return the hyperparameters of a named model, with its family's defaults."""
         model = self.model(name)
         return _strictly(FAMILIES[model.family].hyperparameters, model.hyperparameters)
 
     def training_of(self, name: str) -> TrainingSettings:
-        """Training settings of a named model: the common ones and what it overrides."""
+        """Return the training settings of a named model: the common ones with its own changes."""
         common = self.training.model_dump(mode="json", exclude_unset=True)
         return _strictly(TrainingSettings, common | self.model(name).training)
 
     def trained(self, *, controls: bool = True) -> Iterator[ModelId]:
-        """All models this run trains; without ``controls`` only those that also search."""
+        """Yield all models this run trains; without ``controls`` only those that also search."""
         for fold in self.dataset.folds.run:
             for seed in self.seeds:
                 for model in self.models:
@@ -228,10 +228,10 @@ class Config(_Section):
 
 
 def _fault(path: str) -> str | None:
-    """Why a path of the configuration cannot be used; None where it can.
+    """Return why a path of the configuration cannot be used; None if it can.
 
-    Paths are the user's and may lead anywhere. This keeps out what would fail later and obscurely,
-    in Snakemake or as an option of a command.
+    Paths are chosen by the user and may lead anywhere. This rejects those that would fail later
+    with an obscure error, in Snakemake or as an option of a command.
     """
     if not path.isprintable():
         return "a path holds no control characters"
@@ -245,18 +245,18 @@ def _fault(path: str) -> str | None:
 
 
 def _within(path: str, folder: Path) -> bool:
-    """Return whether a path leads to a folder or into it, links followed."""
+    """Return whether a path leads to a folder or into it, following links."""
     place, root = os.path.realpath(path), os.path.realpath(folder)
     return place == root or place.startswith(root + os.sep)
 
 
 def _strictly[Model: BaseModel](model: type[Model], values: Mapping[str, Any]) -> Model:
-    """Validate values as they stand: no text for a number, no truth value or fraction for a count."""
+    """Validate values as they are: no text for a number, no truth value or fraction for a count."""
     return model.model_validate(_frozen(values), strict=True)
 
 
 def _frozen(value: Any) -> Any:
-    """Return the value with tuples for lists, which strict validation would not take for them."""
+    """Return the value with tuples in place of lists, which strict validation would not accept for them."""
     if isinstance(value, Mapping):
         return {key: _frozen(item) for key, item in value.items()}
     return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
@@ -275,7 +275,7 @@ def _old_names(raw: Mapping[str, Any]) -> list[str]:
 
 
 def validate_config(raw: Mapping[str, Any], where: str) -> Config:
-    """Check a configuration's values; UserError naming key and remedy."""
+    """Check a configuration's values; raise UserError naming key and remedy."""
     try:
         check_plain(raw)
         if old := _old_names(raw):
@@ -288,9 +288,9 @@ def validate_config(raw: Mapping[str, Any], where: str) -> Config:
 
 
 def load_config(*paths: str | Path, overrides: Mapping[str, Any] | None = None) -> Config:
-    """Read and check configuration files (YAML or JSON); UserError naming key and remedy.
+    """Read and check configuration files (YAML or JSON); raise UserError naming key and remedy.
 
-    Where several are given, a later one replaces single keys of an earlier one, as do ``overrides``:
+    If several are given, a later one replaces single keys of an earlier one, as do ``overrides``:
     Snakemake's rule for ``--configfile`` and ``--config``.
     """
     merged: dict[str, Any] = {}
@@ -308,7 +308,7 @@ def load_config(*paths: str | Path, overrides: Mapping[str, Any] | None = None) 
 
 
 def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:
-    """Replace what ``values`` names, section by section."""
+    """Replace the values that ``values`` names, section by section."""
     for key, value in values.items():
         if isinstance(value, Mapping) and isinstance(into.get(key), dict):
             _merge(into[key], value)

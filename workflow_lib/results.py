@@ -1,6 +1,6 @@
-"""What a run folder holds: ``Run("results/demo")`` gives its tables, figures, splits and models.
+"""The contents of a run folder: ``Run("results/demo")`` gives its tables, figures, splits and models.
 
-The names of files and folders stand in ``results_schema``, reading them in ``results_reading``.
+``results_schema`` defines the names of files and folders, ``results_reading`` reads them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CONFIG = "config.json"
 
 
 def load_model(folder: str | Path) -> TrainedModel:
-    """Load a trained model; a folder that is named by an id must hold the model of this id."""
+    """Load a trained model; a folder that is named by an id must contain the model of this id."""
     from workflow_lib.models.trained import TrainedModel
 
     folder = Path(folder)
@@ -35,7 +35,7 @@ def load_model(folder: str | Path) -> TrainedModel:
     try:
         wanted = ModelId.parse(folder.name)
     except UserError:
-        return model  # a model that stands elsewhere, under a name of its own
+        return model  # a model in another place, under a name of its own
     own = tuple(model.card.get(key) for key in ("name", "variant", "fold", "seed"))
     if own != tuple(wanted):
         found = "-".join(map(str, own))
@@ -50,7 +50,7 @@ class Run:
     """The results of one run, by name: ``Run("results/demo").table("comparison")``.
 
     Tables are data frames with typed columns, described in ``attrs["units"]`` and
-    ``attrs["meanings"]``. What is damaged or belongs elsewhere raises UserError.
+    ``attrs["meanings"]``. Raises UserError for data that are damaged or belong elsewhere.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -75,17 +75,17 @@ class Run:
 
     @property
     def tables(self) -> list[str]:
-        """Names of the tables that are there."""
+        """Names of the tables that exist."""
         return [name for name, table in TABLES.items() if next(self._paths(table.file), None)]
 
     @property
     def figures(self) -> list[str]:
-        """Names of the figures that are there."""
+        """Names of the figures that exist."""
         return [name for name, (stem, _) in FIGURES.items() if next(self._paths(f"{stem}.svg"), None)]
 
     @property
     def splits(self) -> Splits:
-        """Which frames train, choose the epoch and test."""
+        """The frames that train, validate and test."""
         from workflow_lib.frames.splits import Splits
 
         return Splits.load(checked(self.folder / "dataset/splits.json", "dataset"))
@@ -97,9 +97,9 @@ class Run:
         return read_parquet(checked(self.folder / "dataset/frames.parquet", "dataset"))
 
     def table(self, name: str, model: ModelId | str | None = None) -> pd.DataFrame:
-        """Return a table by name; of a table that each model has, that of ``model`` or all together.
+        """Return a table by name; if every model has one, that of ``model`` or all of them together.
 
-        All together have the column ``source``, which names the model.
+        All of them together have the column ``source``, which names the model.
         """
         import pandas as pd
 
@@ -131,7 +131,7 @@ class Run:
         return pd.concat(parts, ignore_index=True)
 
     def figure(self, name: str, model: ModelId | str | None = None, *, suffix: str = ".svg") -> Path:
-        """Return the path of a figure; one of a model's needs ``model``."""
+        """Return the path of a figure; a figure of a model needs ``model``."""
         if name not in FIGURES:
             raise UserError(f"no figure of a run is called {name!r}{nearest(name, FIGURES)}")
         stem, command = FIGURES[name]
@@ -148,5 +148,5 @@ class Run:
         return load_model(self.folder / "training" / str(wanted))
 
     def _paths(self, pattern: str) -> Iterator[Path]:
-        """Files of the run that fit a pattern of the layout, in order."""
+        """Yield the files of the run that fit a pattern of the layout, in order."""
         yield from sorted(self.folder.glob(pattern.replace("{model}", "*")))

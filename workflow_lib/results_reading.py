@@ -1,7 +1,7 @@
-"""Sealing what a command wrote, and reading it: nothing cut, exchanged or changed since gets through.
+"""Seal the files that a command wrote, and read them only if nothing was cut, exchanged or changed.
 
-Every command that writes results seals them in the end: a file of checksums beside them says which
-bytes belong together, and to which model. Every reader of a table or document goes through this file.
+Every command that writes results seals them at the end: a file of checksums beside them says which
+bytes belong together, and to which model. Everything that reads a table or document uses this file.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ SEAL = ".sha256.json"
 
 
 def seal_name(command: str) -> str:
-    """Return the name of the file that seals what a command wrote; commands may share a folder."""
+    """Return the name of the file that seals a command's output; commands may share a folder."""
     return f"{command}{SEAL}"
 
 
 def seal(folder: str | Path, command: str, *, source: str | None = None) -> None:
-    """Write the checksums of what ``command`` wrote to ``folder``; the last thing a stage does.
+    """Write the checksums of the files that ``command`` wrote to ``folder``; the last step of a stage.
 
     ``source`` is the model that the files belong to, which is the name of the folder.
     """
@@ -38,10 +38,10 @@ def seal(folder: str | Path, command: str, *, source: str | None = None) -> None
 
 
 def checked(path: str | Path, command: str) -> Path:
-    """Return the path of a file of results if it is what ``command`` wrote, whole and in its place.
+    """Return the path of a file of results if it is complete, unchanged and in its place.
 
-    Raises UserError, with what makes it again, for a file that is missing, not sealed, changed since, or
-    of another model.
+    Raises UserError, with the command that makes it again, for a file that is missing, not sealed
+    by ``command``, changed since, or of another model.
     """
     path = Path(path)
     again = f"make it again: snakemake --force {path}"
@@ -62,16 +62,18 @@ def checked(path: str | Path, command: str) -> Path:
 
 
 def read_table(name: str, folder: str | Path) -> pd.DataFrame:
-    """Read a table of :data:`results_schema.TABLES` from the folder that holds it.
+    """Read a table of :data:`results_schema.TABLES` from its folder.
 
     The frame has the types of the schema; ``attrs["units"]`` and ``attrs["meanings"]`` describe its
-    columns. Raises UserError as :func:`checked` does, and where a column is missing or holds what it
-    cannot.
+    columns. Raises UserError as :func:`checked` does, and if a column is missing or has wrong
+    values.
     """
     import pandas as pd
 
     table = table_of(name)
-    path = checked(Path(folder) / Path(table.file).name, table.command)
+    path = Path(folder) / Path(table.file).name
+    if table.sealed:
+        checked(path, table.command)
     text = {column: str for column, kind in table.columns.items() if kind == "text"}
     try:
         frame = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, dtype=text)
@@ -91,14 +93,14 @@ def read_table(name: str, folder: str | Path) -> pd.DataFrame:
 
 
 def table_of(name: str) -> Table:
-    """Return the schema of a table; UserError naming the nearest one where there is none."""
+    """Return the schema of a table; raise UserError naming the nearest one if there is none."""
     if name not in TABLES:
         raise UserError(f"no table of a run is called {name!r}{nearest(name, TABLES)}")
     return TABLES[name]
 
 
 def _typed(values: pd.Series, kind: Kind) -> pd.Series:
-    """Values of a column in the type of its kind; whole numbers and flags may be missing in a row."""
+    """Return the values of a column in the type of its kind; integers and flags may be missing in a row."""
     if kind == "text":
         return values
     if kind == "number":
@@ -110,7 +112,7 @@ def _typed(values: pd.Series, kind: Kind) -> pd.Series:
 def read_document(
     path: str | Path, command: str, keys: tuple[str, ...] = (), *, sealed: bool = True
 ) -> dict[str, Any]:
-    """Read a JSON file of results; UserError as :func:`checked`, and where one of ``keys`` is missing.
+    """Read a JSON file of results; raise UserError as :func:`checked`, or if one of ``keys`` is missing.
 
     ``sealed`` is false for timings, which have no checksum.
     """
@@ -122,7 +124,7 @@ def read_document(
 
 
 def read_reference(folder: str | Path) -> tuple[pd.DataFrame, list[Atoms]]:
-    """Read DFT's answers and, row by row, their structures; UserError where they do not fit together."""
+    """Read the DFT reference and, row by row, its structures; raise UserError if they do not match."""
     from ase.io import iread
 
     folder = Path(folder)

@@ -1,7 +1,7 @@
-"""What the tables of a run hold: one schema a table, the same column names for the same thing.
+"""The tables of a run: one schema per table, the same column name for the same quantity.
 
-The unit of a number is the end of its column's name (:func:`unit_of`); what a column means stands in
-:data:`MEANINGS` or, where it differs from table to table, in the table's own schema.
+The end of a column's name gives the unit of a number (:func:`unit_of`); :data:`MEANINGS`, or the
+table's own schema if it differs from table to table, gives the meaning of a column.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Literal
 
 Protocol = Literal["single-point", "distorted", "undistorted"]
 PROTOCOLS: tuple[Protocol, ...] = ("single-point", "distorted", "undistorted")
-"""How a model answers for the charge-ordered states: (a) DFT geometries as they are, (b) relaxed from a
-distorted start, (c) relaxed from the bare host."""
+"""How a model computes the charge-ordered states: (a) at the DFT geometries, (b) relaxed from a
+distorted start, (c) relaxed from the undistorted host."""
 HEADLINE: Protocol = "distorted"
-"""Protocol whose scores enter the comparison table: how a model is used in earnest."""
+"""Protocol whose scores enter the comparison table: how a model is used in practice."""
 DFT = "dft"
 """``source`` of energies that DFT gave; all others are ids of models, or ``ewald``."""
 REFERENCE, SEARCH, RELAXATION = "reference", "search", "relaxation"
@@ -43,7 +43,7 @@ UNITS = {
 
 
 def unit_of(column: str) -> str:
-    """Return the unit of a column by the end of its name; empty where it has none."""
+    """Return the unit of a column by the end of its name; empty if it has none."""
     name = column
     for suffix in ("_mean", "_std", "_all", "_unseen"):
         name = name.removesuffix(suffix)
@@ -93,20 +93,22 @@ class Table:
 
     ``file`` is relative to the run folder; ``{model}`` stands for the id of a trained model. A table
     may hold more columns than ``columns``; these it must have. ``command`` is that of the command line.
+    Timings are not ``sealed``: they differ from run to run.
     """
 
     file: str
     command: str
     columns: Mapping[str, Kind]
     meanings: Mapping[str, str] = field(default_factory=dict)
+    sealed: bool = True
 
     @property
     def per_model(self) -> bool:
-        """Whether there is one for each trained model."""
+        """Whether there is one table for each trained model."""
         return "{model}" in self.file
 
     def meaning_of(self, column: str) -> str:
-        """Return what a column means, with its unit; empty where its name says it all."""
+        """Return the meaning of a column, with its unit; empty if the name is clear by itself."""
         text = self.meanings.get(column, MEANINGS.get(column, ""))
         unit = unit_of(column)
         return f"{text} ({unit})" if text and unit else text or unit
@@ -313,12 +315,17 @@ TABLES: dict[str, Table] = {
         IDENTITY
         | _columns(
             "family init status",
-            "energy_mae_mev_atom force_mae_mev_a states_spearman hull_mae_mev_fu voltage_mae_mv "
+            "energy_mae_mev_atom force_mae_mev_a states_spearman hull_mae_mev_fu step_voltage_mae_mv "
             "redox_silhouette",
             "parameters train_frames relaxations",
         ),
     ),
-    "comparison/timings": Table("comparison/timings.csv", "comparison", _columns("source")),
+    "checks": Table(
+        *("checks/checks.csv", "checks"),
+        _columns("check first", count="violations"),
+        {"first": "the first violation, in words"},
+    ),
+    "comparison/timings": Table("comparison/timings.csv", "comparison", _columns("source"), sealed=False),
 }
 
 DOCUMENTS: dict[str, tuple[str, ...]] = {
@@ -357,10 +364,9 @@ FIGURES: dict[str, tuple[str, str]] = {
 
 
 def files_of(command: str) -> list[str]:
-    """Return the names of all files that a command may write into its folder, timings left out."""
-    tables = [table.file for table in TABLES.values() if table.command == command]
+    """Return the names of all files that a command may write into its folder, except timings."""
+    tables = [t.file for t in TABLES.values() if t.command == command and t.sealed]
     stems = [stem for stem, by in FIGURES.values() if by == command]
     figures = [f"{stem}{suffix}" for stem in stems for suffix in (".svg", ".png")]
     names = [path.rpartition("/")[2] for path in (*tables, *figures)]
-    timings = [name for name in names if name == "timings.csv"]
-    return sorted({*names, *DOCUMENTS.get(command, ())} - {*timings})
+    return sorted({*names, *DOCUMENTS.get(command, ())})

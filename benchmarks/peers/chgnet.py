@@ -41,7 +41,7 @@ class _TimedTrainer(Trainer):
 
 
 def network(begin: Start) -> CHGNet:
-    """Upstream's network with our starting weights and species energies."""
+    """Return upstream's network with our starting weights and species energies."""
     net = cast(ChgnetPotential, begin.potential).net
     references = AtomRef(is_intensive=True)
     weights = torch.zeros_like(references.fc.weight)
@@ -54,7 +54,7 @@ def network(begin: Start) -> CHGNet:
 
 
 def dataset(frames: Sequence[Frame], net: CHGNet, moments: bool) -> StructureData:
-    """Frames as upstream wants them: energies in eV/atom, graphs made on first use and kept."""
+    """Return frames in upstream's form: energies in eV/atom, graphs made on first use and kept."""
     structures = [
         Structure(frame.cell, frame.numbers.tolist(), frame.positions, coords_are_cartesian=True)
         for frame in frames
@@ -70,7 +70,7 @@ def dataset(frames: Sequence[Frame], net: CHGNet, moments: bool) -> StructureDat
 
 
 def count_labels(data: StructureData) -> dict[str, int]:
-    """Labels that the items of a set really hold."""
+    """Return the labels that the items of a set actually have."""
     if data.failed_idx:
         raise RuntimeError(f"chgnet replaced {len(data.failed_idx)} frames by others")
     targets = [data[index][1] for index in range(len(data))]
@@ -84,7 +84,7 @@ def count_labels(data: StructureData) -> dict[str, int]:
 
 
 def make_trainer(case: Case, net: CHGNet) -> Any:
-    """Upstream's trainer for a case."""
+    """Return upstream's trainer for a case."""
     settings = case.training
     labels = {term.label for term in settings.loss}
     moments = "magmoms" in labels
@@ -141,5 +141,5 @@ def train(case: Case, folder: Path) -> Run:
 
 
 def calculator(case: Case, begin: Start) -> CHGNetCalculator:
-    """Upstream's ASE calculator with our weights."""
+    """Return upstream's ASE calculator with our weights."""
     return CHGNetCalculator(network(begin), use_device="cpu")

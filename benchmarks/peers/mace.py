@@ -50,13 +50,13 @@ class _EpochHandler(logging.Handler):
         self.clock = clock
 
     def emit(self, record: logging.LogRecord) -> None:
-        """A record of any kind."""
+        """Mark an epoch if the record reports its end."""
         if _EPOCH.match(record.getMessage()):
             self.clock.mark()
 
 
 def arguments(case: Case, train: str, validation: str, references: dict[int, float]) -> list[str]:
-    """The command line of ``mace_run_train`` for a case."""
+    """Return the command line of ``mace_run_train`` for a case."""
     hp, settings = case.hyperparameters, case.training
     options: dict[str, Any] = {
         "name": _NAME,
@@ -106,7 +106,7 @@ def arguments(case: Case, train: str, validation: str, references: dict[int, flo
 
 
 def write_frames(frames: list[Frame], path: Path) -> None:
-    """Extended XYZ with the labels under MACE's default names and nothing else."""
+    """Write extended XYZ with the labels under MACE's default names and nothing else."""
     images = []
     for frame in frames:
         assert frame.forces is not None
@@ -121,7 +121,7 @@ def write_frames(frames: list[Frame], path: Path) -> None:
 
 
 def count_labels(items: Any) -> dict[str, int]:
-    """Frames with an energy and atoms with forces, as MACE will weigh them in the loss.
+    """Return the frames with an energy and atoms with forces, as MACE will weigh them in the loss.
 
     MACE trains on without a word where it finds no label; it then holds a weight of zero.
     """
@@ -179,7 +179,7 @@ def train(case: Case, folder: Path) -> Run:
 
 
 def calculator(case: Case, begin: Start) -> MACECalculator:
-    """Upstream's ASE calculator on upstream's own model with our weights."""
+    """Return upstream's ASE calculator on upstream's own model with our weights."""
     from e3nn import o3  # can be imported only after mace
 
     ours, hp = cast(MacePotential, begin.potential), case.hyperparameters

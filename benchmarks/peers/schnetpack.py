@@ -47,12 +47,12 @@ class _EpochEnd(pl.Callback):
         self.clock = clock
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """An epoch is over."""
+        """Mark the end of an epoch."""
         self.clock.mark()
 
 
 def network(case: Case, begin: Start) -> NeuralNetworkPotential:
-    """Upstream's potential with our starting weights."""
+    """Return upstream's potential with our starting weights."""
     hp, ours = case.hyperparameters, cast(PainnPotential, begin.potential)
     basis = spk.nn.BesselRBF if hp["radial_basis"] == "bessel" else spk.nn.GaussianRBF
     representation = spk.representation.PaiNN(
@@ -86,7 +86,7 @@ def network(case: Case, begin: Start) -> NeuralNetworkPotential:
 
 
 def _atomrefs(begin: Start) -> torch.Tensor:
-    """Species energies in eV by atomic number."""
+    """Return species energies in eV by atomic number."""
     values = torch.zeros(TABLE, dtype=torch.float64)
     for z, energy in begin.references.items():
         values[z] = energy
@@ -98,7 +98,7 @@ def _labels(case: Case) -> list[str]:
 
 
 def write_database(case: Case, begin: Start, folder: Path) -> None:
-    """``data.db`` with training frames first and then validation, and ``split.npz``."""
+    """Write ``data.db`` with training frames first and then validation, and ``split.npz``."""
     labels = _labels(case)
     data = ASEAtomsData.create(
         str(folder / "data.db"),
@@ -124,7 +124,7 @@ def write_database(case: Case, begin: Start, folder: Path) -> None:
 
 
 def _properties(frame: Frame, labels: Sequence[str]) -> dict[str, np.ndarray]:
-    """Labels of a frame in the shapes schnetpack wants; per-atom scalars are [n, 1]."""
+    """Return labels of a frame in schnetpack's shapes; per-atom scalars are [n, 1]."""
     values: dict[str, np.ndarray] = {}
     for label in labels:
         value = np.asarray(getattr(frame, label), dtype=float)
@@ -135,7 +135,7 @@ def _properties(frame: Frame, labels: Sequence[str]) -> dict[str, np.ndarray]:
 
 
 def data_module(case: Case, folder: Path) -> AtomsDataModule:
-    """Loaders over the database of :func:`write_database`."""
+    """Return loaders over the database of :func:`write_database`."""
     cutoff = case.hyperparameters["cutoff"]
     return AtomsDataModule(
         str(folder / "data.db"),
@@ -157,7 +157,7 @@ def data_module(case: Case, folder: Path) -> AtomsDataModule:
 
 
 def make_task(case: Case, net: NeuralNetworkPotential) -> AtomisticTask:
-    """Upstream's task for a case."""
+    """Return upstream's task for a case."""
     outputs = [
         ModelOutput(
             name=label,
@@ -178,12 +178,12 @@ def make_task(case: Case, net: NeuralNetworkPotential) -> AtomisticTask:
 
 
 def _factor(settings: TrainingSettings, epoch: int) -> float:
-    """Learning rate of an epoch over the first: ours in its middle, as upstream changes it once."""
+    """Return the learning rate of an epoch over the first one's: ours in the middle of the epoch."""
     return rate_factor(settings.scheduler, epoch + 0.5, settings.epochs)
 
 
 def _errors(task: AtomisticTask, data: AtomsDataModule) -> tuple[float, float]:
-    """Energy MAE in meV/atom and force MAE in meV/A on the validation frames."""
+    """Return energy MAE in meV/atom and force MAE in meV/A on the validation frames."""
     energy, forces = [], []
     training = task.training
     task.eval()
@@ -198,7 +198,7 @@ def _errors(task: AtomisticTask, data: AtomsDataModule) -> tuple[float, float]:
 
 
 def count_labels(case: Case, data: AtomsDataModule) -> dict[str, int]:
-    """Labels in one pass over the training loader."""
+    """Return the labels in one pass over the training loader."""
     counts = dict.fromkeys(_labels(case), 0)
     for batch in data.train_dataloader():
         for label in counts:
@@ -257,7 +257,7 @@ def train(case: Case, folder: Path) -> Run:
 
 
 def calculator(case: Case, begin: Start) -> SpkCalculator:
-    """Upstream's ASE calculator with our weights."""
+    """Return upstream's ASE calculator with our weights."""
     return SpkCalculator(
         network(case, begin),
         trn.MatScipyNeighborList(cutoff=case.hyperparameters["cutoff"]),

@@ -11,10 +11,8 @@ import pandas as pd
 from workflow_lib.core.io import save_figure, write_csv
 from workflow_lib.dft.store import Record
 from workflow_lib.lattice.arrangement import StateKey
+from workflow_lib.stages.charge_order.identical import KIND, SAME
 
-KIND = "same-positions"
-SAME = 1e-6
-"""A; atoms that differ by less in every coordinate are identical: the store holds all digits."""
 COLUMNS = (
     "ions",
     "order",

@@ -5,6 +5,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 import pytest
+from invented_hosts import magnesium_phosphate, magnesium_silicate, two_sodium
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.dft.jobs import read_jobs, write_jobs
@@ -118,6 +119,13 @@ def test_a_failed_calculation_is_reported_with_its_reason_and_not_asked_again(
     assert plan[GIVEN][0].digest not in {c.digest for c in missing(plan, store)}
 
 
+def test_a_list_with_other_columns_is_one_line(host, tmp_path):
+    path = tmp_path / "pending.csv"
+    path.write_text("cell,x,n_occupied,key\n1x1x1,0.5,2,1x1x1:Na1001:Fe2323\n")
+    with pytest.raises(UserError, match=r"pending.csv has no column state_key; run the searches again"):
+        plan_pending(path, host, SETTINGS)
+
+
 def test_a_damaged_job_file_names_the_line(tmp_path, host, rule, pending):
     path = tmp_path / "jobs.jsonl"
     write_jobs([plan_pending(pending, host, SETTINGS)[GIVEN][0]], path)
@@ -130,3 +138,33 @@ def test_an_engine_must_fit_the_level():
     with pytest.raises(ValueError, match="engine vasp computes at level"):
         DftSettings(engine="vasp")
     assert DftSettings(engine="vasp", level=Level(code="VASP", cutoff=520)).engine == "vasp"
+
+
+@pytest.mark.parametrize(
+    ("host", "key", "ends"),
+    [
+        (magnesium_silicate(), "1x1x1:Mg1100", ("1x1x1:Mg0000:Fe4444", "1x1x1:Mg1111:Fe2222")),
+        (two_sodium(), "2x1x1:Na1100", ("1x1x1:Na00:Fe4", "1x1x1:Na11:Fe2")),
+    ],
+    ids=["two electrons an ion", "two ions a redox site"],
+)
+def test_plans_for_other_charges(host, key, ends, tmp_path):
+    arrangement = host.parse(key)
+    table = pd.DataFrame(
+        [(arrangement.repeat, 0.5, 2, key)], columns=["cell", "x", "n_occupied", "state_key"]
+    )
+    table.to_csv(tmp_path / "pending.csv", index=False)
+    plan = plan_pending(tmp_path / "pending.csv", host, SETTINGS)
+    assert plan[key][0].state_key.startswith(f"{key}:Fe")
+    assert tuple(job.state_key for job in plan[key][1:]) == ends
+    for job in plan[key]:
+        job.check(host.rule.formal_charges)
+
+
+def test_a_host_without_a_neutral_end_has_no_plan(tmp_path):
+    table = pd.DataFrame(
+        [("1x1x1", 0.5, 2, "1x1x1:Mg1100")], columns=["cell", "x", "n_occupied", "state_key"]
+    )
+    table.to_csv(tmp_path / "pending.csv", index=False)
+    with pytest.raises(UserError, match="the full end member of invented MgFePO4 is not neutral"):
+        plan_pending(tmp_path / "pending.csv", magnesium_phosphate(), SETTINGS)

@@ -15,14 +15,9 @@ from embedded import ROOT
 from test_frames import assert_same
 
 from workflow_lib.core.errors import UserError
-from workflow_lib.frames.foreign import (
-    ACCEPTED,
-    UNSTATED,
-    read_frames,
-    read_structure,
-    write_frames,
-    write_structure,
-)
+from workflow_lib.frames.foreign import read_frames, write_frames
+from workflow_lib.frames.labels import ACCEPTED, UNSTATED
+from workflow_lib.frames.structure import read_structure, write_structure
 from workflow_lib.frames.table import frame_to_atoms, with_labels
 
 
@@ -265,12 +260,12 @@ def _without_column(text):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: t[:3000], "is truncated or not in its format"),
-        (lambda t: "\n".join(t.splitlines()[:40]) + "\n", "is truncated or not in its format"),
+        (lambda t: t[:3000], "frame 0: the file ends after 16 of its 24 atoms"),
+        (lambda t: "\n".join(t.splitlines()[:40]) + "\n", "frame 1: the file ends after 12 of"),
         (lambda t: "", "holds no frames|is truncated"),
-        (lambda t: "hello\n", "is truncated or not in its format"),
-        (_without_column, "is truncated or not in its format"),
-        (lambda t: t.replace("24\n", "23\n", 1), "is truncated or not in its format"),
+        (lambda t: "hello\n", "frame 0: the count line holds 'hello'"),
+        (_without_column, "frame 0: line 3 has 9 columns, Properties announces 10"),
+        (lambda t: t.replace("24\n", "23\n", 1), "frame 0: the count line says 23 atoms"),
         (lambda t: t.replace("REF_energy=", "my_energy=", 1), "frame 0 has no energy; accepted names"),
         (lambda t: t.replace("REF_energy=-", "REF_energy=low", 1), "frame 0: energy 'low.*' is no number"),
         (lambda t: t.replace("REF_energy=-", "REF_energy=nan x=", 1), "frame 0: energy holds values"),

@@ -16,8 +16,9 @@ from safetensors.torch import save_file
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import sha256
-from workflow_lib.frames.foreign import read_frames, read_structure
+from workflow_lib.frames.foreign import read_frames
 from workflow_lib.frames.reading.run import read_sources
+from workflow_lib.frames.structure import read_structure
 from workflow_lib.models import chgnet
 from workflow_lib.models.hyperparameters import ChgnetHyperparameters, MaceHyperparameters
 from workflow_lib.models.trained import SCHEMA, TrainedModel

@@ -111,7 +111,7 @@ def test_a_run_killed_in_its_first_step_is_one_line(tmp_path):
         read(tmp_path)
     (tmp_path / "vasprun.xml.gz").unlink()
     (tmp_path / "OUTCAR").write_bytes(OUTCAR[:20000])
-    with pytest.raises(UserError, match=r"cut short before the first|holds no whole ionic step"):
+    with pytest.raises(UserError, match=r"cut short before the first|holds no complete ionic step"):
         read(tmp_path)
 
 

@@ -20,7 +20,8 @@ from embedded import ROOT
 
 from workflow_lib.__main__ import main
 from workflow_lib.core.errors import UserError
-from workflow_lib.frames.foreign import ACCEPTED, read_frames, write_frames
+from workflow_lib.frames.foreign import read_frames, write_frames
+from workflow_lib.frames.labels import ACCEPTED
 from workflow_lib.frames.reading import scan as read_scan
 from workflow_lib.frames.reading.fixed import parse_fixed
 from workflow_lib.frames.reading.inputs import find_inputs

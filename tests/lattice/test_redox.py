@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.frames.table import frame_to_atoms
-from workflow_lib.lattice.redox import RedoxRule
+from workflow_lib.lattice.redox import RedoxRule, RedoxState
 from workflow_lib.models.species import rule_from_card, species_alphabet
 
 HALF = np.array(symbols2numbers("Na2Fe4P4O16"))
@@ -268,3 +268,9 @@ def test_many_frames_at_once_are_what_they_are_one_by_one(rule, frames):
         if sound:
             assert states[offsets[index] : offsets[index + 1]][iron].tolist() == [f[0] for f in read]
     assert {(reason or "sound").split()[0] for reason in reasons} >= {"sound", "moment", "no", "the"}
+
+
+@pytest.mark.parametrize("window", [(-3.9, -3.4), (-1.0, 1.0), (4.0, 3.0), (3.0, 3.0)])
+def test_windows_that_no_moment_can_meet_are_refused(window):
+    with pytest.raises(ValueError, match="moments count by magnitude"):
+        RedoxState(oxidation=2, surrogate="Fe", new_species="Fe", magmom={"level": window})

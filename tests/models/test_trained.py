@@ -348,3 +348,32 @@ def test_moments_are_magnitudes_whatever_the_sign_of_the_head():
     assert np.allclose(prediction.magmoms, 3.6)
     atoms.calc = PotentialCalculator(negative)
     assert np.allclose(atoms.get_magnetic_moments(), 3.6)
+
+
+# Stress and identity -----------------------------------------------------------------------------
+
+LEARNED = {"steps": 10, "settings": {"loss": [{"label": "energy"}, {"label": "stress"}]}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "given"),
+    [
+        ({}, False),
+        ({"training": {"steps": 10, "settings": {"loss": [{"label": "energy"}]}}}, False),
+        ({"training": LEARNED}, True),
+        ({"training": LEARNED | {"steps": 0}}, False),
+        ({"init": "pretrained", "training": {"steps": 0}}, True),
+        ({"init": "pretrained", "training": {"steps": 3}}, False),
+    ],
+)
+def test_only_a_learned_stress_is_handed_out(changes, given):
+    """Shipped weights have learned it; a training without a stress term forgets it."""
+    model = morse_model()
+    model.allow_untrained_stress = False
+    model.card |= changes
+    if given:
+        assert model.predict([olivine()], stress=True)[0].stress.shape == (3, 3)
+    else:
+        with pytest.raises(UserError, match="model morse was trained without stress and gives none"):
+            model.predict([olivine()], stress=True)
+        assert model.predict([olivine()])[0].stress is None

@@ -163,9 +163,7 @@ def test_sealing_is_the_same_twice(folder: Path):
     assert checked(place / "states.csv", "charge-order") == place / "states.csv"
 
 
-def test_models_stand_under_their_own_id(
-    tmp_path: Path, rule: RedoxRule, monkeypatch: pytest.MonkeyPatch
-):
+def test_models_stand_under_their_own_id(tmp_path: Path, rule: RedoxRule, monkeypatch: pytest.MonkeyPatch):
     register(monkeypatch)
     here = tmp_path / "training"
     identity = ModelId("toy", "baseline", 0, 1)

@@ -14,7 +14,7 @@ import pytest
 from ase.build import bulk
 from charge_order_toy import save_toy
 
-from workflow_lib.core import progress
+from workflow_lib.core import code, progress
 from workflow_lib.core.errors import UserError
 from workflow_lib.lattice.arrangement import Arrangement
 from workflow_lib.lattice.host import Host
@@ -90,7 +90,7 @@ def test_a_damaged_or_unwritable_store_is_one_clear_line(tmp_path: Path) -> None
 
 
 def test_kill_leaves_whole_batches(tmp_path: Path) -> None:
-    code = f"""
+    script = f"""
 import sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 import itertools
@@ -99,7 +99,9 @@ cache = RelaxationCache({str(tmp_path)!r}, "model")
 for batch in itertools.count():
     cache.put_many({{f"{{batch}}-{{i}}": example(float(batch)) for i in range(5)}})
 """
-    with subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2]) as process:
+    root = Path(__file__).parents[2]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(root), str(root / "tests/support")])}
+    with subprocess.Popen([sys.executable, "-c", script], cwd=root, env=environment) as process:
         cache = RelaxationCache(tmp_path, "model")
         deadline = time.monotonic() + 60
         while len(cache) < 25 and time.monotonic() < deadline:
@@ -140,6 +142,34 @@ def test_identity_of_a_model_is_what_decides_its_energies(rule: RedoxRule, tmp_p
     del loaded.card["tensors_sha256"]
     with pytest.raises(ValueError, match="only a saved model"):
         model_identity(loaded)
+
+
+def test_other_code_is_another_identity(
+    rule: RedoxRule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A change of the optimiser is not answered from the old cache; one of the figures empties none."""
+    model = TrainedModel.load(save_toy(tmp_path / "a", rule, "none"))
+    genuine = code.source_of
+
+    def identity(changed: str | None) -> str:
+        copy = tmp_path / "changed.py"
+
+        def source(module: str) -> Path:
+            if module != changed:
+                return genuine(module)
+            copy.write_bytes(genuine(module).read_bytes() + b"# changed")
+            return copy
+
+        monkeypatch.setattr(code, "source_of", source)
+        code.code_checksum.cache_clear()
+        return model_identity(model)
+
+    before = identity(None)
+    for module in ("simulation.relaxation", "simulation.torchsim", "models.trained", "lattice.host"):
+        assert identity(f"workflow_lib.{module}") != before, module
+    for module in ("stages.comparison.figures", "stages.training.fit", "cli.models", "models.evaluate"):
+        assert identity(f"workflow_lib.{module}") == before, module
+    code.code_checksum.cache_clear()
 
 
 def test_equivalent_arrangements_are_relaxed_once(rule: RedoxRule, host: Host, tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def test_training_cancelled_and_out_of_time_until_no_attempt_is_left(
 
         second = run.training(cluster, 2)
         until(run.resumed, "the second attempt to go on")
-        seconds(at, "from scancel to going on")
+        seconds(at, "from scancel to resuming")
         run.progress()
         cluster.ask("scontrol", "update", f"JobId={second}", "EndTime=now+1")
         at = time.monotonic()
@@ -147,13 +147,13 @@ def test_jobs_of_a_killed_call_are_cancelled_by_the_next(
         seconds(at, "from the second call to the orphan's checkpoint")
         run.training(cluster, 2)
         until(run.resumed, "the second training to go on")
-        seconds(at, "from the second call to going on")
+        seconds(at, "from the second call to resuming")
         code, output = run.finish(process)
         jobs = print_jobs(cluster)
         assert code == 0, output
         print(*(line for line in output.splitlines() if "earlier call" in line), sep="\n")
         assert f"left on the cluster: {first} RUNNING rule_train" in output
-        assert "of the earlier call have ended; going on" in output
+        assert "of the earlier call have ended; continuing" in output
         assert (jobs[0]["JobName"], jobs[0]["JobState"]) == ("other", "RUNNING")
         attempts = [fields for fields in jobs if fields["Comment"].startswith("rule_train_")]
         assert [fields["JobState"] for fields in attempts] == ["CANCELLED", "COMPLETED"]

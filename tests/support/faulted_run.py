@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 SMOKE = yaml.safe_load((ROOT / "config/smoke.yaml").read_text())
 PROFILE = ROOT / "profiles/slurm/config.yaml"
-RESUMED, STOPPED = "going on after epoch", "stopped by SIGTERM, all kept"  # in the training's log
+RESUMED, STOPPED = "resuming after epoch", "stopped by SIGTERM, all kept"  # in the training's log
 PATIENCE = 900.0  # s for anything to happen: the machine may be busy
 
 CHANGES: dict[str, Any] = {

@@ -1,1 +1,1 @@
-"""The command line: one file a stage, with the parser and the call side by side."""
+"""The command line: one file per stage, with its options and the call side by side."""

@@ -1,4 +1,4 @@
-"""The charge-order stage: the enumerated charge-ordered states, answered by DFT and by the models."""
+"""The charge-order stage: energies of the enumerated charge-ordered states by DFT and by the models."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @stage(folder("--dataset"))
 def charge_order_reference(config: Config, dataset: Path, out: Path) -> None:
-    """Collect what DFT says of the charge orders.
+    """Collect the DFT reference of the charge orders.
 
     End geometries and energies of the enumerated charge-ordered states.
     """
@@ -30,9 +30,10 @@ def charge_order_reference(config: Config, dataset: Path, out: Path) -> None:
 def charge_order(
     config: Config, model_dir: Path, reference: Path, dataset: Path, work: Path, out: Path
 ) -> None:
-    """Let one model answer the charge orders.
+    """Evaluate one model on the charge-ordered states.
 
-    In three protocols: single points, relaxed from the distorted and from the ideal start.
+    In three protocols: single points, relaxed from the distorted start and from the undistorted
+    start.
     """
     from workflow_lib.core.threads import use_threads
 
@@ -70,9 +71,9 @@ def charge_order_ewald(config: Config, reference: Path, dataset: Path, out: Path
 
 @stage(folders("--trainings"), folder("--dataset"))
 def charge_order_identical(config: Config, trainings: list[Path], dataset: Path, out: Path) -> None:
-    """Ask all models about orders of the same atoms.
+    """Compare all models on identical atoms.
 
-    Several charge orders of exactly the same positions.
+    Evaluates several charge orders on exactly the same positions.
     """
     from workflow_lib.core.errors import UserError
     from workflow_lib.core.threads import use_threads
@@ -98,7 +99,7 @@ def charge_order_identical(config: Config, trainings: list[Path], dataset: Path,
 
 @stage(folders("--charge-orders"))
 def charge_order_overview(config: Config, charge_orders: list[Path], out: Path) -> None:
-    """Put all models side by side."""
+    """Compare all models with DFT."""
     from workflow_lib.stages.charge_order.figures import charge_order_overview as run
 
     run(charge_orders, out)

@@ -1,8 +1,8 @@
-"""How the commands are declared, and what they share. Imports nothing heavy: ``--help`` is instant.
+"""How commands are declared, and what they share. Imports nothing heavy: ``--help`` is instant.
 
 A command is a function with its name (``charge_order`` is ``charge-order``), decorated with its
-options. What it computes with it imports inside: so the command line starts fast, and
-``workflow/code.py`` sees what a rule's result depends on.
+options. It imports the code that computes inside the function, so that the command line starts fast
+and ``workflow/code.py`` sees what a rule's result depends on.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import click
 
+from workflow_lib.core.errors import printable
 from workflow_lib.core.io import disk_full, disk_is_full
 from workflow_lib.core.locks import alone
 
@@ -25,14 +26,14 @@ type Function = Callable[..., None]
 type Decorator = Callable[[Any], Any]
 
 DEFAULT_CONFIG = Path("config/config.yaml")
-_SEPARATOR = "\0"  # no argument of a process can hold it
+_SEPARATOR = "\0"  # a character that no argument of a process can contain
 
 
 class Command(click.Command):
-    """A command some of whose options take several values at once: ``--in a.xyz b.xyz``."""
+    """A command with options that take several values at once: ``--in a.xyz b.xyz``."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Join the values behind each such option, which click would take for arguments."""
+        """Join the values after each such option, which click would take for arguments."""
         many = {
             name
             for option in self.params
@@ -51,7 +52,7 @@ class Command(click.Command):
         return super().parse_args(ctx, joined)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; a full disk is the user's to mend, wherever it is met."""
+        """Run the command; turn a full disk, wherever it occurs, into a UserError."""
         try:
             return super().invoke(ctx)
         except OSError as error:
@@ -61,7 +62,7 @@ class Command(click.Command):
 
 
 class Paths(click.ParamType):
-    """Paths given one after the other behind one option, ``least`` of them or more."""
+    """Paths given one after the other after one option, at least ``least`` of them."""
 
     name = "paths"
 
@@ -69,7 +70,7 @@ class Paths(click.ParamType):
         self.least = least
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> list[Path]:
-        """Return the paths; click's error where there are too few."""
+        """Return the paths; raise click's error if there are too few."""
         paths = [Path(part) for part in value.split(_SEPARATOR) if part]
         if len(paths) < self.least:
             self.fail(f"give {self.least} path or more.", param, ctx)
@@ -80,7 +81,7 @@ class ConfigFile(click.Path):
     """The path of a configuration, read and checked as soon as it is given."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the configuration; UserError where it is wrong."""
+        """Return the configuration; raise UserError if it is wrong."""
         from workflow_lib.config import load_config
 
         return load_config(Path(value))
@@ -92,7 +93,7 @@ class Positive(click.ParamType):
     name = "number"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Return the number; click's error where it is none, infinite or not above zero."""
+        """Return the number; raise click's error unless it is a finite number above zero."""
         try:
             number = float(value)
         except ValueError:
@@ -131,15 +132,15 @@ def folder(name: str) -> Decorator:
 
 
 def folders(name: str) -> Decorator:
-    """Return the decorator of a required option that names folders, one a model."""
+    """Return the decorator of a required option that names folders, one per model."""
     return click.option(name, type=Paths(), required=True, metavar="DIR ...")
 
 
 def stage(*options: Decorator) -> Callable[[Function], Command]:
     """Return the decorator of a stage's command: configuration in, the folder ``--out`` written.
 
-    It works alone in its folder, since after a crash its predecessor may still be at it. The
-    configuration is read before, so that a mistake in it leaves no trace there.
+    The command locks its folder, because after a crash its predecessor may still be working there.
+    The configuration is read before, so that a mistake in it leaves no trace in the folder.
     """
 
     def declare(function: Function) -> Command:
@@ -159,9 +160,9 @@ def stage(*options: Decorator) -> Callable[[Function], Command]:
 
 
 def say_read(summary: Mapping[str, Any], out: Path) -> None:
-    """Print what reading foreign files found, and where the table is."""
+    """Print the result of reading foreign files and the path of the table."""
     for line in summary["statements"]:
-        click.echo(line)
+        click.echo(printable(line))  # it may quote the file
     click.echo(
         f"{summary['frames']} frames in {out / 'frames.parquet'}; "
         f"{summary['set_aside']} set aside, {summary['duplicates']} duplicates left out"

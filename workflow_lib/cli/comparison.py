@@ -1,4 +1,4 @@
-"""The comparison stage: one table of models and metrics, and what the run was made from."""
+"""The comparison stage: one table of models and metrics, and the provenance of the run."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def comparison(
 @config_option
 @click.option("--out", type=FILE, required=True, metavar="FILE")
 def provenance(config: Config, out: Path) -> None:
-    """Write down what a run was made from.
+    """Record the provenance of a run.
 
     Configuration, versions and checksums.
     """

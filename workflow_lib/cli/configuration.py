@@ -1,4 +1,4 @@
-"""A configuration and the folder of its run: checked, described, reported on, removed."""
+"""A configuration and the folder of its run: check it, describe it, make its report, remove it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @command()
 @config_option
 def check(config: Config) -> None:
-    """Check a configuration; say what it would run."""
+    """Check a configuration and say what it would run."""
     models = list(config.trained())
     click.echo(
         f"{config.folder}: {len(models)} models to train, {len(config.search.cells)} cells to search"
@@ -26,7 +26,7 @@ def check(config: Config) -> None:
 @command()
 @click.option("--config", type=FILE, default=DEFAULT_CONFIG, show_default=True, metavar="FILE")
 def report(config: Path) -> None:
-    """Make the report of a run, where a result is newer."""
+    """Make the report of a run if a result is newer."""
     from workflow_lib.config import load_config
     from workflow_lib.workflow.run_folder import make_report
 

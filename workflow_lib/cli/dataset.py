@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @stage()
 def dataset(config: Config, out: Path) -> None:
-    """Assign charge states, cut the folds."""
+    """Assign charge states and make the folds."""
     from workflow_lib.lattice.host import Host
     from workflow_lib.stages.dataset.run import build_dataset
 

@@ -1,4 +1,4 @@
-"""The embedding stage: what the models' node embeddings know of the charge."""
+"""The embedding stage: what the models' node embeddings contain about the charge states."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def embedding(config: Config, model_dir: Path, dataset: Path, reference: Path, o
 
 @stage(folders("--embeddings"))
 def embedding_overview(config: Config, embeddings: list[Path], out: Path) -> None:
-    """Put the embeddings of all models side by side."""
+    """Compare the embeddings of all models."""
     from workflow_lib.stages.embedding.figures import embedding_overview as run
 
     run(embeddings, out)

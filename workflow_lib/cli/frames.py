@@ -1,4 +1,4 @@
-"""Files of frames by hand: read foreign ones, convert between formats."""
+"""Commands on files of frames: read foreign ones, convert between formats."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The command ``workflow-lib``: its groups of commands, and how mistakes are shown.
 
-A mistake of the user ends with one line and exit status 2. Anything else is a fault of the program
-and keeps its traceback.
+A user's mistake ends with one line and exit status 2. Any other error is a fault of the program and
+keeps its traceback.
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ from workflow_lib.cli.charge_order import (
     charge_order_overview,
     charge_order_reference,
 )
+from workflow_lib.cli.checks import checks
 from workflow_lib.cli.comparison import comparison, provenance
 from workflow_lib.cli.configuration import check, clean, report, schema
 from workflow_lib.cli.dataset import dataset
 from workflow_lib.cli.dft import dft_converge, dft_energies, dft_plan, dft_run, dft_status
 from workflow_lib.cli.embedding import embedding, embedding_overview
 from workflow_lib.cli.frames import convert, read
+from workflow_lib.cli.hosts import host
 from workflow_lib.cli.models import evaluate, predict, relax
 from workflow_lib.cli.search import search, search_overview
 from workflow_lib.cli.sources import fetch, sources
@@ -35,14 +37,14 @@ from workflow_lib.core.validation import one_line
 
 PROGRAM = "workflow-lib"
 GROUPS: dict[str, tuple[click.Command, ...]] = {
-    "Files, structures and models": (fetch, read, convert, evaluate, predict, relax),
+    "Files, structures and models": (fetch, read, convert, host, evaluate, predict, relax),
     "A run and its configuration": (check, report, clean, schema),
     "Stages, as the rules call them": (
         *(sources, dataset, train),
         *(charge_order_reference, charge_order, charge_order_ewald),
         *(charge_order_identical, charge_order_overview),
         *(search, search_overview, thermodynamics, embedding, embedding_overview),
-        *(comparison, provenance),
+        *(comparison, checks, provenance),
     ),
     "Calculations with DFT": (dft_plan, dft_run, dft_status, dft_energies, dft_converge),
 }
@@ -70,22 +72,22 @@ class Group(click.Group):
 )
 @click.version_option(__version__, message="%(prog)s %(version)s")
 def group() -> None:
-    """Train interatomic potentials with and without charge-state labels, and hold them against DFT."""
+    """Train interatomic potentials with and without charge-state labels, and compare them with DFT."""
 
 
 for _command in (command for commands in GROUPS.values() for command in commands):
     group.add_command(_command)
 
 
-def _said(error: click.ClickException) -> str:
-    """Return click's message as one line that names the command and where its help is."""
+def _message(error: click.ClickException) -> str:
+    """Return click's message as one line that names the command and its help."""
     message = one_line(error.format_message().strip())
     path = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else PROGRAM
     return f"{path}: {message} See {path} --help."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; 0 on success, 2 for a mistake of the user, 130 when interrupted."""
+    """Run a command; return 0 on success, 2 for a user's mistake, 130 if interrupted."""
     try:
         result = group.main(
             args=None if arguments is None else list(arguments), prog_name=PROGRAM, standalone_mode=False
@@ -94,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         error.show()
         return 2
     except click.ClickException as error:
-        print(f"error: {_said(error)}", file=sys.stderr)
+        print(f"error: {_message(error)}", file=sys.stderr)
         return 2
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -102,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.Abort as error:
         cause = error.__cause__
         if isinstance(cause, EOFError):
-            raise cause from error  # no question was asked: a file ended too early
+            raise cause from error  # no question was asked, so a file ended too early
         print("interrupted", file=sys.stderr)
         return 130
     return result if isinstance(result, int) else 0

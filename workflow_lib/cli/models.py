@@ -1,4 +1,4 @@
-"""A trained model by hand: its errors on frames, its answers on one structure."""
+"""Commands on a trained model: its errors on frames, its results for one structure."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from workflow_lib.cli.common import FILE, FOLDER, LEVEL_HELP, Positive, command, json_option
+from workflow_lib.cli.common import FILE, LEVEL_HELP, Positive, command, json_option
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import read_json, to_json
 
 if TYPE_CHECKING:
-    from workflow_lib.models.trained import TrainedModel
+    from workflow_lib.models.predictor import Predictor
 
 type Assign = Literal["labels", "search"]
 assign_option = click.option(
@@ -26,17 +26,18 @@ assign_option = click.option(
 )
 
 
-def _model(folder: Path) -> TrainedModel:
-    """Load a trained model; cheap checks come before torch is imported."""
-    card = folder / "card.json"
-    if not card.is_file():
-        raise UserError(
-            f"{folder} holds no trained model (card.json is missing); give results/<run>/training/<id>"
-        )
-    read_json(card)
-    from workflow_lib.models.trained import TrainedModel
+def _model(model: str) -> Predictor:
+    """Load a potential; a card that is missing or damaged is noticed before torch is imported."""
+    card = Path(model) / "card.json"
+    if Path(model).exists():
+        if not card.is_file():
+            raise UserError(
+                f"{model} holds no trained model (card.json is missing); give results/<run>/training/<id>"
+            )
+        read_json(card)
+    from workflow_lib.models.outside import load_predictor
 
-    return TrainedModel.load(folder)
+    return load_predictor(model)
 
 
 def _print(values: Mapping[str, object], as_json: bool) -> None:
@@ -48,38 +49,39 @@ def _print(values: Mapping[str, object], as_json: bool) -> None:
 
 
 @command()
-@click.argument("model_dir", type=FOLDER)
+@click.argument("model")
 @click.argument("frames", type=FILE)
 @click.option("--energy-reference", metavar="LEVEL", help=LEVEL_HELP)
 @json_option
-def evaluate(model_dir: Path, frames: Path, energy_reference: str | None, as_json: bool) -> None:
+def evaluate(model: str, frames: Path, energy_reference: str | None, as_json: bool) -> None:
     """Print a model's errors on labelled frames.
 
-    FRAMES is Parquet or extended XYZ.
+    MODEL as for predict. FRAMES is Parquet or extended XYZ.
     """
     from workflow_lib.frames.foreign import read_frames
 
     table = read_frames(frames, energy_reference=energy_reference)
-    model = _model(model_dir)
+    predictor = _model(model)
     from workflow_lib.models.evaluate import evaluate as run
 
-    _print(run(model, table, str(frames)), as_json)
+    _print(run(predictor, table, str(frames)), as_json)
 
 
 @command()
-@click.argument("model_dir", type=FOLDER)
+@click.argument("model")
 @click.argument("structure", type=FILE)
 @assign_option
 @json_option
-def predict(model_dir: Path, structure: Path, assign: Assign, as_json: bool) -> None:
+def predict(model: str, structure: Path, assign: Assign, as_json: bool) -> None:
     """Print energy, forces and moments of a structure.
 
-    STRUCTURE has any format that ASE reads.
+    MODEL is the folder of a trained model, a shipped name (chgnet-0.3.0, chgnet-0.2.0, chgnet-r2scan) or a
+    calculator of ASE (package.module:Name). STRUCTURE has any format that ASE reads.
     """
-    from workflow_lib.frames.foreign import read_structure
+    from workflow_lib.frames.structure import read_structure
 
     atoms = read_structure(structure)
-    prediction = _model(model_dir).predict([atoms], assign=assign)[0]
+    prediction = _model(model).predict([atoms], assign=assign)[0]
     values: dict[str, object] = {"energy": prediction.energy, "forces": prediction.forces}
     for key in ("magmoms", "charges", "oxidation_states"):
         values[key] = getattr(prediction, key)
@@ -87,24 +89,24 @@ def predict(model_dir: Path, structure: Path, assign: Assign, as_json: bool) -> 
 
 
 @command()
-@click.argument("model_dir", type=FOLDER)
+@click.argument("model")
 @click.argument("structure", type=FILE)
 @click.argument("out", type=FILE)
 @assign_option
 @click.option("--fmax", type=Positive(), default=0.02, show_default=True, help="eV/A")
 @click.option("--max-steps", type=click.IntRange(min=0), default=500, show_default=True)
-def relax(model_dir: Path, structure: Path, out: Path, assign: Assign, fmax: float, max_steps: int) -> None:
+def relax(model: str, structure: Path, out: Path, assign: Assign, fmax: float, max_steps: int) -> None:
     """Relax the positions of a structure in its cell.
 
-    STRUCTURE and OUT have any format that ASE knows.
+    MODEL as for predict. STRUCTURE and OUT have any format that ASE knows.
     """
-    from workflow_lib.frames.foreign import read_structure, write_structure
+    from workflow_lib.frames.structure import read_structure, write_structure
 
     atoms = read_structure(structure)
-    model = _model(model_dir)
+    predictor = _model(model)
     from workflow_lib.simulation.relaxation import relax as run
 
-    result = run(model, [atoms], fmax=fmax, max_steps=max_steps, batch_size=1, assign=assign)[0]
+    result = run(predictor, [atoms], fmax=fmax, max_steps=max_steps, batch_size=1, assign=assign)[0]
     if result.status == "diverged":
         raise UserError(
             f"the relaxation of {structure} diverged after {result.steps} steps; nothing was written. "

@@ -1,4 +1,4 @@
-"""The search stage: low arrangements of ions and charges, found by a model."""
+"""The search stage: a model looks for low-energy arrangements of ions and charges."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 @stage(folder("--model-dir"), folder("--reference"), folder("--work"))
 def search(config: Config, model_dir: Path, reference: Path, work: Path, out: Path) -> None:
-    """Search low arrangements with one model.
+    """Search for low-energy arrangements with one model.
 
-    Genetic algorithm and random search at equal budget.
+    Runs a genetic algorithm and a random search at equal budget.
     """
     from workflow_lib.core.threads import use_threads
 
@@ -27,7 +27,7 @@ def search(config: Config, model_dir: Path, reference: Path, work: Path, out: Pa
         model_dir=model_dir,
         host=Host.load(config.host, config.redox),
         settings=config.search,
-        charge_order=config.charge_order,
+        relaxation=config.charge_order,
         seed=config.seed,
         work=work / "search",
         cache=work / "relaxations",
@@ -37,9 +37,9 @@ def search(config: Config, model_dir: Path, reference: Path, work: Path, out: Pa
 
 @stage(folders("--searches"), folder("--reference"))
 def search_overview(config: Config, searches: list[Path], reference: Path, out: Path) -> None:
-    """Put all searches side by side.
+    """Compare all searches.
 
-    Also lists what DFT has to answer.
+    Also lists the arrangements that DFT should compute next.
     """
     from workflow_lib.stages.search.figures import search_overview as run
     from workflow_lib.stages.search.pending import collect_pending

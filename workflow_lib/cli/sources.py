@@ -1,4 +1,4 @@
-"""Public data: fetched, verified and read into one frame table."""
+"""Commands on public data: fetch, verify and read it into one frame table."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from workflow_lib.config import Config
 
 
-# Without the lock of a stage: reading holds one of its own.
+# Without the lock of a stage, because reading has its own.
 @command()
 @config_option
 @folder("--out")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def thermodynamics(
     config: Config, reference: Path, charge_orders: list[Path], searches: list[Path], out: Path
 ) -> None:
-    """Compare hull and voltage with DFT's."""
+    """Compare hulls and voltages with DFT."""
     from workflow_lib.stages.thermodynamics.run import run_thermodynamics
 
     run_thermodynamics(

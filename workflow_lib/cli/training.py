@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def train(config: Config, dataset: Path, work: Path, model: str, out: Path) -> None:
     """Train one model of the configuration.
 
-    Goes on where an interrupted call stopped.
+    Continues an interrupted call.
     """
     from workflow_lib.core.errors import UserError
     from workflow_lib.core.threads import use_threads

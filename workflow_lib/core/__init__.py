@@ -1,1 +1,1 @@
-"""What every room uses: errors, files, locks, progress, elements, the look of figures."""
+"""Code that every room uses: errors, files, locks, progress, elements, the style of figures."""

@@ -1,8 +1,8 @@
-"""Checksums of our own code, followed along its imports: nothing is listed by hand.
+"""Checksums of our own code, followed along its imports so that nothing is listed by hand.
 
 A result depends on the modules that computed it and on everything these import within the package,
 also inside functions. Imports for type checkers alone do not count. What is read from a file at run
-time (settings, weights) is not code and belongs into the caller's own key.
+time (settings, weights) is not code and belongs in the caller's own key.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def _graph() -> ImportGraph:
 
 
 def source_of(module: str) -> Path:
-    """Return the file of a module of this package; ValueError where there is none."""
+    """Return the file of a module of this package; raise ValueError if there is none."""
     path = ROOT.joinpath(*module.split(".")[1:])
     for file in (path.with_suffix(".py"), path / "__init__.py"):
         if file.is_file():
@@ -37,9 +37,10 @@ def source_of(module: str) -> Path:
 
 
 def imported(modules: Iterable[str]) -> frozenset[str]:
-    """Return the given modules of this package and all that they import of it, at any depth.
+    """Return the given modules of this package and all that they import from it, at any depth.
 
-    A module's packages run before it and count too, but for the outermost, which only exports.
+    The packages of a module run before it and count too, except for the outermost, which only
+    exports.
     """
     found: set[str] = set()
     for module in modules:
@@ -57,7 +58,7 @@ def _packages(module: str) -> list[str]:
 def code_checksum(*modules: str) -> str:
     """Return a checksum (16 hexadecimal digits) of modules and of all that they import of this package.
 
-    Sources are read once a process, since a process runs the code that it has imported.
+    Sources are read once per process, because a process runs the code that it has imported.
     """
     digest = hashlib.sha256()
     for module in sorted(imported(modules)):

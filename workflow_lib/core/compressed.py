@@ -1,4 +1,4 @@
-"""Files that may be compressed, told by the end of their name."""
+"""Files that may be compressed, recognised by the end of their name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def bare_name(name: str) -> str:
 
 
 def open_binary(path: Path) -> IO[bytes]:
-    """Open a file for reading, unpacking it on the way; OSError where it cannot be opened."""
+    """Open a file for reading, decompressing it if necessary; raise OSError if it cannot be opened."""
     if path.suffix == ".gz":
         return cast("IO[bytes]", gzip.open(path, "rb"))
     if path.suffix == ".xz":
@@ -26,6 +26,6 @@ def open_binary(path: Path) -> IO[bytes]:
 
 
 def find(folder: Path, name: str) -> Path | None:
-    """Return a file of this name, plain or compressed; None where there is none."""
+    """Return a file of this name, plain or compressed; None if there is none."""
     paths = (folder / f"{name}{suffix}" for suffix in ("", *SUFFIXES))
     return next((path for path in paths if path.is_file()), None)

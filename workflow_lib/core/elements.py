@@ -10,7 +10,7 @@ SYMBOLS = list(chemical_symbols)
 
 
 def atomic_number(symbol: str) -> int:
-    """Atomic number; ValueError naming the nearest symbol where there is no such element."""
+    """Return the atomic number; raise ValueError naming the nearest symbol if there is no such element."""
     if symbol in SYMBOLS[1:]:
         return SYMBOLS.index(symbol)
     near = get_close_matches(symbol.capitalize(), SYMBOLS[1:], n=1, cutoff=0.3)

@@ -1,4 +1,15 @@
-"""The error a user can mend, and how the command line shows it."""
+"""Errors that a user can correct, and how the command line shows them."""
+
+
+def printable(text: str) -> str:
+    """Return a text in one line that a terminal can show: control characters and surrogates escaped.
+
+    Names and reasons come from files and hosts, and an escape sequence in one could rewrite the screen.
+    """
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape", "surrogatepass").decode()
+        for letter in text
+    )
 
 
 class UserError(Exception):
@@ -7,6 +18,9 @@ class UserError(Exception):
     The command line prints the message without a traceback and exits with status 2.
     """
 
+    def __str__(self) -> str:
+        return printable(super().__str__())
+
 
 class BusyError(UserError):
-    """Another process works on it: wait, or go on with something else."""
+    """Another process works on it: wait, or continue with something else."""

@@ -1,4 +1,4 @@
-"""Names that come from outside (file lists, archives) and may not leave their folder."""
+"""Names from outside (file lists, archives), which must not lead out of their folder."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 
 
 def safe_path(name: str) -> str:
-    """A foreign name as a plain relative path with ``/``; ValueError saying why it is none."""
+    """Return a foreign name as a plain relative path with ``/``; ValueError says why it is not one."""
     path = PurePosixPath(name)
     if path.is_absolute() or re.match(r"[A-Za-z]:", name):
         raise ValueError("is an absolute path")

@@ -1,4 +1,4 @@
-"""Writing results whole or not at all, and the formats every stage shares."""
+"""Write results completely or not at all, in the formats that all stages share."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path`` that takes its place if the block succeeds.
+    """Yield a temporary path beside ``path`` that replaces it if the block succeeds.
 
     Makes the parent folders. The suffix is kept, so that writers which choose a format by suffix
     do the right thing. Raises UserError where the folder cannot be written or the disk is full.
@@ -39,7 +39,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     except UserError:
         raise
     except Exception as error:
-        # Some libraries have errors of their own for it.
+        # Some libraries raise their own errors for a full disk.
         if disk_is_full(error) or shutil.disk_usage(path.parent).free == 0:
             raise disk_full(path) from error
         raise
@@ -48,7 +48,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 def touch(path: Path, wanted: Path) -> None:
-    """Make a file and its parent folders; UserError that names what is ``wanted`` where that fails."""
+    """Make a file and its parent folders; UserError names what was ``wanted`` if that fails."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
@@ -61,12 +61,12 @@ def touch(path: Path, wanted: Path) -> None:
 
 
 def disk_is_full(error: BaseException) -> bool:
-    """Whether an error says that the disk, or the user's share of it, is full."""
+    """Return whether an error says that the disk, or the user's quota on it, is full."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def disk_full(where: str | Path) -> UserError:
-    """What to say then."""
+    """Return the error to raise if the disk was full while writing ``where``."""
     return UserError(
         f"cannot write {where}: the disk is full; free some space and run the same command again, "
         "finished work is kept"
@@ -74,7 +74,7 @@ def disk_full(where: str | Path) -> UserError:
 
 
 def _plain(value: Any) -> Any:
-    """Numpy scalars and arrays as Python values; not-a-number becomes null."""
+    """Convert numpy scalars and arrays to Python values; numbers that are not finite become null."""
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -89,7 +89,7 @@ def _plain(value: Any) -> Any:
 
 
 def to_json(value: Any) -> str:
-    """JSON text with sorted keys; numbers that are not finite become null."""
+    """Return JSON text with sorted keys; numbers that are not finite become null."""
     return json.dumps(_plain(value), indent=2, sort_keys=True, allow_nan=False) + "\n"
 
 
@@ -100,7 +100,7 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def read_json(path: str | Path) -> Any:
-    """Return the value of a JSON file; UserError where it is missing, damaged or ambiguous."""
+    """Return the value of a JSON file; raise UserError if it is missing, damaged or ambiguous."""
     path = Path(path)
     text = read_text(path, JSON_BYTES)
     try:
@@ -116,7 +116,7 @@ def write_csv(table: pd.DataFrame, path: str | Path) -> None:
 
 
 def sha256(path: str | Path) -> str:
-    """Checksum of a file, hexadecimal."""
+    """Return the SHA-256 checksum of a file, hexadecimal."""
     with Path(path).open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 

@@ -9,19 +9,19 @@ from workflow_lib.core.errors import UserError
 
 
 def local_files(name: str, pattern: str, leave_out: Path) -> list[Path]:
-    """Absolute paths of the files a source means, sorted: a file, all files of a folder, or a glob.
+    """Return the files a source means as sorted absolute paths: a file, all files of a folder, or a glob.
 
-    Hidden files, and those below ``leave_out`` (where the fetch keeps its books), do not count.
-    Raises UserError where nothing is found or something cannot be read.
+    Hidden files, and those below ``leave_out`` (where the fetch keeps its records), do not count.
+    Raises UserError if nothing is found or something cannot be read.
     """
     given = Path(pattern).expanduser()
     if given.is_dir():
         found = [path for path in given.rglob("*") if not _hidden(path.relative_to(given))]
     else:
-        # Path.glob wants a relative pattern; this may be an absolute one.
+        # Path.glob requires a relative pattern; this may be an absolute one.
         found = [Path(path) for path in glob.glob(str(given), recursive=True)]  # noqa: PTH207
     own = leave_out.resolve()
-    # Without ..: the path of an archive becomes the name of the folder that it is unpacked to.
+    # Without "..", because the path of an archive names the folder that it is unpacked to.
     absolute = (path.parent.resolve() / path.name for path in found if path.is_file())
     files = sorted(path for path in absolute if not path.is_relative_to(own))
     if not files:

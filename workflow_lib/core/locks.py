@@ -20,12 +20,11 @@ POLL = 0.1  # s
 
 @contextmanager
 def folder_lock(path: Path, wait: float, say: Callable[[str], None], what: str = "fetch") -> Iterator[None]:
-    """Hold the lock file ``path``; waits up to ``wait`` s for another process, saying so.
+    """Hold the lock file ``path``; wait up to ``wait`` s for another process, saying so.
 
-    ``what`` names the work in messages.
-
-    The system releases the lock when its process ends, however it ends. Raises UserError where the
-    wait was in vain or the file system knows no locks.
+    ``what`` names the work in messages. The system releases the lock when its process ends, for any
+    reason. Raises UserError if the other process did not end in time or the file system has no
+    locks.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = path.parent.parent
@@ -62,11 +61,11 @@ def folder_lock(path: Path, wait: float, say: Callable[[str], None], what: str =
 
 @contextmanager
 def alone(folder: Path, what: str) -> Iterator[None]:
-    """Work in ``folder`` while no other process does, waiting as long as one is at it.
+    """Work in ``folder`` while no other process does; wait as long as another one is active.
 
-    A run that was killed may leave jobs behind on a cluster. Their successors wait here for them
-    to end and go on from what they have done: no two write the same file. Raises UserError where
-    the folder cannot be written.
+    A run that was killed may leave jobs on a cluster. Their successors wait here for them to end
+    and continue from what they have done, so no two write the same file. Raises UserError if the
+    folder cannot be written.
     """
 
     def say(line: str) -> None:

@@ -1,4 +1,4 @@
-"""One look for all figures: colour-blind safe (Okabe and Ito), readable when printed small."""
+"""One style for all figures: colour-blind safe (Okabe and Ito), readable when printed small."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ COLOUR_FE3 = "#D55E00"
 
 
 def style() -> None:
-    """Set matplotlib for files, not screens; call before the first figure of a job."""
+    """Set matplotlib up for files, not screens; call this before the first figure of a job."""
     import matplotlib as mpl
-    from cycler import cycler
+    from matplotlib.rcsetup import cycler
 
     mpl.use("Agg")
     mpl.rcParams.update(
@@ -32,6 +32,6 @@ def style() -> None:
 
 
 def panel_shape(count: int, most_columns: int) -> tuple[int, int]:
-    """Rows and columns for ``count`` panels: as few rows as hold them, and rows as full as can be."""
+    """Return rows and columns for ``count`` panels: as few rows as possible, filled evenly."""
     rows = -(-count // most_columns)
     return rows, -(-count // rows)

@@ -1,4 +1,4 @@
-"""How far a long job is: a bar on a terminal, a line now and then in a log file."""
+"""Progress of a long job: a bar on a terminal, an occasional line in a log file."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from typing import Self
 
 from tqdm import tqdm
 
+from workflow_lib.core.errors import printable
+
 PAUSE = 30.0
 """s between two lines of a log."""
 
 
 def duration(seconds: float) -> str:
-    """A time for people, two figures of it."""
+    """Return a time for people to read, with two figures."""
     if seconds < 99.5:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -27,12 +29,12 @@ def duration(seconds: float) -> str:
 
 
 def pace(rate: float) -> str:
-    """Work a second, or the time that one piece takes where that is easier to read."""
+    """Return the work per second, or the time per piece if that is easier to read."""
     return f"{rate:.3g}/s" if rate >= 1 else f"{1 / rate:.3g} s each"
 
 
 def readable(size: float) -> str:
-    """A number of bytes for people, in powers of 1000."""
+    """Return a number of bytes for people to read, in powers of 1000."""
     for unit in ("B", "kB", "MB"):
         if size < 1000:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
@@ -41,17 +43,17 @@ def readable(size: float) -> str:
 
 
 def say(line: str) -> None:
-    """One line on standard error, above the bars if there are any."""
-    tqdm.write(line, file=sys.stderr)
+    """Write one line to standard error, above any progress bars."""
+    tqdm.write(printable(line), file=sys.stderr)
 
 
 class Progress:
     """Shows pieces of work as they are done; a context manager.
 
-    In a log every line stands for itself: time, how much of how much, rate and time left (both from
-    what this process did, so a search that goes on after a kill does not count the work before) and
-    what the caller has to say. ``announce`` writes the first and the last line at once; without it
-    work that ends within :data:`PAUSE` says nothing.
+    In a log every line is complete in itself: time, amount done out of the total, rate and time
+    left (both from the work of this process, so a search that resumes after a kill does not count
+    earlier work) and the caller's note. ``announce`` writes the first and the last line at once;
+    without it work that ends within :data:`PAUSE` writes nothing.
     """
 
     def __init__(self, what: str, total: int, unit: str, *, done: int = 0, announce: bool = True) -> None:
@@ -71,18 +73,18 @@ class Progress:
             self._say("")
 
     def show(self, done: int, note: str = "") -> None:
-        """So many pieces are done; the same number again says that work goes on."""
+        """Show the number of pieces done; repeating the same number shows that work continues."""
         self._last = note
         if self._bar is not None:
             self._bar.set_postfix_str(note, refresh=False)
             self._bar.update(done - self.done)
         self.done = done
-        # The end has a line of its own, see close.
+        # The end has its own line, see close.
         if self._bar is None and done < self.total and time.monotonic() - self._said >= PAUSE:
             self._say(note)
 
     def close(self) -> None:
-        """The last line, with the time it took."""
+        """Write the last line, with the time taken."""
         if self._bar is not None:
             self._bar.close()
         elif self._announce or self._lines:

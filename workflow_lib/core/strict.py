@@ -1,8 +1,8 @@
-"""Reading YAML and JSON so that every value means what it looks like, or is refused.
+"""Read YAML and JSON so that every value means what it looks like, or is rejected.
 
 YAML is read by the rules of version 1.2: ``no`` and ``on`` are words, ``010`` is ten. A key given
-twice, numbers that are not finite, dates, tags, and documents that are deep or that grow without
-bound when their aliases are followed are errors, always a ValueError of one line.
+twice, numbers that are not finite, dates, tags, and documents that are deeply nested or that grow
+without bound when their aliases are followed are errors, always a ValueError of one line.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from workflow_lib.core.errors import UserError
 from workflow_lib.core.validation import one_line, short
 
 YAML_BYTES = 256 * 1024
-"""What people write by hand is far smaller; the parser needs some seconds for as much."""
+"""Files written by hand are far smaller; the parser needs some seconds for this size."""
 JSON_BYTES = 1024**3
 DEEPEST = 50
 MOST_VALUES = 100_000
-"""Of a YAML document, with its aliases followed: a few lines of them can stand for billions."""
+"""In a YAML document with its aliases followed: a few lines of aliases can stand for billions."""
 
 
 def parse_yaml(text: str) -> Any:
-    """Return the value of a YAML document; ValueError saying what is wrong with it, and where."""
+    """Return the value of a YAML document; ValueError says what is wrong with it, and where."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
@@ -39,14 +39,14 @@ def parse_yaml(text: str) -> Any:
         raise ValueError(_yaml_mistake(error)) from error
     except RecursionError:
         raise ValueError(f"more than {DEEPEST} levels deep") from None
-    except Exception as error:  # the parser fails in many ways on what is no YAML
+    except Exception as error:  # the parser raises many kinds of errors on text that is not YAML
         raise ValueError(one_line(str(error)) or type(error).__name__) from error
     check_plain(value)
     return value
 
 
 def parse_json(text: str) -> Any:
-    """Return the value of a JSON text; ValueError saying what is wrong with it, and where."""
+    """Return the value of a JSON text; ValueError says what is wrong with it, and where."""
     try:
         value = json.loads(text, object_pairs_hook=_unique)
     except RecursionError:
@@ -56,7 +56,7 @@ def parse_json(text: str) -> Any:
 
 
 def read_yaml(path: Path) -> Any:
-    """Return the value of a YAML file; UserError where it cannot be read or breaks a rule."""
+    """Return the value of a YAML file; raise UserError if it cannot be read or breaks a rule."""
     text = read_text(path, YAML_BYTES)
     try:
         return parse_yaml(text)
@@ -65,9 +65,9 @@ def read_yaml(path: Path) -> Any:
 
 
 def read_text(path: Path, most_bytes: int) -> str:
-    """Return the text of a regular file; UserError where it is none, too large or not UTF-8."""
+    """Return the text of a regular file; raise UserError if it is no file, too large or not UTF-8."""
     try:
-        if not path.is_file():  # a pipe would be waited for, a device read without end
+        if not path.is_file():  # reading a pipe would block, reading a device would never end
             what = "is not a file" if path.exists() else "does not exist"
             raise UserError(f"{path} {what}; check the path")
         if (size := path.stat().st_size) > most_bytes:
@@ -82,7 +82,7 @@ def read_text(path: Path, most_bytes: int) -> str:
 
 
 def _yaml_mistake(error: Exception) -> str:
-    """Return the parser's finding in one line: it writes several, with a drawing of the place."""
+    """Return the parser's message in one line; it writes several, with a drawing of the place."""
     problem = getattr(error, "problem", None) or str(error).partition("\n")[0]
     mark = getattr(error, "problem_mark", None)
     return one_line(f"line {mark.line + 1}: {problem}" if mark else problem)
@@ -98,10 +98,10 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def check_plain(value: Any, most: int | None = MOST_VALUES) -> None:
-    """Raise ValueError, naming the place, for what a configuration cannot mean.
+    """Raise ValueError, naming the place, for values that a configuration cannot hold.
 
-    Plain are texts, numbers that are finite, true, false, null, and lists and named values of these,
-    at most ``DEEPEST`` levels deep and, where ``most`` is given, at most so many.
+    Allowed are texts, finite numbers, true, false, null, and lists and mappings of these, nested at
+    most ``DEEPEST`` levels deep and, if ``most`` is given, at most that many values.
     """
     waiting: list[tuple[Any, tuple[str | int, ...]]] = [(value, ())]
     count = 0
@@ -130,7 +130,7 @@ def check_plain(value: Any, most: int | None = MOST_VALUES) -> None:
 
 
 def _named(place: tuple[str | int, ...]) -> str:
-    """Return a place as the configuration's errors name it, ``models[0].name``, with a colon."""
+    """Return a place as configuration errors name it, ``models[0].name``, with a colon."""
     text = ""
     for part in place:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part

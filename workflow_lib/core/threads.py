@@ -1,4 +1,4 @@
-"""Threads of a computation: they are part of a result, to the last bit."""
+"""Number of threads of a computation, which affects a result in its last bits."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ def use_threads(count: int) -> None:
     import torch
 
     torch.set_num_threads(count)
-    # CHGNet's shipped weights drive activations into denormals, which slow a CPU down by a factor.
+    # CHGNet's shipped weights produce denormal activations, which slow a CPU down several times.
     torch.set_flush_denormal(True)

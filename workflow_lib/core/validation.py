@@ -1,4 +1,4 @@
-"""How mistakes in files that a user writes are phrased: where, what, and what would be right."""
+"""Error messages for mistakes in files that a user writes: where, what, and what would be right."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ if TYPE_CHECKING:
 
 
 def short(value: object) -> str:
-    """Return a value as Python writes it, cut to what fits in a line."""
+    """Return a value as Python writes it, cut to fit in a line."""
     text = repr(value)
     return text if len(text) < 60 else f"{text[:57]}..."
 
 
 def one_line(text: str) -> str:
-    """Return the text with line ends and control characters written out: keys may hold anything."""
+    """Return the text with line ends and control characters escaped, because keys may hold anything."""
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
@@ -52,7 +52,7 @@ def describe_errors(error: ValidationError, model: type[BaseModel], prefix: str 
 
 
 def _valid_keys(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    """Return the keys that may stand at a location of the data, read from the JSON schema."""
+    """Return the keys that are allowed at a location of the data, read from the JSON schema."""
     schema = model.model_json_schema()
 
     def resolve(node: dict) -> dict:

@@ -18,10 +18,10 @@ _NAMES = {name.lower(): name for name in get_args(MagneticOrder)}
 
 
 def magnetic_orders(moments: np.ndarray, offsets: np.ndarray) -> list[MagneticOrder | None]:
-    """Return the order of each frame ``[F]``; None where any of its moments is not finite.
+    """Return the order of each frame ``[F]``; None if any of its moments is not finite.
 
-    ``moments`` ``[N]`` in muB, collinear with sign; frame i from ``offsets[i]`` to ``offsets[i + 1]``,
-    at least one atom each. Atoms below :data:`MAGNETIC` do not count.
+    ``moments`` ``[N]`` in muB, collinear with sign; frame i from ``offsets[i]`` to ``offsets[i +
+    1]``, at least one atom each. Atoms below :data:`MAGNETIC` do not count.
     """
     if len(offsets) < 2:
         return []
@@ -40,5 +40,5 @@ def magnetic_order(moments: np.ndarray) -> MagneticOrder | None:
 
 
 def stated_order(text: object) -> str | None:
-    """Return a stated order in our spelling; None where it is none of the four."""
+    """Return a stated order in our spelling; None if it is none of the four."""
     return _NAMES.get(str(text).strip().lower())

@@ -1,7 +1,7 @@
-"""Which frames train, choose the epoch and test: the type of ``splits.json``, its writer and its reader.
+"""The frames that train, validate and test: the type of ``splits.json``, its writer and reader.
 
-How frames are dealt to the sets is the dataset stage's business. What a model of a fold knows follows
-here: a state is a test state only if none of its frames is in another set.
+The dataset stage assigns frames to the sets. This file derives what a model of a fold knows: a state
+is a test state only if none of its frames is in another set.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from workflow_lib.core.io import read_json, write_json
 SetName = Literal["train", "validation", "test"]
 Role = Literal["train", "validation", "test", "none"]
 SETS: tuple[SetName, ...] = ("train", "validation", "test")
-"""In the order in which they lay claim to a state: one that trains is known, wherever others of its
-frames are; so is one that chooses the epoch."""
+"""In order of precedence for a state: a state with a training frame is known, whatever set its other
+frames are in; so is one with a frame that validates."""
 
 
 @dataclass(frozen=True)
 class Fold:
     """The three sets of one fold: their frames in the order of the file, and their states.
 
-    A frame of no charge-ordered state counts by its group. Raises ValueError where a frame or a state
-    is in two sets.
+    A frame without charge-ordered state counts by its group. Raises ValueError if a frame or a
+    state is in two sets.
     """
 
     number: int
@@ -51,14 +51,15 @@ class Fold:
         return cls(number, {name: tuple(frame for frame, _ in members[name]) for name in SETS}, states)
 
     def frame_role(self, frame_id: str) -> Role:
-        """Return the set that holds this very frame."""
+        """Return the set that holds this frame itself."""
         return self._of_frame.get(frame_id, "none")
 
     def role(self, state: str, frame_id: str) -> Role:
-        """Return the set that says what a model of this fold knows of a frame.
+        """Return the set that tells what a model of this fold knows about a frame.
 
-        It is that of the frame's state (its group, where it has none): a frame of the test set is not
-        unseen if its state also trains. States that the file does not name count by the frame.
+        It is the set of the frame's state (or of its group, if it has none): a frame of the test
+        set is not unseen if its state also trains. States that the file does not name count by the
+        frame.
         """
         return self._of_state.get(state) or self.frame_role(frame_id)
 
@@ -87,7 +88,7 @@ class Splits:
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read ``splits.json``; UserError where it is missing, damaged, or a frame is in two sets."""
+        """Read ``splits.json``; raise UserError if it is missing, damaged, or a frame is in two sets."""
         content = read_json(path)
         try:
             folds = tuple(
@@ -127,7 +128,7 @@ class Splits:
         }
 
     def fold(self, number: int) -> Fold:
-        """Return a fold by its number; UserError where there is none."""
+        """Return a fold by its number; raise UserError if there is none."""
         for fold in self.folds:
             if fold.number == number:
                 return fold
@@ -136,7 +137,7 @@ class Splits:
 
 
 def _owners(what: str, sets: Mapping[SetName, Sequence[str] | frozenset[str]]) -> dict[str, SetName]:
-    """Return the set of each member; ValueError where one is in two."""
+    """Return the set of each member; raise ValueError if one is in two."""
     owner: dict[str, SetName] = {}
     for name in SETS:
         for member in sets[name]:

@@ -1,4 +1,4 @@
-"""The chemical subset: which frames the subset variants train on, and whether that is all of them."""
+"""The chemical subset: the frames that the subset variants train on, and whether these are all frames."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from workflow_lib.frames.table import iter_tables, list_lengths
 
 _ALKALI = ("Li", "Na", "K", "Rb", "Cs")
 _ANIONS = ("B", "C", "Si", "P", "S", "N", "H", "O", "Cl", "F")
-"""Elements of (poly)anions, in the order in which they close a formula."""
+"""Elements of (poly)anions, in the order in which they end a formula."""
 _FOREIGN = np.uint64(1 << 63)
 """Bit of an element that the subset does not allow."""
 _ROWS = 20_000
 
 
 class Subset(Protocol):
-    """The part of the configuration that says which chemistry the subset is."""
+    """The part of the configuration that defines the chemistry of the subset."""
 
     @property
     def subset_elements(self) -> tuple[str, ...]:
@@ -28,11 +28,11 @@ class Subset(Protocol):
 
     @property
     def required_elements(self) -> tuple[str, ...]:
-        """Elements that it must hold."""
+        """Elements that it must contain."""
 
 
 class Content(Protocol):
-    """A cell by its content: a frame, or what an index knows of one."""
+    """The content of a cell: a frame, or what an index stores of one."""
 
     @property
     def numbers(self) -> np.ndarray:
@@ -45,7 +45,7 @@ class Content(Protocol):
 
 @lru_cache(maxsize=16)
 def _masks(allowed: tuple[str, ...], required: tuple[str, ...]) -> tuple[np.ndarray, np.uint64]:
-    """Bits of each atomic number ``[119]``, and the bits a frame of the subset has, no other among them."""
+    """Return bits of each atomic number ``[119]``, and what their OR is for a frame of the subset."""
     bits = np.full(len(SYMBOLS), _FOREIGN)
     bits[[atomic_number(symbol) for symbol in allowed]] = 0
     places = sorted({atomic_number(symbol) for symbol in required})
@@ -54,7 +54,7 @@ def _masks(allowed: tuple[str, ...], required: tuple[str, ...]) -> tuple[np.ndar
 
 
 def in_subset_many(numbers: np.ndarray, offsets: np.ndarray, settings: Subset) -> np.ndarray:
-    """Whether each frame ``[F]`` belongs to the chemical subset.
+    """Return whether each frame ``[F]`` belongs to the chemical subset.
 
     Frame i has the atoms ``offsets[i]`` to ``offsets[i + 1]`` of ``numbers``, at least one.
     """
@@ -65,14 +65,14 @@ def in_subset_many(numbers: np.ndarray, offsets: np.ndarray, settings: Subset) -
 
 
 def in_subset(numbers: np.ndarray, settings: Subset) -> bool:
-    """Whether a frame of these elements ``[n]`` belongs to the chemical subset."""
+    """Return whether a frame of these elements ``[n]`` belongs to the chemical subset."""
     return bool(in_subset_many(np.asarray(numbers), np.array([0, len(numbers)]), settings)[0])
 
 
 def select_rows(path: str | Path, settings: Subset) -> np.ndarray:
-    """Which rows ``[F]`` of a frame table belong to the chemical subset.
+    """Return which rows ``[F]`` of a frame table belong to the chemical subset.
 
-    Reads no more than the elements; UserError as in ``frames.read_parquet``.
+    Reads only the elements; raises UserError as in ``frames.read_parquet``.
     """
     chosen = []
     for table in iter_tables(path, ("numbers",), _ROWS):
@@ -84,7 +84,7 @@ def select_rows(path: str | Path, settings: Subset) -> np.ndarray:
 
 
 def describe_subset(settings: Subset) -> str:
-    """The filter in words, for messages."""
+    """Return the filter in words, for messages."""
     text = f"only {', '.join(settings.subset_elements)}"
     if settings.required_elements:
         text += f", all of {', '.join(settings.required_elements)}"
@@ -92,19 +92,19 @@ def describe_subset(settings: Subset) -> str:
 
 
 def composition(frame: Content) -> str:
-    """Formula per formula unit as chemists write it, cations first: ``Na0.5FePO4``."""
+    """Return the formula per formula unit as chemists write it, cations first: ``Na0.5FePO4``."""
     return _formula(np.asarray(frame.numbers, dtype=np.int64).tobytes(), frame.formula_units)
 
 
 @lru_cache(maxsize=4096)
 def _formula(numbers: bytes, formula_units: int) -> str:
-    # Asked for every frame, of few different cells: thirty times faster with a memory.
+    # Called for every frame, of few different cells: thirty times faster with a cache.
     elements, counts = np.unique(np.frombuffer(numbers, dtype=np.int64), return_counts=True)
     return formula(elements, counts, formula_units)
 
 
 def formula(elements: np.ndarray, counts: np.ndarray, formula_units: int) -> str:
-    """Formula of a cell that holds ``counts`` atoms of each of the ``elements`` (atomic numbers)."""
+    """Return the formula of a cell with ``counts`` atoms of each of the ``elements`` (atomic numbers)."""
     order = sorted(
         zip((SYMBOLS[z] for z in elements), counts.tolist(), strict=True),
         key=lambda item: (

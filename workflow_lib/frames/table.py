@@ -1,8 +1,8 @@
-"""The frame table: one row a DFT frame, the only form in which data travel between stages.
+"""The frame table: one row per DFT frame, the only form in which stages exchange data.
 
 Columns (missing labels are null, never zero): ``frame_id``, ``group`` (one material or one
 charge-ordered state), ``path`` (the calculation that the frame belongs to: one relaxation, one run;
-null where nothing tells), ``state_key`` (canonical arrangement, see ``host.py``), ``kind``
+null if unknown), ``state_key`` (canonical arrangement, see ``host.py``), ``kind``
 (relaxation, rattle, ...), ``source``, ``numbers`` [n], ``positions`` [n, 3] A, ``cell`` [3, 3] A
 (rows are vectors), ``formula_units``, ``energy`` eV, ``forces`` [n, 3] eV/A, ``stress`` [3, 3]
 eV/A^3 (tension positive) with ``stress_converged``, ``magmoms`` [n] muB, ``charges`` [n] e
@@ -32,6 +32,7 @@ import numpy as np
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import atomic_path
 from workflow_lib.frames.magnetism import magnetic_order, magnetic_orders
+from workflow_lib.frames.sanity import LIMITS, coincident
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -45,12 +46,12 @@ BUFFER = 1 << 20
 STORED: Any = {"compression": "zstd", "write_page_checksum": True}
 """Incompressible numbers are stored as they are: without checksums their damage would go unnoticed."""
 PER_ATOM = ("forces", "magmoms", "charges", "oxidation_states")
-"""Optional columns with one entry an atom."""
+"""Optional columns with one entry per atom."""
 RELAXATION, SINGLE, UNSPECIFIED = "relaxation", "single", "unspecified"
-"""Kinds of frame that are told apart: a step of a relaxation, a static run, and one that does not say
-what it is. Any other kind (rattle, md, ...) samples displaced atoms or strained cells."""
+"""Kinds of frame that are distinguished: a step of a relaxation, a static run, and one of unknown
+kind. Any other kind (rattle, md, ...) samples displaced atoms or strained cells."""
 _DERIVED = {"path": ("kind", "group", "orbital"), "magnetic_order": ("magmoms",)}
-"""Columns that older tables lack, and what they follow from."""
+"""Columns that older tables lack, and the columns they are derived from."""
 _COMPOSITION = re.compile(r"([A-Z][a-z]?[0-9]+)+")
 
 
@@ -125,18 +126,41 @@ def check_frame(frame: Frame, where: str) -> None:
         value = getattr(frame, name)
         if value is not None and len(value) != n:
             raise UserError(f"{where}: {name} has {len(value)} rows for {n} atoms; give one per atom")
-    for name in ("energy", "positions", "cell", "forces", "stress", "magmoms", "charges"):
+    for name, limit in LIMITS.items():
         value = getattr(frame, name)
-        if value is not None and not np.isfinite(value).all():
+        if value is None:
+            continue
+        if not np.isfinite(value).all():
             raise UserError(
                 f"{where}: {name} holds values that are not finite; remove the frame or leave the label out"
             )
-    if abs(np.linalg.det(frame.cell)) < SMALLEST_VOLUME:
+        largest = float(np.abs(value).max(initial=0))
+        if largest > (limit * n if name == "energy" else limit):
+            raise UserError(f"{where}: {name} of {largest:.3g} cannot be; see docs/data.md for the units")
+    if frame.formula_units < 1:
+        raise UserError(f"{where}: formula_units is {frame.formula_units}; a cell holds at least 1")
+    _check_places(frame.positions, frame.cell, where)
+
+
+def check_geometry(numbers: np.ndarray, positions: np.ndarray, cell: np.ndarray, where: str) -> None:
+    """Raise UserError for a structure [n, 3] (A) that cannot be: as :func:`check_frame`, without labels."""
+    for name, value in (("positions", positions), ("cell", cell)):
+        if not np.isfinite(value).all() or np.abs(value).max(initial=0) > LIMITS[name]:
+            raise UserError(f"{where}: {name} hold values that cannot be; give A")
+    if not len(numbers) or min(numbers) < 1 or max(numbers) > LAST_ELEMENT:
+        raise UserError(f"{where}: an atom is of no element")
+    _check_places(positions, cell, where)
+
+
+def _check_places(positions: np.ndarray, cell: np.ndarray, where: str) -> None:
+    if abs(np.linalg.det(cell)) < SMALLEST_VOLUME:
         raise UserError(f"{where}: the cell has no volume; give three lattice vectors in A")
+    if coincident(positions, np.asarray(cell)[None], np.array([0, len(positions)]))[0]:
+        raise UserError(f"{where}: two atoms are in one place; remove one of them")
 
 
 def frames_to_table(frames: Sequence[Frame]) -> pa.Table:
-    """The frames as an Arrow table with the columns and types of the frame table."""
+    """Return the frames as an Arrow table with the columns and types of the frame table."""
     import pyarrow as pa
 
     columns = []
@@ -170,7 +194,7 @@ def write_parquet(frames: Sequence[Frame], path: str | Path) -> None:
 
 
 class FrameWriter:
-    """Appends to a frame table of any length, one row group a call; see :func:`frame_writer`."""
+    """Appends to a frame table of any length, one row group per call; see :func:`frame_writer`."""
 
     def __init__(self, writer: Any) -> None:
         self._writer = writer
@@ -182,7 +206,7 @@ class FrameWriter:
             self.write_table(frames_to_table(frames))
 
     def write_table(self, table: pa.Table) -> None:
-        """Append rows that have the frame table's columns and types already."""
+        """Append rows that already have the frame table's columns and types."""
         if table.num_rows:
             self._writer.write_table(table)
             self.count += table.num_rows
@@ -190,14 +214,14 @@ class FrameWriter:
 
 @contextmanager
 def frame_writer(path: str | Path) -> Iterator[FrameWriter]:
-    """Open a frame table to write it bit by bit; it appears under its name if the block succeeds.
+    """Open a frame table to write it in parts; it appears under its name if the block succeeds.
 
-    Raises UserError where the folder cannot be written.
+    Raises UserError if the folder cannot be written.
     """
     import pyarrow.parquet as pq
 
     schema = _schema()
-    # Measured numbers hardly repeat: a dictionary of them costs time and saves nothing.
+    # Measured numbers hardly repeat, so a dictionary of them costs time and saves nothing.
     texts = [field.name for field in schema if field.type == "string"]
     with (
         atomic_path(path) as temporary,
@@ -209,10 +233,10 @@ def frame_writer(path: str | Path) -> Iterator[FrameWriter]:
 def iter_tables(
     path: str | Path, columns: Sequence[str] | None = None, batch: int = 1000
 ) -> Iterator[pa.Table]:
-    """Columns (default: all) of a frame table as they are, at most ``batch`` rows at a time.
+    """Yield columns (default: all) of a frame table as they are, at most ``batch`` rows at a time.
 
-    Of an older table, :data:`_DERIVED` columns are filled in (see the module).
-    Raises UserError for a missing, damaged or foreign file, or one that lacks these columns.
+    In an older table, :data:`_DERIVED` columns are filled in (see the module). Raises UserError for
+    a missing, damaged or foreign file, or one that lacks these columns.
     """
     import pyarrow as pa
 
@@ -234,7 +258,7 @@ def iter_tables(
 
 
 def _derived(name: str, table: pa.Table) -> pa.Array:
-    """A column that an older table lacks."""
+    """Return a column that an older table lacks."""
     import pyarrow as pa
 
     values: list[str | None] = [None] * table.num_rows
@@ -255,7 +279,7 @@ def _derived(name: str, table: pa.Table) -> pa.Array:
 
 
 def count_rows(path: str | Path) -> int:
-    """Number of frames in a frame table; UserError for a missing or damaged file."""
+    """Return the number of frames in a frame table; raise UserError for a missing or damaged file."""
     with _open_parquet(path) as file:
         return int(file.metadata.num_rows)
 
@@ -300,10 +324,10 @@ def _open_parquet(path: str | Path) -> Any:
 
 
 class FrameBatch:
-    """Consecutive rows of a frame table as flat arrays, the atoms of all frames one after another.
+    """Consecutive rows of a frame table as flat arrays, the atoms of all frames concatenated.
 
     ``table`` has the frame table's columns and types; ``path`` and ``first``, the row of the first
-    frame in that file, are for messages. Nothing but the types is checked before :meth:`check`.
+    frame in that file, are for messages. Only the types are checked before :meth:`check`.
     """
 
     def __init__(self, table: pa.Table, path: str | Path, first: int = 0) -> None:
@@ -343,19 +367,19 @@ class FrameBatch:
         return self.flat("numbers").astype(np.int64)
 
     def missing(self, name: str) -> np.ndarray:
-        """Which frames ``[F]`` have nothing in this column."""
+        """Return which frames ``[F]`` have no value in this column."""
         return self.table.column(name).combine_chunks().is_null().to_numpy(zero_copy_only=False)
 
     def values(self, name: str) -> np.ndarray:
-        """A column of one number or flag a frame ``[F]``, in the unit of the frame table."""
+        """Return a column of one number or flag per frame ``[F]``, in the unit of the frame table."""
         return self.table.column(name).combine_chunks().to_numpy(zero_copy_only=False)
 
     def flat(self, name: str) -> np.ndarray:
-        """All numbers of a list column in the unit of the frame table, frames without it left out."""
+        """Return all numbers of a list column in the unit of the frame table, for frames that have it."""
         return self.table.column(name).combine_chunks().flatten().to_numpy(zero_copy_only=False)
 
     def per_atom(self, name: str, fill: float) -> np.ndarray:
-        """One number an atom ``[N]``; ``fill`` where the frame has none."""
+        """Return one number per atom ``[N]``; ``fill`` if the frame has none."""
         missing = self.missing(name)
         if not missing.any():
             return self.flat(name)
@@ -364,14 +388,14 @@ class FrameBatch:
         return full
 
     def check(self) -> None:
-        """Raise UserError for the first frame that :func:`check_frame` refuses."""
+        """Raise UserError for the first frame that :func:`check_frame` rejects."""
         if self._sound():
             return
         for row, frame in enumerate(self.frames()):
             check_frame(frame, f"{self.path} row {self.first + row}")
 
     def _sound(self) -> bool:
-        """Whether check_frame passes every frame: many at once, so it does not say which it refuses."""
+        """Return whether check_frame accepts every frame: all at once, without saying which one fails."""
         columns = {name: self.table.column(name) for name in self.table.column_names}
         if any(columns[name].null_count for name in _REQUIRED):
             return False
@@ -383,19 +407,22 @@ class FrameBatch:
             wrong = list_lengths(columns[name]) != expected.get(name, self.sizes)
             if (wrong & ~self.missing(name)).any() or columns[name].combine_chunks().flatten().null_count:
                 return False
-            if name not in _INTEGER and not np.isfinite(self.flat(name)).all():
+            if name not in _INTEGER and not (np.abs(self.flat(name)) <= LIMITS[name]).all():
                 return False
-        volumes = np.abs(np.linalg.det(self.flat("cell").reshape(-1, 3, 3)))
+        cells = self.flat("cell").reshape(-1, 3, 3)
+        volumes = np.abs(np.linalg.det(cells))
         return bool(
             self.sizes.all()
             and self.numbers.min() >= 1
             and self.numbers.max() <= LAST_ELEMENT
             and volumes.min() >= SMALLEST_VOLUME
-            and np.isfinite(self.values("energy")).all()
+            and (np.abs(self.values("energy")) <= LIMITS["energy"] * self.sizes).all()
+            and self.values("formula_units").min() >= 1
+            and not coincident(self.flat("positions").reshape(-1, 3), cells, self.offsets).any()
         )
 
     def frames(self) -> list[Frame]:
-        """The rows as frames, not checked but for the shapes of their arrays."""
+        """Return the rows as frames, checked only for the shapes of their arrays."""
         names = [field.name for field in fields(Frame)]
         columns = {
             name: _column(self.table.column(name).combine_chunks(), name, str(self.path), self.first)
@@ -405,7 +432,7 @@ class FrameBatch:
 
 
 def list_lengths(column: pa.ChunkedArray) -> np.ndarray:
-    """Length of the list in each row ``[F]``; 0 where there is none."""
+    """Return the length of the list in each row ``[F]``; 0 if there is none."""
     import pyarrow.compute as pc
 
     lengths = pc.fill_null(pc.list_value_length(column), 0)
@@ -413,7 +440,7 @@ def list_lengths(column: pa.ChunkedArray) -> np.ndarray:
 
 
 def _column(column: pa.Array, name: str, path: str, first: int) -> list:
-    """One column as Python values, arrays in their own shape; None where empty."""
+    """Return one column as Python values, arrays in their own shape; None where empty."""
     import pyarrow as pa
 
     empty = column.is_null().to_numpy(zero_copy_only=False)
@@ -423,7 +450,7 @@ def _column(column: pa.Array, name: str, path: str, first: int) -> list:
         return column.to_pylist()
     if name in _INTEGER and column.values.null_count:
         raise UserError(f"{path}: {name} has empty entries; give one whole number per atom")
-    # Copied, so that a frame neither is read-only nor keeps the whole table in memory.
+    # Copied, so that a frame is not read-only and does not keep the whole table in memory.
     offsets = column.offsets.to_numpy()
     mine = column.values.slice(offsets[0], offsets[-1] - offsets[0])
     flat = mine.to_numpy(zero_copy_only=False).astype(np.int64 if name in _INTEGER else float)
@@ -443,7 +470,7 @@ def _column(column: pa.Array, name: str, path: str, first: int) -> list:
 
 
 def frame_to_atoms(frame: Frame) -> Atoms:
-    """The frame as ASE atoms.
+    """Return the frame as ASE atoms.
 
     ``oxidation_states`` becomes an array of that name; other labels become ``REF_energy``,
     ``REF_forces``, ``REF_stress``, ``REF_magmom`` and ``REF_charge``, names which ASE's readers
@@ -475,7 +502,7 @@ def frame_to_atoms(frame: Frame) -> Atoms:
 
 
 def single_reference(frames: Iterable[Frame], where: str) -> str:
-    """The one energy reference of these frames; UserError where levels of theory are mixed."""
+    """Return the only energy reference of these frames; raise UserError if levels of theory are mixed."""
     found = {frame.energy_reference for frame in frames}
     if len(found) != 1:
         raise mixed_levels(found, where)
@@ -483,10 +510,10 @@ def single_reference(frames: Iterable[Frame], where: str) -> str:
 
 
 def mixed_levels(found: set[str], where: str) -> UserError:
-    """The error for energy references that stand in one place."""
+    """Return the error for several energy references in one place."""
     return UserError(
         f"{where} mixes {len(found)} levels of theory ({'; '.join(sorted(found))}); energies of "
-        "different levels must not meet: keep one energy_reference"
+        "different levels must not be mixed: keep one energy_reference"
     )
 
 

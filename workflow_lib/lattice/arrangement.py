@@ -1,8 +1,8 @@
 """Arrangements of ions and charge states on the sites of a host, and the grammar of their names.
 
-A state key such as ``1x3x1:Na110000000000:Fe222333...`` names an arrangement: the supercell, one digit
-a mobile site (1: occupied), one digit a redox site (its oxidation state). Without the last part it
-names the ions alone. This is the only file that writes or parses keys.
+A state key such as ``1x3x1:Na110000000000:Fe222333...`` names an arrangement: the supercell, one
+digit per mobile site (1: occupied), one digit per redox site (its oxidation state). Without the
+last part it names the ions only. This is the only file that writes or parses keys.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _KEY = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Arrangement:
-    """Which mobile sites are occupied and which redox sites hold the lower charge state.
+    """The mobile sites that are occupied and the redox sites in the lower charge state.
 
-    Sites are counted over the supercell ``repeat``. ``reduced`` is None where the electrons are
-    not part of the arrangement (a charge-blind search).
+    Sites are counted over the supercell ``repeat``. ``reduced`` is None if the electrons are not
+    part of the arrangement (a charge-blind search).
     """
 
     repeat: Repeat
@@ -42,16 +42,16 @@ class Arrangement:
         return prod(self.repeat)
 
     def without_charges(self) -> Arrangement:
-        """Return the ions alone."""
+        """Return the arrangement of the ions only."""
         return Arrangement(self.repeat, self.occupied, None)
 
 
 @dataclass(frozen=True, slots=True)
 class StateKey:
-    """The name of an arrangement, taken apart; a host turns it into the arrangement.
+    """The name of an arrangement, split into its parts; a host turns it into the arrangement.
 
-    ``ions`` has one digit a mobile site, ``states`` one a redox site; ``redox`` and ``states`` are
-    None in a name of ions alone.
+    ``ions`` has one digit per mobile site, ``states`` one per redox site; ``redox`` and ``states``
+    are None in a name of ions only.
     """
 
     repeat: Repeat
@@ -62,7 +62,7 @@ class StateKey:
 
     @classmethod
     def parse(cls, key: str) -> Self:
-        """Take a key apart; UserError where the text is no key."""
+        """Split a key into its parts; raise UserError if the text is no key."""
         found = _KEY.fullmatch(key) if isinstance(key, str) else None
         if found is None:
             raise UserError(f"{key!r} is no key of an arrangement; one looks like 1x1x1:Na1001:Fe2323")
@@ -90,7 +90,7 @@ class StateKey:
 
     @property
     def order(self) -> str | None:
-        """The charge order alone, e.g. ``Fe2323``; None in a name of ions."""
+        """The charge order only, e.g. ``Fe2323``; None in a name of ions."""
         return None if self.states is None else f"{self.redox}{self.states}"
 
     @property

@@ -1,4 +1,4 @@
-"""How many symmetry-distinct arrangements a composition has, without listing them."""
+"""Count the symmetry-distinct arrangements of a composition without listing them."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ def _cycle_lengths(permutation: np.ndarray) -> list[int]:
 
 
 def _fixed(permutation: np.ndarray, chosen: int) -> int:
-    """Number of subsets of ``chosen`` sites that the permutation leaves as they are.
+    """Return the number of subsets of ``chosen`` sites that the permutation leaves unchanged.
 
-    Each cycle is in or out as a whole: the coefficient of t^chosen in prod(1 + t^length).
+    Each cycle is included or excluded as a whole: the coefficient of t^chosen in prod(1 +
+    t^length).
     """
     ways = [1] + [0] * chosen
     for length in _cycle_lengths(permutation):
@@ -35,10 +36,10 @@ def _fixed(permutation: np.ndarray, chosen: int) -> int:
 
 
 def count_distinct(host: Host, repeat: Repeat, n_occupied: int, *, charges: bool) -> int:
-    """Number of symmetry-distinct arrangements of one composition (Burnside's lemma).
+    """Return the number of symmetry-distinct arrangements of one composition (Burnside's lemma).
 
-    With ``charges`` the charge states are arranged too, as many reduced sites as neutrality asks
-    for. Raises UserError where the composition has no neutral assignment.
+    With ``charges`` the charge states are arranged too, with as many reduced sites as neutrality
+    requires. Raises UserError if the composition has no neutral assignment.
     """
     mobile, redox = host.permutations(repeat)
     reduced = host.n_reduced(repeat, n_occupied) if charges else 0

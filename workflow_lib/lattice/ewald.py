@@ -33,10 +33,10 @@ def ewald_energy(atoms: Atoms, charges: np.ndarray) -> float:
 
 
 def electrostatic_order(arrangement: Arrangement, host: Host) -> Arrangement:
-    """Return the ions with the charge order of least point-charge energy (formal charges).
+    """Return the ions with the charge order of lowest point-charge energy (formal charges).
 
-    Stands in where a charge-blind model asks: it knows no order, and DFT needs one. The minimum is
-    searched by pymatgen's EwaldMinimizer on the undistorted structure.
+    It represents an arrangement of a charge-blind model, which knows no order, because DFT needs
+    one. pymatgen's EwaldMinimizer searches the minimum on the undistorted structure.
     """
     from pymatgen.analysis.ewald import EwaldMinimizer, EwaldSummation
 

@@ -1,9 +1,9 @@
 """A host crystal, its symmetry, and arrangements of ions and charge states on it.
 
 The host is a full cell (every mobile site occupied) at both ends of the composition, so that the
-cell and the framework of any composition x can be interpolated (Vegard). Symmetry comes from
-spglib on the full structure; equivalent arrangements share one canonical form and one key. How many
-redox sites are reduced is asked of the redox rule, for this and every other host.
+cell and the framework of any composition x can be interpolated (Vegard). Symmetry comes from spglib
+on the full structure; equivalent arrangements share one canonical form and one key. The redox rule
+decides how many redox sites are reduced, for this and every other host.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ class Host:
         self.mobile_sites = np.flatnonzero(self.numbers == atomic_number(self.mobile))
         self.redox_sites = np.flatnonzero(self.numbers == rule.redox_z)
         self._permutations: dict[Repeat, tuple[np.ndarray, np.ndarray]] = {}
-        # Settings of the crystal met in frames, which ``locate`` tries on later ones.
+        # Settings of the crystal found in frames, which ``locate`` tries on later ones.
         self.settings_found: dict[tuple[int, int], list[Reading]] = {}
 
     @classmethod
     def load(cls, path: str | Path, rule: RedoxRule) -> Host:
-        """Read a host file (JSON); UserError where it is missing, incomplete or does not fit the rule."""
+        """Read a host file (JSON); raise UserError if it is missing, incomplete or against the rule."""
         return cls(read_host_file(path, rule), rule)
 
     @property
@@ -91,7 +91,7 @@ class Host:
 
     @cached_property
     def _framework_charge(self) -> int:
-        """Formal charge of all ions of the cell but the mobile and the redox ones, in e."""
+        """Formal charge of all ions of the cell except the mobile and the redox ones, in e."""
         fixed = np.delete(self.numbers, np.concatenate([self.mobile_sites, self.redox_sites]))
         return sum(self.rule.formal_charges[SYMBOLS[z]] for z in fixed)
 
@@ -102,7 +102,7 @@ class Host:
         return int(self.rule.reduced_sites(self.n_redox(repeat), charge))
 
     def n_reduced(self, repeat: Repeat, n_occupied: int) -> int:
-        """Return the number of redox sites in the lower state; UserError where no number is neutral."""
+        """Return the number of redox sites in the lower state; raise UserError if no number is neutral."""
         reduced = self._reduced(repeat, n_occupied)
         if reduced == IMPOSSIBLE:
             raise UserError(
@@ -148,7 +148,7 @@ class Host:
         scaled[mobile] = self.scaled_full[mobile]
         cell = (1 - x) * self.cell_empty + x * self.cell_full
         shifts = np.array(list(product(*(range(n) for n in repeat))), dtype=float)
-        # One sublattice after another, so that site indices of a kind are consecutive.
+        # One sublattice after another, so that the site indices of a sublattice are consecutive.
         order = np.argsort(np.tile(np.arange(len(self.numbers)), len(shifts)), kind="stable")
         positions = (scaled[None] + shifts[:, None]).reshape(-1, 3)[order] / np.array(repeat)
         return (
@@ -166,10 +166,17 @@ class Host:
 
     @cached_property
     def shells(self) -> Shells:
-        """Anion shells of the redox sites; UserError where the host has no anions."""
+        """Anion shells of the redox sites; raises UserError if the host has no anions."""
         from workflow_lib.lattice.polaron import Shells
 
         return Shells(self)
+
+    @cached_property
+    def confusable(self) -> float:
+        """How well the host fits itself in a wrong setting, see ``locate.confusable`` (A)."""
+        from workflow_lib.lattice.locate import confusable
+
+        return confusable(self)
 
     def permutations(self, repeat: Repeat) -> tuple[np.ndarray, np.ndarray]:
         """Return how symmetry moves sites: ``(mobile [n_ops, n_mobile], redox [n_ops, n_redox])``.
@@ -211,7 +218,7 @@ class Host:
         return str(found.international)
 
     def _images(self, arrangement: Arrangement) -> np.ndarray:
-        """Occupied and reduced sites after each operation ``[n_ops, n]``, ascending within either."""
+        """Return the occupied and reduced sites after each operation ``[n_ops, n]``, each ascending."""
         mobile, redox = self.permutations(arrangement.repeat)
         parts = [np.sort(mobile[:, list(arrangement.occupied)], axis=1)]
         if arrangement.reduced is not None:
@@ -243,7 +250,7 @@ class Host:
         return str(StateKey(best.repeat, self.mobile, ions, self.redox, "".join(map(str, states))))
 
     def parse(self, key: str) -> Arrangement:
-        """Return the neutral arrangement that a canonical key names; UserError where it names none."""
+        """Return the neutral arrangement that a canonical key names; raise UserError if it names none."""
         hint = f"{key!r} is no state key of {self.name}"
         try:
             parts = StateKey.parse(key)
@@ -333,11 +340,11 @@ class Host:
         return atoms
 
     def locate(self, atoms: Atoms, oxidation_states: np.ndarray | None) -> Arrangement:
-        """Return the arrangement that these atoms are, found by matching them to host sites.
+        """Return the arrangement of these atoms, found by matching them to host sites.
 
         Atoms may be displaced, the cell strained and the crystal given in another setting; see
-        ``locate.locate``, which is called with this one frame. Raises UserError where the cell is no
-        supercell of the host or an atom sits on no site of its element.
+        ``locate.locate``, which is called with this one frame. Raises UserError if the cell is no
+        supercell of the host or an atom is not on a site of its element.
         """
         from workflow_lib.lattice.locate import locate
 

@@ -1,4 +1,4 @@
-"""The file that describes a host: what it must hold, checked against the redox rule."""
+"""The file that describes a host: its contents, checked against the redox rule."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from workflow_lib.core.io import read_json
 from workflow_lib.lattice.redox import RedoxRule
 
 SMALLEST_VOLUME = 1.0
-"""A^3 an atom; three vectors that span less are no cell of a crystal."""
+"""A^3 per atom; three vectors that span less are no cell of a crystal."""
 CLOSEST = 0.5
 """A; two sites nearer than this are one site given twice."""
 
@@ -88,7 +88,7 @@ class HostFile(BaseModel):
             )
 
     def check_rule(self, rule: RedoxRule) -> None:
-        """Raise ValueError where the redox rule is for another couple or lacks a formal charge."""
+        """Raise ValueError if the redox rule is for another couple or lacks a formal charge."""
         if self.redox != rule.element or self.oxidation_states != (rule.low, rule.high):
             low, high = self.oxidation_states
             raise ValueError(
@@ -103,7 +103,7 @@ class HostFile(BaseModel):
 
 
 def read_host_file(path: str | Path, rule: RedoxRule) -> HostFile:
-    """Read and check a host file; UserError with one line where anything in it is wrong."""
+    """Read and check a host file; raise UserError with one line if anything in it is wrong."""
     content = read_json(path)
     try:
         described = HostFile.model_validate(content)

@@ -22,10 +22,10 @@ VACANCY = DummySpecies("X")
 
 @dataclass(frozen=True, slots=True)
 class Hull:
-    """A lower convex hull over x = filled fraction of the mobile sites, and the points it is of.
+    """A lower convex hull over x = filled fraction of the mobile sites, and the points it is made from.
 
-    ``x`` [v] and ``energy`` [v] (eV per mobile site) are the vertices in ascending x, 0 and 1
-    among them; ``vertices`` [v] says which of the n given points they are; ``formation`` [n] and
+    ``x`` [v] and ``energy`` [v] (eV per mobile site) are the vertices in ascending x, 0 and 1 among
+    them; ``vertices`` [v] says which of the n given points they are; ``formation`` [n] and
     ``above`` [n] (eV per mobile site) are formation energy and distance to the hull of these
     points, in their order.
     """
@@ -37,7 +37,7 @@ class Hull:
     above: np.ndarray
 
     def formation_at(self, x: np.ndarray) -> np.ndarray:
-        """Formation energy of the hull itself at ``x``, eV per mobile site."""
+        """Return the formation energy of the hull itself at ``x``, eV per mobile site."""
         own = formation_energy(self.energy, self.x, self.energy[0], self.energy[-1])
         return np.interp(x, self.x, own)
 
@@ -45,7 +45,7 @@ class Hull:
 def lower_hull(
     filled: ArrayLike, sites: ArrayLike, energies: ArrayLike, *, mobile: str, where: str
 ) -> Hull:
-    """Hull of cells with ``filled`` of ``sites`` mobile sites occupied, ``energies`` in eV a cell.
+    """Return the hull of cells with ``filled`` of ``sites`` mobile sites, ``energies`` in eV per cell.
 
     ``mobile`` is the symbol of the ion; ``where`` names the data in the message of the UserError
     that is raised for an energy that is not finite or a missing end member.
@@ -66,7 +66,7 @@ def lower_hull(
         for i, m, e in zip(n, total, energy, strict=True)
     ]
     diagram = PhaseDiagram(entries)
-    stable = {id(entry) for entry in diagram.stable_entries}  # the very objects, not equal ones
+    stable = {id(entry) for entry in diagram.stable_entries}  # the objects themselves, not equal ones
     x, per_site = n / total, energy / total
     vertices = np.array([k for k, entry in enumerate(entries) if id(entry) in stable], dtype=np.int64)
     vertices = vertices[np.argsort(x[vertices])]

@@ -1,10 +1,10 @@
-"""Which arrangement of the host frames are: atoms matched to sites, in any setting of the crystal.
+"""Find the arrangement of frames: match atoms to host sites, in any setting of the crystal.
 
-The setting of the host file is tried first, for all frames at once. Frames that do not fit well there are
-read in every other way in which their cell is a repetition of the host's (see ``setting``), and the
-reading in which the framework fits best counts; a reading that was found is tried on the frames that
-follow. An atom belongs to its nearest site; where two share one, the assignment of least squared
-distance decides. The origin is where the framework says: its mean displacement is taken out.
+The setting of the host file is tried first, for all frames at once. Frames that do not fit well in it
+are read in every other way in which their cell is a repetition of the host's (see ``setting``), and
+the reading in which the atoms fit best counts; a reading that was found is tried on the frames that
+follow. An atom belongs to its nearest site; if two share one, the assignment of least squared
+distance decides. The framework sets the origin: its mean displacement is subtracted.
 """
 
 from __future__ import annotations
@@ -15,18 +15,25 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from workflow_lib.core.elements import SYMBOLS
+from workflow_lib.core.errors import UserError
 from workflow_lib.lattice.arrangement import Arrangement, Repeat
 from workflow_lib.lattice.setting import Basis, bases
 
 if TYPE_CHECKING:
+    from ase import Atoms
+
     from workflow_lib.lattice.host import Host
 
 MATCH = 1.2
 """A; farther from its host site than this, an atom is somewhere else."""
 SURE = 0.35
-"""A; a framework that lies this well on its sites (root mean square) needs no other reading."""
+"""A; atoms that lie this well on their sites (root mean square) need no other reading."""
 BETTER = 0.05
 """A by which another reading must fit better than the host file's own setting."""
+SAME = 0.02
+"""A; a reading of the host itself that fits this well is a symmetry of it."""
+HOPELESS = 1.0
+"""A; a reading in which atoms are this far from their nearest sites is not looked at more closely."""
 SMALLEST = 0.1
 """A^3 an atom; less is no cell."""
 REMEMBERED = 16
@@ -36,11 +43,11 @@ _PAIRS = 60_000
 
 
 class Located(NamedTuple):
-    """``arrangements`` [F], None where there is none, and why: ``reasons`` [F].
+    """The ``arrangements`` [F], None if there is none, and the ``reasons`` [F] why not.
 
-    ``reasons`` are None too for frames that are not of the host's composition: these are another
-    material, of which there is nothing to say. ``copies`` [F] is the number of host cells that a frame's
-    composition makes, 0 for another material.
+    ``reasons`` are also None for frames that do not have the host's composition: these are another
+    material. ``copies`` [F] is the number of host cells that a frame's composition makes, 0 for
+    another material.
     """
 
     arrangements: list[Arrangement | None]
@@ -56,11 +63,11 @@ class Reading(NamedTuple):
 
 
 class _Fit(NamedTuple):
-    """How frames [G] lie on the sites in a reading.
+    """How well frames [G] lie on the sites in a reading.
 
     ``site`` [G, n] counts the sites of each element from 0; ``worst`` and ``rms`` [G] in A are the
-    largest displacement of an atom and the root mean square of the framework's; ``atom`` [G] is the
-    atom with the largest; ``shift`` [G, 3] the origin (scaled).
+    largest displacement of an atom and their root mean square; ``atom`` [G] is the atom with the
+    largest; ``shift`` [G, 3] the origin (scaled).
     """
 
     site: np.ndarray
@@ -71,7 +78,7 @@ class _Fit(NamedTuple):
 
 
 def copies_of_host(host: Host, numbers: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Return how many host cells each frame's composition makes [F]; 0 where it is another material.
+    """Return how many host cells each frame's composition makes [F]; 0 for another material.
 
     ``numbers`` holds the atoms of all frames, frame i from ``offsets[i]`` to ``offsets[i + 1]``.
     """
@@ -98,11 +105,11 @@ def locate(
     states: np.ndarray | None,
     wanted: np.ndarray | None = None,
 ) -> Located:
-    """Return the arrangements that frames are, with the charge ``states`` [N] of their atoms where given.
+    """Return the arrangements of frames, with the charge ``states`` [N] of their atoms if given.
 
     ``numbers`` [N] and ``positions`` [N, 3] (A) hold the atoms of all frames, frame i from
-    ``offsets[i]`` to ``offsets[i + 1]``; ``cells`` [F, 3, 3] in A, rows are vectors. Frames that are
-    not ``wanted`` [F] are passed over without a reason.
+    ``offsets[i]`` to ``offsets[i + 1]``; ``cells`` [F, 3, 3] in A, rows are vectors. Frames that
+    are not ``wanted`` [F] are skipped without a reason.
     """
     copies = copies_of_host(host, numbers, offsets)
     arrangements: list[Arrangement | None] = [None] * len(copies)
@@ -121,7 +128,7 @@ def locate(
         alike.setdefault(numbers[mine].tobytes(), []).append(frame)
     for members in alike.values():
         atoms = np.array([order[offsets[frame] : offsets[frame + 1]] for frame in members])
-        group = _Group(host, int(copies[members[0]]), numbers[atoms[0]])
+        group = _Group(host, int(copies[members[0]]), numbers[atoms[0]], host.confusable)
         group.locate(positions[atoms], cells[members])
         for row, (frame, mine) in enumerate(zip(members, atoms, strict=True)):
             reasons[frame] = group.reasons[row]
@@ -134,8 +141,59 @@ def locate(
     return Located(arrangements, reasons, copies)
 
 
+def confusable(host: Host) -> float:
+    """Return how well the host fits itself in a wrong reading: the smallest root mean square (A).
+
+    A host that is nearly, but not quite, of higher symmetry can be read wrongly at little cost;
+    frames must then fit better to need no other reading.
+    """
+    smallest = np.inf
+    for x in (0.0, 1.0):
+        atoms = host.full_cell(x)
+        kept = np.sort(np.setdiff1d(np.arange(len(atoms)), [] if x else host.mobile_sites))
+        kept = kept[np.argsort(atoms.numbers[kept], kind="stable")]
+        group = _Group(host, 1, atoms.numbers[kept], np.inf)
+        for _, fit in group.trials(atoms.positions[kept], np.asarray(atoms.cell[:])):
+            smallest = min(smallest, *fit.rms[fit.rms > SAME].tolist(), np.inf)
+    return float(smallest)
+
+
+class OnSites(NamedTuple):
+    """A structure in the setting of the host.
+
+    The host's ``cell`` [3, 3] as the structure has it (A) and, atom by atom, the scaled ``positions``
+    [n, 3] from the origin of the host and the ``site`` [n] in its full cell.
+    """
+
+    cell: np.ndarray
+    positions: np.ndarray
+    site: np.ndarray
+
+
+def onto_sites(host: Host, atoms: Atoms) -> OnSites:
+    """Return a structure of one host cell in the setting of the host; UserError if it does not fit."""
+    order = np.argsort(atoms.numbers, kind="stable")
+    numbers, cell = atoms.numbers[order], np.asarray(atoms.cell[:])
+    copies = copies_of_host(host, numbers, np.array([0, len(numbers)]))
+    if copies[0] != 1:
+        raise UserError(
+            f"{atoms.get_chemical_formula()} is not one cell of {host.name}, ions taken out or not"
+        )
+    group = _Group(host, 1, numbers, host.confusable)
+    group.locate(atoms.positions[None, order], cell[None])
+    if group.found[0] is None or group.reasons[0] is not None:
+        raise UserError(f"{atoms.get_chemical_formula()}: {group.reasons[0]}")
+    (basis, shift), found = group.found[0]
+    edges = basis.matrix @ cell
+    positions, site = np.empty((len(numbers), 3)), np.empty(len(numbers), dtype=np.int64)
+    positions[order] = atoms.positions[order] @ np.linalg.inv(edges) + shift
+    for z in np.unique(numbers):
+        site[order[numbers == z]] = np.flatnonzero(host.numbers == z)[found[numbers == z]]
+    return OnSites(edges, positions, site)
+
+
 def _sound(offsets: np.ndarray, positions: np.ndarray, cells: np.ndarray) -> np.ndarray:
-    """Whether the numbers of each frame [F] are finite and its cell has a volume."""
+    """Return whether the numbers of each frame [F] are finite and its cell has a volume."""
     finite = np.add.reduceat(~np.isfinite(positions).all(axis=1), offsets[:-1], dtype=np.int64) == 0
     finite &= np.isfinite(cells).all(axis=(1, 2))
     volume = np.zeros(len(cells))
@@ -146,8 +204,9 @@ def _sound(offsets: np.ndarray, positions: np.ndarray, cells: np.ndarray) -> np.
 class _Group:
     """Frames with the same atoms ``numbers`` [n], sorted, that make ``copies`` cells of the host."""
 
-    def __init__(self, host: Host, copies: int, numbers: np.ndarray) -> None:
+    def __init__(self, host: Host, copies: int, numbers: np.ndarray, confusable: float) -> None:
         self.host, self.copies, self.numbers = host, copies, numbers
+        self.sure, self.better = min(SURE, confusable / 2), min(BETTER, confusable / 4)
         self.low = host.low
         mobile_z = int(host.numbers[host.mobile_sites[0]])
         self.mobile = np.flatnonzero(numbers == mobile_z)
@@ -158,25 +217,25 @@ class _Group:
         self._sites: dict[Repeat, dict[int, np.ndarray]] = {}
         self.reasons: list[str | None] = []
         self.misplaced: list[int | None] = []
-        self.found: list[tuple[Repeat, np.ndarray] | None] = []
+        self.found: list[tuple[Reading, np.ndarray] | None] = []
 
     def sites(self, repeat: Repeat) -> dict[int, np.ndarray]:
-        """Scaled positions [s, 3] of the sites of each element in a supercell."""
+        """Return the scaled positions [s, 3] of the sites of each element in a supercell."""
         if repeat not in self._sites:
             numbers, scaled, _ = self.host.supercell(repeat, self.x)
             self._sites[repeat] = {int(z): scaled[numbers == z] for z in np.unique(numbers)}
         return self._sites[repeat]
 
     def arrangement(self, row: int, states: np.ndarray | None) -> Arrangement:
-        """The arrangement of a frame that was located."""
+        """Return the arrangement of a frame that was located."""
         found = self.found[row]
         assert found is not None
-        repeat, site = found
+        (basis, _), site = found
         occupied = sorted(site[self.mobile].tolist())
         if states is None:
-            return Arrangement(repeat, tuple(occupied), None)
+            return Arrangement(basis.repeat, tuple(occupied), None)
         reduced = site[self.redox][states[self.redox] == self.low]
-        return Arrangement(repeat, tuple(occupied), tuple(sorted(reduced.tolist())))
+        return Arrangement(basis.repeat, tuple(occupied), tuple(sorted(reduced.tolist())))
 
     def locate(self, positions: np.ndarray, cells: np.ndarray) -> None:
         """Match frames ``positions`` [G, n, 3] and ``cells`` [G, 3, 3] (A) to sites."""
@@ -192,22 +251,22 @@ class _Group:
             basis = Basis((repeat[0], repeat[1], repeat[2]), np.eye(3, dtype=np.int64))
             self._take(
                 rows,
-                basis.repeat,
+                basis,
                 self._fit(Reading(basis, np.zeros(3)), positions[rows], cells[rows]),
                 rms,
             )
-        doubtful = np.flatnonzero(rms > SURE)
+        doubtful = np.flatnonzero(rms > self.sure)
         for row in doubtful.tolist():
-            if rms[row] > SURE:
+            if rms[row] > self.sure:
                 self._other_settings(row, doubtful, positions, cells, rms)
 
-    def _take(self, rows: np.ndarray, repeat: Repeat, fit: _Fit, rms: np.ndarray) -> None:
-        """Keep a fit of some frames where it is better than what they have."""
+    def _take(self, rows: np.ndarray, basis: Basis, fit: _Fit, rms: np.ndarray) -> None:
+        """Keep a fit of some frames if it is better than their present one."""
         for place, row in enumerate(rows.tolist()):
-            if fit.rms[place] >= rms[row] - (BETTER if np.isfinite(rms[row]) else 0):
+            if fit.rms[place] >= rms[row] - (self.better if np.isfinite(rms[row]) else 0):
                 continue
             rms[row] = fit.rms[place]
-            self.found[row] = repeat, fit.site[place]
+            self.found[row] = Reading(basis, fit.shift[place]), fit.site[place]
             good = fit.worst[place] <= MATCH
             self.reasons[row] = (
                 None if good else f"{fit.worst[place]:.2f} A from its site in {self.host.name}"
@@ -217,11 +276,11 @@ class _Group:
     def _other_settings(
         self, row: int, doubtful: np.ndarray, positions: np.ndarray, cells: np.ndarray, rms: np.ndarray
     ) -> None:
-        """Read a frame in other settings; what fits well is tried on all frames that are in doubt."""
+        """Read a frame in other settings; try those that fit well on all frames in doubt."""
         known = self.host.settings_found.setdefault((self.copies, len(self.numbers)), [])
         for reading in known:
             fit = self._fit(reading, positions[[row]], cells[[row]])
-            if fit.rms[0] <= SURE:
+            if fit.rms[0] <= self.sure:
                 self._spread(reading, doubtful, positions, cells, rms)
                 return
         best: tuple[float, Reading] | None = None
@@ -232,18 +291,18 @@ class _Group:
             reading = best[1]
             self._take(
                 np.array([row]),
-                reading.basis.repeat,
+                reading.basis,
                 self._fit(reading, positions[[row]], cells[[row]]),
                 rms,
             )
-            if best[0] <= SURE:
+            if best[0] <= self.sure:
                 known.insert(0, reading)
                 del known[REMEMBERED:]
                 self._spread(reading, doubtful, positions, cells, rms)
         elif self.found[row] is None:
             edges = " x ".join(f"{edge:.2f}" for edge in np.linalg.norm(cells[row], axis=1))
             self.reasons[row] = f"its cell of {edges} A is no repetition of that of {self.host.name}"
-        rms[row] = min(rms[row], SURE)  # read; nothing fits better
+        rms[row] = min(rms[row], self.sure)  # read; nothing fits better
 
     def _spread(
         self,
@@ -253,43 +312,50 @@ class _Group:
         cells: np.ndarray,
         rms: np.ndarray,
     ) -> None:
-        rows = doubtful[rms[doubtful] > SURE]
+        rows = doubtful[rms[doubtful] > self.sure]
         fit = self._fit(reading, positions[rows], cells[rows])
-        sure = fit.rms <= SURE
-        self._take(rows[sure], reading.basis.repeat, _Fit(*(part[sure] for part in fit)), rms)
+        sure = fit.rms <= self.sure
+        self._take(rows[sure], reading.basis, _Fit(*(part[sure] for part in fit)), rms)
 
     def _readings(self, positions: np.ndarray, cell: np.ndarray) -> Iterator[tuple[Reading, float]]:
-        """All readings of a frame [n, 3] whose shape is that of the host, with the framework's misfit."""
+        """Yield all readings of a frame [n, 3] that have the host's shape, with the framework's misfit."""
+        for basis, fit in self.trials(positions, cell):
+            best = int(fit.rms.argmin())
+            yield Reading(Basis(basis.repeat, basis.matrix[best]), fit.shift[best]), float(fit.rms[best])
+
+    def trials(self, positions: np.ndarray, cell: np.ndarray) -> Iterator[tuple[Basis, _Fit]]:
+        """Yield all readings of a frame, those of one supercell together (``matrix`` [T, 3, 3], fit [T]).
+
+        In each basis one atom is placed on each of its sites in turn.
+        """
         elements, counts = np.unique(self.numbers[self.framework], return_counts=True)
         z = int(elements[counts.argmin()])
         first = int(np.flatnonzero(self.numbers == z)[0])
-        for basis in bases(self.cell, self.copies, cell):
-            # Copies of a site follow one another; a shift by a host cell changes no key.
-            sites = self.sites(basis.repeat)[z][:: self.copies]
-            inverse = np.linalg.inv(basis.matrix @ cell)
-            shifts = sites - positions[first] @ inverse
-            framework = self.framework
-            fit = self._fit(
-                Reading(basis, shifts),
-                np.repeat(positions[None], len(shifts), axis=0),
-                np.repeat(cell[None], len(shifts), axis=0),
-                framework,
-            )
-            best = int(fit.rms.argmin())
-            yield Reading(basis, fit.shift[best]), float(fit.rms[best])
+        every = bases(self.cell, self.copies, cell)
+        for repeat in dict.fromkeys(basis.repeat for basis in every):
+            matrices = np.array([basis.matrix for basis in every if basis.repeat == repeat])
+            # Copies of a site are consecutive; a shift by a host cell changes no key.
+            sites = self.sites(repeat)[z][:: self.copies]
+            shifts = sites - (positions[first] @ np.linalg.inv(matrices @ cell))[:, None]
+            basis = Basis(repeat, np.repeat(matrices, len(sites), axis=0))
+            count = len(basis.matrix)
+            frames = np.broadcast_to(positions, (count, *positions.shape))
+            cells = np.broadcast_to(cell, (count, 3, 3))
+            yield basis, self._fit(Reading(basis, shifts.reshape(-1, 3)), frames, cells, hopeless=HOPELESS)
 
     def _fit(
-        self, reading: Reading, positions: np.ndarray, cells: np.ndarray, atoms: np.ndarray | None = None
+        self, reading: Reading, positions: np.ndarray, cells: np.ndarray, hopeless: float = np.inf
     ) -> _Fit:
-        """Match frames in one reading; of ``atoms`` [n] (bool) alone where given.
+        """Match frames in one reading.
 
-        The shift of the reading is where to look; the origin that counts is where the framework has no
-        mean displacement.
+        The matrix and the shift of the reading may be one for all or one per frame. The shift is
+        where the search starts; the final origin is the one at which the framework has no mean
+        displacement. Frames whose atoms are ``hopeless`` (A, root mean square) or more from their
+        nearest sites are not assigned, because an assignment to separate sites would only be worse.
         """
-        chosen = np.ones(len(self.numbers), dtype=bool) if atoms is None else atoms
         edges = reading.basis.matrix @ cells
-        scaled = positions[:, chosen] @ np.linalg.inv(edges) + np.atleast_2d(reading.shift)[:, None]
-        numbers, framework = self.numbers[chosen], self.framework[chosen]
+        scaled = positions @ np.linalg.inv(edges) + np.atleast_2d(reading.shift)[:, None]
+        numbers, framework = self.numbers, self.framework
         sites = self.sites(reading.basis.repeat)
         site = np.empty(scaled.shape[:2], dtype=np.int64)
         gap = np.empty_like(scaled)
@@ -298,9 +364,10 @@ class _Group:
             site[:, mine], gap[:, mine] = _nearest(scaled[:, mine], sites[int(z)], edges)
         mean = gap[:, framework].mean(axis=1)
         displaced = np.linalg.norm((gap - mean[:, None]) @ edges, axis=-1)
+        worth = (displaced**2).mean(axis=1) <= hopeless**2
         for z in np.unique(numbers):
             mine = np.flatnonzero(numbers == z)
-            shared = (np.diff(np.sort(site[:, mine], axis=1), axis=1) == 0).any(axis=1)
+            shared = worth & (np.diff(np.sort(site[:, mine], axis=1), axis=1) == 0).any(axis=1)
             for frame in np.flatnonzero(shared).tolist():
                 site[frame, mine], displaced[frame, mine] = _assigned(
                     scaled[frame, mine] - mean[frame], sites[int(z)], edges[frame]
@@ -308,16 +375,16 @@ class _Group:
         return _Fit(
             site,
             displaced.max(axis=1),
-            np.sqrt((displaced[:, framework] ** 2).mean(axis=1)),
+            np.sqrt((displaced**2).mean(axis=1)),
             displaced.argmax(axis=1),
             np.atleast_2d(reading.shift) - mean,
         )
 
 
 def _nearest(scaled: np.ndarray, sites: np.ndarray, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Nearest site [G, a] of atoms ``scaled`` [G, a, 3] and the gap to it, scaled too [G, a, 3].
+    """Return the nearest site [G, a] of atoms ``scaled`` [G, a, 3] and the gap to it [G, a, 3].
 
-    ``sites`` [s, 3] are scaled; ``cells`` [G, 3, 3] in A.
+    ``sites`` [s, 3] and the gap are scaled; ``cells`` [G, 3, 3] in A.
     """
     frames, atoms, _ = scaled.shape
     site = np.empty((frames, atoms), dtype=np.int64)
@@ -334,7 +401,7 @@ def _nearest(scaled: np.ndarray, sites: np.ndarray, cells: np.ndarray) -> tuple[
 
 
 def _assigned(scaled: np.ndarray, sites: np.ndarray, cell: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sites [a] of atoms [a, 3] (scaled) with the least sum of squared distances, and the distances (A)."""
+    """Return sites [a] of atoms [a, 3] (scaled) with the least sum of squared distances, and these in A."""
     from scipy.optimize import linear_sum_assignment
 
     gap = scaled[:, None] - sites[None]

@@ -1,6 +1,6 @@
 """The distortion around a charge state: anions near a redox site, drawn in or pushed out.
 
-Which neighbours count follows from the host: anions are its ions of negative formal charge, and the
+The host defines which neighbours count: anions are its ions of negative formal charge, and the
 shell of a redox site ends at the widest gap in its distances to them. In the olivine these are the six
 oxygens of the FeO6 octahedron.
 """
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from workflow_lib.lattice.host import Host
 
 LARGEST = 12
-"""Most anions that a shell can have: close packing."""
+"""Largest number of anions in a shell: close packing."""
 REACH = 1.5
-"""Neighbours are looked for up to this many times the longest bond of the host's shells."""
+"""Neighbours are searched up to this many times the longest bond of the host's shells."""
 
 
 class Bonds(NamedTuple):
@@ -79,7 +79,7 @@ def _bonds(atoms: Atoms, redox_z: int, anions: np.ndarray, reach: float) -> Bond
 
 
 def _distances(atoms: Atoms, redox_z: int, anions: np.ndarray) -> list[np.ndarray]:
-    """Distances (A, ascending) of each redox site to its nearest anions, at least LARGEST + 1 of them."""
+    """Return distances (A, ascending) of each redox site to at least LARGEST + 1 nearest anions."""
     sites, reach = np.flatnonzero(atoms.numbers == redox_z), 4.0
     while True:
         bonds = _bonds(atoms, redox_z, anions, reach)
@@ -98,7 +98,7 @@ def distort(atoms: Atoms, host: Host, amplitude: float) -> None:
     shells = host.shells
     bonds = shells.bonds(atoms)
     sites = np.flatnonzero(atoms.numbers == shells.redox_z)
-    # Sites of a supercell are numbered copy by copy of each site of the cell.
+    # In a supercell all copies of one site of the cell are numbered before those of the next.
     sizes = np.repeat(shells.sizes, len(sites) // len(shells.sizes))
     inside = bonds.rank < sizes[np.searchsorted(sites, bonds.redox)]
     sign = np.where(atoms.arrays["oxidation_states"][bonds.redox[inside]] == host.low, 1.0, -1.0)

@@ -1,11 +1,11 @@
-"""The redox rule: which charge states exist, how moments show them, and what neutrality asks for.
+"""The redox rule: which charge states exist, how moments show them, and what neutrality requires.
 
 The rule is configuration. Its couple (Fe2+/Fe3+ here) and the formal charges of all other ions
-decide how many redox sites hold the lower state: the cell must be neutral. This is the only place
-where neutrality is worked out; hosts, searches, plans and readers ask here.
+decide how many redox sites hold the lower state: the cell must be neutral. Neutrality is computed
+only here; hosts, searches, plans and readers all use this module.
 
-Frames come one after another in flat arrays: ``numbers`` ``[N]`` holds the atoms of all F frames,
-frame i from ``offsets[i]`` to ``offsets[i + 1]``. The methods for one frame are these, called with one.
+Frames are concatenated in flat arrays: ``numbers`` ``[N]`` holds the atoms of all F frames, frame i
+from ``offsets[i]`` to ``offsets[i + 1]``. The methods for one frame call those for many with one.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from workflow_lib.core.errors import UserError
 
 Embedding = Literal["none", "surrogate", "new-species"]
 IMPOSSIBLE = -1
-"""Number of reduced sites where no whole number of them makes a cell neutral."""
+"""Number of reduced sites if no whole number of them makes a cell neutral."""
 
 
 class Balance(NamedTuple):
-    """What neutrality asks of each frame, all ``[F]``.
+    """The neutrality requirements of each frame, all ``[F]``.
 
     ``charge`` of the ions outside the couple in e, number of redox ``sites``, how many of them are
-    ``reduced`` (:data:`IMPOSSIBLE` where no number does it), and the atomic number of an ion
-    ``without`` formal charge (0 where all have one; then ``charge`` is complete).
+    ``reduced`` (:data:`IMPOSSIBLE` if no number balances), and the atomic number of an ion
+    ``without`` formal charge (0 if all have one; then ``charge`` is complete).
     """
 
     charge: np.ndarray
@@ -58,8 +58,11 @@ class RedoxState(BaseModel):
     @classmethod
     def _ordered(cls, value: dict[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
         for reference, (low, high) in value.items():
-            if low >= high:
-                raise ValueError(f"the window of {reference} runs from {low} to {high}")
+            if not 0 <= low < high:
+                raise ValueError(
+                    f"the window of {reference} runs from {low} to {high}; moments count by magnitude, so "
+                    "give two numbers of at least 0, the smaller one first"
+                )
         return value
 
 
@@ -133,7 +136,7 @@ class RedoxRule(BaseModel):
         return np.where((rest != 0) | (reduced < 0) | (reduced > sites), IMPOSSIBLE, reduced)
 
     def balance(self, numbers: np.ndarray, offsets: np.ndarray) -> Balance:
-        """Return what neutrality asks of each frame; raises nothing."""
+        """Return the neutrality requirements of each frame; raises nothing."""
         numbers = np.asarray(numbers, dtype=np.int64)
         charges, known = self._charges
         charge, sites = _sums(charges[numbers], offsets), _sums(numbers == self.redox_z, offsets)
@@ -143,7 +146,7 @@ class RedoxRule(BaseModel):
         return Balance(charge, sites, self.reduced_sites(sites, charge), without)
 
     def _unbalanced(self, balance: Balance, frame: int) -> str | None:
-        """Say why a frame has no neutral assignment; None where it has one."""
+        """Say why a frame has no neutral assignment; None if it has one."""
         if balance.without[frame]:
             return (
                 f"no formal charge for {SYMBOLS[balance.without[frame]]}; add it to redox.formal_charges "
@@ -292,12 +295,12 @@ class RedoxRule(BaseModel):
 
 
 def _sums(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Sum of each frame's atoms ``[F]``; exact for integers."""
+    """Return the sum over each frame's atoms ``[F]``; exact for integers."""
     return np.diff(np.concatenate([[0], np.cumsum(values)])[offsets])
 
 
 def _firsts(flags: np.ndarray, offsets: np.ndarray) -> dict[int, int]:
-    """For each frame with a flagged atom, that atom's place in the flat arrays."""
+    """Return, for each frame with a flagged atom, that atom's place in the flat arrays."""
     places = np.flatnonzero(flags)
     frames = np.searchsorted(offsets, places, side="right") - 1
     chosen, index = np.unique(frames, return_index=True)

@@ -3,7 +3,7 @@
 A crystal can be given in many settings: permuted axes, a left-handed or skewed basis, another origin.
 Two bases M C and S span lattices of one shape where their metric tensors agree, so the candidates are
 whole-numbered matrices M of determinant +-1 that turn the frame's cell C into something of the shape
-of a repeated host cell S. Which of them is right, and where the origin lies, the atoms decide.
+of a repeated host cell S. The atoms decide which of them is right and where the origin lies.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MOST = 400
 
 
 class Basis(NamedTuple):
-    """``matrix`` [3, 3], whole numbers: ``matrix @ cell`` are the edges of the host repeated ``repeat``."""
+    """``matrix`` [3, 3], integers: ``matrix @ cell`` are the edges of the host repeated ``repeat``."""
 
     repeat: Repeat
     matrix: np.ndarray

@@ -1,1 +1,1 @@
-"""Families of potentials behind one contract (``contract.py``), one adapter file a family."""
+"""Families of potentials behind one contract (``contract.py``), one adapter file per family."""

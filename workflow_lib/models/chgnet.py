@@ -1,10 +1,10 @@
-"""CHGNet (chgnet) behind the contract, from scratch or from the weights its wheel ships.
+"""Adapter of CHGNet (chgnet), from scratch or from the weights that its wheel ships.
 
 The network is upstream's own ``CHGNet`` module (Deng et al., Nat. Mach. Intell. 5, 1031 (2023));
 ``chgnet_graph.py`` makes its graphs and ``chgnet_network.py`` runs its layers.
 
 Energies: CHGNet predicts an energy per atom relative to a composition model (``AtomRef``, one
-energy an element). Here energies are totals in eV, and the shipped composition energies become
+energy per element). Here energies are totals in eV, and the shipped composition energies become
 ``reference_energies``. They belong to the level the weights were trained at: PBE(+U) of the
 Materials Project with the MP2020 corrections included (Fe -2.256, O -0.687 eV per atom). Energies of
 another code or functional need other references, which the trainer fits.
@@ -39,6 +39,7 @@ TABLE = 94
 SHIPPED = {
     "0.3.0": "d14ab7c0f093efe64b60a7bcd540bca10e74fb7f46c86108a079af60524659d1",
     "0.2.0": "ef624f78b6db9d315b4ef256f1bb3207449924191b91720dc17d3f60c5df980e",
+    "r2scan": "8eba3db0f35a2788bb3ae22885ad340591e27996f213c6643af522a633b50dad",
 }
 """sha256 of the weights in upstream's wheel, by version. They are pickles: no other file is opened."""
 
@@ -73,7 +74,7 @@ class ChgnetPotential(Potential):
             raise UserError(f"chgnet takes species labels up to {TABLE} (Pu), got {beyond[0]}")
         self.atom_cutoff = float(arguments["atom_graph_cutoff"])
         self.bond_cutoff = float(arguments["bond_graph_cutoff"])
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints its size
+        with contextlib.redirect_stdout(io.StringIO()):  # the constructor prints its size
             self.net = CHGNet(**{**arguments, "composition_model": None})
         self.net.to(dtype)
 
@@ -101,7 +102,7 @@ class ChgnetPotential(Potential):
         return potential
 
     def _start_from(self, state: dict[str, Tensor], *, copy_elements: bool) -> None:
-        """Fill in shipped weights, and composition energies as references."""
+        """Load shipped weights, and composition energies as references."""
         energies = state.pop("composition_model.fc.weight")[0]
         self.net.load_state_dict(state)
         start = {
@@ -160,12 +161,12 @@ class ChgnetPotential(Potential):
         return output
 
     def embedding_rows(self) -> Tensor:
-        """Species embedding [n_species, atom_fea_dim], rows in the order of ``species.labels``."""
+        """Return the species embedding [n_species, atom_fea_dim], rows as in ``species.labels``."""
         return self.net.atom_embedding.embedding.weight[[label - 1 for label in self.species.labels]]
 
 
 def _arguments(hp: ChgnetHyperparameters) -> dict[str, Any]:
-    """Arguments of upstream's ``CHGNet`` for a network from scratch; the rest is as in 0.3.0."""
+    """Return arguments of upstream's ``CHGNet`` for a network from scratch; the others are as in 0.3.0."""
     return {
         **{name: getattr(hp, name) for name in ARCHITECTURE},
         "atom_conv_hidden_dim": hp.atom_fea_dim,
@@ -175,12 +176,12 @@ def _arguments(hp: ChgnetHyperparameters) -> dict[str, Any]:
 
 
 def _shipped(hp: ChgnetHyperparameters) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Arguments and state of the weights in the installed chgnet.
+    """Return arguments and state of the weights in the installed chgnet.
 
-    The file must have the checksum in :data:`SHIPPED`, and even so is read as tensors and plain
-    values only (``weights_only``), so that nothing in it is executed. UserError where it is missing
-    or another, or where a hyperparameter differs from the weights' (one left at its default is taken
-    as not given, since the defaults are those of 0.3.0).
+    The file must have the checksum in :data:`SHIPPED`, and even so only tensors and plain values
+    are read (``weights_only``), so that nothing in it is executed. Raises UserError if it is
+    missing or a different one, or if a hyperparameter differs from that of the weights (one left at
+    its default counts as not given, because the defaults are those of 0.3.0).
     """
     folder = files("chgnet") / "pretrained" / hp.pretrained
     found = [item for item in folder.iterdir() if item.name.endswith(".pth.tar")] if folder.is_dir() else []
@@ -196,7 +197,7 @@ def _shipped(hp: ChgnetHyperparameters) -> tuple[dict[str, Any], dict[str, Tenso
             "and is not opened: a pickle could run code; install chgnet again"
         )
     model = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)["model"]
-    # Upstream's loader adds the bias of the convolutions' output layers for 0.2.0 alone.
+    # Upstream's loader adds the bias of the convolutions' output layers only for 0.2.0.
     arguments = {**model["model_args"], "mlp_out_bias": hp.pretrained == "0.2.0"}
     for name in ARCHITECTURE:
         given, default = getattr(hp, name), ChgnetHyperparameters.model_fields[name].default

@@ -1,4 +1,4 @@
-"""Bonds and angles of a periodic cell, as CHGNet wants them.
+"""Bonds and angles of a periodic cell, as CHGNet needs them.
 
 CHGNet (Deng et al., Nat. Mach. Intell. 5, 1031 (2023)) passes messages on two graphs: the atom
 graph, whose edges are all bonds shorter than ``atom_graph_cutoff``, and the bond graph, whose nodes
@@ -20,7 +20,7 @@ from workflow_lib.core.errors import UserError
 from workflow_lib.models.contract import Batch, Graph, Species, Structure
 from workflow_lib.models.graph import base_graph, collate_graphs
 
-# Index tensors and the tensor whose rows they count.
+# Index tensors, each with the tensor whose rows it refers to.
 OFFSETS = {
     "short_bonds": "positions",
     "long_bonds": "positions",
@@ -38,7 +38,7 @@ def chgnet_graph(
     bond_cutoff: float,
     dtype: torch.dtype,
 ) -> Graph:
-    """Base graph plus bonds and angles; cut-offs in A.
+    """Return the base graph plus bonds and angles; cut-offs in A.
 
     ``short_bonds`` [2, n_short] holds the atoms (i, j) of the bonds below ``bond_cutoff`` and
     ``short_offset`` [n_short, 3] (A) the lattice translation of j, so that the bond vector is
@@ -83,10 +83,10 @@ def collate_chgnet(graphs: Sequence[Graph]) -> Batch:
 
 
 def _angles(bonds: np.ndarray, n_atoms: int, dtype: torch.dtype) -> Graph:
-    """All unordered pairs of bond ends that meet at one atom.
+    """Return all unordered pairs of bond ends that meet at one atom.
 
     ``bonds`` [2, n] are the atoms of undirected bonds. A bond between two images of one atom meets
-    itself there (a straight angle), as upstream has it.
+    itself there (a straight angle), as in upstream.
     """
     n_bonds = bonds.shape[1]
     ends = bonds.ravel()  # end e is the start of bond e, or the end of bond e - n_bonds
@@ -108,7 +108,7 @@ def _angles(bonds: np.ndarray, n_atoms: int, dtype: torch.dtype) -> Graph:
 
 
 def _refuse_isolated(structure: Structure, first: np.ndarray, second: np.ndarray, cutoff: float) -> None:
-    """Raise UserError when an atom has no neighbour: CHGNet was never meant to see one."""
+    """Raise UserError if an atom has no neighbour, which CHGNet cannot describe."""
     n_atoms = len(structure.positions)
     neighbours = np.bincount(first, minlength=n_atoms) + np.bincount(second, minlength=n_atoms)
     isolated = np.flatnonzero(neighbours == 0)

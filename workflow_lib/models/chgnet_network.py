@@ -33,7 +33,7 @@ from workflow_lib.models.second_order import layer_norm, silu
 
 
 class Result(NamedTuple):
-    """Energies of atoms [n] (eV), signed moments [n] (muB), and the features read out [n, d]."""
+    """Energies of atoms [n] (eV), signed moments [n] (muB), and the features before the readout [n, d]."""
 
     energies: Tensor
     moments: Tensor
@@ -49,18 +49,18 @@ class Angles(NamedTuple):
 
 
 def bonds(batch: Batch) -> Tensor:
-    """Atoms (i, j) of all bonds [2, n_bonds]: all short ones, then all long ones."""
+    """Return the atoms (i, j) of all bonds [2, n_bonds]: all short ones, then all long ones."""
     return torch.cat([batch["short_bonds"], batch["long_bonds"]], dim=1)
 
 
 def bond_vectors(batch: Batch, atoms: Tensor) -> Tensor:
-    """Vectors [n_bonds, 3] (A) from i to j of the bonds that :func:`bonds` gives."""
+    """Return the vectors [n_bonds, 3] (A) from i to j of the bonds that :func:`bonds` returns."""
     positions, offset = batch["positions"], torch.cat([batch["short_offset"], batch["long_offset"]])
     return positions.index_select(0, atoms[1]) - positions.index_select(0, atoms[0]) + offset
 
 
 def run(net: CHGNet, batch: Batch, atoms: Tensor, vectors: Tensor) -> Result:
-    """Evaluate the network for atoms and vectors of bonds as the functions above give them."""
+    """Evaluate the network for atoms and vectors of bonds as the functions above return them."""
     pairs, n_short = batch["angle_bonds"], batch["short_bonds"].shape[1]
     angles = Angles(pairs.reshape(-1), pairs.flip(0).reshape(-1), batch["angle_atom"])
 
@@ -87,7 +87,7 @@ def run(net: CHGNet, batch: Batch, atoms: Tensor, vectors: Tensor) -> Result:
         bias = cast(torch.nn.Linear, bond_layer.mlp_out.layers[-1]).bias
         if bias is not None:
             long = long + bias
-        if block < blocks - 1:  # what the last one makes, nobody reads
+        if block < blocks - 1:  # the output of the last one is not used
             angle = _angle_update(cast(AngleUpdate, net.angle_layers[block]), atom, short, angle, angles)
     moments = net.site_wise(atom).squeeze(-1)
     last_layer = cast(AtomConv, net.atom_conv_layers[-1])
@@ -98,7 +98,7 @@ def run(net: CHGNet, batch: Batch, atoms: Tensor, vectors: Tensor) -> Result:
 
 
 def _atom_conv(layer: AtomConv, atom: Tensor, bond: Tensor, weight: Tensor, atoms: Tensor) -> Tensor:
-    """Atoms after the messages along both directions of every bond."""
+    """Return the atom features after the messages along both directions of every bond."""
     receiver, sender = atoms.reshape(-1), atoms.flip(0).reshape(-1)
 
     def gather(receive: Tensor, along: Tensor, send: Tensor) -> Tensor:
@@ -112,19 +112,19 @@ def _atom_conv(layer: AtomConv, atom: Tensor, bond: Tensor, weight: Tensor, atom
 def _bond_conv(
     layer: BondConv, atom: Tensor, short: Tensor, angle: Tensor, weight: Tensor, angles: Angles
 ) -> Tensor:
-    """Short bonds after the messages from every angle to both its bonds."""
+    """Return the short-bond features after the messages from every angle to both its bonds."""
     messages = _on_both(torch.mul, _angle_messages(layer.twoBody_bond, atom, short, angle, angles), weight)
     total = torch.zeros_like(short).index_add(0, angles.left, messages)
     return layer.mlp_out(total) + short
 
 
 def _angle_update(layer: AngleUpdate, atom: Tensor, short: Tensor, angle: Tensor, angles: Angles) -> Tensor:
-    """New features of both orders of every angle, [2 n, d]."""
+    """Return the new features of both orders of every angle, [2 n, d]."""
     return _on_both(torch.add, _angle_messages(layer.twoBody_bond, atom, short, angle, angles), angle)
 
 
 def _angle_messages(mlp: GatedMLP, atom: Tensor, short: Tensor, angle: Tensor, angles: Angles) -> Tensor:
-    """Output of a gated MLP for both orders of every angle, [2 n, d].
+    """Return the output of a gated MLP for both orders of every angle, [2 n, d].
 
     ``angle`` has 2 n rows, or n while it is still the same for both orders.
     """
@@ -147,9 +147,9 @@ def _on_both(function: Callable[[Tensor, Tensor], Tensor], both: Tensor, one: Te
 
 
 def _gated(mlp: GatedMLP, inputs: list[Tensor], gather: Callable[..., Tensor]) -> Tensor:
-    """A gated MLP on the concatenation of gathered inputs.
+    """Evaluate a gated MLP on the concatenation of gathered inputs.
 
-    ``gather`` takes the first linear layer's product with each input and adds the rows up.
+    ``gather`` takes the first linear layer's product with each input and sums the rows.
     """
     widths = [x.shape[1] for x in inputs]
     outputs = []

@@ -1,4 +1,4 @@
-"""The contract every family of potentials keeps.
+"""The contract that every family of potentials fulfils.
 
 An adapter subclasses :class:`Potential`: it builds its upstream network, turns a structure into a
 graph (once; neighbours do not change during training), joins graphs into a batch, and runs the
@@ -53,7 +53,7 @@ class Species:
 
 @dataclass(frozen=True, slots=True)
 class Structure:
-    """What a network sees of one periodic cell of n atoms.
+    """The input of a network: one periodic cell of n atoms.
 
     ``species``: labels ``[n]`` (surrogates applied); ``atomic_numbers``: elements ``[n]``;
     ``positions``: ``[n, 3]`` A; ``cell``: ``[3, 3]`` A, rows are vectors. Periodic in all
@@ -67,7 +67,7 @@ class Structure:
 
 
 class Potential(torch.nn.Module, ABC):
-    """A trainable potential: energy, forces, stress, node embeddings, maybe moments and charges."""
+    """A trainable potential: energy, forces, stress, node embeddings, and perhaps moments and charges."""
 
     family: ClassVar[str]
     predicts: ClassVar[frozenset[str]] = frozenset()
@@ -78,7 +78,7 @@ class Potential(torch.nn.Module, ABC):
         self.species = species
         self.dtype = dtype
         # Isolated-species energies in eV, indexed by label. Kept in double precision and outside
-        # the upstream network, so that 170 eV of constants never meets a float32 sum.
+        # the upstream network, so that a constant of 170 eV never enters a float32 sum.
         self.register_buffer(
             "reference_energies", torch.zeros(MAX_SPECIES, dtype=torch.float64), persistent=True
         )
@@ -97,7 +97,7 @@ class Potential(torch.nn.Module, ABC):
 
     @abstractmethod
     def graph(self, structure: Structure) -> Graph:
-        """Tensors of one structure on the CPU, neighbours included.
+        """Return the tensors of one structure on the CPU, neighbours included.
 
         Always holds ``species`` [n], ``atomic_numbers`` [n], ``positions`` [n, 3] and ``cell``
         [1, 3, 3]; the rest is the family's own. Raises UserError for a species the model does not
@@ -122,11 +122,12 @@ class Potential(torch.nn.Module, ABC):
         """Evaluate a batch.
 
         Returns ``energy`` [n_systems] (float64, eV), ``forces`` [n_atoms, 3], ``stress``
-        [n_systems, 3, 3] if asked for, ``node_embeddings`` [n_atoms, d] (the features the energy
-        readout sees), and ``magmoms``/``charges`` [n_atoms] where the family predicts them.
+        [n_systems, 3, 3] if asked for, ``node_embeddings`` [n_atoms, d] (the input of the energy
+        readout), and ``magmoms``/``charges`` [n_atoms] if the family predicts them.
 
-        Moments are folded to magnitudes, whatever the sign of the head: without spin-orbit coupling
-        the sign of all moments of a cell together is arbitrary, and no family can know it.
+        Moments are converted to magnitudes, whatever the sign of the head's output: without
+        spin-orbit coupling the common sign of all moments of a cell is arbitrary, and no family can
+        know it.
         """
         output = self.network(batch, stress=stress)
         if "magmoms" in output:
@@ -154,5 +155,5 @@ class Potential(torch.nn.Module, ABC):
         """
 
     def embedding_rows(self) -> torch.Tensor | None:
-        """Weights by which the network tells species apart, or None where there is no table."""
+        """Return the weights by which the network distinguishes species, or None if there is no table."""
         return None

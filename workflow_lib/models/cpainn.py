@@ -1,9 +1,9 @@
 """cPaiNN: PaiNN that also learns Bader charges and magnetic moments.
 
-Two linear heads read scalar features; nothing they say is fed back, so energies and forces are
-those of PaiNN with the same weights. What they change is training: their loss shapes the blocks
-below them. After the authors' description (doi 10.1002/aidi.202500065): the heads read the features
-that enter interaction n-2, counting from 0 -- that is, what leaves interaction n-3 after message
+Two linear heads read scalar features; their output is not fed back, so energies and forces are
+those of PaiNN with the same weights. They change the training: their loss shapes the blocks below
+them. Following the authors' description (doi 10.1002/aidi.202500065), the heads read the features
+that enter interaction n-2, counting from 0 -- that is, the output of interaction n-3 after message
 and update.
 """
 
@@ -32,7 +32,7 @@ class CpainnPotential(PainnPotential):
                 f"cpainn needs n_interactions of 3 or more, got {hyperparameters.n_interactions}: "
                 "its heads read what enters interaction n-2"
             )
-        # First the network and then the heads: one seed gives the weights of PaiNN.
+        # The network first and then the heads, so that one seed gives the weights of PaiNN.
         super().__init__(hyperparameters, species)
         self.magmom_head = spk.nn.Dense(hyperparameters.n_atom_basis, 1)
         self.charge_head = spk.nn.Dense(hyperparameters.n_atom_basis, 1)

@@ -1,4 +1,4 @@
-"""Errors of a trained model on labelled frames, under the names the comparison table uses."""
+"""Errors of a trained model on labelled frames, under the names that the comparison table uses."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from workflow_lib.core.errors import UserError
 from workflow_lib.frames.table import Frame, frame_to_atoms, single_reference
 
 if TYPE_CHECKING:
-    from workflow_lib.models.trained import TrainedModel
+    from workflow_lib.models.predictor import Predictor
 
 
 def _errors(pairs: list[tuple[np.ndarray, np.ndarray]], scale: float) -> tuple[float | None, float | None]:
-    """MAE and RMSE of (model, DFT) pairs times ``scale``; None where there are no labels."""
+    """Return MAE and RMSE of (model, DFT) pairs times ``scale``; None if there are no labels."""
     if not pairs:
         return None, None
     difference = np.concatenate([np.ravel(model) - np.ravel(dft) for model, dft in pairs]) * scale
@@ -25,7 +25,7 @@ def _errors(pairs: list[tuple[np.ndarray, np.ndarray]], scale: float) -> tuple[f
 
 
 def evaluate(
-    model: TrainedModel, frames: Sequence[Frame], where: str, batch_size: int = 16
+    model: Predictor, frames: Sequence[Frame], where: str, batch_size: int = 16
 ) -> dict[str, float | int | str | None]:
     """Return MAE and RMSE of energy (meV/atom), forces (meV/A, by component), moments (muB), charges (e).
 
@@ -39,23 +39,29 @@ def evaluate(
     if not frames:
         raise UserError(f"{where} holds no frames; give a file with at least one")
     reference = single_reference(frames, where)
-    if reference != model.card["energy_reference"]:
+    if model.level is None:
         raise UserError(
-            f"{where} is at {reference}, the model was trained at {model.card['energy_reference']}; "
+            f"{model.name} does not say its level of theory; its energies cannot be compared with {where}"
+        )
+    if reference != model.level:
+        raise UserError(
+            f"{where} is at {reference}, the model was trained at {model.level}; "
             "energies of different levels cannot be compared"
         )
-    known = [frame for frame in frames if model.elements.issuperset(map(int, frame.numbers))]
-    unknown = sorted({int(z) for frame in frames for z in frame.numbers} - model.elements)
+    present = {int(z) for frame in frames for z in frame.numbers}
+    elements = present if model.elements is None else model.elements
+    known = [frame for frame in frames if elements.issuperset(map(int, frame.numbers))]
+    unknown = sorted(present - elements)
     names, skipped = ", ".join(SYMBOLS[z] for z in unknown), len(frames) - len(known)
     if not known:
         raise UserError(
-            f"every frame of {where} holds {names}, which {model.card['name']} was not trained on; it "
-            f"knows {', '.join(SYMBOLS[z] for z in sorted(model.elements))}"
+            f"every frame of {where} holds {names}, which {model.name} was not trained on; it "
+            f"knows {', '.join(SYMBOLS[z] for z in sorted(elements))}"
         )
     if skipped:
         print(
             f"{where}: {skipped} of {len(frames)} frames left out, they hold {names}, which "
-            f"{model.card['name']} was not trained on",
+            f"{model.name} was not trained on",
             file=sys.stderr,
         )
     predictions = model.predict([frame_to_atoms(frame) for frame in known], batch_size=batch_size)

@@ -1,4 +1,4 @@
-"""Neighbour lists and batches, shared by the families that need no more than edges."""
+"""Neighbour lists and batches, shared by the families that only need edges."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from workflow_lib.models.contract import Batch, Graph, Species, Structure
 
 
 def base_graph(structure: Structure, species: Species, dtype: torch.dtype) -> Graph:
-    """Atoms and cell as tensors; raises UserError for a species outside the model's alphabet."""
+    """Return atoms and cell as tensors; raise UserError for a species that the model does not know."""
     unknown = sorted(set(map(int, structure.species)) - set(species.labels))
     if unknown:
         raise UserError(
@@ -29,7 +29,7 @@ def base_graph(structure: Structure, species: Species, dtype: torch.dtype) -> Gr
 
 
 def edge_graph(structure: Structure, species: Species, cutoff: float, dtype: torch.dtype) -> Graph:
-    """Base graph plus directed edges within ``cutoff`` (A).
+    """Return the base graph plus directed edges within ``cutoff`` (A).
 
     ``edge_index`` [2, n_edges] holds (i, j) and ``edge_shift`` [n_edges, 3] integer cell offsets,
     so that the edge vector is ``positions[j] - positions[i] + edge_shift @ cell``; both directions
@@ -57,9 +57,9 @@ def collate_graphs(
 ) -> Batch:
     """Concatenate graphs.
 
-    ``offsets`` names index tensors and the tensor whose length they count in (default: edge_index
-    counts atoms); they are shifted by the running total. ``axes`` gives the axis to join along
-    where it is not 0 (default: edge_index along 1).
+    ``offsets`` names index tensors and the tensor whose length they count (default: edge_index
+    counts atoms); they are shifted by the running total. ``axes`` gives the axis to join along if
+    it is not 0 (default: edge_index along 1).
     """
     offsets = {"edge_index": "positions"} if offsets is None else offsets
     axes = {"edge_index": 1} if axes is None else axes

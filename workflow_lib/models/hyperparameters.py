@@ -1,7 +1,7 @@
-"""Hyperparameters of each family, with defaults and limits; free of heavy imports.
+"""Hyperparameters of each family, with defaults and limits; without heavy imports.
 
-The names are the upstream packages' own where they have one, so that a paper's settings can be
-copied over.
+The names are those of the upstream packages where they have one, so that a paper's settings can be
+copied.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Hyperparameters(BaseModel):
-    """What all families share."""
+    """The hyperparameters that all families share."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -79,7 +79,7 @@ class ChgnetHyperparameters(Hyperparameters):
     n_conv: int = Field(4, ge=2)
     atom_graph_cutoff: float = Field(6.0, gt=0, description="A")
     bond_graph_cutoff: float = Field(3.0, gt=0, description="A")
-    pretrained: Literal["0.3.0", "0.2.0"] = Field(
+    pretrained: Literal["0.3.0", "0.2.0", "r2scan"] = Field(
         "0.3.0", description="shipped weights that init: pretrained starts from"
     )
     surrogate_start: Literal["element", "own"] = Field(

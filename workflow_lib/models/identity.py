@@ -1,4 +1,4 @@
-"""Which trained model: its name, variant, fold and seed, and what these look like in figures.
+"""The identity of a trained model: name, variant, fold and seed, and how figures show them.
 
 An id such as ``painn-entropy-f0-s1`` names folders, log files and rows of tables. This file alone writes
 and reads ids, and it alone says what a variant is: what it trains on, what the network sees of the
@@ -18,16 +18,16 @@ from workflow_lib.core.validation import nearest
 from workflow_lib.lattice.redox import Embedding
 
 NAME = r"^[a-z0-9]+(-[a-z0-9]+)*$"
-"""Names become folders, file names and words of shell commands: nothing else may stand in them."""
+"""Names become folders, file names and words of shell commands; no other characters are allowed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """What one variant changes, and how figures show it.
+    """The changes of one variant, and how figures show it.
 
-    ``dataset``: frames that train. ``embedding``: what the network sees of charge states.
-    ``shuffled``: whether the charge states of training frames are permuted among their sites.
-    ``control``: it takes the meaning out of the label, and figures keep it apart from the others.
+    ``dataset``: frames that train. ``embedding``: how the network sees charge states. ``shuffled``:
+    whether the charge states of training frames are permuted among their sites. ``control``: its
+    label is made meaningless, and figures show it apart from the others.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Variant:
 
     @property
     def charge_labelled(self) -> bool:
-        """Whether the network tells the charge states apart."""
+        """Whether the network distinguishes the charge states."""
         return self.embedding != "none"
 
 
@@ -68,9 +68,9 @@ VARIANTS: dict[str, Variant] = {
 CONTROLS = tuple(name for name, variant in VARIANTS.items() if variant.control)
 
 EWALD = "ewald"
-"""The ranking by formal charges, which stands beside the models without being trained."""
+"""The ranking by formal charges, listed with the models although it is not trained."""
 UNTRAINED = Variant("formal-charges", "full", "none", "formal charges", "*", "-", OKABE_ITO[7])
-"""How figures show what is no trained model."""
+"""How figures show rows that are no trained model."""
 
 _ID = re.compile(r"(?P<stem>[a-z0-9]+(?:-[a-z0-9]+)*)-f(?P<fold>0|[1-9]\d*)-s(?P<seed>0|[1-9]\d*)")
 _COLOURS = {
@@ -86,14 +86,14 @@ _COLOURS = {
 
 
 def variant_of(name: str) -> Variant:
-    """Return the variant of this name; UserError naming the nearest one where there is none."""
+    """Return the variant of this name; raise UserError naming the nearest one if there is none."""
     if name not in VARIANTS:
         raise UserError(f"unknown variant {name!r}{nearest(name, VARIANTS)}")
     return VARIANTS[name]
 
 
 def look_of(variant: str) -> Variant:
-    """Return what shows a row of a figure: its variant, or that of rankings without training."""
+    """Return how to show a row of a figure: its variant, or that of rankings without training."""
     return VARIANTS.get(variant, UNTRAINED)
 
 
@@ -129,7 +129,7 @@ class ModelId(NamedTuple):
 def model_colours(names: Iterable[str]) -> dict[str, str]:
     """Return a colour for each model name, the same in every figure.
 
-    Names that no shipped configuration uses take the colours that are left, in alphabetical order.
+    Names that no shipped configuration uses get the remaining colours in alphabetical order.
     """
     wanted = sorted(set(names))
     used = {_COLOURS[name] for name in wanted if name in _COLOURS}

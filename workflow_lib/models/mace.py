@@ -1,6 +1,6 @@
-"""MACE (mace-torch): the upstream ScaleShiftMACE behind the contract.
+"""Adapter of MACE (mace-torch): the upstream ScaleShiftMACE behind the contract.
 
-The blocks, their weights and their initialisation are upstream's. What differs is around them:
+The blocks, their weights and their initialisation are upstream's. The differences are around them:
 
 * isolated-species energies live in the base class, the upstream ones are zero;
 * the gradient is taken with respect to the edge vectors r_ij, which a graph holds ready. Forces
@@ -36,9 +36,9 @@ _UNSAFE = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 def _quiet_import() -> Iterator[None]:
     """Import upstream without its side effects.
 
-    mace sets a variable that makes every later ``torch.load`` of the process unpickle foreign
-    code, and prints a line about an accelerator library nobody asked for. The variable is there
-    for the table of constants e3nn loads while it is imported; allowing ``slice`` does for that.
+    mace sets a variable that makes every later ``torch.load`` of the process unpickle foreign code,
+    and prints a line about an optional accelerator library. The variable is meant for the table of
+    constants that e3nn loads while it is imported; allowing ``slice`` is enough for that.
     """
     before = os.environ.get(_UNSAFE)
     try:
@@ -63,7 +63,7 @@ with _quiet_import():
 
 @contextlib.contextmanager
 def _building(dtype: torch.dtype, seed: int) -> Iterator[None]:
-    """Seeded random numbers and default dtype for one construction, both restored afterwards."""
+    """Set seeded random numbers and the default dtype for one construction; restore both afterwards."""
     default = torch.get_default_dtype()
     try:
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
@@ -160,11 +160,11 @@ class MacePotential(Potential):
             self.model.scale_shift.scale.fill_(forces_rms)
 
     def graph(self, structure: Structure) -> Graph:
-        """Base graph, pairs [2, n_pairs], their vectors (A) and one-hot species.
+        """Return the base graph, pairs [2, n_pairs], their vectors (A) and one-hot species.
 
         A pair stands for both directions; ``edge_vector`` points from its first atom to its second.
         """
-        # Vectors are differenced in double precision: in float32 the cell shift would cost a digit.
+        # Vectors are computed in double precision: in float32 the cell shift would cost a digit.
         graph = edge_graph(structure, self.species, self.cutoff, torch.float64)
         positions, cell, shift = graph["positions"], graph["cell"], graph.pop("edge_shift")
         half = half_list(graph["edge_index"], shift)
@@ -205,7 +205,7 @@ class MacePotential(Potential):
         return output
 
     def _node_energies(self, batch: Batch, vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Energies [n] in eV and scalar features [n, d]: ScaleShiftMACE.forward, over pairs."""
+        """Return energies [n] in eV and scalar features [n, d]: ScaleShiftMACE.forward, over pairs."""
         model, node_attrs, pairs = self.model, batch["node_attrs"], batch["edge_index"]
         lengths = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
         features = model.node_embedding(node_attrs)
@@ -221,7 +221,7 @@ class MacePotential(Potential):
             message, skip = interact(block, convolution, node_attrs, features, angular, radial, pairs)
             features = product(node_feats=message, sc=skip, node_attrs=node_attrs)
             energy = energy + readout(features, None).squeeze(-1)
-            # Scalars come first in every layer and are all that a scalar readout can see.
+            # Scalars come first in every layer and are all that a scalar readout uses.
             scalars.append(features[:, : self._n_channels])
         scale_shift = model.scale_shift
         return scale_shift.scale * energy + scale_shift.shift, torch.cat(scalars, dim=1)
@@ -231,5 +231,5 @@ class MacePotential(Potential):
         return self.model.node_embedding.linear.irreps_out.num_irreps
 
     def embedding_rows(self) -> torch.Tensor:
-        """Species embedding [n_species, num_channels], rows in the order of ``species.labels``."""
+        """Return the species embedding [n_species, num_channels], rows as in ``species.labels``."""
         return self.model.node_embedding.linear.weight.view(len(self.species.labels), -1)

@@ -23,7 +23,7 @@ from workflow_lib.models.second_order import silu
 
 
 class PairConvolution(torch.nn.Module):
-    """Messages both ways between the atoms of every pair, by an e3nn TensorProduct ("uvu").
+    """Messages in both directions between the atoms of every pair, by an e3nn TensorProduct ("uvu").
 
     Features come and go in e3nn's layout. Holds buffers derived from the hyperparameters only;
     nothing of it is saved.
@@ -61,7 +61,7 @@ class PairConvolution(torch.nn.Module):
         weights: torch.Tensor,
         pairs: torch.Tensor,
     ) -> torch.Tensor:
-        """Messages [n_atoms, irreps_out.dim], summed over the neighbours of each atom.
+        """Return messages [n_atoms, irreps_out.dim], summed over the neighbours of each atom.
 
         ``features`` [n_atoms, irreps_in1.dim]; ``angular`` [n_pairs, irreps_in2.dim] spherical
         harmonics of the vector from ``pairs[0]`` to ``pairs[1]``; ``weights`` [n_pairs,
@@ -91,9 +91,9 @@ def interact(
     radial: torch.Tensor,
     pairs: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Upstream's interaction block over pairs: messages [n_atoms, channels, dim] and skip.
+    """Apply upstream's interaction block to pairs: return messages [n_atoms, channels, dim] and skip.
 
-    Covers the four RealAgnostic blocks the hyperparameters allow, which differ in where the
+    Covers the four RealAgnostic blocks that the hyperparameters allow, which differ in where the
     species enter (Residual: in a skip connection) and in the normalisation (Density: by a learnt
     number of neighbours).
     """
@@ -115,7 +115,7 @@ def interact(
 
 
 def radial_network(network: Any, values: torch.Tensor) -> torch.Tensor:
-    """e3nn's FullyConnectedNet with its constants multiplied into the small weight matrices."""
+    """Evaluate e3nn's FullyConnectedNet with its constants multiplied into the small weight matrices."""
     factor = 1.0
     for layer in network:
         factor /= (layer.h_in * layer.var_in) ** 0.5
@@ -127,7 +127,7 @@ def radial_network(network: Any, values: torch.Tensor) -> torch.Tensor:
 
 
 def half_list(edge_index: torch.Tensor, edge_shift: torch.Tensor) -> torch.Tensor:
-    """Mask [n_edges] of one edge of every pair, given both directions and their cell shifts."""
+    """Return a mask [n_edges] of one edge of every pair, given both directions and their cell shifts."""
     first, second = edge_index
     leading = torch.zeros(len(first), dtype=edge_shift.dtype)
     for axis in (2, 1, 0):
@@ -136,7 +136,7 @@ def half_list(edge_index: torch.Tensor, edge_shift: torch.Tensor) -> torch.Tenso
 
 
 def _dense_order(irreps: Any, channels: int) -> torch.Tensor:
-    """Where each feature of the layout [component, channel] stands in e3nn's."""
+    """Return the place in e3nn's layout of each feature of the layout [component, channel]."""
     order = []
     for (multiplicity, irrep), block in zip(irreps, irreps.slices(), strict=True):
         if multiplicity != channels:
@@ -146,12 +146,12 @@ def _dense_order(irreps: Any, channels: int) -> torch.Tensor:
 
 
 def _parity(irreps: Any) -> torch.Tensor:
-    """(-1)^l of every component of one channel."""
+    """Return (-1)^l of every component of one channel."""
     return torch.cat([torch.full((irrep.dim,), (-1) ** irrep.l) for _, irrep in irreps])
 
 
 def _coefficients(product: Any, channels: int) -> torch.Tensor:
-    """T [n_out, n_in, n_angular]: the response of one channel to unit inputs and weights."""
+    """Return T [n_out, n_in, n_angular]: the response of one channel to unit inputs and weights."""
     dtype = next(product.buffers()).dtype
     source = _dense_order(product.irreps_in1, channels)[::channels]
     target = _dense_order(product.irreps_out, channels)[::channels]
@@ -168,7 +168,7 @@ def _coefficients(product: Any, channels: int) -> torch.Tensor:
 
 
 def _paths(product: Any) -> torch.Tensor:
-    """Which path (row of weights) each output component belongs to."""
+    """Return the path (row of weights) that each output component belongs to."""
     owner: dict[int, int] = {}
     for place, instruction in enumerate(product.instructions):
         if instruction.connection_mode != "uvu" or instruction.i_out in owner:

@@ -47,7 +47,7 @@ PIECE = 2**18
 
 @dataclass(slots=True)
 class BackwardPass:
-    """What the backward pass under way is after; autograd itself does not tell a ``Function``."""
+    """Which gradients the current backward pass computes; autograd does not tell a ``Function``."""
 
     geometry: bool = False
 
@@ -79,7 +79,7 @@ def directed_message(
 
 
 def _pieces(neighbours: Tensor, width: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Walk through atoms in pieces whose edge tensors stay in cache; all at once off the CPU."""
+    """Yield atoms in pieces whose edge tensors stay in cache; all at once on other devices than the CPU."""
     n_atoms, k = neighbours.shape
     on_cpu = neighbours.device.type == "cpu"
     step = max(1, PIECE // max(1, k * width)) if on_cpu else max(1, n_atoms)
@@ -87,7 +87,7 @@ def _pieces(neighbours: Tensor, width: int, *tensors: Tensor) -> Iterator[tuple[
 
 
 def _take(features: Tensor, index: Tensor) -> Tensor:
-    """``features[index]`` as a fresh tensor; index_select is twice as fast as indexing."""
+    """Return ``features[index]`` as a new tensor; index_select is twice as fast as indexing."""
     return features.index_select(0, index.reshape(-1)).view(*index.shape, *features.shape[1:])
 
 
@@ -96,22 +96,23 @@ def _rows(tensor: Tensor) -> Tensor:
 
 
 def last_axis(tensor: Tensor, matrix: Tensor) -> Tensor:
-    """``tensor @ matrix``, always as one product of matrices.
+    """Return ``tensor @ matrix``, always as one product of matrices.
 
-    torch's own choice for three axes and more depends on which of the two asks for gradients, and
-    with it the last digit: a model just loaded would not repeat what it said before it was saved.
+    torch's own choice for three or more axes depends on which of the two requires gradients, and
+    with it the last digit: a model just loaded would not reproduce its results from before it was
+    saved.
     """
     return torch.mm(_rows(tensor), matrix).view(*tensor.shape[:-1], matrix.shape[1])
 
 
 def _along(unit: Tensor, filters: Tensor, vectors: Tensor) -> Tensor:
-    """Sum of ``W_ij * (u_ij . y_j)``: [n, k, 3], [n, k, f], [n, k, 3, f] -> [n, f]."""
+    """Return the sum of ``W_ij * (u_ij . y_j)``: [n, k, 3], [n, k, f], [n, k, 3, f] -> [n, f]."""
     weighted = (filters.unsqueeze(2) * vectors).flatten(1, 2)
     return torch.bmm(unit.flatten(1).unsqueeze(1), weighted).squeeze(1)
 
 
 def _pair(centre: Tensor, neighbour: Tensor) -> Tensor:
-    """Sum over components of ``g_i * y_j``: [n, c, f], [n, k, c, f] -> [n, k, f]."""
+    """Return the sum over components of ``g_i * y_j``: [n, c, f], [n, k, c, f] -> [n, k, f]."""
     if centre.shape[1] == 1:
         return centre * neighbour.squeeze(2)
     return (centre.unsqueeze(1) * neighbour).sum(2)
@@ -154,7 +155,7 @@ class _Radial(Function):
 
 
 def _radial(basis: Tensor, weights: Tensor, features: Tensor, index: Tensor) -> Tensor:
-    """The message, and its own adjoint: fact 1 of the module."""
+    """Compute the message, which is also its own adjoint: fact 1 of the module."""
     return torch.cat(
         [
             _take(features, j).mul_(last_axis(phi, weights).unsqueeze(2)).sum(1)

@@ -73,12 +73,12 @@ class PainnPotential(Potential):
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed GPUs as well
             potential = cls(hyperparameters, species)
-        for child in potential.children():  # not the potential: its reference energies stay double
+        for child in potential.children():  # not the potential: reference energies stay double
             child.to(potential.dtype)
         return potential
 
     def graph(self, structure: Structure) -> Graph:
-        """Base graph, ``neighbours`` [n, k] and ``vectors`` [n, k, 3] (A) to them.
+        """Return the base graph, ``neighbours`` [n, k] and ``vectors`` [n, k, 3] (A) to them.
 
         k is the largest number of neighbours; an atom with fewer has itself as neighbour in the
         rest, at twice the cut-off, where filters are zero.
@@ -107,7 +107,7 @@ class PainnPotential(Potential):
         }
 
     def _padding(self, atoms: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """``k`` columns of neighbours and vectors that count for nothing."""
+        """Return ``k`` columns of neighbours and vectors that contribute nothing."""
         far = torch.tensor([2 * self.cutoff, 0.0, 0.0], dtype=self.dtype)
         return atoms[:, None].repeat(1, k), far.repeat(len(atoms), k, 1)
 
@@ -167,7 +167,7 @@ class PainnPotential(Potential):
         return output
 
     def _basis(self, distance: Tensor) -> tuple[Tensor, Tensor]:
-        """Radial basis times cut-off, the cut-off itself last, and the slopes of all by distance.
+        """Return radial basis times cut-off, the cut-off itself last, and the slopes of all by distance.
 
         ``distance`` [n, k, 1] in A; returns twice [n, k, n_rbf + 1]. The last column carries the
         bias of the filters.
@@ -188,7 +188,7 @@ class PainnPotential(Potential):
     def _interactions(
         self, rows: Tensor, neighbours: Tensor, basis: Tensor, unit: Tensor, backward: BackwardPass
     ) -> list[Tensor]:
-        """Scalar features [n, f] that leave each interaction, after message and update.
+        """Return the scalar features [n, f] that leave each interaction, after message and update.
 
         ``rows`` [n]: place of each atom's label among the labels; ``basis`` as from ``_basis``,
         ``unit`` [n, k, 3] along the edges.
@@ -220,9 +220,9 @@ class PainnPotential(Potential):
         return scalars
 
     def _sums_by_species(self, rows: Tensor, neighbours: Tensor, basis: Tensor, unit: Tensor) -> Tensor:
-        """Sums of ``basis`` and ``unit * basis`` over neighbours of each species.
+        """Return the sums of ``basis`` and ``unit * basis`` over neighbours of each species.
 
-        Returns [n, 4, n_species, n_basis]; of the 4, the first are the plain sums.
+        The result is [n, 4, n_species, n_basis]; of the 4, the first are the plain sums.
         """
         n_species = len(self.species.labels)
         kind = torch.nn.functional.one_hot(rows, n_species).to(basis.dtype)[neighbours]
@@ -231,9 +231,9 @@ class PainnPotential(Potential):
         return torch.bmm(columns.mT, basis).unflatten(1, (4, n_species))
 
     def _heads(self, scalars: list[Tensor]) -> Output:
-        """Outputs per atom besides forces; none here."""
+        """Return outputs per atom besides forces; none here."""
         return {}
 
     def embedding_rows(self) -> Tensor:
-        """Species embedding [n_species, n_atom_basis], rows in the order of ``species.labels``."""
+        """Return the species embedding [n_species, n_atom_basis], rows as in ``species.labels``."""
         return self.representation.embedding.weight[list(self.species.labels)]

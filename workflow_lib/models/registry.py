@@ -1,4 +1,4 @@
-"""The table of families: one line each. Adapters are imported only when one is built."""
+"""The table of families: one line each. An adapter is imported only when a potential is built."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """Where a family's adapter lives, what it can be told and what it predicts besides forces."""
+    """The module of a family's adapter, its hyperparameters and what it predicts besides forces."""
 
     adapter: str
     hyperparameters: type[hp.Hyperparameters]

@@ -1,9 +1,9 @@
 """SiLU and layer norm whose second derivatives are cheap.
 
-Training on forces differentiates the network twice. For these two functions torch's second
-derivative is put together from many elementary operations, each a pass over memory: more than a
-third of a CHGNet training step. Here both derivatives are written out; values and gradients are
-torch's own kernels.
+Training on forces differentiates the network twice. For these two functions torch composes the
+second derivative from many elementary operations, each a pass over memory: more than a third of a
+CHGNet training step. Here both derivatives are written out; values and gradients use torch's own
+kernels.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.autograd import Function
 
 
 def silu(x: Tensor) -> Tensor:
-    """``x * sigmoid(x)``, as ``torch.nn.functional.silu``."""
+    """Return ``x * sigmoid(x)``, as ``torch.nn.functional.silu``."""
     return _Silu.apply(x)
 
 

@@ -1,4 +1,4 @@
-"""What a redox rule means to a network: its alphabet of species, and the rule on a model's card."""
+"""The network's view of a redox rule: its alphabet of species, and the rule on a model's card."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A trained model: a potential with the card that says what it is, in a folder of two files.
+"""A trained model: a potential with the card that describes it, in a folder of two files.
 
 ``model.safetensors`` holds tensors and nothing that could be executed; ``card.json`` holds what is
 needed to build the network again. No pickle is ever read.
@@ -6,12 +6,13 @@ needed to build the network again. No pickle is ever read.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import combinations
 from math import comb
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -21,10 +22,12 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from workflow_lib.core.code import PACKAGE, code_checksum
 from workflow_lib.core.errors import UserError
-from workflow_lib.core.io import atomic_path, read_json, sha256, write_json
+from workflow_lib.core.io import atomic_path, read_json, sha256, to_json, write_json
 from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.models.contract import Batch, Output, Potential, Species, Structure
+from workflow_lib.models.predictor import Assign, Prediction
 from workflow_lib.models.registry import FAMILIES
 from workflow_lib.models.species import rule_from_card
 
@@ -42,37 +45,16 @@ REQUIRED = (
 )
 LABELS = "oxidation_states"
 MOMENTS = ("REF_magmom", "REF_magmoms", "magmoms")
-"""Per-atom arrays in which given moments are looked for, in this order.
+"""Per-atom arrays that are searched for given moments, in this order.
 
 ``initial_magmoms`` is a guess made before a calculation, and decides nothing.
 """
 MAX_ASSIGNMENTS = 1000
-"""Most neutral assignments that ``assign="search"`` tries for one structure."""
-
-Assign = Literal["labels", "search"]
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """What a model says of one structure of n atoms.
-
-    ``energy`` eV; ``forces`` [n, 3] eV/A; ``stress`` [3, 3] eV/A^3 (tension positive) where asked
-    for; ``magmoms`` [n] muB (magnitudes) and ``charges`` [n] e where the family predicts them;
-    ``embeddings`` [n, d] the features the energy readout sees; ``oxidation_states`` [n] the labels the
-    model was given or chose, None for a charge-blind model.
-    """
-
-    energy: float
-    forces: np.ndarray
-    stress: np.ndarray | None
-    magmoms: np.ndarray | None
-    charges: np.ndarray | None
-    embeddings: np.ndarray
-    oxidation_states: np.ndarray | None
+"""Largest number of neutral assignments that ``assign="search"`` tries for one structure."""
 
 
 def species_to_card(species: Species) -> dict[str, Any]:
-    """JSON form of an alphabet."""
+    """Return the JSON form of an alphabet."""
     return {
         "labels": list(species.labels),
         "physical": {str(label): z for label, z in species.physical.items()},
@@ -80,7 +62,7 @@ def species_to_card(species: Species) -> dict[str, Any]:
 
 
 def species_from_card(card: Mapping[str, Any]) -> Species:
-    """Inverse of :func:`species_to_card`."""
+    """Return the alphabet of a card, the inverse of :func:`species_to_card`."""
     return Species(
         tuple(int(label) for label in card["labels"]),
         {int(label): int(z) for label, z in card["physical"].items()},
@@ -88,18 +70,66 @@ def species_from_card(card: Mapping[str, Any]) -> Species:
 
 
 class TrainedModel:
-    """A potential in evaluation mode and its card (keys: see :data:`REQUIRED` and design)."""
+    """A potential in evaluation mode and its card (keys: see :data:`REQUIRED` and design).
 
-    def __init__(self, potential: Potential, card: Mapping[str, Any]) -> None:
+    A model trained without stress returns no stress (UserError), because cells relaxed with it
+    would be wrong by percents, unless ``allow_untrained_stress`` asks for it explicitly.
+    """
+
+    def __init__(
+        self, potential: Potential, card: Mapping[str, Any], *, allow_untrained_stress: bool = False
+    ) -> None:
         self.potential = potential.eval()
+        self.allow_untrained_stress = allow_untrained_stress
         self.card = dict(card)
         labelled = self.card["redox_embedding"] != "none"
         self.rule: RedoxRule | None = rule_from_card(self.card) if labelled else None
 
     @property
+    def name(self) -> str:
+        """Name in the card."""
+        return str(self.card["name"])
+
+    @property
+    def level(self) -> str:
+        """Level of theory of the training data."""
+        return str(self.card["energy_reference"])
+
+    @property
+    def predicts(self) -> frozenset[str]:
+        """Per-atom labels besides forces: a subset of {"magmoms", "charges"}."""
+        return self.potential.predicts
+
+    @property
     def charge_labelled(self) -> bool:
-        """Whether the model tells the charge states of the redox element apart."""
+        """Whether the model distinguishes the charge states of the redox element."""
         return self.rule is not None
+
+    @property
+    def identity(self) -> str:
+        """Hash of everything that decides the model's results: tensors, labels, code of the adapter.
+
+        Raises ValueError for a model that was never saved.
+        """
+        if "tensors_sha256" not in self.card:
+            raise ValueError("only a saved model has an identity: call TrainedModel.save first")
+        keys = ("tensors_sha256", "family", "hyperparameters", "species", "redox_embedding")
+        adapter = type(self.potential).__module__
+        own = [adapter] if adapter.startswith(f"{PACKAGE}.") else []
+        code = code_checksum(__name__, *own)
+        return hashlib.sha256(to_json([{key: self.card[key] for key in keys}, code]).encode()).hexdigest()
+
+    @property
+    def trained_on_stress(self) -> bool:
+        """Whether stresses entered the last training, or are those of unchanged shipped weights."""
+        training = self.card.get("training", {})
+        steps = training.get("steps")
+        if steps is None:
+            return False  # a card of an earlier program does not say, and a fine-tuned one would pass
+        if steps == 0:
+            return self.card["init"] == "pretrained"
+        terms = training.get("settings", {}).get("loss", [])
+        return any(term["label"] == "stress" for term in terms)
 
     @property
     def elements(self) -> frozenset[int]:
@@ -108,7 +138,7 @@ class TrainedModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the network runs."""
+        """Device that the network runs on."""
         return self.potential.reference_energies.device
 
     def save(self, folder: str | Path) -> None:
@@ -128,8 +158,14 @@ class TrainedModel:
         write_json(folder / CARD, self.card)
 
     @classmethod
-    def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> Self:
-        """Build the network from the card and fill it; UserError for a damaged or foreign folder."""
+    def load(
+        cls,
+        folder: str | Path,
+        device: str | torch.device = "cpu",
+        *,
+        allow_untrained_stress: bool = False,
+    ) -> Self:
+        """Build a network from its card and load its tensors; UserError for a damaged or foreign folder."""
         folder = Path(folder)
         if not (folder / CARD).is_file():
             raise UserError(
@@ -140,10 +176,10 @@ class TrainedModel:
         potential = _build(card, folder)
         _fill(potential, card, folder)
         potential.requires_grad_(False)
-        return cls(potential.to(device), card)
+        return cls(potential.to(device), card, allow_untrained_stress=allow_untrained_stress)
 
     def oxidation_states(self, atoms: Atoms) -> np.ndarray | None:
-        """Charge states given with a structure, by label or else by moments; None if not given.
+        """Return the charge states given with a structure, by label or else by moments; None if not given.
 
         Raises UserError for labels that are not neutral, or moments that fit no charge states.
         """
@@ -164,10 +200,10 @@ class TrainedModel:
         return found
 
     def candidates(self, atoms: Atoms, assign: Assign = "labels") -> list[np.ndarray | None]:
-        """Charge states to evaluate: the given ones, or with ``"search"`` every neutral assignment.
+        """Return charge states to evaluate: the given ones, or with ``"search"`` every neutral assignment.
 
-        Raises UserError where none are given and no search was asked for, and where there are more
-        than :data:`MAX_ASSIGNMENTS`.
+        Raises UserError if none are given and no search was asked for, or if there are more than
+        :data:`MAX_ASSIGNMENTS`.
         """
         if self.rule is None:
             return [None]
@@ -198,9 +234,9 @@ class TrainedModel:
         return found
 
     def choose(self, atoms: Atoms, assign: Assign = "labels") -> np.ndarray | None:
-        """Charge states to use for ``atoms``: the given ones, or those of least energy.
+        """Return the charge states to use for ``atoms``: the given ones, or those of lowest energy.
 
-        None for a charge-blind model; UserErrors as in :meth:`candidates`.
+        None for a charge-blind model; raises UserError as :meth:`candidates` does.
         """
         candidates = self.candidates(atoms, assign)
         if len(candidates) == 1:
@@ -209,17 +245,17 @@ class TrainedModel:
         return prediction.oxidation_states
 
     def structure(self, atoms: Atoms, assign: Assign = "labels") -> Structure:
-        """What the network sees of ``atoms`` under the charge states of :meth:`choose`."""
+        """Return the network's input for ``atoms`` under the charge states of :meth:`choose`."""
         return self.labelled_structure(atoms, self.choose(atoms, assign))
 
     def species(self, numbers: np.ndarray, states: np.ndarray | None) -> np.ndarray:
-        """Labels [n] the network sees for elements [n] in given charge states [n]."""
+        """Return the labels [n] the network sees for elements [n] in given charge states [n]."""
         if self.rule is None:
             return np.array(numbers, dtype=np.int64)
         return self.rule.embed(numbers, states, self.card["redox_embedding"])
 
     def labelled_structure(self, atoms: Atoms, states: np.ndarray | None) -> Structure:
-        """Structure under given charge states; UserError for a cell that is not periodic."""
+        """Return the structure under given charge states; raise UserError for a non-periodic cell."""
         cell, positions = np.array(atoms.cell, dtype=float), np.array(atoms.positions, dtype=float)
         if not atoms.pbc.all() or abs(np.linalg.det(cell)) < 1e-6:
             raise UserError(
@@ -232,7 +268,16 @@ class TrainedModel:
         return Structure(self.species(numbers, states), numbers, positions, cell)
 
     def evaluate(self, structures: Sequence[Structure], *, stress: bool = False) -> Output:
-        """Run one batch; tensors without gradients on the model's device (see the contract)."""
+        """Run one batch; return tensors without gradients on the model's device (see the contract).
+
+        Raises UserError if a stress is asked for that the model has not learned.
+        """
+        if stress and not (self.allow_untrained_stress or self.trained_on_stress):
+            raise UserError(
+                f"model {self.card['name']} was trained without stress and gives none: cells relaxed with "
+                "it would be wrong. Train it with a stress term in training.loss, keep the cell fixed, or "
+                "ask for it by name (allow_untrained_stress=True)"
+            )
         batch: Batch = self.potential.collate([self.potential.graph(item) for item in structures])
         batch = {key: value.to(self.device) for key, value in batch.items()}
         output = self.potential(batch, stress=stress)
@@ -252,10 +297,10 @@ class TrainedModel:
         batch_size: int = 16,
         assign: Assign = "labels",
     ) -> list[Prediction]:
-        """Evaluate structures in batches; UserErrors name the structure by its place in the list.
+        """Evaluate structures in batches; a UserError names the structure by its place in the list.
 
         With ``assign="search"`` a structure without charge states is evaluated under each neutral
-        assignment and the one of least energy is reported.
+        assignment and the one of lowest energy is reported.
         """
         owners: list[int] = []
         states: list[np.ndarray | None] = []
@@ -281,7 +326,7 @@ class TrainedModel:
 
 
 def split_output(output: Output, n_atoms: Sequence[int]) -> list[Prediction]:
-    """Cut the output of a batch into one prediction a system (charge states left empty)."""
+    """Split the output of a batch into one prediction per system (charge states left empty)."""
     arrays = {key: value.detach().cpu().numpy() for key, value in output.items()}
     ends = np.cumsum(n_atoms)
     predictions = []
@@ -305,12 +350,12 @@ def split_output(output: Output, n_atoms: Sequence[int]) -> list[Prediction]:
 
 
 def _whole_numbers(values: np.ndarray) -> np.ndarray:
-    """Return labels as integers; UserError naming the first that is no whole number."""
+    """Return labels as integers; UserError names the first that is not a whole number."""
     try:
         numbers = np.asarray(values, dtype=float)
     except (TypeError, ValueError):
         raise UserError(f"{LABELS} must be whole numbers, got {np.ravel(values)[0]!r}") from None
-    # Compared before the conversion: 2.9 would become 2, and nan some integer.
+    # Compared before the conversion: 2.9 would become 2, and NaN some integer.
     wrong = np.flatnonzero(~(np.abs(numbers) < 100) | (numbers != np.rint(numbers)))
     if len(wrong):
         raise UserError(
@@ -320,7 +365,7 @@ def _whole_numbers(values: np.ndarray) -> np.ndarray:
 
 
 def _given_moments(atoms: Atoms) -> np.ndarray | None:
-    """Moments in muB from the results attached to a structure, else from its arrays."""
+    """Return moments in muB from the results attached to a structure, else from its arrays."""
     # Only results that came with the structure: those of a live calculator belong to another
     # geometry, or to a model whose guess must not pass for data.
     if isinstance(atoms.calc, SinglePointCalculator) and atoms.calc.results.get("magmoms") is not None:
@@ -332,7 +377,7 @@ def _given_moments(atoms: Atoms) -> np.ndarray | None:
 
 
 def _build(card: Any, folder: Path) -> Potential:
-    """Network of a card, with weights still to be filled in."""
+    """Return the network of a card, without its weights."""
     needed = ("schema", "tensors_sha256", *REQUIRED)
     missing = [key for key in needed if not isinstance(card, dict) or key not in card]
     if missing:
@@ -359,7 +404,7 @@ def _build(card: Any, folder: Path) -> Potential:
 
 
 def _fill(potential: Potential, card: Mapping[str, Any], folder: Path) -> None:
-    """Load the tensors of a folder into a network; UserError unless they are exactly its own."""
+    """Load the tensors of a folder into a network; raise UserError unless they are exactly its own."""
     path = folder / TENSORS
     if not path.is_file():
         raise UserError(f"{path} does not exist; copy it from where the model was trained")
@@ -374,7 +419,7 @@ def _fill(potential: Potential, card: Mapping[str, Any], folder: Path) -> None:
         raise UserError(f"{path} is no safetensors file ({error}); copy it again") from error
     expected = potential.state_dict()
     for name, tensor in tensors.items():
-        # Torch would convert another type, and calculate with what is not a number, without a word.
+        # Torch would silently convert another type and compute with numbers that are not finite.
         if name in expected and tensor.dtype != expected[name].dtype:
             found, right = _plain(tensor.dtype), _plain(expected[name].dtype)
             raise UserError(

@@ -1,1 +1,1 @@
-"""What is done with a potential: relaxation, its cache, the ASE and torch-sim sides."""
+"""Simulations with a potential: relaxation, its cache, the interfaces to ASE and torch-sim."""

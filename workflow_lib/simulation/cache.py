@@ -1,6 +1,6 @@
-"""Relaxations of arrangements, each done once a model and shared by all stages.
+"""Relaxations of arrangements, each done once per model and shared by all stages.
 
-How another stage uses it::
+Use in a stage::
 
     cache = RelaxationCache(folder, model_identity(model))
     relaxations = relax_arrangements(
@@ -9,13 +9,13 @@ How another stage uses it::
     )
 
 :func:`relax_arrangements` reduces arrangements to their symmetry-canonical form, so equivalent ones
-are one relaxation. A model that is blind to charge states relaxes an undistorted start once for all
-charge orders on the same ions.
+share one relaxation. A model that is blind to charge states relaxes an undistorted start once for
+all charge orders on the same ions.
 
-The store is one SQLite file a model. All relaxations of one batch go in by one transaction: after
-kill -9 a batch is there whole or not at all, so a rerun forms the same remaining batches. That
-matters because float32 sums depend in the last digit on what else is in a batch; with whole batches
-the rerun ends with the numbers of an uninterrupted run.
+The store is one SQLite file per model. All relaxations of a batch are stored in one transaction:
+after kill -9 a batch is stored completely or not at all, so a rerun forms the same remaining
+batches. This matters because the last digits of float32 sums depend on the other structures in a
+batch; with complete batches a rerun ends with the same numbers as an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from workflow_lib.core.code import code_checksum
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import to_json
 from workflow_lib.core.progress import Progress
@@ -38,34 +39,31 @@ from workflow_lib.core.progress import Progress
 if TYPE_CHECKING:
     from workflow_lib.lattice.arrangement import Arrangement
     from workflow_lib.lattice.host import Host
-    from workflow_lib.models.trained import TrainedModel
+    from workflow_lib.models.predictor import Predictor
     from workflow_lib.simulation.relaxation import Relaxation, Snapshot
 
-VERSION = 1
-"""Raise when relaxations made by older code must not be used again."""
 LABELS = "oxidation_states"
 WATCHED = 10
-"""Steps of a relaxation between two looks at how far it is."""
+"""Steps of a relaxation between two reports of its progress."""
 
 
 def _digest(value: Any) -> str:
     return hashlib.sha256(to_json(value).encode()).hexdigest()
 
 
-def model_identity(model: TrainedModel) -> str:
-    """Hexadecimal hash of everything that decides a model's energies: tensors, family, labels.
+def model_identity(model: Predictor) -> str:
+    """Return a hash of everything that decides a model's relaxations: the model, and the code.
 
-    The model must have been saved (``tensors_sha256`` in its card); ValueError otherwise.
+    The code is that of the model's adapter, of relaxation and of the starts, with all that they import:
+    after a change of the optimiser nothing is answered from what the old one made, and a change of
+    anything else empties no cache. Raises ValueError for a model that was never saved.
     """
-    card = model.card
-    if "tensors_sha256" not in card:
-        raise ValueError("only a saved model has an identity: call TrainedModel.save first")
-    keys = ("tensors_sha256", "family", "hyperparameters", "species", "redox_embedding")
-    return _digest({key: card[key] for key in keys})
+    code = code_checksum("workflow_lib.simulation.cache", "workflow_lib.lattice.host")
+    return _digest([model.identity, code])
 
 
 def host_identity(host: Host) -> str:
-    """Short hash of a host's sites and cells: starts built on another host are other starts."""
+    """Return a short hash of a host's sites and cells; another host gives other starting structures."""
     return _digest([host.numbers, host.cell_full, host.cell_empty, host.scaled_full, host.scaled_empty])[
         :12
     ]
@@ -74,12 +72,13 @@ def host_identity(host: Host) -> str:
 def relaxation_key(
     host: Host, state_key: str, *, polaron_distortion: float, fmax: float, max_steps: int
 ) -> str:
-    """Name of a relaxation: the canonical arrangement, its start and when to stop.
+    """Return the name of a relaxation: the canonical arrangement, its start and its stopping criteria.
 
-    ``polaron_distortion`` is the amplitude of the distorted start in A (0: undistorted); ``fmax`` in eV/A.
+    ``polaron_distortion`` is the amplitude of the distorted start in A (0: undistorted); ``fmax``
+    in eV/A.
     """
     return (
-        f"v{VERSION}|{host_identity(host)}|{state_key}|polaron_distortion={polaron_distortion:.6g}"
+        f"{host_identity(host)}|{state_key}|polaron_distortion={polaron_distortion:.6g}"
         f"|fmax={fmax:.6g}|steps={max_steps}"
     )
 
@@ -107,7 +106,7 @@ class RelaxationCache:
             raise self._damaged(error) from error
 
     def _open(self) -> closing[sqlite3.Connection]:
-        # A connection a call: nothing to close, nothing shared with a forked process.
+        # One connection per call: nothing to close, nothing shared with a forked process.
         return closing(sqlite3.connect(self.path, timeout=60))
 
     def _damaged(self, error: sqlite3.DatabaseError) -> UserError:
@@ -117,11 +116,11 @@ class RelaxationCache:
         )
 
     def get(self, key: str) -> Relaxation | None:
-        """The relaxation stored under ``key``, or None."""
+        """Return the relaxation stored under ``key``, or None."""
         return self.get_many([key]).get(key)
 
     def get_many(self, keys: Iterable[str]) -> dict[str, Relaxation]:
-        """Those of ``keys`` that are stored."""
+        """Return those of ``keys`` that are stored."""
         found = {}
         try:
             with self._open() as connection:
@@ -136,11 +135,11 @@ class RelaxationCache:
         return found
 
     def put(self, key: str, relaxation: Relaxation) -> None:
-        """Store one relaxation; what is already stored under ``key`` stays."""
+        """Store one relaxation; if ``key`` is already stored, the stored one is kept."""
         self.put_many({key: relaxation})
 
     def put_many(self, relaxations: Mapping[str, Relaxation]) -> None:
-        """Store several relaxations, all or none; what is already stored stays."""
+        """Store several relaxations, all or none; those already stored are kept."""
         rows = [(key, _to_text(value)) for key, value in relaxations.items()]
         try:
             with self._open() as connection, connection:
@@ -154,7 +153,7 @@ class RelaxationCache:
 
 
 def _to_text(relaxation: Relaxation) -> str:
-    """JSON; Python writes floats so that they are read back bit for bit."""
+    """Return the relaxation as JSON; Python writes floats so that they are read back bit for bit."""
     atoms = relaxation.atoms
     value = {
         "numbers": atoms.numbers,
@@ -179,7 +178,7 @@ def _from_text(text: str) -> Relaxation:
         return float("nan") if item is None else item
 
     value = json.loads(text)
-    positions = np.array(value["positions"], dtype=float)  # null (diverged) becomes nan
+    positions = np.array(value["positions"], dtype=float)  # null (diverged) becomes NaN
     atoms = Atoms(value["numbers"], positions=positions, cell=value["cell"], pbc=True)
     if LABELS in value:
         atoms.set_array(LABELS, np.array(value[LABELS], dtype=np.int64))
@@ -193,7 +192,7 @@ def _from_text(text: str) -> Relaxation:
 
 
 def relax_arrangements(
-    model: TrainedModel,
+    model: Predictor,
     host: Host,
     arrangements: Sequence[Arrangement],
     *,
@@ -204,13 +203,13 @@ def relax_arrangements(
     cache: RelaxationCache,
     progress: str | None = None,
 ) -> list[Relaxation]:
-    """Relax arrangements in their Vegard cells, in order; what the cache holds is not done again.
+    """Relax arrangements in their Vegard cells and return the results in order; reuse the cache.
 
-    Starts are ``host.build(canonical, polaron_distortion=...)`` (A). Positions only; ``fmax`` in eV/A.
-    For a model that does not see charge states an undistorted start is stripped of them, so that all
-    charge orders on the same ions share one relaxation. ``progress`` labels what is said on stderr
-    where it takes long: relaxations done, and how far those under way are. Every result is the stored
-    one, also where another process was quicker.
+    Starts are ``host.build(canonical, polaron_distortion=...)`` (A). Only positions relax; ``fmax``
+    in eV/A. For a model that does not see charge states an undistorted start is stripped of them,
+    so that all charge orders on the same ions share one relaxation. ``progress`` labels the
+    messages on stderr about long work: relaxations done, and the state of those running. Every
+    result is the stored one, even if another process stored it first.
     """
     from workflow_lib.simulation.relaxation import relax
 
@@ -250,7 +249,7 @@ def relax_arrangements(
 
 
 class _Watch:
-    """Sees every tenth step of a batch and says how far its relaxations are."""
+    """Sees every tenth step of a batch and reports the progress of its relaxations."""
 
     def __init__(self, shown: Progress, done: int, max_steps: int) -> None:
         self._shown, self._done, self._max_steps = shown, done, max_steps

@@ -14,36 +14,40 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from workflow_lib.models.trained import LABELS, MOMENTS, Assign, TrainedModel
+from workflow_lib.models.outside import load_predictor
+from workflow_lib.models.predictor import Assign, Predictor
+from workflow_lib.models.trained import LABELS, MOMENTS
 
 
 class PotentialCalculator(Calculator):
     """Energy (eV), forces (eV/A), stress (eV/A^3, Voigt, tension positive); moments, charges.
 
-    ``model`` is a folder of a trained model or the model itself. A charge-labelled model reads
+    ``model`` is a potential, or what ``load_predictor`` takes: a folder, a shipped name, the import path
+    of a calculator. Models trained without stress give none, unless loaded with
+    ``allow_untrained_stress``. A charge-labelled model reads
     ``atoms.arrays["oxidation_states"]``, else moments given with the structure, else raises
-    UserError unless ``assign="search"`` (the neutral assignment of least energy, searched anew at
-    each geometry). A changed array is noticed. The charge states of the last calculation stand in
-    ``oxidation_states`` (None for a charge-blind model), the features that feed the energy in
-    ``embeddings`` [n, d].
+    UserError unless ``assign="search"`` (the neutral assignment of lowest energy, searched again at
+    each geometry). A changed array is noticed. ``oxidation_states`` holds the charge states of the
+    last calculation (None for a charge-blind model), ``embeddings`` [n, d] the features that feed
+    the energy.
     """
 
-    def __init__(self, model: TrainedModel | str | Path, assign: Assign = "labels", **kwargs: Any) -> None:
+    def __init__(self, model: Predictor | str | Path, assign: Assign = "labels", **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.model = model if isinstance(model, TrainedModel) else TrainedModel.load(model)
+        self.model = load_predictor(model) if isinstance(model, str | Path) else model
         self.assign: Assign = assign
         self.implemented_properties = [
             "energy",
             "free_energy",
             "forces",
             "stress",
-            *sorted(self.model.potential.predicts),
+            *sorted(self.model.predicts),
         ]
         self.oxidation_states: np.ndarray | None = None
         self.embeddings: np.ndarray | None = None
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
-        """Changes since the last calculation, charge states and given moments among them."""
+        """Return the changes since the last calculation, including charge states and given moments."""
         changes = super().check_state(atoms, tol=tol)
         if self.atoms is None:
             return changes
@@ -61,10 +65,10 @@ class PotentialCalculator(Calculator):
         properties: list[str] | None = None,
         system_changes: list[str] = all_changes,
     ) -> None:
-        """Evaluate; called by ASE. The stress is computed only when asked for."""
+        """Evaluate the model; called by ASE. The stress is computed only if asked for."""
         super().calculate(atoms, properties or ["energy"], system_changes)
         stress = "stress" in (properties or ())
-        # This is a copy without this calculator: its moments are never taken for given ones.
+        # A copy without this calculator, so that its own moments are never taken for given ones.
         own: Atoms = self.atoms  # type: ignore[assignment]
         [prediction] = self.model.predict([own], stress=stress, assign=self.assign)
         self.results = {

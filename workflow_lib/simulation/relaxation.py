@@ -4,7 +4,7 @@ Positions only: the stress of the reference data is not converged, so cells are 
 Two optimisers, both in ASE's formulation and with ASE's parameters: FIRE (Bitzek et al., Phys. Rev.
 Lett. 97, 170201 (2006)) stays in the basin it starts in; L-BFGS (Nocedal, Math. Comput. 35, 773
 (1980); no line search) takes about half the steps. Every system has its own step length or history,
-so that its path does not depend on its company.
+so that its path does not depend on the others in its batch.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from torch_sim.autobatching import InFlightAutoBatcher
 from torch_sim.optimizers import OptimState
 from torch_sim.quantities import system_wise_max_force
 
-from workflow_lib.models.trained import LABELS, Assign, TrainedModel
+from workflow_lib.models.predictor import Assign, Predictor
+from workflow_lib.models.trained import LABELS
 from workflow_lib.simulation.torchsim import TorchSimModel
 
 TIME_STEP = 0.1
@@ -33,9 +34,9 @@ STIFFNESS = 70.0
 MEMORY = 20
 """Steps L-BFGS remembers."""
 MAX_ENERGY_CHANGE = 10.0
-"""eV/atom from the start: several times the cohesive energy, so the model has left its ground."""
+"""eV/atom from the start: several times the cohesive energy, so the model has left its domain."""
 MIN_DISTANCE = 0.5
-"""A: atoms nearer than this have fallen into each other."""
+"""A: atoms closer than this have collapsed onto each other."""
 
 Status = Literal["converged", "unconverged", "diverged"]
 Optimiser = Literal["fire", "lbfgs"]
@@ -45,11 +46,11 @@ Optimiser = Literal["fire", "lbfgs"]
 class Relaxation:
     """End of one relaxation.
 
-    ``atoms``: the input with new positions, its charge states where the model has them, and energy
-    and forces attached; ``energy`` eV; ``fmax`` eV/A, the largest norm of the force on an atom;
+    ``atoms``: the input with new positions, its charge states if the model has them, and energy and
+    forces attached; ``energy`` eV; ``fmax`` eV/A, the largest norm of the force on an atom;
     ``steps`` taken. ``diverged``: energy or forces not finite, the energy more than
-    :data:`MAX_ENERGY_CHANGE` off, or atoms closer than :data:`MIN_DISTANCE`; nothing of such a
-    result means anything.
+    :data:`MAX_ENERGY_CHANGE` off, or atoms closer than :data:`MIN_DISTANCE`; such a result has no
+    meaning.
     """
 
     atoms: Atoms
@@ -71,14 +72,14 @@ class Snapshot:
 
 
 class Recorder(Protocol):
-    """Called with the place of the structure in the list, the step (0 is the start) and the point."""
+    """Called with the structure's index in the list, the step (0 is the start) and the snapshot."""
 
     def __call__(self, index: int, step: int, snapshot: Snapshot, /) -> None:
-        """Take note."""
+        """Record a snapshot."""
 
 
 def relax(
-    model: TrainedModel,
+    model: Predictor,
     atoms: Sequence[Atoms],
     *,
     fmax: float,
@@ -91,10 +92,10 @@ def relax(
 ) -> list[Relaxation]:
     """Relax positions until no force exceeds ``fmax`` (eV/A) or ``max_steps`` are taken.
 
-    Structures are worked on in batches of about ``batch_size`` (counted in atoms of the largest);
-    a finished one leaves its place to the next. Charge states stay as they are at the start.
-    ``record`` sees the start, every ``record_every``-th step and the end of each relaxation.
-    Deterministic; raises UserError as ``TrainedModel.structure`` does.
+    Structures are relaxed in batches of about ``batch_size`` (counted in atoms of the largest); the
+    next one takes the place of a finished one. Charge states stay as they are at the start.
+    ``record`` is called for the start, every ``record_every``-th step and the end of each
+    relaxation. Deterministic; raises UserError as ``TrainedModel.structure`` does.
     """
     if not atoms:
         return []
@@ -129,11 +130,11 @@ def relax(
 
 
 class _Run:
-    """What is known of every structure while batches come and go."""
+    """State of every structure while batches change."""
 
     def __init__(
         self,
-        model: TrainedModel,
+        model: Predictor,
         atoms: Sequence[Atoms],
         fmax: float,
         max_steps: int,
@@ -148,7 +149,7 @@ class _Run:
         self.results: dict[int, Relaxation] = {}
 
     def start(self, indices: Sequence[int], optimiser: Optimiser, assign: Assign) -> OptimState:
-        """First evaluation of some structures."""
+        """Evaluate some structures for the first time and return the state of their optimiser."""
         state: OptimState
         initial = self.sim.initial_state([self.atoms[index] for index in indices], assign)
         if optimiser == "fire":
@@ -164,7 +165,7 @@ class _Run:
         return state
 
     def inspect(self, state: OptimState, indices: Sequence[int]) -> list[bool]:
-        """Note the step of every system of a batch; says which are finished."""
+        """Record the step of every system of a batch and return which are finished."""
         energies = state.energy.tolist()
         forces = system_wise_max_force(state).tolist()
         ends = torch.bincount(state.system_idx, minlength=len(indices)).cumsum(0).tolist()
@@ -185,7 +186,7 @@ class _Run:
         return finished
 
     def _status(self, index: int, energy: float, fmax: float, positions: np.ndarray) -> Status | None:
-        """How the relaxation ended, or None while it goes on."""
+        """Return how the relaxation ended, or None while it continues."""
         change = abs(energy - self.start_energy[index]) / len(positions)
         if not np.isfinite([energy, fmax]).all() or change > MAX_ENERGY_CHANGE:
             return "diverged"
@@ -208,7 +209,7 @@ class _Run:
 
 
 def _too_close(positions: np.ndarray, atoms: Atoms) -> bool:
-    """Whether any two atoms, periodic images included, are nearer than :data:`MIN_DISTANCE`."""
+    """Return whether any two atoms, periodic images included, are closer than :data:`MIN_DISTANCE`."""
     from matscipy.neighbours import neighbour_list
 
     pairs = neighbour_list(

@@ -19,7 +19,8 @@ from torch_sim.models.interface import ModelInterface
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.models.contract import Structure
-from workflow_lib.models.trained import LABELS, Assign, TrainedModel
+from workflow_lib.models.predictor import Assign, Predictor
+from workflow_lib.models.trained import LABELS
 
 VACUUM = 50.0
 """Empty space (A) around a molecule, far beyond any cut-off: the networks know crystals only."""
@@ -28,14 +29,14 @@ VACUUM = 50.0
 class TorchSimModel(ModelInterface):
     """torch-sim's ``ModelInterface`` for every family.
 
-    The state is kept in double precision, whatever that of the network: steps and convergence are
-    then those of ASE. After a call ``embeddings`` [n_atoms, d] holds the features that feed the
-    energy.
+    The state is kept in double precision, whatever the network's precision, so that steps and
+    convergence are those of ASE. After a call ``embeddings`` [n_atoms, d] holds the features that
+    feed the energy.
     """
 
     _memory_scales_with = "n_atoms_x_density"
 
-    def __init__(self, trained: TrainedModel) -> None:
+    def __init__(self, trained: Predictor) -> None:
         super().__init__()
         self.trained = trained
         self._device = trained.device
@@ -46,11 +47,11 @@ class TorchSimModel(ModelInterface):
 
     @ModelInterface.compute_stress.setter  # type: ignore[attr-defined]
     def compute_stress(self, compute_stress: bool) -> None:
-        """Whether the stress is computed as well."""
+        """Set whether the stress is computed as well."""
         self._compute_stress = compute_stress
 
     def initial_state(self, atoms: Sequence[Atoms], assign: Assign = "labels") -> ts.SimState:
-        """State of several structures with their charge states (see ``TrainedModel.structure``)."""
+        """Return the state of structures with their charge states (see ``TrainedModel.structure``)."""
         state = ts.io.atoms_to_state(list(atoms), self.device, self.dtype)
         if self.trained.charge_labelled:
             chosen = [np.asarray(self.trained.choose(item, assign)) for item in atoms]
@@ -58,9 +59,9 @@ class TorchSimModel(ModelInterface):
         return state
 
     def forward(self, state: ts.SimState, **_kwargs: object) -> dict[str, torch.Tensor]:
-        """Energy [n_systems] eV, forces [n_atoms, 3] eV/A, stress [n_systems, 3, 3] eV/A^3.
+        """Return energy [n_systems] eV, forces [n_atoms, 3] eV/A and stress [n_systems, 3, 3] eV/A^3.
 
-        Raises UserError where a charge-labelled model meets a state without charge states.
+        Raises UserError if a charge-labelled model gets a state without charge states.
         """
         output = self.trained.evaluate(self._structures(state), stress=self._compute_stress)
         self.embeddings = output["node_embeddings"]
@@ -83,7 +84,7 @@ class TorchSimModel(ModelInterface):
         if self.trained.charge_labelled:
             if not state.has_extras(LABELS):
                 raise UserError(
-                    f"model {self.trained.card['name']} needs charge states: make the state with "
+                    f"model {self.trained.name} needs charge states: make the state with "
                     f"TorchSimModel.initial_state, or give it the per-atom extra {LABELS!r}"
                 )
             labels = state.atom_extras[LABELS].cpu().numpy().astype(np.int64)

@@ -1,1 +1,1 @@
-"""What exists for Snakemake alone."""
+"""Code that only Snakemake uses."""

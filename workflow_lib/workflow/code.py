@@ -1,9 +1,9 @@
-"""What a rule's command runs: the modules that its function imports, found in the source.
+"""The code behind a rule's command: the modules that its function imports, found in the source.
 
-``python -m workflow_lib charge-order`` calls the function ``charge_order`` of a file in ``cli/``. Its
-own import statements are where the code of the command begins. How the configuration is read
-(``config.py``) is left out: what a rule takes from it is in the rule's parameters, resolved. The
-function itself counts too: what it passes on decides the result.
+``python -m workflow_lib charge-order`` calls the function ``charge_order`` of a file in ``cli/``.
+The code of the command starts with that function's own import statements. How the configuration is
+read (``config.py``) is left out: the values that a rule takes from it are in the rule's parameters,
+resolved. The function itself counts too, because the values it passes on decide the result.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from workflow_lib.core.code import PACKAGE, ROOT, code_checksum
 
 @cache
 def _functions() -> dict[str, ast.FunctionDef]:
-    """Return the commands' functions by name: those of ``cli/`` that carry a decorator."""
+    """Return the commands' functions by name: those in ``cli/`` that have a decorator."""
     found: dict[str, ast.FunctionDef] = {}
     for file in sorted((ROOT / "cli").glob("*.py")):
         for node in ast.parse(file.read_text()).body:
@@ -29,7 +29,7 @@ def _functions() -> dict[str, ast.FunctionDef]:
 
 
 def _function(command: str) -> ast.FunctionDef:
-    """Return the function of a command; ValueError for a command that no function is named after."""
+    """Return the function of a command; raise ValueError if no function is named after it."""
     function = _functions().get(command.replace("-", "_"))
     if function is None:
         raise ValueError(f"no function of {PACKAGE}/cli is named after the command {command!r}")

@@ -1,8 +1,8 @@
-"""The end of a failed job's log, in place of all of it.
+"""Show the end of a failed job's log instead of all of it.
 
-Snakemake's ``show-failed-logs`` repeats logs whole: a training of a day, whose log holds its progress,
-would bury every other message. The Snakefile puts :func:`last_lines` in the place of Snakemake's own
-function, ``snakemake.logging.show_logs``.
+Snakemake's ``show-failed-logs`` repeats logs as a whole: a training of a day, whose log holds its
+progress, would bury every other message. The Snakefile replaces Snakemake's own function,
+``snakemake.logging.show_logs``, with :func:`last_lines`.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from collections.abc import Iterable, Iterator
 
 LINES = 30
 LETTERS = 300
-"""Most of one line."""
+"""Largest number of characters shown of one line."""
 BYTES = 64 * 1024
-"""Read from the end of a log; enough for the lines shown."""
+"""Number of bytes read from the end of a log; enough for the lines shown."""
 RULE = "=" * 80
 
 
 def last_lines(logs: Iterable[str | os.PathLike[str]]) -> Iterator[str]:
-    """Name each log and repeat its last lines; a progress bar counts by its last state only."""
+    """Name each log and repeat its last lines; of a progress bar only the last state counts."""
     for log in logs:
         try:
             lines, more = _end(log)
@@ -36,15 +36,15 @@ def last_lines(logs: Iterable[str | os.PathLike[str]]) -> Iterator[str]:
 
 
 def _end(log: str | os.PathLike[str]) -> tuple[list[str], bool]:
-    """The last lines of a file, and whether there are others before them."""
+    """Return the last lines of a file, and whether there are others before them."""
     with open(log, "rb") as handle:  # noqa: PTH123 - Snakemake hands over strings of a class of its own
         size = handle.seek(0, os.SEEK_END)
         handle.seek(max(0, size - BYTES))
         text = handle.read().decode(errors="replace")
-    # A bar draws itself anew behind every carriage return.
+    # A bar is redrawn after every carriage return.
     lines = [line.rstrip("\r").rpartition("\r")[2].rstrip() for line in text.split("\n")]
     if size > BYTES:
-        del lines[0]  # cut somewhere
+        del lines[0]  # may be cut in the middle
     while lines and not lines[-1]:
         lines.pop()
     shown = [line if len(line) <= LETTERS else f"{line[:LETTERS]}..." for line in lines[-LINES:]]

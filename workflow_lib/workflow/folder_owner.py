@@ -1,4 +1,4 @@
-"""Whose results these are: a run never writes into the folder of another user."""
+"""Ownership of results: a run never writes into the folder of another user."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def _name(uid: int) -> str:
 def require_own(folder: str | Path) -> None:
     """Raise UserError unless ``folder`` is this user's, or can be made.
 
-    A folder that others may write to is refused all the same: two users' runs in one folder would
-    each call the other's files out of date. Root may go anywhere (containers run as root). Links are
-    followed: what counts is where the files would lie.
+    A folder of another user is rejected even if it is writable: two users' runs in one folder would
+    each consider the other's files out of date. Root may use any folder (containers run as root).
+    Links are followed, because what counts is where the files would lie.
     """
     folder = Path(folder)
     try:
-        # The first that exists: the folder itself, or where it would be made.
+        # The first path that exists: the folder itself, or the one it would be made in.
         place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
         owner = place.stat().st_uid
         if place == folder and not place.is_dir():

@@ -1,4 +1,4 @@
-"""The folder of a run as a whole: its report made, the folder removed."""
+"""The folder of a run as a whole: make its report, remove the folder."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from workflow_lib.core.io import atomic_path, read_json
 from workflow_lib.core.locks import folder_lock
 
 MARK = "config.json"
-"""The resolved configuration that a run writes beside its results: no other folder holds one."""
+"""The resolved configuration that a run writes beside its results; no other folder has one."""
 OLD_FOLDERS = {"exam": "charge_order", "sampling": "search", "benchmark": "comparison"}
-"""Folders of a run in earlier versions, and what their stages are called now."""
+"""Folders of a run in earlier versions, and the present names of their stages."""
 
 
 def remove_run(folder: Path) -> None:
     """Remove the folder of one run.
 
-    Raises UserError, with nothing removed, unless the folder itself (no link) carries the mark of a run
-    of this name and no other process works on it. The mark goes last: an interrupted removal can be
-    repeated.
+    Raises UserError, with nothing removed, unless the folder itself (not a link) has the mark of a
+    run of this name and no other process works on it. The mark is removed last, so that an
+    interrupted removal can be repeated.
     """
     if folder.is_symlink() or not folder.is_dir():
         what = "is a link" if folder.is_symlink() else "is not a folder"
@@ -35,7 +35,7 @@ def remove_run(folder: Path) -> None:
     name = made.get("run") if isinstance(made, dict) else None
     if name != folder.name:
         raise UserError(
-            f"{mark} is of the run {name!r}, not {folder.name!r}: nothing was removed; look what it is"
+            f"{mark} is of the run {name!r}, not {folder.name!r}: nothing was removed; check what it is"
         )
     with folder_lock(folder / ".run" / "lock", 0, print, "snakemake"):
         try:
@@ -63,9 +63,9 @@ def old_folders(folder: Path) -> list[str]:
 
 
 def make_report(folder: Path, configuration: Path) -> Path | None:
-    """Make Snakemake's report of a run anew; None where no result is newer than the one there is.
+    """Make Snakemake's report of a run again; return None if no result is newer than the report.
 
-    Raises UserError where Snakemake fails; it has said why.
+    Raises UserError if Snakemake fails; it has then printed the reason.
     """
     if not folder.is_dir():
         raise UserError(f"{folder} does not exist; run the workflow first (`make run`)")

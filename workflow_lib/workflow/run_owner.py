@@ -1,8 +1,8 @@
-"""Who works on a results folder: one Snakemake at a time, and no jobs of a killed one beside it.
+"""Allow one Snakemake at a time in a results folder, and no jobs of a killed one beside it.
 
-Snakemake's own lock is a file that outlives a kill and is then removed by hand (``--unlock``), also
-by mistake. The one here ends with its process. Jobs on a SLURM cluster do not: those that a killed
-run left behind are cancelled before its successor starts any.
+Snakemake's own lock is a file that outlives a kill and is then removed by hand (``--unlock``),
+sometimes by mistake. The lock here ends with its process. Jobs on a SLURM cluster do not: those
+that a killed run left behind are cancelled before its successor starts any.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import atomic_path
 from workflow_lib.core.locks import folder_lock
 
-WAIT = 300.0  # s until cancelled jobs must be gone: checkpoints are written, nodes cleaned up
+WAIT = 300.0  # s until cancelled jobs must be gone: they write checkpoints, SLURM cleans up nodes
 POLL = 2.0  # s
-ANSWER = 60.0  # s that one question to SLURM may take
-# States of squeue in which a job does nothing any more; in all others it may still write files.
+ANSWER = 60.0  # s that one query to SLURM may take
+# States of squeue in which a job no longer runs; in all others it may still write files.
 ENDED = {
     *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY"),
     *("PREEMPTED", "REVOKED", "TIMEOUT"),
@@ -40,28 +40,28 @@ def own_run(
 ) -> None:
     """Make this process the only one that works on the folder ``results``, until it ends.
 
-    ``run_id`` is the name that this call's jobs will have on the SLURM cluster, None where it submits
-    none. Cancels the jobs that earlier calls left there and waits up to ``wait`` s for their end.
-    Raises UserError where another process works on the folder, or where such jobs do not end.
+    ``run_id`` is the name that this call's jobs will have on the SLURM cluster, None if it submits
+    none. Cancels the jobs that earlier calls left there and waits up to ``wait`` s for them to end.
+    Raises UserError if another process works on the folder, or if such jobs do not end.
     """
     _held.enter_context(folder_lock(results / ".run" / "lock", 0, say, "snakemake"))
     record = results / ".run" / "slurm"
     earlier = record.read_text().split() if record.exists() else []
     if earlier and run_id is None and jobs_at_work(earlier)[0] is None:
-        # Once worked on by a cluster, now on a machine without one.
+        # The folder was once used with a cluster, but this machine has none.
         say(f"SLURM does not answer here; if jobs of an earlier call work on {results}, cancel them there")
     elif earlier:
         end_jobs(earlier, say, wait)
         earlier = []
-    # Written before the first job is submitted: whenever this process is killed, its jobs are known.
+    # Written before the first job is submitted, so that its jobs are known whenever it is killed.
     with atomic_path(record) as temporary:
         temporary.write_text("".join(f"{name}\n" for name in [*earlier, run_id] if name))
 
 
 def end_jobs(names: Sequence[str], say: Callable[[str], None], wait: float) -> None:
-    """Cancel this user's SLURM jobs of these names; returns when none of them is at work any more.
+    """Cancel this user's SLURM jobs of these names; return when none of them is running any more.
 
-    Cancelled jobs get SIGTERM and some time (KillWait) to store what they have. Raises UserError if
+    Cancelled jobs get SIGTERM and some time (KillWait) to store their state. Raises UserError if
     some are left after ``wait`` s, or SLURM does not answer.
     """
     deadline = time.monotonic() + wait
@@ -76,18 +76,19 @@ def end_jobs(names: Sequence[str], say: Callable[[str], None], wait: float) -> N
         elif jobs:
             found |= jobs.keys()
             trouble = f"still there: {_listing(jobs)}"
-            # Not twice: a second SIGTERM may cut off what the first one has stored.
+            # Not twice: a second SIGTERM may interrupt the storing that the first one started.
             new = {j: t for j, t in jobs.items() if j not in cancelled and not t.startswith("COMPLETING")}
             if new:
                 say(f"cancelling jobs that an earlier call left on the cluster: {_listing(new)}")
                 code, _, error = _slurm("scancel", *new)
-                # One that ended by itself meanwhile is no failure: the next look tells.
+                # A job that ended by itself meanwhile is no failure; the next query shows it.
                 cancelled |= new.keys() if code == 0 else set()
                 trouble = error or trouble
         elif jobs is not None:
             if found:
                 say(
-                    f"jobs {', '.join(sorted(found, key=_number))} of the earlier call have ended; going on"
+                    f"jobs {', '.join(sorted(found, key=_number))} of the earlier call have ended; "
+                    "continuing"
                 )
             return
         if time.monotonic() >= deadline:
@@ -99,9 +100,9 @@ def end_jobs(names: Sequence[str], say: Callable[[str], None], wait: float) -> N
 
 
 def jobs_at_work(names: Iterable[str]) -> tuple[dict[str, str] | None, str]:
-    """State and comment (rule and wildcards) by ID of this user's jobs of these names that may write files.
+    """Return state and comment (rule and wildcards) by ID of this user's jobs that may write files.
 
-    None, and what is wrong, where SLURM does not answer.
+    Only jobs of the names given count. Returns None, and what is wrong, if SLURM does not answer.
     """
     code, rows, error = _slurm(
         *("squeue", "--noheader", "--states=all", "--format=%i %T %k"),
@@ -122,7 +123,7 @@ def _number(job: str) -> tuple[int, str]:
 
 
 def _slurm(*command: str) -> tuple[int, str, str]:
-    """Exit status, output and the last line of the errors of one of SLURM's programs."""
+    """Return exit status, output and the last line of the errors of one of SLURM's programs."""
     try:
         done = subprocess.run(
             command,

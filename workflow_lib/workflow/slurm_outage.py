@@ -1,7 +1,7 @@
-"""A SLURM that does not answer for a while costs a run nothing but that while.
+"""A SLURM that stops answering for a while only delays a run.
 
-The executor plugin (2.8) forgets all its jobs where every attempt at asking for their states fails, as
-during a restart of the controller, and then waits for them for ever.
+The executor plugin (2.8) forgets all its jobs if every attempt at querying their states fails, as
+during a restart of the controller, and then waits for them forever.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 
 def keep_jobs(executor: Any) -> None:
-    """Let a SLURM executor ask again for jobs of which one look told nothing; others stay as they are."""
+    """Make a SLURM executor ask again for jobs that one query told nothing about; leave others alone."""
     if not type(executor).__module__.startswith("snakemake_executor_plugin_slurm"):
         return
     check = executor.check_active_jobs

@@ -108,6 +108,7 @@ def test_summary_counts(built, table, frames):
     assert summary["groups"] == table["group"].nunique()
     assert summary["atoms"] == table["atoms"].sum()
     assert summary["frames_on_no_host"] == n - len(frames)
+    assert 0 < summary["frames_of_the_host_on_no_site"] < summary["frames_on_no_host"]
     found = summary["frames_by_composition"]
     assert sum(found.values()) == n
     assert {x: found[name] for x, name in NAMES.items()} == mine["x"].value_counts().to_dict()
@@ -299,7 +300,7 @@ def test_wrong_length_arrays(build, raw):
 
 
 def test_repeated_frame_ids(build, raw):
-    with pytest.raises(UserError, match="frame_id 'x000_s0-relaxation-00' stands 2 times"):
+    with pytest.raises(UserError, match="frame_id 'x000_s0-relaxation-00' occurs 2 times"):
         build([*raw, raw[0]])
 
 

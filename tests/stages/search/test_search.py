@@ -213,7 +213,7 @@ def test_problem_refuses_what_is_outside_the_search(problem, charges):
         ({"budget": 5, "population": 6}, "budget of 5 relaxations cannot fill a population of 6"),
         ({"compositions": (1, 2, 3), "population": 2}, "cannot hold one arrangement of each of 3"),
         ({"compositions": ()}, "at least one number"),
-        ({"compositions": (1, 1)}, "may stand once"),
+        ({"compositions": (1, 1)}, "may be listed only once"),
         ({"repeat": (0, 1, 1)}, "greater than 0"),
     ],
 )
@@ -223,7 +223,7 @@ def test_settings_refuse(values, message):
 
 
 def test_settings_refuse_a_cell_twice_and_operators_without_weight():
-    with pytest.raises(ValueError, match="may stand once"):
+    with pytest.raises(ValueError, match="may be listed only once"):
         SearchSettings(cells=(SMALL, SMALL))
     with pytest.raises(ValueError, match="needs a weight"):
         OperatorWeights(crossover=0, ions=0, symmetry=0)

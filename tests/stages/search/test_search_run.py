@@ -14,13 +14,13 @@ from workflow_lib.core.errors import UserError
 from workflow_lib.models.registry import FAMILIES
 from workflow_lib.models.species import species_alphabet
 from workflow_lib.models.trained import TrainedModel, species_to_card
-from workflow_lib.stages.charge_order.settings import ChargeOrderSettings
+from workflow_lib.simulation.settings import RelaxationSettings
 from workflow_lib.stages.search.figures import search_overview
 from workflow_lib.stages.search.run import check_cells, run_search, search_all
 from workflow_lib.stages.search.settings import CellSettings, SearchSettings
 from workflow_lib.stages.search.tables import FOUND, HISTORY
 
-CHARGE_ORDER = ChargeOrderSettings(max_steps=4, fmax=0.3)
+RELAXATION = RelaxationSettings(max_steps=4, fmax=0.3)
 REAL = SearchSettings(
     cells=(
         CellSettings(budget=7, population=5, enumerate=True),
@@ -60,7 +60,7 @@ def run(models, host, name, folder, *, work="work", out="out", settings=REAL):
         model_dir=models / name,
         host=host,
         settings=settings,
-        charge_order=CHARGE_ORDER,
+        relaxation=RELAXATION,
         seed=3,
         work=folder / work / "search",
         cache=folder / work / "relaxations",
@@ -166,10 +166,10 @@ def test_small_cell_shares_the_relaxations_of_the_charge_orders(models, host, tm
         model,
         host,
         states,
-        polaron_distortion=CHARGE_ORDER.polaron_distortion,
-        fmax=CHARGE_ORDER.fmax,
-        max_steps=CHARGE_ORDER.max_steps,
-        batch_size=CHARGE_ORDER.batch_size,
+        polaron_distortion=RELAXATION.polaron_distortion,
+        fmax=RELAXATION.fmax,
+        max_steps=RELAXATION.max_steps,
+        batch_size=RELAXATION.batch_size,
         cache=cache,
     )
     settings = SearchSettings(cells=REAL.cells[:1])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import io
 import stat
 import tarfile
@@ -197,3 +199,37 @@ def test_encrypted_zip(tmp_path: Path) -> None:
 
 def test_other_names_are_no_archives() -> None:
     assert not any(map(is_archive, ("a.xyz", "a.xyz.gz", "a.zip.part", "zip")))
+
+
+@pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE])
+@pytest.mark.parametrize("suffix", [".bz2", ".gz", ""])
+def test_headers_that_claim_too_much(tmp_path: Path, kind: bytes, suffix: str) -> None:
+    """2.4 kB of bz2 may hold a name of gigabytes: it is refused before it is read."""
+    import tracemalloc
+
+    header = tarfile.TarInfo("x")
+    header.type, header.size = kind, 1 << 26
+    content = header.tobuf(tarfile.GNU_FORMAT) + bytes(1 << 26) if suffix else header.tobuf()
+    pack = {".bz2": bz2.compress, ".gz": gzip.compress, "": bytes}[suffix]
+    archive = tmp_path / f"x.tar{suffix}"
+    archive.write_bytes(pack(content))
+    del content
+    tracemalloc.start()
+    refused(archive, tmp_path / "out", "a header of more than 65536 bytes")
+    assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    tracemalloc.stop()
+
+
+def test_long_names_within_reason_are_read(tmp_path: Path) -> None:
+    name = "/".join(["folder-with-a-long-name"] * 20) + "/file.xyz"
+    unpack(make_tar(tmp_path / "x.tar.gz", {name: b"content"}), tmp_path / "out", max_ratio=200)
+    assert (tmp_path / "out" / name).read_bytes() == b"content"
+
+
+def test_negative_sizes(tmp_path: Path) -> None:
+    info = tarfile.TarInfo("x")
+    info.size = -1024
+    (tmp_path / "x.tar").write_bytes(info.tobuf(tarfile.GNU_FORMAT) + bytes(2048))
+    with pytest.raises(UserError, match=r"negative size|cannot be unpacked"):
+        unpack(tmp_path / "x.tar", tmp_path / "out", max_ratio=200)
+    assert not (tmp_path / "out").exists()

@@ -22,7 +22,9 @@ import pytest
 from local_api import Fault, LocalApi, md5, serve
 
 from workflow_lib.core.errors import UserError
+from workflow_lib.core.progress import say
 from workflow_lib.stages.sources import fetch as fetch_module
+from workflow_lib.stages.sources import transport
 from workflow_lib.stages.sources.fetch import Fetched, fetch
 from workflow_lib.stages.sources.settings import FetchSettings
 from workflow_lib.stages.sources.table import FigshareSource
@@ -242,6 +244,53 @@ def test_answers_that_are_no_file_list(api: LocalApi, tmp_path: Path) -> None:
     fails(api, tmp_path, "unknown form")
     api.article["download_disabled"] = True
     fails(api, tmp_path, "switched off by its owner")
+
+
+def test_file_lists_are_bounded(api: LocalApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "MOST_JSON", 10_000)
+    api.list_faults = [Fault(content=b'{"x": "' + b"x" * 20_000 + b'"}')]
+    fails(api, tmp_path, "sends a file list of over 10000 bytes")
+    api.list_faults = [Fault(content=b"[" * 9000)]
+    fails(api, tmp_path, "something else than JSON")
+    api.list_faults = [Fault(content=b'{"version": ' + b"1" * 6000 + b"}")]
+    fails(api, tmp_path, "something else than JSON")
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("/again", "redirects more than 10 times"),
+        ("http://[::1", "cannot be asked"),
+        ("file:///etc/passwd", "no web address"),
+    ],
+)
+def test_redirects_are_bounded(api: LocalApi, tmp_path: Path, target: str, words: str) -> None:
+    api.list_faults = [Fault(status=302, headers={"Location": target}) for _ in range(30)]
+    fails(api, tmp_path, words)
+    assert len(api.requests) <= 11
+
+
+@pytest.mark.parametrize("value", ["\u00b2", "9" * 5000, "soon", "Mon, 99 Foo 99999 99:99:99 GMT", ""])
+def test_odd_waits_are_not_believed(value: str) -> None:
+    assert transport._retry_after(value) is None
+
+
+def test_malformed_addresses_are_one_line(api: LocalApi, tmp_path: Path) -> None:
+    web = transport.Web(FAST)
+    for url in ("http://[::1", "http://\ud800/x", "http://a b/", "http:///x"):
+        with pytest.raises(UserError) as caught:
+            web.get_json("item: file list", url)
+        line = str(caught.value)
+        assert "\n" not in line
+        line.encode()
+
+
+def test_control_characters_never_reach_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "a\x1b[2Jb\r\n\x07\u202e\ud800.xyz"
+    say(name)
+    shown = capsys.readouterr().err + str(UserError(f"{name} is wrong"))
+    assert not set(shown.replace("\n", "")) & set("\x1b\r\x07\u202e\ud800")
+    assert str(UserError("größer als 1 Å")) == "größer als 1 Å"
 
 
 def test_browser_check_everywhere(api: LocalApi, tmp_path: Path) -> None:

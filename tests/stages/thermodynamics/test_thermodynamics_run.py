@@ -104,7 +104,7 @@ def test_without_the_metal_at_this_level_there_is_no_voltage(
 
 def test_a_metal_given_twice_at_one_level_is_refused():
     twice = [{"element": "Na", "level": LEVEL, "energy_ev": e, "source": "x"} for e in (-1.3, -1.4)]
-    with pytest.raises(ValidationError, match="stands twice"):
+    with pytest.raises(ValidationError, match="is given twice"):
         ThermodynamicsSettings.model_validate({"metals": twice})
 
 
@@ -281,7 +281,7 @@ def test_spread_over_seeds_and_identical_tables(reference: Path, tmp_path: Path)
 def test_clear_errors(reference: Path, tmp_path: Path, host: Host):
     with pytest.raises(UserError, match=r"states\.csv does not exist"):
         run(reference, [tmp_path / "mace-baseline-f0-s1"], [], tmp_path / "out")
-    with pytest.raises(UserError, match="searched but not examined: mace-entropy-f0-s1"):
+    with pytest.raises(UserError, match="searched, but without charge-order results: mace-entropy-f0-s1"):
         search = write_search(tmp_path / "mace-entropy-f0-s1", reference, host)
         run(reference, [], [search], tmp_path / "out")
     shifted = write_charge_order(reference, tmp_path / "painn-baseline-f0-s1", x=0.5)

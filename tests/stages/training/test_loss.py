@@ -135,7 +135,7 @@ def test_a_paper_is_a_configuration():
     ("change", "message"),
     [
         ({"loss": [{"label": "energy", "kind": "l2norm"}]}, "l2norm is for forces"),
-        ({"loss": [{"label": "energy"}, {"label": "energy", "kind": "mae"}]}, "energy stands in two"),
+        ({"loss": [{"label": "energy"}, {"label": "energy", "kind": "mae"}]}, "energy is in two"),
         ({"loss": []}, "at least 1"),
         ({"epochs": -1}, "greater than or equal to 0"),
         ({"ema_decay": 1.0}, "less than 1"),

@@ -55,7 +55,7 @@ def test_killed_training_goes_on_to_the_same_numbers(case, rule, tmp_path):
     with script(case, tmp_path / "resumed", epochs=epochs) as process:
         again = process.stderr.read()
     assert process.returncode == 0, again
-    assert re.search(r"going on after epoch \d+", again), again  # the kill may fall between two epochs
+    assert re.search(r"resuming after epoch \d+", again), again  # the kill may fall between two epochs
     forget(case)
     run(case, tmp_path / "whole", rule, epochs=epochs)
     same_results(tmp_path / "whole", tmp_path / "resumed")
@@ -91,7 +91,7 @@ def test_sigterm_loses_no_batch(when, case, rule, tmp_path):
     with script(case, tmp_path / "resumed", every=1e9) as process:
         again = process.stderr.read()
     assert process.returncode == 0, again
-    assert f"going on after epoch 1 and {batches} of 5 batches" in again
+    assert f"resuming after epoch 1 and {batches} of 5 batches" in again
     assert len(re.findall(r"step \d", log + again)) == 4 * 5, "no step was repeated"
     forget(case)
     run(case, tmp_path / "whole", rule, epochs=4)
@@ -171,7 +171,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(case, rule, tmp_path, 
     run(case, tmp_path / "resumed", rule, epochs=4)
     message = capsys.readouterr().err
     assert f"checkpoint {newest} is damaged" in message
-    assert "going on after epoch 3 and 4 of 5 batches" in message
+    assert "resuming after epoch 3 and 4 of 5 batches" in message
     same_results(tmp_path / "whole", tmp_path / "resumed")
 
 

@@ -1,4 +1,4 @@
-"""What the readers share: defaults of a file, and one frame at a time that may be damaged."""
+"""Code that the readers share: defaults of a file, and one frame at a time that may be damaged."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from workflow_lib.frames.foreign import make_frame
+from workflow_lib.frames.labels import make_frame, reason_of
 from workflow_lib.frames.table import Frame
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Damaged(NamedTuple):
-    """What cannot be used of a file: ``number`` of the frame, line (None outside text files), reason."""
+    """A part of a file that cannot be used: ``number`` of the frame, line (None if not text), reason."""
 
     number: int
     line: int | None
@@ -27,9 +27,9 @@ Batches = Iterator[tuple[list[Frame | Damaged], int]]
 
 @dataclass(slots=True)
 class Defaults:
-    """What frames take that do not say it: ``name`` begins their ids and is their source.
+    """Values for frames that do not state them: ``name`` begins their ids and is their source.
 
-    ``notes`` gathers what a user must know of the file, each line once.
+    ``notes`` collects what a user must know about the file, each line once.
     """
 
     name: str
@@ -38,14 +38,9 @@ class Defaults:
     notes: list[str] = field(default_factory=list)
 
     def note(self, line: str) -> None:
-        """Remember a line for the summary."""
+        """Add a line to the summary."""
         if line not in self.notes:
             self.notes.append(line)
-
-
-def reason_of(error: BaseException) -> str:
-    """Why a frame or file cannot be used, in one line."""
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
 def one_frame(
@@ -57,8 +52,8 @@ def one_frame(
 ) -> Frame | Damaged:
     """Return one frame, or why it cannot be used.
 
-    ``load`` brings atoms and the places of their labels; ``path`` names the calculation, and
-    ``energy_reference`` the level where the file says it.
+    ``load`` returns atoms and the places of their labels; ``path`` names the calculation, and
+    ``energy_reference`` the level if the file states it.
     """
     try:
         atoms, places = load()
@@ -73,6 +68,6 @@ def one_frame(
             formula_units=defaults.formula_units,
             note=defaults.note,
         )
-    # Damaged rows raise anything: struct, json, key, index, overflow and value errors.
+    # Damaged rows raise many kinds of errors: struct, json, key, index, overflow and value.
     except Exception as error:
         return Damaged(index, None, reason_of(error))

@@ -1,13 +1,13 @@
-"""The same frame twice, also in different files and with its atoms in another order.
+"""Find frames that occur twice, also in different files and with atoms in another order.
 
-One geometry may hold several charge orders or magnetic orders: frames repeat each other only where
+One geometry may have several charge orders or magnetic orders: frames are duplicates only if
 energies, moments and charge states agree too, as far as both have them.
 
 Every frame gets a key (composition and level of theory) and a fingerprint: its cell, and for a few
-families of lattice planes how near and how far from a plane its atoms lie at most, weighted by
-element. That knows neither the order of atoms nor the periodic image they stand in, changes no faster
-than atoms move, and any atom that moves is likely to change some of it. Frames of one key whose
-fingerprints are close are compared atom by atom.
+families of lattice planes the smallest and the largest distance of its atoms from a plane, weighted by
+element. The fingerprint does not depend on the order of atoms or their periodic images, it changes no
+faster than atoms move, and any atom that moves is likely to change some of it. Frames with the same
+key and similar fingerprints are compared atom by atom.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from workflow_lib.frames.table import LAST_ELEMENT, Frame
 
 TOLERANCE = 1e-4  # A
 ENERGY_TOLERANCE = 1e-4
-"""eV/atom; self-consistency and rounding leave less, another charge order makes 1e-3 or more."""
+"""eV/atom; self-consistency and rounding give less, another charge order 1e-3 or more."""
 MOMENT_TOLERANCE = 0.1  # muB; Fe2+ and Fe3+ are 0.6 apart
 _PLANES = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [0, 1, 1], [1, 1, 1]], dtype=float)
 WIDTH = 9 + 2 * len(_PLANES)
-"""Numbers in a fingerprint."""
+"""Number of values in a fingerprint."""
 _MEMORY = 3_000_000
 """Atoms compared at a time."""
 _RNG = np.random.default_rng(20240711)
@@ -37,9 +37,9 @@ _WEIGHTS = _RNG.uniform(0.5, 1.0, LAST_ELEMENT + 1)
 
 
 class Entry(NamedTuple):
-    """What is compared of a frame; see the frame table for units.
+    """The properties of a frame that are compared; see the frame table for units.
 
-    ``order`` is its magnetic order, ``labels`` the number of labels it has beside the energy.
+    ``order`` is its magnetic order, ``labels`` the number of labels it has besides the energy.
     """
 
     numbers: np.ndarray
@@ -58,7 +58,7 @@ def _code(text: str) -> int:
 
 
 def fingerprints(frames: Sequence[Frame]) -> tuple[np.ndarray, np.ndarray]:
-    """Key [frames] (uint64) and fingerprint [frames, WIDTH] (A for the cell, else a pure number)."""
+    """Return key [frames] (uint64) and fingerprint [frames, WIDTH] (A for the cell, else pure numbers)."""
     if not frames:
         return np.zeros(0, dtype=np.uint64), np.zeros((0, WIDTH))
     sizes = np.array([len(frame) for frame in frames])
@@ -79,11 +79,11 @@ def fingerprints(frames: Sequence[Frame]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _tolerances(cells: np.ndarray) -> np.ndarray:
-    """How far fingerprints [WIDTH] of one geometry can lie apart, for frames of these cells [frames, 9].
+    """Return how far apart fingerprints [WIDTH] of one geometry can be, for these cells [frames, 9].
 
-    An atom's height over a plane, in plane spacings, changes with its displacement by the reciprocal
-    vector's length times at most sqrt(3) tolerances; a change of the cell moves it by no more than
-    three such displacements. Weights are below 1.
+    An atom's height over a plane, in plane spacings, changes with its displacement by the
+    reciprocal vector's length times at most sqrt(3) tolerances; a change of the cell moves it by at
+    most three such displacements. Weights are below 1.
     """
     vectors = np.linalg.inv(cells.reshape(-1, 3, 3)) @ _PLANES.T
     longest = np.linalg.norm(vectors, axis=1).max(axis=0)
@@ -91,7 +91,7 @@ def _tolerances(cells: np.ndarray) -> np.ndarray:
 
 
 def candidates(keys: np.ndarray, prints: np.ndarray) -> list[np.ndarray]:
-    """Groups of rows that may be one geometry, each sorted, in the order of their first rows."""
+    """Return groups of rows that may be one geometry, each sorted, in the order of their first rows."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
     from scipy.spatial import cKDTree
@@ -102,7 +102,7 @@ def candidates(keys: np.ndarray, prints: np.ndarray) -> list[np.ndarray]:
         if len(rows) < 2:
             continue
         scaled = prints[rows] / _tolerances(prints[rows, :9])
-        # Copies proper are put together first: a thousand of them would make half a million pairs.
+        # Exact copies are grouped first, because a thousand of them would make half a million pairs.
         _, first, inverse = np.unique(np.round(scaled, 3), axis=0, return_index=True, return_inverse=True)
         representative = rows[first]
         edges.append(np.column_stack([rows, representative[inverse.ravel()]]))
@@ -119,11 +119,11 @@ def candidates(keys: np.ndarray, prints: np.ndarray) -> list[np.ndarray]:
 
 
 class Found(NamedTuple):
-    """What a search for duplicates found.
+    """The result of a search for duplicates.
 
-    ``repeats``: row of each duplicate -> the row that stays for it. ``twins``: number of frames that
-    stay although they share their geometry with another one, because charge states, moments or
-    energy differ.
+    ``repeats``: row of each duplicate -> the row that is kept for it. ``twins``: number of frames
+    that are kept although they share their geometry with another one, because charge states,
+    moments or energy differ.
     """
 
     repeats: dict[int, int]
@@ -136,10 +136,10 @@ def find_duplicates(
     sizes: np.ndarray,
     load: Callable[[np.ndarray], dict[int, Entry]],
 ) -> Found:
-    """Find the frames that repeat another one; of duplicates the one with most labels stays.
+    """Find the frames that repeat another one; of duplicates the one with most labels is kept.
 
-    ``sizes`` [frames] are numbers of atoms; ``load`` brings the entries of sorted rows. Of equally
-    labelled duplicates the first stays.
+    ``sizes`` [frames] are numbers of atoms; ``load`` returns the entries of sorted rows. Of equally
+    labelled duplicates the first is kept.
     """
     groups = candidates(keys, prints)
     repeats: dict[int, int] = {}
@@ -164,7 +164,7 @@ def _within(group: np.ndarray, entries: dict[int, Entry]) -> Found:
     kept: list[int] = []
     repeats: dict[int, int] = {}
     twins = 0
-    # The best labelled first: what it repeats, it repeats with labels to compare.
+    # The frame with most labels first, so that there are labels to compare.
     for row in sorted(group.tolist(), key=lambda row: (-entries[row].labels, row)):
         mine, twin = entries[row], False
         for other in kept:
@@ -182,10 +182,10 @@ def _within(group: np.ndarray, entries: dict[int, Entry]) -> Found:
 
 
 def same_answer(one: Entry, two: Entry, atoms: np.ndarray) -> bool:
-    """Whether two frames of one geometry may be one calculation.
+    """Return whether two frames of one geometry may be one calculation.
 
     ``atoms`` [n] as from :func:`match_atoms`. Energies, magnitudes of moments, their order (up to a
-    turn of all) and charge states must agree, as far as both frames have them.
+    reversal of all) and charge states must agree, as far as both frames have them.
     """
     if abs(one.energy - two.energy) > ENERGY_TOLERANCE * len(one.numbers):
         return False
@@ -203,10 +203,10 @@ def same_answer(one: Entry, two: Entry, atoms: np.ndarray) -> bool:
 
 
 def match_atoms(one: Entry, two: Entry, tolerance: float = TOLERANCE) -> np.ndarray | None:
-    """The atom of ``two`` that is each atom of ``one`` [n]; None where the geometries differ.
+    """Return the atom of ``two`` that matches each atom of ``one`` [n]; None if the geometries differ.
 
-    The same are cells and atoms within ``tolerance`` (A, each coordinate), whatever their order and
-    periodic image.
+    Cells and atoms match within ``tolerance`` (A, each coordinate), whatever the order and periodic
+    image of the atoms.
     """
     if len(one.numbers) != len(two.numbers) or np.abs(one.cell - two.cell).max() > tolerance:
         return None
@@ -226,7 +226,7 @@ def match_atoms(one: Entry, two: Entry, tolerance: float = TOLERANCE) -> np.ndar
     for z in np.unique(one.numbers):
         mine, theirs = places[one.numbers == z], places[two.numbers == z]
         near = apart(two.positions[theirs][None] - one.positions[mine][:, None]) <= tolerance
-        # Atoms are much farther apart than the tolerance: each has one partner or none.
+        # Atoms are much farther apart than the tolerance, so each has one partner or none.
         if not ((near.sum(axis=0) == 1).all() and (near.sum(axis=1) == 1).all()):
             return None
         partners[mine] = theirs[near.argmax(axis=1)]

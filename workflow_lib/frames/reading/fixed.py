@@ -1,8 +1,8 @@
-"""Atom lines as ASE writes them (symbol, then numbers of 16 characters with 8 decimals), fast.
+"""Parse atom lines as ASE writes them (symbol, then 16-character numbers with 8 decimals), fast.
 
-All lines have one length, so that a number is two words of eight bytes at a known place: blanks, sign
-and whole part; and the decimals. Arithmetic on whole columns of such words turns them into numbers,
-the same to the last bit as one by one, and checks every byte.
+All lines have the same length, so that a number is two words of eight bytes at a known place: blanks,
+sign and integer part; and the decimals. Arithmetic on whole columns of such words converts them to
+numbers, bit-identical to parsing one by one, and checks every byte.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _DECIMALS = 8
 
 
 def _each(byte: int) -> np.uint64:
-    """A word that holds this byte eight times."""
+    """Return a word that holds this byte eight times."""
     return np.uint64(byte * 0x0101010101010101)
 
 
@@ -46,7 +46,7 @@ _ATOMIC_NUMBERS = _symbols()
 
 
 def parse_fixed(announced: Layout, block: bytes, atoms: int) -> dict[str, np.ndarray] | None:
-    """The arrays of ``read_layout.parse``; None where any line is not in this form."""
+    """Return the arrays of ``layout.parse``; None if any line does not have this form."""
     length, rest = divmod(len(block), atoms)
     columns = announced.columns
     if rest or length != 3 + _FIELD * (columns - 1) or announced.element or not announced.symbols:
@@ -81,7 +81,7 @@ def parse_fixed(announced: Layout, block: bytes, atoms: int) -> dict[str, np.nda
         return None
     whole *= _U(10**_DECIMALS)
     whole += part
-    # At most 15 digits: both numbers are exact, so their quotient is rounded right.
+    # At most 15 digits: both numbers are exact, so their quotient is rounded correctly.
     values = whole.astype(np.float64)
     values /= 10.0**_DECIMALS
     np.negative(values, out=values, where=negative)
@@ -93,7 +93,7 @@ def parse_fixed(announced: Layout, block: bytes, atoms: int) -> dict[str, np.nda
 
 
 def _value(nibbles: np.ndarray) -> np.ndarray:
-    """Words of eight digits, first one lowest, as numbers; in place."""
+    """Convert words of eight digits, the first in the lowest byte, to numbers in place and return them."""
     for factor, shift, mask in (
         (2561, 8, 0x00FF00FF00FF00FF),
         (6553601, 16, 0x0000FFFF0000FFFF),
@@ -107,7 +107,7 @@ def _value(nibbles: np.ndarray) -> np.ndarray:
 
 
 def _digits(words: np.ndarray) -> np.ndarray | None:
-    """Eight digits each; None where any is none."""
+    """Return eight digits each; None if any byte is not a digit."""
     words = words ^ _ZEROS
     if ((words | (words + _SIXES)) & _HIGHS).any():
         return None
@@ -115,7 +115,7 @@ def _digits(words: np.ndarray) -> np.ndarray | None:
 
 
 def _whole(words: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:
-    """Blanks, perhaps a minus, digits: the number, and where it is negative; None where any is not."""
+    """Parse blanks, an optional minus and digits: return number and sign; None if any is invalid."""
     minus = words ^ _MINUS
     minus = (minus - _ONES) & ~minus & _TOPS
     # A minus becomes a blank.

@@ -1,4 +1,4 @@
-"""Which files a read means, what kind each is, and the name its frames get."""
+"""The files that a read refers to, the kind of each, and the name its frames get."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SUFFIXES: dict[str, Kind] = {
 }
 _VASP: dict[str, Kind] = {"vasprun.xml": "vasprun", "OUTCAR": "outcar"}
 _VASP_NAME = re.compile(r"(vasprun\.xml|OUTCAR)(?:[._-]((?:[A-Za-z]+_?)?\d+|relax|static|scf))?")
-"""Names of VASP's files, also of one run of several in a folder: ``OUTCAR.relax1``, ``OUTCAR.static``."""
+"""Names of VASP's files, also of several runs in a folder: ``OUTCAR.relax1``, ``OUTCAR.static``."""
 READABLE = (
     "extended XYZ (.xyz, .extxyz), ASE db (.db, .aselmdb), .parquet, VASP (vasprun.xml, OUTCAR; also with "
     ".relax1, .gz, .xz, .bz2)"
@@ -41,23 +41,23 @@ class Input:
 
 
 def kind_of(path: Path) -> Kind | None:
-    """What a file is by its name; None for one that holds no frames."""
+    """Return the kind of a file by its name; None for one that holds no frames."""
     vasp = _VASP_NAME.fullmatch(bare_name(path.name))
     return _VASP[vasp[1]] if vasp else _SUFFIXES.get(path.suffix)
 
 
 def _run(path: Path) -> tuple[Path, str]:
-    """Folder and stage of the run of VASP that a file belongs to."""
+    """Return folder and stage of the run of VASP that a file belongs to."""
     vasp = _VASP_NAME.fullmatch(bare_name(path.name))
     return path.parent, (vasp[2] or "") if vasp else ""
 
 
 def find_inputs(patterns: Sequence[str], leave_out: Path) -> tuple[list[Input], list[Path]]:
-    """Files to read, in the order of the patterns and sorted within each, and those passed over.
+    """Return files to read, in the order of the patterns and sorted within each, and those skipped.
 
-    A pattern is a file, a folder (everything below it) or a glob; nothing below ``leave_out``
-    counts. An OUTCAR beside a vasprun.xml belongs to it. Raises UserError where nothing is found,
-    and for a file named outright that is in no known format.
+    A pattern is a file, a folder (everything below it) or a glob; files below ``leave_out`` do not
+    count. An OUTCAR beside a vasprun.xml belongs to it. Raises UserError if nothing is found, and
+    for a file that is named explicitly but in no known format.
     """
     found: dict[Path, Kind | None] = {}
     for pattern in patterns:
@@ -76,7 +76,7 @@ def find_inputs(patterns: Sequence[str], leave_out: Path) -> tuple[list[Input], 
 
 
 def _names(paths: Sequence[Path]) -> dict[Path, str]:
-    """The shortest end of each path that tells it from the others; a VASP run has its folder's name."""
+    """Return the shortest unique end of each path; a VASP run has its folder's name."""
     words = {}
     for path in paths:
         if kind_of(path) in _VASP.values():

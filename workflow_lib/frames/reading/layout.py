@@ -1,4 +1,4 @@
-"""The columns of extended XYZ: what ``Properties=`` announces, and blocks of atom lines as arrays."""
+"""The columns of extended XYZ: parse the ``Properties=`` value, and blocks of atom lines as arrays."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from workflow_lib.core.elements import SYMBOLS
-from workflow_lib.frames.foreign import ACCEPTED
+from workflow_lib.frames.labels import ACCEPTED
 from workflow_lib.frames.reading.fixed import parse_fixed
 
 if TYPE_CHECKING:
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 DEFAULT = "species:S:1:pos:R:3"
 WIDTHS = {"forces": 3, "magmoms": 1, "charges": 1, "oxidation_states": 1}
-"""Per-atom columns of the frame table that a file may hold, with their numbers an atom."""
+"""Per-atom columns of the frame table that a file may have, with their number of values per atom."""
+MOST_COLUMNS = 1000
 _ATOMIC_NUMBERS = {symbol: z for z, symbol in enumerate(SYMBOLS) if z}
 
 
@@ -27,7 +28,7 @@ class Layout:
 
     ``places``: first column and width of everything that is read (``positions`` and the names of
     :data:`WIDTHS`); ``element``: column of the symbol or atomic number. ``fields``: every property
-    with name, type, first column and width. ``plain``: nothing in it needs the careful way.
+    with name, type, first column and width. ``plain``: the fast parser can read all of it.
     """
 
     columns: int
@@ -40,14 +41,18 @@ class Layout:
 
 @lru_cache(maxsize=1024)
 def layout(properties: str) -> Layout:
-    """The layout that a ``Properties`` value announces; ValueError saying what is wrong with it."""
+    """Return the layout that a ``Properties`` value describes; ValueError says what is wrong with it."""
     words = properties.split(":")
     fields, column = [], 0
     if len(words) % 3:
         raise ValueError(f"Properties={properties} is not made of name:type:columns")
     for name, kind, width in zip(words[::3], words[1::3], words[2::3], strict=True):
-        if kind not in ("S", "R", "I", "L") or not width.isdigit() or int(width) < 1:
-            raise ValueError(f"Properties has {name}:{kind}:{width}; types are S, R, I and L")
+        if kind not in ("S", "R", "I", "L") or not width.isdecimal() or int(width[:9]) < 1:
+            raise ValueError(f"Properties has {name}:{kind}:{width[:20]}; types are S, R, I and L")
+        if len(width) > 9 or int(width) > MOST_COLUMNS - column:
+            raise ValueError(
+                f"Properties has {name}:{kind}:{width[:20]}; a line has 1 to {MOST_COLUMNS} columns"
+            )
         fields.append((name, kind, column, int(width)))
         column += int(width)
     named = {name: (kind, start, width) for name, kind, start, width in fields}
@@ -68,7 +73,7 @@ def layout(properties: str) -> Layout:
 
 
 def squeeze(block: bytes) -> bytes:
-    """The block with one blank between columns; blanks may be left at the ends of lines."""
+    """Return the block with one blank between columns; blanks may be left at the ends of lines."""
     for other in (b"\t", b"\r"):
         if other in block:
             block = block.replace(other, b" ")
@@ -76,16 +81,16 @@ def squeeze(block: bytes) -> bytes:
     blank = letters == ord(" ")
     keep = np.empty(len(letters), dtype=bool)
     keep[0] = True
-    # Not both this and the one before.
+    # A blank that follows another blank is dropped.
     np.logical_and(blank[1:], blank[:-1], out=keep[1:])
     np.logical_not(keep[1:], out=keep[1:])
     return letters[keep].tobytes()
 
 
 def parse(announced: Layout, block: bytes, atoms: int) -> dict[str, np.ndarray]:
-    """Arrays ``numbers`` [atoms] and those of ``places`` ([atoms, width], [atoms] for width 1).
+    """Return arrays ``numbers`` [atoms] and those of ``places`` ([atoms, width], [atoms] for width 1).
 
-    ValueError where any line does not fit; which one, the caller finds out frame by frame.
+    Raises ValueError if any line does not fit; the caller finds out frame by frame which one.
     """
     import pyarrow as pa
 
@@ -101,7 +106,7 @@ def parse(announced: Layout, block: bytes, atoms: int) -> dict[str, np.ndarray]:
     try:
         table = _csv(text, names, wanted)
     except pa.ArrowInvalid as error:
-        # Blanks at the ends of lines look like columns; few writers leave any.
+        # Blanks at the ends of lines look like columns; few programs write any.
         trimmed = text.replace(b" \n", b"\n").replace(b"\n ", b"\n").removeprefix(b" ")
         if trimmed == text:
             raise ValueError(str(error)) from error

@@ -1,4 +1,4 @@
-"""Parts of a frame table as one, duplicates left out, stress in one unit, ids unique; streaming."""
+"""Merge parts of a frame table by streaming: duplicates removed, stress in one unit, ids unique."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from workflow_lib.frames.foreign import STRESS_LIMIT
+from workflow_lib.frames.labels import STRESS_LIMIT
 from workflow_lib.frames.reading.duplicates import Entry, Found, find_duplicates
 from workflow_lib.frames.reading.part import ATOMS, LABELS, ROWS, Part
 from workflow_lib.frames.table import frame_writer
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 
 class Merged:
-    """What a merge did: ``repeats`` maps the row (over all parts) of a duplicate to the row it repeats.
+    """The result of a merge; ``repeats`` maps the row (over all parts) of a duplicate to the original row.
 
-    ``twins``: frames that stay although another has their geometry (see ``duplicates.Found``).
+    ``twins``: frames that are kept although another has their geometry (see ``duplicates.Found``).
     """
 
     def __init__(self, found: Found) -> None:
@@ -38,7 +38,7 @@ def _tables(path: Path) -> Iterator[pa.Table]:
 
 
 class _Loader:
-    """What is compared of rows, counted over all parts."""
+    """Loads the compared properties of rows, counted over all parts."""
 
     _LISTS = ("numbers", "positions", "cell", "magmoms", "oxidation_states")
     _SCALARS = ("energy", "magnetic_order")
@@ -94,9 +94,9 @@ def _flat(table: pa.Table, name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def merge(parts: Sequence[Part], factors: Sequence[float | None], out: Path) -> Merged:
-    """Write one frame table of all parts without duplicates; UserError, OSError where that fails.
+    """Write one frame table of all parts without duplicates; raise UserError or OSError if that fails.
 
-    ``factors`` turn the stress of each part into eV/A^3; None makes it null, and so is any stress
+    ``factors`` convert the stress of each part to eV/A^3; None makes it null, and so is any stress
     above 160 GPa. A repeated ``frame_id`` gets ``~2``, ``~3``...
     """
     import pyarrow as pa
@@ -139,7 +139,7 @@ def merge(parts: Sequence[Part], factors: Sequence[float | None], out: Path) -> 
 
 
 def _note(table: pa.Table, first: int, part: Part, listed: set[int], merged: Merged) -> None:
-    """Remember id, energy and file of the rows that stand in the list of duplicates."""
+    """Record id, energy and file of the rows in the list of duplicates."""
     wanted = [place for place in range(table.num_rows) if first + place in listed]
     if not wanted:
         return
@@ -153,7 +153,7 @@ def _note(table: pa.Table, first: int, part: Part, listed: set[int], merged: Mer
 
 
 def _scaled(table: pa.Table, factor: float | None, merged: Merged) -> pa.Table:
-    """Stress in eV/A^3; null where that cannot be."""
+    """Convert stress to eV/A^3; null where the value is impossible."""
     import pyarrow as pa
 
     column = table.column("stress").combine_chunks()
@@ -165,7 +165,7 @@ def _scaled(table: pa.Table, factor: float | None, merged: Merged) -> pa.Table:
     owner = np.repeat(np.arange(len(column)), np.diff(offsets))
     largest = np.zeros(len(column))
     np.maximum.at(largest, owner, np.abs(values))
-    # Not-a-number, from a unit that is not known, is refused too.
+    # NaN, from an unknown unit, is rejected too.
     refused = ~missing & ~(largest < STRESS_LIMIT)
     if factor == 1 and not refused.any():
         return table
@@ -182,7 +182,7 @@ def _scaled(table: pa.Table, factor: float | None, merged: Merged) -> pa.Table:
 
 
 def _renamed(table: pa.Table, seen: set[str], merged: Merged) -> pa.Table:
-    """Ids that stand nowhere else in the merged table."""
+    """Make ids unique within the merged table."""
     import pyarrow as pa
 
     ids = table.column("frame_id").to_pylist()

@@ -1,4 +1,4 @@
-"""Any file that can be read as frames: ASE databases, frame tables, and what has a reader of its own."""
+"""Read frames from any supported file: ASE databases, frame tables, and formats with their own reader."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workflow_lib.core.errors import UserError
-from workflow_lib.frames.reading.common import Batches, Damaged, Defaults, one_frame, reason_of
+from workflow_lib.frames.labels import reason_of
+from workflow_lib.frames.reading.common import Batches, Damaged, Defaults, one_frame
+from workflow_lib.frames.reading.db_units import Units
 from workflow_lib.frames.reading.inputs import Input
 from workflow_lib.frames.reading.vasp_frames import read_outcar, read_vasprun
 from workflow_lib.frames.reading.xyz import read_xyz
@@ -20,16 +22,18 @@ BATCH = 200  # frames
 
 
 def read_db(path: Path, defaults: Defaults) -> Batches:
-    """Rows of an ASE database (sqlite; LMDB where ase-db-backends is installed).
+    """Read rows of an ASE database (sqlite; LMDB if ase-db-backends is installed), also SchNetPack's.
 
+    Units are those of ASE unless the metadata of the database state others (see ``db_units``).
     Raises UserError for a file that is no database, or one whose backend is missing.
     """
     from ase.db import connect
 
     try:
         database = connect(path, type="aselmdb" if path.suffix == ".lmdb" else "extract_from_name")
-        # Ids alone; rows are read one by one, so that a damaged one does not end the reading.
+        # Only ids; rows are read one by one, so that a damaged one does not end the reading.
         ids = [row.id for row in database.select(columns=["id"], include_data=False)]
+        metadata = database.metadata
     except (ImportError, AttributeError, KeyError, ValueError) as error:
         if path.suffix == ".db":
             raise _no_database(path, error) from error
@@ -40,12 +44,15 @@ def read_db(path: Path, defaults: Defaults) -> Batches:
     except Exception as error:  # sqlite3 and struct errors
         raise _no_database(path, error) from error
     size = path.stat().st_size
+    units = Units(metadata if isinstance(metadata, dict) else {}, path)
 
     def load(row_id: int) -> tuple[Atoms, Sequence[Mapping[str, Any]]]:
         row = database.get(id=row_id)
         atoms = row.toatoms()
+        if units.length != 1.0:
+            atoms.set_cell(atoms.cell * units.length, scale_atoms=True)
         results = atoms.calc.results if atoms.calc is not None else {}
-        return atoms, [{**row.key_value_pairs, **row.data}, atoms.arrays, results]
+        return atoms, [units.turned({**row.key_value_pairs, **row.data}), atoms.arrays, results]
 
     for start in range(0, len(ids), BATCH):
         batch = [
@@ -60,7 +67,7 @@ def _no_database(path: Path, error: Exception) -> UserError:
 
 
 def read_table(path: Path, defaults: Defaults) -> Batches:
-    """Frames of a frame table, as they are; UserError as in ``frames.read_parquet``."""
+    """Read frames of a frame table as they are; raises UserError as ``frames.read_parquet`` does."""
     size, count = path.stat().st_size, 0
     for frames in iter_parquet(path):
         count += len(frames)
@@ -77,9 +84,9 @@ READERS: dict[str, Callable[[Path, Defaults], Batches]] = {
 
 
 def read_input(source: Input, defaults: Defaults) -> Batches:
-    """Frames of any file that can be read and its damaged ones, in order; with the bytes read so far.
+    """Yield frames of any supported file and its damaged ones, in order, with the bytes read so far.
 
-    What makes the rest of a file unreadable comes as its last item. Raises OSError.
+    If the rest of a file cannot be read, the reason is the last item. Raises OSError.
     """
     index = 0
     try:

@@ -1,4 +1,4 @@
-"""OUTCAR of VASP, one ionic step at a time: iterations, energies, moments, and what a killed run left."""
+"""Read an OUTCAR of VASP by ionic steps: iterations, energies, moments, the remains of a killed run."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from workflow_lib.core.errors import UserError
 
 LONGEST_LINE = 1 << 20
 LARGEST_STEP = 1 << 28
-"""Characters; no ionic step of a sound run prints as much."""
+"""Characters; no ionic step of a normal run prints as much."""
 _DONE = "FREE ENERGIE OF THE ION-ELECTRON SYSTEM"
 _ENERGY = re.compile(r"energy\(sigma->0\)\s*=\s*(\S+)")
 _AFTER = 4
-"""Lines behind :data:`_DONE` that belong to it, the last one with the energy."""
+"""Number of lines after :data:`_DONE` that belong to it, the last one with the energy."""
 
 
 @dataclass(frozen=True, slots=True)
 class IonicStep:
-    """One whole ionic step.
+    """One complete ionic step.
 
-    ``lines``: what VASP printed, for parsers that want more; ``iterations``: electronic steps;
-    ``energy`` in eV for zero width (nan where it is not printed as a number); ``moments`` ``[n]`` in
-    muB, None where VASP printed none, or moments with three components.
+    ``lines``: the output of VASP, for parsers that need more; ``iterations``: electronic steps;
+    ``energy`` in eV for zero width (NaN if it is not printed as a number); ``moments`` ``[n]`` in
+    muB, None if VASP printed none, or moments with three components.
     """
 
     lines: list[str]
@@ -63,7 +63,7 @@ class OutcarFile:
         self._handle.close()
 
     def _until(self, mark: str) -> tuple[list[str], str | None]:
-        """The lines up to one that holds ``mark``, and that line; None where the file ends before."""
+        """Return the lines up to one that holds ``mark``, and that line; None if the file ends before."""
         lines: list[str] = []
         size = 0
         try:
@@ -75,13 +75,13 @@ class OutcarFile:
                 if size > LARGEST_STEP:
                     raise UserError(f"{self.path} is no OUTCAR: {size} characters without a step of VASP")
         except (EOFError, OSError) as error:
-            # A compressed file that is cut short; what came before it is whole.
+            # A compressed file that is cut short; the lines before the cut are complete.
             if isinstance(error, OSError) and error.errno is not None:
                 raise
         return lines, None
 
     def steps(self) -> Iterator[IonicStep]:
-        """The whole ionic steps in order."""
+        """Yield the complete ionic steps in order."""
         while True:
             lines, done = self._until(_DONE)
             lines = self._begun + lines
@@ -103,12 +103,12 @@ class OutcarFile:
         self.last_moments = None if self.killed else moments(lines)
 
     def iteration_limit(self) -> int | None:
-        """NELM; None where the head does not say it."""
+        """Return NELM; None if the header does not state it."""
         found = re.findall(r"NELM\s*=\s*(\d+)", "".join(self.header))
         return int(found[-1]) if found else None
 
     def spin_polarised(self) -> bool:
-        """Whether ISPIN is 2."""
+        """Return whether ISPIN is 2."""
         return bool(re.search(r"(?m)^\s*ISPIN\s*=\s*2", "".join(self.header)))
 
 
@@ -126,7 +126,7 @@ def _number(text: str) -> float:
 
 
 def moments(lines: list[str]) -> np.ndarray | None:
-    """Return the last moments ``[n]`` in muB that some lines of an OUTCAR hold; None where none do."""
+    """Return the last moments ``[n]`` in muB in some lines of an OUTCAR; None if there are none."""
     found: np.ndarray | None = None
     for at, line in enumerate(lines):
         if "magnetization (y)" in line:

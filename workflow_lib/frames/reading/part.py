@@ -1,4 +1,4 @@
-"""One input file as one part of the frame table, with what is known of it; done once."""
+"""Read one input file, once, as one part of the frame table, with a record of what was found."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import atomic_path, read_json, write_json
-from workflow_lib.frames.foreign import StressUnit
+from workflow_lib.frames.labels import StressUnit
 from workflow_lib.frames.reading.common import Damaged, Defaults
 from workflow_lib.frames.reading.duplicates import fingerprints
 from workflow_lib.frames.reading.inputs import Input
@@ -30,7 +30,7 @@ from workflow_lib.frames.table import PER_ATOM, Frame, frame_writer, with_labels
 from workflow_lib.lattice.redox import RedoxRule
 
 ROWS, ATOMS = 1000, 100_000
-"""A row group ends at the first of these: what a reader of the table holds in memory at a time."""
+"""A row group ends at the first of these limits; a reader of the table holds one in memory at a time."""
 LABELS = ("forces", "stress", *PER_ATOM[1:])
 _FIXED: dict[str, StressUnit] = {"vasprun": "eV/A^3", "outcar": "eV/A^3", "table": "eV/A^3"}
 _FORMAT = 2  # raised when parts of earlier versions must not be used
@@ -38,9 +38,10 @@ _FORMAT = 2  # raised when parts of earlier versions must not be used
 
 @dataclass(frozen=True, slots=True)
 class ReadSettings:
-    """What the caller says about the files: level of theory, formula units, stress, labels.
+    """The caller's statements about the files: level of theory, formula units, stress, labels.
 
-    ``stress_converged`` vouches for the stress of all files but frame tables, which say it themselves.
+    ``stress_converged`` confirms the stress of all files except frame tables, which state it
+    themselves.
     """
 
     energy_reference: str | None = None
@@ -51,7 +52,7 @@ class ReadSettings:
     rule: RedoxRule | None = None
 
     def digest(self) -> str:
-        """Changes when a file would have to be read again."""
+        """Return a checksum that changes if a file would have to be read again."""
         values = asdict(self) | {"rule": self.rule.model_dump(mode="json") if self.rule else None}
         return hashlib.sha256(json.dumps([_FORMAT, values], sort_keys=True).encode()).hexdigest()
 
@@ -77,7 +78,7 @@ class Part:
         }
 
     def about(self) -> dict[str, Any] | None:
-        """What an earlier read found; None where there was none, or of another file or settings."""
+        """Return what an earlier read found; None if there was none, or of another file or settings."""
         if not (self.frames.is_file() and self.prints.is_file() and self._about.is_file()):
             return None
         try:
@@ -87,7 +88,7 @@ class Part:
             return None
 
     def make(self, show: Callable[[int], None]) -> dict[str, Any]:
-        """Read the file; ``show`` is told the bytes read so far. Raises UserError, OSError."""
+        """Read the file; call ``show`` with the bytes read so far. Raises UserError, OSError."""
         source, settings = self.source, self._settings
         stamp = self._stamp()
         defaults = Defaults(source.name, settings.energy_reference, settings.formula_units)
@@ -141,7 +142,7 @@ class Part:
 
 
 class _Tally:
-    """What is gathered while frames pass by."""
+    """Counts and arrays collected from frames as they are read."""
 
     def __init__(self) -> None:
         self.aside: list[Damaged] = []
@@ -154,7 +155,7 @@ class _Tally:
         self._stress: list[float] = []
 
     def of_level(self, frames: list[Frame], level: str | None) -> list[Frame]:
-        """Frames that do not state another level of theory than the caller; the others are set aside."""
+        """Return frames that do not state another level of theory than the caller; set the others aside."""
         if level is None or all(frame.energy_reference == level for frame in frames):
             return frames
         wrong = [frame for frame in frames if frame.energy_reference != level]
@@ -166,7 +167,7 @@ class _Tally:
         return [frame for frame in frames if frame.energy_reference == level]
 
     def add(self, frames: list[Frame]) -> None:
-        """Take note of frames that are kept."""
+        """Count frames that are kept."""
         keys, prints = fingerprints(frames)
         self._keys.append(keys)
         self._prints.append(prints)
@@ -181,7 +182,7 @@ class _Tally:
             self.elements.update(np.unique(np.concatenate([frame.numbers for frame in frames])).tolist())
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Keys, fingerprints, numbers of atoms, and the largest component of each stress."""
+        """Return keys, fingerprints, numbers of atoms, and the largest component of each stress."""
         empty_keys, empty_prints = fingerprints([])
         return {
             "keys": np.concatenate([empty_keys, *self._keys]),
@@ -195,7 +196,7 @@ _progress: Any = None
 
 
 def start_worker(progress: Any) -> None:
-    """Give a process of the pool the array in which it shows its progress, bytes by input."""
+    """Give a process of the pool the array for its progress, bytes by input."""
     global _progress  # noqa: PLW0603
     os.environ["OMP_NUM_THREADS"] = "1"
     _progress = progress

@@ -1,4 +1,4 @@
-"""The read stage: any number of foreign files become one frame table, and what was found in them."""
+"""The read stage: turn any number of foreign files into one frame table and a record of what was found."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import write_csv, write_json
 from workflow_lib.core.locks import folder_lock
 from workflow_lib.core.progress import say
-from workflow_lib.frames.foreign import UNSTATED
+from workflow_lib.frames.labels import UNSTATED
 from workflow_lib.frames.reading.inputs import find_inputs
 from workflow_lib.frames.reading.merge import Merged, merge
 from workflow_lib.frames.reading.part import LABELS, Part, ReadSettings, start_worker, work
@@ -31,10 +31,10 @@ def read_sources(
 ) -> dict[str, Any]:
     """Read files into ``out``: ``frames.parquet``, ``set_aside.csv``, ``duplicates.csv``, ``summary.json``.
 
-    ``patterns`` are files, folders or globs. ``jobs`` processes read a file each. Interrupted, the
-    same call goes on with the files that are not done. Damaged frames are set aside, and the rest
-    goes on. Returns the summary. Raises UserError where nothing can be read, the disk is full, or
-    another read is at work in ``out``.
+    ``patterns`` are files, folders or globs. ``jobs`` processes read one file each. After an
+    interruption the same call continues with the files that are not done. Damaged frames are set
+    aside, all others are read. Returns the summary. Raises UserError if nothing can be read, the
+    disk is full, or another read is working in ``out``.
     """
     settings, out = settings or ReadSettings(), Path(out)
     if jobs < 1:
@@ -84,7 +84,7 @@ def _bar(total: int) -> Iterator[Any]:
 
 
 def _read_all(parts: Sequence[Part], jobs: int) -> list[dict[str, Any]]:
-    """What is known of each part, read where it is not here from an earlier call."""
+    """Return what is known of each part; read those without a record from an earlier call."""
     abouts = [part.about() for part in parts]
     sizes = [part.source.path.stat().st_size for part in parts]
     todo = [number for number, about in enumerate(abouts) if about is None]
@@ -109,10 +109,10 @@ def _read_all(parts: Sequence[Part], jobs: int) -> list[dict[str, Any]]:
 def _in_processes(
     parts: Sequence[Part], todo: Sequence[int], jobs: int, bar: Any
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    # Forked copies of a process with Arrow's threads may hang.
+    # Forks of a process with Arrow's threads may hang.
     context = multiprocessing.get_context("spawn")
     progress = context.Array("q", len(parts), lock=False)
-    # The largest first: the last one running should be a short one.
+    # The largest first, so that the last one running is short.
     order = sorted(todo, key=lambda number: -parts[number].source.path.stat().st_size)
     with ProcessPoolExecutor(
         min(jobs, len(todo)), mp_context=context, initializer=start_worker, initargs=(progress,)
@@ -126,7 +126,7 @@ def _in_processes(
                     yield waiting.pop(job), job.result()
         except BrokenProcessPool as error:
             raise UserError(
-                "a reading process was killed, perhaps for want of memory; run the same command again with "
+                "a reading process was killed, perhaps for lack of memory; run the same command again with "
                 "fewer --jobs: finished files are kept"
             ) from error
         except BaseException:
@@ -171,7 +171,7 @@ def _duplicates(merged: Merged) -> Any:
 
 
 def _statements(abouts: Sequence[dict[str, Any]], merged: Merged) -> list[str]:
-    """What a user of the table must know, one line each."""
+    """Return what a user of the table must know, one line each."""
     lines = []
     for about in abouts:
         path, counts, stress = about["path"], about["counts"], about["stress"]
@@ -207,14 +207,14 @@ def _statements(abouts: Sequence[dict[str, Any]], merged: Merged) -> list[str]:
             f"stress above 160 GPa or of unknown unit was left out in {merged.stress_refused} frames"
         )
     if merged.renamed:
-        lines.append(f"{merged.renamed} frame ids stood more than once and were numbered")
+        lines.append(f"{merged.renamed} frame ids occurred more than once and were numbered")
     if any(UNSTATED in about["energy_references"] for about in abouts):
         lines.append("the level of theory of some frames is unstated; give --energy-reference")
     return lines
 
 
 def summarise(abouts: Sequence[dict[str, Any]], merged: Merged, passed_over: list[str]) -> dict[str, Any]:
-    """Content of ``summary.json``; labels and elements are counted before duplicates are left out."""
+    """Return the content of ``summary.json``; labels and elements are counted with duplicates."""
     counts: Counter[str] = Counter()
     levels: Counter[str] = Counter()
     for about in abouts:

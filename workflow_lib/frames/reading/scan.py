@@ -1,8 +1,8 @@
-"""Where each frame of an extended XYZ file begins and ends, and where the file is damaged.
+"""Find where each frame of an extended XYZ file begins and ends, and where the file is damaged.
 
-Only newlines are looked at, a block of the file at a time; what stands in the lines is for
-``read_xyz.py``. After damage the search goes on at the next plausible count line: a whole number
-alone on its line, followed by a line with ``key=value``.
+Only newlines are examined, a block of the file at a time; ``xyz.py`` parses the lines. After damage
+the search goes on at the next plausible count line: a whole number alone on its line, followed by a
+line with ``key=value``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from workflow_lib.frames.reading.common import Damaged
 
 BLOCK = 1 << 20  # bytes
 MOST_ATOMS = 100_000
-"""A larger count is damage: believing it would read the rest of the file into memory."""
+"""A larger count is damage: to trust it would read the rest of the file into memory."""
 
 
 class RawFrame(NamedTuple):
@@ -31,9 +31,9 @@ class RawFrame(NamedTuple):
 
 
 def scan(path: Path) -> Iterator[tuple[list[RawFrame | Damaged], int]]:
-    """Frames in the order of the file with the bytes read so far, a few megabytes at a time.
+    """Yield frames in the order of the file with the bytes read so far, a few megabytes at a time.
 
-    Raises OSError where the file cannot be read.
+    Raises OSError if the file cannot be read.
     """
     walker = _Walker()
     rest, done = b"", 0
@@ -55,23 +55,23 @@ def _count(line: bytes) -> int | None:
 
 
 class _Walker:
-    """Goes from count line to count line; keeps its place between blocks."""
+    """Goes from count line to count line; keeps its position between blocks."""
 
     def __init__(self) -> None:
         self._found: list[RawFrame | Damaged] = []
         self._index = 0
         self._line = 1
         self._searching = False
-        # A bad count line is a frame's only if a comment line follows before the next frame.
+        # A bad count line belongs to a frame only if a comment line follows before the next frame.
         self._owed = False
 
     def take(self) -> list[RawFrame | Damaged]:
-        """What was found since the last call."""
+        """Return what was found since the last call."""
         found, self._found = self._found, []
         return found
 
     def feed(self, buffer: bytes, *, end: bool) -> bytes:
-        """Find the frames that are complete in ``buffer``; the bytes that come back belong to the next."""
+        """Find the frames that are complete in ``buffer``; return the bytes that belong to the next one."""
         cut = end and bool(buffer) and not buffer.endswith(b"\n")
         if cut:
             buffer += b"\n"
@@ -84,7 +84,7 @@ class _Walker:
         self._found.append(Damaged(self._index, self._line + at, reason))
 
     def _walk(self, lines: _Lines, *, end: bool, cut: bool) -> int:
-        """Number of lines that are dealt with."""
+        """Return the number of lines that are processed."""
         at, total = 0, len(lines)
         while at < total:
             if self._searching:
@@ -134,7 +134,7 @@ class _Walker:
         self._searching = True
 
     def _doubt(self, lines: _Lines, block: bytes, atoms: int, after: int, *, cut: bool) -> str | None:
-        """Why the count line cannot be believed, from what its block holds and what follows it."""
+        """Return why the count line cannot be trusted, from its block and what follows it."""
         if b"=" in block:
             return _OVERRUN.format(atoms)
         if after == len(lines):
@@ -153,7 +153,7 @@ class _Walker:
         return None
 
     def _search(self, lines: _Lines, at: int, *, end: bool) -> int:
-        """The next plausible count line from ``at`` on; still searching where there is none yet."""
+        """Return the next plausible count line from ``at`` on; keep searching if there is none yet."""
         total = len(lines)
         while at < total:
             if at + 1 == total and not end:
@@ -188,7 +188,7 @@ class _Lines:
         return self._buffer[start : self._ends[index]]
 
     def between(self, first: int, after: int) -> bytes:
-        """Lines ``first`` to before ``after``, newlines included."""
+        """Return the lines from ``first`` to before ``after``, newlines included."""
         if first >= after:
             return b""
         start = self._ends[first - 1] + 1 if first else 0

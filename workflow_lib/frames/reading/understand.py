@@ -1,4 +1,4 @@
-"""What the numbers of a foreign file mean: signs of charges, surrogate labels, the unit of stress."""
+"""Interpret the numbers of a foreign file: signs of charges, surrogate labels, the unit of stress."""
 
 from __future__ import annotations
 
@@ -9,29 +9,62 @@ from typing import Literal
 
 import numpy as np
 
-from workflow_lib.core.elements import SYMBOLS
+from workflow_lib.core.elements import SYMBOLS, atomic_number
 from workflow_lib.core.errors import UserError
-from workflow_lib.frames.foreign import (
+from workflow_lib.frames.labels import (
     STRESS_LIMIT,
     STRESS_TO_EV,
     StressUnit,
-    bader_signs,
     composition,
     count_formula_units,
 )
 from workflow_lib.frames.table import Frame
 from workflow_lib.lattice.redox import RedoxRule
 
+_NA, _O = atomic_number("Na"), atomic_number("O")
+_NA_BADER = (0.5, 1.05)  # e; Na in oxides and polyanions has 0.86 to 0.88
 Surrogates = Literal["auto", "always", "never"]
 MAGNETIC = 2.0  # muB; Fe3+ shown as Ga has above 3
 NOT_MAGNETIC = 0.5  # muB; real Ga has 0.0
 DOUBTFUL = 0.05
-"""Stress below it is eV/A^3 for sure: 0.05 GPa is less than most relaxed cells keep. Up to 1 it may be
-either, and is taken as eV/A^3, as by ``foreign.read_frames``."""
+"""Stress below it is certainly eV/A^3: 0.05 GPa is less than is left in most relaxed cells. Up to 1 it may
+be either, and is taken as eV/A^3, as by ``foreign.read_frames``."""
+
+
+def bader_signs(frames: Sequence[Frame]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the sign ``[frames]`` that makes cations positive, and the mean charge of Na in e (or NaN).
+
+    Bader charges of Na in these oxides are 0.86 to 0.88 e; a frame without Na is judged by its
+    oxygen, which is always negative. The sign is 0 if Na is far from +-0.87 e: these are no Bader
+    charges. It is 1 if nothing can be decided.
+    """
+    signs, sodium = np.ones(len(frames)), np.full(len(frames), np.nan)
+    known = [index for index, frame in enumerate(frames) if frame.charges is not None]
+    if not known:
+        return signs, sodium
+    sizes = [len(frames[index]) for index in known]
+    owner = np.repeat(known, sizes)
+    numbers = np.concatenate([frames[index].numbers for index in known])
+    charges = np.concatenate([np.asarray(frames[index].charges) for index in known])
+    means = []
+    for z in (_NA, _O):
+        chosen = numbers == z
+        count = np.bincount(owner[chosen], minlength=len(frames))
+        total = np.bincount(owner[chosen], charges[chosen], minlength=len(frames))
+        means.append(np.divide(total, count, out=np.full(len(frames), np.nan), where=count > 0))
+    sodium, oxygen = means
+    oxide, with_na = np.isfinite(oxygen), np.isfinite(oxygen) & np.isfinite(sodium)
+    signs[oxide] = -np.sign(oxygen[oxide])
+    signs[with_na] = np.sign(sodium[with_na])
+    size = np.abs(sodium[with_na])
+    signs[with_na] *= (_NA_BADER[0] <= size) & (size <= _NA_BADER[1])
+    # All zeros on oxygen: nothing to reverse.
+    signs[oxide & ~with_na & (signs == 0)] = 1
+    return signs, sodium
 
 
 def orient_charges(frames: Sequence[Frame]) -> Counter[str]:
-    """Turn charges that have cations negative, in place; charges that are no Bader charges become null.
+    """Reverse charges that have cations negative, in place; charges that are no Bader charges become null.
 
     Na decides (+0.87 e), without it O. Counts ``charges_turned`` and ``charges_refused``.
     """
@@ -51,13 +84,13 @@ def orient_charges(frames: Sequence[Frame]) -> Counter[str]:
 def recognise_surrogates(frames: Sequence[Frame], rule: RedoxRule, mode: Surrogates) -> Counter[str]:
     """Turn surrogate species (Ga for Fe3+) back into the element with its oxidation state, in place.
 
-    ``auto``: only where every surrogate atom has the moment of a magnetic ion (above 2 muB), which
-    a real Ga never has. ``always``: every frame of the file is labelled so, also those that hold no
-    surrogate. ``never``: elements are what they say. The other sites of the redox element get the
-    lower state. States that are not neutral stay null. Group and formula units that followed from
-    the composition follow from the new one. Counts ``surrogates_turned`` (frames),
+    ``auto``: only if every surrogate atom has the moment of a magnetic ion (above 2 muB), which a
+    real Ga never has. ``always``: every frame of the file is labelled so, also those without a
+    surrogate. ``never``: elements are taken as written. The other sites of the redox element get
+    the lower state. States that are not neutral stay null. Group and formula units that followed
+    from the composition follow from the new one. Counts ``surrogates_turned`` (frames),
     ``surrogates_kept`` (no moment: the element itself), ``surrogates_unsure`` (moments missing or
-    between; left as they are) and ``surrogates_not_neutral``.
+    between; left unchanged) and ``surrogates_not_neutral``.
     """
     counts: Counter[str] = Counter()
     marked = [state for state in rule.states if state.surrogate != rule.element]
@@ -123,10 +156,10 @@ def _turn(
 
 @dataclass(frozen=True, slots=True)
 class StressVerdict:
-    """Unit of a file's stress; None where no unit makes it plausible (the labels become null).
+    """Unit of a file's stress; None if no unit makes it plausible (the labels become null).
 
     ``typical`` is the 99th percentile over the frames of the largest component, in the file's unit;
-    ``sure`` says whether another unit is out of the question.
+    ``sure`` says whether another unit is impossible.
     """
 
     unit: StressUnit | None
@@ -138,19 +171,19 @@ class StressVerdict:
 
     @property
     def factor(self) -> float | None:
-        """What turns the file's numbers into eV/A^3."""
+        """Factor from the file's numbers to eV/A^3."""
         return None if self.unit is None else STRESS_TO_EV[self.unit]
 
     def as_dict(self) -> dict[str, object]:
-        """For the summary."""
+        """Return the verdict for the summary."""
         return asdict(self)
 
 
 def stress_unit(largest: np.ndarray, stated: StressUnit | None, by: str = "caller") -> StressVerdict | None:
-    """The unit of a file from the largest component of each frame's stress [frames]; None without any.
+    """Return the unit of a file from the largest stress component of each frame [frames]; None without any.
 
-    The first of eV/A^3, GPa and kbar in which 99 of 100 frames stay below 160 GPa. ``stated`` by the
-    caller or the format (``by``) wins.
+    It is the first of eV/A^3, GPa and kbar in which 99 of 100 frames stay below 160 GPa. A unit
+    ``stated`` by the caller or the format (``by``) takes precedence.
     """
     if not len(largest):
         return None

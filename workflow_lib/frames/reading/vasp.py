@@ -1,8 +1,8 @@
-"""Plain results of VASP as its files hold them: vasprun.xml, OUTCAR and ACF.dat.
+"""Read results of VASP from its files: vasprun.xml, OUTCAR and ACF.dat.
 
 Conventions. Energies are those extrapolated to zero width (VASP's energy(sigma->0), GPAW's default).
-VASP prints stress in kB, positive where the crystal wants to expand; what is returned is eV/A^3 with
-tension positive, the opposite sign.
+VASP prints stress in kB, positive if the crystal tends to expand; the functions here return eV/A^3
+with tension positive, the opposite sign.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ NA_BADER = (0.5, 1.05)  # e; 0.87 is usual in oxides and polyanions
 
 
 def read_vasprun(path: Path) -> Vasprun:
-    """Ionic steps and settings, in POSCAR's order; UserError where the file is cut short or damaged."""
+    """Return ionic steps and settings, in POSCAR's order; UserError if the file is cut short or damaged."""
     vasprun = _parsed(path, path)
     whole = [step.get("electronic_steps") and "e_fr_energy" in step for step in vasprun.ionic_steps]
     if not whole or not all(whole):
@@ -42,7 +42,7 @@ def _parsed(path: Path, where: Path) -> Vasprun:
 
         try:
             return Vasprun(path, parse_dos=False, parse_eigen=False, parse_potcar_file=False)
-        # lxml says where a file is cut short; pymatgen raises anything on one that it does not expect.
+        # lxml says where a file is cut short; pymatgen raises many kinds of errors on unexpected files.
         except Exception as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise UserError(
@@ -51,7 +51,7 @@ def _parsed(path: Path, where: Path) -> Vasprun:
 
 
 def read_whole_steps(path: Path) -> tuple[Vasprun, bool]:
-    """Return what a vasprun.xml holds, and whether it is cut short: the whole ionic steps then.
+    """Return the contents of a vasprun.xml and whether it is cut short (then only complete ionic steps).
 
     Raises UserError for a damaged file, and for one that was cut short within its first ionic step.
     """
@@ -73,7 +73,7 @@ def read_whole_steps(path: Path) -> tuple[Vasprun, bool]:
 
 
 def _unpacked(path: Path) -> bytes:
-    """The bytes of a file, also of a compressed one that is cut short."""
+    """Return the bytes of a file, also of a compressed one that is cut short."""
     parts: list[bytes] = []
     with open_binary(path) as handle:
         try:
@@ -85,7 +85,7 @@ def _unpacked(path: Path) -> bytes:
 
 
 def read_outcar_labels(path: Path) -> Outcar:
-    """Moments, valences and times; UserError where the file is cut short or damaged."""
+    """Return moments, valences and times; raise UserError if the file is cut short or damaged."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from pymatgen.io.vasp.outputs import Outcar
@@ -94,7 +94,7 @@ def read_outcar_labels(path: Path) -> Outcar:
             outcar = Outcar(path)
             outcar.read_pseudo_zval()
             outcar.read_pattern({"loop": r"LOOP\+:\s+cpu time\s+([\d.]+):\s+real time\s+([\d.]+)"})
-        # pymatgen indexes what it expects to find.
+        # pymatgen indexes into what it expects to find.
         except Exception as error:
             raise UserError(f"{path} is cut short or damaged ({error}); run VASP again") from error
     if not any("CPU time" in key for key in outcar.run_stats):
@@ -103,27 +103,27 @@ def read_outcar_labels(path: Path) -> Outcar:
 
 
 def energy(step: Mapping[str, Any]) -> float:
-    """Energy of an ionic step for zero width, eV.
+    """Return the energy of an ionic step for zero width, eV.
 
-    VASP 5 writes only the entropy term where the ionic step's own value should stand, so the
-    correction is taken from the last electronic step.
+    VASP 5 writes only the entropy term in place of the ionic step's own value, so the correction is
+    taken from the last electronic step.
     """
     last = step["electronic_steps"][-1]
     return round(float(step["e_fr_energy"] + last["e_0_energy"] - last["e_fr_energy"]), 8)  # as printed
 
 
 def stress(step: Mapping[str, Any]) -> np.ndarray | None:
-    """Stress [3, 3] of an ionic step in eV/A^3, tension positive; None where VASP computed none."""
+    """Return the stress [3, 3] of an ionic step in eV/A^3, tension positive; None if VASP computed none."""
     from ase.units import GPa
 
     return None if "stress" not in step else -0.1 * GPa * np.asarray(step["stress"], dtype=float)
 
 
 def bader_charges(path: Path, numbers: np.ndarray, valences: np.ndarray) -> np.ndarray:
-    """Charges [n] in e, cations positive, from the Bader code's ACF.dat; all in POSCAR's order.
+    """Return charges [n] in e, cations positive, from the Bader code's ACF.dat; all in POSCAR's order.
 
     ``valences`` [n]: electrons of each potential (ZVAL). The column CHARGE holds electrons, or net
-    charges of either sign where a script has subtracted ZVAL; Na, which has +0.87 e, decides, and
+    charges of either sign if a script has subtracted ZVAL; Na, which has +0.87 e, decides, and
     without Na the oxygen, which is negative. Raises UserError for another number of atoms, a sum
     that is neither all electrons nor none, and Na far from 0.87 e.
     """

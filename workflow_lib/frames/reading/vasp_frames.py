@@ -1,4 +1,4 @@
-"""Runs of VASP as frames: every whole, self-consistent ionic step, at the level that the file shows."""
+"""Read runs of VASP as frames: every complete, self-consistent ionic step, at the level in the file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import numpy as np
 
 from workflow_lib.core.compressed import bare_name, find
 from workflow_lib.core.errors import UserError
-from workflow_lib.frames.reading.common import Batches, Damaged, Defaults, one_frame, reason_of
+from workflow_lib.frames.labels import reason_of
+from workflow_lib.frames.reading.common import Batches, Damaged, Defaults, one_frame
 from workflow_lib.frames.reading.outcar import OutcarFile
 from workflow_lib.frames.reading.vasp import (
     bader_charges,
@@ -22,12 +23,12 @@ from workflow_lib.frames.reading.vasp_level import VaspLevel, level_of_outcar, l
 from workflow_lib.frames.table import RELAXATION, SINGLE, Frame, with_labels
 
 SAME_ENERGY = 1e-3
-"""eV; an ionic step of vasprun.xml and of the OUTCAR beside it that are farther apart are not one."""
+"""eV; ionic steps of vasprun.xml and of the OUTCAR beside it that differ by more are not the same."""
 KILLED = "the run was killed in this ionic step; the steps before it are kept"
 
 
 def level_for(level: VaspLevel, defaults: Defaults) -> str:
-    """Return the level to file a run under: the stated one where they agree, else its own."""
+    """Return the level to file a run under: the stated one if they agree, else its own."""
     stated = defaults.energy_reference
     if stated is None:
         return level.name
@@ -47,11 +48,12 @@ def _not_converged(iterations: int) -> str:
 
 
 def read_vasprun(path: Path, defaults: Defaults) -> Batches:
-    """Ionic steps of a vasprun.xml with the moments that the OUTCAR beside it shows for each.
+    """Yield ionic steps of a vasprun.xml with the moments that the OUTCAR beside it shows for each.
 
-    Charges (ACF.dat) belong to the last step. Energies are those for zero width, stress is in eV/A^3
-    with tension positive. A step that is not self-consistent is set aside, and so is the one in which
-    a run was killed. Raises UserError for a file that is damaged, or cut short in its first step.
+    Charges (ACF.dat) belong to the last step. Energies are those for zero width, stress is in
+    eV/A^3 with tension positive. A step that is not self-consistent is set aside, and so is the one
+    in which a run was killed. Raises UserError for a file that is damaged, or cut short in its
+    first step.
     """
     from ase import Atoms
 
@@ -90,12 +92,12 @@ def read_vasprun(path: Path, defaults: Defaults) -> Batches:
 
 
 def _beside(path: Path, name: str) -> Path | None:
-    """The file of the same run as this vasprun.xml, such as OUTCAR.relax1 of vasprun.xml.relax1."""
+    """Return the file of the same run as this vasprun.xml, such as OUTCAR.relax1 of vasprun.xml.relax1."""
     return find(path.parent, name + bare_name(path.name).removeprefix("vasprun.xml"))
 
 
 def _moments_beside(path: Path, energies: list[float], defaults: Defaults) -> list[np.ndarray | None]:
-    """Moments ``[n]`` of each ionic step from the OUTCAR of the same run; None where it has none."""
+    """Return moments ``[n]`` of each ionic step from the OUTCAR of the same run; None if it has none."""
     found: list[np.ndarray | None] = [None] * len(energies)
     outcar = _beside(path, "OUTCAR")
     if outcar is None:
@@ -104,7 +106,7 @@ def _moments_beside(path: Path, energies: list[float], defaults: Defaults) -> li
         with OutcarFile(outcar) as file:
             steps = [(step.energy, step.moments) for step in file.steps()]
             last = file.last_moments
-    # A damaged compressed file raises errors of its library.
+    # A damaged compressed file raises errors of its compression library.
     except Exception as error:
         defaults.note(f"{outcar.name} beside it cannot be read ({reason_of(error)}); moments are left out")
         return found
@@ -121,7 +123,7 @@ def _moments_beside(path: Path, energies: list[float], defaults: Defaults) -> li
 def _charges_beside(
     path: Path, numbers: np.ndarray, symbols: list[str], defaults: Defaults
 ) -> np.ndarray | None:
-    """Bader charges ``[n]`` (e) from the ACF.dat of the same run; None where there are none."""
+    """Return Bader charges ``[n]`` (e) from the ACF.dat of the same run; None if there are none."""
     acf, outcar = _beside(path, "ACF.dat"), _beside(path, "OUTCAR")
     if acf is None or outcar is None:
         return None
@@ -134,7 +136,7 @@ def _charges_beside(
 
 
 def read_outcar(path: Path, defaults: Defaults) -> Batches:
-    """Ionic steps of an OUTCAR without vasprun.xml, whole and self-consistent ones.
+    """Yield ionic steps of an OUTCAR without vasprun.xml, only complete and self-consistent ones.
 
     Raises UserError for a file that is cut short before its first ionic step has ended, or damaged.
     """
@@ -144,7 +146,7 @@ def read_outcar(path: Path, defaults: Defaults) -> Batches:
     with OutcarFile(path) as file:
         try:
             header = OutcarHeaderParser().build([*file.header])
-        # ASE's reader raises anything on a file that it does not expect.
+        # ASE's reader raises many kinds of errors on unexpected files.
         except Exception as error:
             raise UserError(f"{path} is damaged ({reason_of(error)}); run VASP again") from error
         reference = level_for(level_of_outcar("".join(file.header)), defaults)
@@ -173,5 +175,5 @@ def read_outcar(path: Path, defaults: Defaults) -> Batches:
             if isinstance(frame, Frame):
                 frame.kind = RELAXATION if steps > 1 else SINGLE
     if not frames:
-        raise UserError(f"{path} holds no whole ionic step; run VASP again")
+        raise UserError(f"{path} holds no complete ionic step; run VASP again")
     yield frames, path.stat().st_size

@@ -1,4 +1,4 @@
-"""At which level VASP ran, from the settings in its own files, and whether a stated level is the same."""
+"""Find the level at which VASP ran from the settings in its own files, and compare it with a stated one."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ _CODES = ("VASP", "GPAW", "Espresso", "CP2K", "ABINIT", "CASTEP", "FHI-aims", "S
 
 @dataclass(frozen=True, slots=True)
 class VaspLevel:
-    """What an energy of VASP depends on.
+    """The settings that an energy of VASP depends on.
 
-    ``hubbard``: effective U in eV of every element of the run; ``cutoff`` in eV; ``mesh``: divisions
-    of the k-mesh, None where the points are listed one by one (``points`` of them); ``gamma``: the
-    mesh holds Gamma. None where the file does not tell.
+    ``hubbard``: effective U in eV of every element of the run; ``cutoff`` in eV; ``mesh``:
+    divisions of the k-mesh, None if the points are listed one by one (``points`` of them);
+    ``gamma``: the mesh contains Gamma. None if the file does not tell.
     """
 
     functional: str
@@ -57,7 +57,7 @@ class VaspLevel:
         return f"VASP/{functional}/{cutoff}/{mesh}"
 
     def differences(self, stated: str) -> list[str] | None:
-        """Return what contradicts a stated level, in words; None where nothing in it can be compared."""
+        """Return what contradicts a stated level, in words; None if nothing in it can be compared."""
         found: list[str] = []
         compared = False
         code = next((one for one in _CODES if one.lower() in stated.lower()), None)
@@ -87,7 +87,7 @@ class VaspLevel:
         return found if compared or code else None
 
     def _hubbard_differences(self, stated: str) -> list[str]:
-        """Differences in U; a stated table counts for every element, as a level serves many cells."""
+        """Return differences in U; a stated table counts for every element, as a level has many cells."""
         text = stated[stated.index("+U") :] if "+U" in stated else ""
         asked = {
             symbol: float(value)
@@ -104,7 +104,7 @@ class VaspLevel:
 
 
 def _functional_in(stated: str) -> str | None:
-    """The functional that a stated level names, in our spelling; None where it names none."""
+    """Return the functional that a stated level names, in our spelling; None if it names none."""
     for name in _FUNCTIONALS:
         if re.search(rf"(?<![A-Za-z0-9]){name}(?![A-Za-z0-9])", stated, re.IGNORECASE):
             return name
@@ -112,7 +112,7 @@ def _functional_in(stated: str) -> str | None:
 
 
 def _functional(settings: Mapping[str, Any]) -> str:
-    """The functional of a run from its tags (upper case), with what corrects it."""
+    """Return the functional of a run from its tags (upper case), with its corrections."""
 
     def text(key: str) -> str:
         return str(settings.get(key) or "").strip().upper()
@@ -160,7 +160,7 @@ def level_of_vasprun(vasprun: Vasprun) -> VaspLevel:
 
 
 def _hubbard(species: Sequence[str], shells: Any, u: Any, j: Any) -> dict[str, float]:
-    """Effective U (eV) of each species; 0 where no shell has one."""
+    """Return the effective U (eV) of each species; 0 if no shell has one."""
     columns = [np.ravel(np.asarray(one, dtype=float)) for one in (shells, u, j) if one is not None]
     if len(columns) != 3 or any(len(one) < len(species) for one in columns):
         return dict.fromkeys(species, 0.0)
@@ -171,7 +171,7 @@ def _hubbard(species: Sequence[str], shells: Any, u: Any, j: Any) -> dict[str, f
 
 
 def level_of_outcar(header: str) -> VaspLevel:
-    """Return the level from the head of an OUTCAR, all that stands before its first iteration."""
+    """Return the level from the head of an OUTCAR, the text before its first iteration."""
 
     def last(pattern: str) -> str | None:
         found = re.findall(pattern, header)
@@ -198,7 +198,7 @@ def level_of_outcar(header: str) -> VaspLevel:
 
 
 def _lists_gamma(header: str) -> bool:
-    """Whether the k-points of an OUTCAR hold Gamma."""
+    """Return whether the k-points of an OUTCAR contain Gamma."""
     listing = header.partition("k-points in reciprocal lattice and weights:")[2].partition("\n")[2]
     for line in listing.splitlines():
         words = line.split()

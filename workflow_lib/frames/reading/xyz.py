@@ -1,9 +1,9 @@
-"""Extended XYZ as frames, streaming: clean frames in batches, doubtful ones one by one.
+"""Read extended XYZ as frames, streaming: clean frames in batches, doubtful ones one by one.
 
-A batch of frames is parsed in one go; what does not fit is halved until the damaged frame is alone.
-That one then takes the careful way, through ASE's parser of comment lines and
-``foreign.make_frame``, which says what is wrong with it, or finds that it is only unusual. Both ways
-give the same frames.
+A batch of frames is parsed at once; a batch that does not fit is halved until the damaged frame is
+alone. That frame is then parsed carefully, with ASE's parser of comment lines and
+``labels.make_frame``, which say what is wrong with it, or find that it is only unusual. Both ways give
+the same frames.
 """
 
 from __future__ import annotations
@@ -18,19 +18,24 @@ from typing import NamedTuple
 import numpy as np
 
 from workflow_lib.core.errors import UserError
-from workflow_lib.frames.foreign import (
+from workflow_lib.frames.labels import (
     ACCEPTED,
     KINDS,
     UNSTATED,
+    VIRIALS,
+    VOIGT,
     composition,
     count_formula_units,
+    is_state,
     make_frame,
     parse_comment,
+    reason_of,
 )
 from workflow_lib.frames.magnetism import magnetic_orders, stated_order
 from workflow_lib.frames.reading.common import Damaged, Defaults
 from workflow_lib.frames.reading.layout import DEFAULT, WIDTHS, Layout, layout, parse
 from workflow_lib.frames.reading.scan import RawFrame, scan
+from workflow_lib.frames.sanity import LIMITS, coincident
 from workflow_lib.frames.table import LAST_ELEMENT, SMALLEST_VOLUME, UNSPECIFIED, Frame
 
 _PAIR = re.compile(
@@ -39,21 +44,22 @@ _PAIR = re.compile(
 )
 _ESCAPED = re.compile(r"\\(.)")
 _PERIODIC = {"T", "True", "TRUE", "true", "1"}
-_TRUE = _PERIODIC
+_FLAGS = dict.fromkeys(_PERIODIC, True) | dict.fromkeys(("F", "False", "FALSE", "false", "0"), False)
 _COLUMN = {
     name: (column, rank) for column, accepted in ACCEPTED.items() for rank, name in enumerate(accepted)
 }
-_VOIGT = (0, 5, 4, 5, 1, 3, 4, 3, 2)
+LONGEST_COMMENT = 1 << 18  # bytes
 
 
 class UnusualError(ValueError):
-    """A frame that the fast way does not understand."""
+    """A frame that the fast parser does not understand."""
 
 
 class _Comment(NamedTuple):
     cell: list[float]
     energy: float
     stress: list[float] | None
+    converted: bool
     texts: dict[str, str]
 
 
@@ -63,7 +69,7 @@ class _Builder:
     _compositions: dict[bytes, tuple[str, int]] = field(default_factory=dict)
 
     def frames(self, found: Sequence[RawFrame | Damaged]) -> list[Frame | Damaged]:
-        """One result for each item, in the same order."""
+        """Return one result for each item, in the same order."""
         results: dict[int, Frame | Damaged] = {}
         batches: dict[Layout, list[tuple[int, RawFrame, _Comment]]] = defaultdict(list)
         for place, item in enumerate(found):
@@ -107,7 +113,11 @@ class _Builder:
             sizes_of_forces = np.linalg.norm(arrays["forces"], axis=1)
             largest = np.maximum.reduceat(sizes_of_forces, starts[:-1]).tolist()
         if "oxidation_states" in arrays:
-            arrays["oxidation_states"] = arrays["oxidation_states"].astype(np.int64)
+            # Values that are no states were found to be invalid; their frame is parsed carefully.
+            possible = np.where(is_state(arrays["oxidation_states"]), arrays["oxidation_states"], 0)
+            arrays["oxidation_states"] = np.rint(possible).astype(np.int64)
+        if any(comment.converted for _, _, comment in batch):
+            self.defaults.note(VIRIALS)
         orders: Sequence[str | None] = [None] * len(batch)
         if "magmoms" in arrays:
             orders = magnetic_orders(arrays["magmoms"], starts)
@@ -139,7 +149,8 @@ class _Builder:
     ) -> Frame:
         texts, defaults = comment.texts, self.defaults
         kind = texts.get("kind") or UNSPECIFIED
-        group, units = texts.get("group"), texts.get("formula_units") or defaults.formula_units
+        group = texts.get("group")
+        units: str | int | None = texts.get("formula_units") or defaults.formula_units
         if group is None or not units:
             known = self._composition(arrays["numbers"])
             group, units = known[0] if group is None else group, units or known[1]
@@ -155,7 +166,7 @@ class _Builder:
             energy=comment.energy,
             energy_reference=texts.get("energy_reference") or defaults.energy_reference or UNSTATED,
             stress=stress,
-            stress_converged=texts.get("stress_converged") in _TRUE,
+            stress_converged=_FLAGS[texts.get("stress_converged", "F")],
             orbital=texts.get("orbital"),
             magnetic_order=stated_order(texts["magnetic_order"]) if "magnetic_order" in texts else order,
             fmax=fmax,
@@ -172,19 +183,21 @@ class _Builder:
         return known
 
     def _careful(self, item: RawFrame) -> Frame | Damaged:
-        """One frame by itself; never raises for what may stand in a file."""
+        """Return one frame by itself; never raises for anything that a file may contain."""
         try:
             return self._slow(item)
-        except UserError as error:
-            reason = str(error)
-        # ASE's parser raises anything on a comment line that it does not expect.
+        # ASE's parser raises many kinds of errors on unexpected comment lines.
         except Exception as error:
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            reason = reason_of(error)
         return Damaged(item.number, item.line, reason)
 
     def _slow(self, item: RawFrame) -> Frame:
         from ase import Atoms
 
+        if len(item.comment) > LONGEST_COMMENT:
+            raise UserError(
+                f"the comment line has {len(item.comment)} characters; at most {LONGEST_COMMENT} are read"
+            )
         info = parse_comment(item.comment.decode("utf-8"))
         announced = layout(str(info.pop("Properties", DEFAULT)))
         if "Lattice" not in info:
@@ -204,7 +217,7 @@ class _Builder:
         atoms = Atoms(
             [int(z) for z in elements] if not announced.symbols else [one.capitalize() for one in elements],
             positions=_numbers(rows, *announced.places["positions"], "positions", item.line),
-            # ASE's parser has turned the nine numbers by columns.
+            # ASE's parser has transposed the nine numbers.
             cell=lattice.T,
             pbc=pbc,
         )
@@ -221,6 +234,7 @@ class _Builder:
             source=self.defaults.name,
             energy_reference=self.defaults.energy_reference,
             formula_units=self.defaults.formula_units,
+            note=self.defaults.note,
         )
 
 
@@ -245,7 +259,9 @@ def _plain(value: str) -> str:
 
 
 def _comment(line: bytes) -> tuple[_Comment, Layout]:
-    """Labels of a comment line; ValueError where it needs the careful way."""
+    """Return the labels of a comment line; raise ValueError if it must be parsed carefully."""
+    if len(line) > LONGEST_COMMENT:
+        raise UnusualError
     pairs = dict(_PAIR.findall(line.decode("utf-8")))
     properties = pairs.get("Properties")
     announced = layout(DEFAULT if properties is None else _plain(properties))
@@ -270,18 +286,28 @@ def _comment(line: bytes) -> tuple[_Comment, Layout]:
                 raise UnusualError
         elif rank < ranks.get(column, len(_COLUMN)):
             texts[column], ranks[column] = _plain(value), rank
-    if not texts.get("formula_units", "1").isdigit():
+    units = texts.get("formula_units", "1")
+    if not (units.isdecimal() and len(units) < 6 and int(units)):
         raise UnusualError
-    stress = None
-    if "stress" in texts:
-        text = texts["stress"].removeprefix("_JSON ")
-        text = text.replace("[", " ").replace("]", " ").replace(",", " ")
-        stress = list(map(float, text.split()))
-        if len(stress) == 6:
-            stress = [stress[index] for index in _VOIGT]
-        if len(stress) != 9:
-            raise UnusualError
-    return _Comment(cell, float(texts.get("energy", "")), stress, texts), announced
+    if texts.get("stress_converged", "F") not in _FLAGS:
+        raise UnusualError
+    stress = _matrix(texts["stress"]) if "stress" in texts else None
+    converted = stress is None and "virial" in texts
+    if converted:
+        volume = abs(float(np.linalg.det(np.array(cell).reshape(3, 3))))
+        stress = [-value / volume for value in _matrix(texts["virial"])] if volume else None
+    return _Comment(cell, float(texts.get("energy", "")), stress, converted, texts), announced
+
+
+def _matrix(text: str) -> list[float]:
+    """Return nine numbers from nine or six; raise UnusualError for any other count."""
+    text = text.removeprefix("_JSON ").replace("[", " ").replace("]", " ").replace(",", " ")
+    values = list(map(float, text.split()))
+    if len(values) == 6:
+        values = [values[index] for index in VOIGT]
+    if len(values) != 9:
+        raise UnusualError
+    return values
 
 
 def _sound(
@@ -291,25 +317,32 @@ def _sound(
     starts: np.ndarray,
     batch: Sequence[tuple[int, RawFrame, _Comment]],
 ) -> np.ndarray:
-    """Which frames pass what ``check_frame`` asks for; [frames]."""
+    """Return which frames [frames] satisfy the requirements of ``check_frame``."""
     numbers = arrays["numbers"]
     per_atom = (numbers >= 1) & (numbers <= LAST_ELEMENT)
-    for values in arrays.values():
-        finite = np.isfinite(values)
-        if not finite.all():
-            per_atom &= finite.all(axis=1) if finite.ndim > 1 else finite
+    for name, values in arrays.items():
+        if name == "oxidation_states":
+            per_atom &= is_state(values)
+        elif name != "numbers":
+            possible = np.abs(values) <= LIMITS[name]  # also false for values that are not finite
+            if not possible.all():
+                per_atom &= possible.all(axis=1) if possible.ndim > 1 else possible
     good = np.logical_and.reduceat(per_atom, starts[:-1])
-    good &= np.isfinite(cells).all(axis=(1, 2)) & np.isfinite([comment.energy for _, _, comment in batch])
-    good &= np.isfinite(stresses).all(axis=(1, 2))
+    energies = np.array([comment.energy for _, _, comment in batch])
+    good &= (np.abs(cells) <= LIMITS["cell"]).all(axis=(1, 2))
+    good &= np.abs(energies) <= LIMITS["energy"] * np.diff(starts)
+    good &= (np.abs(stresses) <= LIMITS["stress"]).all(axis=(1, 2))
     with np.errstate(invalid="ignore"):
-        return good & (np.abs(np.linalg.det(cells)) >= SMALLEST_VOLUME)
+        good &= np.abs(np.linalg.det(cells)) >= SMALLEST_VOLUME
+    good[good] = ~coincident(arrays["positions"], cells, starts, good)
+    return good
 
 
 def read_xyz(path: Path, defaults: Defaults) -> Iterator[tuple[list[Frame | Damaged], int]]:
-    """Frames of an extended XYZ file, and its damaged ones, in order; with the bytes read so far.
+    """Yield frames of an extended XYZ file and its damaged ones, in order, with the bytes read so far.
 
-    Units as in the frame table, but stress and the sign of charges are as in the file (see
-    ``read_understand.py``). Raises OSError where the file cannot be read.
+    Units are as in the frame table, but stress and the sign of charges are as in the file (see
+    ``understand.py``). Raises OSError if the file cannot be read.
     """
     builder = _Builder(defaults)
     for found, done in scan(path):

@@ -1,7 +1,7 @@
 """The promises of ``models/contract.py`` as functions that anyone can call for an adapter.
 
-Each check builds small untrained networks in double precision on the olivine NaxFePO4 and raises
-AssertionError where a promise is broken. In a test suite::
+Each check builds small untrained networks in double precision for the olivine NaxFePO4 and raises
+AssertionError if a promise is broken. In a test suite::
 
     import pytest
     from workflow_lib.models.testing import POTENTIAL_CHECKS, Subject
@@ -13,9 +13,11 @@ AssertionError where a promise is broken. In a test suite::
         check(SUBJECT)
 
 or, without pytest, ``check_potential(SUBJECT)``, which runs all and reports every failure at once.
+``check_predictor`` does the same for what is used rather than trained (``models/predictor.py``).
 """
 
 from workflow_lib.models.testing.potential import POTENTIAL_CHECKS, check_potential
+from workflow_lib.models.testing.predictor import check_predictor
 from workflow_lib.models.testing.structures import SPECIES, olivine, structure
 from workflow_lib.models.testing.subject import Subject, close, evaluate
 
@@ -24,6 +26,7 @@ __all__ = [
     "SPECIES",
     "Subject",
     "check_potential",
+    "check_predictor",
     "close",
     "evaluate",
     "olivine",

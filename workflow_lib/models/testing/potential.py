@@ -1,4 +1,4 @@
-"""What every family of potentials must do: one function a promise of ``models/contract.py``."""
+"""What every family of potentials must do: one function per promise of ``models/contract.py``."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if not __debug__:
 
 
 def check_outputs(subject: Subject) -> None:
-    """Keys, shapes and types are those of the contract, and nothing vanishes by accident."""
+    """Check that keys, shapes and types are those of the contract and that no output vanishes."""
     potential = subject.build()
     one, other = structure(filled=2), structure(filled=4, seed=3)
     n_atoms = len(one.species) + len(other.species)
@@ -53,7 +53,7 @@ def check_outputs(subject: Subject) -> None:
 
 
 def check_reference_energies(subject: Subject) -> None:
-    """Species energies enter the energy, and nothing else, once an atom."""
+    """Check that species energies enter only the energy, once per atom."""
     potential, item = subject.build(), structure(filled=2)
     before = evaluate(potential, item)
     potential.set_reference_energies({**REFERENCES, GA: REFERENCES[GA] + 100.0})
@@ -65,7 +65,7 @@ def check_reference_energies(subject: Subject) -> None:
 
 
 def check_batch_equals_single(subject: Subject) -> None:
-    """What a system gives does not depend on what else is in the batch."""
+    """Check that the results of a system do not depend on the others in its batch."""
     potential = subject.build()
     items = [structure(filled=2), structure(filled=4, seed=3), structure(filled=0, seed=4)]
     together = evaluate(potential, *items)
@@ -87,7 +87,7 @@ DERIVATIVE = 1e-6
 
 
 def check_forces(subject: Subject) -> None:
-    """Forces are -dE/dx by central differences, on one atom of each species."""
+    """Check that forces are -dE/dx by central differences, on one atom of each species."""
     potential, item = subject.build(), structure(filled=2)
     forces = evaluate(potential, item)["forces"]
     scale = float(forces.abs().max())
@@ -112,7 +112,7 @@ def _strained(item: Structure, strain: np.ndarray) -> Structure:
 
 
 def check_stress(subject: Subject) -> None:
-    """Stress is dE/d(strain)/V by central differences, symmetric, tension positive."""
+    """Check that the stress is dE/d(strain)/V by central differences, symmetric, tension positive."""
     potential, item = subject.build(), structure(filled=2)
     stress = evaluate(potential, item)["stress"][0]
     volume = abs(np.linalg.det(item.cell))
@@ -130,7 +130,7 @@ def check_stress(subject: Subject) -> None:
 
 
 def check_training_gradients(subject: Subject) -> None:
-    """In training the loss of the forces has the right derivative by the weights, else none."""
+    """Check that the force loss has the right derivative by the weights in training, and else none."""
     potential, item = subject.build(), structure(filled=2)
     batch = potential.collate([potential.graph(item)])
     assert not potential(batch)["forces"].requires_grad
@@ -143,7 +143,7 @@ def check_training_gradients(subject: Subject) -> None:
 
     parameters = [p for p in potential.parameters() if p.requires_grad and p.numel()]
     gradients = torch.autograd.grad(loss(), parameters, allow_unused=True)
-    # The weight the forces depend on most, moved both ways.
+    # The weight on which the forces depend most, moved both ways.
     sizes = [0.0 if g is None else float(g.abs().max()) for g in gradients]
     chosen = int(np.argmax(sizes))
     gradient = gradients[chosen]
@@ -165,7 +165,7 @@ def check_training_gradients(subject: Subject) -> None:
 
 
 def check_rotation(subject: Subject) -> None:
-    """Turning crystal and cell turns forces and stress with them and changes nothing else."""
+    """Check that rotating crystal and cell rotates forces and stress and changes nothing else."""
     potential, item = subject.build(), structure(filled=2)
     matrix = Rotation.random(random_state=5).as_matrix()
     turned = replace(item, positions=item.positions @ matrix.T, cell=item.cell @ matrix.T)
@@ -179,7 +179,7 @@ def check_rotation(subject: Subject) -> None:
 
 
 def check_translation(subject: Subject) -> None:
-    """A shift of all atoms, and whole lattice vectors added to some, change nothing."""
+    """Check that a shift of all atoms, and whole lattice vectors added to some, change nothing."""
     potential, item = subject.build(), structure(filled=2)
     rng = np.random.default_rng(2)
     images = rng.integers(-2, 3, (len(item.species), 3)) @ item.cell
@@ -190,7 +190,7 @@ def check_translation(subject: Subject) -> None:
 
 
 def check_permutation(subject: Subject) -> None:
-    """The order of the atoms means nothing."""
+    """Check that the order of the atoms has no effect."""
     potential, item = subject.build(), structure(filled=2)
     order = np.random.default_rng(3).permutation(len(item.species))
     shuffled = Structure(item.species[order], item.atomic_numbers[order], item.positions[order], item.cell)
@@ -202,7 +202,7 @@ def check_permutation(subject: Subject) -> None:
 
 
 def check_supercell(subject: Subject) -> None:
-    """A doubled cell has twice the energy, the same stress, and each atom twice."""
+    """Check that a doubled cell has twice the energy, the same stress, and each atom twice."""
     potential, item = subject.build(), structure(filled=2)
     cell = item.cell.copy()
     cell[2] *= 2
@@ -223,7 +223,7 @@ def check_supercell(subject: Subject) -> None:
 
 
 def check_surrogates(subject: Subject) -> None:
-    """The network sees the label, not only the element: which Fe is Fe3+ changes the energy."""
+    """Check that the network sees the label, not only the element: which Fe is Fe3+ changes the energy."""
     potential, item = subject.build(), structure(filled=2)
     plain = evaluate(potential, structure(filled=2, surrogates=False))["energy"]
     labelled = evaluate(potential, item)["energy"]
@@ -240,7 +240,7 @@ def check_surrogates(subject: Subject) -> None:
 
 
 def check_unknown_species(subject: Subject) -> None:
-    """A species outside the alphabet is refused by name."""
+    """Check that a species outside the alphabet is rejected by name."""
     potential, item = subject.build(), structure()
     species = item.species.copy()
     species[0] = 25
@@ -252,7 +252,7 @@ def check_unknown_species(subject: Subject) -> None:
 
 
 def check_no_mutation(subject: Subject) -> None:
-    """Structures, graphs and batches come out as they went in, and share no memory."""
+    """Check that structures, graphs and batches are not changed and share no memory."""
     potential, item = subject.build(), structure(filled=2)
     copy = replace(item, positions=item.positions.copy(), species=item.species.copy())
     graph = potential.graph(item)
@@ -277,7 +277,7 @@ def check_no_mutation(subject: Subject) -> None:
 
 
 def check_seeds(subject: Subject) -> None:
-    """Weights are a function of the seed, and the global generators stay where they were."""
+    """Check that weights are a function of the seed and that global generators are left unchanged."""
     state, default = torch.random.get_rng_state(), torch.get_default_dtype()
     numpy_state = np.random.get_state()[1].copy()  # noqa: NPY002 the generator libraries draw from
     same = [dict(subject.build(seed=7).named_parameters()) for _ in range(2)]
@@ -291,13 +291,13 @@ def check_seeds(subject: Subject) -> None:
 
 
 def check_repeatable(subject: Subject) -> None:
-    """The same call gives the same bits however often it was made: resumed runs depend on it."""
+    """Check that repeated calls give the same bits, on which resumed runs depend."""
     potential = subject.build()
     batch = potential.collate([potential.graph(structure(filled=2)), potential.graph(structure())])
     for training in (False, True):
         potential.train(training)
         first: list[torch.Tensor] = []
-        for _ in range(4):  # just-in-time compilers change their code at the second or third call
+        for _ in range(4):  # just-in-time compilers change their code after the second or third call
             output = potential(batch, stress=True)
             values = [output["energy"].detach(), output["forces"].detach()]
             if training:
@@ -310,7 +310,7 @@ def check_repeatable(subject: Subject) -> None:
 
 
 def check_precision(subject: Subject) -> None:
-    """In single precision weights and forces are float32, the energy stays float64."""
+    """Check that weights and forces are float32 in single precision and the energy stays float64."""
     potential, item = subject.build(dtype="float32"), structure(filled=2)
     assert {p.dtype for p in potential.parameters()} == {torch.float32}
     output = evaluate(potential, item)
@@ -320,7 +320,7 @@ def check_precision(subject: Subject) -> None:
 
 
 def check_saved_tensors(subject: Subject) -> None:
-    """Tensors taken into a newly built network answer bit for bit as before: nothing else is state."""
+    """Check that tensors loaded into a new network give the same bits as before: nothing else is state."""
     potential, item = subject.build(), structure(filled=2)
     potential.set_statistics([potential.graph(item)], 0.7)
     with torch.no_grad():  # weights no seed would give
@@ -336,7 +336,7 @@ def check_saved_tensors(subject: Subject) -> None:
 
 
 def check_pretrained(subject: Subject) -> None:
-    """Shipped weights load where there are any; a surrogate starts as the element it stands for."""
+    """Check that shipped weights load if there are any, and that a surrogate starts as its element."""
     if not subject.pretrained:
         with refused(UserError, "scratch"):
             subject.build(init="pretrained")
@@ -371,7 +371,7 @@ POTENTIAL_CHECKS: tuple[Callable[[Subject], None], ...] = (
 
 
 def check_potential(subject: Subject) -> None:
-    """Run every check; AssertionError with all that failed, one a line."""
+    """Run every check; AssertionError lists all that failed, one per line."""
     failed = []
     for check in POTENTIAL_CHECKS:
         try:

@@ -1,4 +1,4 @@
-"""What is under test, and how the checks build, run and compare it."""
+"""The adapter under test, and how the checks build, run and compare it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from workflow_lib.models.hyperparameters import Hyperparameters
 from workflow_lib.models.registry import FAMILIES
 from workflow_lib.models.testing.structures import REFERENCES, SPECIES
 
-# Sums over atoms and edges run in another order in another batch, frame or cell: some thousand
-# terms in double precision leave 1e-12 of the largest.
+# Sums over atoms and edges run in another order in another batch, frame or cell: a few thousand
+# terms in double precision leave an error of 1e-12 of the largest.
 SAME = 1e-9
 
 

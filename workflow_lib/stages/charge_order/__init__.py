@@ -1,1 +1,1 @@
-"""Every model answers the enumerated charge-ordered states; the answers are held against DFT."""
+"""The models' energies of the enumerated charge-ordered states, compared with DFT."""

@@ -1,7 +1,7 @@
 """The naive ranking: formal point charges on the undistorted host, summed by Ewald's method.
 
-No training, no relaxation, no screening: what charge-order energetics remain if Fe2+ and Fe3+ are
-nothing but +2 and +3 e at the sites of the interpolated host.
+Without training, relaxation or screening: the charge-order energetics that remain if Fe2+ and Fe3+
+are only charges of +2 and +3 e at the sites of the interpolated host.
 """
 
 from __future__ import annotations
@@ -45,13 +45,14 @@ NOTE = (
     "fitted numbers are null. Nothing is trained, so every state counts as unseen."
 )
 FITTED = ("_mae_mev_fu", "redox_spread_ratio")
-"""Parts of the names of scores that depend on the scale."""
+"""Parts of the names of the scores that depend on the scale."""
 
 
 def fitted_scale(ewald: np.ndarray, dft: np.ndarray) -> float:
-    """Slope through the origin of relative energies: sum(e d) / sum(e^2), both about their mean.
+    """Return the slope through the origin of DFT's against Ewald's relative energies.
 
-    ValueError where all Ewald energies are equal, for then no slope exists.
+    The slope is sum(e d) / sum(e^2), with both sets of energies relative to their mean. Raises
+    ValueError if all Ewald energies are equal, because no slope exists then.
     """
     if len(ewald) < 2 or np.allclose(ewald, ewald[0], rtol=0, atol=TIE):
         raise ValueError("a scale needs two states of different Ewald energy")
@@ -68,12 +69,12 @@ def run_ewald(
     out: str | Path,
     settings: ChargeOrderSettings | None = None,
 ) -> Scores:
-    """Rank the reference states by Ewald energies; files as of a trained model (see :data:`NOTE`).
+    """Rank the reference states by Ewald energies; write the files of a trained model (see :data:`NOTE`).
 
-    ``states.csv`` has the column ``ewald_ev`` (unscaled, eV per cell) besides; ``energy_ev`` and
-    ``formation_mev_fu`` are scaled. ``role`` tells the state's set in the first fold of
-    ``splits_path``, for comparison with trained models; ``seen`` is false throughout. UserError
-    where the compared composition has too few states to fit the scale.
+    ``states.csv`` also has the column ``ewald_ev`` (unscaled, eV per cell); ``energy_ev`` and
+    ``formation_mev_fu`` are scaled. ``role`` is the state's set in the first fold of
+    ``splits_path``, for comparison with trained models; ``seen`` is always false. Raises UserError
+    if the compared composition has too few states to fit the scale.
     """
     settings = settings or ChargeOrderSettings()
     reference, structures = read_reference(reference_dir)

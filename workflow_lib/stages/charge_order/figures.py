@@ -1,4 +1,4 @@
-"""Figures of the charge_order: one model against DFT, and all models of a run side by side."""
+"""Figures of the charge-order stage: one model against DFT, and all models of a run together."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PROTOCOL_TITLES = {
     "undistorted": "(c) relaxed from undistorted starts",
 }
 FAR = 0.5
-"""eV/A; a DFT end geometry with a larger force is far from relaxed, which the figure says."""
+"""eV/A; the figure marks a DFT end geometry with a larger force as far from relaxed."""
 RING: dict[str, Any] = {
     "linestyle": "",
     "marker": "o",
@@ -60,12 +60,12 @@ def states_figure(
     title: str,
     panel_titles: Mapping[str, str] = PROTOCOL_TITLES,
 ) -> None:
-    """Formation energies of a model against DFT, a panel a protocol: ``states.{svg,png}``.
+    """Draw a model's formation energies against DFT, one panel per protocol: ``states.{svg,png}``.
 
-    The CSV beside the figure is the table itself, which the charge-order stage writes as ``states.csv``.
-    Colour and marker show the arrangement of the mobile ions; filled: state unseen in training,
-    hollow: seen. States that diverged have no point; their number is stated. A ring marks states
-    whose DFT relaxation ended above :data:`FAR`.
+    The CSV beside the figure is the table itself, which the charge-order stage writes as
+    ``states.csv``. Colour and marker show the arrangement of the mobile ions; filled: state unseen
+    in training, hollow: seen. States that diverged have no point; their number is stated. A ring
+    marks states whose DFT relaxation ended above :data:`FAR`.
     """
     import matplotlib.pyplot as plt
 
@@ -134,9 +134,10 @@ def _formation_panel(axis: Axes, table: pd.DataFrame, looks: dict[str, tuple[str
 
 
 def charge_order_overview(charge_order_dirs: Sequence[str | Path], out: str | Path) -> pd.DataFrame:
-    """All models side by side: ``overview.{svg,png,csv}`` and ``pooled.csv``; returns the table.
+    """Draw all models in ``overview.{svg,png,csv}``, write ``pooled.csv`` and return the table.
 
-    The figure shows each model's scores in the headline protocol. UserError for a folder without scores.
+    The figure shows each model's scores in the headline protocol. Raises UserError if a folder has
+    no scores.
     """
     out = Path(out)
     table = overview_table(charge_order_dirs)
@@ -148,7 +149,7 @@ def charge_order_overview(charge_order_dirs: Sequence[str | Path], out: str | Pa
 
 
 def overview_table(charge_order_dirs: Sequence[str | Path]) -> pd.DataFrame:
-    """One row a charge-order result and protocol with its scores, ordered by model and variant."""
+    """Return one row per charge-order result and protocol with its scores, ordered by model and variant."""
     rows = []
     for folder in charge_order_dirs:
         scores = read_scores(folder)

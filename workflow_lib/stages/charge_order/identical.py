@@ -1,7 +1,8 @@
-"""Charge orders on identical atoms: the same positions, another order, another energy.
+"""Charge orders on identical atoms: the same positions, another charge order, another energy.
 
-To a charge-blind model such structures are one structure, and it gives one energy for all of them
-whatever it learnt. The frames are for testing only: as labels they would contradict each other for it.
+To a charge-blind model these are one structure, so it gives all of them one energy whatever it
+learnt. The frames are for testing only: as labels they would contradict each other for such a
+model.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from campaigns.naxfepo4_gpaw.same_positions import KIND, SAME
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import write_csv
 from workflow_lib.core.progress import Progress
@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from workflow_lib.lattice.host import Host
     from workflow_lib.lattice.redox import RedoxRule
 
+KIND = "same-positions"
+"""``kind`` of frames on positions that another charge order has too."""
+SAME = 1e-6
+"""A; atoms that differ by less in every coordinate are identical: the store holds all digits."""
 ORDERS, SCORES = "identical.csv", "identical_scores.csv"
 IDENTITY = ("model", "variant", "fold", "seed", "charge_labelled")
 
@@ -40,20 +44,20 @@ IDENTITY = ("model", "variant", "fold", "seed", "charge_labelled")
 def read_identical(
     path: str | Path, host: Host, rule: RedoxRule, level: str
 ) -> tuple[pd.DataFrame, list[Atoms]]:
-    """Charge orders that share their atoms with another one, and their structures.
+    """Return the charge orders that share their atoms with another one, and their structures.
 
-    Columns: ``atoms`` (name of the shared positions: their ions, and a number where several sets of
-    positions have these), ``state_key``, ``ion_key``, ``frame_id``, ``formula_units``,
-    ``dft_energy_ev`` (per cell). Of one order with several orbitals the lowest is taken. Structures
-    carry the states that DFT's moments show. UserError where energies are of another level than
-    ``level``, or no two orders share their atoms.
+    Columns: ``atoms`` (name of the shared positions: their ions, and a number if several sets of
+    positions have the same ions), ``state_key``, ``ion_key``, ``frame_id``, ``formula_units``,
+    ``dft_energy_ev`` (per cell). Of one order with several orbital states the lowest is taken.
+    Structures carry the charge states shown by DFT's moments. Raises UserError if energies are of
+    another level than ``level``, or no two orders share their atoms.
     """
     shared: list[dict[tuple[int, ...], Frame]] = []
     for frame in (frame for batch in iter_parquet(path) for frame in batch if frame.kind == KIND):
         if frame.energy_reference != level:
             raise UserError(
                 f"{path}: {frame.frame_id} is of {frame.energy_reference}, the run of {level}; energies of "
-                "different levels must not meet"
+                "different levels must not be compared"
             )
         states, _ = rule.assign(frame.numbers, frame.magmoms, level)
         if states is None:
@@ -105,11 +109,11 @@ def _identical(one: Frame, other: Frame) -> bool:
 
 
 def score(rows: pd.DataFrame) -> dict[str, Any]:
-    """Scores of one model over all pairs of orders on the same atoms.
+    """Return the scores of one model over all pairs of orders on the same atoms.
 
-    ``pairs``, ``spread_ratio`` and ``pairs_ordered`` as :func:`redox_spread` defines them;
-    ``mae_mev_fu``: mean absolute error of the pairs' energy differences, meV per formula unit, and
-    ``blind_mae_mev_fu``: the same of a model that gives all orders one energy.
+    ``pairs``, ``spread_ratio`` and ``pairs_ordered`` are as :func:`redox_spread` defines them;
+    ``mae_mev_fu`` is the mean absolute error of the pairs' energy differences in meV per formula
+    unit, ``blind_mae_mev_fu`` that of a model that gives all orders the same energy.
     """
     good = usable(rows.assign(ion_key=rows["atoms"]))
     spread = redox_spread(good)
@@ -143,12 +147,12 @@ def run_identical(
     out: str | Path,
     batch_size: int = 16,
 ) -> pd.DataFrame:
-    """All models of a run on identical atoms: ``identical.csv``, ``identical_scores.csv``, figure.
+    """Evaluate all models on identical atoms; write ``identical.csv``, ``identical_scores.csv``, a figure.
 
-    Energies in ``identical.csv`` (``dft_mev_fu``, ``model_mev_fu``) are relative to the mean over the
-    orders on the same atoms, in meV per formula unit. ``role`` is the set of the state's other frames
-    in the model's fold. Formal charges (Ewald, unscaled) come last; only their order means anything.
-    Returns the scores.
+    Energies in ``identical.csv`` (``dft_mev_fu``, ``model_mev_fu``) are relative to the mean over
+    the orders on the same atoms, in meV per formula unit. ``role`` is the set that the state's
+    other frames belong to in the model's fold. Formal charges (Ewald, unscaled) come last; only
+    their order has a meaning. Returns the scores.
     """
     from workflow_lib.stages.charge_order.identical_figure import identical_figure
 

@@ -1,4 +1,4 @@
-"""Figure of the charge orders on identical atoms: a panel a model."""
+"""Figure of the charge orders on identical atoms, one panel per model."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ MOST_COLUMNS = 4
 
 
 def identical_figure(orders: pd.DataFrame, scores: pd.DataFrame, out: Path) -> None:
-    """Energies of the orders about their mean, model against DFT: ``identical.{svg,png}``.
+    """Draw the energies of the orders about their mean, model against DFT: ``identical.{svg,png}``.
 
-    ``orders`` and ``scores`` as ``run_identical`` writes them. Filled:
-    state of the test set; the diagonal is DFT, the horizontal line what a charge-blind model gives.
+    ``orders`` and ``scores`` are as ``run_identical`` writes them. Filled: state of the test set;
+    the diagonal is DFT, the horizontal line is the result of a charge-blind model.
     """
     import matplotlib.pyplot as plt
     from matplotlib.lines import Line2D
@@ -76,7 +76,7 @@ def identical_figure(orders: pd.DataFrame, scores: pd.DataFrame, out: Path) -> N
 
 
 def _summary(scores: pd.DataFrame) -> str:
-    """Mean absolute error of pairs by variant, over folds and seeds."""
+    """Return the mean absolute error of pairs by variant, over folds and seeds."""
     means = scores.groupby("variant", sort=False)["mae_mev_fu"].mean()
     entries = [f"{name} {value:.0f}" for name, value in means.items() if np.isfinite(value)]
     return "\n".join(", ".join(entries[k : k + 2]) for k in range(0, len(entries), 2))

@@ -1,9 +1,9 @@
-"""Out-of-fold scores: the unseen states of several folds taken together, with the spread of seeds.
+"""Out-of-fold scores: the unseen states of several folds taken together, with the spread over seeds.
 
 A state is predicted by the model of the fold that holds it out. Models of different folds have
-different zeros of energy, so what is pooled are formation energies against each model's own end
-members, which every fold has trained on. Differences between states of different folds therefore
-contain the difference between two models: that is part of the honest error.
+different zeros of energy, so formation energies are pooled: they are relative to each model's own
+end members, on which every fold has trained. Differences between states of different folds
+therefore contain the difference between two models, which is part of the actual error.
 """
 
 from __future__ import annotations
@@ -20,24 +20,25 @@ from workflow_lib.results_reading import read_document, read_table
 from workflow_lib.stages.charge_order.score import Scores, ground_states, ranking, redox_spread, usable
 
 POOLED = ("spearman", "mae_mev_fu", "redox_spread_ratio", "redox_pairs_ordered", "ground_states_found")
-"""Pooled scores; the table has the mean over seeds and, with ``_std``, their standard deviation."""
+"""Pooled scores; the table has their mean over seeds and, as ``_std``, their standard deviation."""
 
 
 def read_scores(folder: str | Path) -> Scores:
-    """Read ``scores.json`` of a charge-order result; UserError where it is none, or damaged."""
+    """Read ``scores.json`` of a charge-order result; raise UserError if it is missing or damaged."""
     keys = ("protocols", "headline_protocol", "compared_x")
     return read_document(Path(folder) / "scores.json", "charge-order", keys)
 
 
 def scores_across_folds(charge_order_dirs: Sequence[str | Path]) -> pd.DataFrame:
-    """One row a (model, variant, protocol): pooled scores over unseen states, mean and spread of seeds.
+    """Return one row per (model, variant, protocol) with the pooled scores over unseen states.
 
-    ``folds`` and ``seeds`` count what was pooled; ``states`` is the number of unseen states of the
-    compared composition, ``states_missing`` how many unseen states of all compositions diverged
-    (both the worst seed's). ``ground_states_total`` is the mean number of compositions whose every
-    state is unseen and whose ground state counts (see ``score.ground_states``). Standard deviations
-    (n - 1) are empty for a single seed. Untrained rankings form groups of their own. UserError where
-    members of one group compare different compositions or hold one state out twice.
+    Scores are means over seeds, with their spread. ``folds`` and ``seeds`` count what was pooled;
+    ``states`` is the number of unseen states of the compared composition, ``states_missing`` the
+    number of unseen states of all compositions that diverged (both for the worst seed).
+    ``ground_states_total`` is the mean number of compositions of which every state is unseen and
+    whose ground state counts (see ``score.ground_states``). Standard deviations (n - 1) are empty
+    for a single seed. Untrained rankings form groups of their own. Raises UserError if members of
+    one group compare different compositions or hold one state out twice.
     """
     groups: dict[tuple[str, str], list[tuple[Scores, pd.DataFrame]]] = {}
     for folder in charge_order_dirs:
@@ -69,7 +70,7 @@ def scores_across_folds(charge_order_dirs: Sequence[str | Path]) -> pd.DataFrame
 def _pool_protocol(
     members: Sequence[tuple[Scores, pd.DataFrame]], protocol: str, compared_x: float
 ) -> dict[str, Any]:
-    """Pooled scores of one group and protocol."""
+    """Return the pooled scores of one group and protocol."""
     seeds: dict[Any, list[pd.DataFrame]] = {}
     for scores, states in members:
         rows = states[states["protocol"] == protocol]
@@ -90,7 +91,7 @@ def _pool_protocol(
 
 
 def _pool_seed(unseen: pd.DataFrame, compared_x: float) -> dict[str, Any]:
-    """Scores of one seed's unseen states, on formation energies (eV per cell)."""
+    """Return the scores of one seed's unseen states, from formation energies (eV per cell)."""
     twice = unseen.loc[unseen["state_key"].duplicated(), "state_key"]
     if len(twice):
         raise UserError(f"state {twice.iloc[0]} is held out in two of the folds; pool folds of one split")
@@ -101,7 +102,7 @@ def _pool_seed(unseen: pd.DataFrame, compared_x: float) -> dict[str, Any]:
     compared = good[np.isclose(good["x"], compared_x)]
     correlation, error = ranking(compared)
     spread = redox_spread(good)
-    # Only compositions whose every enumerated state was held out are asked for their ground state.
+    # Ground states are compared only at compositions of which every enumerated state was held out.
     whole = table[table["x"].map(table["x"].value_counts()) == table["states_of_x"]]
     found = [row for row in ground_states(whole) if row["counts"]]
     return {

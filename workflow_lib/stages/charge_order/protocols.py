@@ -1,4 +1,4 @@
-"""The three protocols of the charge_order: what a model is given, and the table of what it answers."""
+"""The three protocols of the charge-order stage: a model's input, and the table of its results."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ LABELS = "oxidation_states"
 
 
 def state_roles(splits_path: str | Path, fold: int, reference: pd.DataFrame) -> list[Role]:
-    """Set of each reference state in one fold: train, validation, test or none.
+    """Return the set of each reference state in one fold: train, validation, test or none.
 
-    Test is a state of which the model has seen no frame. UserError for a damaged file or a fold that
-    it does not hold.
+    Test is a state of which the model has seen no frame. Raises UserError for a damaged file or a
+    fold that it does not hold.
     """
     chosen = Splits.load(splits_path).fold(fold)
     return list(map(chosen.role, reference["state_key"], reference["frame_id"]))
 
 
 def arrangement_of(host: Host, atoms: Atoms) -> Arrangement:
-    """Canonical arrangement of a reference structure with its charge states."""
+    """Return the canonical arrangement of a reference structure with its charge states."""
     return host.canonical(host.locate(atoms, atoms.arrays[LABELS]))
 
 
 def single_points(
     model: TrainedModel, structures: Sequence[Atoms], batch_size: int
 ) -> tuple[pd.DataFrame, list[Atoms]]:
-    """Protocol (a): energies (eV) and largest forces (eV/A) at the DFT geometries."""
+    """Return energies (eV) and largest forces (eV/A) at the DFT geometries: protocol (a)."""
     rows = []
     for item in model.predict(structures, batch_size=batch_size):
         fmax = float(np.linalg.norm(item.forces, axis=1).max())
@@ -68,9 +68,9 @@ def relaxed_states(
     cache: RelaxationCache,
     progress: str | None,
 ) -> tuple[pd.DataFrame, list[Atoms]]:
-    """Protocols (b) and (c): ends of relaxations from starts distorted by ``polaron_distortion`` A.
+    """Relax from starts distorted by ``polaron_distortion`` A and return the ends: protocols (b) and (c).
 
-    Structures come back labelled with the wanted charge states, also where a charge-blind model
+    Structures are returned labelled with the wanted charge states, even if a charge-blind model
     relaxed one structure for all orders on it.
     """
     from workflow_lib.simulation.cache import relax_arrangements
@@ -102,8 +102,11 @@ def relaxed_states(
 def orders_shown(
     model: TrainedModel, host: Host, structures: Sequence[Atoms], batch_size: int
 ) -> list[dict[str, Any]]:
-    """Charge order read from the moments the model predicts: ``order``, ``realised_key``,
-    ``moment_gap_mub`` of each structure (None where the family predicts no moments)."""  # noqa: D205, D209
+    """Return the charge order that the predicted moments of each structure show.
+
+    Each has ``order``, ``realised_key`` and ``moment_gap_mub`` (None if the family predicts no
+    moments).
+    """
     from workflow_lib.models.species import rule_from_card
 
     empty = {"order": None, "realised_key": None, "moment_gap_mub": None}
@@ -129,7 +132,7 @@ def _order(atoms: Atoms, magmoms: np.ndarray, host: Host, rule: RedoxRule, level
         row["realised_key"] = host.key(host.locate(atoms, states))
     except UserError:
         return row | {"order": "off-site"}
-    # The very sites are compared, not the key: an equivalent order elsewhere is another order.
+    # The sites themselves are compared, not the key: an equivalent order elsewhere is another order.
     return row | {"order": "kept" if np.array_equal(states, wanted) else "changed"}
 
 
@@ -144,11 +147,11 @@ def protocol_table(
     host: Host,
     orders: Sequence[Mapping[str, Any]] | None,
 ) -> pd.DataFrame:
-    """One row a state, see ``charge_order/states`` of ``results_schema``.
+    """Return one row per state, see ``charge_order/states`` of ``results_schema``.
 
-    Formation energies are against the model's own end members.
-    ``answers`` rows, ``structures``, ``roles`` and ``orders`` follow the rows of ``reference``. An
-    energy that diverged is written as missing; without both ends no formation energy is written.
+    Formation energies are relative to the model's own end members. ``answers`` rows,
+    ``structures``, ``roles`` and ``orders`` follow the rows of ``reference``. An energy that
+    diverged is written as missing; if an end member is missing, so is every formation energy.
     """
     table = reference[["state_key", "ion_key", "x", "group", "degeneracy", "formula_units", "level"]].copy()
     table["source"], table["protocol"] = source, protocol

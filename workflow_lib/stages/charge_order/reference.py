@@ -1,10 +1,10 @@
-"""DFT's answers: end geometry and energy of every charge-ordered state of the host cell.
+"""The DFT reference: end geometry and energy of every charge-ordered state of the host cell.
 
-A state's energy is the lowest of its converged frames (largest force below :data:`RELAXED`), whichever
-calculation they come from, a relaxation or a static run: DFT holds several orbitals per reduced site, and
-the ground state is what is asked for. Where no frame of a state is converged, the lowest end of its
-relaxations stands for it and its status shows that it is not relaxed. Energies of different magnetic
-orders do not meet.
+A state's energy is the lowest of its converged frames (largest force below :data:`RELAXED`),
+whichever calculation they come from, a relaxation or a static run: DFT finds several orbital states
+per reduced site, and the ground state is wanted. If no frame of a state is converged, the lowest
+end of its relaxations represents it and its status shows that it is not relaxed. Energies of
+different magnetic orders are never compared.
 """
 
 from __future__ import annotations
@@ -41,17 +41,17 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 CELL = UNIT
-"""The charge-order stage is set on the smallest cell, whose states can all be enumerated."""
+"""The charge-order stage uses the smallest cell, whose states can all be enumerated."""
 ANSWERS = (RELAXATION, SINGLE, UNSPECIFIED)
 """Kinds of frame that may answer for a state; rattled and strained ones are no answers, however small
-their forces: in another cell than the states they are held against, they may lie lower."""
+their forces: in another cell than the states they are compared with, they may lie lower."""
 RELAXED = 0.05
 """eV/A; a DFT path that ends with a larger force is shown as not relaxed."""
 TABLE = "reference.csv"
 
 
 class _Answers:
-    """The lowest frame that stands for each state, gathered frame by frame."""
+    """The lowest frame of each state, collected frame by frame."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
@@ -63,7 +63,7 @@ class _Answers:
         self._ends: dict[str, Frame | None] = {}
 
     def add(self, frame: Frame) -> None:
-        """Take note of a frame; those of another cell or without a state count for no answer."""
+        """Add a frame; ignore one of another cell or without a state."""
         self.levels.add(frame.energy_reference)
         if frame.kind not in ANSWERS:
             return
@@ -80,16 +80,16 @@ class _Answers:
             self._converged[where] = frame
 
     def arrangement(self, key: str) -> Arrangement:
-        """The arrangement that a key names; UserError where it is none of the host."""
+        """Return the arrangement that a key names; raise UserError if the host has no such arrangement."""
         if key not in self._arrangements:
             self._arrangements[key] = self._host.parse(key)
         return self._arrangements[key]
 
     def best(self, where: str) -> tuple[dict[str, Frame], dict[str, int]]:
-        """The answer of each state, and the number of calculations that end in it.
+        """Return the frame that represents each state, and the number of calculations ending in the state.
 
-        Where states have no converged frame, the lowest end of their unconverged relaxations stands
-        for them. Only one magnetic order counts, see :meth:`_order`.
+        If a state has no converged frame, the lowest end of its unconverged relaxations represents
+        it. Only one magnetic order counts, see :meth:`_order`.
         """
         found, calculations = dict(self._converged), dict(self._calculations)
         for name, frame in self._ends.items():
@@ -115,10 +115,11 @@ class _Answers:
         return answers, {key: len(names) for key, names in counts.items()}
 
     def _order(self, found: dict[tuple[str | None, str], Frame], where: str) -> set[str | None]:
-        """The magnetic orders whose energies may be compared: one, with frames that show none.
+        """Return the magnetic orders whose energies may be compared: one, with frames that show none.
 
-        Of several, the one with both end members and most states counts, the others are left out with
-        a warning. UserError where none of them has both end members and, if there are any, a state between.
+        Of several orders, the one with both end members and the most states counts; the others are
+        left out with a warning. Raises UserError if none has both end members and, if there are
+        any, a state between them.
         """
         neutral: set[str | None] = {None, "NM"}
         orders = sorted({order for order, _ in found if order is not None} - neutral)
@@ -131,14 +132,14 @@ class _Answers:
         told = ", ".join(f"{order} {len(states[order])} states" for order in orders)
         if not whole:
             raise UserError(
-                f"{where} mixes magnetic orders ({told}) and no one of them has both end members and "
-                "states between; energies of different orders must not meet: compute the end members in "
-                "the order of the others"
+                f"{where} mixes magnetic orders ({told}) and none of them has both end members and "
+                "states between; energies of different orders are not comparable: compute the end members "
+                "in the order of the others"
             )
         chosen = max(whole, key=lambda order: (len(states[order]), order))
         _log.warning(
-            "%s holds several magnetic orders (%s); energies of different orders must not meet, so only "
-            "the %s ones count",
+            "%s holds several magnetic orders (%s); energies of different orders are not comparable, so "
+            "only the %s ones count",
             where,
             told,
             chosen,
@@ -146,7 +147,7 @@ class _Answers:
         return {chosen, *neutral}
 
     def _whole(self, keys: set[str], every: set[str]) -> bool:
-        """Whether these states suffice for formation energies, of all that there are."""
+        """Return whether these states, out of all that there are, suffice for formation energies."""
         x, all_x = (
             np.array([self._host.composition(self.arrangement(key)) for key in some])
             for some in (keys, every)
@@ -156,7 +157,7 @@ class _Answers:
 
 
 def _calculation(frame: Frame) -> str:
-    """The calculation that a frame belongs to: its path; else, of a relaxation, group and state."""
+    """Return the calculation that a frame belongs to: its path, or group and state of a relaxation."""
     if frame.path is not None:
         return frame.path
     if frame.kind == RELAXATION:
@@ -167,10 +168,10 @@ def _calculation(frame: Frame) -> str:
 def build_reference(frames_path: str | Path, host: Host, out_dir: str | Path) -> pd.DataFrame:
     """Write ``reference.csv`` (see ``results_schema``) and ``reference.extxyz``; return the table.
 
-    The state of a frame is its ``state_key``, which the dataset stage wrote. Frames without oxidation
-    states, on no site of the host, or of larger cells, which are not enumerated, are left out. Raises
-    UserError where levels of theory are mixed, no frame speaks for a state, an end member is missing,
-    or magnetic orders are mixed so that no one of them has both end members.
+    The state of a frame is its ``state_key``, which the dataset stage wrote. Left out are frames
+    without oxidation states, not on the sites of the host, or of larger cells, which are not
+    enumerated. Raises UserError if levels of theory are mixed, no frame represents a state, an end
+    member is missing, or magnetic orders are mixed so that none of them has both end members.
     """
     where = str(frames_path)
     found = _Answers(host)
@@ -223,7 +224,7 @@ def build_reference(frames_path: str | Path, host: Host, out_dir: str | Path) ->
 
 
 def _largest_force(frame: Frame) -> float:
-    """Largest force on an atom in eV/A; infinite where it is not known, which is not converged."""
+    """Return the largest force on an atom in eV/A; infinity (not converged) if it is unknown."""
     if frame.fmax is not None:
         return frame.fmax
     return np.inf if frame.forces is None else float(np.linalg.norm(frame.forces, axis=1).max())

@@ -1,4 +1,4 @@
-"""One model sits the charge_order: three protocols, scores, structures, figure."""
+"""The charge-order stage of one model: three protocols, scores, structures, figure."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 STATES, SCORES, RELAXED_STRUCTURES = "states.csv", "scores.json", "structures.extxyz"
 TIMINGS = "timings.json"
-"""Seconds of each protocol; short where the cache held its relaxations."""
+"""Seconds of each protocol; short if the cache held its relaxations."""
 IDENTITY = ("family", "init", "variant", "fold", "seed")
 Answers = tuple[pd.DataFrame, "list[Atoms]"]
 
@@ -55,14 +55,13 @@ def run_charge_order(
     out: str | Path,
     cache: str | Path,
 ) -> Scores:
-    """Examine a trained model and write its answers, scores, structures and figure.
+    """Evaluate a trained model on the reference states and write states, scores, structures and figure.
 
     Files: ``states.csv``, ``scores.json``, ``structures.extxyz``, ``timings.json`` and
-    ``states.{svg,png}``.
-    ``out`` is the folder of the results, its name the model's id. ``cache`` is the folder of the
-    relaxations this model has done (shared with the search stage, no result). A model whose training
-    diverged is not run: all its states are reported as diverged. Raises UserError where model and
-    reference are of different levels of theory.
+    ``states.{svg,png}``. ``out`` is the folder of the results and named by the model's id.
+    ``cache`` is the folder of the relaxations this model has done (shared with the search stage,
+    not a result). A model whose training diverged is not run: all its states are reported as
+    diverged. Raises UserError if model and reference have different levels of theory.
     """
     out = Path(out)
     model = load_model(model_dir)
@@ -123,7 +122,7 @@ def run_charge_order(
 
 
 def _relaxations(reference: pd.DataFrame, model: TrainedModel) -> int:
-    """Distinct relaxations of protocols (b) and (c), whether or not the cache held them."""
+    """Return the number of distinct relaxations of protocols (b) and (c), in the cache or not."""
     undistorted = "state_key" if model.charge_labelled else "ion_key"
     return len(reference) + len(set(reference[undistorted]))
 
@@ -133,7 +132,7 @@ def _check_level(model: TrainedModel, reference: pd.DataFrame, model_dir: str | 
     if level != own:
         raise UserError(
             f"{model_dir} was trained at {own}, the DFT reference is {level}; energies of different levels "
-            " must not meet"
+            "must not be compared"
         )
 
 
@@ -161,7 +160,7 @@ def _sit(
 
 
 def _no_answers(structures: Sequence[Atoms]) -> Answers:
-    """What a model with a diverged training has to say: nothing."""
+    """Return the results of a model whose training diverged: every state diverged."""
     rows = {"status": DIVERGED, "steps": 0, "fmax_ev_a": np.nan, "energy_ev": np.nan}
     ends = [atoms.copy() for atoms in structures]
     for atoms in ends:
@@ -172,7 +171,7 @@ def _no_answers(structures: Sequence[Atoms]) -> Answers:
 def _orders(
     model: TrainedModel, host: Host, answers: pd.DataFrame, ends: Sequence[Atoms], batch_size: int
 ) -> list[dict[str, Any]] | None:
-    """Charge orders that predicted moments show; nothing for states that diverged."""
+    """Return the charge orders that predicted moments show; nothing for states that diverged."""
     if "magmoms" not in model.potential.predicts:
         return None
     good = np.flatnonzero(answers["status"] != DIVERGED).tolist()
@@ -188,7 +187,7 @@ def _orders(
 def _write_structures(
     states: pd.DataFrame, answered: dict[Protocol, list[Atoms]], model: TrainedModel, path: Path
 ) -> None:
-    """Relaxed structures with state, protocol, status and energy; diverged ones are left out."""
+    """Write relaxed structures with state, protocol, status and energy; leave diverged ones out."""
     from ase import Atoms
     from ase.io import write
 

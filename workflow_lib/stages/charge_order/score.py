@@ -37,16 +37,16 @@ Scores = dict[str, Any]
 
 
 def usable(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows with an energy that means something."""
+    """Return the rows with a meaningful energy."""
     keep = (table["status"] != DIVERGED) & np.isfinite(table["energy_ev"].astype(float))
     return table[keep]
 
 
 def ranking(table: pd.DataFrame) -> tuple[float | None, float | None]:
-    """Spearman correlation and MAE (meV per formula unit) of relative energies.
+    """Return the Spearman correlation and the MAE (meV per formula unit) of relative energies.
 
-    Relative to the mean over these rows. Both None below :data:`MIN_STATES` rows; the correlation
-    also where all energies of model or DFT are equal.
+    Energies are relative to the mean over these rows. Both are None below :data:`MIN_STATES` rows;
+    the correlation is also None if all energies of the model or of DFT are equal.
     """
     if len(table) < MIN_STATES:
         return None, None
@@ -57,10 +57,10 @@ def ranking(table: pd.DataFrame) -> tuple[float | None, float | None]:
 
 
 def spearman(model: np.ndarray, dft: np.ndarray) -> float | None:
-    """Spearman rank correlation of energies in eV per cell; None where one side is constant.
+    """Return the Spearman rank correlation of energies in eV per cell; None if one side is constant.
 
     Model energies closer than :data:`TIE` share their mean rank, so that rounding does not rank
-    what a model cannot tell apart.
+    states that the model cannot distinguish.
     """
     from scipy.stats import spearmanr
 
@@ -70,7 +70,7 @@ def spearman(model: np.ndarray, dft: np.ndarray) -> float | None:
     order = np.argsort(model, kind="stable")
     level = np.empty(len(model), dtype=np.int64)
     level[order] = np.concatenate([[0], np.cumsum(np.diff(model[order]) >= TIE)])
-    # A function of whole numbers: what follows the twelfth digit is rounding (1 is written as 1).
+    # A function of integers: digits after the twelfth are rounding errors (1 is written as 1).
     return round(float(spearmanr(level, dft).statistic), 12)
 
 
@@ -137,11 +137,11 @@ def _error_above(known: pd.DataFrame, ground: str) -> float | None:
 
 
 def redox_spread(table: pd.DataFrame) -> Scores:
-    """How strongly the model tells charge orders on the same ions apart.
+    """Return how strongly the model distinguishes charge orders on the same ions.
 
-    Over all pairs of states with one ``ion_key``: ``redox_spread_ratio`` = RMS of the model's energy
-    differences over RMS of DFT's (1 is right, 0 is blind), and ``redox_pairs_ordered``, the share
-    of pairs that the model puts in DFT's order (a tie counts half; 0.5 is chance).
+    Over all pairs of states with the same ``ion_key``: ``redox_spread_ratio`` = RMS of the model's
+    energy differences over RMS of DFT's (1 is right, 0 is blind), and ``redox_pairs_ordered``, the
+    fraction of pairs that the model puts in DFT's order (a tie counts half; 0.5 is chance).
     """
     model, dft = [], []
     for _, group in table.groupby("ion_key"):
@@ -162,10 +162,10 @@ def redox_spread(table: pd.DataFrame) -> Scores:
 
 
 def minimum_over_orders(table: pd.DataFrame) -> Scores:
-    """Formation energies of ion arrangements, each with its best charge order.
+    """Return the scores of formation energies of ion arrangements, each with its best charge order.
 
-    The fair question to a model that cannot see charge orders: per ``ion_key`` the model's minimum
-    over the orders against DFT's minimum. End members are left out.
+    This is the fair question to a model that cannot see charge orders: per ``ion_key``, the model's
+    minimum over the orders against DFT's minimum. End members are left out.
     """
     inner = table[(table["x"] > 0) & (table["x"] < 1)].dropna(subset=["formation_mev_fu"])
     lowest = inner.groupby("ion_key")[["formation_mev_fu", "dft_formation_mev_fu"]].min()
@@ -183,7 +183,7 @@ def _formation_mae(table: pd.DataFrame) -> float | None:
 
 
 def score_protocol(table: pd.DataFrame, compared_x: float) -> Scores:
-    """All scores of one protocol; keys without suffix are over states unseen in training."""
+    """Return all scores of one protocol; keys without suffix are over states unseen in training."""
     good = usable(table)
     compared = good[np.isclose(good["x"], compared_x)]
     unseen = compared[~compared["seen"]]
@@ -234,11 +234,11 @@ HEADLINES = (
     "redox_pairs_ordered",
     "minimum_over_orders_mae_mev_fu",
 )
-"""Scores of the headline protocol that also stand at the top of ``scores.json``."""
+"""Scores of the headline protocol that are repeated at the top of ``scores.json``."""
 
 
 def score_states(states: pd.DataFrame, compared_x: float, headline: str) -> Scores:
-    """Scores of every protocol in a table of states, with those of ``headline`` on top."""
+    """Return the scores of every protocol in a table of states, with those of ``headline`` on top."""
     protocols = {
         str(protocol): score_protocol(rows.reset_index(drop=True), compared_x)
         for protocol, rows in states.groupby("protocol", sort=False)

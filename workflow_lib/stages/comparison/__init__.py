@@ -1,1 +1,1 @@
-"""One table over all trained models, its figure, and where everything came from."""
+"""One table over all trained models, its figure, and the provenance of the run."""

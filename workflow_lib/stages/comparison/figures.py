@@ -1,4 +1,4 @@
-"""The comparison table as a picture: a panel a metric, a row a model and variant."""
+"""The comparison table as a figure: one panel per metric, one row per model and variant."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ PANELS = (
     ("step_voltage_mae_mv", "voltage steps MAE\n(mV)", None),
     ("redox_silhouette", "silhouette of\nFe²⁺/Fe³⁺", None),
 )
-"""Column, axis title, and the value that DFT itself would have (a dashed line)."""
+"""Column, axis title, and the value of DFT itself (a dashed line)."""
 
 
 def _order(table: pd.DataFrame) -> list[tuple[str, str]]:
-    """(model, variant) pairs as the table lists them, Ewald last."""
+    """Return (model, variant) pairs in the order of the table, Ewald last."""
     pairs = list(dict.fromkeys(zip(table["model"], table["variant"], strict=True)))
     return [p for p in pairs if p[0] != EWALD] + [p for p in pairs if p[0] == EWALD]
 
 
 def comparison_figure(table: pd.DataFrame, stem: Path, *, seen: bool = False) -> None:
-    """Draw ``<stem>.svg`` and ``.png``: a dot a trained model, a bar over folds and seeds.
+    """Draw ``<stem>.svg`` and ``.png``: a dot per trained model, a bar over folds and seeds.
 
-    ``seen``: whether models know states of the frames that were held out from them.
+    ``seen`` says whether models know states of their held-out frames from other frames.
     """
     style()
     import matplotlib.pyplot as plt
@@ -58,7 +58,7 @@ def comparison_figure(table: pd.DataFrame, stem: Path, *, seen: bool = False) ->
         axis.set_xlabel(title)
         axis.margins(x=0.12)
         if column.endswith(("_atom", "_a", "_fu", "_mv")):
-            # Errors start at zero; room to the right so that the largest is not cut.
+            # Errors start at zero; leave room on the right so that the largest is not cut off.
             axis.set_xlim(0, 1.1 * np.fmax(pd.to_numeric(table[column]).max(), 1e-9))
     axes[0][0].set_yticks(places, [f"{model} · {variant}" for model, variant in pairs])
     axes[0][0].set_ylim(-0.7, len(pairs) - 0.3)

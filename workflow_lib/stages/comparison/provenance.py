@@ -1,4 +1,4 @@
-"""What a run was made from: configuration, software versions, data checksums, seeds."""
+"""The provenance of a run: configuration, software versions, data checksums, seeds."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PACKAGES = (
 
 
 def _commit() -> str | None:
-    """Commit of the checkout, with ``-dirty`` where it was changed; None outside a repository."""
+    """Return the commit of the checkout, with ``-dirty`` if it was changed; None outside a repository."""
     try:
         answer = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12"],
@@ -47,7 +47,7 @@ def _commit() -> str | None:
 
 
 def collect_provenance(config: Config) -> dict[str, Any]:
-    """Resolved configuration, versions, checksums and seeds of a run."""
+    """Return the resolved configuration, versions, checksums and seeds of a run."""
     sources = [Path(config.frames), Path(config.host)]
     return {
         "configuration": config.model_dump(mode="json"),

@@ -1,6 +1,6 @@
-"""The comparison table: one row a trained model, one column a metric, assembled from the stages.
+"""The comparison table: one row per trained model, one column per metric, joined from the stages.
 
-Nothing is computed here but the join. A stage that has no number for a model leaves the cell
+Nothing is computed here except for the join. A stage that has no number for a model leaves the cell
 empty; nothing is filled in.
 """
 
@@ -56,19 +56,19 @@ COLUMNS = (
 
 
 def _held_out(metrics: pd.DataFrame, label: str) -> float | None:
-    """MAE of one label over all held-out frames; None where the model has no such output."""
+    """Return the MAE of one label over all held-out frames; None if the model has no such output."""
     chosen = metrics.query("set == 'test' and kind == 'all' and metric == 'mae' and label == @label")
     return None if chosen.empty else float(chosen["value"].iloc[0])
 
 
 def _knows_test_states(training: Path) -> bool:
-    """Whether frames were split so that a state of the test frames also trains."""
+    """Return whether frames were split so that a state of the test frames also trains."""
     states = read_document(training / "card.json", "train")["training"]["states"]
     return not set(states["train"]).isdisjoint(states["test"])
 
 
 def _optional(folders: Mapping[str, Path], name: str, file: str, command: str) -> dict[str, Any]:
-    """A stage's JSON for a model; empty where the stage did not run for it (controls search not)."""
+    """Return a stage's JSON for a model; empty if the stage did not run for it (controls do not search)."""
     return read_document(folders[name] / file, command) if name in folders else {}
 
 
@@ -106,7 +106,7 @@ def _row(
 
 
 def _ewald_row(charge_orders: Mapping[str, Path]) -> dict[str, Any]:
-    """The naive ranking: no training, energies of formal charges."""
+    """Return the row of the naive ranking: no training, energies of formal charges."""
     scores = read_document(charge_orders[EWALD] / "scores.json", "charge-order")
     row: dict[str, Any] = {key: scores.get(key) for key in _CHARGE_ORDER}
     row.update(dict.fromkeys(("source", "model", "family"), EWALD))
@@ -141,7 +141,7 @@ def run_comparison(
 ) -> None:
     """Write ``comparison.csv``, ``timings.csv`` and the figure into ``out``.
 
-    The folders are those of the stages, one a model, named by the model's id.
+    The folders are those of the stages, one per model, named by the model's id.
     """
     by_name = {"charge_orders": charge_orders, "searches": searches, "embeddings": embeddings}
     folders = {key: {path.name: path for path in paths} for key, paths in by_name.items()}

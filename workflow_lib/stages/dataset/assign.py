@@ -1,8 +1,8 @@
-"""Charge states of frames; what fits no rule is set aside with its reason.
+"""Assign charge states to frames; frames that fit no rule are set aside with the reason.
 
 Nothing is forced: a frame of the chemical subset whose moments leave its charge states open, or
 whose charge states do not make it neutral, is set aside. Frames of other chemistries, which only
-charge-blind variants on the full data use, stay without charge states.
+charge-blind variants on the full data use, have no charge states.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ _CATEGORIES = {
     "below the": "cleaning: energy window",
     "duplicate": "cleaning: duplicate",
 }
-"""Beginning of a reason -> the kind of reason, without the numbers of one frame."""
+"""Beginning of a reason -> its kind, without the numbers of one frame."""
 OTHER = "other"
 CATEGORIES = (*dict.fromkeys(_CATEGORIES.values()), OTHER)
 
 
 def category(reason: str) -> str:
-    """The kind of reason for which a frame is set aside."""
+    """Return the kind of a reason for which a frame is set aside."""
     return next((kind for start, kind in _CATEGORIES.items() if reason.startswith(start)), OTHER)
 
 
@@ -64,12 +64,12 @@ class SetAside:
 def assign(
     frames: Sequence[Frame], rule: RedoxRule, host: Host | None, settings: DatasetSettings
 ) -> tuple[list[Frame], list[SetAside]]:
-    """Label frames in memory; returns those kept and those set aside, both in order.
+    """Label frames in memory; return those kept and those set aside, both in order.
 
-    ``oxidation_states`` follow from :func:`charge_states`; ``state_key`` names the arrangement
-    that was *realised* (None where the frame fits no site of the host).
+    ``oxidation_states`` follow from :func:`charge_states`; ``state_key`` names the arrangement that
+    was *realised* (None if the frame does not fit the sites of the host).
     """
-    # These files build on this one.
+    # These modules import this one.
     from workflow_lib.stages.dataset.decide import decide
     from workflow_lib.stages.dataset.index import labelled_frames, make_index
     from workflow_lib.stages.dataset.source import in_memory
@@ -86,10 +86,10 @@ def assign(
 def charge_states(
     batch: FrameBatch, rule: RedoxRule, energy_reference: str
 ) -> tuple[np.ndarray, list[str | None]]:
-    """Oxidation states of all atoms ``[N]`` and, frame by frame, the reason why it has none ``[F]``.
+    """Return the oxidation states of all atoms ``[N]`` and why a frame has none, by frame ``[F]``.
 
-    Moments decide. States given in the file count where there are no moments; where there are
-    both, they must agree. The states of a frame with a reason mean nothing.
+    Moments decide. States given in the file count if there are no moments; if there are both, they
+    must agree. The states of a frame with a reason have no meaning.
     """
     numbers, offsets = batch.numbers, batch.offsets
     magmoms = batch.per_atom("magmoms", np.nan)
@@ -97,7 +97,7 @@ def charge_states(
     stated, silent = ~batch.missing("oxidation_states"), batch.missing("magmoms")
     if not stated.any():
         return states, reasons
-    # Some files write the formal charges of the other ions too; the table holds 0 there.
+    # Some files give the formal charges of the other ions too; the table holds 0 for these.
     stated_states = batch.per_atom("oxidation_states", 0).astype(np.int64)
     given = np.where(numbers == rule.redox_z, stated_states, 0)
 
@@ -124,17 +124,17 @@ def charge_states(
 
 
 def split_names(frames: Sequence[Frame | Light]) -> list[str]:
-    """The state (or group) that each frame shares its set with, see :func:`state_names`."""
+    """Return the state (or group) that keeps each frame in one set, see :func:`state_names`."""
     groups = pd.Series([frame.group for frame in frames], dtype=object)
     keys = pd.Series([frame.state_key for frame in frames], dtype=object)
     return state_names(groups, keys).tolist()
 
 
 def state_names(groups: pd.Series, keys: pd.Series) -> pd.Series:
-    """The state (or group) of each frame, of the groups and state keys of all that are used.
+    """Return the state (or group) of each frame, from the groups and state keys of all frames used.
 
-    The realised state where there is one; else the state that the rest of the frame's group has;
-    else the group.
+    This is the realised state if there is one; else the only state of the rest of the frame's
+    group; else the group.
     """
     found = pd.DataFrame({"group": groups, "key": keys}).dropna(subset="key").drop_duplicates()
     single = found.drop_duplicates("group", keep=False).set_index("group")["key"]

@@ -35,9 +35,10 @@ RULES = ("no forces", "above the energy window", "below the relaxed structure", 
 
 
 def fingerprint(frame: Frame) -> np.ndarray:
-    """Blurred radial distribution, one row an element pair, as a flat vector; order and cell choice free.
+    """Return the blurred radial distribution, one row per element pair, as a flat vector.
 
-    Distances to 5 A, weighted so that vectors of equal composition may be compared by their norm.
+    It does not depend on the order of atoms or the choice of cell. Distances reach 5 A, weighted so
+    that vectors of equal composition can be compared by their norm.
     """
     from matscipy.neighbours import neighbour_list
 
@@ -53,14 +54,14 @@ def fingerprint(frame: Frame) -> np.ndarray:
     found, starts = np.unique(pair[order], return_index=True)
     distance = distance[order, None]
     weight = np.exp(-(((distance - SHELLS) / BLUR) ** 2) / 2) / distance**2
-    if len(found):  # else every atom is alone within REACH
+    if len(found):  # otherwise every atom is alone within REACH
         rows[found] = np.add.reduceat(weight, starts)
     upper = np.ravel_multi_index(np.triu_indices(len(elements)), (len(elements),) * 2)
     return (rows[upper] / len(frame)).ravel()
 
 
 def _structure(frame: Frame) -> Structure:
-    """The frame for the matcher, its cell reduced; each charge state of an element is a species."""
+    """Return the frame for the matcher, its cell reduced; each charge state of an element is a species."""
     from pymatgen.core import Lattice, Species, Structure
 
     from workflow_lib.core.elements import SYMBOLS
@@ -76,14 +77,14 @@ def _structure(frame: Frame) -> Structure:
 
 
 def _material(frame: Frame) -> Material:
-    """The group of a frame with its composition, reduced: energies an atom compare within these alone."""
+    """Return group and reduced composition of a frame; only within these are energies per atom compared."""
     elements, counts = np.unique(frame.numbers, return_counts=True)
     reduced = counts // np.gcd.reduce(counts)
     return frame.group, tuple(zip(elements.tolist(), reduced.tolist(), strict=True))
 
 
 def _energy_rules(frames: Sequence[Frame], settings: CleanSettings) -> dict[int, str]:
-    """The rules on forces and energies; a material is as low as the lowest of its relaxations ends."""
+    """Apply the rules on forces and energies, relative to the lowest relaxation end of each material."""
     removed: dict[int, str] = {}
     ends: dict[Material, dict[str, float]] = defaultdict(dict)
     lowest: dict[Material, float] = {}
@@ -96,7 +97,7 @@ def _energy_rules(frames: Sequence[Frame], settings: CleanSettings) -> dict[int,
         paths = ends[material]
         if frame.path is not None:
             paths[frame.path] = energy  # the last of the path
-        else:  # of which calculation it is the end is not known: the lowest frame is one for sure
+        else:  # the calculation it ends is unknown, but the lowest frame certainly ends one
             paths[""] = min(paths.get("", np.inf), energy)
     relaxed = lowest | {material: min(paths.values()) for material, paths in ends.items()}
     for index, (frame, material) in enumerate(zip(frames, materials, strict=True)):
@@ -113,9 +114,9 @@ def _energy_rules(frames: Sequence[Frame], settings: CleanSettings) -> dict[int,
 def _candidates(
     frames: Sequence[Frame], members: list[int], settings: CleanSettings
 ) -> dict[int, list[int]]:
-    """For each frame those before it in ``members`` that may be duplicates.
+    """Return, for each frame, those before it in ``members`` that may be duplicates.
 
-    They are of equal composition and magnetic order, and near in energy and fingerprint.
+    They have the same composition and magnetic order, and similar energy and fingerprint.
     """
     from scipy.spatial import cKDTree
 
@@ -136,7 +137,7 @@ def _candidates(
 
 
 def _duplicates(frames: Sequence[Frame], members: list[int], settings: CleanSettings) -> dict[int, str]:
-    """Duplicates among the frames of one material: a frame goes where a lower, kept one matches it."""
+    """Return the duplicates in one material: frames that match a lower-energy frame that is kept."""
     from pymatgen.analysis.structure_matcher import StructureMatcher
 
     members = sorted(members, key=lambda index: (frames[index].energy / len(frames[index]), index))
@@ -165,10 +166,10 @@ def _duplicates(frames: Sequence[Frame], members: list[int], settings: CleanSett
 
 
 def clean(frames: Sequence[Frame], settings: CleanSettings) -> dict[int, str]:
-    """Which frames the rules remove: place in ``frames`` -> rule and detail; the rest stays.
+    """Return the frames that the rules remove: place in ``frames`` -> rule and detail.
 
-    Deterministic: of duplicates the lowest frame stays, of equal ones the first. Materials (``group``)
-    are cleaned one by one.
+    Deterministic: of duplicates the lowest frame is kept, of equal ones the first. Materials
+    (``group``) are cleaned one at a time.
     """
     from tqdm import tqdm
 

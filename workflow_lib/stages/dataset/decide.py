@@ -1,4 +1,4 @@
-"""Which frames of an index are set aside for other reasons than their charge states."""
+"""Set frames of an index aside for reasons other than their charge states."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from workflow_lib.stages.dataset.settings import DatasetSettings
 from workflow_lib.stages.dataset.source import Source
 
 ATOMS = 4_000_000
-"""Atoms of whole frames in memory while materials are cleaned, 80 bytes each; one material always fits."""
+"""Atoms in memory while materials are cleaned, 80 bytes each; one material is always read whole."""
 
 
 def decide(index: Index, source: Source, settings: DatasetSettings) -> Index:
-    """The index after the energy window, the question of splits and the cleaning rules, in this order."""
+    """Return the index after the energy window, the check for splits and the cleaning rules, in turn."""
     index = index.set_aside(_outside_window(index.used(), settings.energy_window))
     if settings.split_by in ("state", "ions"):
         index = index.set_aside(_without_split(index.used()))
@@ -25,7 +25,7 @@ def decide(index: Index, source: Source, settings: DatasetSettings) -> Index:
 
 
 def _outside_window(rows: pd.DataFrame, window: float | None) -> pd.Series:
-    """Frames more than ``window`` (eV/atom) above the lowest frame of their state."""
+    """Return a reason for each frame more than ``window`` (eV/atom) above the lowest frame of its state."""
     if window is None:
         return pd.Series(dtype=object)
     energy = rows["energy"] / rows["atoms"]
@@ -37,7 +37,10 @@ def _outside_window(rows: pd.DataFrame, window: float | None) -> pd.Series:
 
 
 def _without_split(rows: pd.DataFrame) -> pd.Series:
-    """Frames on no host site whose group holds several states: no set could take them cleanly."""
+    """Return a reason for each frame off the host's sites whose group holds several states.
+
+    No set could take such a frame without sharing a state with another set.
+    """
     states = rows["group"].map(rows.groupby("group")["state_key"].nunique())
     homeless = rows["state_key"].isna() & (states > 1)
     return pd.Series(
@@ -52,7 +55,10 @@ def _without_split(rows: pd.DataFrame) -> pd.Series:
 
 
 def _cleaned(index: Index, source: Source, settings: DatasetSettings) -> pd.Series:
-    """Frames that the cleaning rules remove, where they are asked for; they compare within materials."""
+    """Return a reason for each frame that the cleaning rules remove, if these are configured.
+
+    The rules compare frames within materials.
+    """
     if settings.clean is None:
         return pd.Series(dtype=object)
     from workflow_lib.stages.dataset.clean import clean
@@ -65,7 +71,7 @@ def _cleaned(index: Index, source: Source, settings: DatasetSettings) -> pd.Seri
 
 
 def _materials(rows: pd.DataFrame) -> Iterator[np.ndarray]:
-    """Rows, ascending, of as many whole materials as fit into memory."""
+    """Yield rows, ascending, of as many whole materials as fit into memory."""
     waiting: list[np.ndarray] = []
     atoms = 0
     for _, members in rows.groupby("group", sort=False):
@@ -80,7 +86,7 @@ def _materials(rows: pd.DataFrame) -> Iterator[np.ndarray]:
 
 
 def set_aside_table(index: Index) -> pd.DataFrame:
-    """One row a frame that is not used, with the reason."""
+    """Return one row per frame that is not used, with the reason."""
     rows = index.rows[~index.kept]
     table = rows[["frame_id", "group", "kind", "source"]].assign(energy_ev=rows["energy"])
     return table.assign(category=rows["reason"].map(category), reason=rows["reason"]).reset_index(drop=True)

@@ -31,7 +31,7 @@ _EMPTY = "#F2F2F2"
 
 
 def place(z: int) -> tuple[float, int]:
-    """Row and column, from 1, of an element; lanthanoids and actinoids stand in rows of their own below."""
+    """Return an element's row and column, from 1; lanthanoids and actinoids have their own rows below."""
     period = sum(z >= first for first in _PERIODS)
     step = z - _PERIODS[period - 1]
     if period == 1:
@@ -57,13 +57,13 @@ def draw_elements(table: pd.DataFrame, stem: Path) -> None:
     elements = {int(row["z"]): row for _, row in table[table["element"] != ALL].iterrows()}
     top = 10.0 ** max(1, int(np.ceil(np.log10(max(row["atoms"] for row in elements.values())))))
     norm = LogNorm(1, top)
-    # Cut at both ends: the lightest tones would look empty, on the darkest no symbol could be read.
+    # Cut at both ends: the lightest tones would look empty, the darkest would hide the symbols.
     warm, cold = (
         mpl.colors.LinearSegmentedColormap.from_list(name, mpl.colormaps[name](np.linspace(0.15, 0.75, 64)))
         for name in ("YlOrRd", "PuBu")
     )
     figure, axes = plt.subplots(figsize=(10.2, 6.3))
-    figure.set_layout_engine("none")  # every box has its place; the engine would measure all texts
+    figure.set_layout_engine("none")  # boxes are fixed; the layout engine would measure all texts
     axes.set_position((0.01, 0.01, 0.98, 0.98))
     axes.set_xlim(0.4, 18.6)
     axes.set_ylim(10.9, 0.3)  # room for the colour bars
@@ -85,7 +85,7 @@ def draw_elements(table: pd.DataFrame, stem: Path) -> None:
 
 
 def _box(axes: Axes, z: int, row: pd.Series | None, warm: Colormap, cold: Colormap, norm: LogNorm) -> None:
-    """One element: two triangles, its symbol, and the number of frames that hold it."""
+    """Draw one element: two triangles, its symbol, and the number of frames that hold it."""
     y, x = place(z)
     low, high, up, down = x - 0.46, x + 0.46, y - 0.46, y + 0.46
     for corners, column, colours in (
@@ -111,7 +111,7 @@ def _box(axes: Axes, z: int, row: pd.Series | None, warm: Colormap, cold: Colorm
 
 
 def _short(count: int) -> str:
-    """At most four characters: 271, 12k, 1.6M."""
+    """Return a count in at most four characters: 271, 12k, 1.6M."""
     for size, letter in ((1_000_000, "M"), (1_000, "k")):
         if count >= size:
             value = count / size
@@ -120,7 +120,7 @@ def _short(count: int) -> str:
 
 
 def _spreads(axes: Axes, table: pd.DataFrame) -> None:
-    """Mean absolute deviations of all frames and of the commonest elements, in the gap at the top."""
+    """Draw the mean absolute deviations of all frames and of the most common elements at the top."""
     ranked = table[table["element"] != ALL].sort_values("atoms", ascending=False, kind="stable")
     shown = pd.concat([table[table["element"] == ALL], ranked.head(_LISTED)])
     stress = int(table.loc[table["element"] == ALL, "stress_count"].iloc[0]) // 9

@@ -1,9 +1,9 @@
-"""What each element has in a frame table: frames, atoms, labels, and how far the labels spread.
+"""The frames, atoms and labels of each element in a frame table, and the spread of the labels.
 
-As Fig. 2 of the CHGNet paper counts them. The spread is the mean absolute deviation (MAD) from the mean,
-over the frames that hold the element (energy per atom, stress) or over its atoms (forces, moments): what
-an answer that is always the mean would miss by. The mean comes first, so the frames are read twice, a
-batch at a time; memory does not grow with their number.
+Counted as in Fig. 2 of the CHGNet paper. The spread is the mean absolute deviation (MAD) from the
+mean, over the frames that hold the element (energy per atom, stress) or over its atoms (forces,
+moments): the error of a prediction that is always the mean. The mean must be known first, so the
+frames are read twice, one batch at a time; memory does not grow with their number.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ Batches = Callable[[], Iterable[Sequence[Frame]]]
 
 @dataclass(frozen=True, slots=True)
 class _Values:
-    """Numbers ``[k, m]`` of a label in a batch; ``owns`` [k] is an element, or [k, 119] which elements."""
+    """Numbers ``[k, m]`` of a label in a batch; ``owns`` [k] is the element, or [k, 119] the elements."""
 
     label: str
     numbers: np.ndarray
     owns: np.ndarray
 
     def add_to(self, count: np.ndarray, total: np.ndarray, mean: np.ndarray | None) -> None:
-        """Add how many there are, and their sum or the sum of their distances from ``mean``, by element."""
+        """Add the count, and the sum of values or of distances from ``mean``, by element."""
         by_frame = self.owns.ndim == 2
         for place in np.flatnonzero(self.owns.any(axis=0)) if by_frame else np.unique(self.owns):
             mine = self.numbers[self.owns[:, place] if by_frame else self.owns == place]
@@ -50,7 +50,7 @@ class _Values:
 
 
 def _values(frames: Sequence[Frame], present: np.ndarray) -> Iterator[_Values]:
-    """The labels of a batch; ``present`` says which frames hold an element, place 0 is true throughout."""
+    """Yield the labels of a batch; ``present`` says which frames hold an element (place 0: always true)."""
     energies = np.array([frame.energy / len(frame) for frame in frames])
     yield _Values("energy", energies[:, None], present)
     stressed = [index for index, frame in enumerate(frames) if frame.stress is not None]
@@ -68,11 +68,11 @@ def _values(frames: Sequence[Frame], present: np.ndarray) -> Iterator[_Values]:
 
 
 def element_table(batches: Batches) -> pd.DataFrame:
-    """One row for all elements together and one an element, by atomic number.
+    """Return one row for all elements together and one per element, by atomic number.
 
-    ``batches`` starts a pass over the frames: ``lambda: iter_parquet(path)``. Columns: element, z (0:
-    all), frames, atoms, atoms_with_moment, stress_converged_frames, and for each label of
-    :data:`LABELS` ``<label>_count`` (numbers) and ``<label>_mad_<unit>`` (empty where there are none).
+    ``batches`` starts a pass over the frames: ``lambda: iter_parquet(path)``. Columns: element, z
+    (0: all), frames, atoms, atoms_with_moment, stress_converged_frames, and for each label of
+    :data:`LABELS` ``<label>_count`` (numbers) and ``<label>_mad_<unit>`` (empty if there are none).
     """
     frames_of, atoms_of, converged = (np.zeros(_COLUMNS, dtype=np.int64) for _ in range(3))
     count = {label: np.zeros(_COLUMNS, dtype=np.int64) for label in LABELS}
@@ -112,7 +112,7 @@ def element_table(batches: Batches) -> pd.DataFrame:
 
 
 def _present(frames: Sequence[Frame]) -> np.ndarray:
-    """Which frame holds which element ``[frames, 119]``; place 0 is true."""
+    """Return which frame holds which element ``[frames, 119]``; place 0 is true."""
     present = np.zeros((len(frames), _COLUMNS), dtype=bool)
     present[:, 0] = True
     for index, frame in enumerate(frames):

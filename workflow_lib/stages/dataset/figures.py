@@ -1,4 +1,4 @@
-"""Figures of the dataset summary; each is drawn from a table of ``summary.py`` and nothing else."""
+"""Figures of the dataset summary; each is drawn only from a table of ``summary.py``."""
 
 from __future__ import annotations
 
@@ -19,38 +19,38 @@ from workflow_lib.stages.dataset.sites import NOT_USED
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_MAX_ROWS = 16  # compositions one figure can show; the rest is counted together
+_MAX_ROWS = 16  # compositions that fit in one figure; the others are counted together
 _OTHER = "others"
 _COLOUR_NOT_USED = "#999999"
 
 
 def _shown(compositions: pd.Series, weights: pd.Series) -> list[str]:
-    """Compositions a figure has room for, the most frequent ones, in alphabetical order."""
+    """Return the compositions that fit in a figure, the most frequent ones, in alphabetical order."""
     ranked = weights.groupby(compositions).sum().sort_values(ascending=False, kind="stable")
     shown = sorted(ranked.index[:_MAX_ROWS])
     return [*shown, _OTHER] if len(ranked) > _MAX_ROWS else shown
 
 
 def _rows(compositions: pd.Series, shown: list[str]) -> np.ndarray:
-    """Row number of each composition in a figure."""
+    """Return the row number of each composition in a figure."""
     place = {name: index for index, name in enumerate(shown)}
     return np.array([place.get(name, len(shown) - 1) for name in compositions])
 
 
 def _formula(text: str) -> str:
-    """Composition with its numbers set below the line."""
+    """Return the composition with its numbers as subscripts."""
     return re.sub(r"([\d.]+)", r"$_{\1}$", text)
 
 
 def _kind_colours(kinds: pd.Series) -> dict[str, str]:
-    # Green, orange and on: blue and vermilion mean Fe2+ and Fe3+ in all figures.
+    # Starts with green and orange: blue and vermilion mean Fe2+ and Fe3+ in all figures.
     colours = [c for c in OKABE_ITO if c not in (COLOUR_FE2, COLOUR_FE3)][::-1]
     colours = [OKABE_ITO[2], OKABE_ITO[1], *(c for c in colours if c not in OKABE_ITO[1:3])]
     return {kind: colours[i % len(colours)] for i, kind in enumerate(sorted(kinds.unique()))}
 
 
 def draw_composition(table: pd.DataFrame, stem: Path) -> None:
-    """Frames per composition, stacked by kind; the number of states stands at the bar's end."""
+    """Draw the frames per composition, stacked by kind; the number of states is at the end of the bar."""
     import matplotlib.pyplot as plt
 
     style()
@@ -96,11 +96,11 @@ def draw_redox(
     agreement: Mapping[str, Any],
     stem: Path,
 ) -> None:
-    """Moments and Bader charges of the redox sites, coloured by assigned state.
+    """Draw moments and Bader charges of the redox sites, coloured by assigned state.
 
-    The shaded windows are those of the redox rule at this level of theory. Triangles stand over bins
-    with sites whose charge lies nearer to the mean (dashed) of the other state; ``agreement`` is the
-    summary of ``sites.SiteHistograms``.
+    The shaded windows are those of the redox rule at this level of theory. Triangles mark bins that
+    contain sites whose charge is closer to the mean (dashed) of the other state; ``agreement`` is
+    the summary of ``sites.SiteHistograms``.
     """
     import matplotlib.pyplot as plt
 
@@ -150,7 +150,7 @@ def draw_redox(
 
 
 def _mark(axes: Axes, mine: pd.DataFrame) -> None:
-    """Triangles over the bins that hold sites whose charge says the other state."""
+    """Draw triangles over the bins with sites whose charge indicates the other state."""
     bins = mine.groupby(["low", "high"])[["sites", "disagreeing"]].sum()
     bins = bins[bins["disagreeing"] > 0].reset_index()
     if bins.empty:
@@ -191,9 +191,10 @@ def _stack(axes: Axes, mine: pd.DataFrame, colours: dict, hatches: dict) -> None
 
 
 def draw_charge_states(table: pd.DataFrame, stem: Path) -> None:
-    """What became of the charge states of the materials with most frames set aside, in % of their frames.
+    """Draw what became of the charge states of the materials with most frames set aside, in percent.
 
-    ``table`` is sorted so; at the end of each bar the number of frames set aside, of how many.
+    ``table`` is sorted by frames set aside; their number, out of all frames, is at the end of each
+    bar.
     """
     import matplotlib.pyplot as plt
 
@@ -234,7 +235,7 @@ def draw_charge_states(table: pd.DataFrame, stem: Path) -> None:
 
 
 def _fates() -> list[tuple[str, str, str | None]]:
-    """Column, colour and hatch; reasons that are not about charge states are grey or hatched."""
+    """Return column, colour and hatch; reasons unrelated to charge states are grey or hatched."""
     colours = dict(zip(CATEGORIES, [c for c in OKABE_ITO if c != OKABE_ITO[2]], strict=False))
     rest = [name for name in CATEGORIES if name not in colours]
     fates: list[tuple[str, str, str | None]] = [("labelled", OKABE_ITO[2], None)]
@@ -245,7 +246,7 @@ def _fates() -> list[tuple[str, str, str | None]]:
 
 
 def draw_energy(table: pd.DataFrame, stem: Path) -> None:
-    """Energy of each frame above the lowest of its state, by composition and kind."""
+    """Draw the energy of each frame above the lowest of its state, by composition and kind."""
     import matplotlib.pyplot as plt
 
     style()
@@ -256,7 +257,7 @@ def draw_energy(table: pd.DataFrame, stem: Path) -> None:
     for index, (kind, colour) in enumerate(kinds.items()):
         mine = (table["kind"] == kind).to_numpy()
         lane = (index - (len(kinds) - 1) / 2) * 0.7 / len(kinds)
-        # Spread within the lane by rank, not by chance: the figure is the same every time.
+        # Spread within the lane by rank, not at random, so that the figure is reproducible.
         spread = ((np.arange(mine.sum()) * 0.618034) % 1 - 0.5) * 0.5 / len(kinds)
         axes.plot(
             table["above_lowest_mev_atom"].to_numpy()[mine],
@@ -281,7 +282,7 @@ def draw_energy(table: pd.DataFrame, stem: Path) -> None:
 
 
 def draw_coverage(table: pd.DataFrame, stem: Path) -> None:
-    """Share of frames that carry each label."""
+    """Draw the fraction of frames that carry each label."""
     import matplotlib.pyplot as plt
 
     style()

@@ -1,4 +1,4 @@
-"""The light index of a dataset: one row a frame with what decisions need; of the atoms only their states.
+"""The light index of a dataset: one row per frame with what decisions need; of the atoms only the states.
 
 It is made in one pass over the frames; what is kept and how it is split is decided on it.
 """
@@ -28,7 +28,7 @@ LABELS = ("forces", "stress", "magmoms", "charges")
 
 @dataclass(frozen=True, slots=True)
 class Light:
-    """A frame without its arrays: what splits are made of. ``numbers`` are sorted."""
+    """The data of a frame that splits need, without its arrays. ``numbers`` are sorted."""
 
     frame_id: str
     group: str
@@ -39,19 +39,19 @@ class Light:
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """What a dataset knows of each frame ``[F]``.
+    """The properties of each frame ``[F]`` of a dataset.
 
     ``rows``: ``frame_id``, ``group``, ``kind``, ``source``; ``content`` (place in ``contents``),
-    ``composition`` (per formula unit), ``atoms``, ``energy`` (eV), ``fmax`` (eV/A, nan where unknown);
+    ``composition`` (per formula unit), ``atoms``, ``energy`` (eV), ``fmax`` (eV/A, NaN if unknown);
     flags ``subset``, ``forces``, ``stress``, ``stress_converged``, ``magmoms``, ``charges``, and
-    ``labelled``: it has charge states; ``low_sites``, ``high_sites``: redox sites in either state whose
-    Bader charge is known, and ``low_charge``, ``high_charge``: the sum of those charges (e);
-    ``state_key`` (None where it fits no host), ``misfit`` (why a frame of the host's composition fits no
-    site) and ``reason`` it is set aside (None: it is kept).
+    ``labelled``: it has charge states; ``low_sites``, ``high_sites``: number of redox sites in
+    either state whose Bader charge is known, and ``low_charge``, ``high_charge``: the sum of those
+    charges (e); ``state_key`` (None if it fits no host), ``misfit`` (why a frame of the host's
+    composition does not fit its sites) and ``reason`` why it is set aside (None: it is kept).
 
-    ``states``: oxidation states of all atoms ``[N]``, frame i from ``offsets[i]`` to ``offsets[i + 1]``;
-    they mean something where ``labelled``. ``contents``: sorted atomic numbers and formula units of the
-    distinct cells.
+    ``states``: oxidation states of all atoms ``[N]``, frame i from ``offsets[i]`` to ``offsets[i +
+    1]``; they have a meaning only where ``labelled``. ``contents``: sorted atomic numbers and
+    formula units of the distinct cells.
     """
 
     rows: pd.DataFrame
@@ -65,11 +65,11 @@ class Index:
         return self.rows["reason"].isna().to_numpy()
 
     def used(self) -> pd.DataFrame:
-        """The rows of the frames that are used."""
+        """Return the rows of the frames that are used."""
         return self.rows[self.kept]
 
     def set_aside(self, reasons: pd.Series) -> Index:
-        """The index with more frames set aside, for these reasons (by row)."""
+        """Return the index with more frames set aside, for these reasons (by row)."""
         if reasons.empty:
             return self
         column = self.rows["reason"].copy()
@@ -77,13 +77,13 @@ class Index:
         return replace(self, rows=self.rows.assign(reason=column))
 
     def states_of(self, row: int) -> np.ndarray | None:
-        """Oxidation states of a frame ``[n]``; None where it has none."""
+        """Return the oxidation states of a frame ``[n]``; None if it has none."""
         if not self.rows["labelled"].to_numpy()[row]:
             return None
         return self.states[self.offsets[row] : self.offsets[row + 1]].astype(np.int64)
 
     def light(self) -> list[Light]:
-        """The frames that are used, in order."""
+        """Return the frames that are used, in order."""
         rows = self.used()
         columns = (rows[name].tolist() for name in ("frame_id", "group", "content", "state_key"))
         return [
@@ -102,7 +102,7 @@ class _Contents:
         self.names: list[str] = []
 
     def place(self, batch: FrameBatch) -> np.ndarray:
-        """Place in ``contents`` of each frame ``[F]``."""
+        """Return the place in ``contents`` of each frame ``[F]``."""
         width = len(SYMBOLS)
         counts = np.bincount(batch.owner * width + batch.numbers, minlength=len(batch) * width)
         both = np.column_stack([counts.reshape(-1, width), batch.values("formula_units")])
@@ -150,7 +150,7 @@ def _rows(
     host: Host | None,
     settings: DatasetSettings,
 ) -> tuple[pd.DataFrame, np.ndarray]:
-    """Rows of the index and oxidation states ``[N]`` of a batch."""
+    """Return the rows of the index and the oxidation states ``[N]`` of a batch."""
     states, reasons = charge_states(batch, rule, energy_reference)
     reason = np.array(reasons, dtype=object)
     labelled = np.array([one is None for one in reasons])
@@ -183,7 +183,7 @@ def _keys(
     labelled: np.ndarray,
     known: dict[Arrangement, str],
 ) -> tuple[list[str | None], list[str | None]]:
-    """State key of each labelled frame, and why one of the host's composition has none ``[F]``.
+    """Return the state key of each labelled frame, and why one of the host's composition has none ``[F]``.
 
     ``known`` collects the keys of arrangements over the batches.
     """
@@ -207,7 +207,7 @@ def _keys(
 def _charges_by_state(
     batch: FrameBatch, states: np.ndarray, labelled: np.ndarray, rule: RedoxRule
 ) -> dict[str, np.ndarray]:
-    """Number of redox sites of known Bader charge in each state, and the sum of their charges (e)."""
+    """Return the number of redox sites of known Bader charge in each state, and their total charge (e)."""
     charges = batch.per_atom("charges", np.nan)
     site = (batch.numbers == rule.redox_z) & labelled[batch.owner] & ~np.isnan(charges)
     found = {}
@@ -220,7 +220,7 @@ def _charges_by_state(
 
 
 def labelled_frames(source: Source, index: Index, rows: np.ndarray) -> list[Frame]:
-    """The frames of these rows (ascending) with charge states and keys, at the level of the source."""
+    """Return the frames of these rows (ascending) with charge states and keys, at the source's level."""
     frames = source.frames(rows)
     keys = index.rows["state_key"].iloc[rows]
     for frame, row, key in zip(frames, rows.tolist(), keys, strict=True):

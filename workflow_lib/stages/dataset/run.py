@@ -18,7 +18,7 @@ from tqdm import tqdm
 from workflow_lib.core.elements import atomic_number
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import sha256, write_csv, write_json
-from workflow_lib.frames.foreign import ACCEPTED
+from workflow_lib.frames.labels import ACCEPTED
 from workflow_lib.frames.subset import describe_subset
 from workflow_lib.frames.table import FrameBatch, frame_writer, iter_parquet
 from workflow_lib.lattice.arrangement import UNIT
@@ -57,7 +57,7 @@ _log = logging.getLogger(__name__)
 
 
 def _check_source(index: Index, settings: DatasetSettings) -> None:
-    """Raise UserError where the frames cannot be a dataset at all."""
+    """Raise UserError if the frames cannot form a dataset at all."""
     rows = index.rows
     if not rows["forces"].any():
         raise UserError(
@@ -66,7 +66,7 @@ def _check_source(index: Index, settings: DatasetSettings) -> None:
         )
     if not rows["frame_id"].is_unique:
         name, count = Counter(rows["frame_id"]).most_common(1)[0]
-        raise UserError(f"{settings.path}: frame_id {name!r} stands {count} times; give each frame its own")
+        raise UserError(f"{settings.path}: frame_id {name!r} occurs {count} times; give each frame its own")
     if not rows["subset"].any():
         raise UserError(
             f"no frame of {settings.path} passes dataset.subset_elements and required_elements "
@@ -75,10 +75,10 @@ def _check_source(index: Index, settings: DatasetSettings) -> None:
 
 
 def _check_host(index: Index, host: Host, settings: DatasetSettings) -> None:
-    """Say what the host is and which frames miss it; UserError where most frames of its chemistry do.
+    """Say what the host is and which frames do not fit; raise UserError if most of its chemistry do not.
 
-    Of the host's chemistry are the labelled frames that hold all elements of its framework and at most
-    one other, its mobile ion or another in its place.
+    Frames of the host's chemistry are the labelled frames that hold all elements of its framework
+    and at most one other, its mobile ion or another in its place.
     """
     symmetry = len(host.permutations(UNIT)[0])
     states = sum(count_distinct(host, UNIT, n, charges=True) for n in host.compositions(UNIT))
@@ -113,7 +113,7 @@ def _check_host(index: Index, host: Host, settings: DatasetSettings) -> None:
 
 
 def _check_left(index: Index, settings: DatasetSettings) -> None:
-    """Raise UserError where no frame of the chemical subset is left."""
+    """Raise UserError if no frame of the chemical subset is left."""
     if index.used()["subset"].any():
         return
     aside = index.rows[~index.kept]
@@ -128,7 +128,7 @@ def _check_left(index: Index, settings: DatasetSettings) -> None:
 
 
 def _warnings(index: Index) -> list[str]:
-    """What a reader of any result of this dataset must know."""
+    """Return findings that a reader of any result of this dataset must know."""
     rows = index.used()
     found = []
     if rows["subset"].all():
@@ -143,9 +143,9 @@ def _warnings(index: Index) -> list[str]:
 
 
 def write_labelled(source: Source, index: Index, rule: RedoxRule, path: Path) -> SiteHistograms:
-    """Write the frames that are used, with charge states and keys; returns what their sites are like.
+    """Write the frames that are used, with charge states and keys; return the histograms of their sites.
 
-    The sites of frames that are set aside are counted too, as such. Raises UserError where the file
+    The sites of frames that are set aside are counted too, as such. Raises UserError if the file
     cannot be written.
     """
     import pyarrow as pa
@@ -170,7 +170,7 @@ def write_labelled(source: Source, index: Index, rule: RedoxRule, path: Path) ->
 def _with_labels(
     batch: FrameBatch, states: np.ndarray, labelled: np.ndarray, keys: np.ndarray, energy_reference: str
 ) -> pa.Table:
-    """The rows of a batch with other charge states ``[N]`` (where ``labelled``) and keys ``[F]``."""
+    """Return the rows of a batch with other charge states ``[N]`` (where ``labelled``) and keys ``[F]``."""
     import pyarrow as pa
 
     table = batch.table

@@ -1,4 +1,4 @@
-"""Configuration of the dataset stage; free of heavy imports."""
+"""Configuration of the dataset stage; without heavy imports."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SplitBy = Literal["state", "ions", "material", "frame"]
 
 
 class FoldSettings(BaseModel):
-    """How the states or materials are cut into folds, and which of them this run trains."""
+    """How the states or materials are divided into folds, and which of the folds this run trains."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -111,7 +111,7 @@ class DatasetSettings(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _one_split(cls, data: Any) -> Any:
-        """By frame there are no folds, so what stands for them need not be written."""
+        """Fill in the folds of a split by frame, which has none, so that they need not be written."""
         if isinstance(data, dict) and data.get("split_by") == "frame":
             return {"folds": {"count": 1}, "test_fraction": 0.15, **data}
         return data

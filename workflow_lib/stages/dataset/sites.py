@@ -1,7 +1,7 @@
 """Moments and Bader charges of the redox sites: histograms that grow batch by batch.
 
-The charge states follow from the moments. The Bader charges are a second witness: a site whose charge
-lies nearer to the mean charge of the *other* state is counted as one where the two disagree.
+The charge states follow from the moments. The Bader charges are independent evidence: at a site
+whose charge is closer to the mean charge of the *other* state, the two are counted as disagreeing.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ NOT_USED = "set aside or not assigned"
 WIDTHS = {"moment_mub": 0.02, "charge_e": 0.01}
 """Bin widths: muB, e."""
 _LAST = 1000
-"""Bins on either side of zero, +-20 muB and +-10 e; what lies beyond is counted in the outermost ones."""
+"""Bins on either side of zero, +-20 muB and +-10 e; values beyond are counted in the outermost ones."""
 
 
 def mean_charges(rows: pd.DataFrame) -> tuple[float, float]:
-    """Mean Bader charge (e) of the sites in the lower and the higher state; nan where none is known.
+    """Return the mean Bader charge (e) of the sites in the lower and the higher state; NaN if unknown.
 
     ``rows`` of an ``index.Index``, with the sums of the frames.
     """
@@ -37,7 +37,7 @@ def mean_charges(rows: pd.DataFrame) -> tuple[float, float]:
 
 
 def bins(values: np.ndarray, width: float) -> np.ndarray:
-    """Number of the bin of each value; bin k goes from k to k + 1 widths, edges rounded to 1e-6."""
+    """Return the bin number of each value; bin k is k to k + 1 widths, edges rounded to 1e-6."""
     found = np.floor(values / width)
     found -= values < np.round(found * width, 6)
     found += values >= np.round((found + 1) * width, 6)
@@ -84,18 +84,18 @@ class SiteHistograms:
                     mine_of_all.update(dict(zip(found.tolist(), heights.tolist(), strict=True)))
 
     def _names(self) -> dict[int, str]:
-        """Name of each state; 0 is no state."""
+        """Return the name of each state; 0 is no state."""
         return {state: f"{self._rule.element}{state}+" for state in (self._rule.low, self._rule.high)} | {
             0: NOT_USED
         }
 
     def _wrong_charge(self, state: np.ndarray, charge: np.ndarray) -> np.ndarray:
-        """Whether the charge of each site lies nearer to the mean of the other state; no where unknown."""
+        """Return whether each site's charge is closer to the mean of the other state; False if unknown."""
         to_low, to_high = (np.abs(charge - mean) for mean in self._means)
         return np.where(state == self._rule.low, to_high < to_low, (state != 0) & (to_low < to_high))
 
     def table(self) -> pd.DataFrame:
-        """Rows of: quantity, low, high (bin edges in muB or e), state, sites, disagreeing.
+        """Return rows of: quantity, low, high (bin edges in muB or e), state, sites, disagreeing.
 
         Every state that has any site of a known quantity has a row for each bin.
         """
@@ -123,7 +123,7 @@ class SiteHistograms:
         return pd.DataFrame(rows, columns=["quantity", "low", "high", "state", "sites", "disagreeing"])
 
     def summary(self) -> Mapping[str, Any]:
-        """How well moments and Bader charges of the sites that are used agree; charges in e."""
+        """Return how well moments and Bader charges of the sites that are used agree; charges in e."""
         names = [name for state, name in self._names().items() if state]
         return {
             "mean_charge_e": dict(zip(names, self._means, strict=True)),

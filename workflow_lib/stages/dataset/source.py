@@ -1,4 +1,4 @@
-"""The frames that a dataset is made of, a batch at a time, whatever file they come from."""
+"""The frames that a dataset is made of, one batch at a time, from any file format."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from workflow_lib.core.errors import UserError
-from workflow_lib.frames.foreign import UNSTATED, read_frames
+from workflow_lib.frames.foreign import read_frames
+from workflow_lib.frames.labels import UNSTATED
 from workflow_lib.frames.table import (
     Frame,
     FrameBatch,
@@ -30,7 +31,8 @@ BATCH = 1000
 class Source:
     """Frames of one level of theory, read as often as needed.
 
-    A frame table is streamed. Files of other formats are read whole once, and so are frames in memory.
+    A frame table is streamed. Files of other formats are read once as a whole, and so are frames in
+    memory.
     """
 
     def __init__(self, path: str, table: pa.Table | None, energy_reference: str) -> None:
@@ -39,14 +41,14 @@ class Source:
         self.count = count_rows(path) if table is None else table.num_rows
 
     def batches(self) -> Iterator[FrameBatch]:
-        """All frames in order, not checked; see ``FrameBatch.check``."""
+        """Yield all frames in order, not checked; see ``FrameBatch.check``."""
         first = 0
         for table in iter_tables(self.path, batch=BATCH) if self._table is None else _slices(self._table):
             yield FrameBatch(table, self.path, first)
             first += table.num_rows
 
     def frames(self, rows: np.ndarray) -> list[Frame]:
-        """The frames of these rows (ascending); what lies between them is passed over."""
+        """Return the frames of these rows (ascending); skip the others."""
         import pyarrow as pa
 
         chosen: list[Frame] = []
@@ -64,15 +66,15 @@ def _slices(table: pa.Table) -> Iterator[pa.Table]:
 
 
 def in_memory(frames: Sequence[Frame], energy_reference: str) -> Source:
-    """Frames that are there already, as a source."""
+    """Return frames that are in memory already as a source."""
     return Source("frames in memory", frames_to_table(frames), energy_reference)
 
 
 def open_source(settings: DatasetSettings) -> Source:
-    """The configured file, at the configured level of theory.
+    """Open the configured file at the configured level of theory.
 
-    Frames of a file that states no level take that of the configuration, which is where the user
-    states it. Raises UserError for mixed or other levels, and as ``foreign.read_frames`` does.
+    Frames of a file that states no level get the one of the configuration, which the user states.
+    Raises UserError for mixed or other levels, and as ``foreign.read_frames`` does.
     """
     path = settings.path
     table = None if Path(path).suffix == ".parquet" else frames_to_table(read_frames(path))
@@ -82,7 +84,7 @@ def open_source(settings: DatasetSettings) -> Source:
     tables = iter_tables(path, ("energy_reference",)) if table is None else [table]
     found: set[str] = set()
     for some in tables:
-        # Rows without one are refused with their number when the frames are checked.
+        # Rows without a level are rejected by their number when the frames are checked.
         found |= set(some.column("energy_reference").unique().drop_null().to_pylist())
     found = {settings.energy_reference if one == UNSTATED else one for one in found}
     if len(found) > 1:

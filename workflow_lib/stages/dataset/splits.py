@@ -1,12 +1,12 @@
 """Which frames train, validate and test: by charge-ordered state, by ions, by material or by frame.
 
-By state (all frames of one state are in one set), by ions (all charge orders of one arrangement of the
-mobile ions are) and by material (all frames of one ``group``, the
-split of the CHGNet paper): units are dealt to folds composition by composition, so that every fold
-holds out its share of each; validation units come out of the training part. A unit that is dealt is
-held out in exactly one fold. What holds end members of the host (no or all mobile sites occupied)
-always trains, because formation energies are measured against them; and so does what alone holds an
-element, which no model could know otherwise.
+All frames of one unit are in one set: by state, a unit is a charge-ordered state; by ions, all
+charge orders of one arrangement of the mobile ions; by material, all frames of one ``group`` (the
+split of the CHGNet paper). Units are dealt to folds composition by composition, so that every fold
+holds out its part of each; validation units are taken from the training part. A unit that is dealt
+is held out in exactly one fold. Units with end members of the host (no or all mobile sites
+occupied) always train, because formation energies are relative to them; so does a unit that alone
+holds an element, which no model could know otherwise.
 
 By frame (the split of the entropy paper): one draw with the seed, nothing kept together.
 """
@@ -89,7 +89,7 @@ def _holds_end_member(frames: Sequence[Frame | Light], host: Host | None) -> boo
 
 
 def _is_end_member(frame: Frame | Light, host: Host) -> bool:
-    """Whether no mobile site, or every one, is occupied in a frame that fits the host."""
+    """Return whether no mobile site, or every one, is occupied in a frame that fits the host."""
     cells = np.count_nonzero(frame.numbers == atomic_number(host.redox)) / len(host.redox_sites)
     occupied = np.count_nonzero(frame.numbers == atomic_number(host.mobile))
     return occupied in (0, round(cells * len(host.mobile_sites)))
@@ -119,16 +119,16 @@ def _deal(units: Sequence[Unit], count: int, rng: np.random.Generator) -> list[l
 
 
 def _validation(pool: Sequence[Unit], number: int, rng: np.random.Generator) -> set[str]:
-    """Names of validation units, drawn at random with two preferences.
+    """Return the names of validation units, drawn at random with two preferences.
 
-    The last training unit of a stratum is taken only if it must be; units with less than half the
-    usual number of frames come last, because an early stop on three frames would be luck.
+    The last training unit of a stratum is taken only if necessary; units with less than half the
+    usual number of frames come last, because early stopping on three frames would be luck.
     """
     if not number:
         return set()
     usual = float(np.median([len(unit.frame_ids) for unit in pool]))
     waiting = [pool[index] for index in rng.permutation(len(pool))]
-    waiting.sort(key=lambda unit: len(unit.frame_ids) < usual / 2)  # stable: else the drawn order
+    waiting.sort(key=lambda unit: len(unit.frame_ids) < usual / 2)  # stable: keeps the drawn order
     left = Counter(unit.stratum for unit in pool)
     chosen: set[str] = set()
     for _ in range(number):
@@ -142,7 +142,7 @@ def _validation(pool: Sequence[Unit], number: int, rng: np.random.Generator) -> 
 def make_splits(units: Sequence[Unit], settings: DatasetSettings, seed: int) -> Splits:
     """Return the splits, a function of the units, the settings and the seed alone.
 
-    Raises UserError where there are fewer states (materials) than folds, or too few to validate on.
+    Raises UserError if there are fewer states (materials) than folds, or too few to validate on.
     """
     if settings.split_by == "frame":
         folds, always = [_by_frame(units, settings, seed)], []
@@ -158,7 +158,7 @@ def make_splits(units: Sequence[Unit], settings: DatasetSettings, seed: int) -> 
 
 
 def _by_unit(units: Sequence[Unit], settings: DatasetSettings, seed: int) -> list[dict[str, SetName]]:
-    """Set of each unit that does not train, fold by fold."""
+    """Return the set of each unit that does not train, fold by fold."""
     count = settings.folds.count
     things = {"state": "states or groups", "ions": "arrangements of ions"}.get(
         settings.split_by, "materials (groups)"
@@ -190,7 +190,7 @@ def _by_unit(units: Sequence[Unit], settings: DatasetSettings, seed: int) -> lis
 
 
 def _by_frame(units: Sequence[Unit], settings: DatasetSettings, seed: int) -> dict[str, SetName]:
-    """Set of each frame that does not train: a share of all to test, a share of the rest to validate."""
+    """Return the set of each frame that does not train: a part of all for test, of the rest to validate."""
     assert settings.test_fraction is not None
     order = np.random.default_rng(seed).permutation(len(units))
     test = round(settings.test_fraction * len(units))

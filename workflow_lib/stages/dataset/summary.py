@@ -1,4 +1,4 @@
-"""What a dataset holds, in numbers: the tables behind the figures and ``summary.json``."""
+"""The contents of a dataset in numbers: the tables behind the figures, and ``summary.json``."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from workflow_lib.stages.dataset.settings import DatasetSettings
 
 
 def _states(rows: pd.DataFrame) -> pd.Series:
-    """The state (or group) of each frame that is used."""
+    """Return the state (or group) of each frame that is used."""
     return state_names(rows["group"], rows["state_key"])
 
 
 def composition_table(index: Index) -> pd.DataFrame:
-    """Frames and states per composition and kind: composition, kind, frames, states."""
+    """Return the frames and states per composition and kind: composition, kind, frames, states."""
     rows = index.used()
     table = rows[["composition", "kind"]].assign(state=_states(rows))
     found = table.groupby(["composition", "kind"], sort=True)["state"]
@@ -31,11 +31,11 @@ def composition_table(index: Index) -> pd.DataFrame:
 
 
 def charge_state_table(index: Index) -> pd.DataFrame:
-    """What became of the charge states of each material, those with most frames set aside first.
+    """Return what became of the charge states of each material, most frames set aside first.
 
-    A material is a composition per formula unit. Columns: material, groups, frames, labelled (used, with
-    charge states), other chemistry (used without them, outside the chemical subset), and one for each
-    category of :data:`assign.CATEGORIES`; the last three kinds of column add up to frames.
+    A material is a composition per formula unit. Columns: material, groups, frames, labelled (used,
+    with charge states), other chemistry (used without them, outside the chemical subset), and one
+    for each category of :data:`assign.CATEGORIES`; the last three kinds of column add up to frames.
     """
     rows, kept = index.rows, index.kept
     fate = pd.Series(
@@ -52,7 +52,7 @@ def charge_state_table(index: Index) -> pd.DataFrame:
 
 
 def energy_table(index: Index) -> pd.DataFrame:
-    """One row a frame: its energy above the lowest frame of its state, in meV/atom."""
+    """Return one row per frame: its energy above the lowest frame of its state, in meV/atom."""
     rows = index.used()
     table = pd.DataFrame(
         {
@@ -65,13 +65,13 @@ def energy_table(index: Index) -> pd.DataFrame:
         }
     ).reset_index(drop=True)
     lowest = table.groupby(["state", "composition"])["energy_ev_atom"].transform("min")
-    # Rounded to 1 neV, so that a difference of equal numbers is zero in every build of numpy.
+    # Rounded to 1 neV, so that a difference of equal numbers is zero with every build of numpy.
     table["above_lowest_mev_atom"] = ((table["energy_ev_atom"] - lowest) * 1000).round(6)
     return table
 
 
 def coverage_table(index: Index) -> pd.DataFrame:
-    """How many frames carry each label: label, frames, share."""
+    """Return how many frames carry each label: label, frames, share."""
     rows = index.used()
     flags = {"energy": pd.Series(True, index=rows.index)}
     flags |= {name: rows[name] for name in ("forces", "stress", "magmoms", "charges")}
@@ -92,7 +92,7 @@ def summarise(
     moments_and_charges: Mapping[str, Any],
     warnings: Sequence[str],
 ) -> dict[str, Any]:
-    """The content of ``summary.json``; ``warnings`` are findings a reader of the results must know."""
+    """Return the content of ``summary.json``; ``warnings`` are findings that a reader must know."""
     rows, energies = index.used(), energy_table(index)
     coverage = coverage_table(index).set_index("label")["frames"].to_dict()
     ranges = energies.groupby("kind")["above_lowest_mev_atom"].agg(["size", "median", "max"])

@@ -85,11 +85,14 @@ def _pending(path: Path) -> pd.DataFrame:
     if path.with_name(seal_name("search-overview")).is_file():
         checked(path, "search-overview")
     try:
-        return pd.read_csv(path)
+        table = pd.read_csv(path)
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist; run the searches first (snakemake)") from error
     except pd.errors.EmptyDataError as error:
         raise UserError(f"{path} is empty; run the searches again") from error
+    if missing := [name for name in ("state_key", "x", "n_occupied", "cell") if name not in table]:
+        raise UserError(f"{path} has no column {', '.join(missing)}; run the searches again")
+    return table
 
 
 def missing(plan: dict[str, list[Calculation]], store: Store) -> list[Calculation]:

@@ -1,1 +1,1 @@
-"""What the node embeddings of each model know of the charge states of the redox element."""
+"""What each model's node embeddings contain about the charge states of the redox element."""

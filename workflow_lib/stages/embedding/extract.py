@@ -45,7 +45,7 @@ class Points:
 
 
 def usable(frames: Sequence[Frame], model: TrainedModel, redox_z: int) -> list[Frame]:
-    """Frames with redox atoms in charge states that DFT has settled, of elements the model knows.
+    """Return the frames with redox atoms in charge states settled by DFT, of elements the model knows.
 
     Only these can be evaluated, coloured and scored.
     """
@@ -62,7 +62,7 @@ def usable(frames: Sequence[Frame], model: TrainedModel, redox_z: int) -> list[F
 def frame_table(
     frames: Sequence[Frame], sets: Mapping[str, str], reference_ids: set[str], redox_z: int
 ) -> pd.DataFrame:
-    """A row for each redox atom of labelled frames, in their order (see :data:`POINT_COLUMNS`)."""
+    """Return one row per redox atom of labelled frames, in their order (see :data:`POINT_COLUMNS`)."""
     rows = []
     for frame in frames:
         assert frame.oxidation_states is not None
@@ -86,7 +86,7 @@ def frame_table(
 def frame_features(
     model: TrainedModel, frames: Sequence[Frame], redox_z: int, *, batch_size: int, title: str
 ) -> np.ndarray:
-    """Embeddings [n_redox_atoms, d] of the redox atoms of some frames, in their order."""
+    """Return the embeddings [n_redox_atoms, d] of the redox atoms of some frames, in their order."""
     parts = []
     with Progress(title, len(frames), "frame", announce=False) as shown:
         for start in range(0, len(frames), batch_size):
@@ -99,10 +99,10 @@ def frame_features(
 
 
 def untrained(card: Mapping[str, Any], training_frames: Sequence[Frame]) -> TrainedModel:
-    """The network of a card before its first training step: same seed, same species, same constants.
+    """Return the network of a card before its first training step: same seed, species and constants.
 
-    A pretrained one has its shipped weights. Species energies are nil: no embedding depends on
-    them.
+    A pretrained network has its shipped weights. Species energies are zero, because no embedding
+    depends on them.
     """
     family = FAMILIES[card["family"]]
     hyperparameters = family.hyperparameters.model_validate(card["hyperparameters"])
@@ -117,7 +117,10 @@ def untrained(card: Mapping[str, Any], training_frames: Sequence[Frame]) -> Trai
 
 
 def reference_key(table: pd.DataFrame, wanted: str | None, x: float) -> str:
-    """Key of the arrangement to follow: ``wanted``, else the lowest DFT state at composition ``x``."""
+    """Return the key of the arrangement to follow: ``wanted``, else the lowest DFT state at ``x``.
+
+    Raises UserError if DFT has no state at composition ``x``.
+    """
     if wanted is not None:
         return wanted
     rows = table[np.isclose(table["x"], x, atol=1e-6)]
@@ -140,10 +143,11 @@ def follow_relaxation(
     max_steps: int,
     redox_z: int,
 ) -> tuple[Points, Relaxation]:
-    """Embeddings of the redox atoms at every step of a relaxation, and how it ended.
+    """Return the redox atoms' embeddings at every step of a relaxation, and how the relaxation ended.
 
-    Starts from the host's distorted arrangement ``key`` (``polaron_distortion`` A, see ``Host.build``), in
-    the fixed cell of its composition. Points that are not finite are left out.
+    Starts from the host's distorted arrangement ``key`` (``polaron_distortion`` A, see
+    ``Host.build``), in the fixed cell of its composition. Points that are not finite are left out.
+    Raises UserError if ``key`` names no charge order.
     """
     arrangement = host.parse(key)
     if arrangement.reduced is None:

@@ -1,4 +1,4 @@
-"""Figures of the embeddings: one model by itself, and all models side by side (abstract's Fig. 2)."""
+"""Figures of the embeddings: of one model, and of all models together (Fig. 2 of the abstract)."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ NOT_COMPARABLE = "axes belong to one model and are not comparable between models
 
 
 def _scatter(panel: Axes, points: pd.DataFrame, redox: str, *, path: bool) -> None:
-    """Frames of seen and held-out states, and the way of the followed relaxation."""
+    """Draw the frames of seen and held-out states, and the path of the followed relaxation."""
     frames, states = points[points["origin"] == "frame"], _states(points)
     for state, colour, marker in zip(states, COLOURS, MARKERS, strict=False):
         own = frames[frames["oxidation_state"] == state]
@@ -64,7 +64,7 @@ def _scatter(panel: Axes, points: pd.DataFrame, redox: str, *, path: bool) -> No
 
 
 def _draw_path(panel: Axes, path: pd.DataFrame, states: Sequence[int]) -> None:
-    """Each redox atom of the relaxation: a line from start to a star at the end."""
+    """Draw each redox atom of the relaxation as a line from its start to a star at its end."""
     for _, atom in path.groupby("atom"):
         steps = atom.sort_values("step")
         colour = COLOURS[list(states).index(int(steps["oxidation_state"].iloc[0]))]
@@ -116,7 +116,7 @@ def _number(value: float | None, digits: int = 2) -> str:
 
 
 def model_figure(points: pd.DataFrame, scores: dict[str, Any], stem: Path) -> None:
-    """``pca.{svg,png}`` of one model: the untrained network, the trained one, and the relaxation."""
+    """Draw ``pca.{svg,png}`` of one model: the untrained network, the trained one and the relaxation."""
     import matplotlib.pyplot as plt
 
     style()
@@ -180,11 +180,11 @@ def _spread(values: pd.Series) -> str:
 
 
 def embedding_overview(dirs: Sequence[str | Path], out: str | Path) -> pd.DataFrame:
-    """All models side by side: ``overview.{svg,png,csv}`` and ``overview_points.csv``; the table.
+    """Draw all models in ``overview.{svg,png,csv}`` and ``overview_points.csv``; return the table.
 
-    A column a model or control, a row a variant (without the charge label first). Points are of the first
-    fold and seed of each; numbers are means, with deviations over folds and seeds. Raises
-    UserError for no folder, or one without scores.
+    One column per model or control, one row per variant (without the charge label first). Points
+    are those of each model's first fold and seed; numbers are means, with standard deviations over
+    folds and seeds. Raises UserError if no folder is given or one has no scores.
     """
     import matplotlib.pyplot as plt
 
@@ -193,7 +193,7 @@ def embedding_overview(dirs: Sequence[str | Path], out: str | Path) -> pd.DataFr
         raise UserError("no embeddings to show; give the folder of one model or more")
     table, places = _read([Path(folder) for folder in dirs])
     style()
-    # A control stands in the labelled row under a column of its own, so that no row is nearly empty.
+    # A control has its own column in the labelled row, so that no row is nearly empty.
     control = table["variant"].isin(CONTROLS)
     table["row"] = table["variant"].where(~control, "entropy")
     table["column"] = table["model"].where(~control, table["model"] + ", " + table["variant"])
@@ -245,7 +245,7 @@ def _label_text(variant: str) -> str:
 
 
 def _caption(group: pd.DataFrame) -> str:
-    """Numbers of one model and variant, beside those of the untrained network."""
+    """Return the numbers of one model and variant, followed by those of the untrained network."""
     lines = []
     for letter, number in zip("sa", NUMBERS, strict=True):
         lines.append(f"{letter} = {_spread(group[number])} ({_spread(group[f'{number}_untrained'])})")

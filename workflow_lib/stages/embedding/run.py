@@ -1,4 +1,4 @@
-"""The embedding stage: what one model's node embeddings know of the charge states."""
+"""The embedding stage: what one model's node embeddings contain about the charge states."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ def run_embedding(
 ) -> dict[str, Any]:
     """Write ``points.parquet``, ``pca.csv``, ``pca.{svg,png}`` and ``scores.json`` to ``out``.
 
-    ``out`` is named by the model's id. A model whose training diverged, or whose embeddings are
-    not finite, gets a table without rows, empty numbers and the reason as ``status``. Returns the
-    scores. Raises UserError where model and frames are of different levels of theory, the splits
-    lack the model's fold, or the frames show one charge state only.
+    ``out`` is named by the model's id. If the model's training diverged or its embeddings are not
+    finite, the table has no rows, the numbers are empty and ``status`` gives the reason. Returns
+    the scores. Raises UserError if model and frames have different levels of theory, the splits
+    lack the model's fold, or the frames show only one charge state.
     """
     out = Path(out)
     model = load_model(model_dir)
@@ -131,7 +131,7 @@ def _check(model: TrainedModel, known: list[Frame], frames_path: str | Path, mod
 def _numbers(
     table: pd.DataFrame, trained: np.ndarray, before: np.ndarray, settings: EmbeddingSettings, where: str
 ) -> dict[str, Any]:
-    """Silhouettes and accuracies: the headline on held-out states where these suffice, else on all."""
+    """Return silhouettes and accuracies; the headline ones on held-out states if enough, else on all."""
     groups = table["state_key"].to_numpy(dtype=str)
     answers = {
         network: separation(
@@ -160,7 +160,7 @@ def _numbers(
 
 
 def _projected(points: Points, components: Components, network: str) -> pd.DataFrame:
-    """Points with network, components pc1, pc2, ... and the embedding as a list."""
+    """Return the points with network, components pc1, pc2, ... and the embedding as a list."""
     coordinates = components.project(points.features)
     table = points.table.assign(network=network)
     for index in range(coordinates.shape[1]):
@@ -170,7 +170,7 @@ def _projected(points: Points, components: Components, network: str) -> pd.DataF
 
 
 def _nothing(scores: dict[str, Any], settings: EmbeddingSettings, out: Path) -> dict[str, Any]:
-    """What is written for a model that has no embeddings: all keys, no numbers."""
+    """Write and return the results of a model without embeddings: all keys, no numbers."""
     for metric in METRICS:
         scores |= {f"redox_{metric}": None, f"redox_{metric}_untrained": None}
     components = [f"pc{index + 1}" for index in range(settings.components)]

@@ -1,8 +1,8 @@
-"""How well embeddings separate the two charge states, in numbers, and principal components.
+"""How well embeddings separate the two charge states, in numbers, and their principal components.
 
 All functions take ``features`` [n_atoms, d] (float) and ``states`` [n_atoms], the formal oxidation
-states of DFT. Features are standardised (mean 0, deviation 1 over the atoms in question); those
-that do not vary beyond rounding are dropped.
+states from DFT. Features are standardised (mean 0, standard deviation 1 over the atoms given);
+those that vary by no more than rounding are dropped.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ unit deviation."""
 
 
 def informative(features: np.ndarray) -> np.ndarray:
-    """Mask [d] of the features that vary by more than rounding."""
+    """Return the mask [d] of the features that vary by more than rounding."""
     return features.std(axis=0) > ROUNDING * np.abs(features).max(axis=0)
 
 
@@ -38,13 +38,13 @@ def _require_variation(values: np.ndarray) -> np.ndarray:
 
 
 def standardised(features: np.ndarray) -> np.ndarray:
-    """Informative features at mean 0 and deviation 1, double precision; UserError if there is none."""
+    """Return the informative features at mean 0 and standard deviation 1; UserError if there is none."""
     values = np.asarray(features, dtype=float)
     return StandardScaler().fit_transform(values[:, _require_variation(values)])
 
 
 def require_two_states(states: np.ndarray, where: str) -> None:
-    """UserError unless both charge states occur."""
+    """Raise UserError unless both charge states occur."""
     found = np.unique(states)
     if len(found) != 2:
         names = ", ".join(f"{state}+" for state in found) or "none"
@@ -55,9 +55,10 @@ def require_two_states(states: np.ndarray, where: str) -> None:
 
 
 def silhouette(features: np.ndarray, states: np.ndarray, *, most: int, seed: int, where: str) -> float:
-    """Mean silhouette of the two charge states, -1 to 1 (Rousseeuw, J. Comput. Appl. Math. 20, 53, 1987).
+    """Return the mean silhouette of the two charge states, -1 to 1 (Rousseeuw, 1987).
 
-    More than ``most`` atoms are represented by as many, drawn with ``seed``.
+    Source: J. Comput. Appl. Math. 20, 53 (1987). If there are more than ``most`` atoms, a random
+    sample of ``most`` drawn with ``seed`` represents them.
     """
     require_two_states(states, where)
     if len(states) > most:
@@ -76,12 +77,13 @@ def out_of_fold(
     penalty: float,
     where: str,
 ) -> np.ndarray:
-    """Charge state [n_atoms] that a linear classifier gives each atom without knowing its group.
+    """Return the charge state [n_atoms] that a linear classifier predicts without knowing an atom's group.
 
     Logistic regression on standardised features with an L2 penalty (``penalty`` is scikit-learn's
     C), cross-validated over ``groups``: all atoms of one charge-ordered state are left out
-    together, so that recognising a state again does not help. UserError for one charge state, one
-    group, or groups so few that a training part holds one charge state only.
+    together, so that recognising a known state does not help. Raises UserError if there is only one
+    charge state or one group, or if there are so few groups that a training part holds only one
+    charge state.
     """
     require_two_states(states, where)
     names, indices = np.unique(groups, return_inverse=True)
@@ -101,7 +103,8 @@ def out_of_fold(
 class Components:
     """Principal components of one model's standardised features.
 
-    ``explained`` [k] is the share of the variance; axes beyond the dimension of the data are nil.
+    ``explained`` [k] is the fraction of the variance; axes beyond the dimension of the data are
+    zero.
     """
 
     scaler: StandardScaler
@@ -110,16 +113,16 @@ class Components:
     explained: np.ndarray
 
     def project(self, features: np.ndarray) -> np.ndarray:
-        """Coordinates [n_atoms, k] of features of the same network."""
+        """Return the coordinates [n_atoms, k] of features of the same network."""
         values = self.scaler.transform(np.asarray(features, dtype=float)[:, self.keep])
         return values @ self.axes.T
 
 
 def principal_components(features: np.ndarray, states: np.ndarray, *, count: int) -> Components:
-    """Fit ``count`` components; their signs are fixed.
+    """Fit ``count`` components with fixed signs.
 
-    The first points from the lower to the higher charge state (by their means), the others so that
-    their largest loading is positive.
+    The first component points from the lower to the higher charge state (by their means); each of
+    the others has a positive largest loading.
     """
     values = np.asarray(features, dtype=float)
     keep = _require_variation(values)
@@ -151,12 +154,12 @@ def separation(
     seed: int,
     where: str,
 ) -> dict[str, dict[str, Any] | None]:
-    """Silhouette and accuracy over ``all`` atoms and over those of ``held_out`` [n_atoms] states.
+    """Return silhouette and accuracy over ``all`` atoms and over those of ``held_out`` [n_atoms] states.
 
-    The classifier is one and the same: every atom is judged by one that did not see its state;
-    accuracies are taken over the atoms in question. ``chance`` is the accuracy of naming the
-    commoner charge state throughout. ``held_out`` is None where these offer fewer than
-    ``min_atoms`` atoms of a charge state.
+    The classifier is the same for both: every atom is judged by one that was fitted without its
+    state, and accuracies are taken over the atoms in question. ``chance`` is the accuracy of always
+    predicting the more common charge state. ``held_out`` is None if it has fewer than ``min_atoms``
+    atoms of a charge state.
     """
     predicted = out_of_fold(features, states, groups, folds=folds, penalty=penalty, where=where)
     scores: dict[str, dict[str, Any] | None] = {}

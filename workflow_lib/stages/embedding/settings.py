@@ -1,4 +1,4 @@
-"""Configuration of the embedding stage; free of heavy imports."""
+"""Configuration of the embedding stage; without heavy imports."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class EmbeddingSettings(BaseModel):
         "1x1x1:Na1001:Fe2323; null takes the lowest DFT state at reference_x",
     )
     reference_x: float = Field(
-        0.5, ge=0, le=1, description="composition of the reference arrangement where none is named"
+        0.5, ge=0, le=1, description="composition of the reference arrangement if none is named"
     )
     polaron_distortion: float = Field(
         0.06,

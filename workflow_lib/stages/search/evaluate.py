@@ -16,7 +16,7 @@ from workflow_lib.simulation.cache import (
     model_identity,
     relax_arrangements,
 )
-from workflow_lib.stages.charge_order.settings import ChargeOrderSettings
+from workflow_lib.simulation.settings import RelaxationSettings
 from workflow_lib.stages.search.problem import Evaluation, finite
 from workflow_lib.stages.search.settings import CellSettings, SearchSettings
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Evaluator(Protocol):
-    """Where the searches get their energies from."""
+    """A source of energies for the searches."""
 
     @property
     def charges(self) -> bool:
@@ -40,26 +40,27 @@ class Evaluator(Protocol):
 
     @property
     def identity(self) -> str:
-        """Names whatever decides the energies: an interrupted search goes on with the same only."""
+        """What decides the energies; an interrupted search resumes only if this is unchanged."""
 
     def evaluate(self, arrangements: Sequence[Arrangement], cell: CellSettings) -> list[Evaluation]:
-        """Relaxed energies, in order."""
+        """Return the relaxed energies of arrangements, in their order."""
 
     def end_members(self) -> list[tuple[Arrangement, Evaluation]]:
-        """The empty and the full end member in the host's own cell."""
+        """Return the empty and the full end member in the host's own cell."""
 
     def structure(self, arrangement: Arrangement, cell: CellSettings) -> Atoms:
-        """The relaxed atoms of an arrangement that was evaluated."""
+        """Return the relaxed atoms of an arrangement that was evaluated."""
 
 
 class ModelEvaluator:
     """Relaxes with a trained model in Vegard cells and keeps the results in the shared cache.
 
-    Starts are those of the charge-order stage: distorted around the redox sites for a charge-labelled
-    model, undistorted for a charge-blind one. Formation energies are in eV per formula unit against
-    the end members, relaxed by the same model in the host's own cell, to the smallest ``fmax`` and
-    with the most steps of all cells. Where an end member diverges there is no formation energy.
-    ``name`` stands in what is said of relaxations that take long.
+    Relaxations start from the same structures as in the charge-order stage: distorted around the
+    redox sites for a charge-labelled model, undistorted for a charge-blind one. Formation energies
+    are in eV per formula unit relative to the end members, which the same model relaxes in the
+    host's own cell, to the smallest ``fmax`` and with the largest number of steps of all cells. If
+    an end member diverges, there is no formation energy. ``name`` identifies the model in messages
+    about long relaxations.
     """
 
     def __init__(
@@ -68,37 +69,37 @@ class ModelEvaluator:
         host: Host,
         cache: RelaxationCache,
         settings: SearchSettings,
-        charge_order: ChargeOrderSettings,
+        relaxation: RelaxationSettings,
         name: str = "model",
     ) -> None:
-        self.model, self.host, self.cache, self.charge_order, self.name = (
+        self.model, self.host, self.cache, self.relaxation, self.name = (
             model,
             host,
             cache,
-            charge_order,
+            relaxation,
             name,
         )
         self.charges = model.charge_labelled
         self.level: str = model.card["energy_reference"]
-        self.polaron_distortion = charge_order.polaron_distortion if self.charges else 0.0
+        self.polaron_distortion = relaxation.polaron_distortion if self.charges else 0.0
         stops = [self._stop(cell) for cell in settings.cells]
         self._end_stop = (min(fmax for fmax, _ in stops), max(steps for _, steps in stops))
 
     def _stop(self, cell: CellSettings) -> tuple[float, int]:
-        """Largest force in eV/A and most steps of the relaxations in a cell."""
+        """Return the largest force in eV/A and the largest number of steps of the relaxations in a cell."""
         return (
-            self.charge_order.fmax if cell.fmax is None else cell.fmax,
-            self.charge_order.max_steps if cell.max_steps is None else cell.max_steps,
+            self.relaxation.fmax if cell.fmax is None else cell.fmax,
+            self.relaxation.max_steps if cell.max_steps is None else cell.max_steps,
         )
 
     @property
     def identity(self) -> str:
-        """Model, host, starts, end members and what cells leave to the charge-order stage."""
+        """Model, host, starting structures and the settings that cells take from the charge-order stage."""
         numbers = (
             self.polaron_distortion,
             *self._end_stop,
-            self.charge_order.fmax,
-            self.charge_order.max_steps,
+            self.relaxation.fmax,
+            self.relaxation.max_steps,
         )
         return "|".join(
             (model_identity(self.model), host_identity(self.host), *(f"{n:.6g}" for n in numbers))
@@ -112,21 +113,21 @@ class ModelEvaluator:
             polaron_distortion=self.polaron_distortion,
             fmax=stop[0],
             max_steps=stop[1],
-            batch_size=self.charge_order.batch_size,
+            batch_size=self.relaxation.batch_size,
             cache=self.cache,
             progress=f"{self.name} relaxing",
         )
 
     @cached_property
     def _ends(self) -> list[tuple[Arrangement, Relaxation]]:
-        """Both end members, with all charge orders of one of mixed valence, relaxed."""
+        """Both end members, relaxed; an end member of mixed valence in all its charge orders."""
         empty, full = self.host.end_members(charges=self.charges)
         members = [*empty, *full]
         return list(zip(members, self._relax(members, self._end_stop), strict=True))
 
     @cached_property
     def end_energies(self) -> tuple[float, float]:
-        """Energies of the empty and the full end member in eV per formula unit; nan where diverged."""
+        """Energies of the empty and the full end member in eV per formula unit; NaN if diverged."""
         energies = [
             relaxed.energy / self.host.formula_units if relaxed.status != "diverged" else float("nan")
             for _, relaxed in self._ends
@@ -149,14 +150,14 @@ class ModelEvaluator:
         )
 
     def evaluate(self, arrangements: Sequence[Arrangement], cell: CellSettings) -> list[Evaluation]:
-        """Relax those that the cache does not hold; formation energies of all, in order."""
+        """Relax the arrangements that the cache lacks; return the formation energies of all, in order."""
         relaxations = self._relax(arrangements, self._stop(cell))
         return list(map(self._evaluation, arrangements, relaxations))
 
     def end_members(self) -> list[tuple[Arrangement, Evaluation]]:
-        """The empty and the full end member, relaxed."""
+        """Return the empty and the full end member, relaxed."""
         return [(member, self._evaluation(member, relaxed)) for member, relaxed in self._ends]
 
     def structure(self, arrangement: Arrangement, cell: CellSettings) -> Atoms:
-        """The relaxed atoms, with ``oxidation_states`` where the model sees charge states."""
+        """Return the relaxed atoms, with ``oxidation_states`` if the model sees charge states."""
         return self._relax([arrangement], self._stop(cell))[0].atoms

@@ -1,4 +1,4 @@
-"""Figures of the searches: one of each model, one of all."""
+"""Figures of the searches: one for each model and one for all models."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ METHODS = {
 
 
 def shown(cell: CellSettings, host: Host, x: float) -> int:
-    """The searched number of mobile ions next to x (the lower of equals)."""
+    """Return the searched number of mobile ions closest to x (the lower one of a tie)."""
     sites = host.n_mobile(cell.repeat)
     return min(cell.occupations(host), key=lambda n: (abs(n / sites - x), n))
 
@@ -45,10 +45,10 @@ def search_figure(
     title: str,
     stem: Path,
 ) -> None:
-    """How the searches of one model advanced, and what they found: ``stem`` .svg, .png and .csv.
+    """Draw how the searches of one model advanced and what they found: ``stem`` .svg, .png and .csv.
 
     Left: lowest formation energy at one composition of the largest cell against the number of
-    relaxations (of all compositions). Right: formation energy of everything found.
+    relaxations (of all compositions). Right: formation energy of every arrangement found.
     """
     import matplotlib.pyplot as plt
 
@@ -78,7 +78,7 @@ def _progress(axes: Axes, rows: pd.DataFrame, all_rows: pd.DataFrame) -> None:
             own = rows[rows["method"] == method]
             end = all_rows.loc[all_rows["method"] == method, "evaluation"].max()
             axes.plot(own["evaluation"], own["formation_mev_fu"], marker, color=colour, ms=4, mfc="none")
-            # The lowest so far stays what it is while other compositions are relaxed.
+            # The lowest energy so far does not change while other compositions are relaxed.
             axes.step(
                 [*own["evaluation"], end],
                 [*own["best_mev_fu"], own["best_mev_fu"].iloc[-1]],
@@ -99,7 +99,7 @@ def _landscape(axes: Axes, found: pd.DataFrame) -> None:
     good = found.dropna(subset=["formation_mev_fu"])
     if good.empty:
         _nothing(axes)
-    shift = {"ga": -0.008, "random": 0.008, "enumeration": 0.0}  # else markers hide each other
+    shift = {"ga": -0.008, "random": 0.008, "enumeration": 0.0}  # otherwise markers hide each other
     for method, (text, colour, marker) in METHODS.items():
         own = good[good["method"] == method]
         if len(own):
@@ -120,13 +120,14 @@ def _nothing(axes: Axes) -> None:
 
 
 def search_overview(searches: Iterable[Path], out: Path) -> None:
-    """All models side by side; writes ``overview.{svg,png,csv}`` to the folder ``out``.
+    """Draw all models side by side; write ``overview.{svg,png,csv}`` to the folder ``out``.
 
-    ``searches`` are folders that :func:`workflow_lib.stages.search.run.run_search` wrote. The figure
-    shows, at the composition each model's own figure shows, the lowest formation energy that the
-    genetic algorithm and random search reached with the same number of relaxations. The table has
-    all cells and compositions; where a cell was enumerated, whether each search found its ground
-    state and with which relaxation (``*_relaxations_needed``: the one that gave the lowest).
+    ``searches`` are folders that :func:`workflow_lib.stages.search.run.run_search` wrote. The
+    figure shows the lowest formation energy that the genetic algorithm and random search reached
+    with the same number of relaxations, at the composition that the model's own figure shows. The
+    table has all cells and compositions; for an enumerated cell it tells whether each search found
+    the ground state and after how many relaxations (``*_relaxations_needed``: until the lowest
+    energy). Raises UserError if there are no searches.
     """
     import matplotlib.pyplot as plt
 
@@ -140,7 +141,7 @@ def search_overview(searches: Iterable[Path], out: Path) -> None:
     figure, (left, right) = plt.subplots(1, 2, sharey=True, figsize=(8.2, 1.6 + 0.28 * len(rows)))
     places = np.arange(len(rows))[::-1]
     left.hlines(places, rows["ga_mev_fu"], rows["random_mev_fu"], color="0.75", lw=1.5, zorder=1)
-    for method, size in (("ga", 5), ("random", 9)):  # one within the other where both are equal
+    for method, size in (("ga", 5), ("random", 9)):  # one marker inside the other where both are equal
         text, colour, marker = METHODS[method]
         fill = colour if method == "ga" else "none"
         energy = rows[f"{method}_mev_fu"]

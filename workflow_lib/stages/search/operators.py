@@ -1,10 +1,10 @@
 """Operators of the genetic algorithm: every child has an allowed composition and is neutral.
 
-ase-ga gives the plane cut, the exchange of two atoms, the frame of an operator and the choice
-among operators. Its own repair of compositions matches elements by their abundance, which cannot
-tell ions from vacancies at half filling and knows no electrons; the repair here works on each
-sublattice. ase-ga draws from ``numpy.random`` unless told otherwise: all classes here demand
-``rng``. That is a ``RandomState`` because ase-ga calls ``randint``; it can share its bit generator
+ase-ga supplies the plane cut, the exchange of two atoms, the base class of an operator and the
+choice among operators. Its own repair of compositions matches elements by their abundance, which
+cannot tell ions from vacancies at half filling and knows no electrons; the repair here works on
+each sublattice. ase-ga draws from ``numpy.random`` unless told otherwise: all classes here require
+``rng``. It is a ``RandomState`` because ase-ga calls ``randint``; it can share its bit generator
 with a ``Generator``.
 """
 
@@ -19,10 +19,10 @@ from workflow_lib.stages.search.genotype import ABSENT, Lattice
 from workflow_lib.stages.search.settings import OperatorWeights
 
 NEAREST = 4
-"""Redox sites near an ion among which its electron is looked for (olivine: 2 at 3.4 A, 2 at 3.7 A,
+"""Number of redox sites near an ion that may hold its electron (olivine: 2 at 3.4 A, 2 at 3.7 A,
 the next 2 A farther away)."""
 SYMMETRY_TRIES = 12
-"""Candidates of which RaiseSymmetry keeps the most symmetric."""
+"""Number of candidates from which RaiseSymmetry keeps the most symmetric one."""
 
 
 def _choose(rng: np.random.RandomState, sites: np.ndarray) -> int:
@@ -30,12 +30,12 @@ def _choose(rng: np.random.RandomState, sites: np.ndarray) -> int:
 
 
 class CutSplice(CutSpliceSlabCrossover):
-    """A plane cut: one side from each parent, then each sublattice is brought to its number.
+    """A plane cut: one side from each parent, then the occupation of each sublattice is repaired.
 
-    The second parent is first moved by a random symmetry operation of the host: which of its
-    equivalent images it is stored as has no meaning. The child's composition is the allowed one
-    between those of the parents which is next to what the cut gave. The repair changes sites in
-    which the parents differ before those in which they agree.
+    The second parent is first moved by a random symmetry operation of the host, because it is
+    arbitrary which of its equivalent images was stored. The child's composition is the allowed one
+    between those of the parents that is closest to the result of the cut. The repair changes sites
+    in which the parents differ before those in which they agree.
     """
 
     descriptor = "crossover"
@@ -46,7 +46,7 @@ class CutSplice(CutSpliceSlabCrossover):
         self.lattice = lattice
 
     def operate(self, f: Atoms, m: Atoms) -> Atoms:
-        """The child of two genes."""
+        """Return the child of two genes."""
         lattice = self.lattice
         m = lattice.move(m, int(self.rng.random() * len(lattice.host.permutations(lattice.repeat)[0])))
         child = super().operate(f, m)
@@ -71,7 +71,7 @@ class CutSplice(CutSpliceSlabCrossover):
 
 
 class Mutation(OffspringCreator):
-    """Frame of an operator with one parent; ``mutate`` returns None where it is not possible."""
+    """Base class of an operator with one parent; ``mutate`` returns None if it is not possible."""
 
     name = "mutation"
 
@@ -82,7 +82,7 @@ class Mutation(OffspringCreator):
         self.lattice = lattice
 
     def get_new_individual(self, parents: tuple[Atoms, ...]) -> tuple[Atoms | None, str]:
-        """A changed copy of the first parent (None where not possible) and the operator's name."""
+        """Return a changed copy of the first parent (None if not possible) and the operator's name."""
         child = self.mutate(parents[0].copy())
         if child is None:
             return None, self.descriptor
@@ -95,7 +95,7 @@ class Mutation(OffspringCreator):
         raise NotImplementedError
 
     def _exchange(self, gene: Atoms, part: slice) -> bool:
-        """Exchange one filled and one empty site of a sublattice; False where all are alike."""
+        """Exchange one filled and one empty site of a sublattice; return False if all sites are alike."""
         some = gene[part]
         if len(set(some.numbers)) < 2:
             return False
@@ -128,7 +128,7 @@ class _WithElectrons(Mutation):
     """An operator that moves ions with the electrons near them."""
 
     def _near(self, gene: Atoms, ion: int, *, filled: bool) -> int | None:
-        """A redox site near a mobile site, with (without) its electron; None where there is none."""
+        """Return a redox site near a mobile site, with (without) its electron; None if there is none."""
         electrons = gene.numbers[self.lattice.electrons] != ABSENT
         sites = np.flatnonzero(electrons == filled)
         if not len(sites):
@@ -141,7 +141,7 @@ class _WithElectrons(Mutation):
 
 
 class MoveCoupled(_WithElectrons):
-    """A mobile ion goes to a vacancy and takes an electron from its old to its new neighbourhood."""
+    """A mobile ion goes to a vacancy and takes its electrons from its old to its new neighbourhood."""
 
     name = "coupled"
 
@@ -152,22 +152,29 @@ class MoveCoupled(_WithElectrons):
             return None
         source = _choose(self.rng, np.flatnonzero(occupied))
         target = _choose(self.rng, np.flatnonzero(~occupied))
-        giving = self._near(gene, source, filled=True)
-        taking = self._near(gene, target, filled=False)
-        if giving is None or taking is None:
+        carried, moved = self.lattice.carried, False
+        for _ in range(abs(carried)):
+            giving = self._near(gene, source, filled=carried > 0)
+            taking = self._near(gene, target, filled=carried < 0)
+            if giving is None or taking is None:
+                break
+            self._set(gene, giving, filled=carried < 0)
+            self._set(gene, taking, filled=carried > 0)
+            moved = True
+        if not moved:
             return None
-        for site, filled in ((source, False), (target, True), (giving, False), (taking, True)):
-            self._set(gene, site, filled=filled)
+        self._set(gene, source, filled=False)
+        self._set(gene, target, filled=True)
         return gene
 
 
 class ChangeComposition(_WithElectrons):
-    """On to the next lower or higher allowed composition: ions go or come, each with an electron."""
+    """Move to the next lower or higher allowed composition: remove or add ions and their electrons."""
 
     name = "composition"
 
     def mutate(self, gene: Atoms) -> Atoms | None:
-        """Add or remove ions; charge states follow, so that the child is neutral."""
+        """Add or remove ions; change charge states with them so that the child is neutral."""
         lattice = self.lattice
         now = lattice.composition(gene)
         index = lattice.compositions.index(now)
@@ -177,30 +184,32 @@ class ChangeComposition(_WithElectrons):
         if not targets:
             return None
         target = targets[int(self.rng.random() * len(targets))]
-        adding = target > now
-        for _ in range(abs(target - now)):
+        adding, steps = target > now, abs(target - now)
+        change = lattice.reduced[target] - lattice.reduced[now] if lattice.charges else 0
+        for step in range(steps):
             occupied = gene.numbers[lattice.ions] != ABSENT
             site = _choose(self.rng, np.flatnonzero(occupied != adding))
             self._set(gene, site, filled=adding)
-            if lattice.charges:
-                redox = self._near(gene, site, filled=not adding)
+            # Whole redox sites follow, also where an ion brings half of one.
+            for _ in range(abs(change) * (step + 1) // steps - abs(change) * step // steps):
+                redox = self._near(gene, site, filled=change < 0)
                 if redox is None:  # cannot be between two neutral compositions
                     raise AssertionError(f"no redox site left to follow an ion at {now} -> {target}")
-                self._set(gene, redox, filled=adding)
+                self._set(gene, redox, filled=change > 0)
         return gene
 
 
 class RaiseSymmetry(Mutation):
-    """Of several double exchanges, the one that leaves the most symmetry.
+    """Of several double exchanges, keep the one that leaves the most symmetry.
 
-    The idea of ase-ga's SymmetrySlabPermutation; symmetry is counted over the host's operations
-    and over ions and charge states together.
+    Follows ase-ga's SymmetrySlabPermutation; symmetry is counted over the host's operations and
+    over ions and charge states together.
     """
 
     name = "symmetry"
 
     def mutate(self, gene: Atoms) -> Atoms | None:
-        """The candidate with the fewest equivalent images."""
+        """Return the candidate with the fewest equivalent images."""
         parts = [p for p in (self.lattice.ions, self.lattice.electrons) if len(set(gene.numbers[p])) > 1]
         if not parts:
             return None
@@ -218,7 +227,7 @@ class RaiseSymmetry(Mutation):
 def make_selector(
     lattice: Lattice, weights: OperatorWeights, rng: np.random.RandomState
 ) -> OperationSelector:
-    """The operators that make sense on this lattice, drawn by their weights."""
+    """Return a selector of the operators that make sense on this lattice, drawn by their weights."""
     operators: list[tuple[float, OffspringCreator]] = [
         (weights.crossover, CutSplice(lattice, rng)),
         (weights.ions, SwapIons(lattice, rng)),

@@ -1,4 +1,4 @@
-"""Which arrangements the searches ask DFT for."""
+"""The arrangements that the searches ask DFT for."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ NEEDED = ("source", "cell", "state_key", "x", "n_occupied", "formation_mev_fu")
 def collect_pending(
     searches: Iterable[Path], reference: Path, out: Path, *, lowest: int = 2
 ) -> pd.DataFrame:
-    """Write ``pending.csv`` to the folder ``out``: what DFT has no energy of yet; returns the table.
+    """Write ``pending.csv`` to the folder ``out``, the arrangements DFT has no energy of; return the table.
 
-    ``searches`` are the folders of the searches, ``reference`` that of DFT's answers. Each model asks
-    for its ``lowest`` arrangements of each supercell and composition; what DFT has is left out. An
-    arrangement found by a charge-blind model names no charge order (``charge_order`` "open": the lowest
-    of its orders is asked for); it is known as soon as DFT has one order on the same ions. ``asked_by``
-    and ``formation_mev_fu`` (each model's own) hold one entry a model, divided by ``;`` in the same
-    order. Raises UserError for tables that are missing or damaged.
+    ``searches`` are the folders of the searches, ``reference`` is the folder of the DFT energies.
+    Each model asks for its ``lowest`` arrangements of each supercell and composition, except for
+    those that DFT has already. An arrangement found by a charge-blind model names no charge order
+    (``charge_order`` "open": the lowest of its orders is asked for); it counts as known as soon as
+    DFT has one order on the same ions. ``asked_by`` and ``formation_mev_fu`` (from each model) hold
+    one entry per model, divided by ``;`` in the same order. Raises UserError if a table is missing
+    or damaged.
     """
     known = set(read_table("charge_order/reference", reference)["state_key"])
     known |= {StateKey.parse(key).ion_key for key in known}

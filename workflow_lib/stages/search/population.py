@@ -1,7 +1,7 @@
-"""The population: grouped by composition, so that one composition does not crowd out the others.
+"""The population, grouped by composition so that one composition does not crowd out the others.
 
-Uses ase-ga's RankFitnessPopulation, as the authors do: fitness is the rank within a composition,
-so parents of different compositions meet and pass compositions on to each other.
+Uses ase-ga's RankFitnessPopulation, as the authors do: fitness is the rank within a composition, so
+parents of different compositions meet and pass compositions on to each other.
 """
 
 from __future__ import annotations
@@ -24,24 +24,25 @@ class _Members:
         self.genes = genes
 
     def get_all_relaxed_candidates(self, use_extinct: bool = False) -> list[Atoms]:
-        """All evaluated genes (none is ever made extinct)."""
+        """Return all evaluated genes (none is ever made extinct)."""
         return list(self.genes)
 
 
 class _SameKey:
-    """ase-ga comparator: equal where the canonical keys are."""
+    """An ase-ga comparator: two genes are equal if their canonical keys are equal."""
 
     @staticmethod
     def looks_like(first: Atoms, second: Atoms) -> bool:
-        """Whether two genes are equivalent by the host's symmetry."""
+        """Return whether two genes are equivalent by the host's symmetry."""
         return first.info["key"] == second.info["key"]
 
 
 def best_ranked(records: Iterable[Record], size: int) -> list[Record]:
-    """The records whose rank within their composition can bring them among the ``size`` fittest.
+    """Return the records whose rank within their composition can put them among the ``size`` fittest.
 
-    Those of the first ranks, as many ranks as together hold ``size`` records. ase-ga ranks in time
-    quadratic in what it is given; this leaves it little more than the population.
+    These are the records of the first ranks, as many ranks as together hold ``size`` records.
+    ase-ga ranks in a time quadratic in the number of records; this leaves it little more than the
+    population.
     """
     groups: dict[int, list[Record]] = defaultdict(list)
     for record in records:
@@ -59,10 +60,10 @@ def best_ranked(records: Iterable[Record], size: int) -> list[Record]:
 def make_population(
     lattice: Lattice, records: Iterable[Record], size: int, rng: np.random.RandomState
 ) -> RankFitnessPopulation:
-    """The ``size`` fittest of all records as ase-ga's population, ready to give pairs of parents.
+    """Return the ``size`` fittest of all records as an ase-ga population that yields pairs of parents.
 
-    The score is minus the formation energy; diverged relaxations take no part. ``rng`` is set on
-    the population because its constructor takes none and would leave it at ``numpy.random``.
+    The score is the negative formation energy; diverged relaxations take no part. ``rng`` is set on
+    the population because its constructor takes none and would use ``numpy.random``.
     """
     genes = []
     for record in best_ranked(records, size):

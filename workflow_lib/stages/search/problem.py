@@ -1,4 +1,4 @@
-"""What a search is asked, what it has found so far, and how that survives an interruption."""
+"""The question of a search, what it has found so far, and its state across interruptions."""
 
 from __future__ import annotations
 
@@ -17,8 +17,6 @@ from workflow_lib.lattice.arrangement import Arrangement
 from workflow_lib.lattice.counting import count_distinct
 from workflow_lib.stages.search.genotype import Lattice
 
-VERSION = 1
-"""Raise when a search that older code began must not be gone on with."""
 Method = Literal["ga", "random", "enumeration"]
 
 
@@ -26,9 +24,9 @@ Method = Literal["ga", "random", "enumeration"]
 class Evaluation:
     """One relaxed arrangement.
 
-    ``energy`` eV of the cell and ``formation`` eV per formula unit relative to the end members
-    relaxed by the same model (both None where the relaxation diverged), ``fmax`` eV/A, ``steps``,
-    ``status`` converged, unconverged or diverged.
+    ``energy`` is in eV per cell and ``formation`` in eV per formula unit relative to the end
+    members relaxed by the same model (both None if the relaxation diverged), ``fmax`` in eV/A;
+    ``status`` is converged, unconverged or diverged.
     """
 
     energy: float | None
@@ -43,13 +41,13 @@ Evaluate = Callable[[Sequence[Arrangement]], list[Evaluation]]
 
 
 def finite(value: float) -> float | None:
-    """The value, or None where it is not finite (JSON has no such numbers)."""
+    """Return the value, or None if it is not finite (JSON has no such numbers)."""
     return value if isfinite(value) else None
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """An arrangement that a search asked for: the ``order``-th (from 1), in which generation and why."""
+    """An arrangement that a search asked for: its ``order`` (from 1), its generation and its operator."""
 
     order: int
     generation: int
@@ -69,7 +67,7 @@ class Problem:
     """A lattice to decorate and the way to evaluate decorations.
 
     ``distinct`` counts the symmetry-distinct arrangements of each composition, so that a search
-    knows when it has seen all.
+    knows when it has seen all of them.
     """
 
     lattice: Lattice
@@ -84,7 +82,7 @@ class Problem:
         }
 
     def key(self, arrangement: Arrangement) -> str:
-        """Canonical key; UserError where the arrangement is outside the search or not neutral."""
+        """Return the canonical key; raise UserError if it is outside the search or not neutral."""
         lattice = self.lattice
         number = len(arrangement.occupied)
         if number not in self.distinct:
@@ -105,13 +103,15 @@ class Problem:
 class State:
     """Records and random state of one search, saved after each generation.
 
-    The file is replaced whole. A search that was killed goes on behind the last saved generation;
-    because the random state is that of the generation's end, it goes on exactly as it would have.
-    The file's name holds a hash of what the search was asked: another question never picks it up.
+    The file is replaced as a whole. A search that was killed resumes after the last saved
+    generation; because the random state is the one at the end of that generation, the search
+    continues exactly as it would have without the interruption. The file's name holds a hash of the
+    search's question, so that another question never picks it up; the
+    code of the search belongs to the question.
     """
 
     def __init__(self, folder: Path, name: str, question: Any, seed: Sequence[int]) -> None:
-        digest = hashlib.sha256(to_json([VERSION, question]).encode()).hexdigest()[:16]
+        digest = hashlib.sha256(to_json(question).encode()).hexdigest()[:16]
         self.path = folder / f"{name}-{digest}.json"
         self.bits = np.random.PCG64(np.random.SeedSequence(tuple(seed)))
         self.records: list[Record] = []
@@ -125,7 +125,7 @@ class State:
 
     @property
     def seen(self) -> set[str]:
-        """Keys of what was asked for."""
+        """Keys of all arrangements asked for."""
         return {record.key for record in self.records}
 
     def _load(self) -> None:
@@ -148,7 +148,7 @@ class State:
             self.bits.state = stored["random"]
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(
-                f"{self.path} is no state of a search ({error!r}); delete it, the search starts anew"
+                f"{self.path} is no state of a search ({error!r}); delete it, and the search starts again"
             ) from error
 
     def extend(

@@ -11,15 +11,15 @@ from workflow_lib.lattice.arrangement import Arrangement
 from workflow_lib.stages.search.problem import Problem, Record, State
 
 Batch = list[tuple[str, str, Arrangement]]
-"""What a generation asks for: (operator, key, arrangement)."""
+"""The arrangements of one generation: (operator, key, arrangement) each."""
 
 
 def next_compositions(problem: Problem, found: Mapping[str, int]) -> list[int]:
-    """Compositions of which the fewest arrangements are found; empty where all of all are known.
+    """Return the compositions with the fewest arrangements found; an empty list if all are known.
 
-    ``found`` has the number of mobile ions by key. What both searches relax next is of one of
-    these, so that every composition gets the same share of a budget and the best found at a
-    composition is compared at equal effort.
+    ``found`` maps keys to numbers of mobile ions. Both searches relax next an arrangement of one of
+    these compositions, so that every composition gets the same share of the budget and the lowest
+    energies are compared at equal effort.
     """
     have = Counter(found.values())
     unfinished = [n for n in problem.lattice.compositions if have[n] < problem.distinct[n]]
@@ -28,11 +28,11 @@ def next_compositions(problem: Problem, found: Mapping[str, int]) -> list[int]:
 
 
 def draw(problem: Problem, found: Mapping[str, int], count: int, rng: np.random.Generator) -> Batch:
-    """Up to ``count`` arrangements not in ``found`` (number of mobile ions by key), in canonical form.
+    """Return up to ``count`` arrangements that are not in ``found`` (key to number of ions), canonical.
 
-    Each is drawn uniformly among all decorations of the first of :func:`next_compositions`, and
-    drawn again where an equivalent one is known. Fewer come back only where every arrangement of
-    every composition is known.
+    Each is drawn uniformly from all decorations of the first of :func:`next_compositions`, and
+    drawn again if an equivalent one is known. Fewer than ``count`` are returned only if every
+    arrangement of every composition is known.
     """
     lattice = problem.lattice
     known = dict(found)
@@ -49,7 +49,7 @@ def draw(problem: Problem, found: Mapping[str, int], count: int, rng: np.random.
 
 
 def ions_by_key(records: Collection[Record]) -> dict[str, int]:
-    """Number of mobile ions of each arrangement found."""
+    """Return the number of mobile ions of each arrangement found, by key."""
     return {record.key: record.n_occupied for record in records}
 
 
@@ -64,7 +64,8 @@ def random_search(
 ) -> list[Record]:
     """Relax ``budget`` distinct arrangements drawn at random: ``first`` at once, then ``batch``es.
 
-    ``progress`` is given the records after each batch. Ends early where nothing is left.
+    ``progress`` is called with the records after each batch. Ends early if none is left. Returns
+    all records.
     """
     rng = np.random.Generator(state.bits)
     progress(state.records)

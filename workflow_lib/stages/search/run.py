@@ -1,4 +1,4 @@
-"""The search of one model: enumeration where asked for, genetic and random search."""
+"""The search of one model: enumeration if asked for, genetic search and random search."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from workflow_lib.core.code import code_checksum
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import atomic_path, write_csv, write_json
 from workflow_lib.core.locks import alone
@@ -19,7 +20,7 @@ from workflow_lib.core.progress import Progress
 from workflow_lib.lattice.arrangement import UNIT, Arrangement
 from workflow_lib.lattice.host import Host
 from workflow_lib.results_reading import seal
-from workflow_lib.stages.charge_order.settings import ChargeOrderSettings
+from workflow_lib.simulation.settings import RelaxationSettings
 from workflow_lib.stages.search.evaluate import Evaluator, ModelEvaluator
 from workflow_lib.stages.search.figures import search_figure, shown
 from workflow_lib.stages.search.genotype import Lattice
@@ -40,7 +41,10 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 MAX_ENUMERATED = 2000
-"""Most distinct arrangements that ``enumerate`` relaxes in one supercell."""
+"""Largest number of distinct arrangements that ``enumerate`` relaxes in one supercell."""
+
+SEARCHES = (genetic_search.__module__, random_search.__module__)
+"""Modules that decide, with all that they import, what a search asks for next."""
 
 
 def run_search(
@@ -48,7 +52,7 @@ def run_search(
     model_dir: Path,
     host: Host,
     settings: SearchSettings,
-    charge_order: ChargeOrderSettings,
+    relaxation: RelaxationSettings,
     seed: int,
     work: Path,
     cache: Path,
@@ -56,12 +60,12 @@ def run_search(
 ) -> None:
     """Search with the model in ``model_dir`` and write what was found to ``out``.
 
-    ``charge_order`` says how starts are made and, where a cell does not, when relaxations stop. ``work``
-    keeps the state of the searches, ``cache`` the relaxations shared with the charge_order: both survive
-    an interruption, after which the same call goes on and ends with the same tables. Writes
-    ``found.csv``, ``history.csv``, ``found.extxyz``, ``summary.json``, ``progress.*`` and
-    ``timings.json``. Raises UserError for a composition that the supercell does not have, a
-    supercell too large to enumerate, or a damaged model, state or cache.
+    ``relaxation`` sets the starting structures and, if a cell does not, when relaxations stop.
+    ``work`` keeps the state of the searches, ``cache`` the relaxations shared with the charge-order
+    stage: both survive an interruption, after which the same call resumes and ends with the same
+    tables. Writes ``found.csv``, ``history.csv``, ``found.extxyz``, ``summary.json``,
+    ``progress.*`` and ``timings.json``. Raises UserError for a composition that the supercell does
+    not have, a supercell too large to enumerate, or a damaged model, state or cache.
     """
     from workflow_lib.results import load_model
     from workflow_lib.simulation.cache import RelaxationCache, model_identity
@@ -71,7 +75,7 @@ def run_search(
     identity = model_identity(model)
     with alone(Path(cache) / f"search-{identity[:20]}", "search"):
         store = RelaxationCache(cache, identity)
-        evaluator = ModelEvaluator(model, host, store, settings, charge_order, name=Path(model_dir).name)
+        evaluator = ModelEvaluator(model, host, store, settings, relaxation, name=Path(model_dir).name)
         before = len(store)
         started = time.perf_counter()
         seconds = search_all(
@@ -94,14 +98,14 @@ def run_search(
 
 
 def check_cells(host: Host, settings: SearchSettings) -> None:
-    """Raise UserError for compositions without arrangements and for endless enumerations."""
+    """Raise UserError for compositions without arrangements and for enumerations that are too long."""
     from workflow_lib.lattice.counting import count_distinct
 
     host.end_members(charges=True)
     for cell in settings.cells:
         cell.occupations(host)
         if cell.enumerate:
-            # Charge-blind models have fewer; what is fine for one variant should be for all.
+            # Charge-blind models have fewer, but one limit holds for all variants.
             numbers = host.compositions(cell.repeat)
             count = sum(count_distinct(host, cell.repeat, n, charges=True) for n in numbers)
             if count > MAX_ENUMERATED:
@@ -121,7 +125,7 @@ def search_all(
     work: Path,
     out: Path,
 ) -> dict[str, float]:
-    """Search in all cells with any source of energies; seconds by cell and method."""
+    """Search in all cells with any source of energies; return the seconds by cell and method."""
     work, out = Path(work), Path(out)
     results: Results = {}
     seconds: dict[str, float] = {}
@@ -141,8 +145,9 @@ def search_all(
             "seed": seed,
             "charges": evaluator.charges,
             "energies": evaluator.identity,
+            "code": code_checksum(*SEARCHES),
         }
-        # Stream 0 draws the random search and the first population: both begin alike.
+        # Stream 0 draws the random search and the first population, so that both begin alike.
         streams = [(seed, *cell.repeat, stream) for stream in (0, 1)]
         with _part(seconds, name, cell, "ga") as progress:
             methods["ga"] = genetic_search(
@@ -190,12 +195,12 @@ def search_all(
         },
     )
     search_figure(found, history, host, settings, f"{name}: arranges {arranged}", out / "progress")
-    seal(out, "search", source=name)
+    seal(out, "search", source=out.name)
     return seconds
 
 
 def _enumerate(problem: Problem) -> list[Record]:
-    """Every distinct arrangement of the supercell, end members too, relaxed in order."""
+    """Relax every distinct arrangement of the supercell, end members too, and return them in order."""
     lattice = problem.lattice
     arrangements = list(
         chain.from_iterable(
@@ -224,7 +229,7 @@ def _records(
 def _write_structures(
     evaluator: Evaluator, host: Host, settings: SearchSettings, results: Results, path: Path
 ) -> None:
-    """The lowest arrangement of each cell and composition over all methods, relaxed."""
+    """Write the relaxed lowest arrangement of each cell and composition over all methods."""
     from ase.io import write
 
     images: list[Atoms] = []
@@ -232,7 +237,7 @@ def _write_structures(
         methods = results[cell.name]
         for record in lowest(chain.from_iterable(methods.values())).values():
             atoms = evaluator.structure(record.arrangement, cell).copy()
-            # Not "energy": ASE would take that for a calculator's.
+            # Not "energy", which ASE would take for a calculator's.
             atoms.info = {
                 "state_key": record.key,
                 "cell": cell.name,
@@ -252,16 +257,16 @@ def _write_structures(
 def _part(
     seconds: dict[str, float], model: str, cell: CellSettings, method: Method
 ) -> Iterator[Callable[[list[Record]], object]]:
-    """Time a method; yields what shows its progress."""
+    """Time a method; yield the function that shows its progress."""
     started = time.perf_counter()
-    if method == "enumeration":  # one call, whose relaxations say how far they are
+    if method == "enumeration":  # one call, whose relaxations report their own progress
         yield lambda _: None
     else:
         bar: Progress | None = None
 
         def show(records: list[Record]) -> None:
             nonlocal bar
-            if bar is None:  # the first call: what an earlier process has done
+            if bar is None:  # the first call counts what an earlier process has done
                 title = f"{model} {cell.name} {method}"
                 bar = Progress(title, cell.budget, "relaxation", done=len(records))
             bar.show(len(records), _best(records))
@@ -273,7 +278,7 @@ def _part(
 
 
 def _best(records: list[Record]) -> str:
-    """Where a search stands: its generation and the lowest formation energy of all compositions."""
+    """Say where a search stands: its generation and its lowest formation energy over all compositions."""
     if not records:
         return ""
     ions, record = min(

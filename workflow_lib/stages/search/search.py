@@ -13,7 +13,7 @@ from workflow_lib.stages.search.random_search import Batch, draw, ions_by_key, n
 from workflow_lib.stages.search.settings import OperatorWeights
 
 ATTEMPTS = 60
-"""Children tried for one new arrangement before a random one is taken instead."""
+"""Number of children tried for one new arrangement before a random one is taken instead."""
 
 
 def _breed(
@@ -25,9 +25,9 @@ def _breed(
     weights: OperatorWeights,
     bits: np.random.BitGenerator,
 ) -> Batch:
-    """Up to ``count`` arrangements that no record has, by operators; at random where those fail."""
+    """Return up to ``count`` arrangements that no record has, from operators or else drawn at random."""
     lattice = problem.lattice
-    rng = np.random.RandomState(bits)  # one stream of bits with two faces: ase-ga needs this one
+    rng = np.random.RandomState(bits)  # shares its bits with a Generator; ase-ga needs a RandomState
     parents = make_population(lattice, records, population, rng)
     selector = make_selector(lattice, weights, rng)
     found = ions_by_key(records)
@@ -70,11 +70,11 @@ def genetic_search(
     """Relax ``budget`` distinct arrangements: a random population, then generations of offspring.
 
     ``start`` draws the first population; given the same generator as a random search's, both
-    searches begin with the same arrangements and differ only in what they make of them. All
-    arrangements equivalent to one already relaxed are bred again, so the budget counts distinct
-    ones. Children of compositions that are ahead are bred again too: every composition gets the
-    same share (the authors let shares drift). Ends early where every arrangement of every
-    composition is known. ``progress`` is given the records after each generation.
+    searches begin with the same arrangements and differ only afterwards. A child equivalent to an
+    arrangement that is already relaxed is bred again, so the budget counts distinct arrangements. A
+    child of a composition that is ahead is bred again too, so that every composition gets the same
+    share (the authors let shares drift). Ends early if every arrangement of every composition is
+    known. ``progress`` is called with the records after each generation. Returns all records.
     """
     progress(state.records)
     while len(state.records) < budget:

@@ -1,4 +1,4 @@
-"""Configuration of the search stage; free of heavy imports."""
+"""Configuration of the search stage; without heavy imports."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class CellSettings(BaseModel):
     offspring: int = Field(default=2, ge=1, description="new arrangements a generation, relaxed together")
     enumerate: bool = Field(
         default=False,
-        description="relax every distinct arrangement too and hold the searches against it",
+        description="relax every distinct arrangement too and compare the searches with it",
     )
     fmax: float | None = Field(
         default=None,
@@ -69,7 +69,7 @@ class CellSettings(BaseModel):
         "relaxations are then used again",
     )
     max_steps: int | None = Field(
-        default=None, ge=1, description="most steps of one relaxation; null: as in the charge_order"
+        default=None, ge=1, description="most steps of one relaxation; null: as in `charge_order`"
     )
 
     @field_validator("compositions")
@@ -79,7 +79,7 @@ class CellSettings(BaseModel):
             if not value:
                 raise ValueError('give at least one number of mobile ions, or "all"')
             if len(set(value)) != len(value):
-                raise ValueError("every composition may stand once")
+                raise ValueError("each composition may be listed only once")
             return tuple(sorted(value))
         return value
 
@@ -103,9 +103,10 @@ class CellSettings(BaseModel):
         return "x".join(map(str, self.repeat))
 
     def occupations(self, host: Host) -> tuple[int, ...]:
-        """Numbers of mobile ions to search at; UserError where one is no inner composition.
+        """Return the numbers of mobile ions to search at.
 
-        Also raises UserError for a composition without neutral assignment of charge states.
+        Raises UserError if a number is no inner composition of the cell, if no composition between
+        the end members can be neutral, or if the population cannot hold all compositions.
         """
         sites = host.n_mobile(self.repeat)
         inner = range(1, sites)
@@ -141,15 +142,15 @@ def _demo_cells() -> tuple[CellSettings, ...]:
             population=8,
             offspring=4,
             fmax=0.1,
-            # After 30 steps energies are still some 15 meV per formula unit too high, as much as
-            # the search wants to tell apart; after 60 about 1 meV (shipped CHGNet, 84 atoms).
+            # After 30 steps energies are still about 15 meV per formula unit too high, as much as
+            # the differences the search must resolve; after 60 about 1 meV (shipped CHGNet, 84 atoms).
             max_steps=80,
         ),
     )
 
 
 class SearchSettings(BaseModel):
-    """Where each model searches, and with what effort; starts are distorted as in `charge_order`."""
+    """The cells and the effort of each model's search; starts are distorted as in `charge_order`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -169,7 +170,7 @@ class SearchSettings(BaseModel):
     def _each_once(cls, value: tuple[CellSettings, ...]) -> tuple[CellSettings, ...]:
         names = [cell.name for cell in value]
         if len(set(names)) != len(names):
-            raise ValueError("every supercell may stand once")
+            raise ValueError("each supercell may be listed only once")
         return value
 
     @property

@@ -1,4 +1,4 @@
-"""What the searches of one model found, as tables."""
+"""Tables of what the searches of one model found."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ HISTORY = (
     "formation_mev_fu", "best_mev_fu",
 )  # fmt: skip
 SAME_EV = 1e-4
-"""eV per formula unit: a ground state as low as this above the enumerated one is that one. Wider
-than float32 noise of a relaxed energy, narrower than any difference of interest (0.1 meV)."""
+"""In eV per formula unit: a ground state at most this much above the enumerated one counts as found.
+Wider than the float32 noise of a relaxed energy, narrower than any difference of interest (0.1 meV)."""
 
 
 def milli(value: float | None) -> float:
-    """A value in eV as meV; NaN for None."""
+    """Return a value in eV as meV; NaN for None."""
     return float("nan") if value is None else 1000 * value
 
 
 def found_table(model: str, host: Host, results: Results, level: str) -> pd.DataFrame:
-    """One row per distinct arrangement and method; see ``search/found`` in ``results_schema``.
+    """Return one row per distinct arrangement and method; see ``search/found`` in ``results_schema``.
 
-    ``order`` counts from 1 within cell and method, ``volume_a3`` is that of the Vegard cell, in which
-    positions alone relax. Keys of charge-blind models name no charge order.
+    ``order`` counts from 1 within cell and method; ``volume_a3`` is the volume of the Vegard cell,
+    in which only positions relax. Keys of charge-blind models name no charge order.
     """
     rows = [
         {
@@ -68,12 +68,12 @@ def found_table(model: str, host: Host, results: Results, level: str) -> pd.Data
 
 
 def _volume(host: Host, arrangement: Arrangement) -> float:
-    """Volume of the Vegard cell of an arrangement in A^3."""
+    """Return the volume of the Vegard cell of an arrangement in A^3."""
     return abs(float(np.linalg.det(host.supercell(arrangement.repeat, host.composition(arrangement))[2])))
 
 
 def history_table(model: str, host: Host, results: Results) -> pd.DataFrame:
-    """One row per relaxation of a search; ``best_mev_fu`` is the lowest so far at its composition."""
+    """Return one row per relaxation; ``best_mev_fu`` is the lowest energy so far at its composition."""
     rows = []
     for cell, methods in results.items():
         for method in ("ga", "random"):
@@ -88,7 +88,7 @@ def history_table(model: str, host: Host, results: Results) -> pd.DataFrame:
 
 
 def lowest(records: Iterable[Record]) -> dict[int, Record]:
-    """The record with the lowest formation energy of each composition (the earlier of equals)."""
+    """Return the record with the lowest formation energy of each composition (the earlier one of a tie)."""
     best: dict[int, Record] = {}
     for record in records:
         energy = record.evaluation.formation
@@ -106,7 +106,7 @@ def cell_summary(
     distinct: Mapping[int, int],
     methods: Mapping[Method, list[Record]],
 ) -> dict[str, Any]:
-    """What each method reached in one supercell, and whether it found the enumerated ground states."""
+    """Return what each method reached in one supercell, and which enumerated ground states it found."""
     summary: dict[str, Any] = {
         "sites": sites,
         "budget": cell.budget,

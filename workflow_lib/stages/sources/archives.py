@@ -1,7 +1,8 @@
-"""Zip and tar archives, unpacked inside their folder or not at all."""
+"""Unpack zip and tar archives inside their folder or not at all."""
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import lzma
 import shutil
@@ -10,10 +11,10 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.foreign_names import safe_path
@@ -25,13 +26,17 @@ LONGEST_PART = 255  # bytes of one name; file systems take no more
 BLOCK = 1 << 20  # bytes
 DAMAGE = (
     *(tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError),
-    # zipfile's for a compression it does not know, and for encryption
-    *(NotImplementedError, RuntimeError),
+    # zipfile's errors for an unknown compression, and for encryption
+    *(NotImplementedError, RuntimeError, RecursionError, OverflowError, ValueError),
 )
+MOST_HEADER = 1 << 16
+"""Bytes of one tar header with its long names and pax records; tarfile reads them completely, whatever
+size they claim. Names that are allowed need a few hundred."""
+_MAGIC: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 
 
 class Member(NamedTuple):
-    """One entry of an archive: ``kind`` is file, folder, or what else it is (refused)."""
+    """One entry of an archive: ``kind`` is file, folder, or any other kind (refused)."""
 
     name: str
     kind: str
@@ -40,14 +45,14 @@ class Member(NamedTuple):
 
 
 def is_archive(path: str | Path) -> bool:
-    """Whether the name is one of a zip or tar archive."""
+    """Return whether the name is that of a zip or tar archive."""
     return str(path).lower().endswith(SUFFIXES)
 
 
 def _zip_kind(info: zipfile.ZipInfo) -> str:
     if info.is_dir():
         return "folder"
-    # Unix attributes stand in the upper half; archives from other systems leave them empty.
+    # Unix attributes are in the upper half; archives from other systems leave them empty.
     kind = stat.S_IFMT(info.external_attr >> 16)
     return "link" if kind == stat.S_IFLNK else "file" if kind in (0, stat.S_IFREG) else "device"
 
@@ -61,26 +66,62 @@ def _zip(path: Path) -> Iterator[Iterator[Member]]:
         )
 
 
+class _Bounded:
+    """The unpacked bytes of a tar archive; ``budget`` limits how much the header being read may take."""
+
+    def __init__(self, path: Path) -> None:
+        with path.open("rb") as handle:
+            start = handle.read(8)
+        opened = next((one for magic, one in _MAGIC.items() if start.startswith(magic)), None)
+        self._file: IO[bytes] = path.open("rb") if opened is None else opened(path)
+        self.budget: int | None = None
+
+    def read(self, size: int = -1) -> bytes:
+        if self.budget is not None:
+            if size < 0 or size > self.budget:
+                raise tarfile.ReadError(f"a header of more than {MOST_HEADER} bytes")
+            self.budget -= size
+        return self._file.read(size)
+
+    def seek(self, place: int, whence: int = 0) -> int:
+        return self._file.seek(place, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def close(self) -> None:
+        self._file.close()
+
+
 @contextmanager
 def _tar(path: Path) -> Iterator[Iterator[Member]]:
-    with tarfile.open(path) as archive:
+    source = _Bounded(path)
+    source.budget = MOST_HEADER
+    with closing(source), tarfile.open(fileobj=cast("IO[bytes]", source), mode="r:") as archive:
 
         def members() -> Iterator[Member]:
-            for info in archive:
+            while True:
+                source.budget = MOST_HEADER
+                info = archive.next()
+                source.budget = None
+                # tarfile keeps every member it has seen, but they are not needed again.
+                archive.members = []  # type: ignore[attr-defined]
+                if info is None:
+                    break
                 kind = "folder" if info.isdir() else "file" if info.isreg() else "device"
                 if info.issym() or info.islnk():
                     kind = "link"
-                # Links were told apart above, so extractfile always finds bytes.
+                # Links were sorted out above, so extractfile always finds bytes.
                 yield Member(
                     info.name,
                     kind,
-                    info.size if kind == "file" else 0,
+                    info.size if kind == "file" else min(info.size, 0),
                     partial(archive.extractfile, info),  # type: ignore[arg-type]
                 )
 
-            # The checksum of a compressed archive stands behind the end that tar itself looks for.
+            # The checksum of a compressed archive comes after the end that tar itself looks for.
             for _ in range(100):
-                if archive.fileobj is None or not archive.fileobj.read(BLOCK):
+                if not source.read(BLOCK):
                     break
 
         yield members()
@@ -105,7 +146,11 @@ def unpack(archive: Path, target: Path, *, max_ratio: float) -> int:
         with opened(archive) as members:
             for number, member in enumerate(members):
                 path = _member_path(archive, member)
-                # What a member claims is added up before a byte of it is written.
+                if member.size < 0:
+                    raise UserError(
+                        f"{archive} is refused: its member {member.name[:200]!r} has a negative size"
+                    )
+                # The claimed sizes are added up before any bytes are written.
                 claimed += member.size
                 if claimed > allowed or number >= MOST_MEMBERS:
                     raise UserError(
@@ -122,13 +167,13 @@ def unpack(archive: Path, target: Path, *, max_ratio: float) -> int:
                 else:
                     _write(archive, member, temporary / path)
                     count += 1
-        # A folder of an earlier version of the archive gives way.
+        # Replaces the folder of an earlier version of the archive.
         shutil.rmtree(target, ignore_errors=True)
         temporary.replace(target)
     except DAMAGE as error:
         raise _damaged(archive, error) from error
     except OSError as error:
-        if error.errno is None:  # bz2 reports damage so
+        if error.errno is None:  # bz2 reports damage in this way
             raise _damaged(archive, error) from error
         raise
     finally:
@@ -137,7 +182,7 @@ def unpack(archive: Path, target: Path, *, max_ratio: float) -> int:
 
 
 def _damaged(archive: Path, error: BaseException) -> UserError:
-    # tarfile lists all it has tried, a line each.
+    # tarfile lists all formats it has tried, one per line.
     words = next(iter(str(error).splitlines()), type(error).__name__).rstrip(":")
     return UserError(
         f"{archive} cannot be unpacked ({words}); its checksum is right, so tell its authors, or leave it "
@@ -163,7 +208,7 @@ def _member_path(archive: Path, member: Member) -> str:
 
 
 def _utf8(name: str) -> bytes:
-    """The bytes of a name; ValueError for one that is no text, which tables could not hold later."""
+    """Return the bytes of a name; raise ValueError if it is no text, which tables could not hold later."""
     try:
         return name.encode()
     except UnicodeEncodeError:

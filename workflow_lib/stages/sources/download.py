@@ -1,4 +1,4 @@
-"""One file from the network to its verified place, resumed where an earlier try stopped."""
+"""Download one file from the network to its verified place, resuming where an earlier try stopped."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from workflow_lib.stages.sources.transport import (
 from workflow_lib.stages.sources.verified import checksum
 
 BLOCK = 1 << 18  # bytes
-MISMATCHES = 2  # whole downloads with the wrong checksum until the host is not believed any more
+MISMATCHES = 2  # complete downloads with a wrong checksum after which the host is not tried again
 
 
 class Part:
-    """The bytes of a file that have arrived, with a note of what they are the beginning of."""
+    """The bytes of a file that have arrived, with a record of the file version they belong to."""
 
     def __init__(self, path: Path, file: ListedFile) -> None:
         self.path = path
@@ -46,23 +46,23 @@ class Part:
             self.discard()
 
     def size(self) -> int:
-        """Bytes that have arrived."""
+        """Return the number of bytes that have arrived."""
         return self.path.stat().st_size if self.path.exists() else 0
 
     def discard(self) -> None:
-        """Start from nothing."""
+        """Delete the bytes that have arrived."""
         self.path.unlink(missing_ok=True)
         self._note.unlink(missing_ok=True)
         self.etag = None
 
     def begin(self, etag: str | None) -> None:
-        """Empty the part; the bytes to come belong to this ETag."""
+        """Empty the part; the next bytes belong to this ETag."""
         self.discard()
         self.etag = etag
         write_json(self._note, {"digest": self._file.digest, "etag": etag})
 
     def accept(self, target: Path) -> None:
-        """Move the complete, verified bytes to their place, safely on disk first."""
+        """Move the complete, verified bytes to their place, after syncing them to disk."""
         with self.path.open("rb") as handle:
             os.fsync(handle.fileno())
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -75,8 +75,8 @@ def download(
 ) -> None:
     """Fetch one file to ``target``, which appears only once its checksum is right.
 
-    ``show`` is told how many bytes have arrived. What has arrived stays at ``part_path`` when the
-    fetch fails. Raises UserError with one line, OSError when writing fails, and StoppedError when
+    ``show`` is called with the number of bytes that have arrived. They stay at ``part_path`` if the
+    fetch fails. Raises UserError with one line, OSError if writing fails, and StoppedError if
     another thread has given up.
     """
     part = Part(part_path, file)
@@ -112,11 +112,11 @@ def download(
 
 
 def _receive(web: Web, url: str, file: ListedFile, part: Part, show: Callable[[int], None]) -> None:
-    """One try to bring the part to its full size; TransientError or RefusedError where it fails."""
+    """Try once to bring the part to its full size; raise TransientError or RefusedError if that fails."""
     have = part.size()
     headers = {"Range": f"bytes={have}-"} if have else {}
     if have and part.etag:
-        # A file that has changed since is then sent whole, instead of its second half.
+        # A file that has changed since is then sent completely, instead of its second half.
         headers["If-Range"] = part.etag
     try:
         with web.open(url, headers) as response:
@@ -134,7 +134,7 @@ def _receive(web: Web, url: str, file: ListedFile, part: Part, show: Callable[[i
 
 
 def _strong_etag(response: requests.Response) -> str | None:
-    """The ETag if it promises equality byte by byte, as If-Range demands."""
+    """Return the ETag if it guarantees equality byte by byte, as If-Range requires."""
     etag: str | None = response.headers.get("ETag")
     return None if etag is None or etag.startswith("W/") else etag
 
@@ -146,7 +146,7 @@ def _check_length(response: requests.Response, file: ListedFile) -> None:
 
 
 def _check_continues(response: requests.Response, file: ListedFile, part: Part, have: int) -> None:
-    """The answer to a Range request fits what is here: place, total size and, where known, ETag."""
+    """Check that the answer to a Range request continues the part: place, total size, ETag if known."""
     match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
     etag = _strong_etag(response)
     fits = (
@@ -171,7 +171,7 @@ def _write(
     settings = web.settings
     window_start, window_bytes = time.monotonic(), 0
     with part.path.open("ab") as handle:
-        # read1 hands over what has come; waiting for whole blocks would hide a trickle.
+        # read1 returns what has arrived; waiting for full blocks would hide a slow trickle.
         while block := response.raw.read1(BLOCK, decode_content=False):
             have += len(block)
             if have > file.size:

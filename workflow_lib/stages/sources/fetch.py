@@ -1,4 +1,4 @@
-"""Bring a source's files here: listed, downloaded, verified, unpacked, described."""
+"""Fetch a source's files: list, download, verify, unpack and describe them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from workflow_lib.stages.sources.transport import Web
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """What a fetch leaves: verified files (sorted by path), unpacked folders, terms of use."""
+    """The result of a fetch: verified files (sorted by path), unpacked folders, terms of use."""
 
     folder: Path
     files: tuple[Path, ...]
@@ -50,17 +50,18 @@ def fetch(
     only: Sequence[str] = (),
     settings: FetchSettings | None = None,
 ) -> Fetched:
-    """Have the files of a source in ``out/name``, verified; what is already here is not fetched again.
+    """Fetch the files of a source into ``out/name``, verified; files already there are not fetched again.
 
     ``only``: shell patterns of the paths wanted (``*`` also matches ``/``); none means all. Local
-    sources stay where they are. Raises UserError with one line: network, file list, checksums, disk,
-    archives, or another fetch at work; running the same call again goes on where this one stopped.
+    sources stay where they are. Raises UserError with one line: network, file list, checksums,
+    disk, archives, or another fetch in progress; the same call then continues where this one
+    stopped.
     """
     settings = settings or FetchSettings()
     path = Path(out) / name
     try:
         with folder_lock(path / ".fetch/lock", settings.lock_wait, say):
-            # Read only now: another fetch may have been at work until a moment ago.
+            # Read only now, because another fetch may have been running until a moment ago.
             folder = SourceFolder(path, settings)
             if isinstance(source, LocalSource):
                 return _fetch_local(name, source, folder, only)
@@ -100,7 +101,7 @@ def _fetch_remote(
         _check_same_item(name, source, before, folder.path)
         check_pins(name, source, before)
     if before and all(folder.here(file) for file in _wanted(name, before, only)):
-        listing = before  # everything is here: no network needed
+        listing = before  # all files are here, so no network is needed
     else:
         listing = _fetch_missing(name, source, folder, only, settings, before)
     wanted = _wanted(name, listing, only)
@@ -130,7 +131,7 @@ def _fetch_missing(
         check_unchanged(name, before, listing)
     wanted = _wanted(name, listing, only)
     folder.keep_listing(listing)
-    # Written first: no data here without their licence, also after a crash.
+    # Written first, so that there are never data without their licence, even after a crash.
     _describe(name, source, folder, listing)
     for path in listing.linked:
         say(f"{name}: {path} is only linked from the item and cannot be verified; it is not fetched")
@@ -166,7 +167,7 @@ def _describe(name: str, source: RemoteSource, folder: SourceFolder, listing: Li
 
 
 def _download_all(name: str, web: Web, folder: SourceFolder, files: list[ListedFile]) -> None:
-    """Download several files at once; UserError naming what failed, after the others have arrived."""
+    """Download several files at once; UserError names those that failed, after the others have arrived."""
     if not files:
         return
     arrived = {file.path: min(file.size, _size(folder.part(file))) for file in files}
@@ -189,7 +190,7 @@ def _download_all(name: str, web: Web, folder: SourceFolder, files: list[ListedF
 
     failures: list[str] = []
     with ThreadPoolExecutor(web.settings.connections) as pool:
-        # The largest first: the last one running should be a short one.
+        # The largest first, so that the last one running is short.
         jobs = [pool.submit(one, file) for file in sorted(files, key=lambda file: -file.size)]
         try:
             for job in as_completed(jobs):
@@ -198,7 +199,7 @@ def _download_all(name: str, web: Web, folder: SourceFolder, files: list[ListedF
                 except UserError as error:
                     failures.append(str(error))
         except BaseException:
-            # Disk full, Ctrl-C: the other threads end at their next block.
+            # Disk full or Ctrl-C: the other threads end at their next block.
             web.stop.set()
             pool.shutdown(cancel_futures=True)
             raise
@@ -216,7 +217,7 @@ def _size(path: Path) -> int:
 
 
 def _fetch_local(name: str, source: LocalSource, folder: SourceFolder, only: Sequence[str]) -> Fetched:
-    """Record files that are here already; they stay where they are."""
+    """Record files that are already on this machine; they stay where they are."""
     found = local_files(name, source.path, leave_out=folder.path)
     chosen = _select(name, [str(path) for path in found], only)
     digests = {

@@ -1,4 +1,4 @@
-"""The folder of one source: data in ``files`` and ``unpacked``, book-keeping in ``.fetch``."""
+"""The folder of one source: data in ``files`` and ``unpacked``, records in ``.fetch``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from workflow_lib.stages.sources.verified import Verified
 
 
 class SourceFolder:
-    """Where everything of a source lies, and what is known of it from earlier fetches."""
+    """The places of all files of a source, and what is known of it from earlier fetches."""
 
     def __init__(self, path: Path, settings: FetchSettings) -> None:
         self.path = path
@@ -25,32 +25,32 @@ class SourceFolder:
         self.verified = Verified(self._books / "verified.json", always=settings.verify)
 
     def target(self, file: ListedFile) -> Path:
-        """Where a verified file lies."""
+        """Return the place of a verified file."""
         return self.path / "files" / file.path
 
     def part(self, file: ListedFile) -> Path:
-        """Where a file grows while it arrives."""
+        """Return the place where a file grows while it arrives."""
         return self._books / "parts" / f"{file.path}.part"
 
     def listing(self) -> Listing | None:
-        """The file list of an earlier fetch; None where there was none, or its record is damaged."""
+        """Return the file list of an earlier fetch; None if there was none, or its record is damaged."""
         try:
             return Listing.from_json(read_json(self._books / "listing.json"))
         except (UserError, KeyError, TypeError):
             return None
 
     def keep_listing(self, listing: Listing) -> None:
-        """Record the file list, against which later fetches hold the item's."""
+        """Record the file list, with which later fetches compare the item's list."""
         write_json(self._books / "listing.json", asdict(listing))
 
     def here(self, file: ListedFile) -> bool:
-        """Whether the file is in its place and right; one that is wrong is moved aside."""
+        """Return whether the file is in its place and right; move a wrong one aside."""
         target = self.target(file)
         if not target.is_file():
             return False
         if self.verified.digest(file.path, target, file.algorithm) == file.digest:
             return True
-        # It may hold somebody's work: never deleted, and never taken for the real one.
+        # It may be somebody's work, so it is never deleted, and never taken for the real one.
         aside = target.with_name(f"{target.name}.changed-{time.time_ns()}")
         target.replace(aside)
         say(
@@ -65,18 +65,18 @@ class SourceFolder:
             return {}
 
     def inner(self, archive: str) -> str:
-        """The folder, relative to the source's, that an archive (named by its path) is unpacked to."""
+        """Return the folder, relative to the source's, to which an archive (by its path) is unpacked."""
         return f"unpacked/{archive.lstrip('/')}"
 
     def unpacked(self) -> dict[str, str]:
-        """The folder of each archive that has been unpacked."""
+        """Return the folder of each archive that has been unpacked."""
         inner = {archive: self.inner(archive) for archive in sorted(self._unpacked())}
         return {archive: folder for archive, folder in inner.items() if (self.path / folder).is_dir()}
 
     def unpack_all(self, files: dict[str, tuple[Path, str]]) -> tuple[Path, ...]:
-        """Unpack the archives among ``files`` (place and checksum by name) that are not yet; their folders.
+        """Unpack the archives among ``files`` (place and checksum by name) as needed; return their folders.
 
-        Raises UserError for an archive that is refused or damaged, OSError where writing fails.
+        Raises UserError for an archive that is refused or damaged, OSError if writing fails.
         """
         folders = []
         for name, (archive, digest) in files.items():

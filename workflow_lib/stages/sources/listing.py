@@ -1,4 +1,4 @@
-"""What an item holds: its file list, licence and citation, as the item's own API tells them."""
+"""The contents of an item: its file list, licence and citation, from the item's own API."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from workflow_lib.core.foreign_names import safe_path
 from workflow_lib.stages.sources.table import FigshareSource, HuggingFaceSource, RemoteSource
 from workflow_lib.stages.sources.transport import Web
 
-PAGE = 1000  # files; the largest page figshare gives. Without asking it gives 10.
+MOST_PAGES = 2000
+"""Largest number of pages of a file list, about two million files; more is an endless list."""
+PAGE = 1000  # files; the largest page that figshare gives; its default is 10
 
 
 @dataclass(frozen=True, slots=True)
 class ListedFile:
-    """One file of an item: relative path, size in bytes, checksum, addresses in order of trial."""
+    """One file of an item: relative path, size in bytes, checksum, addresses in the order to try them."""
 
     path: str
     size: int
@@ -46,13 +48,13 @@ class Listing:
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> Listing:
-        """What ``dataclasses.asdict`` made of a listing; TypeError or KeyError where it is none."""
+        """Return the listing from its ``asdict`` form; raise TypeError or KeyError if it is none."""
         files = tuple(ListedFile(**{**file, "urls": tuple(file["urls"])}) for file in raw["files"])
         return cls(**{**raw, "files": files, "linked": tuple(raw["linked"])})
 
 
 def read_listing(name: str, source: RemoteSource, web: Web, revision: str | None = None) -> Listing:
-    """Ask the item's API; UserError where it cannot be reached or answers nonsense.
+    """Ask the item's API; raise UserError if it cannot be reached or its answer makes no sense.
 
     ``revision`` (Hugging Face) is the commit that an earlier fetch recorded.
     """
@@ -61,7 +63,7 @@ def read_listing(name: str, source: RemoteSource, web: Web, revision: str | None
             listing = _figshare(name, source, web)
         else:
             listing = _hugging_face(name, source, web, revision or source.revision)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UserError(
             f"{name}: the API at {source.address} answers in an unknown form "
             f"({type(error).__name__}: {error}); check `api` and `address` in the table of sources"
@@ -82,14 +84,18 @@ def _figshare(name: str, source: FigshareSource, web: Web) -> Listing:
     if article.get("download_disabled"):
         raise UserError(f"{name}: downloads of item {source.item} are switched off by its owner")
     entries: list[dict[str, Any]] = []
-    # The article itself names ten files at most; the list of a version comes in pages.
+    # The article itself names at most ten files; the list of a version comes in pages.
     while True:
         page, _ = web.get_json(
             f"{name}: file list", f"{base}/files?page={len(entries) // PAGE + 1}&page_size={PAGE}"
         )
+        if not isinstance(page, list):
+            raise TypeError("the file list is no list")
         entries += page
         if len(page) < PAGE:
             break
+        if len(entries) >= MOST_PAGES * PAGE:
+            raise UserError(f"{name}: the file list at {source.address} has no end")
     folders = article.get("folder_structure") or {}
     files, linked = [], []
     for entry in entries:
@@ -101,7 +107,7 @@ def _figshare(name: str, source: FigshareSource, web: Web) -> Listing:
             continue
         if not digest:
             raise UserError(f"{name}: the API gives no md5 for {path}, so it cannot be verified")
-        # The second address serves the same file where the first one asks for a browser.
+        # The second address serves the same file if the first one requires a browser.
         urls = (entry["download_url"], f"{source.address}/file/download/{number}")
         files.append(ListedFile(path, int(entry["size"]), "md5", str(digest).lower(), urls, number))
     licence = article.get("license") or {}
@@ -126,13 +132,17 @@ def _hugging_face(name: str, source: HuggingFaceSource, web: Web, revision: str)
     commit = str(record["sha"])
     url: str | None = f"{api}/tree/{commit}?recursive=true"
     files = []
+    asked: set[str] = set()
     while url:
+        if url in asked or len(asked) >= MOST_PAGES:
+            raise UserError(f"{name}: the file list at {source.address} has no end")
+        asked.add(url)
         page, response = web.get_json(f"{name}: file list", url)
         for entry in page:
             if entry["type"] != "file":
                 continue
             path = _path(name, entry["path"])
-            # Large files go by sha256, small ones by git's sha1 of a blob.
+            # Large files are identified by sha256, small ones by git's sha1 of a blob.
             large = entry.get("lfs")
             algorithm = "sha256" if large else "git-sha1"
             digest = str((large or entry)["oid"]).removeprefix("sha256:").lower()
@@ -159,7 +169,7 @@ def _path(name: str, path: str) -> str:
 
 
 def _unique(files: list[ListedFile]) -> tuple[ListedFile, ...]:
-    """Sorted by path; figshare lets two files share a name, which here get a folder each."""
+    """Return the files sorted by path; figshare allows equal names, which get a folder each here."""
     count = Counter(file.path for file in files)
     renamed = []
     for file in files:
@@ -170,7 +180,7 @@ def _unique(files: list[ListedFile]) -> tuple[ListedFile, ...]:
 
 
 def check_pins(name: str, source: RemoteSource, listing: Listing) -> None:
-    """Hold the API's list against what the table pins; UserError naming every difference."""
+    """Compare the API's list with what the table pins; UserError names every difference."""
     differences = []
     by_id = {file.id: file for file in listing.files if file.id}
     by_path = {file.path: file for file in listing.files}
@@ -197,7 +207,7 @@ def check_pins(name: str, source: RemoteSource, listing: Listing) -> None:
 
 
 def check_unchanged(name: str, before: Listing, now: Listing) -> None:
-    """Hold the API's list against the one an earlier fetch recorded; UserError where they differ."""
+    """Compare the API's list with the one of an earlier fetch; raise UserError if they differ."""
     old = {file.path: (file.size, file.digest) for file in before.files}
     new = {file.path: (file.size, file.digest) for file in now.files}
     changed = [f"{path} is gone" for path in sorted(old.keys() - new.keys())]

@@ -1,4 +1,4 @@
-"""Bars of several downloads on a terminal; elsewhere there is a line a file instead."""
+"""Bars of several downloads on a terminal; elsewhere one line per file instead."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 
 class Progress:
-    """A bar for everything and one for each file under way; no bars where nobody watches."""
+    """A bar for the total and one for each file being fetched; no bars without a terminal."""
 
     def __init__(self, total: int, done: int) -> None:
         self._quiet = not sys.stderr.isatty()
@@ -34,7 +34,7 @@ class Progress:
 
     @contextmanager
     def file(self, name: str, size: int, done: int) -> Iterator[Callable[[int], None]]:
-        """Show one file; the function given takes the bytes that have arrived, also fewer than before."""
+        """Show one file; the yielded function takes the number of bytes arrived, which may also fall."""
         with self._lock:
             place = min(self._places)
             self._places.remove(place)
@@ -56,5 +56,5 @@ class Progress:
                 self._places.add(place)
 
     def close(self) -> None:
-        """Take the bars away."""
+        """Remove the bars."""
         self._all.close()

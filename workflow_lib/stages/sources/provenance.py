@@ -16,7 +16,7 @@ UNSTATED = "not stated by the source; ask its authors before you pass the data o
 
 
 def licence_of(source: Source, listing: Listing | None = None) -> str:
-    """The licence in one line; where table and API disagree, both are named."""
+    """Return the licence in one line; if table and API disagree, both are named."""
     stated, found = source.licence, listing.licence if listing else None
 
     def plain(text: str) -> str:
@@ -28,7 +28,7 @@ def licence_of(source: Source, listing: Listing | None = None) -> str:
 
 
 def citation_of(source: Source, listing: Listing | None = None) -> str:
-    """What to cite: the API's words and the table's, one a line."""
+    """Return what to cite: the API's words and the table's, one per line."""
     lines = [listing.citation if listing else None, source.citation]
     return "\n".join(dict.fromkeys(line for line in lines if line)) or UNSTATED
 
@@ -42,7 +42,7 @@ def write_provenance(
     unpacked: dict[str, str],
     listing: Listing | None = None,
 ) -> None:
-    """Write LICENCE.txt, CITATION.txt and provenance.json; what is already so is left untouched.
+    """Write LICENCE.txt, CITATION.txt and provenance.json; leave files that are up to date untouched.
 
     ``files``: path, size (bytes), checksum and whether it is here; ``unpacked``: folder by archive.
     Raises UserError or OSError where the folder cannot be written.
@@ -71,7 +71,7 @@ def write_provenance(
         del before["retrieved"]
     except (UserError, KeyError, TypeError):
         before = None
-    # The day is that of the last change, so that a second run changes nothing.
+    # The date is that of the last change, so that a second run changes nothing.
     if before != record:
         write_json(path, {**record, "retrieved": datetime.now(UTC).date().isoformat()})
 

@@ -21,10 +21,10 @@ CITATIONS = ("source", "title", "doi", "version", "licence", "citation", "files"
 def read_fetched(
     settings: SourcesSettings, *, rule: RedoxRule, energy_reference: str, out: Path, jobs: int = 1
 ) -> dict[str, Any]:
-    """Read what was fetched into ``out``: the files of ``read_sources``, and ``citations.csv``.
+    """Read fetched files into ``out``: the files of ``read_sources``, and ``citations.csv``.
 
-    Frames whose file states no level of theory are at ``energy_reference``. Returns the summary.
-    Raises UserError where a source is not fetched, and as ``read_sources`` does.
+    Frames whose file states no level of theory get ``energy_reference``. Returns the summary.
+    Raises UserError if a source is not fetched, and as ``read_sources`` does.
     """
     import pandas as pd
 
@@ -72,7 +72,7 @@ def _matches(path: str, patterns: tuple[str, ...]) -> bool:
 
 
 def _place(folder: Path, path: str) -> Path:
-    """Downloaded files are named relative to their source's folder, local ones by their own path."""
+    """Return the place of a file: relative to its source's folder if downloaded, else its own path."""
     return folder / path if path.startswith("files/") else Path(path)
 
 

@@ -1,4 +1,4 @@
-"""How data are fetched; free of heavy imports."""
+"""Configuration of fetching data; without heavy imports."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SOURCE_NAME = r"^[a-z0-9]+(-[a-z0-9]+)*$"
 
 
 class FetchSettings(BaseModel):
-    """Patience and care of a fetch; times in seconds, sizes in bytes."""
+    """Time-outs, retries and checks of a fetch; times in seconds, sizes in bytes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -18,6 +18,7 @@ class FetchSettings(BaseModel):
     attempts: int = Field(6, ge=1, le=50, description="tries in a row that bring no new bytes")
     connect_timeout: float = Field(15, gt=0, description="s until a host has to answer")
     stall_timeout: float = Field(60, gt=0, description="s without (enough) data until a new try")
+    json_timeout: float = Field(300, gt=0, description="s until a page of a file list has arrived")
     minimum_rate: float = Field(200, ge=0, description="bytes/s; a slower connection counts as stalled")
     backoff: float = Field(1, ge=0, description="s before the second try; doubles with every further one")
     max_backoff: float = Field(60, ge=0, description="s, the longest wait the program chooses itself")
@@ -33,7 +34,7 @@ class FetchSettings(BaseModel):
 
 
 class SourcesSettings(BaseModel):
-    """Which files of which sources make up the frames of a run."""
+    """The sources and files that make up the frames of a run."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

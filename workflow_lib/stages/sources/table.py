@@ -1,4 +1,4 @@
-"""The table of data sources (``config/sources.yaml``): its form, and reading it."""
+"""The table of data sources (``config/sources.yaml``): its form, and how it is read."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class _Section(BaseModel):
 
 
 class PinnedFile(_Section):
-    """A file whose checksum was public beforehand: the API has to say the same."""
+    """A file whose checksum was published beforehand; the API must give the same."""
 
     path: str = Field(description="folder and name inside the item")
     size: int = Field(ge=0, description="bytes")
@@ -70,7 +70,7 @@ class HuggingFaceSource(_Remote):
 
 
 class LocalSource(_Described):
-    """Files that are already here; they are used in place."""
+    """Files that are already on this machine; they are used in place."""
 
     api: Literal["local"]
     path: str = Field(min_length=1, description="file, folder, or glob pattern (** for any depth)")
@@ -86,7 +86,7 @@ KINDS: dict[str, type[FigshareSource] | type[HuggingFaceSource] | type[LocalSour
 
 
 def pinned_version(source: RemoteSource) -> str | None:
-    """The version the table pins; None for a branch, whose commit the first fetch records."""
+    """Return the version the table pins; None for a branch, whose commit the first fetch records."""
     if isinstance(source, FigshareSource):
         return str(source.version)
     return source.revision if re.fullmatch(r"[0-9a-f]{40}", source.revision) else None
@@ -105,7 +105,7 @@ def _source(raw: Any, where: str) -> Source:
 
 
 def load_sources(path: str | Path) -> dict[str, Source]:
-    """Read and check the table; UserError naming file, key and remedy."""
+    """Read and check the table; UserError names file, key and remedy."""
     path = Path(path)
     raw = read_yaml(path)
     table = raw.get("sources") if isinstance(raw, dict) else None
@@ -118,9 +118,9 @@ def load_sources(path: str | Path) -> dict[str, Source]:
 
 
 def find_source(name: str, path: str | Path) -> tuple[str, Source]:
-    """The source of this name and its folder's name; ``local:PATTERN`` needs no table.
+    """Return the source of this name and its folder's name; ``local:PATTERN`` needs no table.
 
-    Raises UserError where the table has no such source or is itself faulty.
+    Raises UserError if the table has no such source or is itself faulty.
     """
     if name.startswith(LOCAL):
         pattern = name.removeprefix(LOCAL)

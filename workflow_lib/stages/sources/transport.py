@@ -1,16 +1,18 @@
-"""HTTP with patience: retries with exponential back-off, time-outs, errors in plain words."""
+"""HTTP requests with retries: exponential back-off, time-outs, errors in plain words."""
 
 from __future__ import annotations
 
 import json
 import random
+import re
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import requests
 import urllib3
@@ -18,6 +20,9 @@ import urllib3
 from workflow_lib.core.errors import UserError
 from workflow_lib.stages.sources.settings import FetchSettings
 
+MOST_JSON = 1 << 26
+"""Bytes of one page of a file list; the largest items have about 300 bytes per file."""
+MOST_REDIRECTS = 10
 TRY_LATER = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
@@ -34,26 +39,29 @@ class RangeRefusedError(TransientError):
 
 
 class RefusedError(Exception):
-    """The host will not give this, however often it is asked."""
+    """The host will not serve this, however often it is asked."""
 
 
 class StoppedError(Exception):
-    """Another thread met an error that makes going on pointless."""
+    """Another thread met an error that makes continuing pointless."""
 
 
 def _host(url: str) -> str:
-    return urlsplit(url).netloc
+    try:
+        return urlsplit(url).netloc or url[:100]
+    except ValueError:
+        return url[:100]
 
 
 def _retry_after(value: str | None) -> float | None:
-    """Seconds from a Retry-After header: a number or a date; None where it is neither."""
+    """Return the seconds of a Retry-After header, a number or a date; None if it is neither."""
     if value is None:
         return None
-    if value.strip().isdigit():
+    if re.fullmatch(r"\s*[0-9]{1,9}\s*", value):
         return float(value)
     try:
         moment = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, TypeError, OverflowError, IndexError):
         return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
@@ -61,7 +69,7 @@ def _retry_after(value: str | None) -> float | None:
 
 
 def _root_cause(error: BaseException) -> str:
-    """The operating system's words at the bottom of a chain of wrapped errors."""
+    """Return the operating system's words at the bottom of a chain of wrapped errors."""
     words = "no connection"
     seen: BaseException | None = error
     while seen is not None:
@@ -85,22 +93,22 @@ class Web:
         session: requests.Session | None = getattr(self._local, "session", None)
         if session is None:
             session = requests.Session()
-            # Bytes as they are stored: sizes, ranges and checksums of the file lists mean these.
+            # Bytes as they are stored, to which sizes, ranges and checksums of the file lists refer.
             session.headers.update({"Accept-Encoding": "identity", "User-Agent": "workflow-lib fetch"})
             self._local.session = session
         return session
 
     @contextmanager
     def open(self, url: str, headers: Mapping[str, str] | None = None) -> Iterator[requests.Response]:
-        """An answer with status 200 or 206, its body not yet read.
+        """Yield an answer with status 200 or 206, its body not yet read.
 
-        Raises TransientError, RangeRefusedError or RefusedError, also for what goes wrong while the
-        body is read within the block.
+        Raises TransientError, RangeRefusedError or RefusedError, also for errors while the body is
+        read within the block.
         """
         timeout = (self.settings.connect_timeout, self.settings.stall_timeout)
         host = _host(url)
         try:
-            with self._session().get(url, headers=headers, stream=True, timeout=timeout) as response:
+            with self._get(url, headers, timeout) as response:
                 host = _host(response.url)
                 self._check(response, host)
                 yield response
@@ -121,8 +129,42 @@ class Web:
             raise TransientError(f"the connection to {host} broke off") from error
         except requests.exceptions.ConnectionError as error:
             raise TransientError(f"cannot reach {host} ({_root_cause(error)})") from error
-        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+        # Malformed addresses (http://[::1, lone surrogates) and headers raise errors of Python's own.
+        except (requests.RequestException, urllib3.exceptions.HTTPError, UnicodeError, ValueError) as error:
             raise RefusedError(f"{host} cannot be asked for {url}: {type(error).__name__}") from error
+
+    def _get(
+        self, url: str, headers: Mapping[str, str] | None, timeout: tuple[float, float]
+    ) -> requests.Response:
+        """Return the answer behind at most :data:`MOST_REDIRECTS` redirects, whose bodies are not read."""
+        session = self._session()
+        for _ in range(MOST_REDIRECTS + 1):
+            response = session.get(
+                url, headers=headers, stream=True, timeout=timeout, allow_redirects=False
+            )
+            if not response.is_redirect:
+                return response
+            response.close()
+            url = urljoin(url, str(session.get_redirect_target(response)))
+            if urlsplit(url).scheme not in ("http", "https"):
+                raise RefusedError(f"{_host(response.url)} points to {url[:100]}, which is no web address")
+        raise RefusedError(f"{_host(url)} redirects more than {MOST_REDIRECTS} times")
+
+    def _body(self, response: requests.Response) -> bytes:
+        """Return a body of at most :data:`MOST_JSON` bytes that arrives before ``json_timeout`` is over."""
+        deadline = time.monotonic() + self.settings.json_timeout
+        parts: list[bytes] = []
+        size = 0
+        while part := response.raw.read1(1 << 18, decode_content=True):
+            parts.append(part)
+            size += len(part)
+            if size > MOST_JSON:
+                raise RefusedError(f"{_host(response.url)} sends a file list of over {MOST_JSON} bytes")
+            if time.monotonic() > deadline:
+                raise TransientError(f"{_host(response.url)} takes too long for a file list")
+            if self.stop.is_set():
+                raise StoppedError
+        return b"".join(parts)
 
     @staticmethod
     def _check(response: requests.Response, host: str) -> None:
@@ -131,7 +173,7 @@ class Web:
         if status in (200, 206) and "x-amzn-waf-action" not in response.headers:
             return
         if status in (200, 202, 206):
-            # Figshare's web host sends this, with an empty body, to programs it takes for robots.
+            # Figshare's web host sends this, with an empty body, to programs that it takes for robots.
             raise RefusedError(f"{host} answers with a browser check instead of the file")
         if status == 416:
             raise RangeRefusedError(words)
@@ -142,9 +184,9 @@ class Web:
     def retry[T](self, what: str, action: Callable[[], T], progress: Callable[[], int] = lambda: 0) -> T:
         """Call ``action`` until it succeeds, waiting longer and longer between tries.
 
-        ``progress`` says how far the tries have come (bytes): only tries in a row that come no
-        farther than any before them count against ``settings.attempts``. Raises UserError when
-        they are used up or the host asks for too long a wait; RefusedError and StoppedError pass.
+        ``progress`` returns how far the tries have come (bytes): only tries in a row that come no
+        farther than any before them count against ``settings.attempts``. Raises UserError if they
+        are used up or the host asks for too long a wait; RefusedError and StoppedError pass.
         """
         settings = self.settings
         failures, best = 0, progress()
@@ -168,17 +210,17 @@ class Web:
                     ) from error
             if wait is None:
                 longest = min(settings.max_backoff, settings.backoff * 2 ** (failures - 1))
-                # Spread, so that several connections do not all come back at the same moment.
+                # Randomised, so that several connections do not all retry at the same moment.
                 wait = longest * random.uniform(0.5, 1)
             if self.stop.wait(wait):
                 raise StoppedError
 
     def get_json(self, what: str, url: str) -> tuple[Any, requests.Response]:
-        """A JSON document and the answer it came with; UserError where it cannot be had."""
+        """Return a JSON document and its HTTP response; raise UserError if it cannot be obtained."""
 
         def ask() -> tuple[bytes, requests.Response]:
             with self.open(url) as response:
-                return response.content, response
+                return self._body(response), response
 
         try:
             body, response = self.retry(what, ask)
@@ -188,7 +230,7 @@ class Web:
             ) from error
         try:
             return json.loads(body), response
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(
                 f"{what}: {url} answers with something else than JSON (a log-in page of the network?); "
                 "check the address in the table of sources"

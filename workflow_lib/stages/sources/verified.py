@@ -1,4 +1,4 @@
-"""Checksums, and the memory of which files have passed theirs."""
+"""Checksums, and a record of which files have passed theirs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BLOCK = 1 << 20  # bytes
 
 
 def checksum(path: Path, algorithm: str) -> str:
-    """Hexadecimal md5, sha256 or git-sha1 (git's hash of a blob) of a file."""
+    """Return the hexadecimal md5, sha256 or git-sha1 (git's hash of a blob) of a file."""
     if algorithm == "git-sha1":
         digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
     else:
@@ -26,9 +26,9 @@ def checksum(path: Path, algorithm: str) -> str:
 
 
 class Verified:
-    """Remembers verified files by checksum, size and time of change, so that looking is cheap.
+    """Remembers verified files by checksum, size and modification time, so that checking is cheap.
 
-    A file whose size or time has changed since is hashed again; ``always`` hashes every time.
+    A file whose size or time has changed is hashed again; ``always`` hashes every time.
     """
 
     def __init__(self, memory: Path, *, always: bool = False) -> None:
@@ -38,12 +38,12 @@ class Verified:
         try:
             known = read_json(memory)
         except UserError:
-            # Absent, or damaged by a full disk: the files are then hashed again, which costs time only.
+            # Absent, or damaged by a full disk: the files are then hashed again, which only costs time.
             known = {}
         self._known: dict[str, dict[str, Any]] = known if isinstance(known, dict) else {}
 
     def digest(self, key: str, path: Path, algorithm: str) -> str:
-        """The checksum of a file, from memory where the file looks untouched; OSError if unreadable."""
+        """Return the checksum of a file, from the record if it is unchanged; OSError if unreadable."""
         state = path.stat()
         mark = {"algorithm": algorithm, "size": state.st_size, "mtime_ns": state.st_mtime_ns}
         known = self._known.get(key)
@@ -54,7 +54,7 @@ class Verified:
         return digest
 
     def record(self, key: str, path: Path, algorithm: str, digest: str) -> None:
-        """Remember a file that has just been hashed."""
+        """Record a file that has just been hashed."""
         state = path.stat()
         with self._lock:
             self._known[key] = {

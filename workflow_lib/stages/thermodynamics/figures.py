@@ -1,4 +1,4 @@
-"""Figures of the thermodynamics stage; the CSV beside each holds what it draws."""
+"""Figures of the thermodynamics stage; the CSV beside each holds the data drawn."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ DODGE = 0.014  # shift in x between variants, so that their points do not cover 
 
 
 def _variants(table: pd.DataFrame) -> list[str]:
-    """Variants present, in the order of the configuration."""
+    """Return the variants present, in the order of the configuration."""
     present = set(table["variant"]) - {None}
     return [name for name in (*VARIANTS, "") if name in present]
 
 
 def _name(variant: str) -> str:
-    """Name and meaning of a variant, for legends."""
+    """Return the name and meaning of a variant, for legends."""
     return f"{variant} ({look_of(variant).label})" if variant else "no variant"
 
 
 def _grid(count: int, *, columns: int, height: float, label: str) -> tuple[Figure, list[Axes]]:
-    """Panels for ``count`` models with one energy scale, unused ones removed."""
+    """Make panels for ``count`` models with one energy scale; remove unused ones."""
     import matplotlib.pyplot as plt
 
     rows, columns = panel_shape(count, columns)
@@ -66,9 +66,9 @@ def _caption(figure: Figure, level: str, extra: str) -> None:
 
 
 def _window(values: np.ndarray, anchor: np.ndarray, least: float) -> tuple[float, float]:
-    """Limits of y that hold ``values``, but reach no further from ``anchor`` than twice its range.
+    """Return limits of y that hold ``values``, but at most twice their range away from ``anchor``.
 
-    ``least`` is the smallest range that counts. A failed model must not squeeze the others flat.
+    ``least`` is the smallest range that counts. A failed model must not flatten the others.
     """
     span = max(float(np.ptp(anchor)), least)
     low = max(float(np.min(values)), float(np.min(anchor)) - 2 * span)
@@ -109,7 +109,7 @@ def _x_label(formation: pd.DataFrame) -> str:
 
 
 def _band(panel: Axes, group: pd.DataFrame, colour: str, line: str, label: str) -> None:
-    """Lowest energy at each x: mean over trained models, with a band of one deviation."""
+    """Draw the lowest energy at each x: mean over trained models, with a band of one standard deviation."""
     curves = pd.concat([lowest(own) for _, own in group.groupby("source")], axis=1).dropna()
     mean = curves.mean(axis=1)
     panel.plot(mean.index, mean, line, color=colour, lw=1.3, label=label, zorder=3)
@@ -119,7 +119,7 @@ def _band(panel: Axes, group: pd.DataFrame, colour: str, line: str, label: str) 
 
 
 def draw_formation(formation: pd.DataFrame, hulls: pd.DataFrame, level: str, stem: Path) -> None:
-    """One panel a model: formation energies of the enumerated states, lowest of each x, hull."""
+    """Draw one panel per model: formation energies of the enumerated states, lowest of each x, hull."""
     dft = formation[formation["source"] == DFT]
     examined = formation[formation["protocol"] == HEADLINE]
     models = examined[examined["formation_mev_fu"].notna()]
@@ -193,7 +193,7 @@ def _staircase(
     width: float = 1.4,
     band: bool = True,
 ) -> None:
-    """Mean voltage of some profiles, exact at every step, with a band of one deviation."""
+    """Draw the mean voltage of some profiles, exact at every step, with a band of one s.d."""
     grid = common_grid(*profiles)
     middle = (grid[1:] + grid[:-1]) / 2
     values = np.array([profile.at(middle) for profile in profiles])
@@ -212,7 +212,7 @@ def _staircase(
 
 
 def _no_voltage(mobile: str, level: str, stem: Path) -> None:
-    """Say in the figure's place why there is none."""
+    """Write a figure that says why there are no voltages."""
     import matplotlib.pyplot as plt
 
     figure, panel = plt.subplots(figsize=(5.2, 1.6))
@@ -223,7 +223,7 @@ def _no_voltage(mobile: str, level: str, stem: Path) -> None:
 
 
 def draw_voltage(formation: pd.DataFrame, voltages: pd.DataFrame, level: str, stem: Path) -> None:
-    """One panel a model: voltage of DFT and of each variant, enumerated states and search."""
+    """Draw one panel per model: voltage of DFT and of each variant, enumerated states and search."""
     models = voltages[voltages["source"] != DFT]
     names = sorted(set(formation.loc[formation["protocol"] == HEADLINE, "model"])) or [DFT]
     mobile = StateKey.parse(formation["state_key"].iloc[0]).mobile
@@ -258,7 +258,7 @@ def draw_voltage(formation: pd.DataFrame, voltages: pd.DataFrame, level: str, st
 
 
 def draw_found(formation: pd.DataFrame, hulls: pd.DataFrame, level: str, stem: Path) -> None:
-    """What each model's searches found, by composition, with the DFT energies there are."""
+    """Draw what each model's searches found, by composition, with the DFT energies that exist."""
     import matplotlib.pyplot as plt
 
     searched = formation[(formation["protocol"] == SEARCH) & formation["method"].isin(METHODS)]
@@ -272,7 +272,7 @@ def draw_found(formation: pd.DataFrame, hulls: pd.DataFrame, level: str, stem: P
     markers = dict(zip(cells, "osD^v<>" * (1 + len(cells) // 7), strict=False))
     known = sorted(set(dft["cell"]))
     anchor = dft["formation_mev_fu"].to_numpy()
-    # A hull reaches below what the search found where the charge-order stage's states lie lower.
+    # The hull lies below what the search found if states of the charge-order stage are lower.
     lines = hulls.loc[hulls["scope"] == "searched", "formation_mev_fu"]
     shown = np.concatenate([found["formation_mev_fu"], lines.dropna(), anchor])
     window = _window(shown, anchor, LEAST_ENERGY)
@@ -329,7 +329,7 @@ def draw_found(formation: pd.DataFrame, hulls: pd.DataFrame, level: str, stem: P
 def draw_all(
     formation: pd.DataFrame, hulls: pd.DataFrame, voltages: pd.DataFrame, *, level: str, out: Path
 ) -> None:
-    """All figures of the stage; controls have their own, so that panels stay readable."""
+    """Draw all figures of the stage; controls have their own, so that panels stay readable."""
     style()
     formation = formation.astype({"x": float, "formation_mev_fu": float})
     for suffix, wanted in (("", False), ("_controls", True)):

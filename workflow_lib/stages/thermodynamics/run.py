@@ -1,9 +1,9 @@
-"""The thermodynamics stage: every model's hull and voltage beside DFT's.
+"""The thermodynamics stage: the hull and voltage of every model compared with DFT's.
 
-Two scopes. ``enumerated``: the charge-ordered states that DFT knows, relaxed by the model; the scores
-are taken here, because model and DFT answer for the same states. ``searched``: these and everything
-that the model's searches evaluated, larger cells included; a prediction, for which DFT energies of the
-larger cells are pending.
+There are two scopes. ``enumerated``: the charge-ordered states that DFT computed, relaxed by the
+model; the scores are taken here, because model and DFT have the same states. ``searched``: these
+and everything that the model's searches evaluated, larger cells included; this is a prediction, for
+which the DFT energies of the larger cells are pending.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SCORES = ["hull_mae_mev_fu", "step_voltage_mae_mv", "voltage_mae_mv", "average_v
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What one model, or DFT, says: its structures, and hull and voltage of each scope.
+    """The result of one model, or of DFT: its structures, and hull and voltage of each scope.
 
     ``structures`` has the columns of ``tables.COLUMNS`` and ``formation_mev_fu``,
     ``above_hull_mev_fu`` and ``on_hull``, empty for structures that may not enter a hull. Without
@@ -51,16 +51,16 @@ class Answer:
 
     @property
     def identity(self) -> dict[str, object]:
-        """Columns that name this answer in every table."""
+        """Columns that identify this result in every table."""
         return {name: self.structures[name].iloc[0] for name in IDENTITY}
 
 
 @dataclass(frozen=True, slots=True)
 class Reservoir:
-    """The metal that gives and takes the mobile ion.
+    """The metal that exchanges the mobile ion.
 
-    ``energy_ev``: eV per atom at the level of the frames, None where it is not known (no voltages);
-    ``charge``: electrons that go with one ion, its formal charge.
+    ``energy_ev``: eV per atom at the level of the frames, None if unknown (no voltages);
+    ``charge``: number of electrons that go with one ion, its formal charge.
     """
 
     element: str
@@ -169,7 +169,7 @@ def _voltage_rows(answer: Answer) -> list[dict[str, object]]:
 
 
 def _reservoir(element: str, level: str, rule: RedoxRule, settings: ThermodynamicsSettings) -> Reservoir:
-    """Return the metal of the mobile ion; say on stderr where its energy at this level is not known."""
+    """Return the metal of the mobile ion; say on stderr if its energy at this level is unknown."""
     metal = settings.metal(element, level)
     if metal is None:
         print(
@@ -192,10 +192,10 @@ def run_thermodynamics(
     """Write formation energies, hulls, voltages, scores and figures of DFT and all models.
 
     ``reference_dir`` holds ``reference.csv`` and ``reference.extxyz``; each folder of
-    ``charge_order_dirs`` (named by its model) ``states.csv``; each of ``search_dirs`` ``found.csv``.
-    ``rule`` knows the charge of the mobile ion. Where ``settings`` has no energy of its metal at the level
-    of the reference, voltages are left out and one line on stderr says so. Raises UserError for missing or
-    inconsistent tables and for a reference without end members.
+    ``charge_order_dirs`` (named by its model) ``states.csv``; each of ``search_dirs``
+    ``found.csv``. ``rule`` gives the charge of the mobile ion. If ``settings`` has no energy of its
+    metal at the level of the reference, voltages are left out and one line on stderr says so.
+    Raises UserError for missing or inconsistent tables and for a reference without end members.
     """
     info = tables.reference_info(reference_dir)
     sites_per_fu = info.sites_per_fu
@@ -209,7 +209,8 @@ def run_thermodynamics(
     unexamined = sorted(set(searches) - {folder.name for folder in charge_order_dirs})
     if unexamined:
         raise UserError(
-            f"searched but not examined: {', '.join(unexamined)}; run the charge-order stage of these first"
+            f"searched, but without charge-order results: {', '.join(unexamined)}; run the charge-order "
+            "stage of these first"
         )
     answers = []
     for folder in sorted(charge_order_dirs, key=lambda item: item.name):
@@ -222,7 +223,7 @@ def run_thermodynamics(
             answers.append(ask(structures, where=folder.name))
     everyone = [reference, *answers]
     formation = pd.concat([a.structures.astype(object) for a in everyone], ignore_index=True)
-    formation = formation.infer_objects()  # numbers again, so that all are written alike
+    formation = formation.infer_objects()  # to numeric types, so that all values are written alike
     hulls = pd.DataFrame(
         [row for a in everyone for row in _hull_rows(a, sites_per_fu, settings.accept_unconverged)]
     )

@@ -7,15 +7,16 @@ import pandas as pd
 
 
 def lowest(table: pd.DataFrame) -> pd.Series:
-    """Lowest formation energy of each composition, indexed by x rounded to 9 digits."""
+    """Return the lowest formation energy of each composition, indexed by x rounded to 9 digits."""
     return table["formation_mev_fu"].groupby(table["x"].round(9)).min()
 
 
 def hull_error(model: pd.DataFrame, reference: pd.DataFrame) -> tuple[float | None, int]:
-    """Return the mean distance of lowest formation energies, meV per formula unit, and the number of x.
+    """Return the mean difference of lowest formation energies in meV per formula unit and the number of x.
 
-    Both tables hold ``x`` and ``formation_mev_fu``, each against its own end members. Only compositions
-    between the end members count: at the ends both are zero by definition. None without any.
+    Both tables hold ``x`` and ``formation_mev_fu``, each relative to its own end members. Only
+    compositions between the end members count: at the ends both are zero by definition. The mean is
+    None if there is no such composition.
     """
     gap = (lowest(model) - lowest(reference)).dropna().abs()
     inside = gap[(gap.index > 0) & (gap.index < 1)]
@@ -42,14 +43,14 @@ def step_voltage_error(model: pd.DataFrame, reference: pd.DataFrame, charge: int
 
 
 def spread(values: pd.Series) -> tuple[float, float, int]:
-    """Mean, sample standard deviation (NaN for one value) and number of finite values."""
+    """Return mean, sample standard deviation (NaN for one value) and number of the finite values."""
     known = values.dropna().astype(float)
     deviation = float(known.std(ddof=1)) if len(known) > 1 else float("nan")
     return (float(known.mean()) if len(known) else float("nan")), deviation, len(known)
 
 
 def summarise(scores: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
-    """Mean and spread of score columns over the folds and seeds of each (model, variant)."""
+    """Return mean and spread of score columns over the folds and seeds of each (model, variant)."""
     rows = []
     for (model, variant), group in scores.groupby(["model", "variant"], sort=True, dropna=False):
         row: dict[str, object] = {"model": model, "variant": variant}

@@ -1,4 +1,4 @@
-"""Configuration of the thermodynamics stage; free of heavy imports."""
+"""Configuration of the thermodynamics stage; without heavy imports."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class ThermodynamicsSettings(BaseModel):
     metals: tuple[MetalEnergy, ...] = Field(
         (),
         description="energies of the metal of the mobile ion, by element and level of theory; used for "
-        "DFT and for every model. Where none fits the frames, voltages are left out",
+        "DFT and for every model. If none fits the frames, voltages are left out",
     )
     accept_unconverged: bool = Field(
         True,
@@ -47,9 +47,9 @@ class ThermodynamicsSettings(BaseModel):
         named = [(metal.element, metal.level) for metal in self.metals]
         for element, level in named:
             if named.count((element, level)) > 1:
-                raise ValueError(f"metals: {element} at {level} stands twice; give one energy")
+                raise ValueError(f"metals: {element} at {level} is given twice; give one energy")
         return self
 
     def metal(self, element: str, level: str) -> MetalEnergy | None:
-        """Return the metal's energy at a level of theory; None where the table has none."""
+        """Return the metal's energy at a level of theory; None if the table has none."""
         return next((m for m in self.metals if (m.element, m.level) == (element, level)), None)

@@ -1,4 +1,4 @@
-"""Reading what the charge-order stage and the search wrote into one table of structures and energies.
+"""Read the tables of the charge-order stage and the search into one table of structures and energies.
 
 Columns of that table: ``source`` (trained model, or ``dft``), ``model``, ``variant``, ``fold``,
 ``seed``, ``protocol`` (reference, distorted, search), ``method``, ``cell``, ``state_key``, ``x``,
@@ -42,7 +42,7 @@ COLUMNS = (
 
 
 def _complete(table: pd.DataFrame, name: str, protocol: str, where: Path) -> pd.DataFrame:
-    """Add identity and occupation columns; UserError where x and key disagree."""
+    """Add identity and occupation columns; raise UserError if x and key disagree."""
     model, variant, fold, seed = (name, "", None, None) if name in (DFT, EWALD) else ModelId.parse(name)
     known = [StateKey.parse(key) for key in table["state_key"]]
     table = table.assign(
@@ -70,7 +70,7 @@ def _complete(table: pd.DataFrame, name: str, protocol: str, where: Path) -> pd.
 
 
 def read_reference(folder: Path) -> pd.DataFrame:
-    """DFT's answers: ``reference.csv`` of the charge-order stage."""
+    """Read the DFT reference: ``reference.csv`` of the charge-order stage."""
     table = read_table("charge_order/reference", folder)
     return _complete(table.assign(method=DFT), DFT, REFERENCE, folder)
 
@@ -83,7 +83,7 @@ class ReferenceInfo(NamedTuple):
 
 
 def reference_info(folder: Path) -> ReferenceInfo:
-    """Unit and level of the reference energies; UserError where either is not the same throughout."""
+    """Return formula unit and level of the reference energies; raise UserError if either varies."""
     table = read_table("charge_order/reference", folder)
     ratios = {
         StateKey.parse(key).sites / units
@@ -98,7 +98,7 @@ def reference_info(folder: Path) -> ReferenceInfo:
 
 
 def read_charge_order(folder: Path, reference: pd.DataFrame) -> pd.DataFrame:
-    """One model's relaxed states, with the degeneracies of the reference."""
+    """Read one model's relaxed states, with the degeneracies of the reference."""
     table = read_table("charge_order/states", folder)
     table = table[table["protocol"] == HEADLINE].reset_index(drop=True)
     degeneracy = dict(zip(reference["state_key"], reference["degeneracy"], strict=True))
@@ -107,12 +107,12 @@ def read_charge_order(folder: Path, reference: pd.DataFrame) -> pd.DataFrame:
 
 
 def read_search(folder: Path) -> pd.DataFrame:
-    """All structures that one model's searches evaluated."""
+    """Read all structures that one model's searches evaluated."""
     return _complete(read_table("search/found", folder), folder.name, SEARCH, folder)
 
 
 def usable(table: pd.DataFrame, *, accept_unconverged: bool) -> np.ndarray:
-    """Which rows may enter a hull: not diverged, energy finite, converged where demanded."""
+    """Return which rows may enter a hull: not diverged, energy finite, converged if required."""
     barred = [DIVERGED] if accept_unconverged else [DIVERGED, UNCONVERGED]
     energy = pd.to_numeric(table["energy_ev"], errors="coerce")
     return (~table["status"].isin(barred) & np.isfinite(energy)).to_numpy()

@@ -1,8 +1,9 @@
 """Checkpoints that survive being killed at any moment.
 
-Each is one file, written under a temporary name, synced and renamed; its name carries its own
-checksum, so that a damaged one is recognised and the one before it used. The folder is named by a
-hash of everything the numbers depend on: other data, settings or code never meet an old checkpoint.
+Each is one file, written under a temporary name, synced and renamed; its name contains its own
+checksum, so that a damaged one is recognised and the one before it is used. The folder is named by
+a hash of everything the numbers depend on, so that other data, settings or code never use an old
+checkpoint.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _PACKAGES = ("torch", "mace-torch", "e3nn", "schnetpack", "chgnet", "numpy")
 
 
 def frames_checksum(frames: Iterable[Frame]) -> str:
-    """Checksum of identifiers, structures and labels, in order."""
+    """Return a checksum of identifiers, structures and labels, in order."""
     digest = hashlib.sha256()
     for frame in frames:
         digest.update(frame.frame_id.encode())
@@ -66,7 +67,7 @@ class CheckpointStore:
             write_json(self.folder / "identity.json", identity)
 
     def _files(self) -> list[tuple[tuple[int, int], str, Path]]:
-        """(Epoch, batch), checksum and path of each checkpoint, the newest first."""
+        """Return (epoch, batch), checksum and path of each checkpoint, the newest first."""
         found = []
         for path in self.folder.iterdir():
             match = _NAME.fullmatch(path.name)
@@ -75,7 +76,7 @@ class CheckpointStore:
         return sorted(found, reverse=True)
 
     def save(self, epoch: int, payload: dict[str, Any], batch: int = 0) -> Path:
-        """Write the state after ``epoch`` epochs and ``batch`` batches, drop all but this and the last."""
+        """Write the state after ``epoch`` epochs and ``batch`` batches; keep only this and the last one."""
         buffer = io.BytesIO()
         torch.save(payload, buffer)
         data = buffer.getvalue()
@@ -89,13 +90,13 @@ class CheckpointStore:
         return path
 
     def load(self) -> dict[str, Any] | None:
-        """Newest intact checkpoint, or None; damaged ones are named and skipped."""
+        """Return the newest intact checkpoint, or None; damaged ones are named and skipped."""
         for _, checksum, path in self._files():
             data = path.read_bytes()
             if hashlib.sha256(data).hexdigest()[:16] == checksum:
                 return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
             print(
-                f"checkpoint {path} is damaged (checksum differs): going on from the one before it",
+                f"checkpoint {path} is damaged (checksum differs): resuming from the one before it",
                 file=sys.stderr,
             )
         return None

@@ -13,11 +13,10 @@ from torch import Tensor
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.frames.splits import SETS, SetName, Splits
-from workflow_lib.frames.subset import describe_subset, in_subset
+from workflow_lib.frames.subset import Subset, describe_subset, in_subset
 from workflow_lib.frames.table import Frame, read_parquet, single_reference, with_labels
 from workflow_lib.lattice.redox import Embedding, RedoxRule
 from workflow_lib.models.contract import Batch, Graph, Potential, Structure
-from workflow_lib.stages.dataset.settings import DatasetSettings
 from workflow_lib.stages.training.loss import PER_SYSTEM, Targets
 from workflow_lib.stages.training.settings import Label, LossTerm, TrainingSettings
 
@@ -27,11 +26,11 @@ _SHUFFLE = 1  # keeps the random numbers of label shuffling apart from those of 
 _ORDER = 2
 
 
-def load_sets(frames_path: Path, splits_path: Path, fold: int, subset: DatasetSettings | None) -> Sets:
-    """Frames of the three sets of a fold, in the order of the frame table.
+def load_sets(frames_path: Path, splits_path: Path, fold: int, subset: Subset | None) -> Sets:
+    """Return the frames of the three sets of a fold, in the order of the frame table.
 
     ``subset``: keep only frames of its chemical subset. The validation set may be empty. Raises
-    UserError where fold, frames or sets are missing or empty, sets overlap, or levels of theory are
+    UserError if fold, frames or sets are missing or empty, sets overlap, or levels of theory are
     mixed.
     """
     chosen = Splits.load(splits_path).fold(fold)
@@ -60,7 +59,7 @@ def load_sets(frames_path: Path, splits_path: Path, fold: int, subset: DatasetSe
 
 
 def shuffle_charge_states(sets: Sets, rule: RedoxRule, seed: int) -> Sets:
-    """The control: charge states of each training and validation frame permuted among its sites.
+    """Permute the charge states of each training and validation frame among its sites: the control.
 
     Test frames keep theirs. The number of sites in each state, and so neutrality, is unchanged.
     """
@@ -81,7 +80,7 @@ def shuffle_charge_states(sets: Sets, rule: RedoxRule, seed: int) -> Sets:
 
 
 def to_structure(frame: Frame, rule: RedoxRule, embedding: Embedding) -> Structure:
-    """What the network sees of a frame; UserError naming a frame whose charge states are unusable."""
+    """Return the network's input for a frame; UserError names a frame with unusable charge states."""
     try:
         species = rule.embed(frame.numbers, frame.oxidation_states, embedding)
     except UserError as error:
@@ -90,7 +89,7 @@ def to_structure(frame: Frame, rule: RedoxRule, embedding: Embedding) -> Structu
 
 
 def label_count(frame: Frame, label: Label) -> int:
-    """Labels of a kind that a frame brings to training: 0 or 1 an energy or stress, else its atoms.
+    """Return the number of labels of a kind in a frame: 0 or 1 for energy and stress, else its atoms.
 
     A stress that is not converged with the cut-off is no label.
     """
@@ -102,7 +101,7 @@ def label_count(frame: Frame, label: Label) -> int:
 
 
 def require_labels(frames: Sequence[Frame], terms: Sequence[LossTerm], predicts: frozenset[str]) -> None:
-    """UserError where a term of the loss has no labels to learn from, or no output to compare."""
+    """Raise UserError if a term of the loss has no labels to learn from, or no output to compare."""
     for term in terms:
         if term.label in ("magmoms", "charges") and term.label not in predicts:
             raise UserError(
@@ -118,9 +117,9 @@ def require_labels(frames: Sequence[Frame], terms: Sequence[LossTerm], predicts:
 
 
 def require_validation(frames: Sequence[Frame], settings: TrainingSettings) -> None:
-    """UserError where the validation set cannot do what the settings ask of it.
+    """Raise UserError if the validation set is too small for the settings.
 
-    Weights chosen on one state are good for that state: at least three compositions must have a say.
+    Weights chosen on one state suit that state: at least three compositions must take part.
     """
     if not frames and settings.scheduler.kind == "plateau":
         raise UserError(
@@ -140,14 +139,14 @@ def require_validation(frames: Sequence[Frame], settings: TrainingSettings) -> N
 
 
 def composition(numbers: np.ndarray) -> tuple[tuple[int, int], ...]:
-    """Return the elements with their counts, reduced: a supercell has its unit cell's."""
+    """Return the elements with their counts, reduced: a supercell has the composition of its unit cell."""
     elements, counts = np.unique(numbers, return_counts=True)
     counts = counts // np.gcd.reduce(counts)
     return tuple(zip(elements.tolist(), counts.tolist(), strict=True))
 
 
 def targets_of(frame: Frame, labels: Sequence[Label], dtype: torch.dtype) -> dict[str, Tensor]:
-    """Labels of a frame as tensors, not-a-number where it has none; energies in double precision."""
+    """Return the labels of a frame as tensors, NaN if it has none; energies in double precision."""
     n = len(frame)
     shapes = {"energy": (1,), "stress": (1, 3, 3), "forces": (n, 3), "magmoms": (n,), "charges": (n,)}
     targets: dict[str, Tensor] = {}
@@ -163,7 +162,7 @@ def targets_of(frame: Frame, labels: Sequence[Label], dtype: torch.dtype) -> dic
 
 @dataclass(frozen=True, slots=True)
 class LabelledGraph:
-    """One frame as the trainer holds it."""
+    """The graph and labels of one frame."""
 
     graph: Graph
     targets: dict[str, Tensor]
@@ -189,7 +188,7 @@ class LabelledGraphs:
         return len(self.items)
 
     def collate(self, items: Sequence[LabelledGraph]) -> tuple[Batch, Targets]:
-        """Join frames to one batch and its labels."""
+        """Join frames into one batch and its labels."""
         batch = self.potential.collate([item.graph for item in items])
         targets: Targets = {
             label: torch.cat([item.targets[label] for item in items]) for label in items[0].targets
@@ -198,11 +197,11 @@ class LabelledGraphs:
         return batch, targets
 
     def batch(self, indices: Sequence[int]) -> tuple[Batch, Targets]:
-        """Join chosen frames."""
+        """Join the frames of these indices into one batch and its labels."""
         return self.collate([self.items[index] for index in indices])
 
     def fixed_batches(self, batch_size: int) -> list[tuple[Batch, Targets]]:
-        """All frames in order, joined once: for validation, where every epoch sees the same."""
+        """Return all frames in order, joined once: for validation, the same batches in every epoch."""
         return [
             self.collate(self.items[start : start + batch_size])
             for start in range(0, len(self.items), batch_size)
@@ -210,9 +209,9 @@ class LabelledGraphs:
 
 
 class EpochOrder:
-    """Batches of every epoch: permutations that depend on the seed and the epoch, and nothing else.
+    """Batches of every epoch: permutations that depend only on the seed and the epoch.
 
-    So that a resumed run sees the batches an uninterrupted one would have seen.
+    A resumed run therefore sees the batches that an uninterrupted one would have seen.
     """
 
     def __init__(self, n_frames: int, batch_size: int, seed: int) -> None:

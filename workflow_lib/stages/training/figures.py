@@ -36,7 +36,7 @@ _PANELS = {
 
 
 def learning_figure(history: pd.DataFrame, kept_epoch: float, title: str, stem: Path) -> None:
-    """Loss and validation errors by epoch, logarithmic; the kept epoch is marked.
+    """Draw loss and validation errors by epoch, logarithmic, with the kept epoch marked.
 
     Writes ``<stem>.svg``, ``.png`` and ``.csv``.
     """
@@ -76,7 +76,7 @@ def learning_figure(history: pd.DataFrame, kept_epoch: float, title: str, stem: 
 
 
 def _plain_ticks(axis: Axes) -> None:
-    """Numbers as they are on a logarithmic axis, whether it spans half a decade or five."""
+    """Show plain numbers on a logarithmic axis, whether it spans half a decade or five."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     low, high = axis.get_ylim()
@@ -91,11 +91,11 @@ def _plain_ticks(axis: Axes) -> None:
 def parity_figure(
     parity: pd.DataFrame, metrics: pd.DataFrame, formulas: dict[str, str], title: str, stem: Path
 ) -> None:
-    """Model against DFT, one panel a label, sets told apart by colour and marker.
+    """Draw model against DFT, one panel per label, sets distinguished by colour and marker.
 
-    Energies are shown less the mean DFT energy of all frames of the composition (``formulas``:
-    formula of each frame), which else would spread them over electronvolts and hide the errors.
-    Writes ``<stem>.svg``, ``.png`` and ``.csv``.
+    Energies are shown minus the mean DFT energy of all frames of the composition (``formulas``:
+    formula of each frame), which would otherwise spread them over electronvolts and hide the
+    errors. Writes ``<stem>.svg``, ``.png`` and ``.csv``.
     """
     import matplotlib.pyplot as plt
 

@@ -1,4 +1,4 @@
-"""Setting the constants of a network and taking its steps."""
+"""Set the constants of a network and train it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ VALIDATION_BATCH = 16
 
 @contextlib.contextmanager
 def reproducible(threads: int) -> Iterator[None]:
-    """Fix the thread count, use deterministic algorithms and own random numbers.
+    """Fix the number of threads, use deterministic algorithms and separate random numbers.
 
     All are restored afterwards.
     """
@@ -36,7 +36,7 @@ def reproducible(threads: int) -> Iterator[None]:
     try:
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(True)
-        # A debugging aid that writes every new tensor twice.
+        # This debugging aid writes every new tensor twice.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         with torch.random.fork_rng():
             yield
@@ -57,7 +57,7 @@ def prepare(
     """Set the constants that come from the training set.
 
     These are the normalisation of a network that starts from scratch, and the energies of the
-    species, for a pretrained network fitted to what its own output leaves over.
+    species; for a pretrained network they are fitted to the residuals of its own output.
     """
     species = potential.species
     counts = count_species([graph["species"].numpy() for graph in graphs], species.labels)
@@ -81,10 +81,10 @@ def prepare(
 
 @contextlib.contextmanager
 def _sigterm() -> Iterator[threading.Event]:
-    """Note SIGTERM, which a scheduler sends ahead of the end, instead of dying of it."""
+    """Note SIGTERM, which a scheduler sends before it kills the process, instead of ending."""
     told = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield told  # only the main thread may say what a signal does
+        yield told  # only the main thread may set signal handlers
         return
     before = signal.signal(signal.SIGTERM, lambda *_: told.set())
     try:
@@ -103,10 +103,10 @@ def fit(
     store: CheckpointStore,
     title: str = "training",
 ) -> Record:
-    """Take the steps that are still missing; the record holds the weights that count.
+    """Take the remaining steps; the record holds the weights that count.
 
-    On SIGTERM a checkpoint is written behind the batch under way, and the process ends with status
-    143. Raises UserError where there is no such device.
+    On SIGTERM a checkpoint is written after the current batch, and the process ends with status
+    143. Raises UserError if the device does not exist.
     """
     device = torch.device(settings.device)
     if device.type == "cuda" and not torch.cuda.is_available():
@@ -124,7 +124,7 @@ def fit(
     stored = store.load()
     if stored is not None:
         recorder.resume(stored)
-        print(f"{title}: going on after {recorder.place()} from {store.folder}", file=sys.stderr)
+        print(f"{title}: resuming after {recorder.place()} from {store.folder}", file=sys.stderr)
     counts = {
         term.label: np.array([label_count(frame, term.label) for frame in sets["train"]])
         for term in settings.loss
@@ -140,7 +140,7 @@ def fit(
                 continue
             judged = learner.judge(_until(validation, told))
             if told.is_set():
-                break  # judged in part
+                break  # validated only in part
             frames = [i for step in range(first, learner.steps) for i in order.batch(step)]
             expected: dict[str, int] = {label: int(found[frames].sum()) for label, found in counts.items()}
             recorder.close_row(judged, expected)
@@ -155,7 +155,7 @@ def fit(
 
 
 def _until(batches: Sequence[LabelledBatch], told: threading.Event) -> Iterator[LabelledBatch]:
-    """Batches one after another until the process is told to stop."""
+    """Yield batches one after another until the process is told to stop."""
     for batch in batches:
         if told.is_set():
             return

@@ -16,12 +16,12 @@ from workflow_lib.stages.training.schedule import Plateau, rate_factor, total_st
 from workflow_lib.stages.training.settings import TrainingSettings
 
 Row = dict[str, float]
-"""One line of the history."""
+"""One row of the history."""
 LabelledBatch = tuple[Batch, Targets]
 
 
 def _averaging(decay: float) -> Any:
-    """Exponential moving average whose memory grows at the start, as in torch_ema and TensorFlow."""
+    """Return an exponential moving average whose memory grows at the start, as in torch_ema, TensorFlow."""
 
     @torch.no_grad()
     def update(averaged: Sequence[Tensor], current: Sequence[Tensor], count: Tensor) -> None:
@@ -33,7 +33,7 @@ def _averaging(decay: float) -> Any:
 
 
 class Learner:
-    """A potential with its moving average, optimiser and learning rate: all that a step changes.
+    """A potential with its moving average, optimiser and learning rate: everything a step changes.
 
     ``per_epoch``: steps of an epoch. Nothing is read back from the device within a step: sums stay
     tensors until :meth:`take_sums`. Batches are moved to the device of the potential.
@@ -67,22 +67,22 @@ class Learner:
 
     @property
     def evaluated(self) -> Potential:
-        """The weights that are judged and kept: the moving average where there is one."""
+        """The weights that are validated and kept: the moving average if there is one."""
         return self.potential if self.average is None else cast(Potential, self.average.module)
 
     @property
     def device(self) -> torch.device:
-        """Where the potential runs."""
+        """Device that the potential runs on."""
         return self.potential.reference_energies.device
 
     def snapshot(self) -> dict[str, Tensor]:
-        """Return a copy of the weights that are judged, on the CPU."""
+        """Return a copy of the weights that are validated, on the CPU."""
         return {key: value.detach().cpu().clone() for key, value in self.evaluated.state_dict().items()}
 
     # Steps ----------------------------------------------------------------------------------------
 
     def learning_rate(self, steps: int) -> float:
-        """Return the learning rate of the step that makes ``steps`` whole."""
+        """Return the learning rate of the step that completes ``steps`` steps."""
         epochs, batches = divmod(steps - 1, self.per_epoch)
         done = epochs + (batches + 1) / self.per_epoch
         factor = rate_factor(self.settings.scheduler, done, self.total / self.per_epoch)
@@ -106,7 +106,7 @@ class Learner:
         self.steps += 1
 
     def _seed(self) -> None:
-        """Let random numbers of a network depend on seed, epoch and place in the epoch alone."""
+        """Make random numbers of a network depend only on seed, epoch and place in the epoch."""
         if self._random is not None:
             torch.set_rng_state(self._random[0])
             if len(self._random) > 1 and self.device.type == "cuda":
@@ -124,7 +124,7 @@ class Learner:
         return potential(graph, stress=self.loss.needs_stress), targets
 
     def take_sums(self) -> tuple[Row, dict[str, int]]:
-        """Return mean losses of the steps since the last call, and the labels they used; start anew."""
+        """Return mean losses of the steps since the last call and the labels they used; reset both."""
         row: Row = {"train_loss": float(self.loss.total(self._sums))}
         for term in self.loss.terms:
             row[f"train_{term.label}"] = float(self._sums[term.label].mean())
@@ -164,9 +164,10 @@ class Learner:
     # Checkpoints ----------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """Return everything that the next step depends on; tensors are the live ones.
+        """Return everything that the next step depends on; tensors are not copied.
 
-        Within an epoch that includes the random numbers and the sums. Not to be called within a step.
+        Within an epoch this includes the random numbers and the sums. Must not be called within a
+        step.
         """
         return {
             "potential": self.potential.state_dict(),
@@ -183,7 +184,7 @@ class Learner:
         return [torch.get_rng_state(), *on_gpu]
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take over a state of :meth:`state`."""
+        """Restore a state that :meth:`state` returned."""
         self.potential.load_state_dict(state["potential"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
@@ -205,7 +206,7 @@ def _accumulate(sums: dict[str, TermSum], new: dict[str, TermSum]) -> None:
 
 
 def _absolute_errors(label: str, output: Output, targets: Targets) -> tuple[Tensor, Tensor]:
-    """Return the sum of absolute errors of a batch (energy: an atom) and their number."""
+    """Return the sum of absolute errors of a batch (energy: per atom) and their number."""
     difference, known = residuals(label, output, targets)
     if label == "energy":
         difference = difference / targets["n_atoms"]

@@ -1,4 +1,4 @@
-"""The loss: a weighted sum of means over labels, each of which counts what it really used."""
+"""The loss: a weighted sum of means over labels, each of which counts the labels it used."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from workflow_lib.models.contract import Output
 from workflow_lib.stages.training.settings import LossTerm
 
 Targets = dict[str, Tensor]
-"""Labels of a batch under their names, not-a-number where a frame has none, and ``n_atoms``
-[n_systems] and ``system`` [n_atoms]."""
+"""Labels of a batch under their names, NaN if a frame has none, and ``n_atoms`` [n_systems] and
+``system`` [n_atoms]."""
 
 PER_SYSTEM = ("energy", "stress")
 
 
 @dataclass(slots=True)
 class TermSum:
-    """A term over one or several batches: what was added up, and how many labels that were.
+    """Sum of a term over one or several batches, and how many labels it used.
 
     ``total`` / ``weight`` is the mean; ``labels`` counts frames (energy, stress) or atoms.
     """
@@ -34,19 +34,19 @@ class TermSum:
         return TermSum(self.total + other.total, self.weight + other.weight, self.labels + other.labels)
 
     def detached(self) -> TermSum:
-        """The same numbers without the graph behind them."""
+        """Return the same numbers without their autograd graph."""
         return TermSum(self.total.detach(), self.weight, self.labels)
 
     def mean(self) -> Tensor:
-        """Mean, zero where there was no label."""
+        """Return the mean, zero if there was no label."""
         return self.total / self.weight.clamp(min=torch.finfo(self.weight.dtype).tiny)
 
 
 def residuals(label: str, output: Output, targets: Targets) -> tuple[Tensor, Tensor]:
-    """Model minus DFT, zero where there is no label, and a mask [n_systems] or [n_atoms].
+    """Return model minus DFT, zero where there is no label, and a mask [n_systems] or [n_atoms].
 
-    Moments are compared as magnitudes: without spin-orbit coupling the sign of all moments of a
-    cell together is arbitrary, and no family can know it.
+    Moments are compared as magnitudes: without spin-orbit coupling the common sign of all moments
+    of a cell is arbitrary, and no family can know it.
     """
     target = targets[label]
     known = ~torch.isnan(target.flatten(1).sum(1) if target.dim() > 1 else target)
@@ -59,7 +59,7 @@ def residuals(label: str, output: Output, targets: Targets) -> tuple[Tensor, Ten
 
 
 def _values(term: LossTerm, difference: Tensor) -> Tensor:
-    """Function of the residuals: [n, components] -> one number a system or an atom."""
+    """Apply the term's function to residuals: [n, components] -> one number per system or atom."""
     rows = difference.reshape(len(difference), -1)
     if term.kind == "l2norm":
         return torch.linalg.vector_norm(rows, dim=1)
@@ -73,7 +73,7 @@ def _values(term: LossTerm, difference: Tensor) -> Tensor:
 
 
 def evaluate_term(term: LossTerm, output: Output, targets: Targets) -> TermSum:
-    """Sum and weight of one term over one batch."""
+    """Return sum and weight of one term over one batch."""
     difference, known = residuals(term.label, output, targets)
     if term.label == "energy" and term.normalisation == "per_atom":
         difference = difference / targets["n_atoms"]
@@ -95,11 +95,11 @@ class Loss:
         self.needs_stress = any(term.label == "stress" for term in terms)
 
     def sums(self, output: Output, targets: Targets) -> dict[str, TermSum]:
-        """Every term over one batch, by label."""
+        """Return every term over one batch, by label."""
         return {term.label: evaluate_term(term, output, targets) for term in self.terms}
 
     def total(self, sums: Mapping[str, TermSum]) -> Tensor:
-        """The loss of accumulated sums: each mean times its weight, added up."""
+        """Return the loss of accumulated sums: the weighted sum of the means."""
         return torch.stack(
             [term.weight * sums[term.label].mean().to(torch.float64) for term in self.terms]
         ).sum()

@@ -27,7 +27,7 @@ REPORTED = {
     "charges": ("e", 1.0),
     "charges_redox": ("e", 1.0),
 }
-"""Unit and factor of each label in the metrics table; ``_redox`` is the redox sites alone."""
+"""Unit and factor of each label in the metrics table; ``_redox`` means the redox sites only."""
 
 COLUMNS = ("frame_id", "state", "set", "kind", "label", "atom", "component", "redox", "dft", "model")
 
@@ -37,13 +37,14 @@ def parity_table(
     redox_z: int,
     untrained: Collection[str] = (),
 ) -> pd.DataFrame:
-    """One row a number that both DFT and the model give.
+    """Return one row per number that both DFT and the model give.
 
-    ``untrained``: labels left out, since no loss term has reached the head that gives them.
+    ``untrained``: labels left out, because no loss term trained the head that predicts them.
 
-    Columns: frame_id, state (key of its arrangement, else its group), set, kind, label, atom (-1: whole
-    cell), component (x, y, z, xx..., or empty), redox (whether the atom is a redox site), dft, model.
-    Energies are in eV/atom, forces in eV/A, stress in eV/A^3, moments (magnitudes) in muB, charges in e.
+    Columns: frame_id, state (key of its arrangement, else its group), set, kind, label, atom (-1:
+    whole cell), component (x, y, z, xx..., or empty), redox (whether the atom is a redox site),
+    dft, model. Energies are in eV/atom, forces in eV/A, stress in eV/A^3, moments (magnitudes) in
+    muB, charges in e.
     """
     parts = [
         part
@@ -116,7 +117,7 @@ def metrics_table(parity: pd.DataFrame, seed: int) -> pd.DataFrame:
                 chosen = of_kind[of_kind["label"] == label]
                 if chosen.empty:
                     continue
-                # The same seed for each cell of the table: adding a set changes no other interval.
+                # Each cell of the table uses the same seed, so that adding a set changes no other interval.
                 rng = np.random.default_rng(seed)
                 for metric, value, low, high in _bootstrap(chosen, rng):
                     rows.append(

@@ -1,4 +1,4 @@
-"""What is kept of a training's course: history, the weights that count, checkpoints, progress."""
+"""The record of a training run: history, the weights that count, checkpoints, progress."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from workflow_lib.stages.training.learner import Learner, Row
 
 @dataclass(slots=True, kw_only=True)
 class Record:
-    """The course of a training run so far; plain values and tensors, so that it can be stored.
+    """The history of a training run so far, as plain values and tensors so that it can be stored.
 
     ``history`` starts with epoch 0, the untrained model; ``used`` has for each later row and label
     the number of labels that its steps used, ``seconds`` their time; ``kept`` holds the weights of
@@ -36,7 +36,7 @@ class Record:
 class Recorder:
     """Keeps the :class:`Record`, stores it with the learner's state, and shows progress.
 
-    A row of the history closes every ``period`` steps and at the end.
+    A row of the history ends every ``period`` steps and at the end.
     """
 
     def __init__(
@@ -59,13 +59,13 @@ class Recorder:
 
     @property
     def due_row(self) -> bool:
-        """Whether the steps of a row are done and it is still to be judged."""
+        """Whether the steps of a row are done but not yet validated."""
         steps = self.learner.steps
         at_end = steps % self.period == 0 or steps >= self.learner.total
         return not self.record.history or (at_end and self.record.history[-1]["step"] < steps)
 
     def position(self) -> tuple[int, int]:
-        """Return epochs and batches done; an epoch that is still to be judged is not done."""
+        """Return epochs and batches done; an epoch that is not yet validated is not done."""
         epochs, batches = divmod(self.learner.steps, self.learner.per_epoch)
         if epochs and not batches and self.due_row:
             return epochs - 1, self.learner.per_epoch
@@ -80,7 +80,7 @@ class Recorder:
     # What happens ---------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """Show where it starts, if there is anything to train."""
+        """Show where training starts, if there is anything to train."""
         learner, per_epoch = self.learner, self.learner.per_epoch
         if learner.total and not self.finished:
             epochs = -(-learner.total // per_epoch)
@@ -88,7 +88,7 @@ class Recorder:
         self._started = time.perf_counter()
 
     def between_steps(self) -> None:
-        """Store a checkpoint when due, since a long epoch must not be lost as a whole; show progress."""
+        """Store a checkpoint when due, so that a kill loses only part of a long epoch; show progress."""
         if self._is_due():
             self.save()
         if self._shown is not None:
@@ -96,10 +96,10 @@ class Recorder:
             self._shown.show(epochs, f"batch {batches + 1} of {self.learner.per_epoch}{self._judged}")
 
     def close_row(self, judged: Row, expected: dict[str, int]) -> None:
-        """Record steps that were taken and judged, and store a checkpoint when due.
+        """Record steps that were taken and validated, and store a checkpoint when due.
 
-        ``expected``: labels that the frames of these steps hold. Raises RuntimeError where the steps
-        used others: a label that does not enter the loss is never passed over.
+        ``expected``: labels in the frames of these steps. Raises RuntimeError if the steps used
+        other labels, so that a label that does not enter the loss never goes unnoticed.
         """
         record, learner = self.record, self.learner
         epochs = learner.steps / learner.per_epoch
@@ -125,7 +125,7 @@ class Recorder:
             self.save()
 
     def _keep(self, row: Row) -> None:
-        """Keep the weights of this row if they count: the last ones, or those of least validation loss."""
+        """Keep the weights of this row if they count: the last ones, or those of lowest validation loss."""
         record = self.record
         losses = [row[name] for name in ("train_loss", "validation_loss") if name in row]
         if not all(math.isfinite(loss) for loss in losses):
@@ -143,12 +143,12 @@ class Recorder:
         """Store everything on SIGTERM and say so."""
         self.save()
         print(
-            f"{self.title}: stopped by SIGTERM, all kept: the same command goes on after {self.place()}",
+            f"{self.title}: stopped by SIGTERM, all kept: the same command continues after {self.place()}",
             file=sys.stderr,
         )
 
     def close(self) -> None:
-        """Say that it is done."""
+        """Report the end of training."""
         if self._shown is not None:
             self._shown.close()
 
@@ -166,7 +166,7 @@ class Recorder:
         self._saved = time.monotonic()
 
     def resume(self, payload: dict[str, object]) -> None:
-        """Go on from a checkpoint of :meth:`save`."""
+        """Continue from a checkpoint of :meth:`save`."""
         self.learner.restore(payload["learner"])  # type: ignore[arg-type]
         self.record = Record(**payload["record"])  # type: ignore[arg-type]
         self._before = payload["seconds"]  # type: ignore[assignment]
@@ -175,7 +175,7 @@ class Recorder:
         return time.monotonic() - self._saved >= self.learner.settings.checkpoint_every_s
 
     def _seconds(self) -> float:
-        """Time spent on the row under way, that before an interruption included."""
+        """Return the time spent on the current row, including that before an interruption."""
         return self._before + time.perf_counter() - self._started
 
     def _show(self, row: Row) -> None:

@@ -1,9 +1,10 @@
 """Energies of the species, fitted to the training set so that the network learns differences.
 
 Charge neutrality ties the counts of species together (each Na brings one Fe2+, the other Fe are
-Fe3+), so that the energy of a surrogate cannot be told from that of its element: the fit is over
-element energies, ridged towards the values the model brings, and over deviations of surrogates
-from their element, which are nil as far as the data do not tell them apart.
+Fe3+), so that the energy of a surrogate cannot be distinguished from that of its element. The fit
+is therefore over element energies, with a ridge penalty towards the values of the model, and over
+deviations of surrogates from their element, which are zero as far as the data cannot determine
+them.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from workflow_lib.models.contract import Species
 
 
 def count_species(species: Sequence[np.ndarray], labels: Sequence[int]) -> np.ndarray:
-    """How often each label stands in each structure: [n_structures, n_labels]."""
+    """Return how often each label occurs in each structure: [n_structures, n_labels]."""
     return np.array([[np.count_nonzero(item == z) for z in labels] for item in species], dtype=float)
 
 
@@ -27,14 +28,14 @@ def fit_references(
     start: Mapping[int, float],
     ridge: float,
 ) -> dict[int, float]:
-    """Energy of each label in eV.
+    """Return the energy of each label in eV.
 
     ``counts`` [n_frames, n_labels] in the order of ``species.labels``; ``energies`` [n_frames] eV:
-    DFT minus whatever the network says without references. With element counts C, surrogate
-    counts S and start values e0 it minimises |r - C b|^2/n + ridge |b - b0|^2 over element
-    energies b; then, with X the part of S that is orthogonal to C (Frisch & Waugh, Econometrica 1,
-    387 (1933)), |r' - X d|^2/n + ridge |d - d0|^2 over the deviations d of the surrogates. Where
-    S is a combination of element counts, X vanishes and d stays at d0.
+    DFT minus the network's output without references. With element counts C, surrogate counts S and
+    start values e0 it minimises |r - C b|^2/n + ridge |b - b0|^2 over element energies b; then,
+    with X the part of S that is orthogonal to C (Frisch & Waugh, Econometrica 1, 387 (1933)), |r' -
+    X d|^2/n + ridge |d - d0|^2 over the deviations d of the surrogates. If S is a combination of
+    element counts, X vanishes and d stays at d0.
     """
     labels = species.labels
     elements = sorted({species.physical[z] for z in labels})

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from workflow_lib.core.elements import SYMBOLS
 from workflow_lib.core.io import atomic_path, write_csv, write_json
 from workflow_lib.core.locks import alone
+from workflow_lib.frames.subset import Subset
 from workflow_lib.frames.table import frame_to_atoms
 from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.models.identity import variant_of
@@ -21,7 +22,6 @@ from workflow_lib.models.registry import FAMILIES
 from workflow_lib.models.species import species_alphabet
 from workflow_lib.models.trained import TrainedModel, species_to_card
 from workflow_lib.results_reading import seal
-from workflow_lib.stages.dataset.settings import DatasetSettings
 from workflow_lib.stages.training.checkpoint import CheckpointStore, frames_checksum, training_code
 from workflow_lib.stages.training.data import (
     SetName,
@@ -56,7 +56,7 @@ def train(
     out: str | Path,
     checkpoints: str | Path,
     threads: int,
-    dataset: DatasetSettings,
+    dataset: Subset,
 ) -> None:
     """Train one model and write its folder.
 
@@ -125,7 +125,7 @@ def train(
 def _course(
     identity: dict[str, Any], settings: TrainingSettings, dataset: str, sets: Sets, record: Record
 ) -> dict[str, Any]:
-    """What the card says about the training."""
+    """Return what the card says about the training."""
     return {
         **{key: identity[key] for key in ("settings", "data", "code", "threads")},
         "dataset": dataset,
@@ -151,8 +151,8 @@ def _course(
 def _write_results(
     out: Path, sets: Sets, record: Record, settings: TrainingSettings, rule: RedoxRule, seed: int
 ) -> None:
-    """Everything beside the model; predictions come from the model as it stands on disk."""
-    model = TrainedModel.load(out)
+    """Write everything except the model; predictions come from the model as stored on disk."""
+    model = TrainedModel.load(out, allow_untrained_stress=True)  # only to compare it with DFT
     stress = any(label_count(frame, "stress") for frames in sets.values() for frame in frames)
     predictions = {
         name: model.predict([frame_to_atoms(frame) for frame in frames], stress=stress)
@@ -205,7 +205,7 @@ def _seconds_per_epoch(record: Record) -> float | None:
 
 
 def _labels(sets: Sets, record: Record, settings: TrainingSettings) -> dict[str, Any]:
-    """Labels that stand in the sets, and those that the steps of each epoch really used."""
+    """Return the labels present in the sets, and those that the steps of each epoch actually used."""
     labels: tuple[Label, ...] = get_args(Label)
     return {
         "note": "used_per_epoch is counted inside the training steps between two rows of the history (an "

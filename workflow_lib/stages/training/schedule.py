@@ -1,4 +1,4 @@
-"""How long a training lasts, and its learning rate."""
+"""The length of a training run, and its learning rate."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from workflow_lib.stages.training.settings import SchedulerSettings, TrainingSet
 
 
 def total_steps(settings: TrainingSettings, per_epoch: int) -> int:
-    """Return the number of steps of a whole training: its epochs, or fewer where ``max_steps`` says so."""
+    """Return the number of steps of a whole training: its epochs, or ``max_steps`` if that is fewer."""
     steps = settings.epochs * per_epoch
     return steps if settings.max_steps is None else min(steps, settings.max_steps)
 
@@ -31,14 +31,14 @@ def rate_factor(scheduler: SchedulerSettings, epoch: float, epochs: float) -> fl
 
 @dataclass(slots=True)
 class Plateau:
-    """A factor that falls where the validation loss has not fallen for more than ``patience`` looks."""
+    """A factor that is reduced if the validation loss has not fallen for more than ``patience`` checks."""
 
     factor: float = 1.0
     lowest: float = math.inf
     waited: int = 0
 
     def look(self, loss: float, scheduler: SchedulerSettings) -> None:
-        """Take note of a validation loss; without effect unless the schedule is a plateau."""
+        """Note a validation loss; no effect unless the schedule is a plateau."""
         if scheduler.kind != "plateau":
             return
         if loss < self.lowest:

@@ -1,4 +1,4 @@
-"""Configuration of the trainer; free of heavy imports."""
+"""Configuration of the trainer; without heavy imports."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class LossTerm(_Section):
 
 
 class SchedulerSettings(_Section):
-    """How the learning rate changes in the course of training."""
+    """The learning rate as a function of training progress."""
 
     kind: Literal["constant", "cosine", "plateau"] = "cosine"
     warmup_epochs: float = Field(
@@ -126,5 +126,5 @@ class TrainingSettings(_Section):
         labels = [term.label for term in self.loss]
         for label in labels:
             if labels.count(label) > 1:
-                raise ValueError(f"loss: {label} stands in two terms; give one term a label")
+                raise ValueError(f"loss: {label} is in two terms; give one term per label")
         return self

@@ -1,0 +1,119 @@
+"""Hosts made from crystal structures."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.io import write
+
+from workflow_lib.core.errors import UserError
+from workflow_lib.core.io import write_json
+from workflow_lib.frames.table import frame_to_atoms
+from workflow_lib.lattice.arrangement import UNIT
+from workflow_lib.lattice.host import Host
+from workflow_lib.lattice.make_host import host_from_files, make_host
+
+COUPLE = {"mobile": "Na", "redox": "Fe", "oxidation_states": (2, 3)}
+ARRAYS = ("cell_full", "cell_empty", "scaled_full", "scaled_empty")
+
+
+@pytest.fixture(scope="module")
+def ends(original_frames) -> tuple[Atoms, Atoms]:
+    """Full and empty end member as DFT relaxed them: the provenance of the olivine host."""
+    relaxed = [frame for frame in original_frames if frame.kind == "relaxation"]
+    full, empty = ([f for f in relaxed if f.group == group][-1] for group in ("x100_s0", "x000_s0"))
+    return frame_to_atoms(full), frame_to_atoms(empty)
+
+
+def test_the_shipped_host_is_what_its_provenance_says(host, rule, ends):
+    full, empty = ends
+    made = Host(make_host(full, **COUPLE, empty=empty), rule)
+    np.testing.assert_array_equal(made.numbers, host.numbers)
+    for name in ARRAYS:
+        # The file keeps 8 decimals of scaled positions.
+        np.testing.assert_allclose(getattr(made, name), getattr(host, name), rtol=0, atol=1e-8)
+    assert (made.formula_units, made.space_group) == (4, "Pnma")
+
+
+def test_the_empty_end_may_come_in_any_setting(rule, ends):
+    full, empty = ends
+    wanted = make_host(full, **COUPLE, empty=empty)
+    turned = Atoms(
+        empty.numbers,
+        positions=empty.positions + np.array([1.0, 2.0, 0.3]),
+        cell=np.array([[0, 1, 0], [0, 0, 1], [-1, 0, 1]]) @ empty.cell[:],
+        pbc=True,
+    )[::-1]
+    found = make_host(full, **COUPLE, empty=turned)
+    gap = np.array(found.scaled_empty) - np.array(wanted.scaled_empty)
+    assert np.abs(gap - np.round(gap)).max() < 1e-6
+    first, second = np.array(found.cell_empty), np.array(wanted.cell_empty)
+    np.testing.assert_allclose(first @ first.T, second @ second.T, atol=1e-6)
+
+
+def test_a_host_from_a_cif_alone(host, rule, tmp_path):
+    write(tmp_path / "full.cif", host.full_cell(1.0))
+    described = host_from_files(tmp_path / "full.cif", **COUPLE, name="mine")
+    assert described.provenance == "made from full.cif; symmetrised in Pnma within 0.1 A"
+    write_json(tmp_path / "host.json", described.model_dump(mode="json"))
+    made = Host.load(tmp_path / "host.json", rule)
+    assert made.name == "mine"
+    np.testing.assert_array_equal(made.cell_full, made.cell_empty)
+    for n in made.compositions(UNIT):
+        assert len(made.enumerate(UNIT, n, charges=True)) == len(host.enumerate(UNIT, n, charges=True))
+
+
+CIF = """data_x
+_cell_length_a 4.0
+_cell_length_b 4.0
+_cell_length_c 4.0
+_cell_angle_alpha 90
+_cell_angle_beta 90
+_cell_angle_gamma 90
+_space_group_name_H-M_alt 'P 1'
+loop_
+_atom_site_label
+_atom_site_type_symbol
+_atom_site_fract_x
+_atom_site_fract_y
+_atom_site_fract_z
+_atom_site_occupancy
+Fe1 Fe 0 0 0 1
+O1 O 0.5 0 0 1
+O2 O 0 0.5 0 1
+Na7 Na 0.5 0.5 0.5 {occupancy}
+"""
+
+
+def test_files_that_make_no_host(tmp_path):
+    path = tmp_path / "x.cif"
+    path.write_text(CIF.format(occupancy=0.7))
+    with pytest.raises(UserError, match=r"x\.cif: site Na7 is partially occupied \(Na:0\.7\)"):
+        host_from_files(path, **COUPLE)
+    path.write_text(CIF.format(occupancy=1))
+    assert host_from_files(path, **COUPLE).formula_units == 1
+    for change, message in (
+        ({"mobile": "Li"}, "the full cell must hold Li and Fe"),
+        ({"redox": "Iron"}, "there is no element 'Iron'"),
+        ({"oxidation_states": (3, 2)}, "from the lower to the higher"),
+        ({"redox": "Na"}, "must be two elements"),
+        ({"empty": path}, "the empty end member holds Na"),
+    ):
+        with pytest.raises(UserError, match=message):
+            host_from_files(path, **(COUPLE | change))
+    with pytest.raises(UserError, match="does not exist"):
+        host_from_files(tmp_path / "none.cif", **COUPLE)
+    path.write_text("nothing of the kind")
+    with pytest.raises(UserError, match="no crystal structure that pymatgen reads"):
+        host_from_files(path, **COUPLE)
+
+
+def test_an_empty_end_of_another_crystal(ends):
+    full, empty = ends
+    with pytest.raises(UserError, match="is not one cell"):
+        make_host(full, **COUPLE, empty=empty[:-1])
+    other = empty.copy()
+    other.rattle(1.5, seed=3)
+    with pytest.raises(UserError, match=r"A from its site|symmetry"):
+        make_host(full, **COUPLE, empty=other)

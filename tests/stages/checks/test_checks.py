@@ -1,0 +1,161 @@
+"""The checks pass on a sound run and name what is broken in one that is not."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from embedded import REFERENCE, RULE
+from sealed import write_sealed
+
+from workflow_lib.core.errors import UserError
+from workflow_lib.core.io import write_csv
+from workflow_lib.frames.splits import Fold, Splits
+from workflow_lib.frames.table import Frame, read_parquet, with_labels, write_parquet
+from workflow_lib.lattice.host import Host
+from workflow_lib.lattice.redox import RedoxRule
+from workflow_lib.results_reading import read_table, seal
+from workflow_lib.stages.charge_order.reference import build_reference
+from workflow_lib.stages.checks.run import run_checks
+from workflow_lib.stages.thermodynamics.run import run_thermodynamics
+from workflow_lib.stages.thermodynamics.settings import ThermodynamicsSettings
+
+MODEL = "painn-entropy-f0-s1"
+METALS = {REFERENCE: -1.3231}
+
+
+@pytest.fixture(scope="module")
+def sound(frames: list[Frame], host: Host, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose model answers DFT's energies."""
+    run = tmp_path_factory.mktemp("run")
+    write_parquet(frames, run / "dataset/frames.parquet")
+    tested = "1x1x1:Na1001:Fe2323"
+    pairs = {
+        name: [(f.frame_id, f.state_key) for f in frames if (f.state_key == tested) == (name == "test")]
+        for name in ("train", "test")
+    }
+    Splits("state", 711, (Fold.of(0, pairs | {"validation": []}),)).save(run / "dataset/splits.json")
+    seal(run / "dataset", "dataset")
+    table = build_reference(run / "dataset/frames.parquet", host, run / "charge_order")
+    states = table.assign(source=MODEL, protocol="distorted", seen=False)
+    write_sealed("charge_order/states", run / "charge_order" / MODEL, states)
+    metals = [{"element": "Na", "level": REFERENCE, "energy_ev": METALS[REFERENCE], "source": "bcc"}]
+    run_thermodynamics(
+        reference_dir=run / "charge_order",
+        charge_order_dirs=[run / "charge_order" / MODEL],
+        search_dirs=[],
+        rule=RedoxRule.model_validate(RULE),
+        settings=ThermodynamicsSettings.model_validate({"metals": metals}),
+        out=run / "thermodynamics",
+    )
+    return run
+
+
+def check(run: Path, rule: RedoxRule) -> None:
+    run_checks(run=run, rule=rule, metals=METALS, out=run / "checks")
+
+
+def test_a_sound_run_passes(sound: Path, rule: RedoxRule):
+    check(sound, rule)
+    table = read_table("checks", sound / "checks")
+    assert table["check"].tolist() == ["charge balance", "splits", "energies", "hull", "voltage"]
+    assert (table["violations"] == 0).all()
+
+
+def one_electron_more(run: Path) -> None:
+    frames = read_parquet(run / "dataset/frames.parquet")
+    states = np.array(frames[7].oxidation_states)
+    states[np.flatnonzero(states == 3)[:1]] = 2
+    frames[7] = with_labels(frames[7], oxidation_states=states)
+    write_parquet(frames, run / "dataset/frames.parquet")
+    seal(run / "dataset", "dataset")
+
+
+def a_frame_of_the_test_state_trains(run: Path) -> None:
+    splits = Splits.load(run / "dataset/splits.json")
+    [fold] = splits.folds
+    moved, *kept = fold.frames["test"]
+    sets = fold.frames | {"train": (*fold.frames["train"], moved), "test": tuple(kept)}
+    Splits("state", 711, (Fold(0, sets, fold.states),)).save(run / "dataset/splits.json")
+    seal(run / "dataset", "dataset")
+
+
+def a_frame_is_forgotten(run: Path) -> None:
+    splits = Splits.load(run / "dataset/splits.json")
+    [fold] = splits.folds
+    sets = fold.frames | {"train": fold.frames["train"][1:]}
+    Splits("state", 711, (Fold(0, sets, fold.states),)).save(run / "dataset/splits.json")
+    seal(run / "dataset", "dataset")
+
+
+def edited(file: str, command: str, change: Callable[[pd.DataFrame], None]) -> Callable[[Path], None]:
+    def edit(run: Path) -> None:
+        path = run / file
+        table = pd.read_csv(path)
+        change(table)
+        write_csv(table, path)
+        seal(path.parent, command, source=MODEL if MODEL in file else None)
+
+    return edit
+
+
+def lost_energy(table: pd.DataFrame) -> None:
+    table.loc[3, "energy_ev"] = np.nan
+
+
+def lowered(table: pd.DataFrame) -> None:
+    table.loc[table["x"].between(0.1, 0.9), "formation_mev_fu"] -= 50.0
+
+
+def shifted(table: pd.DataFrame) -> None:
+    table["voltage_v"] += 1e-4
+
+
+def rising(table: pd.DataFrame) -> None:
+    """One step more, of the same integral, whose second half lies higher."""
+    table[["x_low", "x_high"]] = table[["x_low", "x_high"]].astype(float)
+    width = (table.loc[0, "x_high"] - table.loc[0, "x_low"]) / 2
+    table.loc[len(table)] = table.loc[0]
+    table.loc[0, "x_high"] -= width
+    table.loc[len(table) - 1, "x_low"] += width
+    table.loc[[0, len(table) - 1], "voltage_v"] += [-0.1, 0.1]
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (one_electron_more, r"charge balance: 1 violations, first frame .* has a charge of -1 e"),
+        (a_frame_of_the_test_state_trains, "test state 1x1x1:Na1001:Fe2323 has frames in test, train"),
+        (a_frame_is_forgotten, "fold 0 and the frames differ in 1 frames"),
+        (
+            edited(f"charge_order/{MODEL}/states.csv", "charge-order", lost_energy),
+            "energies: 1 violations, first .* has no energy and has not diverged",
+        ),
+        (
+            edited("thermodynamics/formation.csv", "thermodynamics", lowered),
+            r"hull: \d+ violations, first .* meV per formula unit below",
+        ),
+        (
+            edited("thermodynamics/voltage.csv", "thermodynamics", shifted),
+            "voltage: 2 violations, first .* the end members say",
+        ),
+        (
+            edited("thermodynamics/voltage.csv", "thermodynamics", rising),
+            "the voltage rises with x",
+        ),
+    ],
+)
+def test_what_is_broken_is_named(
+    sound: Path, rule: RedoxRule, tmp_path: Path, harm: Callable[[Path], None], message: str
+):
+    run = tmp_path / "run"
+    shutil.copytree(sound, run)
+    harm(run)
+    with pytest.raises(UserError, match=message) as caught:
+        check(run, rule)
+    assert "\n" not in str(caught.value)
+    assert read_table("checks", run / "checks")["violations"].sum() > 0

@@ -1,0 +1,91 @@
+"""The dataset stage and its host: any setting, wrong hosts, misfits."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from embedded import FRAMES, HOST, RULE, embedded_table
+from other_settings import unimodular
+
+from workflow_lib.core.errors import UserError
+from workflow_lib.frames.table import with_labels
+from workflow_lib.lattice.host import Host
+from workflow_lib.lattice.redox import RedoxRule
+from workflow_lib.stages.dataset import run
+from workflow_lib.stages.dataset.assign import assign
+from workflow_lib.stages.dataset.index import make_index
+from workflow_lib.stages.dataset.settings import DatasetSettings
+from workflow_lib.stages.dataset.source import open_source
+from workflow_lib.stages.dataset.splits import make_units
+
+SETTINGS = DatasetSettings(path=str(FRAMES))
+
+
+def other_host(tmp_path, rule: RedoxRule, **changes: object) -> Host:
+    described = json.loads(HOST.read_text()) | changes
+    (tmp_path / "host.json").write_text(json.dumps(described))
+    return Host.load(tmp_path / "host.json", rule)
+
+
+def test_the_host_is_described_and_misfits_are_counted(rule, host, capsys, caplog):
+    index = make_index(open_source(SETTINGS), rule, host, SETTINGS)
+    run._check_host(index, host, SETTINGS)
+    assert capsys.readouterr().out == (
+        "host olivine NaFePO4 (Pnma, 28 atoms): Pnma, 8 permutations of its sites, 16 charge-ordered "
+        "states in its cell\n"
+    )
+    table = embedded_table()
+    maricite = table["subset"] & table["group"].str.startswith("maricite")
+    assert index.rows["misfit"].notna().sum() == maricite.sum() > 10
+    assert set(index.rows.loc[index.rows["misfit"].notna(), "frame_id"]) == set(
+        table.loc[maricite, "frame_id"]
+    )
+    assert f"{maricite.sum()} of {(maricite | table['host']).sum()} frames of the host's composition" in (
+        caplog.text
+    )
+    assert "A from its site in olivine" in caplog.text
+
+
+def test_a_host_of_another_element_is_refused(tmp_path):
+    """Lithium in the host, sodium in the frames: only the empty ones fit, which passed for an answer."""
+    rule = RedoxRule.model_validate(RULE | {"formal_charges": RULE["formal_charges"] | {"Li": 1}})
+    numbers = [3 if z == 11 else z for z in json.loads(HOST.read_text())["numbers"]]
+    host = other_host(tmp_path, rule, mobile="Li", numbers=numbers, name="olivine LiFePO4")
+    index = make_index(open_source(SETTINGS), rule, host, SETTINGS)
+    with pytest.raises(UserError, match=r"397 of 429 frames .* fit no site of it .* is not the host's"):
+        run._check_host(index, host, SETTINGS)
+    # Where splits do not ask for states the host decides nothing.
+    run._check_host(index, host, SETTINGS.model_copy(update={"split_by": "material"}))
+
+
+def test_a_host_of_another_structure_is_refused(rule, tmp_path):
+    scaled = np.array(json.loads(HOST.read_text())["scaled_full"])
+    scaled[4:8] = (scaled[4:8] + np.array([0.5, 0.0, 0.0])) % 1.0  # iron in other octahedra
+    host = other_host(tmp_path, rule, scaled_full=scaled.tolist(), scaled_empty=scaled.tolist())
+    index = make_index(open_source(SETTINGS), rule, host, SETTINGS)
+    with pytest.raises(UserError, match=r"A from its site in olivine .*set `host` to the crystal"):
+        run._check_host(index, host, SETTINGS)
+
+
+def test_two_settings_of_one_state_share_a_set(rule, host, original_frames):
+    """Half the frames permuted, skewed and shifted: the same keys, and one unit of a split a state."""
+    rng = np.random.default_rng(5)
+    frames = []
+    for number, frame in enumerate(original_frames[::3]):
+        bare = with_labels(frame, state_key=None)
+        if number % 2:
+            bare = with_labels(
+                bare,
+                frame_id=f"other-{number}",
+                group=f"other-{frame.group}",
+                cell=unimodular(rng) @ frame.cell,
+                positions=frame.positions + rng.uniform(-4, 4, 3),
+            )
+        frames.append(bare)
+    labelled, aside = assign(frames, rule, host, SETTINGS)
+    assert not aside
+    assert [frame.state_key for frame in labelled] == [frame.state_key for frame in original_frames[::3]]
+    units = make_units(labelled, host, SETTINGS)
+    assert len(units) == len({frame.state_key for frame in labelled})

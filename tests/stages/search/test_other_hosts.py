@@ -1,0 +1,90 @@
+"""The search on hosts of other charges: two-valent ions, several mobile ions a redox site."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from ase_ga import set_raw_score
+from invented_hosts import magnesium_phosphate, magnesium_silicate, two_sodium
+
+from workflow_lib.core.errors import UserError
+from workflow_lib.stages.search.genotype import Lattice
+from workflow_lib.stages.search.operators import ChangeComposition, CutSplice, MoveCoupled, make_selector
+from workflow_lib.stages.search.problem import Evaluation, Problem, State
+from workflow_lib.stages.search.random_search import random_search
+from workflow_lib.stages.search.run import check_cells
+from workflow_lib.stages.search.search import genetic_search
+from workflow_lib.stages.search.settings import CellSettings, OperatorWeights, SearchSettings
+
+HOSTS = [
+    pytest.param(magnesium_phosphate(), (1, 2, 1), 2, id="two electrons an ion"),
+    pytest.param(magnesium_silicate(), (1, 2, 1), 1, id="two electrons an ion and a site"),
+    pytest.param(two_sodium(), (2, 2, 1), 1, id="two ions a site"),
+]
+
+
+def lattice_of(host, repeat) -> Lattice:
+    return Lattice(host, repeat, True, CellSettings(repeat=repeat, population=8).occupations(host))
+
+
+@pytest.mark.parametrize(("host", "repeat", "carried"), HOSTS)
+def test_every_child_is_neutral(host, repeat, carried):
+    lattice = lattice_of(host, repeat)
+    assert lattice.carried == carried
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        parents = []
+        for number in rng.choice(lattice.compositions, 2):
+            parent = lattice.encode(host.random(repeat, int(number), charges=True, rng=rng))
+            parent.info = {"confid": seed, "key_value_pairs": {}, "data": {}}
+            set_raw_score(parent, 0.0)
+            parents.append(parent)
+        random = np.random.RandomState(seed)
+        weights = OperatorWeights()
+        children = [
+            ChangeComposition(lattice, random).mutate(parents[0].copy()),
+            MoveCoupled(lattice, random).mutate(parents[0].copy()),
+            CutSplice(lattice, random).get_new_individual(tuple(parents))[0],
+            make_selector(lattice, weights, random).get_new_individual(parents)[0],
+        ]
+        for child in children:
+            if child is None:
+                continue
+            arrangement = lattice.decode(child)
+            number = len(arrangement.occupied)
+            assert number in lattice.compositions
+            assert len(arrangement.reduced) == host.n_reduced(repeat, number)
+            atoms = host.build(arrangement)
+            host.rule.check_neutral(atoms.numbers, atoms.arrays["oxidation_states"])
+
+
+@pytest.mark.parametrize(("host", "repeat", "carried"), HOSTS)
+def test_both_searches_find_their_way(host, repeat, carried, tmp_path):
+    lattice = lattice_of(host, repeat)
+
+    def evaluate(arrangements):
+        return [
+            Evaluation(0.0, float(sum(a.occupied) - sum(a.reduced)) / 100, 0.01, 1, "converged")
+            for a in arrangements
+        ]
+
+    problem = Problem(lattice, evaluate)
+    found = random_search(problem, State(tmp_path, "random", [], (1,)), budget=14, first=8, batch=3)
+    assert len({record.key for record in found}) == len(found) == 14
+    found = genetic_search(
+        problem, State(tmp_path, "ga", [], (2,)), start=np.random.default_rng(1), budget=14, population=8,
+        offspring=3, weights=OperatorWeights(), progress=lambda records: None,
+    )  # fmt: skip
+    assert len({record.key for record in found}) == len(found) == 14
+
+
+def test_what_has_no_end_members_is_refused_before_the_search():
+    settings = SearchSettings(cells=(CellSettings(repeat=(1, 2, 1), population=8),))
+    with pytest.raises(UserError, match="the full end member of invented MgFePO4 is not neutral"):
+        check_cells(magnesium_phosphate(), settings)
+    check_cells(magnesium_silicate(), settings)
+    with pytest.raises(UserError, match="has no neutral composition between its end members"):
+        check_cells(two_sodium(), SearchSettings(cells=(CellSettings(),)))
+    with pytest.raises(UserError, match="with 3 Na on 4 sites has no neutral assignment"):
+        cells = (CellSettings(repeat=(2, 1, 1), compositions=(3,)),)
+        check_cells(two_sodium(), SearchSettings(cells=cells))

@@ -1,0 +1,80 @@
+"""Values that no frame can have: numbers beyond any physics, and two atoms in one place.
+
+Values beyond these limits are mistakes of the program that wrote them. If they were read, they
+would lead to infinite sums, endless neighbour lists, or missing energies much later.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+LIMITS = {
+    "energy": 1e7,  # eV an atom; all-electron energies reach 1e6
+    "positions": 1e6,  # A; beyond it a coordinate has lost its last digits
+    "cell": 1e4,  # A
+    "forces": 1e6,  # eV/A
+    "stress": 1e6,  # in any of the units that files have
+    "magmoms": 100.0,  # muB
+    "charges": 200.0,  # e
+}
+"""Largest magnitudes, in the unit of the frame table unless stated."""
+COINCIDENT = 0.01  # A; closer atoms are one atom written twice
+_DIRECTION = np.array([0.531, 0.327, 0.142])
+_ORIGIN = np.array([0.173, 0.419, 0.307])
+"""Directions without crystal symmetry, so that few atoms have the same height over these planes."""
+
+
+def coincident(
+    positions: np.ndarray, cells: np.ndarray, offsets: np.ndarray, wanted: np.ndarray | None = None
+) -> np.ndarray:
+    """Return which frames hold two atoms in one place, periodic images included.
+
+    ``positions`` ``[N, 3]`` and ``cells`` ``[F, 3, 3]`` in A; frame i from ``offsets[i]`` to
+    ``offsets[i + 1]``. One flag for each of the ``wanted`` frames ``[F]`` (default: all), whose cells
+    have a volume.
+    """
+    frames = np.arange(len(cells)) if wanted is None else np.flatnonzero(wanted)
+    sizes = np.diff(offsets)[frames]
+    if not len(frames):
+        return np.zeros(0, dtype=bool)
+    inverse = np.linalg.inv(cells[frames])
+    owner = np.repeat(np.arange(len(frames)), sizes)
+    if len(frames) < len(cells):
+        positions = positions[np.repeat(np.isin(np.arange(len(cells)), frames), np.diff(offsets))]
+    scaled = np.einsum("ni,nij->nj", positions, inverse[owner])
+    # Heights over three planes, folded so that all images of an atom have the same: atoms in one place
+    # share all three, and hardly any others do. Sorted by their sum, they lie side by side.
+    heights = scaled + _ORIGIN
+    heights -= np.rint(heights)
+    np.abs(heights, out=heights)
+    reach = COINCIDENT * np.linalg.norm(inverse, axis=1)
+    sums, near = heights @ _DIRECTION, reach @ _DIRECTION
+    order = np.argsort(owner * 2.0 + sums, kind="stable")
+    sums, owner = sums[order], owner[order]
+    doubted = np.zeros(len(frames), dtype=bool)
+    for lag in range(1, len(order)):
+        mine = owner[lag:]
+        close = (mine == owner[:-lag]) & (sums[lag:] - sums[:-lag] <= near[mine]) & ~doubted[mine]
+        places = np.flatnonzero(close)
+        if not len(places):
+            break
+        gap = np.abs(heights[order[places + lag]] - heights[order[places]])
+        doubted[mine[places[(gap <= reach[mine[places]]).all(axis=1)]]] = True
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    found = np.zeros(len(frames), dtype=bool)
+    for frame in np.flatnonzero(doubted).tolist():
+        found[frame] = _any_coincident(scaled[starts[frame] : starts[frame + 1]], cells[frames[frame]])
+    return found
+
+
+def _any_coincident(scaled: np.ndarray, cell: np.ndarray) -> bool:
+    """Return whether any two atoms ``[n, 3]`` (scaled) of one frame are in one place."""
+    from scipy.spatial import cKDTree
+
+    wrapped = scaled % 1.0
+    wrapped[wrapped >= 1.0] = 0.0
+    reach = COINCIDENT * np.linalg.norm(np.linalg.inv(cell), axis=0).max()
+    pairs = cKDTree(wrapped, boxsize=1.0).query_pairs(min(reach * 1.8, 0.49), output_type="ndarray")
+    gap = wrapped[pairs[:, 0]] - wrapped[pairs[:, 1]]
+    gap -= np.rint(gap)
+    return bool((np.linalg.norm(gap @ cell, axis=1) < COINCIDENT).any())

@@ -1,0 +1,1 @@
+"""Physical checks of a run's products: relations that hold for any host and data."""
