@@ -108,7 +108,7 @@ def dft_status(config: Path, store: Path | None) -> None:
 @store_option
 @click.option("--out", type=FOLDER, required=True, metavar="DIR")
 def dft_converge(config: Config, store: Path | None, out: Path) -> None:
-    """Tell whether the configured level is converged for the host.
+    """Judge the level for this host.
 
     First call: writes the jobs that tell to DIR/jobs.jsonl, for dft-run. When they are done: the table,
     and an error where formation energies, orders, forces or stress are off by more than they may be.
