@@ -23,7 +23,8 @@ from workflow_lib.stages.dataset.source import open_source
 
 FIGURES = ("composition", "redox", "energy", "coverage", "charge_states", "elements")
 NUMBERS = {"frames.parquet", "set_aside.csv", "splits.json", "summary.json"}
-FILES = NUMBERS | {f"{name}.{suffix}" for name in FIGURES for suffix in ("svg", "png", "csv")}
+SEAL = {"dataset.sha256.json"}
+FILES = NUMBERS | SEAL | {f"{name}.{suffix}" for name in FIGURES for suffix in ("svg", "png", "csv")}
 DEFAULT = DatasetSettings(path=str(FRAMES))
 
 
