@@ -13,7 +13,19 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from campaigns.naxfepo4_gpaw.cell_parts import (
+    cell_lower,
+    cell_magnetism,
+    cell_noise,
+    cell_orbitals,
+    cell_sodium,
+    cell_two_thirds,
+    truth_cells,
+)
 from campaigns.naxfepo4_gpaw.check_parts import cells, convergence, magnetism, noise, sodium
+from campaigns.naxfepo4_gpaw.frame_parts import cell_others, cell_paths, cell_same_positions, cell_strains
+from campaigns.naxfepo4_gpaw.level_parts import levels
+from campaigns.naxfepo4_gpaw.lithium_parts import lithium_metal, lithium_states, lithium_strains
 from campaigns.naxfepo4_gpaw.training_parts import (
     chemistries,
     dynamics,
@@ -45,6 +57,21 @@ PARTS: dict[str, Callable[[Store, Path | None], Iterator[Calculation]]] = {
         dynamics_walks,
         two_thirds,
         chemistries,
+        levels,
+        truth_cells,
+        cell_sodium,
+        cell_orbitals,
+        cell_lower,
+        cell_magnetism,
+        cell_noise,
+        cell_strains,
+        cell_paths,
+        cell_others,
+        cell_same_positions,
+        cell_two_thirds,
+        lithium_states,
+        lithium_strains,
+        lithium_metal,
     )
 }
 

@@ -21,9 +21,9 @@ def other_structures(host: Host, rng: np.random.Generator) -> Iterator[tuple[str
     for name, symbol in CHEMISTRIES.items():
         atoms = olivine.copy()
         atoms.symbols[atoms.symbols == "Fe"] = symbol
-        yield name, _chgnet_cell(atoms), 4
-    yield "stuffed cristobalite Na2FeSiO4", _chgnet_cell(_stuffed_cristobalite(rng)), 4
-    yield "maricite NaFePO4", _chgnet_cell(_maricite()), 4
+        yield name, chgnet_cell(atoms), 4
+    yield "stuffed cristobalite Na2FeSiO4", chgnet_cell(_stuffed_cristobalite(rng)), 4
+    yield "maricite NaFePO4", chgnet_cell(_maricite()), 4
 
 
 def _maricite() -> Atoms:
@@ -63,7 +63,7 @@ def _stuffed_cristobalite(rng: np.random.Generator) -> Atoms:
     return atoms
 
 
-def _chgnet_cell(atoms: Atoms) -> Atoms:
+def chgnet_cell(atoms: Atoms) -> Atoms:
     """Positions and cell relaxed by the shipped CHGNet to 0.03 eV/A."""
     import contextlib
     import io

@@ -37,9 +37,9 @@ def seeded(*names: str) -> np.random.Generator:
     return np.random.default_rng(zlib.crc32("|".join(names).encode()))
 
 
-def relaxed_states(store: Store) -> dict[str, Record]:
-    """The lowest finished relaxation of each state of the small cell at the level of the campaign."""
-    at_level = (record for record in store.records() if record.calculation.level == LEVEL)
+def relaxed_states(store: Store, level: Level = LEVEL) -> dict[str, Record]:
+    """The lowest finished relaxation of each state of the small cell at a level."""
+    at_level = (record for record in store.records() if record.calculation.level == level)
     return {
         key: record
         for key, record in lowest_relaxations(at_level).items()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from ase.units import GPa
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import save_figure, write_csv
@@ -37,6 +38,11 @@ COLUMNS = (
     "charge_low",
     "charge_high",
     "bond_gap_a",
+    "volume_a3",
+    "a_a",
+    "b_a",
+    "c_a",
+    "stress_gpa",
     "reason",
 )
 """``orbital``: seed of the lowest relaxation; ``formation``: meV per formula unit against the end
@@ -44,7 +50,8 @@ members; ``orbital_a``, ``orbital_b``, ``orbital_c``: single
 points of the other orbital seeds at the same atoms, against this state's energy there, empty where
 they collapsed; ``noise``: the same orbital from a cold start; moments in muB and Bader charges in e
 are means over the sites of the lower and higher charge state; ``bond_gap``: mean Fe-O distance of
-the lower-state sites minus that of the higher-state ones."""
+the lower-state sites minus that of the higher-state ones; volume and edges of the cell in A^3 and A;
+``stress``: largest component that is left, GPa (empty where it is not computed)."""
 
 
 def truth_table(records: Iterable[Record], host: Host, level: Level) -> pd.DataFrame:
@@ -88,7 +95,8 @@ def truth_table(records: Iterable[Record], host: Host, level: Level) -> pd.DataF
 def lowest_relaxations(records: Iterable[Record]) -> dict[str, Record]:
     """The relaxation of each arrangement that counts: the lowest finished one over all orbital seeds.
 
-    Where none is finished, any other (running, failed) stands in.
+    Of positions, or of positions and cell: at one level all are of one kind. Where none is finished,
+    any other (running, failed) stands in.
     """
 
     def rank(record: Record) -> tuple[bool, float]:
@@ -98,7 +106,7 @@ def lowest_relaxations(records: Iterable[Record]) -> dict[str, Record]:
     found: dict[str, Record] = {}
     for record in records:
         key = record.calculation.state_key
-        if key and record.calculation.task == "relaxation":
+        if key and record.calculation.task in ("relaxation", "cell"):
             found[key] = min(found.get(key, record), record, key=rank)
     return found
 
@@ -107,6 +115,7 @@ def _described(record: Record, host: Host, singles: list[Record]) -> dict[str, o
     frame, calculation = record.frames[-1], record.calculation
     states, magmoms = calculation.oxidation_states, np.array(frame["magmoms"])
     atoms = calculation.atoms()
+    atoms.set_cell(frame["cell"])
     atoms.positions = frame["positions"]
     row: dict[str, object] = {
         "orbital": calculation.orbital,
@@ -114,8 +123,11 @@ def _described(record: Record, host: Host, singles: list[Record]) -> dict[str, o
         "fmax": np.linalg.norm(frame["forces"], axis=1).max(),
         "steps": len(record.frames),
         "bond_gap_a": bond_gap(atoms, host, states),
+        "volume_a3": atoms.get_volume(),
+        "stress_gpa": None if frame.get("stress") is None else np.abs(frame["stress"]).max() / GPa,
         "reason": record.reason,
     }
+    row |= dict(zip(("a_a", "b_a", "c_a"), atoms.cell.lengths(), strict=True))
     charges = None if frame.get("charges") is None else np.array(frame["charges"])
     for name, state in (("low", host.low), ("high", host.high)):
         sites = states == state

@@ -111,3 +111,9 @@ def test_dft_settings_are_checked_with_the_configuration(run, config):
     config.write_text(config.read_text().replace("dft: {", "dft: {engine: gpaww, "))
     said = run("dft-status", "--config", config, status=2)
     assert said.count("\n") == 1 and "dft.engine" in said
+
+
+def test_converge_first_says_what_to_compute(run, config, tmp_path):
+    said = run("dft-converge", "--config", config, "--out", tmp_path / "level")
+    assert said.startswith("16 of 16 single points are missing; compute them with 'workflow-lib dft-run")
+    assert len(read_jobs(tmp_path / "level" / "jobs.jsonl")) == 16

@@ -68,6 +68,7 @@ def test_equivalent_starts_of_a_relaxation_share_a_key(host, half):
         {"unsteered": True},
         {"level": Level(cutoff=600).model_dump()},
         {"level": Level(kpoints=(1, 3, 1)).model_dump()},
+        {"level": Level(kpoints=(1, 2, 2), shifted=True).model_dump()},
         {"level": Level(hubbard_u={"Fe": 4.0}).model_dump()},
         {"level": Level(magnetism="antiferromagnetic").model_dump()},
     ],
@@ -89,6 +90,32 @@ def test_levels_have_telling_names_and_differ_in_all_settings():
     assert Level(width=0.1).digest != Level().digest
     with pytest.raises(ValueError, match="at least one point"):
         Level(kpoints=(0, 1, 1))
+
+
+def test_a_shifted_mesh_is_another_level_and_an_old_level_keeps_its_checksum():
+    plain, shifted = (
+        Level(cutoff=800, kpoints=(1, 2, 2)),
+        Level(cutoff=800, kpoints=(1, 2, 2), shifted=True),
+    )
+    assert shifted.energy_reference.endswith("/PW800/1x2x2 shifted")
+    assert plain.energy_reference.endswith("/PW800/1x2x2")
+    assert plain.digest != shifted.digest
+    # What a store of before this setting was filed under.
+    assert Level().digest.startswith("9f370297fac4")
+    with pytest.raises(ValueError, match="a shift does not move it"):
+        Level(kpoints=(1, 3, 1), shifted=True)
+
+
+def test_each_geometry_of_a_series_may_have_its_cell(half):
+    series = [half.positions.tolist(), (1.01 * half.positions).tolist()]
+    cells = [half.cell.tolist(), (1.01 * half.cell).tolist()]
+    plain = changed(half, task="series", series=series)
+    strained = changed(half, task="series", series=series, series_cells=cells)
+    assert strained.digest != plain.digest
+    np.testing.assert_allclose(changed(strained).series_cells, cells)
+    strained.check(FORMAL)
+    with pytest.raises(UserError, match="one cell for each geometry"):
+        changed(strained, series_cells=cells[:1]).check(FORMAL)
 
 
 def test_a_sound_request_passes(half):

@@ -1,10 +1,12 @@
 """GPAW recomputes stored frames, and its failures are told in one line."""
 
 import logging
+import tarfile
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from ase.units import GPa
 from computed_again import calculation_of
 from embedded import FRAMES
 
@@ -15,6 +17,7 @@ from workflow_lib.dft.level import Level
 from workflow_lib.dft.store import Store
 from workflow_lib.frames.table import read_parquet
 
+TRUTH = "truth 1x1x1:Na0000:Fe3333"
 FORMAL = {"Na": 1, "P": 5, "O": -2, "Si": 4, "S": 6}
 ENERGY, FORCE, MOMENT = 1e-3, 10e-3, 0.02
 """eV/atom, eV/A, muB: what another machine, library or start may change (docs/dft.md, noise)."""
@@ -58,6 +61,32 @@ def test_the_smallest_stored_frame_is_recomputed(tmp_path):
     record = recompute(min(path, key=lambda frame: frame.fmax), tmp_path)
     # Every d shell is half full: no minority orbital holds more than covalency brings.
     assert all(orbital[-1] < 0.4 for orbital in record.frames[-1]["orbitals"].values())
+
+
+@pytest.mark.dft_quick
+def test_the_relaxed_cell_of_fepo4_is_recomputed_at_the_level_that_stands(tmp_path):
+    """800 eV on the shifted mesh 1x2x2, stress included, with all symmetry and a low start."""
+    with tarfile.open(FRAMES.with_name("store-pw800.tar.xz")) as pack:
+        pack.extractall(tmp_path, filter="data")
+    [relaxed] = [
+        record for record in Store(tmp_path / "store").records() if record.calculation.name.endswith(TRUTH)
+    ]
+    last = relaxed.frames[-1]
+    again = replace(
+        relaxed.calculation,
+        name="again",
+        task="single",
+        positions=np.array(last["positions"]),
+        cell=np.array(last["cell"]),
+        charges=False,
+        provenance={},
+    )
+    store = Store(tmp_path / "new")
+    run_jobs([again], store, formal_charges=FORMAL)
+    [frame] = store.get(again).frames
+    assert frame["energy"] == pytest.approx(last["energy"], abs=1e-4 * len(again))
+    np.testing.assert_allclose(frame["forces"], last["forces"], atol=FORCE)
+    np.testing.assert_allclose(frame["stress"], last["stress"], atol=0.05 * GPa)
 
 
 @pytest.mark.dft_quick

@@ -160,6 +160,25 @@ def test_atoms_of_an_element_stand_together_and_the_way_back_is_kept(half, tmp_p
     assert (kpoints.style.name, tuple(kpoints.kpts[0])) == ("Gamma", (1, 2, 3))
 
 
+def test_a_shifted_mesh_is_that_of_monkhorst_and_pack(half, tmp_path, configure):
+    from pymatgen.io.vasp.inputs import Kpoints
+
+    configure(None)
+    level = half.level.model_copy(update={"kpoints": (1, 2, 2), "shifted": True})
+    write_inputs(changed(half, level=level.model_dump()), tmp_path)
+    kpoints = Kpoints.from_file(tmp_path / "KPOINTS")
+    assert (kpoints.style.name, tuple(kpoints.kpts[0])) == ("Monkhorst", (1, 2, 2))
+
+
+def test_a_series_with_cells_is_refused(half, tmp_path, configure):
+    configure(None)
+    series = changed(
+        half, task="series", series=[half.positions.tolist()], series_cells=[half.cell.tolist()]
+    )
+    with pytest.raises(UserError, match="one cell; ask for single points"):
+        write_inputs(series, tmp_path)
+
+
 def test_a_series_has_a_folder_for_each_geometry(half, tmp_path, configure):
     from pymatgen.io.vasp.inputs import Poscar
 

@@ -23,7 +23,7 @@ from workflow_lib.cli.checks import checks
 from workflow_lib.cli.comparison import comparison, provenance
 from workflow_lib.cli.configuration import check, clean, report, schema
 from workflow_lib.cli.dataset import dataset
-from workflow_lib.cli.dft import dft_energies, dft_plan, dft_run, dft_status
+from workflow_lib.cli.dft import dft_converge, dft_energies, dft_plan, dft_run, dft_status
 from workflow_lib.cli.embedding import embedding, embedding_overview
 from workflow_lib.cli.frames import convert, read
 from workflow_lib.cli.hosts import host
@@ -46,7 +46,7 @@ GROUPS: dict[str, tuple[click.Command, ...]] = {
         *(search, search_overview, thermodynamics, embedding, embedding_overview),
         *(comparison, checks, provenance),
     ),
-    "Calculations with DFT": (dft_plan, dft_run, dft_status, dft_energies),
+    "Calculations with DFT": (dft_plan, dft_run, dft_status, dft_energies, dft_converge),
 }
 
 

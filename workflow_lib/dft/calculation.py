@@ -31,7 +31,8 @@ class Calculation:
     one letter for all sites, or one for each that has a choice);
     an ``unsteered`` calculation leaves the electrons alone. ``task``: a single point; a series of
     single points, each started from the density of the one before (``series`` [k, n, 3], in the one
-    cell); a relaxation of the positions to ``fmax`` (eV/A), or of positions and cell. ``state_key``
+    cell or, where there are ``series_cells`` [k, 3, 3], each in its own); a relaxation of the positions
+    to ``fmax`` (eV/A), or of positions and cell. ``state_key``
     names the arrangement where the structure is one of a host.
     """
 
@@ -49,6 +50,7 @@ class Calculation:
     state_key: str | None = None
     unsteered: bool = False
     series: np.ndarray | None = None
+    series_cells: np.ndarray | None = None
     fmax: float = 0.05
     max_steps: int = 80
     charges: bool = True
@@ -85,6 +87,8 @@ class Calculation:
         content = json.dumps([np.round(self.cell, 5).tolist(), rows])
         if self.series is not None:
             content += json.dumps((np.round(self.series, 4) + 0.0).tolist())
+        if self.series_cells is not None:
+            content += json.dumps((np.round(self.series_cells, 5) + 0.0).tolist())
         return f"geometry {hashlib.sha256(content.encode()).hexdigest()[:16]}"
 
     def steered_sites(self) -> list[int]:
@@ -130,6 +134,10 @@ class Calculation:
         from ase.data import covalent_radii
 
         self.seeds()
+        if self.series_cells is not None and (
+            self.series is None or len(self.series_cells) != len(self.series)
+        ):
+            raise UserError(f"{self.name}: series_cells must hold one cell for each geometry of the series")
         for name in ("positions", "oxidation_states"):
             if len(getattr(self, name)) != len(self.numbers):
                 raise UserError(f"{self.name}: {name} must hold one row for each of {len(self)} atoms")
@@ -170,8 +178,9 @@ class Calculation:
         content["level"] = self.level.model_dump(mode="json")
         for name in ("numbers", "positions", "cell", "oxidation_states"):
             content[name] = np.asarray(content[name]).tolist()
-        if self.series is not None:
-            content["series"] = self.series.tolist()
+        for name in ("series", "series_cells"):
+            if content[name] is not None:
+                content[name] = np.asarray(content[name]).tolist()
         return content
 
     @classmethod
@@ -187,6 +196,8 @@ class Calculation:
             if content.get("series") is not None:
                 shape = (-1, len(content["numbers"]), 3)
                 content["series"] = np.array(content["series"], dtype=float).reshape(shape)
+            if content.get("series_cells") is not None:
+                content["series_cells"] = np.array(content["series_cells"], dtype=float).reshape(-1, 3, 3)
             return cls(**content)
         except (KeyError, TypeError, ValueError) as error:
             reason = str(error).splitlines()[0]

@@ -122,4 +122,4 @@ def _compute(calculation: Calculation, log: Log, store: Store, command: str | No
 
     text = store.root / "text" / f"{calculation.digest}.txt"
     text.parent.mkdir(parents=True, exist_ok=True)
-    gpaw_engine.compute(calculation, log, text=text)
+    gpaw_engine.compute(calculation, log, text=text, densities=store.root / "density")

@@ -6,7 +6,7 @@ import hashlib
 import json
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from workflow_lib.core.elements import atomic_number
 
@@ -26,7 +26,12 @@ class Level(BaseModel):
         {"Co": 3.32, "Fe": 5.3, "Mn": 3.9, "Ni": 6.2}, description="effective U on d shells, eV"
     )
     cutoff: float = Field(500.0, gt=100, description="plane-wave cut-off, eV")
-    kpoints: tuple[int, int, int] = Field((1, 1, 1), description="Gamma-centred mesh")
+    kpoints: tuple[int, int, int] = Field((1, 1, 1), description="k-mesh")
+    shifted: bool = Field(
+        False,
+        description="mesh of Monkhorst and Pack, which leaves Gamma out along vectors with an even "
+        "number of points; else the mesh is centred on Gamma",
+    )
     width: float = Field(0.05, gt=0, description="Fermi-Dirac (GPAW) or Gaussian (VASP) width, eV")
     magnetism: Literal["ferromagnetic", "antiferromagnetic"] = "ferromagnetic"
 
@@ -44,15 +49,29 @@ class Level(BaseModel):
             raise ValueError(f"a k-mesh has at least one point along each vector, not {value}")
         return value
 
+    @model_validator(mode="after")
+    def _even(self) -> Level:
+        if self.shifted and all(points % 2 for points in self.kpoints):
+            raise ValueError(
+                f"the mesh {self.kpoints} has no even number of points, so a shift does not move it; "
+                "leave shifted away"
+            )
+        return self
+
     @property
     def energy_reference(self) -> str:
         """Name of the level, e.g. ``GPAW/PBE+U(Co 3.32, Fe 5.3, Mn 3.9, Ni 6.2)/PW500/Gamma``."""
         hubbard = ", ".join(f"{symbol} {u:g}" for symbol, u in self.hubbard_u.items())
         mesh = "Gamma" if self.kpoints == (1, 1, 1) else "x".join(map(str, self.kpoints))
+        if self.shifted:
+            mesh += " shifted"
         name = f"{self.code}/{self.functional}+U({hubbard})/PW{self.cutoff:g}/{mesh}"
         return name if self.magnetism == "ferromagnetic" else f"{name}/{self.magnetism}"
 
     @property
     def digest(self) -> str:
-        """Checksum of every setting."""
-        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+        """Checksum of every setting; a mesh that is not shifted has the checksum it always had."""
+        settings = self.model_dump(mode="json")
+        if not self.shifted:
+            del settings["shifted"]
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()

@@ -10,22 +10,43 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
-from ase.stress import voigt_6_to_full_3x3_stress
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.stress import full_3x3_to_voigt_6_stress, voigt_6_to_full_3x3_stress
+from ase.units import GPa
 
 from workflow_lib.core.elements import SYMBOLS
 from workflow_lib.core.errors import UserError
 from workflow_lib.dft.calculation import Calculation
 from workflow_lib.dft.charge_state import describe, realised_states
 from workflow_lib.dft.crystal_field import d_electrons, target_occupation
+from workflow_lib.dft.engines.gpaw.start import (
+    LOW_CONVERGENCE,
+    LOW_CUTOFF,
+    WORTH_IT,
+    carried,
+    even_grid,
+    keep,
+    kept,
+    restore,
+    symmetry_input,
+)
 from workflow_lib.dft.store import Log
+from workflow_lib.dft.symmetry import KeepOperations, operations
 
 MAX_STEP = 0.08  # A
+MAX_STRESS = 0.2 * GPa
+"""Largest component of the stress that a relaxed cell may have left, eV/A^3."""
 CONVERGENCE = {"energy": 1e-5, "density": 1e-5, "eigenstates": 1e-6, "minimum iterations": 3}
 """eV, electrons and eV^2 per valence electron. The energy criterion of GPAW, 5e-4, is too loose; a
 density to 1e-4 leaves 0.02 eV/A in forces, because the occupied minority orbital turns last, and one
 to 3e-5 still up to 0.03 eV/A in Na1001:Fe2332."""
 EARLIER_DENSITY = 3e-5  # of log entries that do not state theirs
 MAX_INITIAL_MOMENT = 4.0  # muB
+EIGENSOLVER: dict[str, Any] = {"name": "davidson", "niter": 1}
+"""One pass an iteration: mixing sets the pace, and a second costs two thirds more. GPAW's default, PPCG,
+is thrown off by carried wave functions."""
+KEEP_EVERY = 120.0
+"""Seconds between two copies of the density that is being made self-consistent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,25 +104,47 @@ class SteeredGPAW(Calculator):
     ladder of cold, steered starts is climbed; energies always belong to free PBE+U.
     """
 
-    def __init__(self, calculation: Calculation, log: Log | None, text: Path | str | None) -> None:
+    def __init__(
+        self,
+        calculation: Calculation,
+        log: Log | None,
+        text: Path | str | None,
+        densities: Path | None = None,
+    ) -> None:
+        """``text``: file of GPAW's own log; ``densities``: folder of those that are kept."""
         super().__init__()
         self.implemented_properties = ["energy", "forces", "stress", "magmoms"]
         self.calculation = calculation
         self.log = log
         self.text = text
+        self.densities = densities
+        self.last_kept = time.monotonic()
+        self.known: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self.group = operations(calculation)
         self.gpaw: Any = None
         self.first_rung = 0
 
-    def _cold(self, atoms: Atoms, rung: Rung) -> Any:
-        """A GPAW calculator that will steer the first iterations."""
-        from gpaw import GPAW
-
-        from workflow_lib.dft.engines.gpaw.occupation_control import (
-            OccupationControl,
-            OccupationControlInput,
-        )
-
+    def _settings(self, atoms: Atoms, cutoff: float, suffix: str) -> dict[str, Any]:
+        """What GPAW is told at a cut-off (eV) but for the mixer; ``suffix`` tells its texts apart."""
         level = self.calculation.level
+        text = None if self.text is None else str(self.text).removesuffix(".txt") + f"{suffix}.txt"
+        # The first level's frames, at Gamma, are of GPAW's own grids.
+        grid = {"gpts": even_grid(atoms.cell[:], cutoff)} if level.shifted else {}
+        return grid | {
+            "mode": {"name": "pw", "ecut": cutoff},
+            "xc": level.functional,
+            "kpts": {"size": level.kpoints} | ({} if level.shifted else {"gamma": True}),
+            "spinpol": True,
+            "convergence": CONVERGENCE,
+            "occupations": {"name": "fermi-dirac", "width": level.width},
+            "eigensolver": EIGENSOLVER,
+            "symmetry": symmetry_input(self.group, steered=not self.calculation.unsteered),
+            "setups": {s: f":d,{u}" for s, u in level.hubbard_u.items() if s in set(atoms.symbols)},
+            "txt": text,
+        }
+
+    def _prepare(self, atoms: Atoms) -> tuple[dict[int, np.ndarray], dict[int, float]]:
+        """Set the initial moments; targets and strengths of the control by atom."""
         seeds = self.calculation.seeds()
         moments = np.zeros(len(atoms))
         targets, strengths = {}, {}
@@ -114,26 +157,32 @@ class SteeredGPAW(Calculator):
             if not self.calculation.unsteered:
                 target = target_occupation(atoms, site, state, seeds[site])
                 targets[site] = target if sign > 0 else target[::-1]
-                strengths[site] = level.hubbard_u[atoms.symbols[site]]
-            if level.magnetism == "antiferromagnetic":
+                strengths[site] = self.calculation.level.hubbard_u[atoms.symbols[site]]
+            if self.calculation.level.magnetism == "antiferromagnetic":
                 sign = -sign
         atoms.set_initial_magnetic_moments(moments)
-        control = OccupationControl(targets, strengths)
-        calculator = GPAW(
-            mode={"name": "pw", "ecut": level.cutoff},
-            xc=level.functional,
-            kpts={"size": level.kpoints, "gamma": True},
-            spinpol=True,
-            maxiter=rung.iterations,
-            convergence=CONVERGENCE,
-            occupations={"name": "fermi-dirac", "width": level.width},
-            mixer=rung.mixer,
-            # The control knows single atoms; equivalent ones could not be steered apart.
-            symmetry={"point_group": not targets},
-            setups={s: f":d,{u}" for s, u in level.hubbard_u.items() if s in set(atoms.symbols)},
-            extensions=[OccupationControlInput(control)],
-            txt=str(self.text) if self.text else None,
+        return targets, strengths
+
+    @property
+    def _starts_low(self) -> bool:
+        return self.calculation.level.cutoff >= WORTH_IT * LOW_CUTOFF
+
+    def _cold(self, atoms: Atoms, rung: Rung) -> Any:
+        """A GPAW calculator that is about to reach the state: steered, or raised from where it was."""
+        from gpaw import GPAW
+
+        from workflow_lib.dft.engines.gpaw.occupation_control import (
+            OccupationControl,
+            OccupationControlInput,
         )
+
+        control = OccupationControl(*self._prepare(atoms))
+        settings = self._settings(atoms, self.calculation.level.cutoff, "")
+        settings |= {"maxiter": rung.iterations, "mixer": rung.mixer}
+        changes: dict[str, Any] = {"extensions": [OccupationControlInput(control)]}
+        if self._starts_low:
+            changes |= self._settings(atoms, LOW_CUTOFF, "-low") | {"convergence": LOW_CONVERGENCE}
+        calculator = GPAW(**(settings | changes))
 
         def release(context: Any) -> None:
             control.free += not control.active
@@ -143,15 +192,73 @@ class SteeredGPAW(Calculator):
                 mixer = calculator.dft.scf_loop.mixer
                 mixer.reset()
                 mixer.mix(context.density)
+            if not control.active:
+                self._turn(calculator)
 
         calculator.hooks["scf_step"] = release
+        if not self._starts_low:
+            return calculator
+        self._evaluate(atoms, calculator)
+        return carried(calculator, self._watched(GPAW(**settings)), atoms)
+
+    def _from_kept(self, atoms: Atoms) -> Any:
+        """A GPAW calculator that starts from a kept density of this state; None where there is none."""
+        from gpaw import GPAW
+
+        for path in self._densities():
+            arrays = kept(path, self.calculation)
+            if arrays is None:
+                continue
+            self._prepare(atoms)
+            settings = self._settings(atoms, self.calculation.level.cutoff, "")
+            settings |= {"maxiter": LADDER[0].iterations}
+            calculator = self._watched(GPAW(**settings))
+            restore(calculator, atoms, arrays)
+            if "sites" in arrays:
+                pairs = zip(arrays["frames"], arrays["resistances"], strict=True)
+                self.known.update(zip(map(int, arrays["sites"]), pairs, strict=True))
+            return calculator
+        return None
+
+    def _densities(self) -> list[Path]:
+        """Files of kept densities, the likeliest first: this calculation's, then of where it comes from."""
+        if self.densities is None:
+            return []
+        provenance = self.calculation.provenance
+        names = [self.calculation.digest, provenance.get("density"), provenance.get("start")]
+        return [self.densities / f"{name}.npz" for name in names if name]
+
+    def _keep(self, calculator: Any) -> None:
+        if self.densities is not None:
+            path = self._densities()[0]
+            keep(path, self.calculation, calculator.dft, calculator.atoms, self.known)
+            self.last_kept = time.monotonic()
+
+    def _turn(self, calculator: Any) -> None:
+        """Let the mixer of a calculator turn minority orbitals, once for each that it makes."""
+        from workflow_lib.dft.engines.gpaw.orbital_turning import TurningMixer
+
+        loop, sites = calculator.dft.scf_loop, self.calculation.steered_sites()
+        if sites and not isinstance(loop.mixer, TurningMixer):
+            electrons = calculator.dft.setups.nvalence
+            loop.mixer = TurningMixer(loop.mixer, calculator.dft.setups, sites, electrons, self.known)
+
+    def _watched(self, calculator: Any) -> Any:
+        """The calculator, which turns orbitals and keeps its density in case it is interrupted."""
+
+        def save(context: Any) -> None:
+            self._turn(calculator)
+            if context.niter > 1 and time.monotonic() - self.last_kept > KEEP_EVERY:
+                self._keep(calculator)
+
+        calculator.hooks["scf_step"] = save
         return calculator
 
-    def _evaluate(self, atoms: Atoms) -> np.ndarray:
+    def _evaluate(self, atoms: Atoms, calculator: Any) -> np.ndarray:
         """Converge; returns the realised states. StateLost where they are not the wanted ones."""
-        atoms.calc = self.gpaw
+        atoms.calc = calculator
         atoms.get_potential_energy()
-        states = realised_states(self.calculation, self.gpaw.get_magnetic_moments(atoms))
+        states = realised_states(self.calculation, calculator.get_magnetic_moments(atoms))
         if not self.calculation.unsteered and (states != self.calculation.oxidation_states).any():
             wanted = describe(self.calculation, self.calculation.oxidation_states)
             raise StateLost(f"collapsed to {describe(self.calculation, states)} (wanted {wanted})")
@@ -162,20 +269,22 @@ class SteeredGPAW(Calculator):
         from gpaw import KohnShamConvergenceError
 
         failure: Exception = NotConverged("not started")
-        if self.gpaw is not None:
-            try:
-                return self._evaluate(atoms)
-            except (KohnShamConvergenceError, StateLost, np.linalg.LinAlgError):
-                self.gpaw = None
+        try:
+            if self.gpaw is None:
+                self.gpaw = self._from_kept(atoms)
+            if self.gpaw is not None:
+                return self._evaluate(atoms, self.gpaw)
+        except (KohnShamConvergenceError, StateLost, np.linalg.LinAlgError):
+            self.gpaw = None
         lost = self._lost(atoms)
         for number in range(self.first_rung, len(LADDER)):
             rung = LADDER[number]
             if number in lost:
                 failure = NotConverged(lost[number])
                 continue
-            self.gpaw = self._cold(atoms, rung)
             try:
-                states = self._evaluate(atoms)
+                self.gpaw = self._cold(atoms, rung)
+                states = self._evaluate(atoms, self.gpaw)
                 self.first_rung = number  # what was too low once will be again
                 return states
             except (KohnShamConvergenceError, np.linalg.LinAlgError):
@@ -209,6 +318,12 @@ class SteeredGPAW(Calculator):
             atoms.cell[:], last["cell"], rtol=0, atol=1e-9
         )
 
+    def charges(self) -> list[float]:
+        """Bader charges (e) of the last geometry."""
+        from workflow_lib.dft.engines.gpaw.bader import bader_charges
+
+        return bader_charges(self.gpaw).tolist()
+
     def calculate(
         self,
         atoms: Atoms | None = None,
@@ -228,11 +343,11 @@ class SteeredGPAW(Calculator):
         }
         if self.calculation.stress:
             self.results["stress"] = work.get_stress().copy()
+        self._keep(self.gpaw)
         charges = None
-        if self.calculation.charges:
-            from workflow_lib.dft.engines.gpaw.bader import bader_charges
-
-            charges = bader_charges(self.gpaw).tolist()
+        # Bader's analysis takes as long as some iterations: of a relaxation its end has it.
+        if self.calculation.charges and self.calculation.task in ("single", "series"):
+            charges = self.charges()
         if self.log is None or self._is_last(work):
             return
         stress = self.results.get("stress")
@@ -272,31 +387,36 @@ def minority_orbitals(calculator: Any, calculation: Calculation) -> dict[str, li
     return found
 
 
-def compute(calculation: Calculation, log: Log, *, text: Path | str | None = None) -> None:
+def compute(
+    calculation: Calculation, log: Log, *, text: Path | str | None = None, densities: Path | None = None
+) -> None:
     """Run a calculation to its end, from the last logged geometry where there is one.
 
-    Every geometry goes to the log as it is done; the log is closed as ``done`` or as ``failed``
-    with the reason. Raises UserError where GPAW or a PAW set is missing.
+    ``densities`` is the folder of kept densities, for a warm start now and later. Every geometry goes to
+    the log as it is done; the log is closed as ``done`` or as ``failed`` with the reason. Raises UserError
+    where GPAW or a PAW set is missing.
     """
     require_gpaw()
     require_paw_sets(calculation)
     atoms = calculation.atoms()
-    earlier = log.record.frames
-    if earlier:
-        atoms.set_cell(earlier[-1]["cell"])
-        atoms.set_positions(earlier[-1]["positions"])
-        if calculation.task == "single":
-            log.end("done")
-            return
-    atoms.calc = SteeredGPAW(calculation, log, text)
+    if log.record.frames and calculation.task == "single":
+        log.end("done")
+        return
+    engine = SteeredGPAW(calculation, log, text, densities)
+    atoms.calc = engine
     try:
         if calculation.task == "single":
             atoms.get_potential_energy()
         elif calculation.task == "series":
             _series(atoms, calculation, log)
         elif not _relax(atoms, calculation, log):
-            log.end("failed", f"forces above {calculation.fmax:g} eV/A after {calculation.max_steps} steps")
+            left = f"forces above {calculation.fmax:g} eV/A"
+            if calculation.task == "cell":
+                left += f" or stress above {MAX_STRESS / GPa:g} GPa"
+            log.end("failed", f"{left} after {calculation.max_steps} steps")
             return
+        elif calculation.charges:
+            log.frame(log.record.frames[-1] | {"charges": engine.charges()})
     except (StateLost, NotConverged) as error:
         log.end("failed", str(error))
     else:
@@ -307,6 +427,8 @@ def _series(atoms: Atoms, calculation: Calculation, log: Log) -> None:
     """Every geometry of a series; one that fails is noted and left out."""
     assert calculation.series is not None
     for index in range(len(log.record.frames) + len(log.record.skipped), len(calculation.series)):
+        if calculation.series_cells is not None:
+            atoms.set_cell(calculation.series_cells[index])
         atoms.set_positions(calculation.series[index])
         try:
             atoms.get_potential_energy()
@@ -315,7 +437,10 @@ def _series(atoms: Atoms, calculation: Calculation, log: Log) -> None:
 
 
 def _relax(atoms: Atoms, calculation: Calculation, log: Log) -> bool:
-    """BFGS on positions, or positions and cell; True where the forces came below the limit."""
+    """BFGS on positions, or positions and cell; True where forces and stress came below their limits.
+
+    ``atoms`` is the start, which the strain of the cell is counted from; what is logged is learned again.
+    """
     from ase.filters import FrechetCellFilter
     from ase.optimize import BFGS
 
@@ -323,17 +448,35 @@ def _relax(atoms: Atoms, calculation: Calculation, log: Log) -> bool:
 
     earlier = list(log.record.frames)
     cell = calculation.task == "cell"
-    # This factor makes strains about as stiff as positions, and 0.05 eV/A about 0.15 GPa.
+    group = operations(calculation)
+    if len(group) > 1:
+        atoms.set_constraint(KeepOperations(group))
+    # This factor makes strains about as stiff as positions.
     filtered: Any = FrechetCellFilter(atoms, exp_cell_factor=len(atoms) ** 0.5) if cell else atoms
+    path = []
+    engine = atoms.calc
+    for frame in earlier:
+        atoms.set_cell(frame["cell"], apply_constraint=False)
+        atoms.set_positions(frame["positions"], apply_constraint=False)
+        stress = frame["stress"]
+        atoms.calc = SinglePointCalculator(
+            atoms,
+            energy=frame["energy"],
+            forces=np.array(frame["forces"]),
+            stress=None if stress is None else full_3x3_to_voigt_6_stress(np.array(stress)),
+        )
+        path.append((filtered.get_positions().ravel(), filtered.get_forces().ravel()))
+    atoms.calc = engine
     optimizer = BFGS(filtered, logfile=None, maxstep=MAX_STEP)
     optimizer.H0 = model_hessian(filtered)
-    steps = calculation.max_steps - len(earlier)
-    if cell:
-        return bool(optimizer.run(calculation.fmax, steps))
-    # What the steps before an interruption taught is learned again.
-    path = [(np.ravel(f["positions"]), np.ravel(f["forces"])) for f in earlier]
     for (x, f), (x0, f0) in zip(path, path[:1] + path[:-1], strict=True):
         optimizer.update(x, f, x0, f0)
         optimizer.pos0, optimizer.forces0 = x, f
+
     # The last geometry is computed again: it is known to hold the state, the next step may not be.
-    return bool(optimizer.run(calculation.fmax, steps))
+    def relaxed() -> bool:
+        if np.linalg.norm(atoms.get_forces(), axis=1).max() >= calculation.fmax:
+            return False
+        return not cell or np.abs(atoms.get_stress()).max() < MAX_STRESS
+
+    return any(relaxed() for _ in optimizer.irun(0.0, calculation.max_steps - len(earlier)))

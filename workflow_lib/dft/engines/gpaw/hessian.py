@@ -34,6 +34,7 @@ def model_hessian(atoms: Atoms | FrechetCellFilter) -> np.ndarray:
 
         factor = atoms.exp_cell_factor if isinstance(atoms, FrechetCellFilter) else None
         model = (atoms.atoms if isinstance(atoms, FrechetCellFilter) else atoms).copy()
+        model.set_constraint()
         model.calc = CHGNetCalculator(use_device="cpu")
     work = model if factor is None else FrechetCellFilter(model, exp_cell_factor=factor)
     start = work.get_positions()

@@ -157,6 +157,8 @@ def run_folders(calculation: Calculation, folder: str | Path) -> list[tuple[Path
         return [(folder, calculation.positions)]
     if calculation.series is None or not len(calculation.series):
         raise UserError(f"{calculation.name}: a series needs geometries; give at least one")
+    if calculation.series_cells is not None:
+        raise UserError(f"{calculation.name}: with VASP a series has one cell; ask for single points")
     return [(folder / f"{index:03d}", positions) for index, positions in enumerate(calculation.series)]
 
 
@@ -224,6 +226,8 @@ def write_inputs(calculation: Calculation, folder: str | Path) -> str | None:
     order = poscar_order(calculation.numbers)
     symbols = potcar_symbols(calculation)
     settings = Incar(incar(calculation))
+    automatic = Kpoints.monkhorst_automatic if calculation.level.shifted else Kpoints.gamma_automatic
+    mesh = automatic(calculation.level.kpoints)
     missing = None
     for run, positions in run_folders(calculation, folder):
         structure = Structure(
@@ -236,7 +240,7 @@ def write_inputs(calculation: Calculation, folder: str | Path) -> str | None:
         for name, content in (
             ("POSCAR", poscar.get_str(significant_figures=16)),
             ("INCAR", str(settings)),
-            ("KPOINTS", str(Kpoints.gamma_automatic(calculation.level.kpoints))),
+            ("KPOINTS", str(mesh)),
         ):
             with atomic_path(run / name) as temporary:
                 temporary.write_text(content)

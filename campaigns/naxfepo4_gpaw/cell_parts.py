@@ -1,0 +1,181 @@
+"""The truth at the level that stands: positions and cell of all states, other orbitals, sodium, spins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from campaigns.naxfepo4_gpaw.level_parts import CHOSEN, TOLERANCE
+from campaigns.naxfepo4_gpaw.states import DATA, POOR, RICH, again, relaxed_states
+from workflow_lib.dft.calculation import Calculation
+from workflow_lib.dft.jobs import read_jobs
+from workflow_lib.dft.store import Record, Store
+from workflow_lib.dft.symmetry import symmetrised
+
+FIRST = (POOR, RICH, "1x1x1:Na1001:Fe2323", "1x1x1:Na1110:Fe2223", "1x1x1:Na1000:Fe2333")
+"""Both ends and the lowest state at each composition of the earlier level; the others by their energy."""
+
+NOISE_EV = 1e-3
+"""What two starts of one state may differ by, eV per cell."""
+
+SODIUM_LATTICES = (4.15, 4.2, 4.25)  # A
+SODIUM_MESHES = (12, 16, 20)
+
+
+def truth_cells(store: Store, _model: Path | None) -> Iterator[Calculation]:
+    """All 16 states, positions to 0.05 eV/A and cells to 0.2 GPa, from where the earlier level left off."""
+    relaxed = relaxed_states(store)
+
+    def rank(key: str) -> tuple[int, float]:
+        place = FIRST.index(key) if key in FIRST else len(FIRST)
+        return place, relaxed[key].frames[-1]["energy"]
+
+    for key in sorted(relaxed, key=rank):
+        start = symmetrised(again(relaxed[key]), TOLERANCE)
+        yield again(
+            relaxed[key],
+            name=f"truth {key}",
+            kind="relaxation",
+            task="cell",
+            level=CHOSEN,
+            cell=start.cell.tolist(),
+            positions=start.positions.tolist(),
+            max_steps=40,
+            provenance={"start": relaxed[key].calculation.digest, "density": _single(store, key)},
+        )
+
+
+def _single(store: Store, key: str) -> str | None:
+    """The single point of a state at the chosen level, whose density a relaxation may start from."""
+    for record in store.records():
+        calculation = record.calculation
+        if calculation.kind == "level" and calculation.group == key and calculation.level == CHOSEN:
+            return calculation.digest
+    return None
+
+
+def relaxed_cells(store: Store) -> dict[str, Record]:
+    """The lowest relaxed cell of each state at the chosen level."""
+    return relaxed_states(store, CHOSEN)
+
+
+def cell_orbitals(store: Store, _model: Path | None) -> Iterator[Calculation]:
+    """Single points of the other orbital seeds in each relaxed cell that has Fe2+."""
+    for key, record in sorted(relaxed_cells(store).items()):
+        ground = record.calculation.orbital
+        for orbital in "abc":
+            if key != POOR and orbital != ground:
+                yield again(
+                    record, name=f"orbital {orbital} {key}", kind="orbital", orbital=orbital, charges=False
+                )
+
+
+def cell_lower(store: Store, _model: Path | None) -> Iterator[Calculation]:
+    """Relaxations of the states for which the single point of another seed came out lower."""
+    relaxed = relaxed_cells(store)
+    for record in list(store.records()):
+        single = record.calculation
+        if single.kind != "orbital" or record.status != "done" or single.level != CHOSEN:
+            continue
+        ground = relaxed[single.group]
+        if record.frames[-1]["energy"] < ground.frames[-1]["energy"] - NOISE_EV:
+            yield again(
+                ground,
+                name=f"lower {single.orbital} {single.group}",
+                kind="relaxation",
+                task="cell",
+                orbital=single.orbital,
+                max_steps=40,
+                provenance={"start": ground.calculation.digest, "density": single.digest},
+            )
+
+
+def cell_noise(store: Store, _model: Path | None) -> Iterator[Calculation]:
+    """The lowest state of each composition once more from a cold start: what an energy is worth."""
+    relaxed = relaxed_cells(store)
+    for key in FIRST:
+        if key in relaxed:
+            yield again(relaxed[key], name=f"noise {key}", kind="noise", charges=False, provenance={})
+
+
+def cell_magnetism(store: Store, _model: Path | None) -> Iterator[Calculation]:
+    """Antiferromagnetic single points of both ends and of the lowest state at each composition."""
+    relaxed = relaxed_cells(store)
+    lowest: dict[int, str] = {}
+    for key, record in relaxed.items():
+        sodium = int((record.calculation.numbers == 11).sum())
+        best = lowest.get(sodium)
+        if best is None or record.frames[-1]["energy"] < relaxed[best].frames[-1]["energy"]:
+            lowest[sodium] = key
+    level = CHOSEN.model_copy(update={"magnetism": "antiferromagnetic"})
+    for _, key in sorted(lowest.items()):
+        yield again(
+            relaxed[key],
+            name=f"antiferromagnetic {key}",
+            kind="magnetism",
+            level=level,
+            charges=False,
+            provenance={},
+        )
+
+
+def cell_sodium(_store: Store, _model: Path | None) -> Iterator[Calculation]:
+    """Bcc sodium at the cut-off of the level: lattice constant, and meshes at the middle one."""
+    from ase.build import bulk
+
+    wanted = [(lattice, 16) for lattice in SODIUM_LATTICES]
+    wanted += [(SODIUM_LATTICES[1], mesh) for mesh in SODIUM_MESHES if mesh != 16]
+    for lattice, mesh in wanted:
+        atoms = bulk("Na", "bcc", a=lattice)
+        yield Calculation(
+            name=f"sodium {lattice} A {CHOSEN.cutoff:g} eV {mesh}x{mesh}x{mesh}",
+            group="Na",
+            kind="sodium",
+            task="single",
+            numbers=atoms.numbers,
+            positions=atoms.positions,
+            cell=atoms.cell[:],
+            oxidation_states=np.zeros(1, dtype=np.int64),
+            level=CHOSEN.model_copy(update={"kpoints": (mesh, mesh, mesh), "shifted": False}),
+            formula_units=1,
+            unsteered=True,
+            charges=False,
+        )
+
+
+def cell_two_thirds(store: Store, _model: Path | None) -> Iterator[Calculation]:
+    """Two thirds of Na in the 84-atom cell, and both ends on the mesh that folds onto its.
+
+    The arrangements of ``two_thirds.jsonl``, whose atoms a model of the earlier level relaxed, in a cell
+    whose edges lie between the relaxed ones of the lowest states at x = 1/2 and 3/4. The shifted mesh
+    1x1x2 of the 1x3x1 cell is the shifted mesh 1x3x2 of the small one.
+    """
+    relaxed = relaxed_cells(store)
+    folded = CHOSEN.model_copy(update={"kpoints": (1, 3, 2)})
+    for key in (POOR, RICH):
+        if key in relaxed:
+            yield again(
+                relaxed[key],
+                name=f"end for two thirds {key}",
+                kind="supercell-end",
+                level=folded,
+                charges=False,
+            )
+    if not set(FIRST[2:4]) <= set(relaxed):
+        return
+    half, more = (np.array(relaxed[key].frames[-1]["cell"]) for key in FIRST[2:4])
+    # x = 2/3 lies two thirds of the way from 1/2 to 3/4.
+    edges = np.linalg.norm(half, axis=1) / 3 + 2 * np.linalg.norm(more, axis=1) / 3
+    cell = np.diag(edges * [1, 3, 1])
+    level = CHOSEN.model_copy(update={"kpoints": (1, 1, 2)})
+    for job in read_jobs(DATA / "two_thirds.jsonl"):
+        content = job.to_json()
+        scaled = np.linalg.solve(job.cell.T, job.positions.T).T
+        content |= {
+            "cell": cell.tolist(),
+            "positions": (scaled @ cell).tolist(),
+            "level": level.model_dump(),
+        }
+        yield Calculation.from_json(content)

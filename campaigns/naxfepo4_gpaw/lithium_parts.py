@@ -1,0 +1,89 @@
+"""LixFePO4 at the level that stands: the sixteen states with Li in the place of Na, and bcc lithium."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from ase import Atoms
+
+from campaigns.naxfepo4_gpaw.cell_parts import relaxed_cells
+from campaigns.naxfepo4_gpaw.frame_parts import strained_series
+from campaigns.naxfepo4_gpaw.level_parts import CHOSEN, TOLERANCE
+from campaigns.naxfepo4_gpaw.other_structures import chgnet_cell
+from campaigns.naxfepo4_gpaw.states import POOR, again, seeded
+from workflow_lib.dft.calculation import Calculation
+from workflow_lib.dft.store import Record, Store
+from workflow_lib.dft.symmetry import symmetrised
+
+LITHIUM_LATTICES = (3.39, 3.44, 3.49)  # A
+STEPS = 12
+
+
+def lithium_states(store: Store, _model: Path | None) -> Iterator[Calculation]:
+    """The states with Li, positions and cell relaxed from CHGNet's cells with the charge order built in.
+
+    CHGNet knows no charge order: the shifts that DFT gives the atoms of the same state with Na against
+    CHGNet's are added, in lattice coordinates, to what CHGNet relaxes the ions with Li to.
+    """
+    for key, record in sorted(relaxed_cells(store).items()):
+        if key != POOR:  # without ions it is the one there is
+            yield _with_lithium(record, key)
+
+
+def _with_lithium(record: Record, key: str) -> Calculation:
+    last = record.frames[-1]
+    sodium = Atoms(record.calculation.numbers, positions=last["positions"], cell=last["cell"], pbc=True)
+    lithium = sodium.copy()
+    lithium.numbers[lithium.numbers == 11] = 3
+    plain, start = chgnet_cell(sodium.copy()), chgnet_cell(lithium)
+    shift = sodium.get_scaled_positions(wrap=False) - plain.get_scaled_positions(wrap=False)
+    scaled = start.get_scaled_positions(wrap=False) + shift - np.round(shift)
+    changed = again(
+        record,
+        name=f"lithium {key}",
+        group=f"Li of {key}",
+        kind="lithium",
+        task="cell",
+        level=CHOSEN,
+        numbers=start.numbers.tolist(),
+        cell=start.cell[:].tolist(),
+        positions=(scaled @ start.cell[:]).tolist(),
+        state_key=None,
+        max_steps=STEPS,
+        fmax=0.1,
+        provenance={},
+    )
+    return symmetrised(changed, TOLERANCE)
+
+
+def lithium_strains(store: Store, _model: Path | None) -> Iterator[Calculation]:
+    """Strained and displaced frames of every state with Li that has a relaxed cell."""
+    for record in list(store.records()):
+        calculation = record.calculation
+        if calculation.kind == "lithium" and calculation.task == "cell" and record.status == "done":
+            rng = seeded("lithium strains", calculation.group)
+            yield strained_series(record, rng, f"strained {calculation.group}")
+
+
+def lithium_metal(_store: Store, _model: Path | None) -> Iterator[Calculation]:
+    """Bcc lithium at the cut-off of the level, three lattice constants."""
+    from ase.build import bulk
+
+    for lattice in LITHIUM_LATTICES:
+        atoms = bulk("Li", "bcc", a=lattice)
+        yield Calculation(
+            name=f"lithium {lattice} A {CHOSEN.cutoff:g} eV 16x16x16",
+            group="Li",
+            kind="sodium",
+            task="single",
+            numbers=atoms.numbers,
+            positions=atoms.positions,
+            cell=atoms.cell[:],
+            oxidation_states=np.zeros(1, dtype=np.int64),
+            level=CHOSEN.model_copy(update={"kpoints": (16, 16, 16), "shifted": False}),
+            formula_units=1,
+            unsteered=True,
+            charges=False,
+        )

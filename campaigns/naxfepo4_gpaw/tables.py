@@ -1,0 +1,83 @@
+"""Tables of the level that stands: which it is, the states relaxed at it, voltages; from the store.
+
+``python -m campaigns.naxfepo4_gpaw.tables --store DIR`` writes ``level*.csv``, ``level.png``,
+``cells.csv`` and ``voltage.csv`` to ``docs/dft``; what is not computed yet is left out, and the states
+say so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from campaigns.naxfepo4_gpaw.level_parts import CHOSEN, REFERENCE
+from campaigns.naxfepo4_gpaw.states import POOR, RICH, ROOT, olivine
+from campaigns.naxfepo4_gpaw.truth import truth_table
+from workflow_lib.core.errors import UserError
+from workflow_lib.core.io import write_csv
+from workflow_lib.dft.level_choice import level_figure, level_table, verdict
+from workflow_lib.dft.store import Record, Store
+from workflow_lib.lattice.host import Host
+from workflow_lib.lattice.hull import lower_hull
+
+TABLES = ROOT / "docs" / "dft"
+MESH = (16, 16, 16)
+
+
+def sodium_energy(records: list[Record]) -> float | None:
+    """Energy of bcc Na, eV per atom: the lowest over lattice constants on the dense mesh."""
+    energies = [
+        record.frames[-1]["energy"]
+        for record in records
+        if record.calculation.group == "Na"
+        and record.status == "done"
+        and record.calculation.level.cutoff == CHOSEN.cutoff
+        and record.calculation.level.kpoints == MESH
+    ]
+    return min(energies, default=None)
+
+
+def voltages(states: pd.DataFrame, sodium: float, host: Host) -> pd.DataFrame:
+    """Average voltage of each step between neighbours on the hull of what is relaxed, and of the whole."""
+    sites = host.n_mobile((1, 1, 1))
+    done = states.dropna(subset=["energy_ev"])
+    done = done[done["status"] == "done"]
+    filled = np.round(done["x"].to_numpy() * sites)
+    hull = lower_hull(
+        filled, np.full(len(done), sites), done["energy_ev"], mobile=host.mobile, where="the DFT store"
+    )
+    steps = [*zip(hull.x[:-1], hull.x[1:], hull.energy[:-1], hull.energy[1:], strict=True)]
+    if len(steps) > 1:
+        steps.append((hull.x[0], hull.x[-1], hull.energy[0], hull.energy[-1]))
+    rows = [(low, high, sodium - (above - below) / (high - low)) for low, high, below, above in steps]
+    return pd.DataFrame(rows, columns=["x_low", "x_high", "voltage_v"])
+
+
+def main() -> int:
+    """Write what there is."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--store", type=Path, required=True)
+    records = list(Store(parser.parse_args().store).records())
+    host = olivine()
+    try:
+        table = level_table(records, REFERENCE, empty=POOR, full=RICH)
+        write_csv(table, TABLES / "level.csv")
+        write_csv(verdict(table), TABLES / "level_verdict.csv")
+        level_figure(table, TABLES / "level")
+        states = truth_table(records, host, CHOSEN)
+        write_csv(states, TABLES / "cells.csv")
+        sodium = sodium_energy(records)
+        if sodium is not None:
+            write_csv(voltages(states, sodium, host), TABLES / "voltage.csv")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,90 @@
+"""The operations a charge-ordered structure keeps, and relaxations that keep them."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from ase.stress import voigt_6_to_full_3x3_stress
+
+from workflow_lib.dft.symmetry import KeepOperations, labels, operations, symmetrised
+from workflow_lib.lattice.host import Arrangement
+
+
+@pytest.fixture
+def made(host, half):
+    """A calculation of an undistorted arrangement; all Fe are equivalent in the host's Pnma."""
+
+    def make(occupied, reduced, **changes):
+        atoms = host.build(Arrangement((1, 1, 1), occupied, reduced))
+        return replace(
+            half,
+            numbers=atoms.numbers,
+            positions=atoms.positions,
+            cell=atoms.cell[:],
+            oxidation_states=atoms.get_array("oxidation_states"),
+            **changes,
+        )
+
+    return make
+
+
+def test_charge_order_and_orbital_lower_the_symmetry_of_the_ions(made):
+    assert len(operations(made((), ()))) == 8
+    assert len(operations(made((0, 1, 2, 3), (0, 1, 2, 3)))) == 8
+    assert 1 < len(operations(made((0, 3), (0, 2)))) < 8
+    assert len(operations(made((0, 1, 2, 3), (0, 1, 2, 3), orbital="aaab"))) < 8
+    mixed = made((0, 3), (0, 2))
+    for images in operations(mixed).maps:
+        assert (np.array(labels(mixed))[images] == labels(mixed)).all()
+    magnetic = mixed.level.model_copy(update={"magnetism": "antiferromagnetic"})
+    assert len(operations(replace(mixed, level=magnetic))) == 1
+
+
+def test_noise_is_averaged_away(made):
+    whole = made((0, 1, 2, 3), (0, 1, 2, 3))
+    rng = np.random.default_rng(3)
+    noisy = replace(
+        whole,
+        positions=whole.positions + rng.normal(0, 0.003, whole.positions.shape),
+        cell=whole.cell + rng.normal(0, 0.002, (3, 3)),
+    )
+    assert len(operations(noisy)) < 8
+    clean = symmetrised(noisy, 0.05)
+    assert len(operations(clean, 1e-6)) == 8
+    assert np.abs(clean.positions - noisy.positions).max() < 0.03
+    assert np.linalg.det(clean.cell) == pytest.approx(np.linalg.det(noisy.cell), rel=1e-4)
+
+
+def test_a_series_has_what_all_its_geometries_have(made):
+    whole = made((), ())
+    stretched = whole.cell * [[1.02], [1], [1]]
+    scaled = np.linalg.solve(whole.cell.T, whole.positions.T).T
+    series = np.array([whole.positions, scaled @ stretched])
+    cells = np.array([whole.cell, stretched])
+    assert len(operations(replace(whole, task="series", series=series, series_cells=cells))) == 8
+    series[1, 0] += 0.1
+    assert len(operations(replace(whole, task="series", series=series, series_cells=cells))) == 1
+
+
+def test_a_relaxation_keeps_the_operations(made):
+    """Steps, strains, forces and stress without symmetry come out with it."""
+    whole = made((), ())
+    group = operations(whole)
+    atoms = whole.atoms()
+    atoms.set_constraint(KeepOperations(group))
+    rng = np.random.default_rng(4)
+    atoms.set_cell(atoms.cell[:] + rng.normal(0, 0.02, (3, 3)), scale_atoms=True)
+    atoms.set_positions(atoms.positions + rng.normal(0, 0.05, (len(atoms), 3)))
+    assert np.abs(atoms.positions - whole.positions).max() > 0.01
+    assert np.abs(atoms.cell[:] - whole.cell).max() > 1e-3
+    moved = replace(whole, positions=atoms.positions, cell=atoms.cell[:])
+    assert len(operations(moved, 1e-6)) == 8
+
+    stress = rng.normal(size=6)
+    atoms.constraints[0].adjust_stress(atoms, stress)
+    np.testing.assert_allclose(stress[3:], 0, atol=1e-12)
+    forces = rng.normal(size=(len(atoms), 3))
+    atoms.constraints[0].adjust_forces(atoms, forces)
+    np.testing.assert_allclose(group.of_vectors(forces, atoms.cell[:]), forces, atol=1e-10)
+    full = voigt_6_to_full_3x3_stress(stress)
+    np.testing.assert_allclose(group.of_tensor(full, atoms.cell[:]), full, atol=1e-10)

@@ -1,0 +1,176 @@
+"""Cheap ways into self-consistency with GPAW: a low cut-off first, and densities kept in files.
+
+A state is steered and nearly converged at :data:`LOW_CUTOFF`, where an iteration costs half, and its
+density and wave functions are carried to the cut-off of the level. Densities are kept beside the store,
+so that an interrupted calculation and one of a neighbouring geometry, cell, cut-off or mesh start from
+them. The self-consistent energy does not depend on where it started but for the noise of its criteria.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from workflow_lib.core.io import atomic_path
+from workflow_lib.dft.calculation import Calculation
+from workflow_lib.dft.symmetry import Operations
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+LOW_CUTOFF = 500.0
+"""eV. The wanted state is found there. Lower is no start: from 400 eV the density of oxygen changes so
+much on the way to 800 that self-consistency takes as long as from free atoms."""
+WORTH_IT = 1.3
+"""A level starts low where its cut-off is this many times :data:`LOW_CUTOFF`."""
+LOW_CONVERGENCE = {"energy": 1e-4, "density": 5e-5, "eigenstates": 1e-5, "minimum iterations": 3}
+"""eV, electrons and eV^2 per valence electron, before the cut-off is raised."""
+SETTLING = 4
+"""Passes over the wave functions in the potential of a carried density before that may change."""
+
+
+def symmetry_input(group: Operations, *, steered: bool) -> dict[str, Any]:
+    """GPAW's keyword: the operations of a steered structure; for another GPAW finds them itself."""
+    if not steered:
+        return {"point_group": True}
+    if len(group) == 1:
+        return {"point_group": False}
+    return {
+        # GPAW's operations act from the right.
+        "rotations": np.ascontiguousarray(group.rotations.transpose(0, 2, 1)),
+        "translations": group.translations % 1.0,
+        "atommaps": group.maps,
+        "symmorphic": False,
+        "tolerance": 1e-3,
+    }
+
+
+def even_grid(cell: np.ndarray, cutoff: float) -> tuple[int, int, int]:
+    """Points of the density grid along each vector of a cell (A) at a cut-off (eV), all even.
+
+    The spacing is GPAW's. It takes odd numbers too, but where a half translation is among the operations:
+    states of one cell but unlike symmetry would have unlike grids, worth 1 meV per formula unit at
+    500 eV.
+    """
+    from ase.units import Bohr, Ha
+    from gpaw.fftw import get_efficient_fft_size
+
+    spacing = np.pi / (4 * cutoff / Ha) ** 0.5 * Bohr
+    least = np.ceil(np.linalg.norm(cell, axis=1) / spacing).astype(int)
+    x, y, z = (int(get_efficient_fft_size(int(points), 2)) for points in least)
+    return x, y, z
+
+
+def carried(low: Any, high: Any, atoms: Atoms) -> Any:
+    """The calculator ``high``, not yet used, with density and wave functions of the converged ``low``.
+
+    Both belong to one structure and k-mesh; ``low`` cannot be used after it.
+    """
+    high._dft = low.dft.new(atoms, high.params, high.log)
+    high._atoms = atoms.copy()
+    settle(high.dft)
+    return high
+
+
+def settle(dft: Any) -> None:
+    """Converge the wave functions a little in the potential there is."""
+    loop, density = dft.scf_loop, dft.density
+    electrons = density.nvalence - density.charge + dft.pot_calc.charge
+    for _ in range(SETTLING):
+        loop.eigensolver.iterate(
+            dft.ibzwfs, density, dft.potential, loop.hamiltonian, dft.pot_calc, dft.energies
+        )
+        dft.ibzwfs.calculate_occs(loop.occ_calc, electrons)
+
+
+def _kinds(calculation: Calculation) -> np.ndarray:
+    """Of each atom element, charge state and orbital seed ``[3, n]``."""
+    seeds = calculation.seeds()
+    letters = [ord(seeds.get(site, " ")) for site in range(len(calculation))]
+    return np.array([calculation.numbers, calculation.oxidation_states, letters])
+
+
+def density_of(
+    calculation: Calculation, dft: Any, atoms: Atoms, known: Mapping[int, tuple[np.ndarray, np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """What a file keeps: density of the pseudo valence electrons, PAW matrices, the state.
+
+    And what was learned of the turns of its orbitals, see the module ``orbital_turning``.
+    """
+    density = dft.density
+    return {
+        "kinds": _kinds(calculation),
+        "cell": atoms.cell[:],
+        "positions": atoms.positions,
+        "valence": density.nt_sR.data - density.nct_R.data,
+        "matrices": np.asarray(density.D_asii.data),
+        "sites": np.array(list(known), dtype=int),
+        "frames": np.array([frame for frame, _ in known.values()]).reshape(-1, 5, 5),
+        "resistances": np.array([matrix for _, matrix in known.values()]).reshape(-1, 4, 4),
+    }
+
+
+def keep(
+    path: Path,
+    calculation: Calculation,
+    dft: Any,
+    atoms: Atoms,
+    known: Mapping[int, tuple[np.ndarray, np.ndarray]],
+) -> None:
+    """Write the density to a file, atomically; 1 to 2 MB for 28 atoms."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary, temporary.open("wb") as handle:
+        np.savez(handle, allow_pickle=False, **density_of(calculation, dft, atoms, known))
+
+
+def kept(path: Path, calculation: Calculation) -> dict[str, np.ndarray] | None:
+    """The density in a file, if it is one of the same atoms in the same charge order and orbitals.
+
+    None where there is no file, or a damaged one: a start from it saves time and nothing else.
+    """
+    try:
+        with np.load(path) as content:
+            arrays = dict(content)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        return None
+    if not set(arrays) >= {"kinds", "valence", "matrices"}:
+        return None
+    return arrays if np.array_equal(arrays["kinds"], _kinds(calculation)) else None
+
+
+def restore(calculator: Any, atoms: Atoms, arrays: Mapping[str, np.ndarray]) -> None:
+    """Set up ``calculator``, not yet used, for ``atoms``, with a kept density instead of free atoms.
+
+    The density follows the cell; wave functions settle in its potential before it may change.
+    """
+    calculator.create_new_calculation(atoms)
+    dft = calculator.dft
+    density = dft.density
+    for spin, values in enumerate(arrays["valence"]):
+        density.nt_sR.data[spin] = resampled(values, density.nt_sR.data.shape[1:]) + density.nct_R.data
+    density.D_asii.data[:] = arrays["matrices"]
+    density.normalize(dft.pot_calc.charge)
+    density.symmetrize(dft.ibzwfs.ibz.symmetries)
+    dft.potential, dft.energies, _ = dft.pot_calc.calculate(density, dft.ibzwfs, dft.potential.vHt_x)
+    settle(dft)
+
+
+def resampled(values: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """A periodic function on another number of grid points: the Fourier components both grids have."""
+    if values.shape == tuple(size):
+        return values
+    spectrum = np.fft.fftn(values)
+    for axis, points in enumerate(size):
+        half = (min(points, spectrum.shape[axis]) - 1) // 2
+        shape = list(spectrum.shape)
+        shape[axis] = points
+        wider = np.zeros(shape, dtype=complex)
+        source, target = np.moveaxis(spectrum, axis, 0), np.moveaxis(wider, axis, 0)
+        target[: half + 1] = source[: half + 1]
+        target[points - half :] = source[source.shape[0] - half :]
+        spectrum = wider
+    return np.fft.ifftn(spectrum).real * (np.prod(size) / values.size)

@@ -1,0 +1,217 @@
+"""Which level stands: what each does to energies across compositions, charge orders, forces and stress.
+
+Single points of the same geometries at several levels are held against the finest. The criterion is the
+formation energy of cells of unequal composition: there the error of the basis does not cancel, because a
+fixed cut-off is another number of plane waves in each cell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from ase.units import Bohr, GPa, Ha
+
+from workflow_lib.core.errors import UserError
+from workflow_lib.core.io import save_figure
+from workflow_lib.dft.level import Level
+from workflow_lib.dft.store import Record
+
+KIND = "level"
+COLUMNS = (
+    "structure",
+    "x",
+    "strain",
+    "cutoff_ev",
+    "mesh",
+    "energy_ev",
+    "formation_mev_fu",
+    "formation_error_mev_fu",
+    "order_mev_fu",
+    "order_error_mev_fu",
+    "force_error_mev_a",
+    "pressure_error_gpa",
+    "stress_error_gpa",
+    "plane_waves_percent",
+    "scf_iterations",
+    "cpu_seconds",
+)
+"""Formation: against the ends at the same level and strain; order: above the lowest of the same ions;
+errors against the reference: largest force component, pressure (mean) and largest stress component
+(``stress_error`` as computed, without the isotropic part where a constant is calibrated);
+``plane_waves``: deviation of their number from the ideal one of the cell and cut-off."""
+
+
+@dataclass(frozen=True, slots=True)
+class Criteria:
+    """What an error may be: meV per formula unit, meV/A, GPa."""
+
+    formation: float = 3.0
+    order: float = 2.0
+    force: float = 20.0
+    stress: float = 0.3
+
+
+type Key = tuple[str, float, str]
+"""Digest of a level, strain, group."""
+
+
+def mesh_of(level: Level) -> str:
+    """Mesh as text."""
+    return "x".join(map(str, level.kpoints)) + (" shifted" if level.shifted else "")
+
+
+def plane_waves(cell: np.ndarray, level: Level) -> tuple[float, float]:
+    """Mean number of plane waves over the mesh, and the ideal number of cell (A) and cut-off."""
+    radius = np.sqrt(2 * level.cutoff / Ha) / Bohr  # 1/A
+    reciprocal = 2 * np.pi * np.linalg.inv(cell).T
+    reach = np.ceil(radius * np.linalg.norm(cell, axis=1) / (2 * np.pi)).astype(int) + 1
+    indices = np.stack(np.meshgrid(*(np.arange(-n, n + 1) for n in reach), indexing="ij"), axis=-1).reshape(
+        -1, 3
+    )
+    axes = []
+    for points in level.kpoints:
+        shift = (points - 1) / 2 if level.shifted else 0.0
+        axes.append((np.arange(points) - shift) / points)
+    counts = [
+        int((np.linalg.norm((indices + np.array((a, b, c))) @ reciprocal, axis=1) < radius).sum())
+        for a in axes[0]
+        for b in axes[1]
+        for c in axes[2]
+    ]
+    ideal = abs(np.linalg.det(cell)) * radius**3 / (6 * np.pi**2)
+    return float(np.mean(counts)), float(ideal)
+
+
+def level_table(records: Iterable[Record], reference: Level, *, empty: str, full: str) -> pd.DataFrame:
+    """One row a finished single point of kind ``level`` (:data:`COLUMNS`), errors where they are known.
+
+    ``empty`` and ``full`` name the groups of the end members; UserError where there are no records.
+    """
+    found: dict[Key, Record] = {}
+    for record in records:
+        calculation = record.calculation
+        if calculation.kind == KIND and record.status == "done":
+            strain = float(calculation.provenance.get("strain", 0.0))
+            found[calculation.level.digest, strain, calculation.group] = record
+    if not found:
+        raise UserError("the store holds no finished single points of kind 'level'; run that part first")
+    formation, order = _formation(found, empty, full), _order(found)
+    rows = []
+    for key, record in found.items():
+        level, strain, group = record.calculation.level, *key[1:]
+        wanted = (reference.digest, strain, group)
+        frame, other = record.frames[-1], found.get(wanted)
+        count, ideal = plane_waves(record.calculation.cell, level)
+        row: dict[str, object] = {
+            "structure": group,
+            "x": _sodium(record),
+            "strain": strain,
+            "cutoff_ev": level.cutoff,
+            "mesh": mesh_of(level),
+            "energy_ev": frame["energy"],
+            "formation_mev_fu": formation.get(key),
+            "order_mev_fu": order.get(key),
+            "plane_waves_percent": (count / ideal - 1) * 100,
+            "scf_iterations": frame["scf_iterations"],
+            "cpu_seconds": frame["cpu_seconds"],
+        }
+        if other is not None:
+            finest = other.frames[-1]
+            forces = np.array(frame["forces"]) - np.array(finest["forces"])
+            stress = (np.array(frame["stress"]) - np.array(finest["stress"])) / GPa
+            row["force_error_mev_a"] = np.abs(forces).max() * 1000
+            row["pressure_error_gpa"] = -np.trace(stress) / 3
+            row["stress_error_gpa"] = np.abs(stress).max()
+            for name, values in (("formation", formation), ("order", order)):
+                if key in values and wanted in values:
+                    row[f"{name}_error_mev_fu"] = values[key] - values[wanted]
+        rows.append(row)
+    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    return table.sort_values(["strain", "mesh", "cutoff_ev", "x", "structure"], ignore_index=True)
+
+
+def _sodium(record: Record) -> float:
+    """Mobile ions per formula unit, told by the charge states they bring."""
+    states = record.calculation.oxidation_states
+    return float((states == 2).sum() / max(1, (states > 0).sum()))
+
+
+def _per_unit(record: Record) -> float:
+    return record.frames[-1]["energy"] / record.calculation.formula_units
+
+
+def _formation(found: dict[Key, Record], empty: str, full: str) -> dict[Key, float]:
+    """Energies (meV per formula unit), where both ends are known at the same level and strain."""
+    energies = {}
+    for (level, strain, group), record in found.items():
+        ends = [found.get((level, strain, end)) for end in (empty, full)]
+        if group in (empty, full) or ends[0] is None or ends[1] is None:
+            continue
+        x = _sodium(record)
+        line = (1 - x) * _per_unit(ends[0]) + x * _per_unit(ends[1])
+        energies[level, strain, group] = (_per_unit(record) - line) * 1000
+    return energies
+
+
+def _order(found: dict[Key, Record]) -> dict[Key, float]:
+    """Energies (meV per formula unit) above the lowest order of the same ions, level and strain."""
+    energies = {}
+    for (level, strain, group), record in found.items():
+        ions = group.rsplit(":", 1)[0]
+        others = [
+            _per_unit(other)
+            for (its_level, its_strain, its_group), other in found.items()
+            if (its_level, its_strain) == (level, strain) and its_group.rsplit(":", 1)[0] == ions
+        ]
+        if len(others) > 1:
+            energies[level, strain, group] = (_per_unit(record) - min(others)) * 1000
+    return energies
+
+
+def verdict(table: pd.DataFrame, criteria: Criteria = Criteria()) -> pd.DataFrame:
+    """One row a cut-off and mesh: the largest error of each kind, and whether the level stands.
+
+    A level of which an error is not known does not stand.
+    """
+    limits = {
+        "formation_error_mev_fu": criteria.formation,
+        "order_error_mev_fu": criteria.order,
+        "force_error_mev_a": criteria.force,
+        "stress_error_gpa": criteria.stress,
+    }
+    worst = table[list(limits)].abs().groupby([table["cutoff_ev"], table["mesh"]]).max()
+    worst["stands"] = (worst.notna() & (worst <= pd.Series(limits))).all(axis=1)
+    return worst.reset_index()
+
+
+def level_figure(table: pd.DataFrame, stem: Path) -> None:
+    """Errors of every level against the reference, one panel a quantity, with what they may be."""
+    import matplotlib.pyplot as plt
+
+    from workflow_lib.core.plotting import style
+
+    style()
+    criteria = Criteria()
+    quantities = (
+        ("formation_error_mev_fu", "formation energy\n(meV per formula unit)", criteria.formation),
+        ("order_error_mev_fu", "charge order\n(meV per formula unit)", criteria.order),
+        ("force_error_mev_a", "largest force component\n(meV/Å)", criteria.force),
+        ("stress_error_gpa", "largest stress component\n(GPa)", criteria.stress),
+    )
+    names = table["cutoff_ev"].map("{:g}".format) + " eV\n" + table["mesh"]
+    order = list(dict.fromkeys(names))
+    figure, panels = plt.subplots(1, len(quantities), figsize=(13, 3.2))
+    for panel, (column, label, limit) in zip(panels, quantities, strict=True):
+        for strain, marker in zip(sorted(table["strain"].unique()), "os^", strict=False):
+            rows = table["strain"] == strain
+            places = names[rows].map(order.index)
+            panel.plot(places, table.loc[rows, column].abs(), marker, label=f"strain {strain:g}", alpha=0.8)
+        panel.axhline(limit, color="0.6", zorder=0)
+        panel.set_xticks(range(len(order)), order, fontsize=6)
+        panel.set_ylabel(f"error of the {label}")
+    panels[0].legend(fontsize=7)
+    save_figure(figure, stem)

@@ -1,0 +1,161 @@
+"""Operations that a charge-ordered structure keeps: fewer k-points, less noise, nothing else.
+
+Atoms are equivalent only where element, wanted charge state and orbital seed agree, so no operation
+mixes an Fe2+ with an Fe3+. A state whose order lowers the symmetry of its ions has what is left.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from ase.stress import full_3x3_to_voigt_6_stress, voigt_6_to_full_3x3_stress
+
+from workflow_lib.dft.calculation import Calculation
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+EXACT = 1e-4
+"""A; positions and cells closer than this to an operation's image have it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Operations:
+    """Rotations ``[k, 3, 3]`` and translations ``[k, 3]`` in lattice coordinates, and atom maps.
+
+    ``scaled[maps[i]] = rotations[i] @ scaled + translations[i]`` up to lattice vectors; the identity is
+    among them.
+    """
+
+    rotations: np.ndarray
+    translations: np.ndarray
+    maps: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rotations)
+
+    def of(self, positions: np.ndarray, cell: np.ndarray, tolerance: float) -> Operations:
+        """Those that another geometry of the same atoms (A) has to ``tolerance`` (A)."""
+        scaled = np.linalg.solve(cell.T, positions.T).T
+        metric = cell @ cell.T
+        stays = []
+        for rotation, shift, images in zip(self.rotations, self.translations, self.maps, strict=True):
+            off = scaled @ rotation.T + shift - scaled[images]
+            distance = np.linalg.norm((off - np.round(off)) @ cell, axis=1).max()
+            strain = np.abs(rotation.T @ metric @ rotation - metric).max() / np.abs(cell).max()
+            stays.append(distance < tolerance and strain < tolerance)
+        return Operations(self.rotations[stays], self.translations[stays], self.maps[stays])
+
+    def of_positions(self, positions: np.ndarray, cell: np.ndarray) -> np.ndarray:
+        """Positions [n, 3] (A) averaged over the operations."""
+        scaled = np.linalg.solve(cell.T, positions.T).T
+        total = np.zeros_like(scaled)
+        for rotation, shift, images in zip(self.rotations, self.translations, self.maps, strict=True):
+            moved = scaled @ rotation.T + shift
+            off = moved - scaled[images]
+            total[images] += moved - np.round(off)
+        return (total / len(self)) @ cell
+
+    def of_vectors(self, vectors: np.ndarray, cell: np.ndarray) -> np.ndarray:
+        """Vectors [n, 3] on the atoms (such as forces, eV/A) averaged over the operations."""
+        total = np.zeros_like(vectors)
+        for rotation, images in zip(self._cartesian(cell), self.maps, strict=True):
+            total[images] += vectors @ rotation.T
+        return total / len(self)
+
+    def of_tensor(self, tensor: np.ndarray, cell: np.ndarray) -> np.ndarray:
+        """A tensor [3, 3] (such as stress or a strain) averaged over the operations."""
+        images = [rotation @ tensor @ rotation.T for rotation in self._cartesian(cell)]
+        return np.mean(images, axis=0)
+
+    def of_cell(self, cell: np.ndarray) -> np.ndarray:
+        """The cell [3, 3] (A, rows) whose metric is averaged over the operations, not turned."""
+        metric = cell @ cell.T
+        mean = np.mean([rotation.T @ metric @ rotation for rotation in self.rotations], axis=0)
+        root, wanted = np.linalg.cholesky(metric), np.linalg.cholesky(mean)
+        return wanted @ np.linalg.solve(root, cell)
+
+    def _cartesian(self, cell: np.ndarray) -> list[np.ndarray]:
+        return [cell.T @ rotation @ np.linalg.inv(cell.T) for rotation in self.rotations]
+
+
+def labels(calculation: Calculation) -> list[int]:
+    """One number for each kind of site: element, charge state and orbital seed."""
+    seeds = calculation.seeds()
+    pairs = zip(calculation.numbers, calculation.oxidation_states, strict=True)
+    kinds = [(int(z), int(state), seeds.get(site, "")) for site, (z, state) in enumerate(pairs)]
+    order = {kind: number for number, kind in enumerate(dict.fromkeys(kinds), start=1)}
+    return [order[kind] for kind in kinds]
+
+
+def operations(calculation: Calculation, tolerance: float = EXACT) -> Operations:
+    """The operations of a calculation's geometry to ``tolerance`` (A), of all geometries of a series.
+
+    Antiferromagnetic order is given the identity only.
+    """
+    import spglib
+
+    n = len(calculation)
+    alone = Operations(np.eye(3, dtype=int)[None], np.zeros((1, 3)), np.arange(n)[None])
+    if calculation.level.magnetism != "ferromagnetic":
+        return alone
+    cell, kinds = calculation.cell, np.array(labels(calculation))
+    scaled = np.linalg.solve(cell.T, calculation.positions.T).T
+    found = spglib.get_symmetry((cell.tolist(), scaled.tolist(), kinds.tolist()), symprec=tolerance)
+    if found is None:
+        return alone
+    maps = []
+    for rotation, shift in zip(found["rotations"], found["translations"], strict=True):
+        off = (scaled @ rotation.T + shift)[:, None] - scaled[None]
+        distance = np.linalg.norm((off - np.round(off)) @ cell, axis=2)
+        distance[kinds[:, None] != kinds[None]] = np.inf
+        maps.append(distance.argmin(axis=1))
+    translations = np.round(found["translations"] * 24) / 24
+    if np.abs(translations - found["translations"]).max() > 1e-2:
+        translations = found["translations"]
+    group = Operations(np.array(found["rotations"], dtype=int), translations, np.array(maps))
+    if calculation.series is not None:
+        cells = calculation.series_cells
+        for index, positions in enumerate(calculation.series):
+            group = group.of(positions, cell if cells is None else cells[index], tolerance)
+    return group
+
+
+def symmetrised(calculation: Calculation, tolerance: float) -> Calculation:
+    """The calculation with positions and cell moved onto the operations it has to ``tolerance`` (A)."""
+    group = operations(calculation, tolerance)
+    cell = group.of_cell(calculation.cell)
+    scaled = np.linalg.solve(calculation.cell.T, calculation.positions.T).T
+    return replace(calculation, cell=cell, positions=group.of_positions(scaled @ cell, cell))
+
+
+class KeepOperations:
+    """ASE constraint that keeps a structure's operations during a relaxation of positions or cell."""
+
+    def __init__(self, group: Operations) -> None:
+        self.group = group
+
+    def adjust_positions(self, atoms: Atoms, new: np.ndarray) -> None:
+        """Average the step."""
+        new[:] = atoms.positions + self.group.of_vectors(new - atoms.positions, atoms.cell[:])
+
+    def adjust_forces(self, atoms: Atoms, forces: np.ndarray) -> None:
+        """Average the forces (eV/A)."""
+        forces[:] = self.group.of_vectors(forces, atoms.cell[:])
+
+    def adjust_cell(self, atoms: Atoms, cell: np.ndarray) -> None:
+        """Average the strain of a step."""
+        old = atoms.cell[:]
+        strain = np.linalg.solve(old, cell).T - np.eye(3)
+        cell[:] = old @ (self.group.of_tensor(strain, old) + np.eye(3)).T
+
+    def adjust_stress(self, atoms: Atoms, stress: np.ndarray) -> None:
+        """Average the stress (Voigt, eV/A^3)."""
+        full = self.group.of_tensor(voigt_6_to_full_3x3_stress(stress), atoms.cell[:])
+        stress[:] = full_3x3_to_voigt_6_stress(full)
+
+    def get_removed_dof(self, atoms: Atoms) -> int:
+        """None are counted."""
+        return 0

@@ -1,0 +1,101 @@
+"""Is the level of the configuration converged for *this* host: the single points that tell, and the answer.
+
+Both ends of the composition and two charge orders on the same ions between them, each also strained, at
+the level of the configuration and at a finer one. Formation energies between unequal cells decide, not
+energies of one cell.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from workflow_lib.core.errors import UserError
+from workflow_lib.core.io import write_csv
+from workflow_lib.dft.calculation import Calculation
+from workflow_lib.dft.level import Level
+from workflow_lib.dft.level_choice import KIND, level_figure, level_table, mesh_of, verdict
+from workflow_lib.dft.store import Store
+from workflow_lib.lattice.arrangement import UNIT, Arrangement
+from workflow_lib.lattice.host import Host
+from workflow_lib.stages.dft.plan import relaxation_of
+from workflow_lib.stages.dft.settings import DftSettings
+
+STRAINS = (0.0, 0.02)
+
+
+def finer(level: Level) -> Level:
+    """What a level is held against: 100 eV more, two points where it has one along a vector, shifted."""
+    kpoints = tuple(2 if points == 1 else points for points in level.kpoints)
+    shifted = level.shifted or level.kpoints != kpoints
+    return level.model_copy(update={"cutoff": level.cutoff + 100.0, "kpoints": kpoints, "shifted": shifted})
+
+
+def structures(host: Host) -> list[Arrangement]:
+    """Both ends, and two charge orders on those ions half way that have most of them.
+
+    Raises UserError where no ions of the unit cell have two charge orders.
+    """
+    (empty, *_), (full, *_) = host.end_members(charges=True)
+    by_ions: dict[tuple[int, ...], list[Arrangement]] = {}
+    half = round((len(empty.occupied) + len(full.occupied)) / 2)
+    for arrangement in host.enumerate(UNIT, half, charges=True):
+        by_ions.setdefault(tuple(arrangement.occupied), []).append(arrangement)
+    most = max(by_ions.values(), key=len, default=[])
+    if len(most) < 2:
+        raise UserError(
+            f"{host.name}: half way no ions of the unit cell have two charge orders, so none can be "
+            "compared; the level cannot be judged by this command"
+        )
+    return [empty, full, most[0], most[-1]]
+
+
+def level_jobs(host: Host, settings: DftSettings, reference: Level) -> list[Calculation]:
+    """The single points, those at the configured level first; the finer ones start from their density."""
+    jobs = []
+    coarse: dict[tuple[str, float], str] = {}
+    for level in (settings.level, reference):
+        for arrangement in structures(host):
+            plain = relaxation_of(arrangement, host, settings, level)
+            for strain in STRAINS:
+                content = plain.to_json()
+                density = coarse.get((plain.group, strain))
+                content |= {
+                    "name": f"level {plain.group} {level.cutoff:g} eV {mesh_of(level)} strain {strain:g}",
+                    "kind": KIND,
+                    "task": "single",
+                    "charges": False,
+                    "cell": (plain.cell * (1 + strain)).tolist(),
+                    "positions": (plain.positions * (1 + strain)).tolist(),
+                    "provenance": {"strain": strain} | ({"density": density} if density else {}),
+                }
+                job = Calculation.from_json(content)
+                coarse.setdefault((plain.group, strain), job.digest)
+                jobs.append(job)
+    return jobs
+
+
+def judge(host: Host, settings: DftSettings, reference: Level, store: Store, out: Path) -> pd.DataFrame:
+    """Write ``level.csv``, ``level_verdict.csv`` and the figure; returns the verdict of the level.
+
+    Raises UserError, in numbers, where the configured level does not stand.
+    """
+    records = [store.get(job) for job in level_jobs(host, settings, reference)]
+    empty, full = (records[number].calculation.group for number in (0, len(STRAINS)))
+    table = level_table(records, reference, empty=empty, full=full)
+    found = verdict(table)
+    write_csv(table, out / "level.csv")
+    write_csv(found, out / "level_verdict.csv")
+    level_figure(table, out / "level")
+    mine = found["cutoff_ev"].eq(settings.level.cutoff) & found["mesh"].eq(mesh_of(settings.level))
+    row = found[mine].iloc[0]
+    if not row["stands"]:
+        errors = {name: row[name] for name in row.index if name.endswith(("fu", "mev_a", "gpa"))}
+        said = ", ".join(f"{name} {value:.2f}" for name, value in errors.items() if np.isfinite(value))
+        raise UserError(
+            f"{settings.level.energy_reference} is not converged for {host.name} ({said}, see "
+            f"{out / 'level_verdict.csv'}); raise dft.level.cutoff or dft.level.kpoints"
+        )
+    return found
