@@ -19,8 +19,6 @@ DOCUMENTS = sorted(
 TOP = "benchmarks|campaigns|config|docs|envs|profiles|resources|rules|tests|workflow_lib"
 """Folders of the repository; other paths in the documents are the reader's or of a run."""
 MADE_BY_READER = {"profiles/slurm/partitions.yaml"}
-MOVED = {"docs/dft.md": {"resources/naxfepo4-gpaw/campaign.py", "resources/naxfepo4-gpaw/refine.py"}}
-"""Files that a document names in their former place; to be empty once docs/dft.md names campaigns/."""
 
 
 @pytest.fixture(params=DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
@@ -48,7 +46,7 @@ def test_paths_exist(document: Path) -> None:
     """Paths with placeholders (``<stage>``, ``*``) are left out."""
     named = re.findall(rf"(?<![\w/.<-])((?:{TOP})/[\w./-]*[\w/])(?![\w<*{{-])", document.read_text())
     missing = {path for path in named if not (ROOT / path).exists()} - MADE_BY_READER
-    assert missing == MOVED.get(str(document.relative_to(ROOT)), set())
+    assert not missing
 
 
 def test_commands_exist(document: Path) -> None:

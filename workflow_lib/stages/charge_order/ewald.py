@@ -74,8 +74,8 @@ def run_ewald(
 
     ``states.csv`` also has the column ``ewald_ev`` (unscaled, eV per cell); ``energy_ev`` and
     ``formation_mev_fu`` are scaled. ``role`` is the state's set in the first fold of
-    ``splits_path``, for comparison with trained models; ``seen`` says whether these have seen it. Raises UserError
-    if the compared composition has too few states to fit the scale.
+    ``splits_path``, for comparison with trained models; ``seen`` says whether these have seen it.
+    Raises UserError if the compared composition has too few states to fit the scale.
     """
     settings = settings or ChargeOrderSettings()
     reference, structures = read_reference(reference_dir)

@@ -71,7 +71,7 @@ def plan_pending(pending: Path, host: Host, settings: DftSettings) -> dict[str, 
     Raises UserError where the file is missing or names a key of another host.
     """
     plan = {}
-    for key in _pending(pending)["state_key"]:
+    for key in _pending(pending, ("state_key",))["state_key"]:
         arrangement = host.parse(key)
         if arrangement.reduced is None:
             arrangement = electrostatic_order(arrangement, host)
@@ -80,7 +80,7 @@ def plan_pending(pending: Path, host: Host, settings: DftSettings) -> dict[str, 
     return plan
 
 
-def _pending(path: Path) -> pd.DataFrame:
+def _pending(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     """Read what DFT is asked for: the searches' list, or one that the user wrote, which is not sealed."""
     if path.with_name(seal_name("search-overview")).is_file():
         checked(path, "search-overview")
@@ -90,7 +90,7 @@ def _pending(path: Path) -> pd.DataFrame:
         raise UserError(f"{path} does not exist; run the searches first (snakemake)") from error
     except pd.errors.EmptyDataError as error:
         raise UserError(f"{path} is empty; run the searches again") from error
-    if missing := [name for name in ("state_key", "x", "n_occupied", "cell") if name not in table]:
+    if missing := [name for name in columns if name not in table]:
         raise UserError(f"{path} has no column {', '.join(missing)}; run the searches again")
     return table
 
@@ -109,7 +109,7 @@ def energies(pending: Path, plan: dict[str, list[Calculation]], store: Store, ou
     three is missing.
     """
     rows = []
-    for asked in _pending(pending).to_dict("records"):
+    for asked in _pending(pending, ("state_key", "x", "n_occupied", "cell")).to_dict("records"):
         jobs = plan[asked["state_key"]]
         records = [store.get(calculation) for calculation in jobs]
         record, status = records[0], records[0].status
