@@ -11,6 +11,7 @@ from workflow_lib.lattice.host import Host
 from workflow_lib.lattice.redox import RedoxRule
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in its own hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep the tests of a file in one process, and all that run Snakemake, which locks its folder."""
     for item in items:

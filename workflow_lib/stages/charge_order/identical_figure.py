@@ -71,7 +71,7 @@ def identical_figure(orders: pd.DataFrame, scores: pd.DataFrame, out: Path) -> N
         Line2D([], [], color=COLOUR_DFT, linewidth=0.8, label="as DFT"),
         Line2D([], [], color="0.6", linewidth=0.8, linestyle=":", label="blind"),
     ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
+    figure.legend(handles=handles, loc="outside upper center", ncols=4)
     save_figure(figure, out / "identical")
 
 
