@@ -96,7 +96,7 @@ def lowest_relaxations(records: Iterable[Record]) -> dict[str, Record]:
     """The relaxation of each arrangement that counts: the lowest finished one over all orbital seeds.
 
     Of positions, or of positions and cell: at one level all are of one kind. Where none is finished,
-    any other (running, failed) stands in.
+    any other (running, failed) stands in; one without a geometry says nothing yet.
     """
 
     def rank(record: Record) -> tuple[bool, float]:
@@ -106,7 +106,7 @@ def lowest_relaxations(records: Iterable[Record]) -> dict[str, Record]:
     found: dict[str, Record] = {}
     for record in records:
         key = record.calculation.state_key
-        if key and record.calculation.task in ("relaxation", "cell"):
+        if key and record.frames and record.calculation.task in ("relaxation", "cell"):
             found[key] = min(found.get(key, record), record, key=rank)
     return found
 
