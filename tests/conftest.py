@@ -4,11 +4,24 @@ from __future__ import annotations
 
 import pytest
 from embedded import FRAMES, HOST, ORIGINAL, RULE, host_elements
+from hypothesis import HealthCheck, settings
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.frames.table import Frame, frame_to_atoms, read_parquet, with_labels
 from workflow_lib.lattice.host import Host
 from workflow_lib.lattice.redox import RedoxRule
+
+# Fuzz tests and relations that hold for any input: brief and the same at every run, or, with
+# `pytest --hypothesis-profile long`, a long search for new inputs.
+settings.register_profile(
+    "brief",
+    max_examples=40,
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+settings.register_profile("long", settings.get_profile("brief"), max_examples=3000, derandomize=False)
+settings.load_profile("brief")
 
 
 @pytest.hookimpl(tryfirst=True)  # xdist reads the groups in its own hook
