@@ -20,7 +20,7 @@ settings.register_profile(
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-settings.register_profile("long", settings.get_profile("brief"), max_examples=3000, derandomize=False)
+settings.register_profile("long", settings.get_profile("brief"), max_examples=1000, derandomize=False)
 settings.load_profile("brief")
 
 
