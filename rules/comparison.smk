@@ -19,6 +19,12 @@ rule comparison:
             category="0 Comparison",
             labels={"model": "all", "figure": "table: comparison"},
         ),
+        contrasts=report(
+            f"{COMPARISON}/contrasts.csv",
+            caption="captions/contrasts.rst",
+            category="0 Comparison",
+            labels={"model": "all", "figure": "table: what the label changes"},
+        ),
         figure=report(
             f"{COMPARISON}/comparison.svg",
             caption="captions/comparison.rst",

@@ -1,6 +1,7 @@
 """The contents of a run folder: ``Run("results/demo")`` gives its tables, figures, splits and models.
 
-``results_schema`` defines the names of files and folders, ``results_reading`` reads them.
+``results_schema`` defines the names of files and folders, ``results_captions`` says what figures show,
+``results_reading`` reads them.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import read_json
 from workflow_lib.core.validation import nearest
 from workflow_lib.models.identity import ModelId
+from workflow_lib.results_captions import CAPTIONS
 from workflow_lib.results_reading import checked, read_table, table_of
 from workflow_lib.results_schema import ENERGIES, FIGURES, TABLES
 
@@ -138,6 +140,12 @@ class Run:
         if "{model}" in stem and model is None:
             raise UserError(f"the figure {name!r} is there for each model; name one of them")
         return checked(self.folder / f"{stem.format(model=model)}{suffix}", command)
+
+    def caption(self, name: str) -> str:
+        """Return what a figure shows; raise UserError if there is none of this name."""
+        if name not in FIGURES:
+            raise UserError(f"no figure of a run is called {name!r}{nearest(name, FIGURES)}")
+        return CAPTIONS[name]
 
     def model(self, identity: ModelId | str) -> TrainedModel:
         """Return a trained model by its id."""

@@ -320,6 +320,23 @@ TABLES: dict[str, Table] = {
             "parameters train_frames relaxations",
         ),
     ),
+    "comparison/contrasts": Table(
+        *("comparison/contrasts.csv", "comparison"),
+        _columns(
+            "endpoint model family init variant_without variant_with reason",
+            "error_without error_with difference low high",
+            "trainings states",
+            "decided",
+        ),
+        {
+            "endpoint": "column of the comparison table; the errors are in its unit",
+            "difference": "error with the label minus error without it, on the same DFT numbers",
+            "low": "lower end of the 95 % interval over states and trainings",
+            "high": "upper end",
+            "trainings": "pairs of trainings (folds and seeds) behind the row",
+            "decided": "three trainings or more, interval excludes zero; else `reason` says why not",
+        },
+    ),
     "checks": Table(
         *("checks/checks.csv", "checks"),
         _columns("check first", count="violations"),

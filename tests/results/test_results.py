@@ -20,6 +20,7 @@ from workflow_lib.frames.splits import SETS, Fold, Splits
 from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.models.identity import EWALD, ModelId
 from workflow_lib.results import Run, load_model
+from workflow_lib.results_captions import CAPTIONS
 from workflow_lib.results_reading import checked, read_table, seal, seal_name
 from workflow_lib.results_schema import DFT, ENERGIES, FIGURES, TABLES, files_of, unit_of
 
@@ -73,6 +74,14 @@ def test_all_energies_of_a_run_are_one_table(folder: Path):
     table = Run(folder).energies()
     assert list(table.columns) == list(ENERGIES)
     assert set(table["source"]) == {PAINN, MACE, EWALD, DFT} and len(table) == 8
+
+
+def test_every_figure_has_a_caption(folder: Path):
+    # results_captions.py: the report's page shows each figure of a run with its caption.
+    assert set(CAPTIONS) == set(FIGURES)
+    assert Run(folder).caption("charge_order/states").endswith(".")
+    with pytest.raises(UserError, match="no figure of a run is called 'hul'"):
+        Run(folder).caption("hul")
 
 
 def test_figures_are_found_by_name(folder: Path):

@@ -15,6 +15,7 @@ import pandas as pd
 from workflow_lib.core.io import write_csv
 from workflow_lib.models.identity import EWALD, UNTRAINED
 from workflow_lib.results_reading import read_document, read_table, seal
+from workflow_lib.stages.comparison.contrasts import contrast_table
 from workflow_lib.stages.comparison.figures import comparison_figure
 
 _METRICS = {
@@ -139,7 +140,7 @@ def run_comparison(
     embeddings: Sequence[Path],
     out: Path,
 ) -> None:
-    """Write ``comparison.csv``, ``timings.csv`` and the figure into ``out``.
+    """Write ``comparison.csv``, ``contrasts.csv``, ``timings.csv`` and the figure into ``out``.
 
     The folders are those of the stages, one per model, named by the model's id.
     """
@@ -155,7 +156,9 @@ def run_comparison(
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     for column in ("fold", "seed", "parameters", "train_frames", "states_unseen", "relaxations"):
         table[column] = table[column].astype("Int64")
+    contrasts = contrast_table(trainings, folders["charge_orders"], hull)
     write_csv(table, out / "comparison.csv")
+    write_csv(contrasts, out / "contrasts.csv")
     write_csv(_timings(trainings, folders["searches"], folders["charge_orders"]), out / "timings.csv")
     comparison_figure(table, out / "comparison", seen=any(map(_knows_test_states, trainings)))
     seal(out, "comparison")

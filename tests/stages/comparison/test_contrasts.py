@@ -1,0 +1,161 @@
+"""What the label changes: paired differences and their intervals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import ttest_1samp
+from sealed import write_sealed
+
+from workflow_lib.core.io import write_json
+from workflow_lib.results_reading import seal
+from workflow_lib.stages.comparison.contrasts import PAIRS, contrast_table, paired_interval
+
+NUMBERS = st.lists(st.floats(-50, 50), min_size=4, max_size=9)
+
+
+def one_training(values: list[float]) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "difference": values,
+            "weight": 1.0,
+            "state": [f"s{k}" for k in range(len(values))],
+            "training": "1",
+        }
+    )
+
+
+@given(NUMBERS)
+def test_of_one_training_it_is_students_interval_over_states(values):
+    expected = ttest_1samp(values, 0).confidence_interval(0.95)
+    got = paired_interval(one_training(values))
+    assert got.mean == pytest.approx(np.mean(values), abs=1e-9)
+    # The same formula in another order of operations.
+    assert (got.low, got.high) == pytest.approx((expected.low, expected.high), abs=1e-6)
+
+
+@given(NUMBERS, st.integers(3, 5))
+def test_more_trainings_that_say_the_same_narrow_nothing_beyond_the_states(values, count):
+    same = pd.concat([one_training(values).assign(training=str(k)) for k in range(count)])
+    one, many = paired_interval(one_training(values)), paired_interval(same.reset_index(drop=True))
+    assert many.mean == pytest.approx(one.mean, abs=1e-9)
+    # Students quantile is that of the fewer clusters: never narrower than over states alone.
+    assert many.high - many.low >= one.high - one.low - 1e-6
+
+
+def test_chance_of_training_widens_the_interval():
+    rng = np.random.default_rng(0)
+    shifts = (-20.0, 0.0, 20.0)  # the label helped one training, harmed another
+    parts = [
+        one_training(list(shift + rng.normal(0, 1, 8))).assign(training=str(shift)) for shift in shifts
+    ]
+    interval = paired_interval(pd.concat(parts, ignore_index=True))
+    assert interval.low < -30 and interval.high > 30
+    pooled = pd.concat(parts)["difference"]
+    assert interval.high - interval.low > 3 * np.ptp(list(ttest_1samp(pooled, 0).confidence_interval(0.95)))
+
+
+def test_two_states_of_one_training_have_no_interval():
+    interval = paired_interval(one_training([3.0, 5.0]))
+    assert interval == (4.0, None, None)
+
+
+def test_pairs_differ_in_the_label_alone_or_say_so():
+    assert ("baseline", "entropy") in PAIRS and ("subset", "entropy") in PAIRS
+    assert ("shuffled", "entropy") in PAIRS
+    assert not any("new-species" in pair for pair in PAIRS)  # its label is a true one
+
+
+def write_training(folder: Path, errors: dict[str, float], status: str = "ok") -> Path:
+    """A model whose energies are off by some meV/atom, state by state; two frames a state."""
+    name, variant = folder.name.split("-")[:2]
+    folder.mkdir(parents=True)
+    write_json(
+        folder / "card.json",
+        {"name": name, "family": name, "init": "scratch", "variant": variant, "status": status},
+    )
+    rows = [
+        {"frame_id": f"{state}-{k}", "state": state, "set": "test", "kind": "relaxation", "label": "energy"}
+        | {"atom": -1, "component": "", "redox": False, "dft": -7.0, "model": -7.0 + sign * error / 1000}
+        for state, error in errors.items()
+        for k, sign in enumerate((1, -1))
+    ]
+    pd.DataFrame(rows).to_parquet(folder / "parity.parquet")
+    seal(folder, "train", source=folder.name)
+    return folder
+
+
+def write_charge_order(folder: Path, errors: list[float]) -> Path:
+    """Ten meV a formula unit between states in DFT; the model's are off by ``errors``."""
+    count = len(errors)
+    table = pd.DataFrame({"state_key": [f"1x1x1:Na1001:Fe{k}" for k in range(count)], "x": 0.5})
+    dft = 0.04 * np.arange(count)
+    table = table.assign(ion_key="1x1x1:Na1001", protocol="distorted", status="converged", seen=False)
+    table = table.assign(formula_units=4, dft_energy_ev=dft, energy_ev=dft + 0.004 * np.array(errors))
+    write_sealed("charge_order/states", folder, table)
+    write_json(folder / "scores.json", {"compared_x": 0.5})
+    seal(folder, "charge-order", source=folder.name)
+    return folder
+
+
+HULL = pd.DataFrame({"source": [], "hull_mae_mev_fu": [], "step_voltage_mae_mv": []})
+
+
+def test_errors_are_paired_number_by_number(tmp_path: Path):
+    without = {"a": 10.0, "b": 12.0, "c": 20.0, "only here": 500.0}
+    label = {"a": 6.0, "b": 7.0, "c": 14.0}
+    trainings = [
+        write_training(tmp_path / f"painn-{variant}-f0-s{seed}", errors)
+        for seed in (1, 2, 3)
+        for variant, errors in (("baseline", without), ("entropy", label))
+    ]
+    orders = {
+        path.name: write_charge_order(
+            tmp_path / "orders" / path.name, [0, 3, 6] if "baseline" in path.name else [0, 1, 2]
+        )
+        for path in trainings
+    }
+    hull = pd.DataFrame(
+        {
+            "source": [path.name for path in trainings],
+            "hull_mae_mev_fu": [30.0, 20, 33, 20, 36, 20],
+            "step_voltage_mae_mv": None,
+        }
+    )
+    table = contrast_table(trainings, orders, hull).set_index("endpoint")
+    energy = table.loc["energy_mae_mev_atom"]
+    assert (energy["trainings"], energy["states"]) == (3, 3)  # the fourth state has no partner
+    assert energy["error_without"] == pytest.approx(14, abs=1e-6)
+    assert energy["difference"] == pytest.approx(-5, abs=1e-6)
+    # Three states differ by -4, -5 and -6: Student's interval is 4.303 / sqrt(3) wide on each side.
+    assert (energy["low"], energy["high"]) == pytest.approx((-5 - 2.484, -5 + 2.484), abs=1e-3)
+    assert energy["decided"] and pd.isna(energy["reason"])
+    states = table.loc["states_mae_mev_fu"]
+    # Relative to their means the errors are -3, 0, 3 and -1, 0, 1 meV per formula unit.
+    assert states[["error_without", "error_with"]].tolist() == pytest.approx([2, 2 / 3], abs=1e-9)
+    assert table.loc["hull_mae_mev_fu", "difference"] == pytest.approx(-13, abs=1e-9)
+    assert table.loc["hull_mae_mev_fu", "decided"]  # -10, -13, -16
+    assert "step_voltage_mae_mv" not in table.index
+
+
+def test_one_training_decides_nothing(tmp_path: Path):
+    trainings = [
+        write_training(tmp_path / "painn-baseline-f0-s1", {"a": 10, "b": 12, "c": 20}),
+        write_training(tmp_path / "painn-entropy-f0-s1", {"a": 6, "b": 7, "c": 14}),
+    ]
+    row = contrast_table(trainings, {}, HULL).iloc[0]
+    assert row["high"] < 0 and not row["decided"]
+    assert row["reason"] == "trained 1 time"
+
+
+def test_diverged_trainings_have_no_part(tmp_path: Path):
+    trainings = [
+        write_training(tmp_path / "painn-baseline-f0-s1", {"a": 10, "b": 12, "c": 20}),
+        write_training(tmp_path / "painn-entropy-f0-s1", {"a": 6, "b": 7, "c": 14}, status="diverged"),
+    ]
+    assert contrast_table(trainings, {}, HULL).empty

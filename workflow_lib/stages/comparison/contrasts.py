@@ -1,0 +1,192 @@
+"""What the label changes: errors of one model with and without it, paired, with 95 % intervals.
+
+Two trainings of one model, fold and seed differ in their variant alone, and both are held against the
+same DFT numbers, so their errors are compared one by one. The errors within a charge-ordered state
+resemble each other, as do those of one training; the interval allows for both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from workflow_lib.models.identity import VARIANTS, ModelId
+from workflow_lib.results_reading import read_document, read_table
+from workflow_lib.results_schema import DIVERGED, HEADLINE
+
+ENDPOINTS = {
+    "energy_mae_mev_atom": "energy of held-out frames",
+    "force_mae_mev_a": "forces of held-out frames",
+    "states_mae_mev_fu": "relative energies of unseen charge orders",
+    "hull_mae_mev_fu": "convex hull",
+    "step_voltage_mae_mv": "steps of the voltage",
+}
+"""Errors that the question of the program is decided on; columns of the comparison table."""
+PAIRS = tuple(
+    (without.name, with_label.name)
+    for without in VARIANTS.values()
+    for with_label in VARIANTS.values()
+    if with_label.charge_labelled
+    and not with_label.control
+    and (not without.charge_labelled or without.shuffled)
+)
+"""Variants without (or with a meaningless) label, and with it."""
+LEAST_TRAININGS = 3
+"""Below this number of trainings an interval does not contain what chance does to a training."""
+LEAST_CLUSTERS = 3
+"""Fewer states, or trainings, than this give no variance."""
+CONFIDENCE = 0.95
+COLUMNS = (
+    *("endpoint", "model", "family", "init", "variant_without", "variant_with", "trainings", "states"),
+    *("error_without", "error_with", "difference", "low", "high", "decided", "reason"),
+)
+
+
+class Interval(NamedTuple):
+    """A mean with its confidence interval (None: too few clusters)."""
+
+    mean: float
+    low: float | None
+    high: float | None
+
+
+def paired_interval(differences: pd.DataFrame) -> Interval:
+    """Return the weighted mean of ``difference`` and its interval, clustered by state and training.
+
+    Columns: ``difference``, ``weight``, ``state``, ``training``. The variance is that of Cameron,
+    Gelbach and Miller (J. Bus. Econ. Stat. 29, 238, 2011): by state plus by training minus by both,
+    never below the larger of the two. Of states or trainings fewer than :data:`LEAST_CLUSTERS` the
+    part is missing. The quantile is Student's for the smaller number of clusters less one.
+    """
+    from scipy.stats import t
+
+    value, weight = (differences[name].to_numpy(float) for name in ("difference", "weight"))
+    share = weight / weight.sum()
+    mean = float((share * value).sum())
+    residual = pd.Series(share * (value - mean), index=differences.index)
+
+    def variance(by: list[str]) -> float:
+        sums = residual.groupby([differences[name] for name in by]).sum().to_numpy()
+        return float((sums**2).sum() * len(sums) / (len(sums) - 1))
+
+    counts = {name: int(differences[name].nunique()) for name in ("state", "training")}
+    clustered = [name for name, count in counts.items() if count >= LEAST_CLUSTERS]
+    if not clustered:
+        return Interval(mean, None, None)
+    parts = [variance([name]) for name in clustered]
+    both = variance(clustered) if len(clustered) > 1 else 0.0
+    freedom = min(counts[name] for name in clustered) - 1
+    half = float(t.ppf((1 + CONFIDENCE) / 2, freedom)) * np.sqrt(max(sum(parts) - both, *parts))
+    return Interval(mean, mean - half, mean + half)
+
+
+def contrast_table(
+    trainings: Sequence[Path], charge_orders: Mapping[str, Path], thermodynamics: pd.DataFrame
+) -> pd.DataFrame:
+    """Return one row for each model, pair of variants and endpoint that the run has.
+
+    ``error_without``, ``error_with`` and ``difference`` (with minus without: below zero the label helps)
+    are in the unit of the endpoint's column. ``decided``: the interval excludes zero, and there were
+    at least :data:`LEAST_TRAININGS` pairs of trainings; else ``reason`` says what is missing. Trainings
+    that diverged have no part in it.
+    """
+    cards = {path.name: read_document(path / "card.json", "train") for path in trainings}
+    good = [path for path in trainings if cards[path.name]["status"] == "ok"]
+    errors = {path.name: dict(_errors(path, charge_orders, thermodynamics)) for path in good}
+    rows = []
+    for name in dict.fromkeys(ModelId.parse(path.name).name for path in trainings):
+        card = next(card for key, card in cards.items() if ModelId.parse(key).name == name)
+        for pair in PAIRS:
+            for endpoint in ENDPOINTS:
+                matched = _matched(errors, name, pair, endpoint)
+                if len(matched):
+                    first = {"endpoint": endpoint, "model": name}
+                    first |= {key: card[key] for key in ("family", "init")}
+                    rows.append(
+                        first | {"variant_without": pair[0], "variant_with": pair[1]} | _row(matched)
+                    )
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _errors(
+    training: Path, charge_orders: Mapping[str, Path], thermodynamics: pd.DataFrame
+) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Yield each endpoint with one model's absolute errors, their states and their keys."""
+    parity = read_table("training/parity", training)
+    parity = parity[parity["set"] == "test"]
+    for endpoint, label in (("energy_mae_mev_atom", "energy"), ("force_mae_mev_a", "forces")):
+        rows = parity[parity["label"] == label]
+        if len(rows):
+            error = 1000 * (rows["model"] - rows["dft"]).abs()
+            key = rows["frame_id"] + " " + rows["atom"].astype(str) + rows["component"].fillna("")
+            yield endpoint, pd.DataFrame({"key": key, "state": rows["state"], "error": error})
+    if training.name in charge_orders:
+        yield "states_mae_mev_fu", _order_errors(charge_orders[training.name])
+    scores = thermodynamics[thermodynamics["source"] == training.name]
+    for endpoint in ("hull_mae_mev_fu", "step_voltage_mae_mv"):
+        value = scores[endpoint].dropna()
+        yield endpoint, pd.DataFrame({"key": "all", "state": "all", "error": value})
+
+
+def _order_errors(folder: Path) -> pd.DataFrame:
+    """Return the errors of relative energies of unseen states: their mean is ``states_mae_mev_fu``."""
+    compared_x = read_document(folder / "scores.json", "charge-order", ("compared_x",))["compared_x"]
+    table = read_table("charge_order/states", folder)
+    table = table[
+        (table["protocol"] == HEADLINE)
+        & np.isclose(table["x"], compared_x)
+        & ~table["seen"].astype(bool)
+        & (table["status"] != DIVERGED)
+    ].dropna(subset=["energy_ev", "dft_energy_ev"])
+    if len(table) < LEAST_CLUSTERS:
+        return pd.DataFrame({"key": [], "state": [], "error": []})
+    gap = 1000 * (table["energy_ev"] - table["dft_energy_ev"]) / table["formula_units"]
+    return pd.DataFrame(
+        {"key": table["state_key"], "state": table["state_key"], "error": (gap - gap.mean()).abs()}
+    )
+
+
+def _matched(
+    errors: Mapping[str, Mapping[str, pd.DataFrame]], name: str, pair: tuple[str, str], endpoint: str
+) -> pd.DataFrame:
+    """Return the errors that both variants have, of all folds and seeds: one row for each DFT number."""
+    parts = []
+    for label, own in errors.items():
+        identity = ModelId.parse(label)
+        other = errors.get(str(identity._replace(variant=pair[1])), {})
+        if (identity.name, identity.variant) == (name, pair[0]) and {endpoint} <= own.keys() & other.keys():
+            both = own[endpoint].merge(
+                other[endpoint][["key", "error"]], on="key", suffixes=("_without", "_with")
+            )
+            parts.append(both.assign(training=f"{identity.fold} {identity.seed}"))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def _row(matched: pd.DataFrame) -> dict[str, object]:
+    groups = matched.groupby(["state", "training"])
+    units = groups[["error_without", "error_with"]].mean().assign(weight=groups.size()).reset_index()
+    units = units.assign(difference=units["error_with"] - units["error_without"])
+    interval = paired_interval(units)
+    trainings, states = units["training"].nunique(), units["state"].nunique()
+    clear = interval.low is not None and interval.high is not None and interval.low * interval.high > 0
+    if trainings < LEAST_TRAININGS:
+        reason = f"trained {trainings} time{'s' if trainings > 1 else ''}"
+    elif interval.low is None:
+        reason = "too few states"
+    else:
+        reason = "" if clear else "zero lies within the interval"
+    return {
+        "trainings": trainings,
+        "states": states if states > 1 else None,
+        "error_without": matched["error_without"].mean(),
+        "error_with": matched["error_with"].mean(),
+        "difference": interval.mean,
+        "low": interval.low,
+        "high": interval.high,
+        "decided": not reason,
+        "reason": reason or None,
+    }
