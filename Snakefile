@@ -4,7 +4,6 @@ Validates the configuration, then lists the targets; the stages are in rules/.
 """
 
 import hashlib
-import json
 import os
 import sys
 from pathlib import Path
@@ -18,6 +17,7 @@ from workflow_lib.workflow.code import code_of
 from workflow_lib.workflow.failed_log import last_lines
 from workflow_lib.core.io import atomic_path, read_json
 from workflow_lib.workflow.folder_owner import require_own
+from workflow_lib.workflow.persistence import records_decide
 from workflow_lib.workflow.run_folder import old_folders
 from workflow_lib.workflow.run_owner import own_run
 from workflow_lib.workflow.slurm_outage import keep_jobs
@@ -42,6 +42,9 @@ try:
 except UserError as error:
     raise WorkflowError(str(error))
 
+# What has to run again is decided by records in the run folder, which go where the results go.
+records_decide(CFG.folder)
+
 RUN = str(CFG.folder)
 WORK = f"{RUN}/work"
 CONFIG = f"{RUN}/config.json"
@@ -58,7 +61,7 @@ def adapter_of(model):
 
 def settings_of(*sections):
     """Return the sections a rule depends on, so that only rules which read a changed key run again."""
-    return {s: json.loads(CFG.model_dump_json(include={s}))[s] for s in sections}
+    return CFG.model_dump(mode="json", include=set(sections))
 
 
 def described():
@@ -129,20 +132,14 @@ include: "rules/thermodynamics.smk"
 include: "rules/embedding.smk"
 include: "rules/comparison.smk"
 include: "rules/checks.smk"
+include: "rules/provenance.smk"
 
 
 rule all:
     default_target: True
     input:
-        rules.comparison.output,
-        rules.checks.output,
-        rules.dataset.output,
-        rules.charge_order_overview.output,
-        rules.charge_order_identical.output if CFG.charge_order.identical_atoms else [],
-        rules.search_overview.output,
-        rules.dft.output,
-        rules.thermodynamics.output,
-        rules.embedding_overview.output,
+        rules.provenance.input,
+        rules.provenance.output,
 
 
 report: "rules/captions/workflow.rst"

@@ -37,7 +37,6 @@ rule comparison:
             category="0 Comparison",
             labels={"model": "all", "figure": "table: timings"},
         ),
-        provenance=f"{RUN}/provenance.json",
     log:
         f"{RUN}/logs/comparison.log",
     resources:
@@ -52,8 +51,7 @@ rule comparison:
     message:
         "Writing the comparison table"
     shell:
-        "(python -m workflow_lib comparison --config {CONFIG} --trainings {params.trainings}"
+        "python -m workflow_lib comparison --config {CONFIG} --trainings {params.trainings}"
         " --charge-orders {params.charge_orders} --searches {params.searches} --thermodynamics {THERMODYNAMICS}"
         " --embeddings {params.embeddings} --out {COMPARISON}"
-        " && python -m workflow_lib provenance --config {CONFIG} --out {output.provenance})"
         " > {log} 2>&1"

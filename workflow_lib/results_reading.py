@@ -37,6 +37,18 @@ def seal(folder: str | Path, command: str, *, source: str | None = None) -> None
     write_json(folder / seal_name(command), {"command": command, "source": source, "files": files})
 
 
+def sealed_files(marks: Path) -> dict[Path, str]:
+    """Return the files that a seal names, with their checksums; raise UserError if it is no seal."""
+    return {marks.with_name(name): checksum for name, checksum in _content(marks)["files"].items()}
+
+
+def _content(marks: Path) -> dict[str, Any]:
+    content = read_json(marks)
+    if not isinstance(content, dict) or not isinstance(content.get("files"), dict):
+        raise UserError(f"{marks} is no file of checksums; make it again: snakemake --force {marks}")
+    return content
+
+
 def checked(path: str | Path, command: str) -> Path:
     """Return the path of a file of results if it is complete, unchanged and in its place.
 
@@ -50,9 +62,7 @@ def checked(path: str | Path, command: str) -> Path:
     marks = path.with_name(seal_name(command))
     if not marks.is_file():
         raise UserError(f"{path} has no checksum ({marks.name} is missing beside it); {again}")
-    content = read_json(marks)
-    if not isinstance(content, dict) or not isinstance(content.get("files"), dict):
-        raise UserError(f"{marks} is no file of checksums; {again}")
+    content = _content(marks)
     owner = content.get("source")
     if owner is not None and owner != path.parent.name:
         raise UserError(f"{path} belongs to {owner}, not to {path.parent.name}; {again}")

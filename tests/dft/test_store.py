@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +121,25 @@ def test_a_damaged_line_inside_is_an_error_that_names_it(tmp_path):
     lines = path.read_bytes().splitlines(keepends=True)
     lines[1] = lines[1].replace(b"-1.0", b"-9.0")
     path.write_bytes(b"".join(lines))
+    with pytest.raises(UserError, match="line 2 is damaged"):
+        store.get(calculation())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"type": "end", "status": "failed", "status": "done", "reason": null}',
+        '{"type": "frame", "energy": NaN}',
+        '["type"]',
+        "{}",
+    ],
+)
+def test_a_line_that_readers_take_differently_is_damaged_under_a_checksum_that_fits(tmp_path, text):
+    store = Store(tmp_path)
+    write(store, [-1.0])
+    path = store.path(calculation())
+    first, second = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(first + b"%08x %s\n" % (zlib.crc32(text.encode()), text.encode()) + second)
     with pytest.raises(UserError, match="line 2 is damaged"):
         store.get(calculation())
 

@@ -12,8 +12,6 @@ from workflow_lib.core.code import ROOT, imported
 from workflow_lib.workflow.code import command_modules
 
 RECORDER = Path(__file__).parent / "loaded_modules"
-WITHOUT_CODE = {"provenance"}
-"""Commands whose rules say in another way when they run again."""
 
 
 def recording(folder: Path) -> dict[str, str]:
@@ -47,8 +45,6 @@ def not_covered(folder: Path, config: Config) -> dict[str, set[str]]:
     for path in folder.glob("*.json"):
         record = json.loads(path.read_text())
         command, *arguments = record["arguments"]
-        if command in WITHOUT_CODE:
-            continue
         adapters = {models[name] for word in arguments if (name := Path(word).name) in models}
         covered = imported([*command_modules(command), *adapters]) | beside
         loaded = {name for name in record["modules"] if not name.startswith("workflow_lib.cli")}

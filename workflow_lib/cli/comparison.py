@@ -48,9 +48,17 @@ def comparison(
 def provenance(config: Config, out: Path) -> None:
     """Record the provenance of a run.
 
-    Configuration, versions and checksums.
+    Configuration, and for each job code, versions and checksums.
     """
     from workflow_lib.core.io import write_json
-    from workflow_lib.stages.comparison.provenance import collect_provenance
+    from workflow_lib.workflow.provenance import collect_provenance
 
-    write_json(out, collect_provenance(config))
+    write_json(
+        out,
+        collect_provenance(
+            config.folder,
+            config.model_dump(mode="json"),
+            {str(model) for model in config.trained()},
+            [config.frames, config.host],
+        ),
+    )

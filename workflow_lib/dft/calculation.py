@@ -199,6 +199,6 @@ class Calculation:
             if content.get("series_cells") is not None:
                 content["series_cells"] = np.array(content["series_cells"], dtype=float).reshape(-1, 3, 3)
             return cls(**content)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"no DFT calculation: {reason}; write it with dft-plan") from error

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from workflow_lib.core.errors import BusyError, UserError
 from workflow_lib.core.io import atomic_path
+from workflow_lib.core.strict import JSON_BYTES, parse_json, read_text
 from workflow_lib.dft.calculation import Calculation
 from workflow_lib.dft.store import Log, Store
 
@@ -42,15 +43,15 @@ def write_jobs(calculations: Iterable[Calculation], path: str | Path) -> int:
 
 
 def read_jobs(path: str | Path) -> list[Calculation]:
-    """The inverse of :func:`write_jobs`; UserError with the line where the file is damaged."""
+    """Return the calculations of a job file; UserError names the line where the file is damaged."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path} does not exist; write it with dft-plan")
     calculations = []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    for number, line in enumerate(read_text(path, JSON_BYTES).splitlines(), start=1):
         try:
-            calculations.append(Calculation.from_json(json.loads(line)))
-        except (json.JSONDecodeError, UserError) as error:
+            calculations.append(Calculation.from_json(parse_json(line)))
+        except (ValueError, UserError) as error:
             raise UserError(f"{path} line {number}: {error}") from error
     return calculations
 

@@ -25,6 +25,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 
 from workflow_lib.core.errors import BusyError, UserError
 from workflow_lib.core.io import disk_is_full
+from workflow_lib.core.strict import parse_json
 from workflow_lib.dft.calculation import Calculation
 
 if TYPE_CHECKING:
@@ -70,7 +71,8 @@ def _decode(line: bytes) -> dict[str, Any] | None:
     try:
         if int(checksum, 16) != zlib.crc32(text):
             return None
-        return json.loads(text)
+        content = parse_json(text.decode())
+        return content if isinstance(content, dict) and "type" in content else None
     except ValueError:
         return None
 

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
@@ -35,6 +34,7 @@ from workflow_lib.core.code import code_checksum
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import to_json
 from workflow_lib.core.progress import Progress
+from workflow_lib.core.strict import parse_json
 
 if TYPE_CHECKING:
     from workflow_lib.lattice.arrangement import Arrangement
@@ -177,7 +177,7 @@ def _from_text(text: str) -> Relaxation:
     def number(item: float | None) -> float:
         return float("nan") if item is None else item
 
-    value = json.loads(text)
+    value = parse_json(text)
     positions = np.array(value["positions"], dtype=float)  # null (diverged) becomes NaN
     atoms = Atoms(value["numbers"], positions=positions, cell=value["cell"], pbc=True)
     if LABELS in value:

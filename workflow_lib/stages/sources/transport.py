@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import re
 import threading
@@ -18,6 +17,7 @@ import requests
 import urllib3
 
 from workflow_lib.core.errors import UserError
+from workflow_lib.core.strict import parse_json
 from workflow_lib.stages.sources.settings import FetchSettings
 
 MOST_JSON = 1 << 26
@@ -229,8 +229,8 @@ class Web:
                 f"{what}: {error} for {url}; check item, version and address in the table of sources"
             ) from error
         try:
-            return json.loads(body), response
-        except (ValueError, RecursionError) as error:
+            return parse_json(body.decode()), response
+        except ValueError as error:
             raise UserError(
                 f"{what}: {url} answers with something else than JSON (a log-in page of the network?); "
                 "check the address in the table of sources"

@@ -1,0 +1,32 @@
+"""What made each result: collected from the records of all jobs, when all results are there."""
+
+
+rule provenance:
+    input:
+        rules.comparison.output,
+        rules.checks.output,
+        rules.dataset.output,
+        rules.charge_order_overview.output,
+        rules.charge_order_identical.output if CFG.charge_order.identical_atoms else [],
+        rules.search_overview.output,
+        rules.dft.output,
+        rules.thermodynamics.output,
+        rules.embedding_overview.output,
+    output:
+        provenance=f"{RUN}/provenance.json",
+    log:
+        f"{RUN}/logs/provenance.log",
+    resources:
+        mem_mb=500,
+    params:
+        configuration=CFG.model_dump(mode="json"),
+        code=code_of("provenance"),
+    message:
+        "Writing the provenance"
+    shell:
+        "python -m workflow_lib provenance --config {CONFIG} --out {output.provenance} > {log} 2>&1"
+
+
+# A second's work: not worth a place in a queue.
+localrules:
+    provenance,

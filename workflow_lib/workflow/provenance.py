@@ -1,0 +1,86 @@
+"""The provenance of a run: what made each result, as its record says, and under which configuration."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from collections.abc import Collection, Iterable, Mapping
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from workflow_lib.core.io import sha256
+from workflow_lib.workflow.made import Made, Record
+
+PACKAGES = (
+    "torch",
+    "mace-torch",
+    "e3nn",
+    "chgnet",
+    "schnetpack",
+    "torch-sim-atomistic",
+    "ase",
+    "ase-ga",
+    "pymatgen",
+    "spglib",
+    "scikit-learn",
+    "numpy",
+    "pandas",
+    "snakemake",
+)
+
+
+def _commit() -> str | None:
+    """Return the commit of the checkout, with ``-dirty`` if it was changed; None outside a repository."""
+    try:
+        answer = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=Path(__file__).parents[2],
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return answer.stdout.strip()
+
+
+@cache
+def made_with() -> dict[str, Any]:
+    """Return commit, versions and machine of this process, which starts the jobs."""
+    return {
+        "commit": _commit(),
+        "versions": {name: version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+    }
+
+
+def collect_provenance(
+    run: Path, configuration: Mapping[str, Any], models: Collection[str], data: Iterable[str]
+) -> dict[str, Any]:
+    """Return the provenance of the run folder ``run``.
+
+    ``models`` are the ids of the models of the present configuration; jobs of others, from an
+    earlier one, are left out. ``data`` are the files that came from outside. Each job names the
+    commit and the versions it ran with, which an interrupted run or an update may have changed
+    between two jobs.
+    """
+    made: dict[str, Any] = {}
+    environments: list[Mapping[str, Any]] = []
+    for record in Made(run).records():
+        if record.wildcards.get("model", "") in {"", *models}:
+            if record.made_with not in environments:
+                environments.append(record.made_with)
+            made[record.name] = _job(record) | {"made_with": environments.index(record.made_with)}
+    return {
+        "configuration": configuration,
+        "data_sha256": {path: sha256(path) for path in data},
+        "jobs": made,
+        "made_with": environments,
+    }
+
+
+def _job(record: Record) -> dict[str, Any]:
+    return {"code": record.params.get("code"), "inputs": record.inputs, "outputs": record.outputs}
