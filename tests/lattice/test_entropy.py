@@ -1,0 +1,102 @@
+"""Free energies and entropies against sums over all arrangements."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from exact_sums import averages, neutral_states, random_energy
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workflow_lib.lattice.entropy import (
+    BOLTZMANN,
+    Decomposition,
+    ideal_mixing,
+    ladder,
+    log_choices,
+    thermal,
+)
+from workflow_lib.lattice.host import Host
+from workflow_lib.lattice.multilinear import Multilinear
+
+
+def exact_ladder(energy: Multilinear, states: np.ndarray, beta: np.ndarray) -> list:
+    with np.errstate(divide="ignore"):
+        temperatures = 1 / (BOLTZMANN * beta)
+    return [averages(energy, states, 4, float(t)) for t in temperatures]
+
+
+def test_integration_gives_the_logarithm_of_the_partition_sum():
+    energy = random_energy(8, 15, np.random.default_rng(1), scale=0.05)
+    states = neutral_states(4, 4, 2, 2)
+    beta = ladder(np.array([300.0, 600.0, 1000.0]), 25, hottest=20000.0)
+    exact = exact_ladder(energy, states, beta)
+    found = thermal(
+        beta,
+        np.array([item.energy for item in exact]),
+        np.array([item.variance for item in exact]),
+        log_states=2 * log_choices(4, 2),
+    )
+    logs = np.array([item.log_sum for item in exact])
+    # The cubic between 25 rungs: the error of a fourth-order rule on this ladder.
+    np.testing.assert_allclose(found.free_energy[1:], -logs[1:] / beta[1:], atol=2e-5)
+    energies = np.array([item.energy for item in exact])
+    np.testing.assert_allclose(found.entropy, beta * energies + logs, atol=1e-3)
+    assert found.entropy[0] == pytest.approx(np.log(len(states)))
+    # C = dE/dT, by the difference of neighbouring temperatures.
+    t = 700.0
+    near = [averages(energy, states, 4, t + d).energy for d in (-1.0, 1.0)]
+    here = averages(energy, states, 4, t)
+    beta_here = 1 / (BOLTZMANN * t)
+    assert beta_here**2 * here.variance == pytest.approx((near[1] - near[0]) / 2 / BOLTZMANN, rel=1e-4)
+
+
+def test_entropy_of_what_does_not_interact_is_that_of_ideal_mixing():
+    beta = ladder(np.array([300.0]), 5, hottest=1000.0)
+    zero = np.zeros(len(beta))
+    found = thermal(beta, zero, zero, log_states=log_choices(1000, 300))
+    np.testing.assert_allclose(found.entropy / 1000, ideal_mixing(np.array(0.3)), atol=0.004)  # ln(N) / N
+    assert (found.heat_capacity == 0).all()
+
+
+def test_the_ladder_holds_every_temperature_asked_for_and_ascends():
+    wanted = np.array([1000.0, 300.0, 450.0])
+    beta = ladder(wanted, 12, hottest=30000.0)
+    assert beta[0] == 0
+    assert (np.diff(beta) > 0).all()
+    for temperature in wanted:
+        assert np.isclose(beta, 1 / (BOLTZMANN * temperature), rtol=1e-12).sum() == 1
+    assert beta[-1] == pytest.approx(1 / (BOLTZMANN * 300))
+    with pytest.raises(ValueError, match="from beta = 0"):
+        thermal(beta[1:], np.zeros(len(beta) - 1), np.zeros(len(beta) - 1), log_states=0.0)
+
+
+@given(st.floats(0, 1))
+def test_ideal_mixing_is_symmetric_and_largest_in_the_middle(x: float):
+    value = float(ideal_mixing(np.array(x)))
+    assert value == pytest.approx(float(ideal_mixing(np.array(1 - x))), abs=1e-9)
+    assert 0 <= value <= np.log(2) + 1e-12
+
+
+def test_parts_of_the_entropy_on_a_small_lattice():
+    """S(A,e) = S(A|e) + S(e|A) + I with the parts computed from the joint probabilities themselves."""
+    energy = random_energy(8, 10, np.random.default_rng(4), scale=0.08)
+    states = neutral_states(4, 4, 2, 2)
+    weights = np.exp(-energy.energy(states) / (BOLTZMANN * 800))
+    joint = (weights / weights.sum()).reshape(6, 6)  # 6 ways to place the ions, 6 to place the charges
+    total = -float((joint * np.log(joint)).sum())
+    ions, charges = joint.sum(axis=1), joint.sum(axis=0)
+    alone = [-float((p * np.log(p)).sum()) for p in (ions, charges)]
+    parts = Decomposition(total, ions=total - alone[1], charges=total - alone[0])
+    mutual = float((joint * np.log(joint / np.outer(ions, charges))).sum())
+    assert parts.mutual == pytest.approx(mutual, abs=1e-12)
+    assert parts.mutual >= 0
+
+
+def test_the_states_of_the_small_cell_are_as_many_as_their_degeneracies(host: Host):
+    """Entropy at infinite temperature, counted in the 16 distinct states of 28 atoms."""
+    for ions, distinct in enumerate((1, 2, 10, 2, 1)):
+        arrangements = host.enumerate((1, 1, 1), ions, charges=True)
+        assert len(arrangements) == distinct
+        degenerate = sum(host.degeneracy(arrangement) for arrangement in arrangements)
+        assert np.log(degenerate) == pytest.approx(2 * log_choices(4, ions), abs=1e-12)

@@ -1,0 +1,134 @@
+"""Phase boundaries of models whose boundaries are known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.optimize import brentq
+
+from workflow_lib.lattice.entropy import BOLTZMANN, ideal_mixing
+from workflow_lib.lattice.isotherms import (
+    common_tangents,
+    crossing,
+    equilibrium,
+    hysteresis,
+    integrate_isotherm,
+    jumps,
+    single_phase,
+    voltage,
+)
+
+W = 0.1  # eV: a regular solution f = W x (1 - x) - T s(x) unmixes below W / 2k = 580 K
+MU = np.arange(-0.30, 0.3001, 0.002)
+
+
+def regular(temperature: float) -> tuple[float, float]:
+    """The binodal of the regular solution: W (1 - 2x) = kT ln((1 - x) / x), symmetric about 1/2."""
+    kt = BOLTZMANN * temperature
+    low = brentq(lambda x: W * (1 - 2 * x) + kt * np.log(x / (1 - x)), 1e-12, 0.5 - 1e-3)
+    return low, 1 - low
+
+
+def branch(temperature: float, *, from_full: bool) -> np.ndarray:
+    """x(mu) on the branch that begins at an end member, metastable part included, then the other one."""
+    kt = BOLTZMANN * temperature
+    x = np.concatenate([np.geomspace(1e-9, 0.5, 20000), 1 - np.geomspace(0.5, 1e-9, 20000)])
+    x = np.unique(x)
+    mu = W * (1 - 2 * x) + kt * np.log(x / (1 - x))
+    found = []
+    for value in MU:
+        roots = np.flatnonzero((mu[:-1] - value) * (mu[1:] - value) <= 0)
+        found.append(x[roots[-1 if from_full else 0]])
+    return np.array(found)
+
+
+def test_the_binodal_of_a_regular_solution_by_free_energies():
+    temperature = 400.0
+    up, down = branch(temperature, from_full=False), branch(temperature, from_full=True)
+    gap = equilibrium(MU, up, down, energies=(0.0, 0.0), temperature=temperature, species=1)
+    assert gap is not None
+    low, high = regular(temperature)
+    # Trapezoids of a grid of 2 meV.
+    assert gap.mu == pytest.approx(0.0, abs=5e-4)
+    assert (gap.x_low, gap.x_high) == (pytest.approx(low, abs=5e-3), pytest.approx(high, abs=5e-3))
+    assert hysteresis(MU, up, down) > 0.01
+
+
+def test_the_binodal_by_common_tangents():
+    temperature = 400.0
+    x = np.linspace(0, 1, 241)
+    f = W * x * (1 - x) - BOLTZMANN * temperature * ideal_mixing(x)
+    [gap] = common_tangents(x, f, tolerance=1e-9)
+    low, high = regular(temperature)
+    step = 1 / 240
+    assert (gap.x_low, gap.x_high) == (pytest.approx(low, abs=step), pytest.approx(high, abs=step))
+    assert gap.mu == pytest.approx(0, abs=1e-9)
+    hot = W * x * (1 - x) - BOLTZMANN * 700 * ideal_mixing(x)
+    assert common_tangents(x, hot, tolerance=1e-9) == []
+    # A compound at x = 2/3 divides the gap in two.
+    compound = f.copy()
+    compound[160] -= 0.02
+    two = common_tangents(x, compound, tolerance=1e-9)
+    assert [two[0].x_high, two[1].x_low] == [pytest.approx(2 / 3), pytest.approx(2 / 3)]
+    # Noise below the tolerance makes no gap.
+    noise = np.random.default_rng(1).normal(scale=1e-5, size=len(x))
+    assert common_tangents(x, hot + noise, tolerance=1e-4) == []
+
+
+def test_an_isotherm_without_a_jump_is_one_phase_and_its_free_energy_is_that_of_ideal_mixing():
+    temperature = 600.0
+    kt = BOLTZMANN * temperature
+    mu = np.linspace(-0.35, 0.35, 1401)
+    x = 1 / (1 + np.exp(-mu / kt))
+    for from_full in (False, True):
+        phi = integrate_isotherm(
+            mu, x, end_energy=0.0, temperature=temperature, from_full=from_full, species=1
+        )
+        # Exact: -kT ln(1 + exp(mu/kT)). Beyond the grid the first term of the dilute series counts.
+        np.testing.assert_allclose(phi, -kt * np.log1p(np.exp(mu / kt)), atol=1e-6)
+    assert equilibrium(mu, x, x, energies=(0, 0), temperature=temperature, species=1) is None
+    assert single_phase(mu, x).all()
+    assert jumps(mu, x) == []
+    assert hysteresis(mu, x, x) == 0
+
+
+def test_the_dilute_limit_counts_every_species_that_moves():
+    """Ion and electron on lattices of their own, neutral: x = exp(mu / 2kT) where dilute."""
+    temperature, kt = 300.0, BOLTZMANN * 300
+    mu = np.linspace(-0.3, -0.21, 200)
+    x = np.exp(mu / (2 * kt))
+    phi = integrate_isotherm(mu, x, end_energy=0.0, temperature=temperature, from_full=False, species=2)
+    np.testing.assert_allclose(phi, -2 * kt * x, atol=1e-7)
+
+
+def test_an_isotherm_that_begins_elsewhere_cannot_be_integrated():
+    mu = np.linspace(0, 1, 5)
+    with pytest.raises(ValueError, match=r"begins at x = 0\.300, not at the end member"):
+        integrate_isotherm(
+            mu, np.linspace(0.3, 1, 5), end_energy=0, temperature=300, from_full=False, species=1
+        )
+
+
+def test_the_jump_rule_on_a_grid_of_ten_mev():
+    mu = np.arange(6) * 0.01
+    x = np.array([0.01, 0.04, 0.08, 0.40, 0.93, 0.95])
+    [gap] = jumps(mu, x)
+    assert (gap.x_low, gap.x_high, gap.mu) == (0.08, 0.93, pytest.approx(0.03))
+    assert single_phase(mu, x).tolist() == [True, True, True, False, True, True]
+    # Exactly 0.05 per 0.01 eV is a gap, less is none; on half the grid half the rise counts.
+    assert jumps(np.array([0, 0.005]), np.array([0.0, 0.024])) == []
+    assert len(jumps(np.array([0, 0.005]), np.array([0.0, 0.026]))) == 1
+    with pytest.raises(ValueError, match="ascend"):
+        jumps(mu[::-1], x)
+
+
+def test_branches_that_do_not_cross_have_no_equilibrium():
+    mu = np.linspace(0, 1, 11)
+    assert crossing(mu, np.zeros(11), np.ones(11)) is None
+    assert crossing(mu, np.zeros(11), 0.52 - mu) == pytest.approx(0.52)
+
+
+def test_voltage_is_the_chemical_potential_against_the_metal():
+    # An ion that the host binds 3 eV more strongly than its metal does gives 3 V; two electrons give half.
+    np.testing.assert_allclose(voltage(np.array([-4.3]), metal_energy=-1.3, charge=1), 3.0)
+    np.testing.assert_allclose(voltage(np.array([-4.3]), metal_energy=-1.3, charge=2), 1.5)

@@ -1,0 +1,347 @@
+"""Cluster expansions of a host's arrangements, made with smol, with and without charge states.
+
+*Charge-decorated*: mobile sites hold an ion or a vacancy, redox sites the lower or the higher state;
+an Ewald term of the formal charges stands beside the clusters. *Not decorated*: ions and vacancies
+only; a redox site has no state. Both expand energies in eV per host cell, on the lattice of the full
+host; supercells are the repetitions that an :class:`Arrangement` names.
+
+smol takes seconds to import: only the phase-diagram stage loads this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from pymatgen.analysis.ewald import EwaldSummation
+from pymatgen.core import DummySpecies, Element, Lattice, Species, Structure
+from smol.cofe import ClusterExpansion, ClusterSubspace, RegressionData
+from smol.cofe.extern import EwaldTerm
+from smol.cofe.space.domain import Vacancy, get_allowed_species
+from smol.io import load_work, save_work
+
+from workflow_lib.core.elements import SYMBOLS
+from workflow_lib.core.errors import UserError
+from workflow_lib.core.io import atomic_path
+from workflow_lib.lattice.arrangement import UNIT, Arrangement, Repeat
+from workflow_lib.lattice.host import Host
+from workflow_lib.lattice.multilinear import Multilinear, add, from_matrix, from_tables
+from workflow_lib.lattice.sparse_fit import Fit, sparse_fit
+
+SAME_SITE = 1e-4
+"""Difference of scaled coordinates below which two sites are one."""
+DECIMALS = 7
+"""Of correlations, to which two arrangements count as one."""
+_Kind = Species | Element | DummySpecies
+
+
+class _Cell(NamedTuple):
+    """A supercell as smol counts its sites.
+
+    ``matrix`` [3, 3] repeats the cell; ``structure`` holds all sites; ``site`` [N] is smol's index of
+    ours, mobile ones first, redox ones after them; ``code`` [2, N] is smol's code of an empty (redox:
+    higher state) and of a filled (lower state) site; ``blank`` holds the codes of all other sites.
+    """
+
+    matrix: np.ndarray
+    structure: Structure
+    site: np.ndarray
+    code: np.ndarray
+    blank: np.ndarray
+
+
+class Expansion:
+    """A cluster expansion of the arrangements of a host; coefficients in eV per host cell.
+
+    ``charges``: whether charge states are part of the arrangements. ``fit`` says what the expansion is
+    worth; None if it was read from a file.
+    """
+
+    def __init__(
+        self, host: Host, smol: ClusterExpansion, *, charges: bool, fit: Fit | None = None
+    ) -> None:
+        self.host, self.smol, self.charges, self.fit = host, smol, charges, fit
+        self.space = Space(host, smol.cluster_subspace, charges=charges)
+
+    @property
+    def dielectric(self) -> float | None:
+        """The constant by which the fit divides the electrostatic energy; None without the term."""
+        if not self.charges or self.smol.coefs[-1] == 0:
+            return None
+        return float(1 / self.smol.coefs[-1])
+
+    def energies(self, arrangements: Sequence[Arrangement]) -> np.ndarray:
+        """Return the energies [n] of arrangements in eV a supercell."""
+        cells = np.array([arrangement.cells for arrangement in arrangements])
+        return cells * (self.space.features(arrangements) @ self.smol.coefs)
+
+    def multilinear(self, repeat: Repeat) -> Multilinear:
+        """Return the energy of a supercell as a function of its occupations, mobile sites first."""
+        return self.space.multilinear(repeat, np.asarray(self.smol.coefs, dtype=float))
+
+    def save(self, path: str | Path) -> None:
+        """Write the expansion in smol's own format (``smol.io.load_work`` reads it)."""
+        with atomic_path(path) as temporary:
+            save_work(temporary, self.smol)
+
+    @classmethod
+    def load(cls, path: str | Path, host: Host) -> Self:
+        """Read an expansion; raise UserError if the file is none, or of another lattice than the host's."""
+        try:
+            smol = load_work(path)["ClusterExpansion"]
+            space = smol.cluster_subspace
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path} is no cluster expansion written by smol; make it again") from error
+        for charges in (True, False):
+            if _same_lattice(space.structure, disordered(host, charges=charges)):
+                return cls(host, smol, charges=charges)
+        raise UserError(
+            f"{path} expands {space.structure.composition.reduced_formula} on another lattice than "
+            f"{host.name}; fit one for this host"
+        )
+
+
+class Space:
+    """The functions of a cluster expansion on a host, evaluated for arrangements."""
+
+    def __init__(self, host: Host, subspace: ClusterSubspace, *, charges: bool) -> None:
+        self.host, self.subspace, self.charges = host, subspace, charges
+        self._cells: dict[Repeat, _Cell] = {}
+        self._ewald: dict[Repeat, Multilinear] = {}
+
+    @classmethod
+    def within(cls, host: Host, *, pairs: float, triplets: float, charges: bool) -> Self:
+        """Return all pairs and triplets up to these diameters (A), with Ewald's term if ``charges``."""
+        subspace = ClusterSubspace.from_cutoffs(
+            disordered(host, charges=charges),
+            cutoffs={2: pairs, 3: triplets} if triplets else {2: pairs},
+            basis="sinusoid",
+            supercell_size=None,
+        )
+        if charges:
+            subspace.add_external_term(EwaldTerm())
+        return cls(host, subspace, charges=charges)
+
+    @property
+    def unpenalised(self) -> np.ndarray:
+        """Marks [f] the constant and the functions of one site, which span the composition."""
+        marks = np.zeros(len(self.subspace), dtype=bool)
+        marks[0] = True
+        for orbit in self.subspace.orbits:
+            if len(orbit.base_cluster.sites) == 1:
+                marks[orbit.bit_id : orbit.bit_id + len(orbit.bit_combos)] = True
+        return marks
+
+    @property
+    def of_ions(self) -> np.ndarray:
+        """Marks [f] the functions of mobile sites alone: they tell arrangements of ions apart."""
+        marks = np.zeros(len(self.subspace), dtype=bool)
+        for orbit in self.subspace.orbits:
+            if all(any(isinstance(kind, Vacancy) for kind in space) for space in orbit.site_spaces):
+                marks[orbit.bit_id : orbit.bit_id + len(orbit.bit_combos)] = True
+        return marks
+
+    def cell(self, repeat: Repeat) -> _Cell:
+        """Return how smol counts the sites of a supercell."""
+        if repeat not in self._cells:
+            self._cells[repeat] = self._match(repeat)
+        return self._cells[repeat]
+
+    def _match(self, repeat: Repeat) -> _Cell:
+        structure = self.subspace.structure.copy()
+        structure.make_supercell(np.diag(repeat))
+        numbers, scaled, _ = self.host.supercell(repeat, 1.0)
+        mobile = np.flatnonzero(numbers == self.host.numbers[self.host.mobile_sites[0]])
+        ours = np.concatenate([mobile, np.flatnonzero(numbers == self.host.rule.redox_z)])
+        from scipy.spatial import cKDTree
+
+        tree = cKDTree(np.mod(np.mod(structure.frac_coords, 1.0) + SAME_SITE, 1.0), boxsize=1.0)
+        gap, site = tree.query(np.mod(np.mod(scaled[ours], 1.0) + SAME_SITE, 1.0))
+        if gap.max() > SAME_SITE or len(set(site.tolist())) < len(ours):
+            raise ValueError("a site of the host is none of the expansion")  # load has checked
+        spaces = get_allowed_species(structure)
+        code = np.zeros((2, len(ours)), dtype=np.int32)
+        low, high = (_redox(self.host, state) for state in (self.host.low, self.host.high))
+        for place, index in enumerate(site):
+            allowed = list(spaces[index])
+            if len(allowed) == 1:
+                continue  # a redox site without states
+            is_ion = place < len(mobile)
+            filled = _mobile(self.host, self.charges) if is_ion else low
+            code[1, place] = allowed.index(filled)
+            code[0, place] = 1 - code[1, place] if is_ion else allowed.index(high)
+        return _Cell(np.diag(repeat), structure, site, code, np.zeros(len(structure), dtype=np.int32))
+
+    def n_sites(self, repeat: Repeat) -> int:
+        """Return the number of sites that have two occupations."""
+        return self.host.n_mobile(repeat) + (self.host.n_redox(repeat) if self.charges else 0)
+
+    def occupations(self, arrangement: Arrangement) -> np.ndarray:
+        """Return the occupations [N] of an arrangement: 1 for an ion and for a site in the lower state.
+
+        ``N`` counts the mobile sites and, if charge states are part of the expansion, the redox sites.
+        """
+        n_mobile = self.host.n_mobile(arrangement.repeat)
+        values = np.zeros(self.n_sites(arrangement.repeat), dtype=np.int8)
+        values[list(arrangement.occupied)] = 1
+        if self.charges:
+            if arrangement.reduced is None:
+                raise ValueError("a charge-decorated expansion needs charge states")
+            values[n_mobile + np.array(arrangement.reduced, dtype=np.int64)] = 1
+        return values
+
+    def arrangement(self, repeat: Repeat, occupations: np.ndarray) -> Arrangement:
+        """Return the arrangement of occupations [N]."""
+        n_mobile = self.host.n_mobile(repeat)
+        occupied = tuple(map(int, np.flatnonzero(occupations[:n_mobile])))
+        reduced = tuple(map(int, np.flatnonzero(occupations[n_mobile:]))) if self.charges else None
+        return Arrangement(repeat, occupied, reduced)
+
+    def codes(self, repeat: Repeat, occupations: np.ndarray) -> np.ndarray:
+        """Return smol's encoded occupancy of all sites of a supercell for our occupations [N]."""
+        cell, n = self.cell(repeat), len(occupations)
+        codes = cell.blank.copy()
+        codes[cell.site[:n]] = np.where(occupations == 1, cell.code[1, :n], cell.code[0, :n])
+        return codes
+
+    def features(self, arrangements: Sequence[Arrangement]) -> np.ndarray:
+        """Return correlations [n, f] and, last, Ewald's energy in eV per host cell."""
+        rows = []
+        for arrangement in arrangements:
+            repeat, occupations = arrangement.repeat, self.occupations(arrangement)
+            container = self.subspace.get_orbit_indices(np.diag(repeat)).container
+            row = self.subspace.evaluator.correlations_from_occupancy(
+                self.codes(repeat, occupations), container
+            )
+            if self.charges:
+                ewald = float(self.ewald(repeat).energy(occupations)) / arrangement.cells
+                row = np.append(row, ewald)
+            rows.append(row)
+        return np.array(rows).reshape(len(rows), len(self.subspace))
+
+    def ewald(self, repeat: Repeat) -> Multilinear:
+        """Return the electrostatic energy of formal charges in a supercell (eV), by pymatgen's sum."""
+        if repeat not in self._ewald:
+            cell, term = self.cell(repeat), self.subspace.external_terms[0]
+            charged, rows = term.get_ewald_structure(cell.structure)
+            summed = EwaldSummation(charged, term.real_space_cut, term.recip_space_cut, eta=term.eta)
+            own = rows[cell.site]
+            filled = own[np.arange(len(own)), cell.code[1]]
+            empty = own[np.arange(len(own)), cell.code[0]]
+            self._ewald[repeat] = from_matrix(term.get_ewald_matrix(summed), filled, empty)
+        return self._ewald[repeat]
+
+    def multilinear(self, repeat: Repeat, coefficients: np.ndarray) -> Multilinear:
+        """Return the energy (eV a supercell) of ``coefficients`` [f] (eV a host cell) by occupations."""
+        cell, n = self.cell(repeat), self.n_sites(repeat)
+        cells = int(np.prod(repeat))
+        place = np.full(len(cell.structure), -1)
+        place[cell.site[:n]] = np.arange(n)
+        tables: list[tuple[np.ndarray, np.ndarray]] = []
+        indices = self.subspace.get_orbit_indices(cell.matrix).arrays
+        for orbit, clusters in zip(self.subspace.orbits, indices, strict=True):
+            own = coefficients[orbit.bit_id : orbit.bit_id + len(orbit.bit_combos)]
+            if not own.any():
+                continue
+            values = np.tensordot(own, orbit.correlation_tensors, axes=1) * cells / len(clusters)
+            sites = place[clusters]
+            for axis in range(sites.shape[1]):
+                code = cell.code[:, sites[0, axis]]
+                values = np.take(values, code, axis=axis)
+            tables.append((sites, values))
+        energy = from_tables(n, tables, constant=cells * float(coefficients[0]))
+        if self.charges and coefficients[-1]:
+            energy = add(energy, _scaled(self.ewald(repeat), float(coefficients[-1])))
+        return energy
+
+
+def fit_expansion(
+    space: Space, arrangements: Sequence[Arrangement], energies: np.ndarray, *, where: str
+) -> Expansion:
+    """Fit energies [n] (eV a supercell) of arrangements; ``where`` names the data in messages.
+
+    The fit is of formation energies, so that the penalty does not act on what every arrangement of a
+    composition shares. Raises UserError if an end member is missing or if there are fewer distinct
+    arrangements than orbits.
+    """
+    features = space.features(arrangements)
+    per_cell = np.asarray(energies, dtype=float) / [a.cells for a in arrangements]
+    x = np.array([space.host.composition(a) for a in arrangements])
+    if x.min() > 0 or x.max() < 1:
+        raise UserError(
+            f"{where}: the data reach from x = {x.min():g} to {x.max():g}; an expansion needs both end "
+            "members, because sampling goes there"
+        )
+    distinct = len(np.unique(features.round(DECIMALS), axis=0))
+    orbits = len(space.subspace.orbits) + len(space.subspace.external_terms)
+    if distinct <= orbits:
+        raise UserError(
+            f"{where}: {distinct} distinct arrangements are too few for {orbits} orbits; relax more of "
+            "them or shorten the cut-offs"
+        )
+    ions = features[:, space.of_ions].round(DECIMALS)
+    _, groups = np.unique(ions, axis=0, return_inverse=True)
+    ends = [float(per_cell[x == end].min()) for end in (0.0, 1.0)]
+    straight = (1 - x) * ends[0] + x * ends[1]
+    fit = sparse_fit(features, per_cell - straight, groups.ravel(), space.unpenalised)
+    base = features[:, space.unpenalised]
+    coefficients = fit.coefficients.copy()
+    coefficients[space.unpenalised] += np.linalg.lstsq(base, straight, rcond=None)[0]
+    data = RegressionData(
+        module=sparse_fit.__module__,
+        estimator_name=sparse_fit.__name__,
+        feature_matrix=features,
+        property_vector=per_cell,
+        parameters={"penalty": fit.penalty, "cross_validation_ev_cell": fit.cross_validation},
+    )
+    smol = ClusterExpansion(space.subspace, coefficients, data)
+    return Expansion(space.host, smol, charges=space.charges, fit=fit)
+
+
+def disordered(host: Host, *, charges: bool) -> Structure:
+    """Return the full host with both species on every site that has two."""
+    numbers, scaled, cell = host.supercell(UNIT, 1.0)
+    mobile, redox = int(host.numbers[host.mobile_sites[0]]), host.rule.redox_z
+    kinds: list[dict[Any, float]] = []
+    for z in numbers.tolist():
+        if z == mobile:
+            kinds.append({_mobile(host, charges): 0.5})  # the rest is vacant
+        elif z == redox and charges:
+            kinds.append({_redox(host, host.low): 0.5, _redox(host, host.high): 0.5})
+        elif charges:
+            kinds.append({Species(SYMBOLS[z], host.rule.formal_charges[SYMBOLS[z]]): 1.0})
+        else:
+            kinds.append({Element(SYMBOLS[z]): 1.0})
+    return Structure(Lattice(cell), kinds, scaled)
+
+
+def _mobile(host: Host, charges: bool) -> _Kind:
+    return Species(host.mobile, host.mobile_charge) if charges else Element(host.mobile)
+
+
+def _redox(host: Host, state: int) -> Species:
+    return Species(host.redox, state)
+
+
+def _scaled(energy: Multilinear, factor: float) -> Multilinear:
+    return Multilinear(
+        factor * energy.constant,
+        factor * energy.field,
+        factor * energy.pairs,
+        factor * energy.triplets,
+        energy.triplet_sites,
+    )
+
+
+def _same_lattice(one: Structure, other: Structure) -> bool:
+    """Return whether two disordered cells have the same vectors, sites and species, in any order."""
+    if len(one) != len(other) or not np.allclose(one.lattice.matrix, other.lattice.matrix, atol=SAME_SITE):
+        return False
+    for site in other:
+        gap = one.frac_coords - site.frac_coords
+        near = np.abs(gap - np.round(gap)).max(axis=1)
+        if near.min() > SAME_SITE or one[int(near.argmin())].species != site.species:
+            return False
+    return True

@@ -1,0 +1,171 @@
+"""Isotherms x(mu) of semigrand sampling: phase boundaries by jumps and by free energies, voltage.
+
+``x`` is the filled fraction of the mobile sites, ``mu`` the chemical potential of an ion in eV, free
+energies are in eV per mobile site. Grand free energy: phi = min_x [f(x) - mu x], d phi / d mu = -x.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from workflow_lib.lattice.entropy import BOLTZMANN
+
+JUMP = 0.05
+"""In x per :data:`STEP`: the CHGNet study's rule for the end of a solid solution."""
+STEP = 0.01
+"""eV"""
+DILUTE = 0.02
+"""Largest distance in x from an end member at which an isotherm may begin to be integrated."""
+EQUAL = 1e-12
+"""Relative difference of free energies that counts as none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Two phases in equilibrium: their compositions, and the chemical potential (eV) at which."""
+
+    x_low: float
+    x_high: float
+    mu: float
+
+
+def jumps(mu: np.ndarray, x: np.ndarray) -> list[Gap]:
+    """Return the gaps of an isotherm ``x`` [n] over ascending ``mu`` [n] (eV) by the jump rule.
+
+    A step counts as a gap if x rises by :data:`JUMP` or more per :data:`STEP`; neighbouring steps that
+    do are one gap.
+    """
+    mu, x = np.asarray(mu, dtype=float), np.asarray(x, dtype=float)
+    if (np.diff(mu) <= 0).any():
+        raise ValueError("mu must ascend")
+    steep = np.diff(x) >= JUMP * np.diff(mu) / STEP
+    gaps = []
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], steep.astype(int), [0]])))
+    for first, last in edges.reshape(-1, 2).tolist():
+        gaps.append(Gap(float(x[first]), float(x[last]), float((mu[first] + mu[last]) / 2)))
+    return gaps
+
+
+def single_phase(mu: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Return which points [n] of an isotherm are of one phase: not between two steep steps.
+
+    These are the coloured dots of the CHGNet study's Fig. 5.
+    """
+    steep = np.diff(np.asarray(x, float)) >= JUMP * np.diff(np.asarray(mu, float)) / STEP
+    before, after = np.concatenate([[False], steep]), np.concatenate([steep, [False]])
+    return ~(before & after)
+
+
+def integrate_isotherm(
+    mu: np.ndarray, x: np.ndarray, *, end_energy: float, temperature: float, from_full: bool, species: float
+) -> np.ndarray:
+    """Return the grand free energy [n] (eV a mobile site) along an isotherm that begins at an end member.
+
+    ``mu`` [n] ascends; ``end_energy`` is that of the end member in eV a mobile site. From the empty
+    host (or, ``from_full``, the full one) the part of the integral beyond the grid is that of a dilute
+    solution, kT times the distance from the end member times ``species``, the number of species that
+    move with each ion (ion and electron: 2). Raises ValueError if the isotherm does not begin there.
+    """
+    mu, x = np.asarray(mu, dtype=float), np.asarray(x, dtype=float)
+    kt = BOLTZMANN * temperature
+    rest = 1 - x[-1] if from_full else x[0]
+    if rest > DILUTE:
+        raise ValueError(
+            f"the isotherm begins at x = {x[-1] if from_full else x[0]:.3f}, not at the end member"
+        )
+    area = np.concatenate([[0.0], np.cumsum((x[1:] + x[:-1]) / 2 * np.diff(mu))])
+    if from_full:
+        end = end_energy - mu[-1] - species * kt * rest
+        return end + area[-1] - area
+    return end_energy - species * kt * rest - area
+
+
+def crossing(mu: np.ndarray, low: np.ndarray, high: np.ndarray) -> float | None:
+    """Return the ``mu`` (eV) at which two branches of grand free energy cross; None if they do not.
+
+    ``low`` [n] is stable below it, ``high`` [n] above. Linear between grid points.
+    """
+    gap = np.asarray(high, dtype=float) - np.asarray(low, dtype=float)
+    changes = np.flatnonzero((gap[:-1] > 0) & (gap[1:] <= 0))
+    if not len(changes):
+        return None
+    k = int(changes[0])
+    return float(mu[k] + (mu[k + 1] - mu[k]) * gap[k] / (gap[k] - gap[k + 1]))
+
+
+def equilibrium(
+    mu: np.ndarray,
+    x_up: np.ndarray,
+    x_down: np.ndarray,
+    *,
+    energies: tuple[float, float],
+    temperature: float,
+    species: float,
+) -> Gap | None:
+    """Return where the branch from the empty and that from the full host are in equilibrium.
+
+    Each branch counts up to its first jump, beyond which it is of another phase. None where one phase
+    leads to the other without a jump, or where the branches do not cross before they jump: there is a
+    third phase between them, which no path from an end member reaches reversibly.
+    """
+    rises, falls = jumps(mu, x_up), jumps(mu, x_down)
+    if not rises and not falls:
+        return None
+    low_end = _place(mu, rises[0].mu) if rises else len(mu) - 1
+    high_begin = _place(mu, falls[-1].mu) if falls else 0
+    low = integrate_isotherm(
+        *(mu, x_up), end_energy=energies[0], temperature=temperature, from_full=False, species=species
+    )
+    high = integrate_isotherm(
+        *(mu, x_down), end_energy=energies[1], temperature=temperature, from_full=True, species=species
+    )
+    part = slice(high_begin, low_end + 1)
+    found = crossing(mu[part], low[part], high[part])
+    if found is None:
+        return None
+    return Gap(float(np.interp(found, mu, x_up)), float(np.interp(found, mu, x_down)), found)
+
+
+def _place(mu: np.ndarray, value: float) -> int:
+    return int(np.abs(np.asarray(mu) - value).argmin())
+
+
+def common_tangents(x: np.ndarray, free_energy: np.ndarray, *, tolerance: float) -> list[Gap]:
+    """Return the common tangents of a free energy [n] (eV a mobile site) on a grid ``x`` [n], ascending.
+
+    A tangent is an edge of the lower convex hull from which a grid point in between is more than
+    ``tolerance`` (eV) above: less is noise. Compositions are those of the grid; the true ones lie up to
+    one grid step inside.
+    """
+    x, f = np.asarray(x, dtype=float), np.asarray(free_energy, dtype=float)
+    hull: list[int] = []
+    for k in range(len(x)):
+        while len(hull) > 1 and _above(x, f, hull[-2], hull[-1], k) >= 0:
+            hull.pop()
+        hull.append(k)
+    gaps: list[Gap] = []
+    for a, b in pairwise(hull):
+        slope = (f[b] - f[a]) / (x[b] - x[a])
+        above = f[a + 1 : b] - f[a] - slope * (x[a + 1 : b] - x[a])
+        if len(above) and above.max() > tolerance:
+            gaps.append(Gap(float(x[a]), float(x[b]), float(slope)))
+    return gaps
+
+
+def _above(x: np.ndarray, f: np.ndarray, a: int, b: int, c: int) -> float:
+    """Return how far point b lies above the line from a to c (positive: it is no vertex)."""
+    return float(f[b] - f[a] - (f[c] - f[a]) * (x[b] - x[a]) / (x[c] - x[a]))
+
+
+def voltage(mu: np.ndarray, *, metal_energy: float, charge: int) -> np.ndarray:
+    """Return V against the metal at chemical potentials ``mu`` (eV an ion): -(mu - E_metal) / z."""
+    return -(np.asarray(mu, dtype=float) - metal_energy) / charge
+
+
+def hysteresis(mu: np.ndarray, x_up: np.ndarray, x_down: np.ndarray) -> float:
+    """Return the area between the two scans (eV a mobile site): the mean difference of mu at equal x."""
+    difference = np.asarray(x_down, dtype=float) - np.asarray(x_up, dtype=float)
+    return float(np.trapezoid(difference, np.asarray(mu, dtype=float)))
