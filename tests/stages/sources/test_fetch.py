@@ -235,7 +235,7 @@ def test_local_files_stay_where_they_are(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_the_real_table() -> None:
     table = load_sources(ROOT / "config/sources.yaml")
-    assert set(table) == {"dtu-31812499", "dtu-27202446", "dtu-27411681", "huggingface-polyanion"}
+    assert set(table) == {"dtu-31812499", "dtu-27202446", "dtu-27411681", "huggingface-polyanion", "mptrj"}
     item = table["dtu-31812499"]
     assert isinstance(item, FigshareSource)
     assert (item.item, item.version, item.size) == ("31812499", 1, 318_081_426)

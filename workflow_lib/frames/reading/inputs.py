@@ -13,7 +13,7 @@ from workflow_lib.core.compressed import bare_name
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.local_files import local_files
 
-Kind = Literal["xyz", "db", "vasprun", "outcar", "table"]
+Kind = Literal["xyz", "db", "vasprun", "outcar", "table", "mptrj"]
 _SUFFIXES: dict[str, Kind] = {
     ".extxyz": "xyz",
     ".xyz": "xyz",
@@ -25,9 +25,10 @@ _SUFFIXES: dict[str, Kind] = {
 _VASP: dict[str, Kind] = {"vasprun.xml": "vasprun", "OUTCAR": "outcar"}
 _VASP_NAME = re.compile(r"(vasprun\.xml|OUTCAR)(?:[._-]((?:[A-Za-z]+_?)?\d+|relax|static|scf))?")
 """Names of VASP's files, also of several runs in a folder: ``OUTCAR.relax1``, ``OUTCAR.static``."""
+_MPTRJ = re.compile(r"MPtrj.*\.json", re.IGNORECASE)
 READABLE = (
     "extended XYZ (.xyz, .extxyz), ASE db (.db, .aselmdb), .parquet, VASP (vasprun.xml, OUTCAR; also with "
-    ".relax1, .gz, .xz, .bz2)"
+    ".relax1, .gz, .xz, .bz2), MPtrj*.json"
 )
 
 
@@ -43,6 +44,8 @@ class Input:
 def kind_of(path: Path) -> Kind | None:
     """Return the kind of a file by its name; None for one that holds no frames."""
     vasp = _VASP_NAME.fullmatch(bare_name(path.name))
+    if _MPTRJ.fullmatch(path.name):
+        return "mptrj"
     return _VASP[vasp[1]] if vasp else _SUFFIXES.get(path.suffix)
 
 

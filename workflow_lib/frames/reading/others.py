@@ -11,6 +11,7 @@ from workflow_lib.frames.labels import reason_of
 from workflow_lib.frames.reading.common import Batches, Damaged, Defaults, one_frame
 from workflow_lib.frames.reading.db_units import Units
 from workflow_lib.frames.reading.inputs import Input
+from workflow_lib.frames.reading.mptrj import read_mptrj
 from workflow_lib.frames.reading.vasp_frames import read_outcar, read_vasprun
 from workflow_lib.frames.reading.xyz import read_xyz
 from workflow_lib.frames.table import iter_parquet
@@ -80,6 +81,7 @@ READERS: dict[str, Callable[[Path, Defaults], Batches]] = {
     "vasprun": read_vasprun,
     "outcar": read_outcar,
     "table": read_table,
+    "mptrj": read_mptrj,
 }
 
 

@@ -32,7 +32,7 @@ from workflow_lib.lattice.redox import RedoxRule
 ROWS, ATOMS = 1000, 100_000
 """A row group ends at the first of these limits; a reader of the table holds one in memory at a time."""
 LABELS = ("forces", "stress", *PER_ATOM[1:])
-_FIXED: dict[str, StressUnit] = {"vasprun": "eV/A^3", "outcar": "eV/A^3", "table": "eV/A^3"}
+_FIXED: dict[str, StressUnit] = dict.fromkeys(("vasprun", "outcar", "table", "mptrj"), "eV/A^3")
 _FORMAT = 2  # raised when parts of earlier versions must not be used
 
 
