@@ -119,7 +119,12 @@ def main() -> int:
         write_truth(records, olivine(), LEVEL, TABLES)
         write_same_positions(records, TABLES)
         write_csv(lattice_table(records, LATTICES), TABLES / "lattice.csv")
-        write_csv(supercell_table(records, empty=EMPTY, full=FULL), TABLES / "supercell.csv")
+        write_csv(
+            supercell_table(
+                [r for r in records if r.calculation.level.cutoff == LEVEL.cutoff], empty=EMPTY, full=FULL
+            ),
+            TABLES / "supercell.csv",
+        )
         write_convergence(records, TABLES, empty=EMPTY, full=FULL, sites=4)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

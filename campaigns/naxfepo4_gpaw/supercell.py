@@ -1,27 +1,46 @@
-"""Formation energies of larger cells at Gamma, against ends at the mesh that Gamma is there."""
+"""Formation energies of larger cells, against ends at the mesh that theirs folds onto."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from workflow_lib.dft.calculation import Calculation
 from workflow_lib.dft.store import Record
 from workflow_lib.lattice.arrangement import StateKey
 from workflow_lib.lattice.formation import MEV, formation_energy
 
 KIND = "supercell"
-COLUMNS = ("state", "x", "status", "energy_ev", "formation_mev_fu", "fmax_ev_a", "iterations", "reason")
+COLUMNS = (
+    "state",
+    "x",
+    "status",
+    "energy_ev",
+    "formation_mev_fu",
+    "relaxed_estimate_mev_fu",
+    "fmax_ev_a",
+    "iterations",
+    "reason",
+)
 
 
-def supercell_table(records: Iterable[Record], *, empty: str, full: str) -> pd.DataFrame:
+def supercell_table(
+    records: Iterable[Record],
+    *,
+    empty: str,
+    full: str,
+    gain: Callable[[Calculation, dict[str, Any]], float] | None = None,
+) -> pd.DataFrame:
     """One row a ``supercell`` record: ``x`` (fraction of Fe2+), energy (eV per cell), formation energy.
 
     Gamma of a cell repeated n times is an n-fold mesh of the small one, so the ends are single points
     of the groups ``empty`` and ``full`` on that mesh, meV per formula unit; empty where one is not
     computed. ``fmax`` is what the geometry, taken from elsewhere, leaves (eV/A): relaxation lowers the
-    energy further. A failed calculation stays, with its reason.
+    energy further, by an estimate of ``gain`` (eV per cell), if it is given. A failed calculation stays,
+    with its reason.
     """
     records = list(records)
     rows = []
@@ -31,7 +50,7 @@ def supercell_table(records: Iterable[Record], *, empty: str, full: str) -> pd.D
             continue
         units = calculation.formula_units
         x = float((calculation.oxidation_states == 2).sum() / units)
-        energy = formation = fmax = iterations = None
+        energy = formation = relaxed = fmax = iterations = None
         if record.status == "done":
             frame = record.frames[-1]
             energy, iterations = frame["energy"], frame["scf_iterations"]
@@ -39,8 +58,19 @@ def supercell_table(records: Iterable[Record], *, empty: str, full: str) -> pd.D
             ends = [_end(records, group, record) for group in (empty, full)]
             if None not in ends:
                 formation = MEV * formation_energy(energy / units, x, *ends)  # type: ignore[arg-type]
+                relaxed = formation + MEV * gain(calculation, frame) / units if gain else None
         rows.append(
-            (calculation.group, x, record.status, energy, formation, fmax, iterations, record.reason)
+            (
+                calculation.group,
+                x,
+                record.status,
+                energy,
+                formation,
+                relaxed,
+                fmax,
+                iterations,
+                record.reason,
+            )
         )
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     return table.sort_values(["x", "formation_mev_fu", "state"], ignore_index=True)

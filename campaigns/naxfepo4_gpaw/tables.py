@@ -1,8 +1,8 @@
 """Tables of the level that stands: which it is, the states relaxed at it, voltages; from the store.
 
 ``python -m campaigns.naxfepo4_gpaw.tables --store DIR`` writes ``level*.csv``, ``level.png``,
-``cells.csv`` and ``voltage.csv`` to ``docs/dft``; what is not computed yet is left out, and the states
-say so.
+``cells.csv``, ``voltage.csv`` and ``two_thirds.csv`` to ``docs/dft``; what is not computed yet is left
+out, and the states say so.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ import numpy as np
 import pandas as pd
 
 from campaigns.naxfepo4_gpaw.level_parts import CHOSEN, REFERENCE
+from campaigns.naxfepo4_gpaw.relaxation_estimate import relaxation_estimate
 from campaigns.naxfepo4_gpaw.states import POOR, RICH, ROOT, olivine
+from campaigns.naxfepo4_gpaw.supercell import KIND as SUPERCELL
+from campaigns.naxfepo4_gpaw.supercell import supercell_table
 from campaigns.naxfepo4_gpaw.truth import truth_table
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import write_csv
@@ -70,6 +73,12 @@ def main() -> int:
         level_figure(table, TABLES / "level")
         states = truth_table(records, host, CHOSEN)
         write_csv(states, TABLES / "cells.csv")
+        large = [record for record in records if record.calculation.level.cutoff == CHOSEN.cutoff]
+        if any(record.calculation.kind == SUPERCELL for record in large):
+            write_csv(
+                supercell_table(large, empty=POOR, full=RICH, gain=relaxation_estimate),
+                TABLES / "two_thirds.csv",
+            )
         sodium = sodium_energy(records)
         if sodium is not None:
             write_csv(voltages(states, sodium, host), TABLES / "voltage.csv")

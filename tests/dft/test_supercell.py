@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from campaigns.naxfepo4_gpaw.relaxation_estimate import SOFTEST, harmonic_gain
 from campaigns.naxfepo4_gpaw.supercell import supercell_table
 from workflow_lib.dft.calculation import Calculation
 from workflow_lib.dft.level import Level
@@ -62,6 +63,27 @@ def test_ends_are_those_of_the_folded_mesh(store):
     failed = table.loc["1x3x1:Na101:Fe232"]
     assert (failed["status"], failed["reason"]) == ("failed", "lost")
     assert np.isnan(failed["energy_ev"]) and np.isnan(failed["formation_mev_fu"])
+
+
+def test_what_relaxation_would_bring_is_added_per_formula_unit(store):
+    table = supercell_table(store.records(), empty=EMPTY, full=FULL, gain=lambda *_: -0.06)
+    done = table.set_index("state").loc["1x3x1:Na110:Fe223"]
+    assert done["relaxed_estimate_mev_fu"] == pytest.approx(100.0 - 20.0)
+
+
+def test_the_harmonic_gain_is_the_depth_of_the_minimum():
+    rng = np.random.default_rng(5)
+    root = rng.normal(size=(12, 12))
+    hessian = root @ root.T + 2 * SOFTEST * np.eye(12)
+    away = rng.normal(size=12)
+    depth = 0.5 * away @ hessian @ away
+    assert harmonic_gain(hessian, -hessian @ away) == pytest.approx(-depth, rel=1e-10)  # round-off
+
+
+def test_shifting_the_crystal_gains_nothing_and_a_soft_direction_little():
+    hessian = np.diag([0.0, 1e-9, -3.0, 10.0])
+    assert harmonic_gain(hessian, np.array([0.0, 0.0, 0.0, 1.0])) == pytest.approx(-0.05)
+    assert harmonic_gain(hessian, np.array([0.0, 1.0, 1.0, 0.0])) == pytest.approx(-1.0 / SOFTEST)
 
 
 def test_without_an_end_at_that_mesh_there_is_no_formation_energy(store):

@@ -15,12 +15,12 @@ STRAIN = 0.007
 FLOOR = 4.0  # eV/A^2
 
 
-def model_hessian(atoms: Atoms | FrechetCellFilter) -> np.ndarray:
+def model_hessian(atoms: Atoms | FrechetCellFilter, floor: float = FLOOR) -> np.ndarray:
     """Hessian ``[3n, 3n]`` in eV/A^2 by central differences of CHGNet forces.
 
     Of a FrechetCellFilter the Hessian ``[3n + 9, 3n + 9]`` of positions and cell. Only a guess for
-    the optimiser: eigenvalues below 4 eV/A^2 are raised to it, so that no step goes uphill or far
-    on the word of a model. It takes some seconds and saves half of the steps.
+    the optimiser: eigenvalues below ``floor`` (eV/A^2) are raised to it, so that no step goes uphill
+    or far on the word of a model. It takes some seconds and saves half of the steps.
     """
     import contextlib
     import io
@@ -50,4 +50,4 @@ def model_hessian(atoms: Atoms | FrechetCellFilter) -> np.ndarray:
         rows.append((forces[1] - forces[0]) / (2 * shift))
     hessian = np.array(rows)
     values, vectors = np.linalg.eigh((hessian + hessian.T) / 2)
-    return (vectors * np.maximum(values, FLOOR)) @ vectors.T
+    return (vectors * np.maximum(values, floor)) @ vectors.T
