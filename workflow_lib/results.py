@@ -1,7 +1,8 @@
 """The contents of a run folder: ``Run("results/demo")`` gives its tables, figures, splits and models.
 
-``results_schema`` defines the names of files and folders, ``results_captions`` says what figures show,
-``results_reading`` reads them.
+``results_schema`` defines the names of files and folders, ``results_reading`` and ``results_models`` read
+them, ``results_meanings`` and ``results_captions`` describe columns and figures. Stages use the first
+three; ``Run`` is for people.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from workflow_lib.core.io import read_json
 from workflow_lib.core.validation import nearest
 from workflow_lib.models.identity import ModelId
 from workflow_lib.results_captions import CAPTIONS
+from workflow_lib.results_meanings import meaning_of, unit_of
+from workflow_lib.results_models import load_model
 from workflow_lib.results_reading import checked, read_table, table_of
 from workflow_lib.results_schema import ENERGIES, FIGURES, TABLES
 
@@ -26,26 +29,6 @@ if TYPE_CHECKING:
     from workflow_lib.models.trained import TrainedModel
 
 CONFIG = "config.json"
-
-
-def load_model(folder: str | Path) -> TrainedModel:
-    """Load a trained model; a folder that is named by an id must contain the model of this id."""
-    from workflow_lib.models.trained import TrainedModel
-
-    folder = Path(folder)
-    model = TrainedModel.load(folder)
-    try:
-        wanted = ModelId.parse(folder.name)
-    except UserError:
-        return model  # a model in another place, under a name of its own
-    own = tuple(model.card.get(key) for key in ("name", "variant", "fold", "seed"))
-    if own != tuple(wanted):
-        found = "-".join(map(str, own))
-        raise UserError(
-            f"{folder} holds the model {found} (name, variant, fold, seed), not {wanted}; make it again: "
-            f"snakemake --force {folder / 'card.json'}"
-        )
-    return model
 
 
 class Run:
@@ -107,7 +90,7 @@ class Run:
 
         table = table_of(name)
         if not table.per_model:
-            return read_table(name, (self.folder / table.file).parent)
+            return _described(name, read_table(name, (self.folder / table.file).parent))
         wanted = (
             [str(model)] if model is not None else [path.parent.name for path in self._paths(table.file)]
         )
@@ -118,9 +101,7 @@ class Run:
             folder = (self.folder / table.file.format(model=source)).parent
             part = read_table(name, folder)
             parts.append(part if "source" in part else part.assign(source=source))
-        joined = pd.concat(parts, ignore_index=True) if len(parts) > 1 else parts[0]
-        joined.attrs = dict(parts[0].attrs)
-        return joined
+        return _described(name, pd.concat(parts, ignore_index=True) if len(parts) > 1 else parts[0])
 
     def energies(self) -> pd.DataFrame:
         """Return all energies of the run in one table: columns of ``results_schema.ENERGIES``."""
@@ -158,3 +139,11 @@ class Run:
     def _paths(self, pattern: str) -> Iterator[Path]:
         """Yield the files of the run that fit a pattern of the layout, in order."""
         yield from sorted(self.folder.glob(pattern.replace("{model}", "*")))
+
+
+def _described(name: str, frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the table ``name`` with units and meanings of its columns in ``attrs``."""
+    columns = [str(column) for column in frame]
+    frame.attrs["units"] = {column: unit for column in columns if (unit := unit_of(column))}
+    frame.attrs["meanings"] = {column: meaning_of(name, column) for column in columns}
+    return frame

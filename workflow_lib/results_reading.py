@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import read_json, sha256, write_json
 from workflow_lib.core.validation import nearest
-from workflow_lib.results_schema import TABLES, Kind, Table, files_of, unit_of
+from workflow_lib.results_schema import TABLES, Kind, Table, files_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,9 +74,8 @@ def checked(path: str | Path, command: str) -> Path:
 def read_table(name: str, folder: str | Path) -> pd.DataFrame:
     """Read a table of :data:`results_schema.TABLES` from its folder.
 
-    The frame has the types of the schema; ``attrs["units"]`` and ``attrs["meanings"]`` describe its
-    columns. Raises UserError as :func:`checked` does, and if a column is missing or has wrong
-    values.
+    The frame has the types of the schema. Raises UserError as :func:`checked` does, and if a column is
+    missing or has wrong values.
     """
     import pandas as pd
 
@@ -96,9 +95,6 @@ def read_table(name: str, folder: str | Path) -> pd.DataFrame:
             frame[column] = _typed(frame[column], kind)
     except (ValueError, TypeError, OSError) as error:
         raise UserError(f"{path} is no table `{name}` ({error}); make it again") from error
-    columns = [str(column) for column in frame]
-    frame.attrs["units"] = {name: unit for name in columns if (unit := unit_of(name))}
-    frame.attrs["meanings"] = {name: table.meaning_of(name) for name in columns}
     return frame
 
 

@@ -1,13 +1,13 @@
 """The tables of a run: one schema per table, the same column name for the same quantity.
 
-The end of a column's name gives the unit of a number (:func:`unit_of`); :data:`MEANINGS`, or the
-table's own schema if it differs from table to table, gives the meaning of a column.
+This file is part of the code checksum of nearly every stage. Descriptions and units of the columns stand in
+``results_meanings``, which no stage imports, so that a better description makes no result outdated.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 Protocol = Literal["single-point", "distorted", "undistorted"]
@@ -22,66 +22,6 @@ REFERENCE, SEARCH, RELAXATION = "reference", "search", "relaxation"
 """``protocol`` of DFT's answers to the charge-ordered states, of what a search evaluated, and of DFT
 calculations asked for by a search."""
 CONVERGED, UNCONVERGED, DIVERGED = "converged", "unconverged", "diverged"
-
-UNITS = {
-    "_mev_fu": "meV per formula unit",
-    "_mev_atom": "meV per atom",
-    "_ev_atom": "eV per atom",
-    "_mev_a": "meV/A",
-    "_ev_a": "eV/A",
-    "_mev": "meV",
-    "_ev": "eV",
-    "_mv": "mV",
-    "_v": "V",
-    "_a3": "A^3",
-    "_a": "A",
-    "_mub": "muB",
-    "_e": "e",
-    "_mb": "MB",
-    "_seconds": "s",
-}
-
-
-def unit_of(column: str) -> str:
-    """Return the unit of a column by the end of its name; empty if it has none."""
-    name = column
-    for suffix in ("_mean", "_std", "_all", "_unseen"):
-        name = name.removesuffix(suffix)
-    return next((unit for end, unit in UNITS.items() if name.endswith(end)), "")
-
-
-MEANINGS = {
-    "source": "who says so: `dft`, the id of a trained model, or `ewald` (formal charges)",
-    "model": "name of the model in the configuration",
-    "family": "family of the network",
-    "init": "scratch or pretrained",
-    "variant": "which frames train and what the network sees of charge states",
-    "fold": "fold of the splits",
-    "seed": "seed of the training",
-    "protocol": "how the energy came about: single-point, distorted, undistorted, reference, search, "
-    "relaxation",
-    "method": "ga, random or enumeration",
-    "cell": "supercell of the host, e.g. 1x3x1",
-    "state_key": "arrangement of ions and charge states; of ions alone where a charge-blind model asked",
-    "ion_key": "arrangement of the mobile ions alone",
-    "x": "occupied fraction of the mobile sites",
-    "n_occupied": "number of mobile ions in the cell",
-    "formula_units": "formula units in the cell",
-    "energy_ev": "energy of the cell",
-    "formation_mev_fu": "formation energy against the end members of the same source",
-    "above_hull_mev_fu": "distance to the convex hull of the same source",
-    "fmax_ev_a": "largest force on an atom at the end",
-    "volume_a3": "volume of the cell",
-    "status": "converged, unconverged (out of steps) or diverged; of DFT calculations that of the store: "
-    "done, failed, running, interrupted, pending",
-    "level": "level of theory: code/functional/U/cut-off/mesh/magnetic order",
-    "degeneracy": "equivalent arrangements in the cell",
-    "seen": "whether a frame of the state trained the model or chose its epoch",
-    "role": "set of the state in the model's fold: train, validation, test or none",
-    "frame_id": "frame of the dataset",
-    "steps": "steps of the relaxation",
-    "scope": "enumerated: states that DFT knows; searched: these and all that the searches evaluated",
-}
 
 Kind = Literal["text", "number", "count", "flag"]
 """``count`` is a whole number, ``flag`` true or false; any of them may be missing in a row."""
@@ -99,19 +39,12 @@ class Table:
     file: str
     command: str
     columns: Mapping[str, Kind]
-    meanings: Mapping[str, str] = field(default_factory=dict)
     sealed: bool = True
 
     @property
     def per_model(self) -> bool:
         """Whether there is one table for each trained model."""
         return "{model}" in self.file
-
-    def meaning_of(self, column: str) -> str:
-        """Return the meaning of a column, with its unit; empty if the name is clear by itself."""
-        text = self.meanings.get(column, MEANINGS.get(column, ""))
-        unit = unit_of(column)
-        return f"{text} ({unit})" if text and unit else text or unit
 
 
 IDENTITY: dict[str, Kind] = {
@@ -151,7 +84,6 @@ TABLES: dict[str, Table] = {
     "dataset/energy": Table(
         *("dataset/energy.csv", "dataset"),
         _columns("frame_id state composition kind", "energy_ev_atom fmax_ev_a above_lowest_mev_atom"),
-        {"above_lowest_mev_atom": "energy above the lowest frame of the same state"},
     ),
     "dataset/coverage": Table("dataset/coverage.csv", "dataset", _columns("label", "share", "frames")),
     "dataset/charge_states": Table(
@@ -160,7 +92,6 @@ TABLES: dict[str, Table] = {
     "dataset/redox": Table(
         *("dataset/redox.csv", "dataset"),
         _columns("quantity state", "low high", "sites disagreeing"),
-        {"low": "lower edge of the bin, muB or e", "high": "upper edge of the bin, muB or e"},
     ),
     "dataset/elements": Table(
         "dataset/elements.csv", "dataset", _columns("element", count="z frames atoms")
@@ -172,24 +103,14 @@ TABLES: dict[str, Table] = {
     "training/metrics": Table(
         *("training/{model}/metrics.csv", "train"),
         _columns("set kind label metric unit status", "value low high", "count"),
-        {"value": "error in `unit`", "low": "lower end of the 95 % interval", "high": "upper end"},
     ),
     "training/parity": Table(
         *("training/{model}/parity.parquet", "train"),
         _columns("frame_id set kind label component", "dft model", "atom", "redox"),
-        {
-            "dft": "eV/atom, eV/A, eV/A^3, muB or e, by `label`",
-            "model": "the model's number, units as `dft`",
-            "atom": "index in the frame, -1 for the whole cell",
-        },
     ),
     "charge_order/reference": Table(
         *("charge_order/reference.csv", "charge-order-reference"),
         ENERGIES | _columns("group frame_id orbital", "formation_mev_fu bond_gap_a", "paths degeneracy"),
-        {
-            "paths": "calculations that end in the state",
-            "bond_gap_a": "mean bond length of the lower-state redox sites minus that of the others",
-        },
     ),
     "charge_order/states": Table(
         *("charge_order/{model}/states.csv", "charge-order"),
@@ -201,13 +122,6 @@ TABLES: dict[str, Table] = {
             "steps degeneracy",
             "seen",
         ),
-        {
-            "order": "whether predicted moments show the wanted charge order: kept, changed, ambiguous, "
-            "off-site (an atom has left its site); empty where the family predicts none",
-            "realised_key": "the state that the predicted moments show",
-            "moment_gap_mub": "mean predicted moment of the higher-state sites minus that of the others",
-            "bond_gap_a": "mean bond length of the lower-state redox sites minus that of the others",
-        },
     ),
     "charge_order/overview": Table(
         *("charge_order/overview.csv", "charge-order-overview"),
@@ -220,11 +134,6 @@ TABLES: dict[str, Table] = {
     "charge_order/identical": Table(
         *("charge_order/identical/identical.csv", "charge-order-identical"),
         IDENTITY | _columns("atoms state_key frame_id role status", "dft_mev_fu model_mev_fu"),
-        {
-            "atoms": "name of the shared positions",
-            "dft_mev_fu": "energy relative to the mean over the orders on the same atoms",
-            "model_mev_fu": "the model's, relative to its own mean",
-        },
     ),
     "charge_order/identical_scores": Table(
         *("charge_order/identical/identical_scores.csv", "charge-order-identical"),
@@ -233,7 +142,6 @@ TABLES: dict[str, Table] = {
     "search/found": Table(
         *("search/{model}/found.csv", "search"),
         ENERGIES | _columns("cell method", "formation_mev_fu", "order n_occupied steps degeneracy"),
-        {"order": "counts from 1 within cell and method"},
     ),
     "search/history": Table(
         *("search/{model}/history.csv", "search"),
@@ -242,7 +150,6 @@ TABLES: dict[str, Table] = {
             "x formation_mev_fu best_mev_fu",
             "evaluation generation n_occupied",
         ),
-        {"best_mev_fu": "lowest formation energy so far at this composition"},
     ),
     "search/overview": Table(
         *("search/overview.csv", "search-overview"),
@@ -251,21 +158,10 @@ TABLES: dict[str, Table] = {
     "search/pending": Table(
         *("search/pending.csv", "search-overview"),
         _columns("cell state_key charge_order asked_by formation_mev_fu", "x", "n_occupied models"),
-        {
-            "charge_order": "given, or open: the lowest order on these ions is asked for",
-            "models": "number of models that ask",
-            "asked_by": "their ids, divided by ;",
-            "formation_mev_fu": "one number a model of `asked_by`, divided by ;",
-        },
     ),
     "dft/energies": Table(
         *("dft/energies.csv", "dft-energies"),
         ENERGIES | _columns("cell asked_key reason digest", "formation_mev_fu", "n_occupied"),
-        {
-            "asked_key": "the arrangement that was asked for, perhaps of ions alone",
-            "state_key": "the arrangement that is computed",
-            "digest": "name of the calculation in the store",
-        },
     ),
     "thermodynamics/formation": Table(
         *("thermodynamics/formation.csv", "thermodynamics"),
@@ -300,11 +196,6 @@ TABLES: dict[str, Table] = {
             "step atom oxidation_state",
             "reference",
         ),
-        {
-            "origin": "a DFT `frame`, or a point of the followed `path`",
-            "network": "trained or untrained",
-            "step": "step of the followed relaxation, -1 for frames",
-        },
     ),
     "embedding/overview": Table(
         *("embedding/overview.csv", "embedding-overview"),
@@ -328,19 +219,10 @@ TABLES: dict[str, Table] = {
             "trainings states",
             "decided",
         ),
-        {
-            "endpoint": "column of the comparison table; the errors are in its unit",
-            "difference": "error with the label minus error without it, on the same DFT numbers",
-            "low": "lower end of the 95 % interval over states and trainings",
-            "high": "upper end",
-            "trainings": "pairs of trainings (folds and seeds) behind the row",
-            "decided": "three trainings or more, interval excludes zero; else `reason` says why not",
-        },
     ),
     "checks": Table(
         *("checks/checks.csv", "checks"),
         _columns("check first", count="violations"),
-        {"first": "the first violation, in words"},
     ),
     "comparison/timings": Table("comparison/timings.csv", "comparison", _columns("source"), sealed=False),
 }

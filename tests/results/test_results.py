@@ -19,10 +19,12 @@ from workflow_lib.core.io import write_json
 from workflow_lib.frames.splits import SETS, Fold, Splits
 from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.models.identity import EWALD, ModelId
-from workflow_lib.results import Run, load_model
+from workflow_lib.results import Run
 from workflow_lib.results_captions import CAPTIONS
+from workflow_lib.results_meanings import IN_TABLES, MEANINGS, unit_of
+from workflow_lib.results_models import load_model
 from workflow_lib.results_reading import checked, read_table, seal, seal_name
-from workflow_lib.results_schema import DFT, ENERGIES, FIGURES, TABLES, files_of, unit_of
+from workflow_lib.results_schema import DFT, ENERGIES, FIGURES, TABLES, files_of
 
 PAINN, MACE = "painn-entropy-f0-s1", "mace-baseline-f0-s1"
 KEY = "1x1x1:Na1001:Fe2323"
@@ -197,3 +199,10 @@ def test_the_schema_knows_every_unit_and_file_once():
     assert unit_of("bond_gap_a") == "A" and unit_of("volume_a3") == "A^3" and unit_of("state_key") == ""
     assert "timings.csv" not in files_of("comparison")
     assert {"states.csv", "states.svg", "states.png", "scores.json"} <= set(files_of("charge-order"))
+
+
+def test_descriptions_are_of_columns_that_exist():
+    columns = {name: set(table.columns) for name, table in TABLES.items()}
+    assert set(MEANINGS) <= set.union(*columns.values())
+    for name, meanings in IN_TABLES.items():
+        assert set(meanings) <= columns[name], name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,12 +15,9 @@ from workflow_lib.core.code import imported
 from workflow_lib.workflow.code import code_of, command_modules
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = [
-    *("sources", "dataset", "train", "charge-order-reference", "charge-order", "charge-order-ewald"),
-    *("charge-order-identical", "charge-order-overview", "search", "search-overview", "dft-plan"),
-    *("dft-run", "dft-energies", "thermodynamics", "embedding", "embedding-overview", "comparison"),
-    "fetch",
-]
+RULES = "".join(path.read_text() for path in sorted((ROOT / "rules").glob("*.smk")))
+COMMANDS = sorted({*re.findall(r'code_of\(\s*"([a-z-]+)"', RULES), "dft-run", "fetch"})
+"""Those whose rules have a code checksum, and two whose answers are kept for good."""
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -38,6 +36,12 @@ def test_an_engine_of_dft_does_not_touch_the_searches() -> None:
     for command in ("search-overview", "search", "train", "charge-order", "embedding"):
         assert engine not in imported(command_modules(command)), command
     assert engine in imported(command_modules("dft-run"))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_better_description_makes_no_result_outdated(command: str) -> None:
+    described = {f"workflow_lib.results{name}" for name in ("", "_captions", "_meanings")}
+    assert not described & imported(command_modules(command))
 
 
 def test_what_a_command_loads_is_covered(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from workflow_lib.frames.splits import Splits
 from workflow_lib.frames.table import Frame, frame_to_atoms, iter_parquet
 from workflow_lib.lattice.ewald import ewald_energy
 from workflow_lib.models.identity import EWALD, UNTRAINED
-from workflow_lib.results import load_model
+from workflow_lib.results_models import load_model
 from workflow_lib.results_reading import seal
 from workflow_lib.results_schema import DIVERGED
 from workflow_lib.stages.charge_order.protocols import LABELS

@@ -14,7 +14,7 @@ from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import atomic_path, write_csv, write_json
 from workflow_lib.core.locks import alone
 from workflow_lib.models.trained import TrainedModel
-from workflow_lib.results import load_model
+from workflow_lib.results_models import load_model
 from workflow_lib.results_reading import read_reference, seal
 from workflow_lib.results_schema import CONVERGED, DIVERGED, HEADLINE, PROTOCOLS, Protocol
 from workflow_lib.simulation.cache import RelaxationCache, model_identity

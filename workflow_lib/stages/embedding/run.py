@@ -15,7 +15,7 @@ from workflow_lib.frames.splits import Splits
 from workflow_lib.frames.table import Frame, read_parquet, single_reference
 from workflow_lib.lattice.host import Host
 from workflow_lib.models.trained import TrainedModel
-from workflow_lib.results import load_model
+from workflow_lib.results_models import load_model
 from workflow_lib.results_reading import read_reference, seal
 from workflow_lib.stages.embedding.extract import (
     POINT_COLUMNS,

@@ -67,7 +67,7 @@ def run_search(
     ``progress.*`` and ``timings.json``. Raises UserError for a composition that the supercell does
     not have, a supercell too large to enumerate, or a damaged model, state or cache.
     """
-    from workflow_lib.results import load_model
+    from workflow_lib.results_models import load_model
     from workflow_lib.simulation.cache import RelaxationCache, model_identity
 
     check_cells(host, settings)

@@ -1,0 +1,133 @@
+"""Units and descriptions of the columns of a run's tables, for people.
+
+No stage imports this file (tested), so a description can be improved without a result becoming outdated.
+"""
+
+from __future__ import annotations
+
+UNITS = {
+    "_mev_fu": "meV per formula unit",
+    "_mev_atom": "meV per atom",
+    "_ev_atom": "eV per atom",
+    "_mev_a": "meV/A",
+    "_ev_a": "eV/A",
+    "_mev": "meV",
+    "_ev": "eV",
+    "_mv": "mV",
+    "_v": "V",
+    "_a3": "A^3",
+    "_a": "A",
+    "_mub": "muB",
+    "_e": "e",
+    "_mb": "MB",
+    "_seconds": "s",
+}
+
+
+def unit_of(column: str) -> str:
+    """Return the unit of a column by the end of its name; empty if it has none."""
+    name = column
+    for suffix in ("_mean", "_std", "_all", "_unseen"):
+        name = name.removesuffix(suffix)
+    return next((unit for end, unit in UNITS.items() if name.endswith(end)), "")
+
+
+MEANINGS = {
+    "source": "who says so: `dft`, the id of a trained model, or `ewald` (formal charges)",
+    "model": "name of the model in the configuration",
+    "family": "family of the network",
+    "init": "scratch or pretrained",
+    "variant": "which frames train and what the network sees of charge states",
+    "fold": "fold of the splits",
+    "seed": "seed of the training",
+    "protocol": "how the energy came about: single-point, distorted, undistorted, reference, search, "
+    "relaxation",
+    "method": "ga, random or enumeration",
+    "cell": "supercell of the host, e.g. 1x3x1",
+    "state_key": "arrangement of ions and charge states; of ions alone where a charge-blind model asked",
+    "ion_key": "arrangement of the mobile ions alone",
+    "x": "occupied fraction of the mobile sites",
+    "n_occupied": "number of mobile ions in the cell",
+    "formula_units": "formula units in the cell",
+    "energy_ev": "energy of the cell",
+    "formation_mev_fu": "formation energy against the end members of the same source",
+    "above_hull_mev_fu": "distance to the convex hull of the same source",
+    "fmax_ev_a": "largest force on an atom at the end",
+    "volume_a3": "volume of the cell",
+    "status": "converged, unconverged (out of steps) or diverged; of DFT calculations that of the store: "
+    "done, failed, running, interrupted, pending",
+    "level": "level of theory: code/functional/U/cut-off/mesh/magnetic order",
+    "degeneracy": "equivalent arrangements in the cell",
+    "seen": "whether a frame of the state trained the model or chose its epoch",
+    "role": "set of the state in the model's fold: train, validation, test or none",
+    "frame_id": "frame of the dataset",
+    "steps": "steps of the relaxation",
+    "scope": "enumerated: states that DFT knows; searched: these and all that the searches evaluated",
+}
+"""Columns that mean the same in every table."""
+
+IN_TABLES: dict[str, dict[str, str]] = {
+    "dataset/energy": {"above_lowest_mev_atom": "energy above the lowest frame of the same state"},
+    "dataset/redox": {"low": "lower edge of the bin, muB or e", "high": "upper edge of the bin, muB or e"},
+    "training/metrics": {
+        "value": "error in `unit`",
+        "low": "lower end of the 95 % interval",
+        "high": "upper end",
+    },
+    "training/parity": {
+        "dft": "eV/atom, eV/A, eV/A^3, muB or e, by `label`",
+        "model": "the model's number, units as `dft`",
+        "atom": "index in the frame, -1 for the whole cell",
+    },
+    "charge_order/reference": {
+        "paths": "calculations that end in the state",
+        "bond_gap_a": "mean bond length of the lower-state redox sites minus that of the others",
+    },
+    "charge_order/states": {
+        "order": "whether predicted moments show the wanted charge order: kept, changed, ambiguous, "
+        "off-site (an atom has left its site); empty where the family predicts none",
+        "realised_key": "the state that the predicted moments show",
+        "moment_gap_mub": "mean predicted moment of the higher-state sites minus that of the others",
+        "bond_gap_a": "mean bond length of the lower-state redox sites minus that of the others",
+    },
+    "charge_order/identical": {
+        "atoms": "name of the shared positions",
+        "dft_mev_fu": "energy relative to the mean over the orders on the same atoms",
+        "model_mev_fu": "the model's, relative to its own mean",
+    },
+    "search/found": {"order": "counts from 1 within cell and method"},
+    "search/history": {"best_mev_fu": "lowest formation energy so far at this composition"},
+    "search/pending": {
+        "charge_order": "given, or open: the lowest order on these ions is asked for",
+        "models": "number of models that ask",
+        "asked_by": "their ids, divided by ;",
+        "formation_mev_fu": "one number a model of `asked_by`, divided by ;",
+    },
+    "dft/energies": {
+        "asked_key": "the arrangement that was asked for, perhaps of ions alone",
+        "state_key": "the arrangement that is computed",
+        "digest": "name of the calculation in the store",
+    },
+    "embedding/points": {
+        "origin": "a DFT `frame`, or a point of the followed `path`",
+        "network": "trained or untrained",
+        "step": "step of the followed relaxation, -1 for frames",
+    },
+    "comparison/contrasts": {
+        "endpoint": "column of the comparison table; the errors are in its unit",
+        "difference": "error with the label minus error without it, on the same DFT numbers",
+        "low": "lower end of the 95 % interval over states and trainings",
+        "high": "upper end",
+        "trainings": "pairs of trainings (folds and seeds) behind the row",
+        "decided": "three trainings or more, interval excludes zero; else `reason` says why not",
+    },
+    "checks": {"first": "the first violation, in words"},
+}
+"""Columns that mean something of their own in one table, by its name; they come before :data:`MEANINGS`."""
+
+
+def meaning_of(table: str, column: str) -> str:
+    """Return the meaning of a table's column, with its unit; empty if the name is clear by itself."""
+    text = IN_TABLES.get(table, {}).get(column, MEANINGS.get(column, ""))
+    unit = unit_of(column)
+    return f"{text} ({unit})" if text and unit else text or unit
