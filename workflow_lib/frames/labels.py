@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from workflow_lib.core.elements import SYMBOLS, atomic_number
-from workflow_lib.core.errors import UserError
+from workflow_lib.core.errors import UserError, printable
 from workflow_lib.frames.magnetism import stated_order
 from workflow_lib.frames.table import RELAXATION, SINGLE, UNSPECIFIED, Frame, check_frame
 
@@ -81,8 +81,8 @@ _WRITTEN = "stress_as_written"
 
 
 def reason_of(error: BaseException) -> str:
-    """Return why something cannot be used, in one line; what it quotes of a file is cut short."""
-    reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+    """Return why something cannot be used, in one printable line; what it quotes of a file is cut short."""
+    reason = printable(next(iter(str(error).splitlines()), "") or type(error).__name__)
     return reason if len(reason) <= LONGEST_REASON else f"{reason[:LONGEST_REASON]}..."
 
 
@@ -218,6 +218,8 @@ def make_frame(
     if text["energy"] is None:
         raise UserError(f"{where} has no energy; accepted names: {', '.join(ACCEPTED['energy'])}")
     try:
+        if isinstance(text["energy"], str):
+            raise ValueError("readers give numbers")
         energy = float(np.asarray(text["energy"], dtype=float).reshape(()))
     except (ValueError, TypeError, OverflowError) as error:
         raise UserError(f"{where}: energy {str(text['energy'])[:40]!r} is no number") from error

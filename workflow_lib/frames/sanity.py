@@ -49,17 +49,21 @@ def coincident(
     np.abs(heights, out=heights)
     reach = COINCIDENT * np.linalg.norm(inverse, axis=1)
     sums, near = heights @ _DIRECTION, reach @ _DIRECTION
-    order = np.argsort(owner * 2.0 + sums, kind="stable")
+    order = np.argsort(owner * 2.0 + sums)
     sums, owner = sums[order], owner[order]
     doubted = np.zeros(len(frames), dtype=bool)
+    close = np.arange(len(order))
     for lag in range(1, len(order)):
-        mine = owner[lag:]
-        close = (mine == owner[:-lag]) & (sums[lag:] - sums[:-lag] <= near[mine]) & ~doubted[mine]
-        places = np.flatnonzero(close)
-        if not len(places):
+        # Atoms that are not close to the one before are not close to any that comes later.
+        close = close[: np.searchsorted(close, len(order) - lag)]
+        mine = owner[close]
+        near_enough = sums[close + lag] - sums[close] <= near[mine]
+        close = close[near_enough & (owner[close + lag] == mine)]
+        if not len(close):
             break
-        gap = np.abs(heights[order[places + lag]] - heights[order[places]])
-        doubted[mine[places[(gap <= reach[mine[places]]).all(axis=1)]]] = True
+        gap = np.abs(heights[order[close + lag]] - heights[order[close]])
+        mine = owner[close]
+        doubted[mine[(gap <= reach[mine]).all(axis=1)]] = True
     starts = np.concatenate([[0], np.cumsum(sizes)])
     found = np.zeros(len(frames), dtype=bool)
     for frame in np.flatnonzero(doubted).tolist():

@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from workflow_lib.frames.reading.common import Damaged
 
 BLOCK = 1 << 20  # bytes
 MOST_ATOMS = 100_000
 """A larger count is damage: to trust it would read the rest of the file into memory."""
+MOST_BYTES = 1 << 27
+"""No frame is longer; what has no line end within it is no text."""
 
 
 class RawFrame(NamedTuple):
@@ -39,7 +39,8 @@ def scan(path: Path) -> Iterator[tuple[list[RawFrame | Damaged], int]]:
     rest, done = b"", 0
     with path.open("rb") as handle:
         while True:
-            data = handle.read(BLOCK)
+            # As much as is kept, so that a long frame is not copied again and again.
+            data = handle.read(max(BLOCK, len(rest)))
             done += len(data)
             rest = walker.feed(rest + data, end=not data)
             yield walker.take(), done
@@ -52,6 +53,26 @@ def _count(line: bytes) -> int | None:
     if not text.isdigit() or len(text) > 9:
         return None
     return int(text)
+
+
+def _skip(buffer: bytes, start: int, lines: int) -> int:
+    """Return the place after so many lines from ``start`` on; -1 if the buffer ends before."""
+    first = buffer.find(b"\n", start) + 1
+    if not first:
+        return -1
+    # Most programs write lines of one length.
+    after = start + lines * (first - start)
+    if (
+        after <= len(buffer)
+        and buffer[after - 1] == ord("\n")
+        and buffer.count(b"\n", start, after) == lines
+    ):
+        return after
+    for _ in range(lines):
+        start = buffer.find(b"\n", start) + 1
+        if not start:
+            return -1
+    return start
 
 
 class _Walker:
@@ -75,124 +96,111 @@ class _Walker:
         cut = end and bool(buffer) and not buffer.endswith(b"\n")
         if cut:
             buffer += b"\n"
-        ends = np.flatnonzero(np.frombuffer(buffer, dtype=np.uint8) == ord("\n")).tolist()
-        used = self._walk(_Lines(buffer, ends), end=end, cut=cut)
-        self._line += used
-        return buffer[ends[used - 1] + 1 :] if used else buffer
+        at = 0
+        while at < len(buffer):
+            line_end = buffer.find(b"\n", at)
+            step: int | None = None
+            if line_end >= 0:
+                step = (self._search if self._searching else self._frame)(buffer, at, line_end, end, cut)
+            if step is not None:
+                at = step
+            elif len(buffer) - at > MOST_BYTES:
+                at = self._give_up(buffer, at, line_end)
+            else:
+                break
+        return buffer[at:]
 
-    def _bad(self, at: int, reason: str) -> None:
-        self._found.append(Damaged(self._index, self._line + at, reason))
+    def _give_up(self, buffer: bytes, at: int, line_end: int) -> int:
+        if not self._searching:
+            self._reject(f"no frame ends within {MOST_BYTES} bytes")
+        if line_end < 0:
+            return len(buffer)
+        self._line += 1
+        return line_end + 1
 
-    def _walk(self, lines: _Lines, *, end: bool, cut: bool) -> int:
-        """Return the number of lines that are processed."""
-        at, total = 0, len(lines)
-        while at < total:
-            if self._searching:
-                at = self._search(lines, at, end=end)
-                if self._searching:
-                    return at
-                continue
-            line = lines[at]
-            atoms = _count(line)
-            if atoms is None:
-                if not line.strip():
-                    at += 1
-                    continue
-                self._bad(at, f"the count line holds {_shown(line)}, not a number of atoms")
-                self._searching = self._owed = True
-                at += 1
-                continue
-            if not 1 <= atoms <= MOST_ATOMS:
-                self._bad(at, f"the count line says {atoms} atoms; a frame has 1 to {MOST_ATOMS}")
-                self._searching = self._owed = True
-                at += 1
-                continue
-            after = at + atoms + 2
-            if after > total or (after == total and not end):
-                if not end:
-                    return at
-                missing = f"the file ends after {max(0, total - at - 2)} of its {atoms} atoms"
-                if b"=" in lines.between(at + 2, total):
-                    missing = _OVERRUN.format(atoms)
-                self._reject(at, missing)
-                at += 1
-                continue
-            block = lines.between(at + 2, after)
-            reason = self._doubt(lines, block, atoms, after, cut=cut)
-            if reason:
-                self._reject(at, reason)
-                at += 1
-                continue
-            self._found.append(RawFrame(self._index, self._line + at, atoms, lines[at + 1], block))
-            self._index += 1
-            at = after
-        return at
-
-    def _reject(self, at: int, reason: str) -> None:
-        self._bad(at, reason)
-        self._index += 1
+    def _bad(self, reason: str) -> None:
+        self._found.append(Damaged(self._index, self._line, reason))
         self._searching = True
 
-    def _doubt(self, lines: _Lines, block: bytes, atoms: int, after: int, *, cut: bool) -> str | None:
-        """Return why the count line cannot be trusted, from its block and what follows it."""
-        if b"=" in block:
-            return _OVERRUN.format(atoms)
-        if after == len(lines):
-            last = lines[after - 1]
-            others = [len(lines[index]) for index in range(after - atoms, after - 1)]
-            if cut and others and len(last) < min(others):
-                return f"the file ends in the middle of the last of its {atoms} atoms"
-            return None
-        following = lines[after]
-        if following.strip() and _count(following) is None:
-            last = lines[after - 1]
-            if b"=" in following and _count(last) is not None:
-                return _OVERRUN.format(atoms)
-            if len(following.split()) == len(last.split()) > 1:
-                return f"the count line says {atoms} atoms, but more follow"
-        return None
+    def _reject(self, reason: str) -> None:
+        self._bad(reason)
+        self._index += 1
 
-    def _search(self, lines: _Lines, at: int, *, end: bool) -> int:
-        """Return the next plausible count line from ``at`` on; keep searching if there is none yet."""
-        total = len(lines)
-        while at < total:
-            if at + 1 == total and not end:
-                return at
-            atoms = _count(lines[at])
-            plausible = atoms is not None and 1 <= atoms <= MOST_ATOMS
-            if plausible and at + 1 < total and b"=" in lines[at + 1]:
-                self._searching = self._owed = False
-                return at
-            if self._owed and b"=" in lines[at]:
-                self._index += 1
-                self._owed = False
-            at += 1
-        return at
+    def _frame(self, buffer: bytes, at: int, line_end: int, end: bool, cut: bool) -> int | None:
+        """Take the frame whose count line is at ``at``; return the place to go on, None to read more."""
+        line = buffer[at:line_end]
+        atoms = _count(line)
+        if atoms is None or not 1 <= atoms <= MOST_ATOMS:
+            if line.strip():
+                if atoms is None:
+                    self._bad(f"the count line holds {_shown(line)}, not a number of atoms")
+                else:
+                    self._bad(f"the count line says {atoms} atoms; a frame has 1 to {MOST_ATOMS}")
+                self._owed = True
+            self._line += 1
+            return line_end + 1
+        comment_end = buffer.find(b"\n", line_end + 1)
+        start = comment_end + 1 if comment_end >= 0 else len(buffer)
+        after = _skip(buffer, start, atoms) if start < len(buffer) else -1
+        if not end and (after < 0 or buffer.find(b"\n", after) < 0):
+            return None
+        reason: str | None
+        if after < 0:
+            reason = f"the file ends after {buffer.count(b'\n', start)} of its {atoms} atoms"
+            if b"=" in buffer[start:]:
+                reason = _OVERRUN.format(atoms)
+        else:
+            reason = _doubt(buffer, start, after, atoms, cut=cut)
+        if reason:
+            self._reject(reason)
+            self._line += 1
+            return line_end + 1
+        self._found.append(
+            RawFrame(
+                self._index, self._line, atoms, buffer[line_end + 1 : comment_end], buffer[start:after]
+            )
+        )
+        self._index += 1
+        self._line += atoms + 2
+        return after
+
+    def _search(self, buffer: bytes, at: int, line_end: int, end: bool, cut: bool) -> int | None:
+        """Go on to the next line unless this one may be a count line; None to read more."""
+        following = buffer.find(b"\n", line_end + 1)
+        if following < 0 and not end:
+            return None
+        line = buffer[at:line_end]
+        atoms = _count(line)
+        if atoms is not None and 1 <= atoms <= MOST_ATOMS and b"=" in buffer[line_end + 1 : following]:
+            self._searching = self._owed = False
+            return at
+        if self._owed and b"=" in line:
+            self._index += 1
+            self._owed = False
+        self._line += 1
+        return line_end + 1
 
 
 _OVERRUN = "the count line says {} atoms, but the next frame begins before"
 
 
-class _Lines:
-    """Lines of a buffer by number, without their newline."""
-
-    def __init__(self, buffer: bytes, ends: list[int]) -> None:
-        self._buffer = buffer
-        self._ends = ends
-
-    def __len__(self) -> int:
-        return len(self._ends)
-
-    def __getitem__(self, index: int) -> bytes:
-        start = self._ends[index - 1] + 1 if index else 0
-        return self._buffer[start : self._ends[index]]
-
-    def between(self, first: int, after: int) -> bytes:
-        """Return the lines from ``first`` to before ``after``, newlines included."""
-        if first >= after:
-            return b""
-        start = self._ends[first - 1] + 1 if first else 0
-        return self._buffer[start : self._ends[after - 1] + 1]
+def _doubt(buffer: bytes, start: int, after: int, atoms: int, *, cut: bool) -> str | None:
+    """Return why a count line cannot be trusted, from its atoms' lines and what follows them."""
+    if buffer.find(b"=", start, after) >= 0:
+        return _OVERRUN.format(atoms)
+    if after == len(buffer):
+        *others, last = buffer[start : after - 1].split(b"\n")
+        if cut and others and len(last) < min(map(len, others)):
+            return f"the file ends in the middle of the last of its {atoms} atoms"
+        return None
+    following = buffer[after : buffer.find(b"\n", after)]
+    if following.strip() and _count(following) is None:
+        last = buffer[buffer.rfind(b"\n", start, after - 1) + 1 or start : after]
+        if b"=" in following and _count(last) is not None:
+            return _OVERRUN.format(atoms)
+        if len(following.split()) == len(last.split()) > 1:
+            return f"the count line says {atoms} atoms, but more follow"
+    return None
 
 
 def _shown(line: bytes) -> str:

@@ -18,6 +18,7 @@ import numpy as np
 from workflow_lib.core.compressed import open_binary
 from workflow_lib.core.elements import SYMBOLS
 from workflow_lib.core.errors import UserError
+from workflow_lib.frames.labels import reason_of
 
 if TYPE_CHECKING:
     from pymatgen.io.vasp.outputs import Outcar, Vasprun
@@ -44,9 +45,9 @@ def _parsed(path: Path, where: Path) -> Vasprun:
             return Vasprun(path, parse_dos=False, parse_eigen=False, parse_potcar_file=False)
         # lxml says where a file is cut short; pymatgen raises many kinds of errors on unexpected files.
         except Exception as error:
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise UserError(
-                f"{where} is cut short or damaged ({reason}); wait for VASP, or delete it to run again"
+                f"{where} is cut short or damaged ({reason_of(error)}); wait for VASP, or delete it to run "
+                "again"
             ) from error
 
 

@@ -1,19 +1,19 @@
 """Read extended XYZ as frames, streaming: clean frames in batches, doubtful ones one by one.
 
 A batch of frames is parsed at once; a batch that does not fit is halved until the damaged frame is
-alone. That frame is then parsed carefully, with ASE's parser of comment lines and
-``labels.make_frame``, which say what is wrong with it, or find that it is only unusual. Both ways give
-the same frames.
+alone. That frame is then parsed line by line and goes through ``labels.make_frame``, which say what is
+wrong with it, or find that it is only unusual. Both ways give the same frames (tested for any comment
+line). Why not a library: see ``docs/speed.md``.
 """
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,27 +28,19 @@ from workflow_lib.frames.labels import (
     count_formula_units,
     is_state,
     make_frame,
-    parse_comment,
     reason_of,
 )
 from workflow_lib.frames.magnetism import magnetic_orders, stated_order
+from workflow_lib.frames.reading.comment import first_named, flags, numbers, pairs, plain
 from workflow_lib.frames.reading.common import Damaged, Defaults
 from workflow_lib.frames.reading.layout import DEFAULT, WIDTHS, Layout, layout, parse
 from workflow_lib.frames.reading.scan import RawFrame, scan
 from workflow_lib.frames.sanity import LIMITS, coincident
 from workflow_lib.frames.table import LAST_ELEMENT, SMALLEST_VOLUME, UNSPECIFIED, Frame
 
-_PAIR = re.compile(
-    r"""([^\s="'{}\[\]]+)\s*=\s*"""
-    r"""("[^"\\]*(?:\\.[^"\\]*)*"|[^\s"'{\[]\S*|'[^'\\]*(?:\\.[^'\\]*)*'|\{[^{}]*\}|\[[^\[\]]*\])"""
-)
-_ESCAPED = re.compile(r"\\(.)")
-_PERIODIC = {"T", "True", "TRUE", "true", "1"}
-_FLAGS = dict.fromkeys(_PERIODIC, True) | dict.fromkeys(("F", "False", "FALSE", "false", "0"), False)
-_COLUMN = {
-    name: (column, rank) for column, accepted in ACCEPTED.items() for rank, name in enumerate(accepted)
-}
-LONGEST_COMMENT = 1 << 18  # bytes
+_SCALARS = {column: names for column, names in ACCEPTED.items() if column not in WIDTHS}
+_PER_ATOM = {name: column for column in WIDTHS for name in ACCEPTED[column]}
+_NUMERIC = ("energy", "stress", "virial", *WIDTHS)
 
 
 class UnusualError(ValueError):
@@ -153,7 +145,7 @@ class _Builder:
         units: str | int | None = texts.get("formula_units") or defaults.formula_units
         if group is None or not units:
             known = self._composition(arrays["numbers"])
-            group, units = known[0] if group is None else group, units or known[1]
+            group, units = group or known[0], units or known[1]
         return Frame(
             frame_id=texts.get("frame_id") or f"{defaults.name}-{item.number:06d}",
             group=group,
@@ -166,7 +158,7 @@ class _Builder:
             energy=comment.energy,
             energy_reference=texts.get("energy_reference") or defaults.energy_reference or UNSTATED,
             stress=stress,
-            stress_converged=_FLAGS[texts.get("stress_converged", "F")],
+            stress_converged="stress_converged" in texts and flags(texts["stress_converged"]) == (True,),
             orbital=texts.get("orbital"),
             magnetic_order=stated_order(texts["magnetic_order"]) if "magnetic_order" in texts else order,
             fmax=fmax,
@@ -186,27 +178,23 @@ class _Builder:
         """Return one frame by itself; never raises for anything that a file may contain."""
         try:
             return self._slow(item)
-        # ASE's parser raises many kinds of errors on unexpected comment lines.
-        except Exception as error:
-            reason = reason_of(error)
-        return Damaged(item.number, item.line, reason)
+        except (UserError, ValueError, OverflowError) as error:
+            return Damaged(item.number, item.line, reason_of(error))
 
     def _slow(self, item: RawFrame) -> Frame:
         from ase import Atoms
 
-        if len(item.comment) > LONGEST_COMMENT:
-            raise UserError(
-                f"the comment line has {len(item.comment)} characters; at most {LONGEST_COMMENT} are read"
-            )
-        info = parse_comment(item.comment.decode("utf-8"))
-        announced = layout(str(info.pop("Properties", DEFAULT)))
-        if "Lattice" not in info:
+        given = pairs(item.comment)
+        announced = layout(plain(given["Properties"]) if "Properties" in given else DEFAULT)
+        if "Lattice" not in given:
             raise UserError("the comment line has no Lattice; give the cell")
-        lattice = np.asarray(info.pop("Lattice"), dtype=float)
-        if lattice.size != 9:
-            raise UserError(f"Lattice has {lattice.size} numbers; give 9")
-        pbc = np.broadcast_to(info.pop("pbc", True), 3)
-        rows = [line.split() for line in item.block.splitlines()]
+        lattice = numbers(given["Lattice"])
+        if len(lattice) != 9:
+            raise UserError(f"Lattice has {len(lattice)} numbers; give 9")
+        pbc = flags(given.get("pbc", "T"))
+        if len(pbc) not in (1, 3):
+            raise UserError(f"pbc has {len(pbc)} values; give 3")
+        rows = [line.split() for line in item.block.split(b"\n")[:-1]]
         for number, row in enumerate(rows):
             if len(row) != announced.columns:
                 raise UserError(
@@ -214,17 +202,27 @@ class _Builder:
                     f"Properties announces {announced.columns}"
                 )
         elements = [row[announced.element].decode("utf-8", "replace") for row in rows]
-        atoms = Atoms(
-            [int(z) for z in elements] if not announced.symbols else [one.capitalize() for one in elements],
-            positions=_numbers(rows, *announced.places["positions"], "positions", item.line),
-            # ASE's parser has transposed the nine numbers.
-            cell=lattice.T,
-            pbc=pbc,
-        )
+        try:
+            atoms = Atoms(
+                [int(z) for z in elements]
+                if not announced.symbols
+                else [one.capitalize() for one in elements],
+                positions=_numbers(rows, *announced.places["positions"], "positions", item.line),
+                cell=np.reshape(lattice, (3, 3)),
+                pbc=np.broadcast_to(pbc, 3),
+            )
+        except KeyError as error:
+            raise UserError(f"{error} is no element") from None
         arrays = {
             name: _numbers(rows, start, width, name, item.line)
             for name, kind, start, width in announced.fields
             if kind in ("R", "I") and any(name in names for names in ACCEPTED.values())
+        }
+        info = {
+            name: _value(given[name], column)
+            for column, names in ACCEPTED.items()
+            for name in names
+            if name in given and plain(given[name])
         }
         return make_frame(
             atoms,
@@ -238,11 +236,25 @@ class _Builder:
         )
 
 
+def _value(text: str, column: str) -> Any:
+    """Return a label as numbers if its column holds them; as text if it is none, which is refused later."""
+    if column not in _NUMERIC:
+        return plain(text)
+    try:
+        found = numbers(text)
+    except ValueError:
+        return plain(text)
+    return found[0] if len(found) == 1 else found
+
+
 def _numbers(rows: Sequence[list[bytes]], start: int, width: int, name: str, line: int) -> np.ndarray:
     values = np.empty((len(rows), width))
     for number, row in enumerate(rows):
+        words = row[start : start + width]
         try:
-            values[number] = [float(word) for word in row[start : start + width]]
+            if any(b"_" in word for word in words):
+                raise ValueError("Python takes 1_0 for ten")
+            values[number] = [float(word) for word in words]
         except ValueError as error:
             raise UserError(
                 f"line {line + 2 + number}: {name} holds something else than numbers"
@@ -250,59 +262,47 @@ def _numbers(rows: Sequence[list[bytes]], start: int, width: int, name: str, lin
     return values if width > 1 else values[:, 0]
 
 
-def _plain(value: str) -> str:
-    if value[0] in "\"'{[":
-        value = value[1:-1]
-        if "\\" in value:
-            value = _ESCAPED.sub(r"\1", value)
-    return value
+@lru_cache(maxsize=1024)
+def _columns(names: tuple[str, ...]) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Return the key of each column that a comment line with these keys states, and its per-atom labels."""
+    return first_named(names, _SCALARS), tuple(name for name in names if name in _PER_ATOM)
 
 
 def _comment(line: bytes) -> tuple[_Comment, Layout]:
     """Return the labels of a comment line; raise ValueError if it must be parsed carefully."""
-    if len(line) > LONGEST_COMMENT:
+    given = pairs(line)
+    announced = layout(plain(given["Properties"]) if "Properties" in given else DEFAULT)
+    if not (announced.plain and all(flags(given.get("pbc", "T")))):
         raise UnusualError
-    pairs = dict(_PAIR.findall(line.decode("utf-8")))
-    properties = pairs.get("Properties")
-    announced = layout(DEFAULT if properties is None else _plain(properties))
-    if not announced.plain:
-        raise UnusualError
-    pbc = pairs.get("pbc")
-    if pbc is not None and not _PERIODIC.issuperset(_plain(pbc).split()):
-        raise UnusualError
-    cell = list(map(float, _plain(pairs.get("Lattice", "-")).split()))
+    cell = numbers(given.get("Lattice", "-"))
     if len(cell) != 9:
         raise UnusualError
-    texts: dict[str, str] = {}
-    ranks: dict[str, int] = {}
-    for name, value in pairs.items():
-        known = _COLUMN.get(name)
-        if known is None:
-            continue
-        column, rank = known
-        if column in WIDTHS:
-            # One number under the name of moments is the total moment of the cell.
-            if column != "magmoms" or len(_plain(value).split()) != 1:
-                raise UnusualError
-        elif rank < ranks.get(column, len(_COLUMN)):
-            texts[column], ranks[column] = _plain(value), rank
+    columns, per_atom = _columns(tuple(given))
+    for name in per_atom:
+        # One number under the name of moments is the total moment of the cell.
+        if _PER_ATOM[name] != "magmoms" or len(plain(given[name]).split()) != 1:
+            raise UnusualError
+    texts = {column: plain(given[name]) for column, name in columns.items()}
     units = texts.get("formula_units", "1")
-    if not (units.isdecimal() and len(units) < 6 and int(units)):
+    if not (all(texts.values()) and units.isdecimal() and len(units) < 6 and int(units)):
         raise UnusualError
-    if texts.get("stress_converged", "F") not in _FLAGS:
+    if len(flags(texts.get("stress_converged", "F"))) != 1:
         raise UnusualError
-    stress = _matrix(texts["stress"]) if "stress" in texts else None
-    converted = stress is None and "virial" in texts
+    stress = _matrix(given[columns["stress"]]) if "stress" in columns else None
+    converted = stress is None and "virial" in columns
     if converted:
         volume = abs(float(np.linalg.det(np.array(cell).reshape(3, 3))))
-        stress = [-value / volume for value in _matrix(texts["virial"])] if volume else None
-    return _Comment(cell, float(texts.get("energy", "")), stress, converted, texts), announced
+        virial = _matrix(given[columns["virial"]])
+        stress = [-value / volume for value in virial] if volume else None
+    energy = numbers(given[columns["energy"]]) if "energy" in columns else []
+    if len(energy) != 1:
+        raise UnusualError
+    return _Comment(cell, energy[0], stress, converted, texts), announced
 
 
 def _matrix(text: str) -> list[float]:
     """Return nine numbers from nine or six; raise UnusualError for any other count."""
-    text = text.removeprefix("_JSON ").replace("[", " ").replace("]", " ").replace(",", " ")
-    values = list(map(float, text.split()))
+    values = numbers(text)
     if len(values) == 6:
         values = [values[index] for index in VOIGT]
     if len(values) != 9:
