@@ -18,7 +18,8 @@ from workflow_lib.workflow.failed_log import last_lines
 from workflow_lib.core.io import atomic_path, read_json
 from workflow_lib.workflow.folder_owner import require_own
 from workflow_lib.workflow.persistence import records_decide
-from workflow_lib.workflow.run_folder import old_folders
+from workflow_lib.workflow.report_text import caption_text, script_safe_reports
+from workflow_lib.workflow.run_folder import clear_run, old_folders
 from workflow_lib.workflow.run_owner import own_run
 from workflow_lib.workflow.slurm_outage import keep_jobs
 
@@ -73,7 +74,8 @@ def described():
         raise WorkflowError(f"{CFG.host} is no host description: {error}")
     low, high = (f"{CFG.redox.element}{s.oxidation}+" for s in CFG.redox.states)
     names |= {"element": CFG.redox.element, "low": low, "high": high}
-    return names | {"level": CFG.dataset.energy_reference}
+    names |= {"level": CFG.dataset.energy_reference}
+    return {key: caption_text(value) for key, value in names.items()}
 
 
 def names_of(outputs):
@@ -93,7 +95,10 @@ def gpus(wildcards):
     return int(CFG.training_of(TRAINED[wildcards.model].name).device == "cuda")
 
 
+# The only texts that captions may name: nothing in them is taken for markup.
 DESCRIBED = described()
+config["described"] = DESCRIBED | {"run": CFG.run}
+script_safe_reports()
 
 
 # Snakemake calls this only in the main process (jobs get --no-hooks), before it starts any job.
@@ -104,6 +109,7 @@ onstart:
             print(line, file=sys.stderr)
         # A SLURM executor names its jobs by this ID; the others have none.
         own_run(Path(RUN), getattr(workflow.scheduler._executor, "run_uuid", None))
+        clear_run(Path(RUN))
         keep_jobs(workflow.scheduler._executor)
         # The commands read the resolved configuration from a file. It is not the output of a rule: such
         # a rule would run whenever any key changed, and Snakemake could not see which rules' keys did.

@@ -82,6 +82,7 @@ rule dft:
         settings=settings_of("dft", "redox"),
         code=code_of("dft-energies"),
         store=store_content,
+        place=caption_text(CFG.dft.store),
     message:
         "Collecting the DFT energies of the arrangements found"
     shell:

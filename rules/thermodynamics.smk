@@ -48,6 +48,10 @@ rule thermodynamics:
     params:
         described=DESCRIBED,
         settings=settings_of("thermodynamics"),
+        metals=[
+            caption_text(f"{m.element} {m.energy_ev} at {m.level} ({m.source})")
+            for m in CFG.thermodynamics.metals
+        ],
         code=code_of("thermodynamics"),
         charge_orders=[f"{CHARGE_ORDER}/{m}" for m in MODELS],
         searches=[f"{SEARCH}/{m}" for m in SEARCHED],

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
 
 from workflow_lib.__main__ import main
 from workflow_lib.core.errors import UserError
-from workflow_lib.core.io import atomic_path
+from workflow_lib.core.io import atomic_path, remove_temporaries
+from workflow_lib.core.locks import alone
+from workflow_lib.workflow.run_folder import clear_run
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
@@ -51,3 +56,29 @@ def test_another_error_of_the_system_is_not_taken_for_it(tmp_path, monkeypatch):
     monkeypatch.setattr("workflow_lib.stages.dataset.run.build_dataset", run)
     with pytest.raises(OSError, match="Input/output"):
         main(["dataset", "--out", str(tmp_path / "out")])
+
+
+def test_what_a_kill_left_goes_when_its_successor_has_the_folder(tmp_path):
+    """The file of a killed process, made for real; what only looks like one stays."""
+    code = (
+        "import os, sys; from workflow_lib.core.io import atomic_path\n"
+        f"with atomic_path({str(tmp_path / 'states.svg')!r}) as path:\n    os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=False)
+    [left] = tmp_path.iterdir()
+    kept = {".mine.tmp", ".a.12.tmp.b.c", "a.12.tmp.svg", ".tmp"}
+    for name in kept:
+        (tmp_path / name).touch()
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below/.states.12.tmp.svg").touch()
+
+    remove_temporaries(tmp_path, 3600)
+    assert left.exists()
+    with alone(tmp_path, "test"):
+        assert not left.exists()
+        assert {path.name for path in tmp_path.iterdir()} == {*kept, "below", ".busy"}
+    clear_run(tmp_path)
+    assert (tmp_path / "below/.states.12.tmp.svg").exists()
+    os.utime(tmp_path / "below/.states.12.tmp.svg", (1, 1))
+    clear_run(tmp_path)
+    assert not (tmp_path / "below/.states.12.tmp.svg").exists()

@@ -7,9 +7,11 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,10 @@ from workflow_lib.core.strict import JSON_BYTES, parse_json, read_text
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
+
+
+TEMPORARY = re.compile(r"\..*\.\d+\.tmp(\.[^.]*)?")
+"""Names that :func:`atomic_path` gives: ``.<stem>.<process>.tmp<suffix>``."""
 
 
 @contextmanager
@@ -45,6 +51,19 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_temporaries(folder: Path, age: float = 0) -> None:
+    """Remove what killed processes left of :func:`atomic_path` in a folder, not below it.
+
+    Only files older than ``age`` s go. With ``age`` 0 the caller must know that nobody else writes there.
+    """
+    for path in folder.glob(".*.tmp*"):
+        if TEMPORARY.fullmatch(path.name):
+            # Another process may have finished or removed it meanwhile.
+            with suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime >= age:
+                    path.unlink()
 
 
 def touch(path: Path, wanted: Path) -> None:

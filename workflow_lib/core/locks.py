@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from workflow_lib.core.errors import UserError
-from workflow_lib.core.io import touch
+from workflow_lib.core.io import remove_temporaries, touch
 
 POLL = 0.1  # s
 
@@ -64,8 +64,8 @@ def alone(folder: Path, what: str) -> Iterator[None]:
     """Work in ``folder`` while no other process does; wait as long as another one is active.
 
     A run that was killed may leave jobs on a cluster. Their successors wait here for them to end
-    and continue from what they have done, so no two write the same file. Raises UserError if the
-    folder cannot be written.
+    and continue from what they have done, so no two write the same file. Half-written files of a
+    process that was killed there are removed. Raises UserError if the folder cannot be written.
     """
 
     def say(line: str) -> None:
@@ -74,4 +74,5 @@ def alone(folder: Path, what: str) -> Iterator[None]:
     path = folder / ".busy" / "lock"
     touch(path, folder)
     with folder_lock(path, math.inf, say, what):
+        remove_temporaries(folder)
         yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -9,11 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from workflow_lib.core.errors import UserError
-from workflow_lib.core.io import atomic_path, read_json
+from workflow_lib.core.io import atomic_path, read_json, remove_temporaries
 from workflow_lib.core.locks import folder_lock
 
 MARK = "config.json"
 """The resolved configuration that a run writes beside its results; no other folder has one."""
+HOUR = 3600.0  # s
 OLD_FOLDERS = {"exam": "charge_order", "sampling": "search", "benchmark": "comparison"}
 """Folders of a run in earlier versions, and the present names of their stages."""
 
@@ -60,6 +62,16 @@ def old_folders(folder: Path) -> list[str]:
         for old, new in OLD_FOLDERS.items()
         if (folder / old).is_dir()
     ]
+
+
+def clear_run(folder: Path) -> None:
+    """Remove what killed jobs left half-written anywhere in a run's folder, if it is an hour old.
+
+    Younger files may be those of a job that outlived a killed run; its successor removes them when it
+    has the folder for itself.
+    """
+    for place, _, _ in os.walk(folder):
+        remove_temporaries(Path(place), HOUR)
 
 
 def make_report(folder: Path, configuration: Path) -> Path | None:
