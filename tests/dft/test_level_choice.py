@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from workflow_lib.core.errors import UserError
+from workflow_lib.dft.basis_error import plane_waves
 from workflow_lib.dft.level import Level
-from workflow_lib.dft.level_choice import level_table, plane_waves, verdict
+from workflow_lib.dft.level_choice import level_table, verdict
 from workflow_lib.dft.store import Record
 from workflow_lib.lattice.host import Arrangement
 

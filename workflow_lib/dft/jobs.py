@@ -11,6 +11,7 @@ from pathlib import Path
 from workflow_lib.core.errors import BusyError, UserError
 from workflow_lib.core.io import atomic_path
 from workflow_lib.core.strict import JSON_BYTES, parse_json, read_text
+from workflow_lib.dft.basis_error import basis_warnings
 from workflow_lib.dft.calculation import Calculation
 from workflow_lib.dft.store import Log, Store
 
@@ -69,7 +70,8 @@ def run_jobs(
     The code of its level computes a calculation: GPAW here (its text goes to
     ``<store>/text/<digest>.txt``), VASP by the user's ``command`` in ``<store>/vasp/<digest>``. All
     calculations are checked before the first starts. A failed one stays failed unless
-    ``retry_failed``. Raises UserError for bad input, a missing code or potential, and a store that
+    ``retry_failed``. A level at which cells of unequal composition should not be compared is said first.
+    Raises UserError for bad input, a missing code or potential, and a store that
     cannot be written.
     """
     for calculation in calculations:
@@ -81,6 +83,8 @@ def run_jobs(
         for calculation in calculations:
             if calculation.level.code == "GPAW":
                 require_paw_sets(calculation)
+    for line in basis_warnings(calculations, store.records()):
+        _log.warning("%s", line)
     tally = Tally()
     for number, calculation in enumerate(calculations, start=1):
         where = f"{number} of {len(calculations)}: {calculation.name}"

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from ase.units import Bohr, GPa, Ha
+from ase.units import GPa
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import save_figure
+from workflow_lib.dft.basis_error import FORMATION_LIMIT, plane_waves
 from workflow_lib.dft.level import Level
 from workflow_lib.dft.store import Record
 
@@ -49,7 +50,7 @@ errors against the reference: largest force component, pressure (mean) and large
 class Criteria:
     """What an error may be: meV per formula unit, meV/A, GPa."""
 
-    formation: float = 3.0
+    formation: float = FORMATION_LIMIT
     order: float = 2.0
     force: float = 20.0
     stress: float = 0.3
@@ -62,28 +63,6 @@ type Key = tuple[str, float, str]
 def mesh_of(level: Level) -> str:
     """Mesh as text."""
     return "x".join(map(str, level.kpoints)) + (" shifted" if level.shifted else "")
-
-
-def plane_waves(cell: np.ndarray, level: Level) -> tuple[float, float]:
-    """Mean number of plane waves over the mesh, and the ideal number of cell (A) and cut-off."""
-    radius = np.sqrt(2 * level.cutoff / Ha) / Bohr  # 1/A
-    reciprocal = 2 * np.pi * np.linalg.inv(cell).T
-    reach = np.ceil(radius * np.linalg.norm(cell, axis=1) / (2 * np.pi)).astype(int) + 1
-    indices = np.stack(np.meshgrid(*(np.arange(-n, n + 1) for n in reach), indexing="ij"), axis=-1).reshape(
-        -1, 3
-    )
-    axes = []
-    for points in level.kpoints:
-        shift = (points - 1) / 2 if level.shifted else 0.0
-        axes.append((np.arange(points) - shift) / points)
-    counts = [
-        int((np.linalg.norm((indices + np.array((a, b, c))) @ reciprocal, axis=1) < radius).sum())
-        for a in axes[0]
-        for b in axes[1]
-        for c in axes[2]
-    ]
-    ideal = abs(np.linalg.det(cell)) * radius**3 / (6 * np.pi**2)
-    return float(np.mean(counts)), float(ideal)
 
 
 def level_table(records: Iterable[Record], reference: Level, *, empty: str, full: str) -> pd.DataFrame:
