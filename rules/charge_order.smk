@@ -39,7 +39,7 @@ rule charge_order:
             f"{CHARGE_ORDER}/{{model}}/states.svg",
             caption="captions/charge_order.rst",
             category="3 Charge orders",
-            labels={"model": "{model}", "figure": "16 states"},
+            labels={"model": "{model}", "figure": "charge-ordered states"},
         ),
     log:
         f"{RUN}/logs/charge_order-{{model}}.log",

@@ -150,6 +150,12 @@ class Config(_Section):
             raise ValueError(
                 "dataset.path: the frames of this run come from `sources`; give one of the two"
             )
+        own = self.sources or self.dataset.path != DatasetSettings.model_fields["path"].default
+        if own and "energy_reference" not in self.dataset.model_fields_set:
+            raise ValueError(
+                "dataset.energy_reference: state the level of theory of your frames; it has a default for "
+                "the frames of this project only"
+            )
         names = [model.name for model in self.models]
         for name in names:
             if names.count(name) > 1:

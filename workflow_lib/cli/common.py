@@ -33,7 +33,10 @@ class Command(click.Command):
     """A command with options that take several values at once: ``--in a.xyz b.xyz``."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Join the values after each such option, which click would take for arguments."""
+        """Join the values after each such option, which click would take for arguments.
+
+        An option that is given twice (``--in a.xyz --in b.xyz``) has the values of both.
+        """
         many = {
             name
             for option in self.params
@@ -41,14 +44,21 @@ class Command(click.Command):
             for name in (*option.opts, *option.secondary_opts)
         }
         joined: list[str] = []
+        places: dict[str, int] = {}
         rest = list(args)
         while rest:
-            joined.append(rest.pop(0))
-            if joined[-1] in many:
-                values = []
-                while rest and not rest[0].startswith("-"):
-                    values.append(rest.pop(0))
-                joined.append(_SEPARATOR.join(values))
+            name = rest.pop(0)
+            if name not in many:
+                joined.append(name)
+                continue
+            values = []
+            while rest and not rest[0].startswith("-"):
+                values.append(rest.pop(0))
+            if name in places:
+                joined[places[name]] = _SEPARATOR.join([joined[places[name]], *values])
+            else:
+                joined += [name, _SEPARATOR.join(values)]
+                places[name] = len(joined) - 1
         return super().parse_args(ctx, joined)
 
     def invoke(self, ctx: click.Context) -> Any:

@@ -38,6 +38,8 @@ def comparison(
         searches=searches,
         thermodynamics=thermodynamics,
         embeddings=embeddings,
+        couple=config.redox.couple,
+        compared_x=config.charge_order.compared_x,
         out=out,
     )
 

@@ -349,7 +349,7 @@ class Host:
         from workflow_lib.lattice.locate import locate
 
         states = None if oxidation_states is None else np.asarray(oxidation_states)
-        [arrangement], [reason], _ = locate(
+        [arrangement], [reason], _, _ = locate(
             self,
             atoms.numbers,
             np.array([0, len(atoms)]),

@@ -36,6 +36,9 @@ HOPELESS = 1.0
 """A; a reading in which atoms are this far from their nearest sites is not looked at more closely."""
 SMALLEST = 0.1
 """A^3 an atom; less is no cell."""
+FOREIGN = 0.7
+"""A; a framework this far from its sites (root mean square) is another crystal. Thermal motion at 1000 K
+moves it by about 0.3 A, and the frames of a hop keep it."""
 REMEMBERED = 16
 """Settings found in earlier frames that are tried on later ones."""
 _PAIRS = 60_000
@@ -47,12 +50,14 @@ class Located(NamedTuple):
 
     ``reasons`` are also None for frames that do not have the host's composition: these are another
     material. ``copies`` [F] is the number of host cells that a frame's composition makes, 0 for
-    another material.
+    another material. ``foreign`` [F]: it has the host's composition, but its framework is that of another
+    crystal, such as another polymorph.
     """
 
     arrangements: list[Arrangement | None]
     reasons: list[str | None]
     copies: np.ndarray
+    foreign: np.ndarray
 
 
 class Reading(NamedTuple):
@@ -66,13 +71,14 @@ class _Fit(NamedTuple):
     """How well frames [G] lie on the sites in a reading.
 
     ``site`` [G, n] counts the sites of each element from 0; ``worst`` and ``rms`` [G] in A are the
-    largest displacement of an atom and their root mean square; ``atom`` [G] is the atom with the
-    largest; ``shift`` [G, 3] the origin (scaled).
+    largest displacement of an atom and their root mean square, ``framework`` [G] that of the framework
+    alone; ``atom`` [G] is the atom with the largest; ``shift`` [G, 3] the origin (scaled).
     """
 
     site: np.ndarray
     worst: np.ndarray
     rms: np.ndarray
+    framework: np.ndarray
     atom: np.ndarray
     shift: np.ndarray
 
@@ -114,6 +120,7 @@ def locate(
     copies = copies_of_host(host, numbers, offsets)
     arrangements: list[Arrangement | None] = [None] * len(copies)
     reasons: list[str | None] = [None] * len(copies)
+    foreign = np.zeros(len(copies), dtype=bool)
     asked = copies > 0 if wanted is None else (copies > 0) & wanted
     for frame in np.flatnonzero(asked & ~_sound(offsets, positions, cells)).tolist():
         reasons[frame], asked[frame] = (
@@ -131,14 +138,14 @@ def locate(
         group = _Group(host, int(copies[members[0]]), numbers[atoms[0]], host.confusable)
         group.locate(positions[atoms], cells[members])
         for row, (frame, mine) in enumerate(zip(members, atoms, strict=True)):
-            reasons[frame] = group.reasons[row]
+            reasons[frame], foreign[frame] = group.reasons[row], group.foreign[row]
             if reasons[frame] is None:
                 own = None if states is None else states[mine]
                 arrangements[frame] = group.arrangement(row, own)
             elif (atom := group.misplaced[row]) is not None:
                 place = mine[atom] - offsets[frame]
                 reasons[frame] = f"atom {place} ({SYMBOLS[numbers[mine[atom]]]}) is {reasons[frame]}"
-    return Located(arrangements, reasons, copies)
+    return Located(arrangements, reasons, copies, foreign)
 
 
 def confusable(host: Host) -> float:
@@ -217,6 +224,7 @@ class _Group:
         self._sites: dict[Repeat, dict[int, np.ndarray]] = {}
         self.reasons: list[str | None] = []
         self.misplaced: list[int | None] = []
+        self.foreign = np.zeros(0, dtype=bool)
         self.found: list[tuple[Reading, np.ndarray] | None] = []
 
     def sites(self, repeat: Repeat) -> dict[int, np.ndarray]:
@@ -242,6 +250,7 @@ class _Group:
         count = len(cells)
         self.found, self.misplaced = [None] * count, [None] * count
         self.reasons = ["unread"] * count
+        self.foreign = np.ones(count, dtype=bool)
         rms = np.full(count, np.inf)
         own = np.linalg.norm(self.cell, axis=1)
         repeats = np.maximum(1, np.round(np.linalg.norm(cells, axis=2) / own)).astype(np.int64)
@@ -272,6 +281,7 @@ class _Group:
                 None if good else f"{fit.worst[place]:.2f} A from its site in {self.host.name}"
             )
             self.misplaced[row] = None if good else int(fit.atom[place])
+            self.foreign[row] = not good and fit.framework[place] > FOREIGN
 
     def _other_settings(
         self, row: int, doubtful: np.ndarray, positions: np.ndarray, cells: np.ndarray, rms: np.ndarray
@@ -376,6 +386,7 @@ class _Group:
             site,
             displaced.max(axis=1),
             np.sqrt((displaced**2).mean(axis=1)),
+            np.sqrt((displaced[:, framework] ** 2).mean(axis=1)),
             displaced.argmax(axis=1),
             np.atleast_2d(reading.shift) - mean,
         )

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from workflow_lib.core.io import sha256
+from workflow_lib.core.io import read_json, sha256
 from workflow_lib.workflow.made import Made, Record
 
 PACKAGES = (
@@ -79,7 +79,21 @@ def collect_provenance(
         "data_sha256": {path: sha256(path) for path in data},
         "jobs": made,
         "made_with": environments,
+        "processors": _processors(run, models),
     }
+
+
+def _processors(run: Path, models: Iterable[str]) -> dict[str, list[str]]:
+    """Return each processor that trained models, with their ids; jobs may run on other machines than this.
+
+    Trained weights depend on it: rounding differs in the last digits, and training amplifies that.
+    """
+    found: dict[str, list[str]] = {}
+    for model in sorted(models):
+        path = run / "training" / model / "timings.json"
+        if path.is_file():
+            found.setdefault(read_json(path).get("processor", "not recorded"), []).append(model)
+    return found
 
 
 def _job(record: Record) -> dict[str, Any]:

@@ -23,7 +23,14 @@ def test_states_of_test_frames_that_train(train, seen, tmp_path):
     ("seen", "words"),
     [(False, "Held-out charge-ordered states"), (True, "Held-out frames of states that also train")],
 )
-def test_caption(seen, words, tmp_path):
+@pytest.mark.parametrize("seeds", [[1], [1, 2]])
+def test_caption(seen, words, seeds, tmp_path):
+    """The words are those of the run: its couple and composition, and how many seeds stand behind it."""
     row = dict.fromkeys(COLUMNS) | {"model": "painn", "variant": "baseline", "energy_mae_mev_atom": 5.0}
-    comparison_figure(pd.DataFrame([row]), tmp_path / "benchmark", seen=seen)
-    assert words in (tmp_path / "benchmark.svg").read_text()
+    table = pd.DataFrame([row | {"seed": seed} for seed in seeds])
+    stem = tmp_path / "benchmark"
+    comparison_figure(table, stem, couple="Co3+/Co4+", compared_x=1 / 3, seen=seen)
+    text = stem.with_suffix(".svg").read_text()
+    assert words in text and "Co3+/Co4+" in text and "x = 0.333333" in text
+    assert "Fe" not in text
+    assert ("One seed" in text) is (len(seeds) == 1)

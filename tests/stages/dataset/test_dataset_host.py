@@ -10,14 +10,14 @@ from embedded import FRAMES, HOST, RULE, embedded_table
 from other_settings import unimodular
 
 from workflow_lib.core.errors import UserError
-from workflow_lib.frames.table import with_labels
+from workflow_lib.frames.table import read_parquet, with_labels
 from workflow_lib.lattice.host import Host
 from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.stages.dataset import run
 from workflow_lib.stages.dataset.assign import assign
-from workflow_lib.stages.dataset.index import make_index
+from workflow_lib.stages.dataset.index import OTHER_CRYSTAL, make_index
 from workflow_lib.stages.dataset.settings import DatasetSettings
-from workflow_lib.stages.dataset.source import open_source
+from workflow_lib.stages.dataset.source import in_memory, open_source
 from workflow_lib.stages.dataset.splits import make_units
 
 SETTINGS = DatasetSettings(path=str(FRAMES))
@@ -89,3 +89,78 @@ def test_two_settings_of_one_state_share_a_set(rule, host, original_frames):
     assert [frame.state_key for frame in labelled] == [frame.state_key for frame in original_frames[::3]]
     units = make_units(labelled, host, SETTINGS)
     assert len(units) == len({frame.state_key for frame in labelled})
+
+
+def paper_like(original_frames):
+    """Olivine and, four times as many, maricite frames under the names that a formula gives both."""
+    frames = [with_labels(frame, group=f"{len(frame)}", state_key=None) for frame in original_frames[::4]]
+    maricite = [f for f in read_parquet(FRAMES) if f.group.startswith("maricite")]
+    full = next(f.group for f in frames if len(f) == 28)
+    copies = [
+        with_labels(frame, frame_id=f"m-{number}-{frame.frame_id}", group=full)
+        for number in range(4 * len(frames) // len(maricite))
+        for frame in maricite
+    ]
+    return frames, copies
+
+
+def test_a_majority_of_another_polymorph_is_no_wrong_host(rule, host, original_frames, caplog):
+    """The public data hold maricite beside olivine NaFePO4, in files that name both by their formula."""
+    frames, maricite = paper_like(original_frames)
+    index = make_index(in_memory(frames + maricite, frames[0].energy_reference), rule, host, SETTINGS)
+    assert len(maricite) > 3 * len(frames)
+    run._check_host(index, host, SETTINGS)
+    assert f"{len(maricite)} of them are another crystal" in caplog.text
+    # All are kept, as a material of their own: its frames share a set, and no state of the host.
+    labelled, aside = assign(frames + maricite, rule, host, SETTINGS)
+    assert not aside and len(labelled) == len(frames) + len(maricite)
+    units = {unit.name: unit for unit in make_units(labelled, host, SETTINGS)}
+    [other] = [name for name in units if name.endswith(OTHER_CRYSTAL)]
+    assert set(units[other].frame_ids) == {frame.frame_id for frame in maricite}
+
+
+def test_the_wrong_polymorph_as_host_is_refused(rule, host, original_frames):
+    """A few frames that fit by accident do not make the host right."""
+    frames, maricite = paper_like(original_frames)
+    few = [frame for frame in frames if len(frame) == 28][:2]
+    index = make_index(in_memory(few + maricite, few[0].energy_reference), rule, host, SETTINGS)
+    with pytest.raises(UserError, match="fit no site of it"):
+        run._check_host(index, host, SETTINGS)
+
+
+def test_another_framework_of_the_same_elements_is_no_sign_of_a_wrong_host(rule, host, original_frames):
+    """Na4Fe3(PO4)2P2O7 has the elements of the olivine and is simply another material."""
+    frames, maricite = paper_like(original_frames)
+    others = [
+        with_labels(frame, numbers=np.append(frame.numbers[:-1], 15), oxidation_states=None, magmoms=None)
+        for frame in maricite
+    ]
+    index = make_index(in_memory(frames + others, frames[0].energy_reference), rule, host, SETTINGS)
+    run._check_host(index, host, SETTINGS)
+
+
+@pytest.mark.parametrize("mobile_known", [True, False])
+def test_mixed_magnetic_orders_of_one_framework_are_said(rule, host, original_frames, mobile_known):
+    """Antiferromagnetic end members beside ferromagnetic states shift every formation energy."""
+
+    def warnings(frames):
+        index = make_index(in_memory(frames, frames[0].energy_reference), rule, host, SETTINGS)
+        found = run._warnings(index, host if mobile_known else None)
+        return [line for line in found if "Magnetic orders" in line]
+
+    frames = original_frames[::5]
+    assert not warnings(frames)
+    signs = np.where(np.arange(28) % 2, -1.0, 1.0)
+    turned = [
+        with_labels(frame, magmoms=frame.magmoms * signs) if len(frame) == 28 else frame for frame in frames
+    ]
+    assert {frame.magnetic_order for frame in turned} == {"FM", "AFM"}
+    [line] = warnings(turned)
+    assert "AFM 3 frames of NaFePO4" in line
+    # Without the mobile ion's name, the empty host is another chemistry.
+    empty = [
+        with_labels(frame, magmoms=frame.magmoms * signs[: len(frame)]) if len(frame) == 24 else frame
+        for frame in frames
+    ]
+    assert {frame.magnetic_order for frame in empty} == {"FM", "AFM"}
+    assert bool(warnings(empty)) is mobile_known

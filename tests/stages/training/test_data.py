@@ -87,6 +87,26 @@ def test_empty_subset_is_refused(case):
     assert without_sodium["test"]
 
 
+def test_models_with_and_without_labels_are_tested_on_the_same_frames(case):
+    """A full data set adds frames that train and validate; frames of other chemistries test nobody."""
+    iron = DatasetSettings(subset_elements=("Na", "Fe", "P", "O"), required_elements=())
+    frames = read_parquet(case / "frames.parquet")
+    splits = json.loads((case / "splits.json").read_text())["folds"][0]
+    for name in ("train", "validation", "test"):  # the first frame of each set is of manganese
+        place = next(i for i, frame in enumerate(frames) if frame.frame_id == splits[name][0])
+        numbers = np.where(frames[place].numbers == 26, 25, frames[place].numbers)
+        frames[place] = with_labels(frames[place], numbers=numbers, oxidation_states=None)
+    write_parquet(frames, case / "frames.parquet")
+
+    def ids(sets, name):
+        return [frame.frame_id for frame in sets[name]]
+
+    labelled, blind = load(case, subset=iron), load(case, subset=iron, full=True)
+    assert ids(labelled, "test") == ids(blind, "test") == splits["test"][1:]
+    for name in ("train", "validation"):
+        assert set(ids(blind, name)) - set(ids(labelled, name)) == {splits[name][0]}
+
+
 def test_mixed_levels_of_theory_are_refused(case):
     frames = read_parquet(case / "frames.parquet")
     frames[3] = with_labels(frames[3], energy_reference="VASP/PBE+U")

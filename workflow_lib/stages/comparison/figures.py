@@ -12,16 +12,19 @@ from workflow_lib.core.io import save_figure
 from workflow_lib.core.plotting import style
 from workflow_lib.models.identity import EWALD, look_of, model_colours
 
-PANELS = (
-    ("energy_mae_mev_atom", "energy MAE\n(meV/atom)", None),
-    ("force_mae_mev_a", "force MAE\n(meV/Å)", None),
-    ("states_spearman", "Spearman, unseen\nstates at x = 1/2", 1.0),
-    ("redox_spread_ratio", "redox spread\nmodel / DFT", 1.0),
-    ("hull_mae_mev_fu", "hull MAE\n(meV/f.u.)", None),
-    ("step_voltage_mae_mv", "voltage steps MAE\n(mV)", None),
-    ("redox_silhouette", "silhouette of\nFe²⁺/Fe³⁺", None),
-)
-"""Column, axis title, and the value of DFT itself (a dashed line)."""
+
+
+def _panels(couple: str, compared_x: float) -> tuple[tuple[str, str, float | None], ...]:
+    """Return, for each panel, its column, its axis title, and the value of DFT itself (a dashed line)."""
+    return (
+        ("energy_mae_mev_atom", "energy MAE\n(meV/atom)", None),
+        ("force_mae_mev_a", "force MAE\n(meV/Å)", None),
+        ("states_spearman", f"Spearman, unseen\nstates at x = {compared_x:g}", 1.0),
+        ("redox_spread_ratio", "redox spread\nmodel / DFT", 1.0),
+        ("hull_mae_mev_fu", "hull MAE\n(meV/f.u.)", None),
+        ("step_voltage_mae_mv", "voltage steps MAE\n(mV)", None),
+        ("redox_silhouette", f"silhouette of\n{couple}", None),
+    )
 
 
 def _order(table: pd.DataFrame) -> list[tuple[str, str]]:
@@ -30,21 +33,24 @@ def _order(table: pd.DataFrame) -> list[tuple[str, str]]:
     return [p for p in pairs if p[0] != EWALD] + [p for p in pairs if p[0] == EWALD]
 
 
-def comparison_figure(table: pd.DataFrame, stem: Path, *, seen: bool = False) -> None:
+def comparison_figure(
+    table: pd.DataFrame, stem: Path, *, couple: str, compared_x: float, seen: bool = False
+) -> None:
     """Draw ``<stem>.svg`` and ``.png``: a dot per trained model, a bar over folds and seeds.
 
-    ``seen`` says whether models know states of their held-out frames from other frames.
+    ``couple`` names the charge states, ``compared_x`` the composition whose states are ranked. ``seen``
+    says whether models know states of their held-out frames from other frames.
     """
     style()
     import matplotlib.pyplot as plt
 
-    pairs = _order(table)
+    pairs, shown = _order(table), _panels(couple, compared_x)
     colours = model_colours(model for model, _ in pairs)
     places = np.arange(len(pairs))[::-1]
     figure, axes = plt.subplots(
-        1, len(PANELS), figsize=(12.5, 1.3 + 0.27 * len(pairs)), sharey=True, squeeze=False
+        1, len(shown), figsize=(12.5, 1.3 + 0.27 * len(pairs)), sharey=True, squeeze=False
     )
-    for axis, (column, title, ideal) in zip(axes[0], PANELS, strict=True):
+    for axis, (column, title, ideal) in zip(axes[0], shown, strict=True):
         for place, (model, variant) in zip(places, pairs, strict=True):
             rows = table[(table["model"] == model) & (table["variant"] == variant)]
             values = pd.to_numeric(rows[column]).dropna().to_numpy(dtype=float)
@@ -62,10 +68,12 @@ def comparison_figure(table: pd.DataFrame, stem: Path, *, seen: bool = False) ->
             axis.set_xlim(0, 1.1 * np.fmax(pd.to_numeric(table[column]).max(), 1e-9))
     axes[0][0].set_yticks(places, [f"{model} · {variant}" for model, variant in pairs])
     axes[0][0].set_ylim(-0.7, len(pairs) - 0.3)
+    seeds = pd.to_numeric(table["seed"]).nunique()
+    spread = "" if seeds > 1 else " One seed: differences may be chance, see contrasts.csv."
     figure.suptitle(
         f"{'Held-out frames of states that also train' if seen else 'Held-out charge-ordered states'}; "
         "a dot a trained model, bars: mean over folds and seeds. "
-        "Dashed: DFT. Tick in the last panel: untrained network",
+        f"Dashed: DFT. Tick in the last panel: untrained network.{spread}",
         fontsize=8,
     )
     save_figure(figure, stem)

@@ -138,11 +138,14 @@ def run_comparison(
     searches: Sequence[Path],
     thermodynamics: Path,
     embeddings: Sequence[Path],
+    couple: str,
+    compared_x: float,
     out: Path,
 ) -> None:
     """Write ``comparison.csv``, ``contrasts.csv``, ``timings.csv`` and the figure into ``out``.
 
-    The folders are those of the stages, one per model, named by the model's id.
+    The folders are those of the stages, one per model, named by the model's id; ``couple`` names the
+    charge states, ``compared_x`` the composition whose states are ranked.
     """
     by_name = {"charge_orders": charge_orders, "searches": searches, "embeddings": embeddings}
     folders = {key: {path.name: path for path in paths} for key, paths in by_name.items()}
@@ -160,5 +163,11 @@ def run_comparison(
     write_csv(table, out / "comparison.csv")
     write_csv(contrasts, out / "contrasts.csv")
     write_csv(_timings(trainings, folders["searches"], folders["charge_orders"]), out / "timings.csv")
-    comparison_figure(table, out / "comparison", seen=any(map(_knows_test_states, trainings)))
+    comparison_figure(
+        table,
+        out / "comparison",
+        couple=couple,
+        compared_x=compared_x,
+        seen=any(map(_knows_test_states, trainings)),
+    )
     seal(out, "comparison")

@@ -22,8 +22,11 @@ from workflow_lib.stages.dataset.assign import charge_states
 from workflow_lib.stages.dataset.settings import DatasetSettings
 from workflow_lib.stages.dataset.source import Source
 
-TEXTS = ("frame_id", "group", "kind", "source")
+TEXTS = ("frame_id", "group", "kind", "source", "magnetic_order")
 LABELS = ("forces", "stress", "magmoms", "charges")
+OTHER_CRYSTAL = " (other crystal)"
+"""Added to the group of frames of another crystal where the host's frames have the same: a group is one
+material, whose states share a set and whose energies are compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,9 @@ class Index:
     ``labelled``: it has charge states; ``low_sites``, ``high_sites``: number of redox sites in
     either state whose Bader charge is known, and ``low_charge``, ``high_charge``: the sum of those
     charges (e); ``state_key`` (None if it fits no host), ``misfit`` (why a frame of the host's
-    composition does not fit its sites) and ``reason`` why it is set aside (None: it is kept).
+    composition does not fit its sites), ``foreign`` (it is another crystal of this composition, and has a
+    ``group`` apart from the host's), ``magnetic_order`` and ``reason`` why it is set aside (None: it is
+    kept).
 
     ``states``: oxidation states of all atoms ``[N]``, frame i from ``offsets[i]`` to ``offsets[i +
     1]``; they have a meaning only where ``labelled``. ``contents``: sorted atomic numbers and
@@ -136,6 +141,8 @@ def make_index(source: Source, rule: RedoxRule, host: Host | None, settings: Dat
             states.append(found.astype(np.int8))
             bar.update(len(batch))
     rows = pd.concat(tables, ignore_index=True)
+    shared = rows["foreign"] & rows["state_key"].notna().groupby(rows["group"]).transform("any")
+    rows["group"] = rows["group"].where(~shared, rows["group"] + OTHER_CRYSTAL)
     rows["composition"] = np.array(contents.names, dtype=object)[rows["content"]]
     offsets = np.concatenate([[0], np.cumsum(rows["atoms"].to_numpy())])
     return Index(rows, np.concatenate(states), offsets, contents.contents)
@@ -156,7 +163,7 @@ def _rows(
     labelled = np.array([one is None for one in reasons])
     subset = in_subset_many(batch.numbers, batch.offsets, settings)
     reason[~subset] = None
-    keys, misfits = _keys(host, batch, states, labelled, known)
+    keys, misfits, foreign = _keys(host, batch, states, labelled, known)
     table = {name: batch.table.column(name).to_pandas() for name in TEXTS}
     table |= {name: ~batch.missing(name) for name in LABELS}
     table |= _charges_by_state(batch, states, labelled, rule)
@@ -171,6 +178,7 @@ def _rows(
         "labelled": labelled,
         "state_key": pd.Series(keys, dtype=object),
         "misfit": pd.Series(misfits, dtype=object),
+        "foreign": foreign,
         "reason": pd.Series(reason, dtype=object),
     }
     return pd.DataFrame(table), states
@@ -182,13 +190,14 @@ def _keys(
     states: np.ndarray,
     labelled: np.ndarray,
     known: dict[Arrangement, str],
-) -> tuple[list[str | None], list[str | None]]:
-    """Return the state key of each labelled frame, and why one of the host's composition has none ``[F]``.
+) -> tuple[list[str | None], list[str | None], np.ndarray]:
+    """Return the state key of each labelled frame, why one of the host's composition has none, and
+    whether it is another crystal ``[F]``.
 
     ``known`` collects the keys of arrangements over the batches.
     """
     if host is None:
-        return [None] * len(batch), [None] * len(batch)
+        return [None] * len(batch), [None] * len(batch), np.zeros(len(batch), dtype=bool)
     located = locate(
         host,
         batch.numbers,
@@ -201,7 +210,8 @@ def _keys(
     for arrangement in located.arrangements:
         if arrangement is not None and arrangement not in known:
             known[arrangement] = host.key(arrangement)
-    return [None if one is None else known[one] for one in located.arrangements], located.reasons
+    keys = [None if one is None else known[one] for one in located.arrangements]
+    return keys, located.reasons, located.foreign
 
 
 def _charges_by_state(
@@ -222,8 +232,11 @@ def _charges_by_state(
 def labelled_frames(source: Source, index: Index, rows: np.ndarray) -> list[Frame]:
     """Return the frames of these rows (ascending) with charge states and keys, at the source's level."""
     frames = source.frames(rows)
-    keys = index.rows["state_key"].iloc[rows]
-    for frame, row, key in zip(frames, rows.tolist(), keys, strict=True):
+    chosen = index.rows.iloc[rows]
+    for frame, row, key, group in zip(
+        frames, rows.tolist(), chosen["state_key"], chosen["group"], strict=True
+    ):
         frame.oxidation_states, frame.state_key = index.states_of(row), key
+        frame.group = group
         frame.energy_reference = source.energy_reference
     return frames

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from workflow_lib.core.elements import atomic_number
+from workflow_lib.core.elements import SYMBOLS, atomic_number
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import sha256, write_csv, write_json
 from workflow_lib.frames.labels import ACCEPTED
@@ -54,6 +55,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _log = logging.getLogger(__name__)
+LEAST_COMPOSITIONS = 2
+"""Compositions with frames that fit the host where the others are taken for another polymorph. A host of
+the wrong element fits where it is empty, a host of the wrong structure nowhere."""
 
 
 def _check_source(index: Index, settings: DatasetSettings) -> None:
@@ -75,10 +79,11 @@ def _check_source(index: Index, settings: DatasetSettings) -> None:
 
 
 def _check_host(index: Index, host: Host, settings: DatasetSettings) -> None:
-    """Say what the host is and which frames do not fit; raise UserError if most of its chemistry do not.
+    """Say what the host is and which frames do not fit; raise UserError if it is the wrong host.
 
-    Frames of the host's chemistry are the labelled frames that hold all elements of its framework
-    and at most one other, its mobile ion or another in its place.
+    Frames of the host's chemistry are the labelled frames with the composition of its framework and at
+    most one other element, its mobile ion or another in its place. The host is wrong if most of them fit
+    no site; frames of another crystal do not count where the host fits several compositions.
     """
     symmetry = len(host.permutations(UNIT)[0])
     states = sum(count_distinct(host, UNIT, n, charges=True) for n in host.compositions(UNIT))
@@ -90,26 +95,40 @@ def _check_host(index: Index, host: Host, settings: DatasetSettings) -> None:
     rows = index.rows
     misfits = rows["misfit"].dropna()
     if len(misfits):
+        other = int(rows["foreign"].sum())
         _log.warning(
-            "%d of %d frames of the host's composition fit no site, such as %s: %s",
+            "%d of %d frames of the host's composition fit no site, such as %s: %s; %d of them are another "
+            "crystal",
             len(misfits), len(misfits) + int(rows["state_key"].notna().sum()),
-            rows.loc[misfits.index[0], "frame_id"], misfits.iloc[0],
+            rows.loc[misfits.index[0], "frame_id"], misfits.iloc[0], other,
         )  # fmt: skip
-    framework = set(host.numbers.tolist()) - {atomic_number(host.mobile)}
-    alike = [
-        framework <= set(numbers) and len(set(numbers) - framework) <= 1 for numbers, _ in index.contents
-    ]
-    own = rows["labelled"] & np.array(alike, dtype=bool)[rows["content"]]
-    missed = rows[own & rows["state_key"].isna()]
-    if settings.split_by == "state" and 2 * len(missed) > own.sum():
+    if settings.split_by not in ("state", "ions"):
+        return
+    alike = np.array([_framework_of(host, numbers) for numbers, _ in index.contents], dtype=bool)
+    own = rows[rows["labelled"] & alike[rows["content"]]]
+    fits = own["state_key"].notna()
+    if own.loc[fits, "composition"].nunique() >= LEAST_COMPOSITIONS:
+        own = own[~own["foreign"]]  # another polymorph beside the host, however many frames it has
+    missed = own[own["state_key"].isna()]
+    if 2 * len(missed) > len(own):
         why = missed["misfit"].dropna()
         first = missed.loc[why.index[0]] if len(why) else missed.iloc[0]
         reason = first["misfit"] or f"its composition {first['composition']} is not the host's"
         raise UserError(
-            f"{len(missed)} of {int(own.sum())} frames of {settings.path} with the framework elements of "
+            f"{len(missed)} of {len(own)} frames of {settings.path} with the framework elements of "
             f"the host {host.name} fit no site of it ({first['frame_id']}: {reason}); set `host` to the "
             "crystal of these frames"
         )
+
+
+def _framework_of(host: Host, numbers: np.ndarray) -> bool:
+    """Return whether these atoms ``[n]`` make whole frameworks of the host with at most one element more."""
+    mobile = atomic_number(host.mobile)
+    wanted = Counter(z for z in host.numbers.tolist() if z != mobile)
+    found = Counter(numbers.tolist())
+    copies = {found[z] / count for z, count in wanted.items()}
+    whole = len(copies) == 1 and copies.pop() >= 1 / host.formula_units
+    return whole and len(set(found) - set(wanted)) <= 1
 
 
 def _check_left(index: Index, settings: DatasetSettings) -> None:
@@ -127,10 +146,41 @@ def _check_left(index: Index, settings: DatasetSettings) -> None:
     )
 
 
-def _warnings(index: Index) -> list[str]:
+def _mixed_orders(index: Index, host: Host | None) -> list[str]:
+    """Return a warning for each chemistry whose frames show several magnetic orders.
+
+    A chemistry is all compositions of one framework: end members in one order beside intermediates in
+    another shift every formation energy. Frames without magnetic atoms, or whose order is unknown, do not
+    count.
+    """
+    rows = index.used()
+    mobile = {atomic_number(host.mobile)} if host is not None else set()
+    frameworks = [
+        "-".join(SYMBOLS[z] for z in sorted(set(numbers.tolist()) - mobile))
+        for numbers, _ in index.contents
+    ]
+    shown = rows[rows["magnetic_order"].isin(["FM", "AFM", "FiM"])]
+    found = []
+    for name, own in shown.groupby(np.array(frameworks, dtype=object)[shown["content"]]):
+        counts = own["magnetic_order"].value_counts()
+        if len(counts) < 2:
+            continue
+        told = ", ".join(
+            f"{order} {count} frames of {', '.join(compositions[:4])}{' ...' * (len(compositions) > 4)}"
+            for order, count in counts.items()
+            for compositions in [sorted(own.loc[own["magnetic_order"] == order, "composition"].unique())]
+        )
+        found.append(
+            f"Magnetic orders are mixed in {name} ({told}): their energies differ by tens of meV per "
+            "formula unit at one level of theory, and models train on all of them."
+        )
+    return found
+
+
+def _warnings(index: Index, host: Host | None) -> list[str]:
     """Return findings that a reader of any result of this dataset must know."""
     rows = index.used()
-    found = []
+    found = _mixed_orders(index, host)
     if rows["subset"].all():
         found.append("The full dataset and the chemical subset are the same frames: one chemistry only.")
     if (rows["stress"] & ~rows["stress_converged"]).any():
@@ -152,7 +202,8 @@ def write_labelled(source: Source, index: Index, rule: RedoxRule, path: Path) ->
 
     sites = SiteHistograms(rule, mean_charges(index.used()))
     kept, labelled = index.kept, index.rows["labelled"].to_numpy()
-    keys = index.rows["state_key"].to_numpy()
+    texts = {name: index.rows[name].to_numpy() for name in ("state_key", "group")}
+    texts["energy_reference"] = np.full(len(kept), source.energy_reference, dtype=object)
     with (
         tqdm(total=source.count, desc="writing", unit="frame", leave=False) as bar,
         frame_writer(path) as writer,
@@ -161,16 +212,17 @@ def write_labelled(source: Source, index: Index, rule: RedoxRule, path: Path) ->
             mine = slice(batch.first, batch.first + len(batch))
             states = index.states[index.offsets[mine.start] : index.offsets[mine.stop]]
             sites.add(batch, states, kept[mine] & labelled[mine])
-            table = _with_labels(batch, states, labelled[mine], keys[mine], source.energy_reference)
+            own = {name: column[mine] for name, column in texts.items()}
+            table = _with_labels(batch, states, labelled[mine], own)
             writer.write_table(table.filter(pa.array(kept[mine])))
             bar.update(len(batch))
     return sites
 
 
 def _with_labels(
-    batch: FrameBatch, states: np.ndarray, labelled: np.ndarray, keys: np.ndarray, energy_reference: str
+    batch: FrameBatch, states: np.ndarray, labelled: np.ndarray, texts: Mapping[str, np.ndarray]
 ) -> pa.Table:
-    """Return the rows of a batch with other charge states ``[N]`` (where ``labelled``) and keys ``[F]``."""
+    """Return the rows of a batch with other charge states ``[N]`` (where ``labelled``) and texts ``[F]``."""
     import pyarrow as pa
 
     table = batch.table
@@ -181,11 +233,8 @@ def _with_labels(
         type=table.schema.field("oxidation_states").type,
         mask=pa.array(~labelled),
     )
-    changes: dict[str, Any] = {
-        "oxidation_states": column,
-        "state_key": pa.array(keys, type=pa.string()),
-        "energy_reference": pa.array([energy_reference] * len(batch), type=pa.string()),
-    }
+    changes: dict[str, Any] = {"oxidation_states": column}
+    changes |= {name: pa.array(values, type=pa.string()) for name, values in texts.items()}
     for name, values in changes.items():
         table = table.set_column(table.column_names.index(name), table.schema.field(name), values)
     return table
@@ -217,6 +266,9 @@ def build_dataset(
         "coverage": coverage_table(index),
         "charge_states": charge_state_table(index),
     }
+    warnings = _warnings(index, host)
+    for line in warnings:
+        _log.warning("%s", line)
     out = Path(out)
     sites = write_labelled(source, index, rule, out / "frames.parquet")
     tables["redox"] = sites.table()
@@ -237,7 +289,7 @@ def build_dataset(
         settings,
         source_sha256=sha256(settings.path),
         moments_and_charges=sites.summary(),
-        warnings=_warnings(index),
+        warnings=warnings,
     )
     write_json(out / "summary.json", summary)
     seal(out, "dataset")

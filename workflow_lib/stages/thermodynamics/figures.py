@@ -60,7 +60,7 @@ def _grid(count: int, *, columns: int, height: float, label: str) -> tuple[Figur
 
 
 def _caption(figure: Figure, level: str, extra: str) -> None:
-    text = f"fixed (Vegard) cell, positions relaxed; DFT: {level}; {extra}"
+    text = f"models: positions relaxed in the fixed (Vegard) cell; DFT: {level}; {extra}"
     width = int(17 * figure.get_figwidth())  # characters of this size that fit the figure
     figure.supxlabel(fill(text, width), fontsize=7.5, color="0.25")
 

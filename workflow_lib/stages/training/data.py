@@ -26,12 +26,16 @@ _SHUFFLE = 1  # keeps the random numbers of label shuffling apart from those of 
 _ORDER = 2
 
 
-def load_sets(frames_path: Path, splits_path: Path, fold: int, subset: Subset | None) -> Sets:
+def load_sets(
+    frames_path: Path, splits_path: Path, fold: int, subset: Subset | None, *, full: bool = False
+) -> Sets:
     """Return the frames of the three sets of a fold, in the order of the frame table.
 
-    ``subset``: keep only frames of its chemical subset. The validation set may be empty. Raises
-    UserError if fold, frames or sets are missing or empty, sets overlap, or levels of theory are
-    mixed.
+    ``subset``: keep only frames of its chemical subset; ``full``: train and validate on the others too.
+    The test frames are those of the subset for every model of a fold, so that the errors of models
+    with and without charge labels are errors on the same frames. The validation set may be empty.
+    Raises UserError if fold, frames or sets are missing or empty, sets overlap, or levels of theory
+    are mixed.
     """
     chosen = Splits.load(splits_path).fold(fold)
     wanted = {frame_id for name in SETS for frame_id in chosen.frames[name]}
@@ -42,7 +46,7 @@ def load_sets(frames_path: Path, splits_path: Path, fold: int, subset: Subset | 
         if role == "none":
             continue
         found.add(frame.frame_id)
-        if subset is None or in_subset(frame.numbers, subset):
+        if subset is None or (full and role != "test") or in_subset(frame.numbers, subset):
             sets[role].append(frame)
     missing = sorted(wanted - found)
     if missing:

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from workflow_lib.core.elements import SYMBOLS
 from workflow_lib.core.io import atomic_path, write_csv, write_json
 from workflow_lib.core.locks import alone
+from workflow_lib.core.processor import processor
 from workflow_lib.frames.subset import Subset
 from workflow_lib.frames.table import frame_to_atoms
 from workflow_lib.lattice.redox import RedoxRule
@@ -68,8 +69,9 @@ def train(
     and card and metrics say ``diverged``.
     """
     out, meaning = Path(out), variant_of(variant)
-    subset = dataset if meaning.dataset == "subset" else None
-    sets = load_sets(Path(frames_path), Path(splits_path), fold, subset)
+    sets = load_sets(
+        Path(frames_path), Path(splits_path), fold, dataset, full=meaning.dataset == "full"
+    )
     require_validation(sets["validation"], settings)
     require_labels(sets["train"], settings.loss, FAMILIES[family].predicts)
     if meaning.shuffled:
@@ -183,6 +185,9 @@ def _write_results(
             "epochs": record.history[-1]["epoch"],
             "parameters": model.card["training"]["parameters"],
             "train_frames": len(sets["train"]),
+            "processor": "; ".join(
+                f"{key} {value}" for key, value in processor(cuda=settings.device == "cuda").items()
+            ),
             "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         },
     )
