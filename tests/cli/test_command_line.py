@@ -90,6 +90,8 @@ def test_no_command_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
         (["--flag", "--p"], []),
         (["--p=a", "--flag"], ["a"]),
         (["--p", "--flag"], []),
+        (["--p", "a", "--flag", "--p", "b", "c"], ["a", "b", "c"]),
+        (["--p=a", "--flag", "--p=b"], ["a", "b"]),
     ],
 )
 def test_an_option_takes_all_values_up_to_the_next(arguments: list[str], found: list[str]) -> None:

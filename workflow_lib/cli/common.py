@@ -47,12 +47,13 @@ class Command(click.Command):
         places: dict[str, int] = {}
         rest = list(args)
         while rest:
-            name = rest.pop(0)
+            whole = rest.pop(0)
+            name, given, value = whole.partition("=")
             if name not in many:
-                joined.append(name)
+                joined.append(whole)
                 continue
-            values = []
-            while rest and not rest[0].startswith("-"):
+            values = [value] if given else []
+            while not given and rest and not rest[0].startswith("-"):
                 values.append(rest.pop(0))
             if name in places:
                 joined[places[name]] = _SEPARATOR.join([joined[places[name]], *values])

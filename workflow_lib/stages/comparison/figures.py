@@ -13,7 +13,6 @@ from workflow_lib.core.plotting import style
 from workflow_lib.models.identity import EWALD, look_of, model_colours
 
 
-
 def _panels(couple: str, compared_x: float) -> tuple[tuple[str, str, float | None], ...]:
     """Return, for each panel, its column, its axis title, and the value of DFT itself (a dashed line)."""
     return (

@@ -122,7 +122,7 @@ def _check_host(index: Index, host: Host, settings: DatasetSettings) -> None:
 
 
 def _framework_of(host: Host, numbers: np.ndarray) -> bool:
-    """Return whether these atoms ``[n]`` make whole frameworks of the host with at most one element more."""
+    """Return whether these atoms ``[n]`` are whole frameworks of the host with at most one element more."""
     mobile = atomic_number(host.mobile)
     wanted = Counter(z for z in host.numbers.tolist() if z != mobile)
     found = Counter(numbers.tolist())
@@ -222,7 +222,7 @@ def write_labelled(source: Source, index: Index, rule: RedoxRule, path: Path) ->
 def _with_labels(
     batch: FrameBatch, states: np.ndarray, labelled: np.ndarray, texts: Mapping[str, np.ndarray]
 ) -> pa.Table:
-    """Return the rows of a batch with other charge states ``[N]`` (where ``labelled``) and texts ``[F]``."""
+    """Return the rows of a batch with charge states ``[N]`` (where ``labelled``) and texts ``[F]``."""
     import pyarrow as pa
 
     table = batch.table

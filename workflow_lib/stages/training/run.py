@@ -69,9 +69,7 @@ def train(
     and card and metrics say ``diverged``.
     """
     out, meaning = Path(out), variant_of(variant)
-    sets = load_sets(
-        Path(frames_path), Path(splits_path), fold, dataset, full=meaning.dataset == "full"
-    )
+    sets = load_sets(Path(frames_path), Path(splits_path), fold, dataset, full=meaning.dataset == "full")
     require_validation(sets["validation"], settings)
     require_labels(sets["train"], settings.loss, FAMILIES[family].predicts)
     if meaning.shuffled:
