@@ -213,7 +213,12 @@ def test_provenance_is_of_what_ran(tmp_path: Path) -> None:
         made.write(
             Record("train", {"model": model}, "cmd", {"code": "1"}, {}, {"card": "2"}, {"commit": commit})
         )
+    for model, processor in (("a-baseline-f0-s1", "AVX2"), ("c-x-f0-s1", "AVX512")):
+        folder = tmp_path / "training" / model
+        folder.mkdir(parents=True)
+        (folder / "timings.json").write_text(json.dumps({"processor": processor}))
     found = collect_provenance(tmp_path, {"run": "x"}, {"a-baseline-f0-s1", "b-baseline-f0-s1"}, [])
+    assert found["processors"] == {"AVX2": ["a-baseline-f0-s1"]}
     assert set(found["jobs"]) == {"train.a-baseline-f0-s1", "train.b-baseline-f0-s1"}
     commits = [found["made_with"][job["made_with"]]["commit"] for job in found["jobs"].values()]
     assert commits == ["old", "new"]

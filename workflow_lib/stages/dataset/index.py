@@ -193,7 +193,8 @@ def _keys(
 ) -> tuple[list[str | None], list[str | None], np.ndarray]:
     """Return the state key of each labelled frame, why it has none, whether it is another crystal ``[F]``.
 
-    Only frames of the host's composition have a reason. ``known`` collects the keys of arrangements over the batches.
+    Only frames of the host's composition have a reason. ``known`` collects the keys of arrangements
+    over the batches.
     """
     if host is None:
         return [None] * len(batch), [None] * len(batch), np.zeros(len(batch), dtype=bool)
