@@ -14,7 +14,7 @@ rule fetch:
         table=CFG.sources.table,
         folder=CFG.sources.folder,
         only=lambda wildcards: [
-            f"--only={pattern}" for pattern in CFG.sources.items[wildcards.source]
+            f"--only={pattern}" for pattern in CFG.sources.wanted(wildcards.source)
         ],
     message:
         "Fetching {wildcards.source}"

@@ -19,6 +19,8 @@ from workflow_lib.frames.table import Frame
 NA, P, FE, MN, GA = 11, 15, 26, 25, 31
 TRAIN = "Training_dataset/train_NaFeGaPSSiO4_adjusted_charge_magmopm.xyz"
 VALIDATION = "Training_dataset/validation_NaFeGaPSSiO4_adjusted_charge_magmopm.xyz"
+REFERENCE = "Reference_dataset/lowest_and_highest.xyz"
+ORDERS = "Electronic_entropy_reference_dataset/orders.xyz"
 POLYANION = "polyanion.zip"
 MOMENT_SCALE = 1.02
 """From the embedded moments (3.67, 4.30 muB) towards the published ones (3.78, 4.34)."""
@@ -69,8 +71,14 @@ def entropy_item(frames: Sequence[Frame]) -> dict[str, bytes]:
     # The fifth atom of the second frame loses a column.
     second = 2 + len(train[0])
     lines[second + 6] = lines[second + 6].rsplit(maxsplit=1)[0] + b"\n"
+    # Its name is not public. Two frames of one state, moved a little: no other set may hold the state.
+    reference = [published(frames[len(frames) // 2], gallium=False) for _ in range(2)]
+    for number, atoms in enumerate(reference, 1):
+        atoms.positions[0] += 0.02 * number
     return {
         "README.md": b"A stand-in for tests.\n",
+        REFERENCE: extxyz(reference[:1]),
+        ORDERS: extxyz(reference[1:]),
         TRAIN: b"".join(lines),
         VALIDATION: extxyz(validation),
     }

@@ -16,7 +16,7 @@ from local_api import serve
 from stand_in import entropy_item, polyanion_item
 
 from workflow_lib.core.io import read_json
-from workflow_lib.frames.table import Frame, read_parquet
+from workflow_lib.frames.table import TESTING, Frame, read_parquet
 
 ROOT = Path(__file__).parents[2]
 LAST = 5
@@ -90,6 +90,12 @@ def test_dress_rehearsal_of_the_paper_run(tmp_path: Path, run_name: str) -> None
     assert {26, 25} <= {int(z) for frame in kept for z in frame.numbers}
     assert 31 not in {int(z) for frame in kept for z in frame.numbers}
     assert {int(s) for f in labelled for s in f.oxidation_states[f.numbers == 26]} == {2, 3}
+
+    # The reference sets test; no frame of their state trains.
+    [fold] = [f for f in read_json(results / "dataset/splits.json")["folds"] if f["fold"] == 0]
+    tested = [frame for frame in kept if frame.kind == TESTING]
+    assert len(tested) == 2 and {frame.frame_id for frame in tested} <= set(fold["test"])
+    assert {frame.state_key for frame in tested} <= set(fold["test_states"])
 
     benchmark = pd.read_csv(results / "comparison/comparison.csv")
     trained = benchmark[benchmark["status"] != "reference"]

@@ -48,6 +48,8 @@ STORED: Any = {"compression": "zstd", "write_page_checksum": True}
 PER_ATOM = ("forces", "magmoms", "charges", "oxidation_states")
 """Optional columns with one entry per atom."""
 RELAXATION, SINGLE, UNSPECIFIED = "relaxation", "single", "unspecified"
+TESTING = "testing"
+"""``kind`` of frames that test models in every fold and train none."""
 """Kinds of frame that are distinguished: a step of a relaxation, a static run, and one of unknown
 kind. Any other kind (rattle, md, ...) samples displaced atoms or strained cells."""
 _DERIVED = {"path": ("kind", "group", "orbital"), "magnetic_order": ("magmoms",)}

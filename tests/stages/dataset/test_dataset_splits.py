@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from workflow_lib.core.errors import UserError
-from workflow_lib.frames.table import with_labels
+from workflow_lib.frames.table import TESTING, with_labels
 from workflow_lib.stages.dataset.settings import DatasetSettings, FoldSettings
 from workflow_lib.stages.dataset.splits import make_splits, make_units
 
@@ -292,3 +292,26 @@ def test_what_alone_holds_an_element_always_trains(frames, host):
     before = splits_of(plain, host, settings(4))
     for fold, other in zip(splits["folds"], before["folds"], strict=True):
         assert fold["test_states"] == other["test_states"]
+
+
+@pytest.mark.parametrize("split_by", ["state", "ions", "material", "frame"])
+def test_frames_for_testing_are_held_out_in_every_fold(frames, host, split_by):
+    """With them go all other frames of their unit, which would otherwise tell their answer."""
+    state = {frame.frame_id: frame.state_key for frame in frames}
+    place = next(i for i, f in enumerate(frames) if composition_of(f.state_key) == 0.5)
+    marked = [with_labels(f, kind=TESTING) if i == place else f for i, f in enumerate(frames)]
+    one, key = frames[place].frame_id, frames[place].state_key
+    chosen = DatasetSettings(split_by=split_by) if split_by == "frame" else settings(3, split_by=split_by)
+    splits = splits_of(marked, host, chosen)
+    for fold in splits["folds"]:
+        assert one in fold["test"]
+        assert sorted(name for part in PARTS for name in fold[part]) == sorted(state)
+        if split_by != "frame":
+            assert not [n for part in ("train", "validation") for n in fold[part] if state[n] == key]
+
+
+def test_an_end_member_for_testing_trains_nobody(frames, host):
+    marked = [with_labels(f, kind=TESTING) if f.state_key == ENDS[1] else f for f in frames]
+    splits = splits_of(marked, host, settings(3))
+    assert splits["always_train"] == ENDS[:1]
+    assert all(ENDS[1] in fold["test_states"] for fold in splits["folds"])

@@ -5,10 +5,13 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 from local_api import serve
+from pydantic import ValidationError
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.frames.foreign import write_frames
-from workflow_lib.frames.table import read_parquet
+from workflow_lib.frames.reading.part import ReadSettings
+from workflow_lib.frames.reading.run import read_sources
+from workflow_lib.frames.table import TESTING, read_parquet
 from workflow_lib.stages.sources.fetch import fetch
 from workflow_lib.stages.sources.run import CITATIONS, read_fetched
 from workflow_lib.stages.sources.settings import SourcesSettings
@@ -84,3 +87,42 @@ def test_only_a_callers_word_makes_foreign_stress_converged(fetched, rule):
         table[vouched] = read_parquet(fetched / f"out{vouched}" / "frames.parquet")
     assert not any(frame.stress_converged for frame in table[False])
     assert all(frame.stress_converged == (frame.stress is not None) for frame in table[True])
+
+
+def test_files_for_testing_are_marked(fetched, frames, rule):
+    chosen = SourcesSettings(
+        items={"remote": ("a/*",), "mine": ("*",)},
+        testing={"remote": ("b/*",)},
+        folder=str(fetched / "data"),
+    )
+    read_fetched(chosen, rule=rule, energy_reference=LEVEL, out=fetched / "out")
+    table = read_parquet(fetched / "out/frames.parquet")
+    assert {frame.frame_id for frame in table} == {frame.frame_id for frame in frames[:9]}
+    tested = {frame.frame_id for frame in table if frame.kind == TESTING}
+    assert tested == {frame.frame_id for frame in frames[3:5]}
+
+
+def test_a_frame_that_also_stands_elsewhere_is_for_testing(frames, rule, tmp_path):
+    """Read as a duplicate, it would train under the name of the file that came first."""
+    write_frames(frames[:3], tmp_path / "train.extxyz")
+    write_frames(frames[2:4], tmp_path / "test.extxyz")
+    reading = ReadSettings(energy_reference=LEVEL, rule=rule, testing=(str(tmp_path / "test.extxyz"),))
+    summary = read_sources(
+        [str(tmp_path / f"{n}.extxyz") for n in ("train", "test")], tmp_path / "o", reading
+    )
+    assert summary["duplicates"] == 1
+    kinds = {frame.frame_id: frame.kind for frame in read_parquet(tmp_path / "o/frames.parquet")}
+    assert [kinds[frame.frame_id] == TESTING for frame in frames[:4]] == [False, False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("items", "testing", "message"),
+    [
+        ({"remote": ("a/*",)}, {"other": ("b/*",)}, "other is no source of items"),
+        ({"remote": ()}, {"remote": ("b/*",)}, "both lists of patterns must say which files"),
+        ({"remote": ("a/*",)}, {"remote": ()}, "both lists of patterns must say which files"),
+    ],
+)
+def test_files_for_testing_are_told_apart(items, testing, message):
+    with pytest.raises(ValidationError, match=message):
+        SourcesSettings(items=items, testing=testing)

@@ -11,7 +11,7 @@ import numpy as np
 from workflow_lib.frames.labels import STRESS_LIMIT
 from workflow_lib.frames.reading.duplicates import Entry, Found, find_duplicates
 from workflow_lib.frames.reading.part import ATOMS, LABELS, ROWS, Part
-from workflow_lib.frames.table import frame_writer
+from workflow_lib.frames.table import TESTING, frame_writer
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -97,7 +97,8 @@ def merge(parts: Sequence[Part], factors: Sequence[float | None], out: Path) -> 
     """Write one frame table of all parts without duplicates; raise UserError or OSError if that fails.
 
     ``factors`` convert the stress of each part to eV/A^3; None makes it null, and so is any stress
-    above 160 GPa. A repeated ``frame_id`` gets ``~2``, ``~3``...
+    above 160 GPa. A repeated ``frame_id`` gets ``~2``, ``~3``... A frame that is kept in the place of
+    one for testing is for testing.
     """
     import pyarrow as pa
 
@@ -108,9 +109,11 @@ def merge(parts: Sequence[Part], factors: Sequence[float | None], out: Path) -> 
     keys, prints, sizes = (
         np.concatenate([one[name] for one in known]) for name in ("keys", "prints", "sizes")
     )
+    testing = np.repeat([part.testing for part in parts], [len(one["keys"]) for one in known])
     del known
     merged = Merged(find_duplicates(keys, prints, sizes, _Loader(parts)))
     del keys, prints
+    promoted = {first for row, first in merged.repeats.items() if testing[row] and not testing[first]}
     listed = set(merged.repeats) | set(merged.repeats.values())
     row = 0
     seen: set[str] = set()
@@ -120,6 +123,7 @@ def merge(parts: Sequence[Part], factors: Sequence[float | None], out: Path) -> 
         for part, factor in zip(parts, factors, strict=True):
             for table in _tables(part.frames):
                 _note(table, row, part, listed, merged)
+                table = _for_testing(table, row, promoted)  # noqa: PLW2901
                 keep = np.array([row + place not in merged.repeats for place in range(table.num_rows)])
                 inside = sizes[row : row + table.num_rows]
                 row += table.num_rows
@@ -150,6 +154,18 @@ def _note(table: pa.Table, first: int, part: Part, listed: set[int], merged: Mer
             "energy_ev": energies[place],
             "file": str(part.source.path),
         }
+
+
+def _for_testing(table: pa.Table, first: int, promoted: set[int]) -> pa.Table:
+    """Return the rows with another kind where they are ``promoted``."""
+    import pyarrow as pa
+
+    chosen = [first + place in promoted for place in range(table.num_rows)]
+    if not any(chosen):
+        return table
+    kinds = table.column("kind").to_pylist()
+    new = [TESTING if mine else kind for kind, mine in zip(kinds, chosen, strict=True)]
+    return table.set_column(table.column_names.index("kind"), "kind", pa.array(new))
 
 
 def _scaled(table: pa.Table, factor: float | None, merged: Merged) -> pa.Table:

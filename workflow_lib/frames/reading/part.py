@@ -26,7 +26,7 @@ from workflow_lib.frames.reading.understand import (
     recognise_surrogates,
     stress_unit,
 )
-from workflow_lib.frames.table import PER_ATOM, Frame, frame_writer, with_labels
+from workflow_lib.frames.table import PER_ATOM, TESTING, Frame, frame_writer, with_labels
 from workflow_lib.lattice.redox import RedoxRule
 
 ROWS, ATOMS = 1000, 100_000
@@ -41,7 +41,7 @@ class ReadSettings:
     """The caller's statements about the files: level of theory, formula units, stress, labels.
 
     ``stress_converged`` confirms the stress of all files except frame tables, which state it
-    themselves.
+    themselves. ``testing``: paths of the files, or folders, whose frames are for testing only.
     """
 
     energy_reference: str | None = None
@@ -50,6 +50,7 @@ class ReadSettings:
     stress_converged: bool = False
     surrogates: Surrogates = "auto"
     rule: RedoxRule | None = None
+    testing: tuple[str, ...] = ()
 
     def digest(self) -> str:
         """Return a checksum that changes if a file would have to be read again."""
@@ -63,6 +64,7 @@ class Part:
     def __init__(self, folder: Path, source: Input, settings: ReadSettings) -> None:
         self.source = source
         self._settings = settings
+        self.testing = any(source.path.is_relative_to(path) for path in settings.testing)
         name = hashlib.sha256(str(source.path).encode()).hexdigest()[:16]
         self.frames = folder / f"{name}.parquet"
         self.prints = folder / f"{name}.npz"
@@ -105,6 +107,8 @@ class Part:
                     tally.counts += recognise_surrogates(frames, settings.rule, settings.surrogates)
                 if settings.stress_converged and source.kind != "table":
                     frames = [with_labels(f, stress_converged=f.stress is not None) for f in frames]
+                if self.testing:
+                    frames = [with_labels(frame, kind=TESTING) for frame in frames]
                 tally.add(frames)
                 waiting += frames
                 atoms += sum(map(len, frames))

@@ -35,6 +35,7 @@ class Light:
 
     frame_id: str
     group: str
+    kind: str
     numbers: np.ndarray
     formula_units: int
     state_key: str | None
@@ -90,10 +91,10 @@ class Index:
     def light(self) -> list[Light]:
         """Return the frames that are used, in order."""
         rows = self.used()
-        columns = (rows[name].tolist() for name in ("frame_id", "group", "content", "state_key"))
+        columns = (rows[name].tolist() for name in ("frame_id", "group", "kind", "content", "state_key"))
         return [
-            Light(frame_id, group, numbers, units, key)
-            for frame_id, group, content, key in zip(*columns, strict=True)
+            Light(frame_id, group, kind, numbers, units, key)
+            for frame_id, group, kind, content, key in zip(*columns, strict=True)
             for numbers, units in (self.contents[content],)
         ]
 

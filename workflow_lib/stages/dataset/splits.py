@@ -6,7 +6,8 @@ split of the CHGNet paper). Units are dealt to folds composition by composition,
 holds out its part of each; validation units are taken from the training part. A unit that is dealt
 is held out in exactly one fold. Units with end members of the host (no or all mobile sites
 occupied) always train, because formation energies are relative to them; so does a unit that alone
-holds an element, which no model could know otherwise.
+holds an element, which no model could know otherwise. Units with frames for testing are held out in
+every fold.
 
 By frame (the split of the entropy paper): one draw with the seed, nothing kept together.
 """
@@ -24,7 +25,7 @@ from workflow_lib.core.elements import atomic_number
 from workflow_lib.core.errors import UserError
 from workflow_lib.frames.splits import SETS, Fold, SetName, Splits
 from workflow_lib.frames.subset import composition, describe_subset, in_subset
-from workflow_lib.frames.table import Frame
+from workflow_lib.frames.table import TESTING, Frame
 from workflow_lib.lattice.arrangement import StateKey
 from workflow_lib.lattice.host import Host
 from workflow_lib.stages.dataset.assign import split_names
@@ -38,13 +39,15 @@ if TYPE_CHECKING:
 class Unit:
     """Frames that share a set: a charge-ordered state (or a group that fits no host), a material, a frame.
 
-    ``states`` names the state, or the group, of each frame. ``always_train``: held out in no fold.
+    ``states`` names the state, or the group, of each frame. ``always_train``: held out in no fold;
+    ``always_test``: in every fold.
     """
 
     name: str
     stratum: str
     subset: bool
     always_train: bool
+    always_test: bool
     frame_ids: tuple[str, ...]
     states: tuple[str, ...]
 
@@ -54,15 +57,20 @@ def make_units(frames: Sequence[Frame | Light], host: Host | None, settings: Dat
     members: dict[str, list[tuple[Frame | Light, str]]] = {}
     for frame, state in zip(frames, split_names(frames), strict=True):
         members.setdefault(_unit_name(frame, state, settings), []).append((frame, state))
+    tested = {name for name, found in members.items() if any(f.kind == TESTING for f, _ in found)}
     elements = {name: {int(z) for f, _ in found for z in f.numbers} for name, found in members.items()}
-    holders = Counter(z for mine in elements.values() for z in mine)
+    holders = Counter(z for name, mine in elements.items() if name not in tested for z in mine)
     return [
         Unit(
             name=name,
             stratum=min(composition(frame) for frame, _ in found),
             subset=any(in_subset(frame.numbers, settings) for frame, _ in found),
-            always_train=any(holders[z] == 1 for z in elements[name])
-            or _holds_end_member([frame for frame, _ in found], host),
+            always_train=name not in tested
+            and (
+                any(holders[z] == 1 for z in elements[name])
+                or _holds_end_member([frame for frame, _ in found], host)
+            ),
+            always_test=name in tested,
             frame_ids=tuple(frame.frame_id for frame, _ in found),
             states=tuple(state for _, state in found),
         )
@@ -163,7 +171,8 @@ def _by_unit(units: Sequence[Unit], settings: DatasetSettings, seed: int) -> lis
     things = {"state": "states or groups", "ions": "arrangements of ions"}.get(
         settings.split_by, "materials (groups)"
     )
-    free = [unit for unit in units if not unit.always_train]
+    free = [unit for unit in units if not (unit.always_train or unit.always_test)]
+    tested: dict[str, SetName] = {unit.name: "test" for unit in units if unit.always_test}
     in_question = [unit for unit in free if unit.subset]
     if len(in_question) < count:
         raise UserError(
@@ -174,7 +183,7 @@ def _by_unit(units: Sequence[Unit], settings: DatasetSettings, seed: int) -> lis
     folds = []
     for fold, test in enumerate(_deal(free, count, np.random.default_rng([seed, count]))):
         rng = np.random.default_rng([seed, count, fold])
-        sets: dict[str, SetName] = {unit.name: "test" for unit in test}
+        sets: dict[str, SetName] = tested | {unit.name: "test" for unit in test}
         for subset in (True, False):
             pool = [unit for unit in free if unit.name not in sets and unit.subset is subset]
             if subset and len(pool) < 2:
@@ -192,11 +201,13 @@ def _by_unit(units: Sequence[Unit], settings: DatasetSettings, seed: int) -> lis
 def _by_frame(units: Sequence[Unit], settings: DatasetSettings, seed: int) -> dict[str, SetName]:
     """Return the set of each frame that does not train: a part of all for test, of the rest to validate."""
     assert settings.test_fraction is not None
-    order = np.random.default_rng(seed).permutation(len(units))
-    test = round(settings.test_fraction * len(units))
-    validation = round(settings.validation_fraction * (len(units) - test))
+    free = np.flatnonzero([not unit.always_test for unit in units])
+    order = np.random.default_rng(seed).permutation(free)
+    test = round(settings.test_fraction * len(order))
+    validation = round(settings.validation_fraction * (len(order) - test))
+    tested = np.setdiff1d(np.arange(len(units)), free)
     drawn: dict[SetName, np.ndarray] = {
-        "test": order[:test],
+        "test": np.append(order[:test], tested),
         "validation": order[test : test + validation],
         "train": order[test + validation :],
     }

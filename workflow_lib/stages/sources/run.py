@@ -30,14 +30,16 @@ def read_fetched(
 
     wanted: list[str] = []
     citations = []
-    for name, patterns in settings.items.items():
+    testing: list[str] = []
+    for name in settings.items:
         folder = Path(settings.folder) / name
         record = _provenance(folder, name)
-        files = [file for file in record["files"] if _matches(file["path"], patterns)]
-        here = [_place(folder, file["path"]) for file in files]
-        here += [
-            folder / inner for archive, inner in record["unpacked"].items() if _matches(archive, patterns)
-        ]
+        files = [file for file in record["files"] if _matches(file["path"], settings.wanted(name))]
+        here = _found(folder, record, settings.items[name])
+        if name in settings.testing:
+            only = [path for path in _found(folder, record, settings.testing[name]) if path not in here]
+            testing += [str(path) for path in only]
+            here += only
         if missing := [path for path in here if not path.exists()]:
             raise UserError(f"{missing[0]} is not here; fetch the source {name} again")
         wanted += [str(path) for path in here if path.is_dir() or kind_of(path)]
@@ -48,6 +50,7 @@ def read_fetched(
         stress_converged=settings.stress_converged,
         surrogates=settings.surrogates,
         rule=rule,
+        testing=tuple(testing),
     )
     if not wanted:
         raise UserError(f"sources {', '.join(settings.items)}: no file of frames among those fetched")
@@ -65,6 +68,13 @@ def _provenance(folder: Path, name: str) -> dict[str, Any]:
             f"--out {folder.parent}"
         )
     return read_json(path)
+
+
+def _found(folder: Path, record: dict[str, Any], patterns: tuple[str, ...]) -> list[Path]:
+    """Return the files and unpacked folders of a fetched source that patterns ask for."""
+    here = [_place(folder, file["path"]) for file in record["files"] if _matches(file["path"], patterns)]
+    archives = record["unpacked"].items()
+    return here + [folder / inner for archive, inner in archives if _matches(archive, patterns)]
 
 
 def _matches(path: str, patterns: tuple[str, ...]) -> bool:

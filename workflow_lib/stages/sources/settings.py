@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 SOURCE_NAME = r"^[a-z0-9]+(-[a-z0-9]+)*$"
 
@@ -43,6 +43,11 @@ class SourcesSettings(BaseModel):
         description="sources by their name in the table, each with shell patterns of the files wanted "
         "(`*` also matches `/`); no pattern means all files",
     )
+    testing: dict[Annotated[str, Field(pattern=SOURCE_NAME)], tuple[str, ...]] = Field(
+        default_factory=dict,
+        description="more files of the same sources, with shell patterns; their frames test the models of "
+        "every fold and train none",
+    )
     table: str = Field("config/sources.yaml", min_length=1, description="the table of sources")
     folder: str = Field(
         "data", min_length=1, description="files go to <folder>/<source>, which all runs share"
@@ -57,10 +62,25 @@ class SourcesSettings(BaseModel):
         "auto", description="charge states shown as another element (Ga for Fe3+) are turned back"
     )
 
-    @field_validator("items")
+    @field_validator("items", "testing")
     @classmethod
     def _patterns(cls, value: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
         for name, patterns in value.items():
             if any(not pattern for pattern in patterns):
                 raise ValueError(f"{name}: a pattern is empty; leave the list empty for all files")
         return value
+
+    @model_validator(mode="after")
+    def _testing_known(self) -> Self:
+        for name, patterns in self.testing.items():
+            if name not in self.items:
+                raise ValueError(f"testing: {name} is no source of items; known: {', '.join(self.items)}")
+            if not patterns or not self.items[name]:
+                raise ValueError(
+                    f"testing.{name}: both lists of patterns must say which files; an empty one means all"
+                )
+        return self
+
+    def wanted(self, name: str) -> tuple[str, ...]:
+        """Return the patterns of all files of a source that this run needs; none means all files."""
+        return self.items[name] + self.testing.get(name, ())
