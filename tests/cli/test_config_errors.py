@@ -46,6 +46,7 @@ def test_shipped_configurations_are_valid(name: str) -> None:
         ("dataset.validation_fraction", 1.5, ["dataset.validation_fraction", "less than"]),
         ("controls", [{"model": "pain", "variant": "shuffled"}], ["controls", "did you mean 'painn'"]),
         ("run", "../elsewhere", ["run", "pattern"]),
+        ("search.cells.0.repeat", [1, 1, 10**12], ["search.cells[0]", "1000 are the most"]),
         ("run", "dft", ["run", "results/dft is shared by all runs"]),
         ("host", None, ["host", "string"]),
         # What looks like a number or a count is one, and nothing else is.

@@ -59,6 +59,8 @@ def changed(draw: st.DrawFn, document: dict[str, Any]) -> dict[str, Any]:
     changed = copy.deepcopy(document)
     for _ in range(draw(st.integers(1, 3))):
         known = places(changed)
+        if not known:
+            break
         *parents, last = draw(st.sampled_from(known))
         node = changed
         for part in parents:
@@ -87,6 +89,9 @@ def use(path: Path) -> None:
     for model in models[:20]:
         config.hyperparameters(model.name)
         config.training_of(model.name)
+    host = Host.load(config.host, config.redox)
+    for cell in config.search.cells:
+        assert all(0 < number < host.n_mobile(cell.repeat) for number in cell.occupations(host))
     # The jobs read what is resolved: it must be as valid, and the same.
     text = config.model_dump_json()
     resolved = path.with_name("config.json")

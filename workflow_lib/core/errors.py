@@ -12,14 +12,20 @@ def printable(text: str) -> str:
     )
 
 
+LONGEST = 1500
+"""Characters of a message."""
+
+
 class UserError(Exception):
     """A mistake in the input: one line saying what is wrong, where, and what would be right.
 
-    The command line prints the message without a traceback and exits with status 2.
+    The command line prints the message without a traceback and exits with status 2. A message that
+    repeats a very long value loses its middle.
     """
 
     def __str__(self) -> str:
-        return printable(super().__str__())
+        text = printable(super().__str__())
+        return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
 
 
 class BusyError(UserError):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from workflow_lib.core.elements import SYMBOLS
 from workflow_lib.core.errors import UserError
+from workflow_lib.core.validation import describe_errors
 from workflow_lib.dft.crystal_field import VALENCE_ELECTRONS, d_electrons, orbital_seeds
 from workflow_lib.dft.level import Level
 
@@ -18,6 +20,12 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 Task = Literal["single", "series", "relaxation", "cell"]
+MOST_ATOMS = 2000
+SMALLEST_VOLUME = 1.0
+"""A^3 per atom; three vectors that span less are no cell of a crystal."""
+_Length = Annotated[float, Field(ge=-1e4, le=1e4, allow_inf_nan=False)]
+_Vector = Annotated[list[_Length], Field(min_length=3, max_length=3)]
+_Cell = Annotated[list[_Vector], Field(min_length=3, max_length=3)]
 OVERLAP = 0.6
 """Atoms closer than this fraction of the sum of their covalent radii cannot be meant."""
 
@@ -184,21 +192,63 @@ class Calculation:
         return content
 
     @classmethod
-    def from_json(cls, content: dict[str, Any]) -> Calculation:
-        """The inverse of :meth:`to_json`; UserError where a field is missing or unknown."""
-        content = dict(content)
+    def from_json(cls, content: Any) -> Calculation:
+        """Return the calculation that :meth:`to_json` wrote; UserError says which field is wrong."""
         try:
-            content["level"] = Level.model_validate(content["level"])
-            content["numbers"] = np.array(content["numbers"], dtype=np.int64)
-            content["oxidation_states"] = np.array(content["oxidation_states"], dtype=np.int64)
-            content["positions"] = np.array(content["positions"], dtype=float).reshape(-1, 3)
-            content["cell"] = np.array(content["cell"], dtype=float).reshape(3, 3)
-            if content.get("series") is not None:
-                shape = (-1, len(content["numbers"]), 3)
-                content["series"] = np.array(content["series"], dtype=float).reshape(shape)
-            if content.get("series_cells") is not None:
-                content["series_cells"] = np.array(content["series_cells"], dtype=float).reshape(-1, 3, 3)
-            return cls(**content)
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"no DFT calculation: {reason}; write it with dft-plan") from error
+            stored = _Stored.model_validate(content)
+        except ValidationError as error:
+            what = describe_errors(error, _Stored)
+            raise UserError(f"no DFT calculation: {what}; write it with dft-plan") from error
+        arrays: dict[str, np.ndarray | None] = {
+            "numbers": np.array(stored.numbers, dtype=np.int64),
+            "oxidation_states": np.array(stored.oxidation_states, dtype=np.int64),
+            "positions": np.array(stored.positions, dtype=float).reshape(-1, 3),
+            "cell": np.array(stored.cell, dtype=float),
+        }
+        for name in ("series", "series_cells"):
+            value = getattr(stored, name)
+            arrays[name] = None if value is None else np.array(value, dtype=float)
+        return cls(**(dict(stored) | arrays))
+
+
+class _Stored(BaseModel):
+    """The fields of a calculation as JSON holds them."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    name: str
+    group: str
+    kind: str
+    task: Task
+    numbers: list[Annotated[int, Field(ge=1, lt=len(SYMBOLS))]] = Field(min_length=1, max_length=MOST_ATOMS)
+    positions: list[_Vector]
+    cell: _Cell
+    oxidation_states: list[Annotated[int, Field(ge=-9, le=9)]]
+    level: Level
+    formula_units: Annotated[int, Field(ge=1, le=MOST_ATOMS)]
+    orbital: str = "a"
+    state_key: str | None = None
+    unsteered: bool = False
+    series: list[list[_Vector]] | None = None
+    series_cells: list[_Cell] | None = None
+    fmax: float = Field(0.05, gt=0, allow_inf_nan=False)
+    max_steps: int = Field(80, ge=0, le=10**6)
+    charges: bool = True
+    stress: bool = True
+    provenance: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        atoms = len(self.numbers)
+        rows: dict[str, list[Any]] = {
+            "positions": self.positions,
+            "oxidation_states": self.oxidation_states,
+        }
+        rows |= {f"series.{number}": geometry for number, geometry in enumerate(self.series or ())}
+        for name, value in rows.items():
+            if len(value) != atoms:
+                raise ValueError(f"{name} must hold one row for each of {atoms} atoms, not {len(value)}")
+        for cell in (self.cell, *(self.series_cells or ())):
+            if abs(np.linalg.det(np.array(cell))) < SMALLEST_VOLUME * atoms:
+                raise ValueError(f"a cell is too small for {atoms} atoms; cells are in A")
+        return self

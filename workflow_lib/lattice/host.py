@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import cached_property
 from itertools import combinations, product
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,11 +78,11 @@ class Host:
 
     def n_mobile(self, repeat: Repeat) -> int:
         """Return the number of mobile sites in the supercell."""
-        return len(self.mobile_sites) * int(np.prod(repeat))
+        return len(self.mobile_sites) * prod(repeat)
 
     def n_redox(self, repeat: Repeat) -> int:
         """Return the number of redox sites in the supercell."""
-        return len(self.redox_sites) * int(np.prod(repeat))
+        return len(self.redox_sites) * prod(repeat)
 
     def composition(self, arrangement: Arrangement) -> float:
         """Return x, mobile ions per mobile site."""
@@ -96,7 +97,7 @@ class Host:
         return sum(self.rule.formal_charges[SYMBOLS[z]] for z in fixed)
 
     def _reduced(self, repeat: Repeat, n_occupied: int) -> int:
-        charge = int(np.prod(repeat)) * self._framework_charge + n_occupied * self.mobile_charge
+        charge = prod(repeat) * self._framework_charge + n_occupied * self.mobile_charge
         if not 0 <= n_occupied <= self.n_mobile(repeat):
             return IMPOSSIBLE
         return int(self.rule.reduced_sites(self.n_redox(repeat), charge))

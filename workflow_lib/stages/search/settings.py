@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from workflow_lib.lattice.host import Host
 
 
+LARGEST_SUPERCELL = 1000
+"""Cells of the host; a search never ends in a larger one."""
+
+
 class OperatorWeights(BaseModel):
     """How often each operator of the genetic algorithm is drawn, relative to the others.
 
@@ -42,7 +46,8 @@ class CellSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     repeat: tuple[PositiveInt, PositiveInt, PositiveInt] = Field(
-        default=(1, 1, 1), description="repetitions of the host's cell"
+        default=(1, 1, 1),
+        description=f"repetitions of the host's cell, {LARGEST_SUPERCELL} cells at most",
     )
     compositions: Literal["all"] | tuple[PositiveInt, ...] = Field(
         default="all",
@@ -85,6 +90,8 @@ class CellSettings(BaseModel):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
+        if prod(self.repeat) > LARGEST_SUPERCELL:
+            raise ValueError(f"repeat: {prod(self.repeat)} cells, {LARGEST_SUPERCELL} are the most")
         if self.budget < self.population:
             raise ValueError(
                 f"a budget of {self.budget} relaxations cannot fill a population of "
