@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.db import connect
+from fuzz import answer_or_line
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.frames.foreign import read_frames, write_frames
@@ -233,6 +235,36 @@ def test_one_bad_frame_stops_no_other(frames, tmp_path, name):
     with pytest.raises(UserError, match=r"run@300K\.extxyz frame 3") as error:
         read_frames(path)
     assert len(str(error.value)) < 400
+
+
+@pytest.mark.parametrize("name", ["coincident", "far", "huge cell", "columns", "comment", "count"])
+def test_one_structure_that_cannot_be_is_one_line(frames, tmp_path, name):
+    """ASE alone would take a count of 10^9 at its word, and read for minutes."""
+    (tmp_path / "t.extxyz").write_text(spoiled(frames[3], name))
+    assert answer_or_line(read_structure, tmp_path / "t.extxyz") is None
+    # What is not the last structure is not used.
+    write_frames(frames[:1], tmp_path / "good.extxyz")
+    (tmp_path / "t.extxyz").write_text(
+        spoiled(frames[3], name) + (tmp_path / "good.extxyz").read_text() * 2
+    )
+    assert len(read_structure(tmp_path / "t.extxyz")) == len(frames[0])
+
+
+@pytest.mark.parametrize(
+    "name", ["t.extxyz", "t.db", "t.parquet", "POSCAR", "t.cif", "vasprun.xml", "OUTCAR"]
+)
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device", "dangling link"])
+def test_what_is_no_file_is_neither_waited_for_nor_read(tmp_path, name, kind):
+    path = tmp_path / name
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to("/dev/zero" if kind == "device" else tmp_path / "gone")
+    for reader in (read_frames, read_structure):
+        assert answer_or_line(reader, path) is None
+    assert answer_or_line(read_sources, [str(path)], tmp_path / "out") is None
 
 
 def test_tables_of_frames_that_cannot_be_are_refused(frames, tmp_path):

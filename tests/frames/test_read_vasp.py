@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fuzz import answer_or_line
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.frames.reading.part import ReadSettings
@@ -103,6 +104,38 @@ def test_a_killed_run_keeps_its_whole_steps(tmp_path, share):
         assert summary["set_aside"] >= 1
         # Of an OUTCAR that lacks no more than its last lines, nothing is lost.
         assert "was killed in this ionic step" in reasons(folder) or len(found) == len(whole)
+
+
+def test_a_killed_run_where_no_temporary_file_can_be(tmp_path, monkeypatch):
+    def none() -> str:
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    (tmp_path / "vasprun.xml").write_bytes(XML[: int(0.9 * len(XML))])
+    with monkeypatch.context() as patch:
+        patch.setattr("tempfile.gettempdir", none)
+        patch.setattr("tempfile._get_default_tempdir", none)
+        with pytest.raises(UserError, match="no folder for a temporary copy .*set TMPDIR"):
+            read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "filling"),
+    [
+        ("vasprun.xml.gz", b'<?xml version="1.0"?><modeling>', b"<a/>"),
+        ("OUTCAR.xz", b"vasp\n", b"\n"),
+        ("OUTCAR.bz2", b"vasp\n", b" "),
+    ],
+)
+def test_a_small_file_that_unpacks_to_gigabytes(tmp_path, name, head, filling):
+    pack = {".gz": gzip.compress, ".xz": lzma.compress, ".bz2": bz2.compress}[Path(name).suffix]
+    (tmp_path / name).write_bytes(pack(head + filling * (150_000_000 // len(filling))))
+    with pytest.raises(UserError, match="unpacks to more than 100 times its size"):
+        read(tmp_path)
+
+
+def test_an_outcar_of_empty_lines_does_not_fill_the_memory(tmp_path):
+    (tmp_path / "OUTCAR").write_bytes(b"vasp\n" + b"\n" * 20_000_000)
+    assert answer_or_line(read, tmp_path) is None
 
 
 def test_a_run_killed_in_its_first_step_is_one_line(tmp_path):

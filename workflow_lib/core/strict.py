@@ -45,13 +45,13 @@ def parse_yaml(text: str) -> Any:
     return value
 
 
-def parse_json(text: str) -> Any:
-    """Return the value of a JSON text; ValueError says what is wrong with it, and where."""
+def parse_json(text: str, most: int | None = None) -> Any:
+    """Return the value of a JSON text of at most ``most`` values; ValueError says what is wrong with it."""
     try:
         value = json.loads(text, object_pairs_hook=_unique)
     except RecursionError:
         raise ValueError(f"more than {DEEPEST} levels deep") from None
-    check_plain(value, None)
+    check_plain(value, most)
     return value
 
 

@@ -7,15 +7,21 @@ one structure with one energy. Decorated species of a CIF (Fe2+, Fe3+) are its c
 
 from __future__ import annotations
 
+import io
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from workflow_lib.core.compressed import check_expansion
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import atomic_path
 from workflow_lib.frames.labels import find_label, parse_comment, per_atom, reason_of, whole_states
+from workflow_lib.frames.reading.comment import pairs, plain
+from workflow_lib.frames.reading.common import Damaged
+from workflow_lib.frames.reading.layout import DEFAULT, layout
+from workflow_lib.frames.reading.scan import RawFrame, scan
 from workflow_lib.frames.table import check_geometry
 
 if TYPE_CHECKING:
@@ -40,6 +46,7 @@ def read_structure(path: str | Path) -> Atoms:
         raise UserError(f"{path} does not exist or is no file; check the path to the structure")
     if path.stat().st_size > LARGEST_FILE:
         raise UserError(f"{path} has {path.stat().st_size} bytes; give one structure in a file")
+    check_expansion(path)
     atoms, places = _last_image(path)
     if not atoms.pbc.all() or abs(atoms.cell.volume) < 1e-3:
         raise UserError(f"{path}: the structure is not periodic in three directions; give its cell")
@@ -82,12 +89,16 @@ def _last_image(path: Path) -> tuple[Atoms, list[Any]]:
             images = [(row.toatoms(), {**row.key_value_pairs, **row.data}) for row in rows]
         else:
             options: dict[str, Any] = {}
+            place: Path | io.StringIO = path
             if path.suffix in (".xyz", ".extxyz"):
+                place = io.StringIO(_last_frame(path))
                 options = {"format": "extxyz", "properties_parser": parse_comment}
             # Without the option, run@300K.extxyz would be image 300K of a file "run".
-            found = ase.io.read(path, index="-1", do_not_split_by_at_sign=True, **options)
+            found = ase.io.read(place, index="-1", do_not_split_by_at_sign=True, **options)
             last = found[-1] if isinstance(found, list) else found
             images = [(last, last.info)]
+    except UserError:
+        raise
     # Readers of damaged files raise many kinds of errors (struct, sqlite3, key, index, value).
     except Exception as error:
         raise UserError(
@@ -97,6 +108,25 @@ def _last_image(path: Path) -> tuple[Atoms, list[Any]]:
         raise UserError(f"{path} holds no structure; check that it was written to the end")
     atoms, info = images[0]
     return atoms, [info, atoms.arrays, atoms.calc.results if atoms.calc is not None else {}]
+
+
+def _last_frame(path: Path) -> str:
+    """Return the text of the last frame of an extended XYZ file; UserError if it is damaged.
+
+    ASE would take any count of atoms or columns at its word, and work for hours.
+    """
+    last: RawFrame | Damaged | None = None
+    for found, _ in scan(path):
+        last = found[-1] if found else last
+    if last is None:
+        raise UserError(f"{path} holds no structure; check that it was written to the end")
+    if isinstance(last, Damaged):
+        raise UserError(f"{path} frame {last.number} (line {last.line}): {last.reason}; correct it")
+    try:
+        layout(plain(pairs(last.comment).get("Properties", DEFAULT)))
+    except ValueError as error:
+        raise UserError(f"{path} frame {last.number} (line {last.line}): {reason_of(error)}") from error
+    return (b"%d\n%s\n%s" % (last.atoms, last.comment, last.block)).decode()
 
 
 def _cif_block(path: Path) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from workflow_lib.core.compressed import check_expansion
 from workflow_lib.core.errors import UserError
 from workflow_lib.frames.labels import reason_of
 from workflow_lib.frames.reading.common import Batches, Damaged, Defaults, one_frame
@@ -92,6 +93,7 @@ def read_input(source: Input, defaults: Defaults) -> Batches:
     """
     index = 0
     try:
+        check_expansion(source.path)
         for batch, done in READERS[source.kind](source.path, defaults):
             index += len(batch)
             yield batch, done

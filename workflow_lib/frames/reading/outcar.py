@@ -14,8 +14,10 @@ from workflow_lib.core.compressed import open_binary
 from workflow_lib.core.errors import UserError
 
 LONGEST_LINE = 1 << 20
-LARGEST_STEP = 1 << 28
-"""Characters; no ionic step of a normal run prints as much."""
+LARGEST_STEP = 1 << 29
+"""Bytes of memory; no ionic step of a normal run prints as much."""
+_LINE = 64
+"""Bytes of memory of an empty line."""
 _DONE = "FREE ENERGIE OF THE ION-ELECTRON SYSTEM"
 _ENERGY = re.compile(r"energy\(sigma->0\)\s*=\s*(\S+)")
 _AFTER = 4
@@ -71,9 +73,9 @@ class OutcarFile:
                 if mark in line:
                     return lines, line
                 lines.append(line)
-                size += len(line)
+                size += len(line) + _LINE
                 if size > LARGEST_STEP:
-                    raise UserError(f"{self.path} is no OUTCAR: {size} characters without a step of VASP")
+                    raise UserError(f"{self.path} is no OUTCAR: {len(lines)} lines without a step of VASP")
         except (EOFError, OSError) as error:
             # A compressed file that is cut short; the lines before the cut are complete.
             if isinstance(error, OSError) and error.errno is not None:

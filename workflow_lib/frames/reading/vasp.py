@@ -64,10 +64,15 @@ def read_whole_steps(path: Path) -> tuple[Vasprun, bool]:
     end = text.rfind(_STEP_END) + len(_STEP_END)
     if end < len(_STEP_END) or text.rstrip().endswith(b"</modeling>"):
         raise cut
-    with tempfile.TemporaryDirectory() as folder:
-        mended = Path(folder) / "vasprun.xml"
-        mended.write_bytes(text[:end] + b"\n</modeling>\n")
-        vasprun = _parsed(mended, path)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            mended = Path(folder) / "vasprun.xml"
+            mended.write_bytes(text[:end] + b"\n</modeling>\n")
+            vasprun = _parsed(mended, path)
+    except OSError as error:
+        raise UserError(
+            f"{path} was cut short, and there is no folder for a temporary copy ({error.strerror}); set TMPDIR"
+        ) from error
     if not all(step.get("electronic_steps") and "e_fr_energy" in step for step in vasprun.ionic_steps):
         raise cut
     return vasprun, True

@@ -18,10 +18,14 @@ import urllib3
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.strict import parse_json
+from workflow_lib.core.validation import one_line
 from workflow_lib.stages.sources.settings import FetchSettings
 
-MOST_JSON = 1 << 26
-"""Bytes of one page of a file list; the largest items have about 300 bytes per file."""
+MOST_JSON = 1 << 23
+"""Bytes of one page of a file list: 300 a file, a thousand files a page, and folders of 100,000 files.
+Parsed, the worst of this size takes 0.8 GB."""
+MOST_VALUES = 500_000
+"""Numbers and texts of one page."""
 MOST_REDIRECTS = 10
 TRY_LATER = frozenset({408, 425, 429, 500, 502, 503, 504})
 
@@ -229,9 +233,9 @@ class Web:
                 f"{what}: {error} for {url}; check item, version and address in the table of sources"
             ) from error
         try:
-            return parse_json(body.decode()), response
+            return parse_json(body.decode("utf-8-sig"), MOST_VALUES), response
         except ValueError as error:
             raise UserError(
-                f"{what}: {url} answers with something else than JSON (a log-in page of the network?); "
-                "check the address in the table of sources"
+                f"{what}: {url} answers with something else than JSON ({one_line(str(error))[:200]}; a "
+                "log-in page of the network?); check the address in the table of sources"
             ) from error
