@@ -48,8 +48,8 @@ def check_expansion(path: Path) -> None:
                 done += len(part)
                 if done > allowed:
                     raise UserError(
-                        f"{path} unpacks to more than {MOST_RATIO} times its size; unpack it by hand if you "
-                        "trust it"
+                        f"{path} unpacks to more than {MOST_RATIO} times its size; unpack it by hand "
+                        "if you trust it"
                     )
         except (EOFError, lzma.LZMAError, zlib.error):
             return

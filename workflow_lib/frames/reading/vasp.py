@@ -71,7 +71,8 @@ def read_whole_steps(path: Path) -> tuple[Vasprun, bool]:
             vasprun = _parsed(mended, path)
     except OSError as error:
         raise UserError(
-            f"{path} was cut short, and there is no folder for a temporary copy ({error.strerror}); set TMPDIR"
+            f"{path} was cut short, and there is no folder for a temporary copy "
+            f"({error.strerror}); set TMPDIR"
         ) from error
     if not all(step.get("electronic_steps") and "e_fr_energy" in step for step in vasprun.ionic_steps):
         raise cut
