@@ -6,7 +6,7 @@ BIN = .venv/bin
 PYTHON ?= $(shell for p in python3.12 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: demo run report test rehearsal test-dft test-slurm test-faults lint format venv dft-setup slurm-setup clean
+.PHONY: demo run report test test-report rehearsal test-dft test-slurm test-faults lint format venv dft-setup slurm-setup clean
 .DEFAULT_GOAL := demo
 
 demo: run report
@@ -16,14 +16,27 @@ run: .venv/installed
 	@$(BIN)/workflow-lib check --config "$(CONFIG)"
 	@$(BIN)/snakemake --configfile "$(CONFIG)" --cores $(CORES)
 
-# Snakemake's own report, made again only if a result is newer than the report.
+# Snakemake's own report, made again only if a result is newer. The page of the run is a rule's.
 report: .venv/installed
-	@$(BIN)/workflow-lib report --config "$(CONFIG)"
+	@$(BIN)/workflow-lib appendix --config "$(CONFIG)"
 
 # Two processes of one thread each: more would need more memory than a laptop has.
 TEST_PROCESSES ?= 2
 test: .venv/installed
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup
+
+# The page of a run in a real browser: numbers, controls, accessibility, both widths, no request.
+test-report: .venv/browser
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser tests/stages/report
+
+# Playwright drives the system's Chromium; it is installed here if run as root.
+.venv/browser: .venv/installed envs/requirements-browser.lock
+	@chromium() { command -v chromium || command -v chromium-browser || command -v google-chrome; }; \
+	chromium >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core >/dev/null; }; \
+	chromium >/dev/null || { echo "The test of the page needs Chromium: on Debian run 'sudo apt-get install chromium'" >&2; exit 2; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c envs/requirements.lock -r envs/requirements-browser.lock
+	@touch $@
 
 # Recomputes one stored frame of each kind with GPAW; DFT=quick takes only the smallest.
 test-dft: .venv/gpaw

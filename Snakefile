@@ -138,6 +138,7 @@ include: "rules/thermodynamics.smk"
 include: "rules/embedding.smk"
 include: "rules/comparison.smk"
 include: "rules/checks.smk"
+include: "rules/report.smk"
 include: "rules/provenance.smk"
 
 

@@ -23,6 +23,7 @@ from workflow_lib.stages.charge_order.settings import ChargeOrderSettings
 from workflow_lib.stages.dataset.settings import DatasetSettings
 from workflow_lib.stages.dft.settings import DftSettings
 from workflow_lib.stages.embedding.settings import EmbeddingSettings
+from workflow_lib.stages.report.settings import ReportSettings
 from workflow_lib.stages.search.settings import SearchSettings
 from workflow_lib.stages.sources.settings import SourcesSettings
 from workflow_lib.stages.thermodynamics.settings import ThermodynamicsSettings
@@ -119,12 +120,15 @@ class Config(_Section):
     dft: DftSettings = DftSettings()
     thermodynamics: ThermodynamicsSettings = ThermodynamicsSettings()
     embedding: EmbeddingSettings = EmbeddingSettings()
+    report: ReportSettings = ReportSettings()
 
     @model_validator(mode="after")
     def _paths_usable(self) -> Self:
         if self.run in SHARED:
             raise ValueError(f"run: results/{self.run} is shared by all runs; choose another name")
         paths = {"host": self.host, "dataset.path": self.dataset.path, "dft.store": self.dft.store}
+        if self.report.beside is not None:
+            paths["report.beside"] = self.report.beside
         if self.charge_order.identical_atoms is not None:
             paths["charge_order.identical_atoms"] = self.charge_order.identical_atoms
         if self.sources:

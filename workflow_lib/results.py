@@ -18,17 +18,24 @@ from workflow_lib.models.identity import ModelId
 from workflow_lib.results_captions import CAPTIONS
 from workflow_lib.results_meanings import meaning_of, unit_of
 from workflow_lib.results_models import load_model
-from workflow_lib.results_reading import checked, read_table, table_of
+from workflow_lib.results_reading import checked, read_document, read_table, table_of
 from workflow_lib.results_schema import ENERGIES, FIGURES, TABLES
 
 if TYPE_CHECKING:
     import pandas as pd
+    from ase import Atoms
 
     from workflow_lib.frames.splits import Splits
     from workflow_lib.frames.table import Frame
     from workflow_lib.models.trained import TrainedModel
 
 CONFIG = "config.json"
+STRUCTURES = {
+    "charge_order/reference": "charge_order/reference.extxyz",
+    "charge_order/states": "charge_order/{model}/structures.extxyz",
+    "search/found": "search/{model}/found.extxyz",
+}
+"""Files of structures, by the name of the table that lists their energies."""
 
 
 class Run:
@@ -74,6 +81,30 @@ class Run:
         from workflow_lib.frames.splits import Splits
 
         return Splits.load(checked(self.folder / "dataset/splits.json", "dataset"))
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What the dataset holds: frames kept and set aside, labels, sources."""
+        return read_document(self.folder / "dataset/summary.json", "dataset")
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Versions, checksums and seeds of the run."""
+        return read_json(self.folder / "provenance.json")
+
+    def structures(self, name: str, model: ModelId | str | None = None) -> list[Atoms]:
+        """Return the structures that belong to a table: those of DFT's, a model's or a search's states.
+
+        ``name`` is one of :data:`STRUCTURES`; each structure has its ``state_key`` in ``info``.
+        """
+        from ase.io import iread
+
+        if name not in STRUCTURES:
+            raise UserError(f"no structures of a run are called {name!r}{nearest(name, STRUCTURES)}")
+        if "{model}" in STRUCTURES[name] and model is None:
+            raise UserError(f"the structures {name!r} are there for each model; name one of them")
+        path = checked(self.folder / STRUCTURES[name].format(model=model), table_of(name).command)
+        return list(iread(path, index=":", format="extxyz"))
 
     def frames(self) -> list[Frame]:
         """Return the frames of the dataset, with charge states and state keys."""

@@ -235,6 +235,7 @@ DOCUMENTS: dict[str, tuple[str, ...]] = {
     "charge-order": ("scores.json", "structures.extxyz"),
     "search": ("summary.json", "found.extxyz"),
     "embedding": ("scores.json",),
+    "report": ("index.html", "answer.json"),
 }
 """Files other than tables and figures that a command writes. Timings differ from run to run and are no
 part of what is sealed."""

@@ -129,7 +129,7 @@ def test_nothing_to_clean_is_no_fault(project: Path, capsys: pytest.CaptureFixtu
 
 def test_a_report_needs_results(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, *config = configured(project, "run: three")
-    assert main(["report", *config]) == 2
+    assert main(["appendix", *config]) == 2
     assert "results/three does not exist; run the workflow first" in capsys.readouterr().err
 
 
@@ -144,12 +144,12 @@ def test_a_report_is_made_where_a_result_is_newer(
 
     monkeypatch.setattr("workflow_lib.workflow.run_folder._snakemake", snakemake)
     _, *config = configured(project, "run: one")
-    assert main(["report", *config]) == 0
+    assert main(["appendix", *config]) == 0
     assert str(project / "results/one/report.html") in capsys.readouterr().out
-    assert main(["report", *config]) == 0
+    assert main(["appendix", *config]) == 0
     assert "up to date" in capsys.readouterr().out
     (project / "results/one/dataset/x.log").write_text("said")
-    assert main(["report", *config]) == 0
+    assert main(["appendix", *config]) == 0
     (project / "results/one/dataset/new.csv").write_text("1")
-    assert main(["report", *config]) == 0
+    assert main(["appendix", *config]) == 0
     assert len(calls) == 2

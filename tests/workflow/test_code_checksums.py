@@ -38,7 +38,7 @@ def test_an_engine_of_dft_does_not_touch_the_searches() -> None:
     assert engine in imported(command_modules("dft-run"))
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", sorted(set(COMMANDS) - {"report"}))  # the page shows descriptions
 def test_a_better_description_makes_no_result_outdated(command: str) -> None:
     described = {f"workflow_lib.results{name}" for name in ("", "_captions", "_meanings")}
     assert not described & imported(command_modules(command))

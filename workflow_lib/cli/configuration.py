@@ -1,4 +1,4 @@
-"""A configuration and the folder of its run: check it, describe it, make its report, remove it."""
+"""A configuration and the folder of its run: check it, describe it, remove it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from workflow_lib.cli.common import DEFAULT_CONFIG, FILE, command, config_option
+from workflow_lib.cli.common import FILE, command, config_option
 
 if TYPE_CHECKING:
     from workflow_lib.config import Config
@@ -21,18 +21,6 @@ def check(config: Config) -> None:
     click.echo(
         f"{config.folder}: {len(models)} models to train, {len(config.search.cells)} cells to search"
     )
-
-
-@command()
-@click.option("--config", type=FILE, default=DEFAULT_CONFIG, show_default=True, metavar="FILE")
-def report(config: Path) -> None:
-    """Make the report of a run if a result is newer."""
-    from workflow_lib.config import load_config
-    from workflow_lib.workflow.run_folder import make_report
-
-    folder = load_config(config).folder
-    made = make_report(folder, config)
-    click.echo(f"Report: {made.absolute()}" if made else f"{folder}/report.html is up to date.")
 
 
 @command()

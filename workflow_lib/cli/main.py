@@ -21,13 +21,14 @@ from workflow_lib.cli.charge_order import (
 )
 from workflow_lib.cli.checks import checks
 from workflow_lib.cli.comparison import comparison, provenance
-from workflow_lib.cli.configuration import check, clean, report, schema
+from workflow_lib.cli.configuration import check, clean, schema
 from workflow_lib.cli.dataset import dataset
 from workflow_lib.cli.dft import dft_converge, dft_energies, dft_plan, dft_run, dft_status
 from workflow_lib.cli.embedding import embedding, embedding_overview
 from workflow_lib.cli.frames import convert, read
 from workflow_lib.cli.hosts import host
 from workflow_lib.cli.models import evaluate, predict, relax
+from workflow_lib.cli.report import appendix, report
 from workflow_lib.cli.search import search, search_overview
 from workflow_lib.cli.sources import fetch, sources
 from workflow_lib.cli.thermodynamics import thermodynamics
@@ -38,7 +39,7 @@ from workflow_lib.core.validation import one_line
 PROGRAM = "workflow-lib"
 GROUPS: dict[str, tuple[click.Command, ...]] = {
     "Files, structures and models": (fetch, read, convert, host, evaluate, predict, relax),
-    "A run and its configuration": (check, report, clean, schema),
+    "A run and its configuration": (check, report, appendix, clean, schema),
     "Stages, as the rules call them": (
         *(sources, dataset, train),
         *(charge_order_reference, charge_order, charge_order_ewald),

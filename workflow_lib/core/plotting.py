@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
 OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C6D1F", "#5A5A5A")
 COLOUR_DFT = "#000000"
 COLOUR_FE2 = "#0072B2"
@@ -35,3 +40,17 @@ def panel_shape(count: int, most_columns: int) -> tuple[int, int]:
     """Return rows and columns for ``count`` panels: as few rows as possible, filled evenly."""
     rows = -(-count // most_columns)
     return rows, -(-count // rows)
+
+
+def window_of(values: np.ndarray, anchor: np.ndarray, least: float) -> tuple[float, float]:
+    """Return limits of an axis that hold ``values``, but at most twice their range away from ``anchor``.
+
+    ``least`` is the smallest range that counts. A failed model must not flatten the others.
+    """
+    import numpy as np
+
+    span = max(float(np.ptp(anchor)), least)
+    low = max(float(np.min(values)), float(np.min(anchor)) - 2 * span)
+    high = min(float(np.max(values)), float(np.max(anchor)) + 2 * span)
+    margin = max(0.06 * (high - low), 0.5 * (least - (high - low)))
+    return low - margin, high + margin

@@ -78,11 +78,9 @@ _COLOURS = {
     "painn": OKABE_ITO[1],
     "cpainn": OKABE_ITO[2],
     "chgnet": OKABE_ITO[3],
-    "chgnet-scratch": OKABE_ITO[3],
-    "chgnet-pretrained": OKABE_ITO[5],
-    "chgnet-shipped": OKABE_ITO[4],
     EWALD: OKABE_ITO[7],
 }
+"""Colours of families, and of all models named after one: chgnet-pretrained has that of chgnet."""
 
 
 def variant_of(name: str) -> Variant:
@@ -127,14 +125,12 @@ class ModelId(NamedTuple):
 
 
 def model_colours(names: Iterable[str]) -> dict[str, str]:
-    """Return a colour for each model name, the same in every figure.
+    """Return a colour for each model name, the same in every figure: that of its family.
 
-    Names that no shipped configuration uses get the remaining colours in alphabetical order.
+    Names that begin with no family get the remaining colours in alphabetical order.
     """
     wanted = sorted(set(names))
-    used = {_COLOURS[name] for name in wanted if name in _COLOURS}
-    left = [colour for colour in OKABE_ITO if colour not in used] or list(OKABE_ITO)
-    others = [name for name in wanted if name not in _COLOURS]
-    return {name: _COLOURS[name] for name in wanted if name in _COLOURS} | {
-        name: left[place % len(left)] for place, name in enumerate(others)
-    }
+    known = {name: colour for name in wanted if (colour := _COLOURS.get(name.partition("-")[0]))}
+    left = [colour for colour in OKABE_ITO if colour not in _COLOURS.values()]
+    others = [name for name in wanted if name not in known]
+    return known | {name: left[place % len(left)] for place, name in enumerate(others)}

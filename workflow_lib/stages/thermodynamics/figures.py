@@ -15,6 +15,7 @@ from workflow_lib.core.plotting import (
     COLOUR_DFT,
     panel_shape,
     style,
+    window_of,
 )
 from workflow_lib.lattice.arrangement import StateKey
 from workflow_lib.lattice.voltage import VoltageProfile, common_grid
@@ -63,18 +64,6 @@ def _caption(figure: Figure, level: str, extra: str) -> None:
     text = f"models: positions relaxed in the fixed (Vegard) cell; DFT: {level}; {extra}"
     width = int(17 * figure.get_figwidth())  # characters of this size that fit the figure
     figure.supxlabel(fill(text, width), fontsize=7.5, color="0.25")
-
-
-def _window(values: np.ndarray, anchor: np.ndarray, least: float) -> tuple[float, float]:
-    """Return limits of y that hold ``values``, but at most twice their range away from ``anchor``.
-
-    ``least`` is the smallest range that counts. A failed model must not flatten the others.
-    """
-    span = max(float(np.ptp(anchor)), least)
-    low = max(float(np.min(values)), float(np.min(anchor)) - 2 * span)
-    high = min(float(np.max(values)), float(np.max(anchor)) + 2 * span)
-    margin = max(0.06 * (high - low), 0.5 * (least - (high - low)))
-    return low - margin, high + margin
 
 
 def _say(panel: Axes, text: str) -> None:
@@ -127,7 +116,7 @@ def draw_formation(formation: pd.DataFrame, hulls: pd.DataFrame, level: str, ste
     variants = _variants(models)
     anchor = dft["formation_mev_fu"].to_numpy()
     drawn = np.append(models["formation_mev_fu"].to_numpy(), anchor)
-    window = _window(drawn, anchor, LEAST_ENERGY)
+    window = window_of(drawn, anchor, LEAST_ENERGY)
     figure, panels = _grid(len(names), columns=3, height=2.6, label=ENERGY_LABEL)
     for panel, name in zip(panels, names, strict=True):
         panel.scatter(dft["x"], dft["formation_mev_fu"], s=16, facecolors="none", edgecolors=COLOUR_DFT)
@@ -231,7 +220,7 @@ def draw_voltage(formation: pd.DataFrame, voltages: pd.DataFrame, level: str, st
     if not len(anchor):
         _no_voltage(mobile, level, stem)
         return
-    window = _window(voltages["voltage_v"].to_numpy(float), anchor, LEAST_VOLTAGE)
+    window = window_of(voltages["voltage_v"].to_numpy(float), anchor, LEAST_VOLTAGE)
     figure, panels = _grid(len(names), columns=3, height=2.4, label=f"voltage (V against {mobile} metal)")
     for panel, name in zip(panels, names, strict=True):
         _staircase(panel, _profiles(voltages[voltages["source"] == DFT]), COLOUR_DFT, "-", "DFT", width=1.8)
@@ -275,7 +264,7 @@ def draw_found(formation: pd.DataFrame, hulls: pd.DataFrame, level: str, stem: P
     # The hull lies below what the search found if states of the charge-order stage are lower.
     lines = hulls.loc[hulls["scope"] == "searched", "formation_mev_fu"]
     shown = np.concatenate([found["formation_mev_fu"], lines.dropna(), anchor])
-    window = _window(shown, anchor, LEAST_ENERGY)
+    window = window_of(shown, anchor, LEAST_ENERGY)
     for (row, column), panel in np.ndenumerate(axes):
         variant, name = variants[row], names[column]
         group = found[(found["model"] == name) & (found["variant"] == variant)]

@@ -1,0 +1,42 @@
+"""The page of the run: its answer first, then everything behind it, in one file."""
+
+REPORT = f"{RUN}/report"
+TEMPLATES = sorted(
+    str(path) for path in Path("workflow_lib/stages/report/templates").iterdir()
+)
+
+
+rule report:
+    input:
+        checks=names_of(rules.checks.output),
+        comparison=names_of(rules.comparison.output),
+        dataset=names_of(rules.dataset.output),
+        charge_order=names_of(rules.charge_order_overview.output),
+        states=expand(rules.charge_order.output.states, model=MODELS),
+        identical=(
+            names_of(rules.charge_order_identical.output)
+            if CFG.charge_order.identical_atoms
+            else []
+        ),
+        search=names_of(rules.search_overview.output),
+        found=expand(rules.search.output.found, model=SEARCHED),
+        thermodynamics=names_of(rules.thermodynamics.output),
+        embedding=names_of(rules.embedding_overview.output),
+        embeddings=expand(rules.embedding.output.scores, model=MODELS),
+        beside=CFG.report.beside or [],
+        templates=TEMPLATES,
+    output:
+        checksums=f"{REPORT}/report.sha256.json",
+        page=f"{REPORT}/index.html",
+        answer=f"{REPORT}/answer.json",
+    log:
+        f"{RUN}/logs/report.log",
+    resources:
+        mem_mb=3000,
+    params:
+        settings=settings_of("report"),
+        code=code_of("report"),
+    message:
+        "Writing the page of the run: {output.page}"
+    shell:
+        "python -m workflow_lib report {RUN} --out {REPORT} > {log} 2>&1"

@@ -1,0 +1,161 @@
+"""The page of a run: computed answer, the tables' numbers, nothing of the user's text taken for markup."""
+
+from __future__ import annotations
+
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+from page_run import HOSTILE, MODELS, write_contrasts
+
+from workflow_lib.core.errors import UserError
+from workflow_lib.core.io import read_json, write_json
+from workflow_lib.results import Run
+from workflow_lib.stages.report.answer import answer_of
+from workflow_lib.stages.report.run import run_report
+
+
+class Elements(HTMLParser):
+    """Every element of a page with its attributes, and the text of the page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self._inside = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+        self._inside = tag
+
+    def handle_data(self, data):
+        if self._inside not in ("script", "style"):
+            self.text += data
+
+
+def test_users_text_stays_text(page: Path):
+    elements = Elements(page.read_text())
+    assert HOSTILE in elements.text
+    images = [attributes for tag, attributes in elements.found if tag == "img"]
+    assert all(str(image["src"]).startswith("data:") for image in images)
+    assert not any(name.startswith("on") for _, attributes in elements.found for name in attributes)
+    assert [tag for tag, _ in elements.found].count("script") == 3  # data, plotly, the page's own
+
+
+def test_no_address_leaves_the_page(page: Path):
+    for tag, attributes in Elements(page.read_text()).found:
+        for name in ("src", "href"):
+            target = attributes.get(name)
+            assert target is None or target.startswith(("data:", "#")), (tag, target)
+    assert page.stat().st_size < 15e6
+
+
+def test_every_trace_is_one_that_plotly_knows(data: dict):
+    count = 0
+    for views in data["charts"].values():
+        for view in views.values():
+            go.Figure(view)  # raises for a property or value that plotly.js would ignore
+            count += 1
+    assert count > 20
+
+
+def test_points_of_the_hull_are_those_of_the_table(run_folder: Path, data: dict):
+    table = Run(run_folder).table("thermodynamics/formation")
+    view = data["charts"]["hull"]["mace"]
+    for source in ("dft", "mace-baseline-f0-s1", "mace-entropy-f0-s1"):
+        points = [
+            (y, target[0], text)
+            for trace in view["data"]
+            for y, target, text in zip(
+                trace["y"], trace.get("customdata", ()), trace.get("text", ()), strict=False
+            )
+            if target[1] == source
+        ]
+        rows = table[(table["source"] == source) & (table["protocol"] != "search")]
+        assert len(points) == len(rows) == 16
+        for energy, key, text in points:
+            row = rows[rows["state_key"] == key.removeprefix("state ")].iloc[0]
+            # Six significant digits of at most 1000 meV.
+            assert energy == pytest.approx(row["formation_mev_fu"], abs=2e-3)
+            assert f"{row['above_hull_mev_fu']:.1f} above the hull" in text
+            assert f"degeneracy {row['degeneracy']:.0f}" in text
+
+
+def test_structures_are_those_of_the_files(run_folder: Path, data: dict):
+    run = Run(run_folder)
+    for atoms in run.structures("charge_order/reference"):
+        stored = data["structures"][f"state {atoms.info['state_key']}"]
+        assert next(iter(stored)) == "dft" and set(stored) == {"dft", *MODELS}
+        np.testing.assert_allclose(np.reshape(stored["dft"]["p"], (-1, 3)), atoms.positions, atol=6e-4)
+        assert stored["dft"]["o"] == atoms.arrays["oxidation_states"].tolist()
+    frame = run.frames()[0]
+    assert data["structures"][f"frame {frame.frame_id}"]["dft"]["z"] == list(frame.numbers)
+
+
+def test_atoms_of_the_maps_have_the_charge_state_they_are_coloured_by(data: dict):
+    view = data["charts"]["embedding"]["mace-entropy-f0-s1"]
+    for trace, state in zip(view["data"], (2, 3), strict=True):
+        for key, source, atom in trace["customdata"]:
+            assert data["structures"][key][source]["o"][atom] == state
+
+
+def test_nothing_is_decided_by_one_training(run_folder: Path):
+    answer = answer_of(Run(run_folder))
+    assert not answer.decided
+    assert answer.verdict.startswith("Not decided by this run: each model was trained once with the label")
+    assert "4.0 instead of 7.0 meV/atom [−5.0 to −1.0]" in answer.numbers
+    assert any("330 frames, those with it on 257" in note for note in answer.notes)
+    assert dict(answer.size)["Models trained"] == "4, of 2 families"
+    assert answer.question.endswith("which Fe is Fe²⁺ and which is Fe³⁺?")
+
+
+@pytest.fixture
+def copy(run_folder: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(run_folder, tmp_path / "toy", ignore=shutil.ignore_patterns("report"))
+
+
+def test_a_decided_run_says_so(copy: Path):
+    write_contrasts(copy, decided=True)
+    answer = answer_of(Run(copy))
+    assert answer.decided
+    assert answer.verdict == (
+        "Yes: the label lowers the error of the energy of held-out frames (mace and painn); of the "
+        "energies of unseen charge orders (mace and painn)."
+    )
+
+
+def test_the_answer_of_another_run_stands_beside(copy: Path, run_folder: Path, page: Path):
+    other = read_json(page.with_name("answer.json"))
+    assert other["verdict"] in page.read_text()
+    write_json(copy.parent / "study.json", other | {"run": "study", "verdict": f"Yes {HOSTILE}"})
+    changed = read_json(copy / "config.json") | {"report": {"beside": str(copy.parent / "study.json")}}
+    write_json(copy / "config.json", changed)
+    text = Elements(run_report(copy, copy / "report").read_text()).text
+    assert "Beside it: the run study" in text and f"Yes {HOSTILE}" in text
+    write_json(copy.parent / "study.json", {"run": "study"})
+    with pytest.raises(UserError, match=r"study\.json is no answer\.json of a report"):
+        run_report(copy, copy / "report")
+
+
+def test_a_stage_that_the_page_does_not_know_comes_in_with_its_figures(page: Path):
+    # dataset/redox is drawn by no code of the page: its file, its caption, a section of its own.
+    assert "two separate peaks mean that the assignment is safe" in page.read_text()
+    assert 'id="dataset"' in page.read_text()
+
+
+def test_a_run_without_a_comparison_is_no_report(tmp_path: Path):
+    write_json(tmp_path / "config.json", {"run": "toy"})
+    with pytest.raises(UserError, match="has no table comparison, comparison/contrasts; run the workflow"):
+        run_report(tmp_path, tmp_path / "report")
+    assert not (tmp_path / "report").exists()
+
+
+def test_damaged_results_make_no_page(copy: Path):
+    (copy / "thermodynamics/formation.csv").write_text("x\n")
+    with pytest.raises(UserError, match=r"formation\.csv was changed or cut"):
+        run_report(copy, copy / "report")
+    assert not (copy / "report").exists()

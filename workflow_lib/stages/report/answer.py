@@ -1,0 +1,238 @@
+"""The answer of a run in two sentences, computed from its tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from workflow_lib.core.digits import ion, sensible, signed
+from workflow_lib.results_meanings import unit_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from workflow_lib.results import Run
+
+WORDS = {
+    "energy_mae_mev_atom": "energy of held-out frames",
+    "force_mae_mev_a": "forces on held-out frames",
+    "states_mae_mev_fu": "energies of unseen charge orders",
+    "hull_mae_mev_fu": "convex hull",
+    "step_voltage_mae_mv": "steps of the voltage",
+}
+"""Primary endpoints, in the order in which the page shows them: the errors of the contrast table."""
+NUMBERS = ("energy_mae_mev_atom", "states_mae_mev_fu")
+"""Endpoints whose numbers stand in the second sentence."""
+PAPER_PAIR = ("baseline", "entropy")
+"""The variants that the question compares, if the run has both."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the page says first.
+
+    ``decided``: whether any difference is; ``size``: (quantity, value) pairs; ``notes``: what the
+    numbers leave out.
+    """
+
+    question: str
+    decided: bool
+    verdict: str
+    numbers: str
+    size: tuple[tuple[str, str], ...]
+    notes: tuple[str, ...]
+
+    def as_json(self, run: str) -> dict[str, Any]:
+        """Return the content of ``answer.json``."""
+        return {
+            "run": run,
+            "question": self.question,
+            "decided": self.decided,
+            "verdict": self.verdict,
+            "numbers": self.numbers,
+            "size": dict(self.size),
+            "notes": list(self.notes),
+        }
+
+
+def unit_text(column: str) -> str:
+    """Return the unit of a column as figures write it."""
+    return unit_of(column).replace("meV/A", "meV/Å").replace("meV per atom", "meV/atom")
+
+
+def headline(contrasts: pd.DataFrame) -> pd.DataFrame:
+    """Return the contrasts of the variants that the question is about, by endpoint."""
+    pairs = list(dict.fromkeys(zip(contrasts["variant_without"], contrasts["variant_with"], strict=True)))
+    if not pairs:
+        return contrasts
+    pair = PAPER_PAIR if PAPER_PAIR in pairs else pairs[0]
+    chosen = contrasts[(contrasts["variant_without"] == pair[0]) & (contrasts["variant_with"] == pair[1])]
+    order = {name: place for place, name in enumerate(WORDS)}
+    return chosen.sort_values("endpoint", key=lambda names: names.map(order), kind="stable")
+
+
+def answer_of(run: Run) -> Answer:
+    """Return the question and the answer of a run."""
+    configuration = run.configuration
+    redox = configuration["redox"]
+    low, high = (ion(redox["element"], state["oxidation"]) for state in redox["states"])
+    question = (
+        "Does a machine-learned interatomic potential need to be told which "
+        f"{redox['element']} is {low} and which is {high}?"
+    )
+    contrasts = headline(run.table("comparison/contrasts"))
+    comparison = run.table("comparison")
+    return Answer(
+        question,
+        bool(len(contrasts)) and bool(contrasts["decided"].any()),
+        _verdict(contrasts),
+        _numbers(contrasts),
+        tuple(_size(run, configuration, comparison, contrasts)),
+        tuple(_notes(comparison, contrasts, configuration)),
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return names as a list in words."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _verdict(contrasts: pd.DataFrame) -> str:
+    """Return the first sentence: what is decided, or why nothing is."""
+    if contrasts.empty:
+        return "This run does not ask it: no model was trained both with and without the label."
+    decided = contrasts[contrasts["decided"]]
+    if decided.empty:
+        return f"Not decided by this run: {_why_not(contrasts)}."
+    better, worse = decided[decided["difference"] < 0], decided[decided["difference"] > 0]
+    open_models = [name for name in dict.fromkeys(contrasts["model"]) if name not in set(decided["model"])]
+    if worse.empty:
+        start = "Yes" if not open_models else f"Yes for {_listed(list(dict.fromkeys(better['model'])))}"
+    elif better.empty:
+        start = "No"
+    else:
+        start = "It depends on the model and on the quantity"
+    parts = [
+        f"{verb} the error of {'; of '.join(_by_endpoint(rows))}"
+        for verb, rows in (("lowers", better), ("raises", worse))
+        if len(rows)
+    ]
+    undecided = f"; not decided for {_listed(open_models)}" if open_models else ""
+    return f"{start}: the label {', and it '.join(parts)}{undecided}."
+
+
+def _by_endpoint(rows: pd.DataFrame) -> list[str]:
+    return [
+        f"the {WORDS[str(endpoint)]} ({_listed(list(group['model']))})"
+        for endpoint, group in rows.groupby("endpoint", sort=False)
+    ]
+
+
+def _why_not(contrasts: pd.DataFrame) -> str:
+    """Return why nothing is decided, in words."""
+    trainings = int(contrasts["trainings"].max())
+    if all(str(reason).startswith("trained") for reason in contrasts["reason"]):
+        times = {1: "once", 2: "twice"}.get(trainings, f"{trainings} times")
+        return (
+            f"each model was trained {times} with the label and {times} without it, and fewer than three "
+            "trainings cannot tell the label from chance"
+        )
+    return "zero lies within the 95 % interval of every difference, or too few states carry it"
+
+
+def _numbers(contrasts: pd.DataFrame) -> str:
+    """Return the second sentence: the best and the worst difference, with their intervals."""
+    parts = []
+    for endpoint in NUMBERS:
+        rows = contrasts[contrasts["endpoint"] == endpoint]
+        if rows.empty:
+            continue
+        lower = int((rows["difference"] < 0).sum())
+        ranked = rows.assign(share=rows["difference"] / rows["error_without"]).sort_values("share")
+        best, worst = (_entry(ranked.iloc[place], endpoint) for place in (0, -1))
+        models = f"{lower} of {len(rows)} model{'s' if len(rows) > 1 else ''}"
+        extremes = f"at best {best}, at worst {worst}" if len(rows) > 1 else best
+        parts.append(f"the error in the {WORDS[endpoint]} was lower for {models}: {extremes}")
+    if not parts:
+        return "No error was measured both with the label and without it."
+    return f"With the label {'; '.join(parts)} (in brackets the 95 % interval of the difference)."
+
+
+def _entry(row: pd.Series, endpoint: str) -> str:
+    text = f"{row['model']}, {sensible(row['error_with'])} instead of {sensible(row['error_without'])}"
+    text += f" {unit_text(endpoint)}"
+    if row["low"] == row["low"]:  # else too few states for an interval
+        text += f" [{signed(row['low'])} to {signed(row['high'])}]"
+    return text
+
+
+def _size(
+    run: Run, configuration: dict[str, Any], comparison: pd.DataFrame, contrasts: pd.DataFrame
+) -> list[tuple[str, str]]:
+    """Return how large the run was."""
+    trained = comparison[comparison["fold"].notna()]
+    families = trained["family"].nunique()
+    folds, seeds = trained["fold"].nunique(), trained["seed"].nunique()
+    size = [
+        ("Models trained", f"{len(trained)}, of {families} famil{'ies' if families > 1 else 'y'}"),
+        ("Folds × seeds", f"{folds} × {seeds}"),
+        ("Training", _training(configuration)),
+        ("Frames that train", _range(trained["train_frames"])),
+    ]
+    size.append(("Frames in all", f"{run.summary['frames']['kept']:,}"))
+    states = contrasts["states"].dropna()
+    if len(states):
+        size.append(("Held-out states", _range(states)))
+    if "charge_order/reference" in run.tables:
+        size.append(("Charge-ordered states known from DFT", str(len(run.table("charge_order/reference")))))
+    size.append(("Relaxations by models", f"{int(trained['relaxations'].fillna(0).sum()):,}"))
+    size.append(("Level of theory", str(configuration["dataset"]["energy_reference"])))
+    return size
+
+
+def _training(configuration: dict[str, Any]) -> str:
+    lengths = []
+    for model in configuration["models"]:
+        settings = configuration["training"] | model.get("training", {})
+        steps = settings.get("max_steps")
+        lengths.append((steps, "steps") if steps else (settings["epochs"], "epochs"))
+    known = [length for length in dict.fromkeys(lengths) if length[0]]
+    parts = []
+    for unit in ("epochs", "steps"):
+        own = [f"{count:,}" for count, of in known if of == unit]
+        parts += [f"{', '.join(own)} {unit}"] if own else []
+    return "; ".join(parts) or "none"
+
+
+def _range(values: pd.Series) -> str:
+    low, high = int(values.min()), int(values.max())
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def _notes(comparison: pd.DataFrame, contrasts: pd.DataFrame, configuration: dict[str, Any]) -> list[str]:
+    """Return what a reader must know to take the numbers for what they are."""
+    if contrasts.empty:
+        return []
+    notes = []
+    trainings = int(contrasts["trainings"].max())
+    if trainings < 3:
+        notes.append(
+            "The intervals hold the spread over charge-ordered states alone: how much a second training "
+            "with another seed would differ is not in them."
+        )
+    without, label = contrasts["variant_without"].iloc[0], contrasts["variant_with"].iloc[0]
+    frames = {
+        name: comparison.loc[comparison["variant"] == name, "train_frames"].dropna()
+        for name in (without, label)
+    }
+    if all(len(own) for own in frames.values()) and set(frames[without]) != set(frames[label]):
+        notes.append(
+            f"The models without the label train on {_range(frames[without])} frames, those with it on "
+            f"{_range(frames[label])}: the label is not the only difference between them."
+        )
+    if configuration["dataset"].get("split_by") == "frame":
+        notes.append(
+            "Held-out frames are of states that also train: the errors are not those of unseen states."
+        )
+    return notes

@@ -1,0 +1,361 @@
+"""Charts of energies: hull, voltage, search, charge orders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from workflow_lib.core.digits import sensible
+from workflow_lib.core.plotting import COLOUR_DFT, window_of
+from workflow_lib.lattice.arrangement import StateKey
+from workflow_lib.models.identity import VARIANTS, look_of
+from workflow_lib.results_schema import DFT, HEADLINE, SEARCH
+from workflow_lib.stages.report.charts import (
+    Chart,
+    Trace,
+    groups,
+    hover_text,
+    line,
+    look,
+    points,
+    records,
+    text,
+    view,
+)
+from workflow_lib.stages.report.structures import Structures, found_key_of, state_key_of
+
+if TYPE_CHECKING:
+    from workflow_lib.results import Run
+
+FORMATION = "formation energy (meV per formula unit)"
+LEAST_ENERGY, LEAST_VOLTAGE = 100.0, 0.2  # meV, V; smaller ranges of an axis are not worth zooming into
+SHIFT = 0.012
+"""Shift in x between the variants of a model, so that their points do not cover each other."""
+METHODS = {
+    "ga": ("genetic algorithm", "circle"),
+    "random": ("random search", "x"),
+    "enumeration": ("enumeration", "cross-thin"),
+}
+
+Colours = Mapping[str, str]
+
+
+def _state_hover(row: Mapping[str, Any], source: str) -> str:
+    known = StateKey.parse(row["state_key"])
+    seen = row.get("seen")
+    status = "" if pd.isna(seen) else "seen in training" if seen else "not seen in training"
+    degeneracy = row.get("degeneracy")
+    return hover_text(
+        f"<b>{known.mobile}{known.ions} {known.order or ''}</b> ({known.cell} cell)",
+        text(source),
+        f"formation energy {row['formation_mev_fu']:.1f} meV/f.u.",
+        f"{row['above_hull_mev_fu']:.1f} above the hull" if pd.notna(row.get("above_hull_mev_fu")) else "",
+        "" if pd.isna(degeneracy) else f"degeneracy {int(degeneracy)}",
+        "" if source == DFT else status,
+    )
+
+
+def _x_title(formation: pd.DataFrame) -> str:
+    return f"x (filled fraction of the {StateKey.parse(formation['state_key'].iloc[0]).mobile} sites)"
+
+
+def _states(table: pd.DataFrame, name: str, structures: Structures, shift: float, **style: Any) -> Trace:
+    """Return the points of enumerated states of one source or of several."""
+    rows = records(table)
+    keys = [
+        (state_key_of(row["state_key"]), row["source"])
+        if structures.has(state_key_of(row["state_key"]), row["source"])
+        else None
+        for row in rows
+    ]
+    return points(
+        *(table["x"] + shift, table["formation_mev_fu"]),
+        name=name,
+        hover=[_state_hover(row, row["source"]) for row in rows],
+        structures=keys,
+        **style,
+    )
+
+
+def _variants(table: pd.DataFrame) -> list[str]:
+    present = set(table["variant"].dropna())
+    return [name for name in VARIANTS if name in present]
+
+
+def hull_chart(run: Run, structures: Structures, colours: Colours) -> Chart:
+    """Return the hull: DFT and the variants of one model."""
+    formation, hulls = run.table("thermodynamics/formation"), run.table("thermodynamics/hull")
+    dft = formation[formation["source"] == DFT]
+    models = formation[(formation["protocol"] == HEADLINE) & formation["formation_mev_fu"].notna()]
+    hulls = hulls[hulls["scope"] == "enumerated"]
+    anchor = dft["formation_mev_fu"].to_numpy(float)
+    views = {}
+    for model in dict.fromkeys(models["model"]):
+        own_hull = hulls[hulls["source"] == DFT]
+        traces = [
+            line(
+                own_hull["x"],
+                own_hull["formation_mev_fu"],
+                name="hull, DFT",
+                colour=COLOUR_DFT,
+                hoverinfo="skip",
+            ),
+            _states(dft, "DFT", structures, 0, colour=COLOUR_DFT, symbol="line-ew-open", size=16),
+        ]
+        mine = models[models["model"] == model]
+        for place, variant in enumerate(_variants(mine)):
+            group, style = mine[mine["variant"] == variant], look(colours, model, variant)
+            opacity = [0.4 if seen is True else 1.0 for seen in group["seen"]]
+            label = f"{model}, {look_of(variant).label}"
+            traces.append(
+                _states(
+                    *(group, label, structures, SHIFT * (place + 1)),
+                    colour=style["colour"],
+                    symbol=style["symbol"],
+                    opacity=opacity,
+                )
+            )
+            for number, source in enumerate(dict.fromkeys(group["source"])):
+                own = hulls[hulls["source"] == source]
+                traces.append(
+                    line(
+                        *(own["x"], own["formation_mev_fu"]),
+                        name=f"hull, {label}",
+                        colour=style["colour"],
+                        dash=style["dash"],
+                        width=1.5,
+                        hoverinfo="skip",
+                        showlegend=number == 0,
+                    )
+                )
+        window = window_of(np.append(mine["formation_mev_fu"], anchor), anchor, LEAST_ENERGY)
+        views[model] = view(traces, _x_title(formation), FORMATION, window=window)
+    return Chart(
+        "hull",
+        "Formation energies and convex hull",
+        "Formation energy of every charge-ordered state against composition, DFT (bars) and one model "
+        "without and with the label, each relative to its own end members, and the convex hulls. Pale: "
+        "the model has seen the state in training. The points of the model are shifted a little to the "
+        "right.",
+        views,
+    )
+
+
+def voltage_chart(run: Run, colours: Colours) -> Chart | None:
+    """Return the voltage profiles of DFT and of the variants of one model; None without voltages."""
+    voltages = run.table("thermodynamics/voltage")
+    if voltages.empty:
+        return None
+    mobile = StateKey.parse(run.table("thermodynamics/formation")["state_key"].iloc[0]).mobile
+    dft, models = voltages[voltages["source"] == DFT], voltages[voltages["source"] != DFT]
+    anchor = dft["voltage_v"].to_numpy(float)
+    views = {}
+    for model in dict.fromkeys(models["model"]):
+        mine = models[models["model"] == model]
+        traces = [_steps(dft, "DFT", colour=COLOUR_DFT, width=3)]
+        for (source, scope), own in mine.groupby(["source", "scope"], sort=False):
+            variant = own["variant"].iloc[0]
+            style = look(colours, model, variant)
+            searched = scope == "searched"
+            name = f"{source}, {look_of(variant).label}{', with its search' if searched else ''}"
+            traces.append(
+                _steps(own, name, colour=style["colour"], dash=style["dash"], width=1 if searched else 2)
+            )
+        window = window_of(np.append(mine["voltage_v"], anchor), anchor, LEAST_VOLTAGE)
+        views[model] = view(
+            traces,
+            f"x (filled fraction of the {mobile} sites)",
+            f"voltage (V against {mobile} metal)",
+            window=window,
+            xaxis={"range": [0, 1]},
+        )
+    return Chart(
+        "voltage",
+        "Open-circuit voltage",
+        "Voltage against composition along the convex hull, DFT and one model without and with the "
+        f"label. The energy of {mobile} metal is that of DFT throughout. Thin: with what the model's "
+        "search found.",
+        views,
+    )
+
+
+def _steps(own: pd.DataFrame, name: str, **style: Any) -> Trace:
+    """Return a voltage profile: constant between the compositions of two vertices of the hull."""
+    own = own.sort_values("x_low")
+    x = np.column_stack([own["x_low"], own["x_high"]]).ravel()
+    trace = line(x, np.repeat(own["voltage_v"].to_numpy(float), 2), name=name, **style)
+    return trace | {"hovertemplate": "x = %{x}: %{y:.3f} V<extra>%{fullData.name}</extra>"}
+
+
+def found_chart(run: Run, structures: Structures, colours: Colours) -> Chart | None:
+    """Return what the searches of each model found; None if there was no search."""
+    formation, hulls = run.table("thermodynamics/formation"), run.table("thermodynamics/hull")
+    dft = formation[formation["source"] == DFT]
+    found = formation[(formation["protocol"] == SEARCH) & formation["formation_mev_fu"].notna()]
+    if found.empty:
+        return None
+    anchor = dft["formation_mev_fu"].to_numpy(float)
+    views = {}
+    for source, mine in groups(found, "source"):
+        style = look(colours, mine["model"].iloc[0], mine["variant"].iloc[0])
+        own = hulls[(hulls["source"] == source) & (hulls["scope"] == "searched")]
+        traces = [
+            line(
+                own["x"],
+                own["formation_mev_fu"],
+                name="hull of all found",
+                colour=style["colour"],
+                dash="dot",
+                hoverinfo="skip",
+            ),
+            _states(dft, "DFT", structures, -SHIFT, colour=COLOUR_DFT, symbol="line-ew-open", size=16),
+        ]
+        cells = sorted(set(mine["cell"]), key=lambda cell: (len(cell), cell))
+        for method, (words, symbol) in METHODS.items():
+            for size, cell in enumerate(cells):
+                part = mine[(mine["method"] == method) & (mine["cell"] == cell)]
+                if len(part):
+                    traces.append(
+                        _found(
+                            part, f"{words}, {cell} cell", structures, style["colour"], symbol, 7 + 3 * size
+                        )
+                    )
+        window = window_of(np.append(mine["formation_mev_fu"], anchor), anchor, LEAST_ENERGY)
+        views[source] = view(traces, _x_title(formation), FORMATION, window=window)
+    return Chart(
+        "found",
+        "What the searches found",
+        "Formation energy of every arrangement that the search of one model relaxed, with its hull; "
+        "bars: DFT. The structures of the lowest arrangement of each composition can be opened.",
+        views,
+    )
+
+
+def _found(
+    part: pd.DataFrame, name: str, structures: Structures, colour: str, symbol: str, size: float
+) -> Trace:
+    rows = records(part)
+    keys = [
+        (found_key_of(row["state_key"]), row["source"])
+        if structures.has(found_key_of(row["state_key"]), row["source"])
+        else None
+        for row in rows
+    ]
+    return points(
+        *(part["x"], part["formation_mev_fu"]),
+        name=name,
+        colour=colour,
+        symbol=symbol,
+        size=size,
+        opacity=0.75,
+        hover=[_state_hover(row, row["source"]) for row in rows],
+        structures=keys,
+    )
+
+
+def orders_chart(run: Run, structures: Structures, colours: Colours) -> Chart:
+    """Return formation energies of the charge-ordered states, model against DFT."""
+    states = run.table("charge_order/states")
+    states = states[(states["protocol"] == HEADLINE) & states["x"].between(0, 1, inclusive="neither")]
+    states = states[states["formation_mev_fu"].notna()]
+    formation = run.table("thermodynamics/formation").set_index(["source", "state_key", "protocol"])
+    identity = run.table("comparison").set_index("source")[["model", "variant"]]
+    states = states.join(identity, on="source", how="inner")
+    above = formation["above_hull_mev_fu"].groupby(level=[0, 1, 2]).first()
+    states["above_hull_mev_fu"] = [
+        above.get((source, key, HEADLINE))
+        for source, key in zip(states["source"], states["state_key"], strict=True)
+    ]
+    ends = [states["dft_formation_mev_fu"].min() - 10, states["dft_formation_mev_fu"].max() + 10]
+    anchor = states["dft_formation_mev_fu"].to_numpy(float)
+    views = {}
+    for model, mine in groups(states, "model"):
+        traces = [line(ends, ends, name="as DFT", colour=COLOUR_DFT, width=1, hoverinfo="skip")]
+        for variant in _variants(mine):
+            group = mine[mine["variant"] == variant]
+            style = look(colours, model, variant)
+            trace = _states(
+                *(group, f"{model}, {look_of(variant).label}", structures, 0),
+                colour=style["colour"],
+                symbol=style["symbol"],
+                opacity=[0.4 if seen is True else 1.0 for seen in group["seen"]],
+            )
+            trace["x"] = points(group["dft_formation_mev_fu"], [0], name="", colour="")["x"]
+            traces.append(trace)
+        window = window_of(np.append(mine["formation_mev_fu"], anchor), anchor, LEAST_ENERGY)
+        views[model] = view(traces, f"DFT {FORMATION}", f"model {FORMATION}", window=window)
+    return Chart(
+        "orders",
+        "Charge-ordered states, model against DFT",
+        "Formation energies of the states between the end members, relaxed by the model itself from a "
+        "distorted start, against those of DFT. Pale: the model has seen the state in training.",
+        views,
+    )
+
+
+def identical_chart(run: Run, colours: Colours) -> Chart:
+    """Return the energies of several charge orders on the same atoms, model against DFT."""
+    table = run.table("charge_order/identical").dropna(subset=["model_mev_fu"])
+    scores = run.table("charge_order/identical_scores").set_index("source")
+    ends = [table["dft_mev_fu"].min() * 1.1, table["dft_mev_fu"].max() * 1.1]
+    anchor = table["dft_mev_fu"].to_numpy(float)
+    views = {}
+    for model, mine in groups(table, "model"):
+        traces = [
+            line(ends, ends, name="as DFT", colour=COLOUR_DFT, width=1, hoverinfo="skip"),
+            line(
+                ends,
+                [0, 0],
+                name="blind to the order",
+                colour="#5A5A5A",
+                dash="dot",
+                width=1,
+                hoverinfo="skip",
+            ),
+        ]
+        for source, group in groups(mine, "source"):
+            variant = str(group["variant"].iloc[0])
+            style = look(colours, model, variant)
+            error = scores["mae_mev_fu"].get(source)
+            hover = [
+                hover_text(
+                    f"<b>{text(StateKey.parse(row['state_key']).order)}</b> on the atoms of "
+                    f"{text(row['atoms'])}",
+                    text(source),
+                    f"DFT {row['dft_mev_fu']:.1f}, model {row['model_mev_fu']:.1f} meV/f.u.",
+                    f"set of the relaxed state: {text(row['role'])}",
+                )
+                for row in records(group)
+            ]
+            name = f"{source}" + ("" if pd.isna(error) else f" (error of pairs {sensible(error)} meV/f.u.)")
+            traces.append(
+                points(
+                    *(group["dft_mev_fu"], group["model_mev_fu"]),
+                    name=name,
+                    colour=style["colour"],
+                    symbol=style["symbol"],
+                    size=9,
+                    hover=hover,
+                )
+            )
+        window = window_of(np.append(mine["model_mev_fu"], anchor), anchor, 20.0)
+        views[model] = view(
+            *(
+                traces,
+                "DFT, relative to the mean on the same atoms (meV per formula unit)",
+                "model (meV per formula unit)",
+            ),
+            window=window,
+        )
+    blind = scores["blind_mae_mev_fu"].max()
+    return Chart(
+        "identical",
+        "Charge orders on identical atoms",
+        "Half way between two relaxed charge orders DFT computes either order on the same atoms. A "
+        f"model without the label gives both one energy (dotted line) and errs by {sensible(blind)} meV "
+        "per formula unit, whatever it learnt.",
+        views,
+    )
