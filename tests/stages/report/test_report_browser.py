@@ -123,8 +123,8 @@ def test_hover_and_click_show_the_numbers_of_the_tables(opened: Page, run_folder
         const plot = document.querySelector('[data-chart="hull"] .plot');
         for (const trace of plot._fullData) for (let k = 0; k < trace.x.length; k++)
             if (trace.customdata?.[k]?.[0] === key && trace.customdata[k][1] === source) {
-                const box = plot.getBoundingClientRect(), { xaxis, yaxis } = plot._fullLayout;
-                return [box.x + xaxis._offset + xaxis.l2p(trace.x[k]), box.y + yaxis._offset + yaxis.l2p(trace.y[k])];
+                const box = plot.getBoundingClientRect(), { xaxis: a, yaxis: b } = plot._fullLayout;
+                return [box.x + a._offset + a.l2p(trace.x[k]), box.y + b._offset + b.l2p(trace.y[k])];
             }
     }"""
     x, y = opened.evaluate(places, [f"state {row['state_key']}", row["source"]])
