@@ -74,9 +74,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 def test_the_lock_is_within_the_ranges() -> None:
     """What the package promises to run with is what its tests run with."""
-    lines = (ROOT / "envs/requirements.lock").read_text() + (
-        ROOT / "envs/requirements-dft.lock"
-    ).read_text()
+    lines = "".join(path.read_text() for path in sorted((ROOT / "envs").glob("requirements*.lock")))
     locked = dict(re.findall(r"^([\w.-]+)==([\w.]+)", lines.lower().replace("_", "-"), re.MULTILINE))
     extras = PROJECT["optional-dependencies"].values()
     wanted = [*PROJECT["dependencies"], *(text for extra in extras for text in extra)]
