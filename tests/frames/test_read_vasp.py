@@ -241,6 +241,13 @@ HEADER = OUTCAR.decode()[: OUTCAR.decode().index("Iteration")]
             "each species LDAUJ =   1.0\n   METAGGA",
             "VASP/PBE+U(Si 4.3)/PW240/8x8x8",
         ),
+        (
+            "   METAGGA",
+            " LDA+U is selected, type is set to LDAUTYPE =  1\n LDAUL =     2\n LDAUU =   5.3\n "
+            "LDAUJ =   1.0\n   METAGGA",
+            "VASP/PBE+LDAUTYPE1+U(Si 4.3)/PW240/8x8x8",
+        ),
+        ("LSORBIT =      F", "LSORBIT =      T", "VASP/PBE+SOC/PW240/8x8x8"),
     ],
 )
 def test_the_level_that_an_outcar_shows(old, new, name):
@@ -276,3 +283,47 @@ def test_a_run_without_spin_has_no_magnetic_order(tmp_path):
     shutil.copy(FILES / "si-relax/vasprun.xml.gz", tmp_path)
     found, _ = read(tmp_path)
     assert {frame.magnetic_order for frame in found} == {"NM"}
+
+
+def test_vectors_are_not_taken_for_numbers(tmp_path):
+    """A non-collinear run has ISPIN = 1, but it is not non-magnetic."""
+    pairs = ((r"ISPIN  =      2", "ISPIN  =      1"), ("LNONCOLLINEAR =      F", "LNONCOLLINEAR =      T"))
+    text = OUTCAR.decode().replace("magnetization (x)", "magnetization (y)")
+    xml = XML.decode().replace('name="LNONCOLLINEAR"> F', 'name="LNONCOLLINEAR"> T')
+    xml = re.sub(r'(name="ISPIN"> +)2', r"\g<1>1", xml)
+    for old, new in pairs:
+        assert old in text
+        text = text.replace(old, new)
+    for name, content in (("OUTCAR", text), ("vasprun.xml", xml)):
+        (tmp_path / name).write_text(content)
+        found, summary = read(tmp_path)
+        assert {(frame.magmoms is None, frame.magnetic_order) for frame in found} == {(True, None)}
+        assert sum("moments are vectors" in line for line in summary["statements"]) == 1
+
+
+@pytest.mark.parametrize(("motion", "kind"), [(0, "md"), (2, "relaxation"), (6, "displaced")])
+def test_what_moved_the_atoms_is_the_kind(tmp_path, motion, kind):
+    """Steps of dynamics are never the answer of a relaxation, however low one of them lies."""
+    edits = {
+        "OUTCAR": re.sub(r"(IBRION = +)1", rf"\g<1>{motion}", OUTCAR.decode()),
+        "vasprun.xml": re.sub(r'(name="IBRION"> +)1', rf"\g<1>{motion}", XML.decode()),
+    }
+    for name, content in edits.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / name).write_text(content)
+        assert {frame.kind for frame in read(folder)[0]} == {kind}
+
+
+def test_two_potentials_of_one_element_are_said(tmp_path):
+    for name, content in (("a/OUTCAR", OUTCAR.decode()), ("b/vasprun.xml", XML.decode())):
+        path = tmp_path / name
+        path.parent.mkdir()
+        path.write_text(
+            content.replace("PAW_PBE Si 05Jan2001", "PAW_PBE Si_d 01Jan2001") if "b/" in name else content
+        )
+    told = [line for line in read(tmp_path)[1]["statements"] if "different potentials" in line]
+    assert len(told) == 1
+    assert "Si is PAW_PBE Si_d 01Jan2001, in " in told[0]
+    (tmp_path / "b/vasprun.xml").write_bytes(XML)
+    assert not any("different potentials" in line for line in read(tmp_path)[1]["statements"])

@@ -29,13 +29,15 @@ Batches = Iterator[tuple[list[Frame | Damaged], int]]
 class Defaults:
     """Values for frames that do not state them: ``name`` begins their ids and is their source.
 
-    ``notes`` collects what a user must know about the file, each line once.
+    ``notes`` collects what a user must know about the file, each line once; ``potentials`` the
+    pseudopotential of each element of a run.
     """
 
     name: str
     energy_reference: str | None = None
     formula_units: int | None = None
     notes: list[str] = field(default_factory=list)
+    potentials: dict[str, str] = field(default_factory=dict)
 
     def note(self, line: str) -> None:
         """Add a line to the summary."""

@@ -104,14 +104,17 @@ class OutcarFile:
         self.killed = any("Iteration" in line for line in lines)
         self.last_moments = None if self.killed else moments(lines)
 
-    def iteration_limit(self) -> int | None:
-        """Return NELM; None if the header does not state it."""
-        found = re.findall(r"NELM\s*=\s*(\d+)", "".join(self.header))
-        return int(found[-1]) if found else None
+    def tag(self, name: str) -> str | None:
+        """Return the value of a setting as the header prints it last, such as NELM; None if it does not."""
+        found = re.findall(rf"(?m)^\s*{name}\s*=\s*([^\s;]+)", "".join(self.header))
+        return found[-1] if found else None
 
-    def spin_polarised(self) -> bool:
-        """Return whether ISPIN is 2."""
-        return bool(re.search(r"(?m)^\s*ISPIN\s*=\s*2", "".join(self.header)))
+    def potentials(self) -> dict[str, str]:
+        """Return the title of each element's potential."""
+        text = "".join(self.header)
+        titles = re.findall(r"(?m)^\s*TITEL\s*=\s*(.+?)\s*$", text)
+        symbols = re.findall(r"VRHFIN\s*=\s*([A-Z][a-z]?)\s*:", text)
+        return dict(zip(symbols, titles, strict=False))
 
 
 def _text(path: Path) -> IO[str]:

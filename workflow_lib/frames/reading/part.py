@@ -33,7 +33,7 @@ ROWS, ATOMS = 1000, 100_000
 """A row group ends at the first of these limits; a reader of the table holds one in memory at a time."""
 LABELS = ("forces", "stress", *PER_ATOM[1:])
 _FIXED: dict[str, StressUnit] = dict.fromkeys(("vasprun", "outcar", "table", "mptrj"), "eV/A^3")
-_FORMAT = 2  # raised when parts of earlier versions must not be used
+_FORMAT = 3  # raised when parts of earlier versions must not be used
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +130,7 @@ class Part:
             "kind": source.kind,
             "frames": writer.count,
             "notes": defaults.notes,
+            "potentials": defaults.potentials,
             "set_aside": [item._asdict() for item in tally.aside],
             "counts": dict(tally.counts),
             "elements": sorted(tally.elements),

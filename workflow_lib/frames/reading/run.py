@@ -197,6 +197,7 @@ def _statements(abouts: Sequence[dict[str, Any]], merged: Merged) -> list[str]:
                 f"{path}: {number} frames hold a surrogate species without moments that would tell what it "
                 "is; say --surrogates always or never"
             )
+    lines += _mixed_potentials(abouts)
     if merged.twins:
         lines.append(
             f"{merged.twins} frames share their geometry with another one, but not its charge states, "
@@ -210,6 +211,22 @@ def _statements(abouts: Sequence[dict[str, Any]], merged: Merged) -> list[str]:
         lines.append(f"{merged.renamed} frame ids occurred more than once and were numbered")
     if any(UNSTATED in about["energy_references"] for about in abouts):
         lines.append("the level of theory of some frames is unstated; give --energy-reference")
+    return lines
+
+
+def _mixed_potentials(abouts: Sequence[dict[str, Any]]) -> list[str]:
+    """Say where runs at one level used different potentials of an element: eV lie between them."""
+    seen: dict[tuple[str, str], tuple[str, str]] = {}
+    lines = []
+    for about in abouts:
+        for level in about["energy_references"]:
+            for symbol, potential in about["potentials"].items():
+                first, path = seen.setdefault((level, symbol), (potential, about["path"]))
+                if first != potential:
+                    lines.append(
+                        f"{about['path']}: {symbol} is {potential}, in {path} it is {first}; energies with "
+                        "different potentials must not be mixed: read these files one by one"
+                    )
     return lines
 
 

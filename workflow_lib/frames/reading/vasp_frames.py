@@ -42,6 +42,22 @@ def level_for(level: VaspLevel, defaults: Defaults) -> str:
     return level.name
 
 
+DISPLACED = "displaced"
+"""Kind of the steps of a run for vibrations: none of them is relaxed."""
+
+
+def _kind(motion: int, steps: int) -> str:
+    """Return the kind of the frames of a run with this IBRION and number of ionic steps."""
+    if motion == 0:
+        return "md"
+    if motion in (5, 6, 7, 8):
+        return DISPLACED
+    return RELAXATION if steps > 1 else SINGLE
+
+
+NON_COLLINEAR = "moments are vectors (LNONCOLLINEAR) and are left out; the magnetic order is unknown"
+
+
 def _not_converged(iterations: int) -> str:
     # VASP prints "EDIFF is reached" even then.
     return f"not self-consistent after {iterations} iterations, all that NELM allows"
@@ -62,7 +78,13 @@ def read_vasprun(path: Path, defaults: Defaults) -> Batches:
     limit = int(vasprun.parameters["NELM"])
     steps = vasprun.ionic_steps
     moments = _moments_beside(path, [energy(step) for step in steps], defaults)
-    unpolarised = int(vasprun.parameters.get("ISPIN", 1)) == 1
+    for title, symbol in zip(vasprun.potcar_symbols, dict.fromkeys(vasprun.atomic_symbols), strict=False):
+        defaults.potentials[symbol] = title
+    vectors = bool(vasprun.parameters.get("LNONCOLLINEAR"))
+    if vectors:
+        defaults.note(NON_COLLINEAR)
+    unpolarised = int(vasprun.parameters.get("ISPIN", 1)) == 1 and not vectors
+    motion = int(vasprun.parameters.get("IBRION", -1))
     frames: list[Frame | Damaged] = []
     for index, step in enumerate(steps):
         structure = step["structure"]
@@ -74,7 +96,7 @@ def read_vasprun(path: Path, defaults: Defaults) -> Batches:
             "energy": energy(step),
             "forces": np.asarray(step["forces"], dtype=float),
             "stress": stress(step),
-            "kind": RELAXATION if len(steps) > 1 else SINGLE,
+            "kind": _kind(motion, len(steps)),
             "magnetic_order": "NM" if unpolarised else None,
         }
         if moments[index] is not None and len(moments[index]) == len(numbers):  # type: ignore[arg-type]
@@ -150,8 +172,12 @@ def read_outcar(path: Path, defaults: Defaults) -> Batches:
         except Exception as error:
             raise UserError(f"{path} is damaged ({reason_of(error)}); run VASP again") from error
         reference = level_for(level_of_outcar("".join(file.header)), defaults)
-        limit = file.iteration_limit()
-        unpolarised = not file.spin_polarised()
+        limit = int(file.tag("NELM") or 0) or None
+        defaults.potentials |= file.potentials()
+        vectors = file.tag("LNONCOLLINEAR") == "T"
+        if vectors:
+            defaults.note(NON_COLLINEAR)
+        unpolarised = file.tag("ISPIN") != "2" and not vectors
         parser = OutcarChunkParser(header)
         for index, step in enumerate(file.steps()):
             if limit is not None and step.iterations >= limit:
@@ -173,7 +199,7 @@ def read_outcar(path: Path, defaults: Defaults) -> Batches:
             frames[steps - 1] = with_labels(last, magmoms=moments)
         for frame in frames:
             if isinstance(frame, Frame):
-                frame.kind = RELAXATION if steps > 1 else SINGLE
+                frame.kind = _kind(int(file.tag("IBRION") or -1), steps)
     if not frames:
         raise UserError(f"{path} holds no complete ionic step; run VASP again")
     yield frames, path.stat().st_size

@@ -129,6 +129,10 @@ def _functional(settings: Mapping[str, Any]) -> str:
         base = plain if plain and base == "PBE" else f"{base} hybrid({share:g}, {screening:g})"
     if text("LUSE_VDW") in ("T", "TRUE", ".TRUE."):
         base += "+vdW"
+    if text("LSORBIT") in ("T", "TRUE", ".TRUE."):
+        base += "+SOC"
+    if text("LDAU") in ("T", "TRUE", ".TRUE.") and text("LDAUTYPE") in ("1", "4"):
+        base += f"+LDAUTYPE{text('LDAUTYPE')}"  # U and J count each by themselves
     if (dispersion := text("IVDW")) not in ("", "0", *_NONE):
         base += f"+IVDW{dispersion}"
     return base
@@ -177,11 +181,13 @@ def level_of_outcar(header: str) -> VaspLevel:
         found = re.findall(pattern, header)
         return found[-1].strip() if found else None
 
-    tags = ("GGA", "METAGGA", "LEXCH", "LHFCALC", "AEXX", "HFSCREEN", "LUSE_VDW", "IVDW")
+    tags = ("GGA", "METAGGA", "LEXCH", "LHFCALC", "AEXX", "HFSCREEN", "LUSE_VDW", "IVDW", "LSORBIT")
     settings = {tag: last(rf"(?m)^\s*{tag}\s*=\s*(\S+)") for tag in tags}
     species = [symbol.strip() for symbol in re.findall(r"VRHFIN\s*=\s*([A-Z][a-z]?)\s*:", header)]
     hubbard = dict.fromkeys(species, 0.0)
-    if "LDAUU" in header and re.search(r"LDA\+U is selected", header):
+    selected = re.search(r"LDA\+U is selected(?:, type is set to LDAUTYPE = *(\d))?", header)
+    if "LDAUU" in header and selected:
+        settings |= {"LDAU": "T", "LDAUTYPE": selected[1]}
         columns = [(last(rf"LDAU{letter}\s*=\s*([-\d. ]+)") or "").split() for letter in ("L", "U", "J")]
         hubbard = _hubbard(species, *columns)
     divisions = re.search(r"generate k-points for:\s*(\d+)\s+(\d+)\s+(\d+)", header)
