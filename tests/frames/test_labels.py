@@ -186,6 +186,42 @@ def test_decorated_species_are_labels(tmp_path):
     assert set(found.arrays["oxidation_states"][found.numbers == 26]) == {0}
 
 
+def cif(sites: str, columns: str = "type_symbol fract_x fract_y fract_z") -> str:
+    """A CIF of space group 1 with these sites, a label first."""
+    edges = "".join(
+        f"_cell_length_{axis} {length}\n" for axis, length in zip("abc", (5, 6, 7), strict=True)
+    )
+    angles = "".join(f"_cell_angle_{angle} 90\n" for angle in ("alpha", "beta", "gamma"))
+    names = "".join(f"_atom_site_{name}\n" for name in ("label", *columns.split()))
+    return f"data_x\n{edges}{angles}_space_group_IT_number 1\nloop_\n{names}{sites}"
+
+
+@pytest.mark.parametrize("occupancy", ["", " 1.0"])
+def test_two_species_on_one_site_are_refused_also_without_occupancies(tmp_path, occupancy):
+    columns = "type_symbol fract_x fract_y fract_z" + (" occupancy" if occupancy else "")
+    rows = ("Fe1 Fe 0 0 0", "Mn1 Mn 1.0 0 0", "O1 O .5 .5 .5")
+    (tmp_path / "t.cif").write_text(cif("".join(f"{row}{occupancy}\n" for row in rows), columns))
+    with pytest.raises(UserError, match=r"Fe1 and another site are in one place|Mn1 and another"):
+        read_structure(tmp_path / "t.cif")
+
+
+@pytest.mark.parametrize("style", ["Fe2+ Fe3+ O2-", "Fe+2 Fe+3 O-2"])
+def test_both_styles_of_decorated_species(tmp_path, style):
+    places = ("0 0 0", ".3 .2 .1", ".5 .5 .5")
+    rows = [
+        f"X{i} {one} {place}\n" for i, (one, place) in enumerate(zip(style.split(), places, strict=True))
+    ]
+    (tmp_path / "t.cif").write_text(cif("".join(rows)))
+    found = read_structure(tmp_path / "t.cif")
+    assert dict(
+        zip(
+            found.get_scaled_positions()[:, 0].round(1).tolist(),
+            found.arrays["oxidation_states"].tolist(),
+            strict=True,
+        )
+    ) == {0: 2, 0.3: 3, 0.5: -2}
+
+
 def spoiled(frame: Frame, name: str) -> str:
     """One frame as extended XYZ, with something in it that cannot be."""
     atoms = frame_to_atoms(with_labels(frame, frame_id=name))

@@ -31,7 +31,8 @@ FULL = 1e-3
 """An occupancy this close to 1 is full."""
 LARGEST_FILE = 1 << 28
 """Bytes; a file of one structure is read completely."""
-_CHARGE = re.compile(r"[A-Z][a-z]?(\d*)([+-])")
+_CHARGE = re.compile(r"[A-Z][a-z]?(?:(\d*)([+-])|([+-])(\d+))")
+"""Species with their charge, as Fe2+ or Fe+2."""
 
 
 def read_structure(path: str | Path) -> Atoms:
@@ -141,10 +142,10 @@ def _check_occupancies(path: Path, atoms: Atoms) -> None:
     block = _cif_block(path)
     occupancies = block.get("_atom_site_occupancy")
     labels = block.get("_atom_site_label") or block.get("_atom_site_type_symbol")
-    if occupancies is None or labels is None:
+    if labels is None:
         return
     partial = []
-    for label, occupancy in zip(labels, occupancies, strict=False):
+    for label, occupancy in zip(labels, occupancies or [], strict=False):
         value = _value(occupancy)
         if value is None or abs(value - 1) > FULL:
             partial.append(f"{label} {occupancy}")
@@ -154,6 +155,13 @@ def _check_occupancies(path: Path, atoms: Atoms) -> None:
             f"{path} has partially occupied sites ({told}); energies belong to ordered cells: make a "
             "supercell in which every site is full or absent, for example with pymatgen's "
             "OrderDisorderedStructureTransformation or the stage `search`, and give that"
+        )
+    # ASE keeps one of several atoms in one place.
+    kinds = set(atoms.arrays.get("spacegroup_kinds", range(len(labels))))
+    if lost := [str(label) for index, label in enumerate(labels) if index not in kinds]:
+        raise UserError(
+            f"{path}: {', '.join(lost[:5])} and another site are in one place; energies belong to ordered "
+            "cells: keep one of them"
         )
 
 
@@ -189,7 +197,7 @@ def _decorations(path: Path, atoms: Atoms) -> np.ndarray | None:
         found = _CHARGE.fullmatch(str(symbol)) or _CHARGE.fullmatch(str(label))
         stated = _value(numbers.get(symbol, ""))
         if found:
-            charges.append(float(f"{found[2]}{found[1] or 1}"))
+            charges.append(float(f"{found[2] or found[3]}{found[1] or found[4] or 1}"))
         else:
             charges.append(0.0 if stated is None else stated)
     if not any(charges) or max(kinds, default=0) >= len(charges):
