@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from embedded import FRAMES, HOST, ORIGINAL, RULE, host_elements
 from hypothesis import HealthCheck, settings
+from matplotlib.figure import Figure
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.frames.table import Frame, frame_to_atoms, read_parquet, with_labels
@@ -30,6 +33,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         group = "workflow" if "workflow" in item.path.parent.name else str(item.path)
         item.add_marker(pytest.mark.xdist_group(group))
+
+
+@pytest.fixture(autouse=True)
+def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave pictures out, which take most of a stage's time to draw; ``draws`` marks tests of pictures.
+
+    Whole runs (tests/workflow) draw all of them, in processes of their own.
+    """
+
+    def placeholder(figure: Figure, path: str | Path, **_: object) -> None:
+        Path(path).write_text("not drawn: this test is not marked `draws`")
+
+    if "draws" not in request.keywords:
+        monkeypatch.setattr(Figure, "savefig", placeholder)
 
 
 @pytest.fixture(scope="session")

@@ -121,14 +121,16 @@ def test_a_name_that_make_passes_on(tmp_path: Path) -> None:
     script.parent.mkdir()
     script.write_text(f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec "{sys.executable}" -m workflow_lib "$@"\n')
     script.chmod(0o755)
-    for value in (f"$(touch {MARK})", f"`touch {MARK}`", f"x; touch {MARK}", f'x" ; touch {MARK} ; "'):
+    for target, value in (
+        *(("report", f"$(touch {MARK})"), ("report", f"x; touch {MARK}")),
+        *(("clean", f"`touch {MARK}`"), ("clean", f'x" ; touch {MARK} ; "')),
+    ):
         (tmp_path / "evil.yaml").write_text(yaml.safe_dump(changed_config("run", value)))
-        for target in ("report", "clean"):
-            command = ["make", target, "CONFIG=evil.yaml"]
-            done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
-            assert done.returncode == 2
-            assert not (tmp_path / MARK).exists(), value
-            assert "run: string should match pattern" in done.stderr
+        command = ["make", target, "CONFIG=evil.yaml"]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+        assert done.returncode == 2
+        assert not (tmp_path / MARK).exists(), value
+        assert "run: string should match pattern" in done.stderr
 
 
 # Shell commands of the rules --------------------------------------------------------------------------

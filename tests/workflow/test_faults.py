@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from faulted_run import Run, until
 
 from workflow_lib.core.io import read_json
 
-EPOCHS = 12  # a second or two of training after each of three faults
+EPOCHS = 15  # a second or two of training after each of four faults
 CHECKPOINT_EVERY = 0.3  # s
 
 pytestmark = pytest.mark.slow
@@ -22,21 +23,21 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def run(tmp_path: Path) -> Iterator[Run]:
-    """A run whose results are on a disk of their own, small enough to be filled."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting a small disk needs root")
+    """A run whose results are on a disk that is small enough to be filled, if one can be mounted here."""
     with Run(tmp_path, "faults", EPOCHS, CHECKPOINT_EVERY) as run:
         run.results.mkdir(parents=True)
         mount = ["mount", "-t", "tmpfs", "-o", "size=128m", "tmpfs", str(run.results)]
-        mounted = subprocess.run(mount, capture_output=True, text=True, check=False)
+        mounted = subprocess.run(mount, capture_output=True, text=True, check=False)  # root only
         if mounted.returncode != 0:
-            pytest.skip(f"no small disk can be mounted here: {mounted.stderr.strip()}")
+            said = f"the full disk is NOT tested: {mounted.stderr.strip()}"
+            warnings.warn(said, RuntimeWarning, stacklevel=1)
         try:
             yield run
         finally:
             for process in run.trainings():
                 os.kill(process, signal.SIGKILL)
-            subprocess.run(["umount", "--lazy", run.results], check=False)
+            if mounted.returncode == 0:
+                subprocess.run(["umount", "--lazy", run.results], check=False)
 
 
 def fill(folder: Path) -> Path:
@@ -54,9 +55,19 @@ def fill(folder: Path) -> Path:
 
 
 def test_a_run_through_all_faults_ends_with_the_same_table(run: Run, tmp_path: Path) -> None:
+    # All processes are killed at once: the same command goes on, once the folder is unlocked.
+    process = run.start(None)
+    run.progress()
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not run.trainings()
+    code, output = run.call(None, "--unlock")
+    assert code == 0, output
+
     # The training job is killed: the call fails, says of what, and ends.
     process = run.start(None)
     run.progress()
+    assert run.resumed()
     [job] = run.trainings()
     os.kill(job, signal.SIGKILL)
     code, output = run.finish(process)
@@ -64,17 +75,18 @@ def test_a_run_through_all_faults_ends_with_the_same_table(run: Run, tmp_path: P
     assert "Error in rule train" in output and run.log.name in output
 
     # The disk is full: one line, checkpoints that can be read, and no half-written file.
-    process = run.start(None)
-    run.progress()
-    ballast = fill(run.results)
-    code, output = run.finish(process)
-    assert code == 1
-    ballast.unlink()
-    assert "the disk is full; free some space" in output
-    assert run.resumed()
-    assert not [path for path in run.results.rglob("*") if ".tmp" in path.name]
-    for path in run.results.rglob("*.json"):
-        read_json(path)
+    if run.results.is_mount():
+        process = run.start(None)
+        run.progress()
+        ballast = fill(run.results)
+        code, output = run.finish(process)
+        assert code == 1
+        ballast.unlink()
+        assert "the disk is full; free some space" in output
+        assert run.resumed()
+        assert not [path for path in run.results.rglob("*") if ".tmp" in path.name]
+        for path in run.results.rglob("*.json"):
+            read_json(path)
 
     # The main process alone is killed: its training goes on, the next call waits for it.
     process = run.start(None)

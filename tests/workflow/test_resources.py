@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
@@ -22,28 +21,35 @@ from snakemake.api import SnakemakeApi
 from snakemake.settings.types import ConfigSettings, OutputSettings, Quietness, ResourceSettings
 
 with SnakemakeApi(OutputSettings(quiet={Quietness.ALL})) as api:
-    workflow = api.workflow(
-        resource_settings=ResourceSettings(cores=1),
-        config_settings=ConfigSettings(configfiles=[Path(sys.argv[1])]),
-        snakefile=Path("Snakefile"),
-    )
-    workflow.dag().execute_workflow("dryrun")
-    print(json.dumps({job.rule.name: job.resources.get("gpu", 0) for job in workflow._workflow.dag.jobs}))
+    for config in sys.argv[1:]:
+        workflow = api.workflow(
+            resource_settings=ResourceSettings(cores=1),
+            config_settings=ConfigSettings(configfiles=[Path(config)]),
+            snakefile=Path("Snakefile"),
+        )
+        workflow.dag().execute_workflow("dryrun")
+        jobs = workflow._workflow.dag.jobs
+        print(json.dumps({job.rule.name: job.resources.get("gpu", 0) for job in jobs}))
 """
 
 
-@pytest.mark.parametrize(("device", "gpus"), [("cpu", 0), ("cuda", 1)])
-def test_a_gpu_is_asked_for_where_the_configuration_says_so(tmp_path: Path, device: str, gpus: int) -> None:
+def test_a_gpu_is_asked_for_where_the_configuration_says_so(tmp_path: Path) -> None:
     models = [model for model in SMOKE["models"] if model["name"] == "painn"]
-    config = SMOKE | {"run": "test-resources", "models": models, "controls": []}
-    config["training"] = SMOKE["training"] | {"device": device}
-    path = tmp_path / "config.yaml"
-    path.write_text(yaml.safe_dump(config, sort_keys=False))
+    gpus = {"cpu": 0, "cuda": 1}
+    for device in gpus:
+        config = SMOKE | {"run": "test-resources", "models": models, "controls": []}
+        config["training"] = SMOKE["training"] | {"device": device}
+        (tmp_path / f"{device}.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    paths = [str(tmp_path / f"{device}.yaml") for device in gpus]
     done = subprocess.run(
-        [sys.executable, "-c", PLAN, str(path)], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-c", PLAN, *paths], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    asked = json.loads(done.stdout.splitlines()[-1])
-    assert asked.pop("train") == gpus
-    assert {"dataset", "charge_order", "search", "embedding", "thermodynamics", "comparison"} <= set(asked)
-    assert not any(asked.values())  # these run on the CPU, whatever the training does
+    plans = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert len(plans) == len(gpus)
+    for asked, count in zip(plans, gpus.values(), strict=True):
+        assert asked.pop("train") == count
+        assert {"dataset", "charge_order", "search", "embedding", "thermodynamics", "comparison"} <= set(
+            asked
+        )
+        assert not any(asked.values())  # these run on the CPU, whatever the training does

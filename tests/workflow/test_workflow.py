@@ -1,4 +1,4 @@
-"""The whole workflow through Snakemake: every stage, a no-op rerun, the report, and a kill -9."""
+"""The whole workflow through Snakemake: every stage, a no-op rerun, the report. Faults: test_faults.py."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import copy
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +25,9 @@ from workflow_lib.stages.dft.plan import plan_pending
 
 ROOT = Path(__file__).parents[2]
 SMOKE = yaml.safe_load((ROOT / "config/smoke.yaml").read_text())
+VARIANTS = {"mace": ["entropy"], "cpainn": ["entropy"], "chgnet-scratch": ["baseline"]}
+"""PaiNN alone is trained in both; the rehearsal of the paper's run has the others."""
+MODELS = [{**model, "variants": VARIANTS.get(model["name"])} for model in SMOKE["models"]]
 
 
 def snakemake(config: Path, *arguments: str) -> list[str]:
@@ -42,7 +43,12 @@ def run(
 
 def written(tmp_path: Path, name: str, **changes: object) -> Path:
     """A smoke configuration under another run name, with a DFT store of its own, some keys replaced."""
-    config = copy.deepcopy(SMOKE) | {"run": name, "dft": {"store": str(tmp_path / "store")}} | changes
+    config = copy.deepcopy(SMOKE) | {
+        "run": name,
+        "models": MODELS,
+        "dft": {"store": str(tmp_path / "store")},
+    }
+    config |= changes
     path = tmp_path / f"{name}.yaml"
     path.write_text(yaml.safe_dump(config, sort_keys=False))
     return path
@@ -84,7 +90,7 @@ def test_smoke_configuration_end_to_end(tmp_path: Path, cleaned: list[str]) -> N
     table = pd.read_csv(results / "comparison/comparison.csv")
     assert tuple(table.columns) == COLUMNS
     trained = table[table["status"] != "reference"]
-    assert len(trained) == 9  # four families in two variants and one control
+    assert len(trained) == 6  # four families, PaiNN in two variants, and one control
     assert set(trained["family"]) == {"mace", "painn", "cpainn", "chgnet"}
     assert trained[["energy_mae_mev_atom", "force_mae_mev_a", "parameters"]].notna().all().all()
     # Moments and charges come from the families that predict them, and from no other.
@@ -97,7 +103,7 @@ def test_smoke_configuration_end_to_end(tmp_path: Path, cleaned: list[str]) -> N
     identical = pd.read_csv(results / "charge_order/identical/identical_scores.csv")
     assert set(identical["source"]) == {path.name for path in (results / "training").iterdir()} | {"ewald"}
     blind = identical["charge_labelled"].eq(False)
-    assert blind.sum() == 4
+    assert blind.sum() == 2
     assert (identical.loc[blind, "pairs_ordered"] == 0.5).all()
     labelled = identical["charge_labelled"].eq(True)
     assert (identical.loc[labelled, "spread_ratio"] > 0).all()
@@ -136,7 +142,7 @@ def test_smoke_configuration_end_to_end(tmp_path: Path, cleaned: list[str]) -> N
     assert energies.loc[answered, ["status", "energy_ev"]].tolist() == ["done", -500.0]
 
     # A key of one model concerns that model: its two variants, its control, and what is drawn of them.
-    models = copy.deepcopy(SMOKE["models"])
+    models = copy.deepcopy(MODELS)
     next(m for m in models if m["name"] == "painn")["training"] = {"learning_rate": 1e-3}
     planned = run(written(tmp_path, name, models=models), "--dry-run")
     assert planned.returncode == 0, planned.stderr
@@ -150,36 +156,3 @@ def test_smoke_configuration_end_to_end(tmp_path: Path, cleaned: list[str]) -> N
     made = run(config, "--report", str(report))
     assert made.returncode == 0, made.stderr
     assert report.stat().st_size > 100_000
-
-
-@pytest.mark.slow
-def test_killed_run_goes_on_and_ends_with_the_same_table(tmp_path: Path, cleaned: list[str]) -> None:
-    painn = [m for m in SMOKE["models"] if m["name"] == "painn"]
-    training = SMOKE["training"] | {"epochs": 12, "checkpoint_every_s": 0}
-    tables = []
-    for kind in ("whole", "killed"):
-        name = f"test-{kind}-{os.getpid()}"
-        cleaned.append(name)
-        config = written(tmp_path, name, models=painn, controls=[], variants=["entropy"], training=training)
-        results = ROOT / "results" / name
-        if kind == "killed":
-            process = subprocess.Popen(
-                snakemake(config),
-                cwd=ROOT,
-                start_new_session=True,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
-            deadline = time.monotonic() + 300
-            while not any((results / "work/checkpoints").rglob("*.pt")):
-                assert process.poll() is None, "the run ended before its first checkpoint"
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            unlocked = run(config, "--unlock")
-            assert unlocked.returncode == 0, unlocked.stderr
-        done = run(config)
-        assert done.returncode == 0, done.stdout + done.stderr
-        tables.append((results / "comparison/comparison.csv").read_text())
-    assert tables[0] == tables[1]

@@ -169,6 +169,7 @@ def test_a_frame_held_out_of_a_state_that_trains_does_not_make_it_unseen(desk: D
     assert scores["states_spearman_all"] is not None
 
 
+@pytest.mark.draws
 def test_two_runs_give_identical_files_and_the_cache_changes_nothing(desk: Desk) -> None:
     model = save_toy(desk.root / "model", desk.rule, "surrogate")
     desk.sit(model, "a/charge_order", cache="one")

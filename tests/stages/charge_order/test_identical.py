@@ -55,7 +55,7 @@ def ask(orders, tmp_path, models, splits_path, host, rule) -> tuple[pd.DataFrame
         level=REFERENCE,
         out=tmp_path / "out",
     )
-    assert (tmp_path / "out/identical.svg").stat().st_size > 1000
+    assert (tmp_path / "out/identical.svg").is_file()
     written = pd.read_csv(tmp_path / "out/identical_scores.csv")
     pd.testing.assert_frame_equal(scores, written, check_dtype=False)
     return scores.set_index("source"), pd.read_csv(tmp_path / "out/identical.csv")

@@ -105,7 +105,8 @@ def test_exams_that_do_not_belong_together(reference: pd.DataFrame, tmp_path: Pa
         charge_order_overview([], tmp_path / "out")
 
 
-def test_overview_has_a_row_an_exam_and_a_figure(reference: pd.DataFrame, tmp_path: Path) -> None:
+@pytest.mark.draws
+def test_overview_has_a_row_a_model_and_a_figure(reference: pd.DataFrame, tmp_path: Path) -> None:
     folders = [
         write_charge_order(tmp_path, reference, fold=0, seed=1, factor=factor, variant=variant)
         for variant, factor in (("entropy", 1.0), ("baseline", 0.1))

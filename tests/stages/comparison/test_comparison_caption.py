@@ -24,6 +24,7 @@ def test_states_of_test_frames_that_train(train, seen, tmp_path):
     [(False, "Held-out charge-ordered states"), (True, "Held-out frames of states that also train")],
 )
 @pytest.mark.parametrize("seeds", [[1], [1, 2]])
+@pytest.mark.draws
 def test_caption(seen, words, seeds, tmp_path):
     """The words are those of the run: its couple and composition, and how many seeds stand behind it."""
     row = dict.fromkeys(COLUMNS) | {"model": "painn", "variant": "baseline", "energy_mae_mev_atom": 5.0}

@@ -79,6 +79,7 @@ def test_all_files_are_written_and_nothing_else(built):
         assert (built / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.draws
 def test_two_builds_are_bitwise_equal(built, rule, host, tmp_path):
     build_dataset(settings=DEFAULT, rule=rule, host=host, seed=711, out=tmp_path / "again")
     for name in FILES:

@@ -95,6 +95,7 @@ def test_short_numbers(count, text):
     assert _short(count) == text
 
 
+@pytest.mark.draws
 def test_figure(frames, tmp_path):
     table = element_table(lambda: [frames])
     draw_elements(table, tmp_path / "elements")

@@ -231,6 +231,7 @@ def test_untrained_pretrained_network_is_the_shipped_one(rule: RedoxRule, frames
     np.testing.assert_allclose(answers[0], answers[1], atol=1e-5)
 
 
+@pytest.mark.draws
 def test_two_runs_write_the_same(
     results: dict[str, Path], data: Path, host: Host, rule: RedoxRule, tmp_path: Path
 ):
@@ -268,7 +269,7 @@ def test_a_diverged_model_has_a_reason_and_no_numbers(
     drawn = pd.read_csv(tmp_path / "overview/overview_points.csv")
     assert set(drawn["source"]) == {"painn-baseline-f0-s5", "painn-entropy-f0-s5"}
     for name in ("overview.svg", "overview.png", "overview.csv"):
-        assert (tmp_path / "overview" / name).stat().st_size > 200
+        assert (tmp_path / "overview" / name).is_file()
 
 
 def test_one_charge_state_is_refused(

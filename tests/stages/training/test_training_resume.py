@@ -128,13 +128,14 @@ SMALL = {
 @pytest.mark.parametrize(
     ("family", "scheduler", "died"),
     [
-        *((family, "cosine", died) for family in (*SMALL, "toy") for died in ((2, 0), (2, 3))),
+        *((family, "cosine", (2, 3)) for family in (*SMALL, "toy")),
+        ("toy", "cosine", (2, 0)),
         ("toy", "plateau", (2, 1)),
         ("toy", "steps", (2, 1)),
     ],
 )
 def test_every_family_resumes_exactly(family, scheduler, died, case, rule, tmp_path, monkeypatch):
-    """Between two epochs and in the middle of one, with a moving average of the weights."""
+    """In the middle of an epoch and, whatever the family, between two; with an average of the weights."""
     options = {"family": family, "epochs": 4, "optimizer": "amsgrad", "ema_decay": 0.9}
     options["scheduler"] = {"kind": "plateau", "patience": 0, "factor": 0.3}
     if scheduler == "steps":  # rows of the history that follow no epoch, and an end within one

@@ -73,9 +73,10 @@ def test_outputs(case, rule, tmp_path):
     assert timings["parameters"] == 3 * 119 and timings["peak_memory_mb"] > 100
 
 
+@pytest.mark.draws
 def test_two_runs_give_the_same_bytes(case, rule, tmp_path):
     for name in ("one", "two"):
-        run(case, tmp_path / name, rule, loss=MOMENTS, draw=True)
+        run(case, tmp_path / name, rule, loss=MOMENTS)
         for file in case.glob("checkpoints/*/epoch*.pt"):
             file.unlink()
     for name in sorted(WRITTEN - {"timings.json", "train.sha256.json"}):  # the seal names its folder
