@@ -110,7 +110,8 @@ def test_control_leaves_no_trace_however_long_it_lasts(tmp_path, monkeypatch):
     )
     energies = []
     for hold in (9, 40):
-        monkeypatch.setattr(gpaw_engine, "LADDER", (gpaw_engine.Rung(hold, gpaw_engine.STEADY, 100),))
+        only = gpaw_engine.ScfSettings(hold, gpaw_engine.STEADY, 100)
+        monkeypatch.setattr(gpaw_engine, "SCF_FALLBACKS", (only,))
         store = Store(tmp_path / str(hold))
         run_jobs([oxide], store, formal_charges=FORMAL | {"O": -2})
         record = store.get(oxide)
@@ -176,7 +177,7 @@ class TestWithGpaw:
         pytest.importorskip("gpaw", reason="run make dft-setup")
 
     def test_an_element_without_paw_set_is_named(self, frames):
-        from workflow_lib.dft.engines.gpaw.engine import require_paw_sets
+        from workflow_lib.dft.engines.gpaw.installed import require_paw_sets
 
         frame = _half(frames)
         numbers = np.where(frame.numbers == 15, 94, frame.numbers)
@@ -225,11 +226,11 @@ class TestWithGpaw:
         )
 
     def test_an_scf_that_does_not_converge_is_stored_as_failed(self, frames, tmp_path, monkeypatch, caplog):
-        """The real engine with a ladder of one rung of two iterations."""
+        """The real engine with two iterations and no fallback."""
         from workflow_lib.dft.engines.gpaw import engine as gpaw_engine
 
         caplog.set_level(logging.WARNING)
-        monkeypatch.setattr(gpaw_engine, "LADDER", (gpaw_engine.Rung(1, {}, 2),))
+        monkeypatch.setattr(gpaw_engine, "SCF_FALLBACKS", (gpaw_engine.ScfSettings(1, {}, 2),))
         frame = next(f for f in frames if f.group == "x000_s0")
         request = calculation_of(frame, frame.oxidation_states, Level())
         request = replace(request, level=Level(cutoff=150.0))
@@ -243,21 +244,26 @@ class TestWithGpaw:
         assert run_jobs([request], store, formal_charges=FORMAL).failed == [request.name]
         assert store.get(request).attempts == 1
 
-    def test_a_rung_that_failed_before_a_kill_is_not_climbed_again(self, frames, tmp_path, monkeypatch):
-        """Killed on the second of three rungs: the next process goes on there, to the end."""
+    @pytest.mark.parametrize("field", ["fallback", "rung"])
+    def test_a_fallback_that_failed_before_a_kill_is_not_tried_again(
+        self, field, frames, tmp_path, monkeypatch
+    ):
+        """Killed on the second of three: the next process goes on there, also from an older log."""
+        from gpaw import KohnShamConvergenceError
+
         from workflow_lib.dft.engines.gpaw import engine as gpaw_engine
 
-        ladder = tuple(gpaw_engine.Rung(1, {}, iterations) for iterations in (2, 3, 4))
-        monkeypatch.setattr(gpaw_engine, "LADDER", ladder)
-        cold, climbed = gpaw_engine.SteeredGPAW._cold, []
+        fallbacks = tuple(gpaw_engine.ScfSettings(1, {}, iterations) for iterations in (2, 3, 4))
+        monkeypatch.setattr(gpaw_engine, "SCF_FALLBACKS", fallbacks)
+        tried = []
 
-        def watched(self, atoms, rung):
-            climbed.append(rung.iterations)
-            if climbed == [2, 3]:
+        def cold(self, atoms, scf):
+            tried.append(scf.iterations)
+            if tried == [2, 3]:
                 raise KeyboardInterrupt
-            return cold(self, atoms, rung)
+            raise KohnShamConvergenceError
 
-        monkeypatch.setattr(gpaw_engine.SteeredGPAW, "_cold", watched)
+        monkeypatch.setattr(gpaw_engine.SteeredGPAW, "_cold", cold)
         frame = next(f for f in frames if f.group == "x000_s0")
         request = calculation_of(frame, frame.oxidation_states, Level())
         request = replace(request, level=Level(cutoff=150.0))
@@ -265,9 +271,11 @@ class TestWithGpaw:
         with pytest.raises(KeyboardInterrupt):
             run_jobs([request], store, formal_charges=FORMAL)
         assert store.get(request).status == "interrupted"
+        log = store.path(request)
+        log.write_bytes(log.read_bytes().replace(b'"fallback"', f'"{field}"'.encode()))
         assert run_jobs([request], store, formal_charges=FORMAL).failed == [request.name]
-        assert climbed == [2, 3, 3, 4]
+        assert tried == [2, 3, 3, 4]
         assert store.get(request).reason == "not self-consistent after 4 iterations"
         # Asked to try a failed one again, it is tried in every way.
         run_jobs([request], store, formal_charges=FORMAL, retry_failed=True)
-        assert climbed == [2, 3, 3, 4, 2, 3, 4]
+        assert tried == [2, 3, 3, 4, 2, 3, 4]

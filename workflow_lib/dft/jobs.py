@@ -77,7 +77,7 @@ def run_jobs(
     for calculation in calculations:
         calculation.check(formal_charges)
     if any(calculation.level.code == "GPAW" for calculation in calculations):
-        from workflow_lib.dft.engines.gpaw.engine import require_gpaw, require_paw_sets
+        from workflow_lib.dft.engines.gpaw.installed import require_gpaw, require_paw_sets
 
         require_gpaw()
         for calculation in calculations:
@@ -123,8 +123,8 @@ def _compute(calculation: Calculation, log: Log, store: Store, command: str | No
         folder = store.root / "vasp" / calculation.digest
         vasp_engine.compute(calculation, log, folder=folder, command=command)
         return
-    from workflow_lib.dft.engines.gpaw import engine as gpaw_engine
+    from workflow_lib.dft.engines.gpaw import tasks
 
     text = store.root / "text" / f"{calculation.digest}.txt"
     text.parent.mkdir(parents=True, exist_ok=True)
-    gpaw_engine.compute(calculation, log, text=text, densities=store.root / "density")
+    tasks.compute(calculation, log, text=text, densities=store.root / "density")

@@ -127,9 +127,9 @@ class Log:
         self.append({"type": "skip", **content})
         self.record.skipped.append(content)
 
-    def lost(self, rung: int, positions: np.ndarray, reason: str) -> None:
-        """Note a rung of the ladder that failed at ``positions`` [n, 3] (A), hours for a large cell."""
-        content = {"rung": rung, "positions": positions.tolist(), "reason": reason}
+    def lost(self, fallback: int, positions: np.ndarray, reason: str) -> None:
+        """Note an SCF fallback that failed at ``positions`` [n, 3] (A), after hours for a large cell."""
+        content = {"fallback": fallback, "positions": positions.tolist(), "reason": reason}
         self.append({"type": "lost", **content})
         self.record.lost.append(content)
 
@@ -172,6 +172,8 @@ class Store:
                 case "skip" if record:
                     record.skipped.append(entry)
                 case "lost" if record:
+                    if "rung" in entry:  # the older name of the field
+                        entry["fallback"] = entry.pop("rung")
                     record.lost.append(entry)
                 case "end" if record:
                     record.status, record.reason = entry["status"], entry["reason"]

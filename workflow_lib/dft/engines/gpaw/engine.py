@@ -1,4 +1,4 @@
-"""Compute with GPAW: PBE+U energies, forces, stress, moments and Bader charges of steered states."""
+"""An ASE calculator on GPAW that reaches and keeps the wanted charge state, with PBE+U."""
 
 from __future__ import annotations
 
@@ -10,12 +10,8 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
-from ase.calculators.singlepoint import SinglePointCalculator
-from ase.stress import full_3x3_to_voigt_6_stress, voigt_6_to_full_3x3_stress
-from ase.units import GPa
+from ase.stress import voigt_6_to_full_3x3_stress
 
-from workflow_lib.core.elements import SYMBOLS
-from workflow_lib.core.errors import UserError
 from workflow_lib.dft.calculation import Calculation
 from workflow_lib.dft.charge_state import describe, realised_states
 from workflow_lib.dft.crystal_field import d_electrons, target_occupation
@@ -31,11 +27,8 @@ from workflow_lib.dft.engines.gpaw.start import (
     symmetry_input,
 )
 from workflow_lib.dft.store import Log
-from workflow_lib.dft.symmetry import KeepOperations, operations
+from workflow_lib.dft.symmetry import operations
 
-MAX_STEP = 0.08  # A
-MAX_STRESS = 0.2 * GPa
-"""Largest component of the stress that a relaxed cell may have left, eV/A^3."""
 CONVERGENCE = {"energy": 1e-5, "density": 1e-5, "eigenstates": 1e-6, "minimum iterations": 3}
 """eV, electrons and eV^2 per valence electron. The energy criterion of GPAW, 5e-4, is too loose; a
 density to 1e-4 leaves 0.02 eV/A in forces, because the occupied minority orbital turns last, and one
@@ -50,8 +43,8 @@ KEEP_EVERY = 120.0
 
 
 @dataclass(frozen=True, slots=True)
-class Rung:
-    """One way to reach the wanted state: iterations under control, and the density mixer after."""
+class ScfSettings:
+    """Settings of a cold start: iterations under control, the density mixer after, iterations at most."""
 
     hold: int
     mixer: dict[str, Any]
@@ -59,10 +52,11 @@ class Rung:
 
 
 STEADY = {"backend": "pulay", "beta": 0.05, "nmaxold": 5, "weight": 50.0}
-LADDER = (Rung(9, {}, 120), Rung(9, STEADY, 160), Rung(16, STEADY, 120))
-"""Tried in this order. The default mixer is the faster one for most states of NaxFePO4 (30 iterations
-against 50 to 80), and the slower one, or lost, where control lasted long or orbitals compete. Of five
-84-atom cells three took 47 to 87 iterations, one was 6e-5 electrons off after 160 on the second rung."""
+SCF_FALLBACKS = (ScfSettings(9, {}, 120), ScfSettings(9, STEADY, 160), ScfSettings(16, STEADY, 120))
+"""Tried in this order until one converges in the wanted state. The default mixer is the faster one for
+most states of NaxFePO4 (30 iterations against 50 to 80), and the slower one, or lost, where control
+lasted long or orbitals compete. Of five 84-atom cells three took 47 to 87 iterations; one was 6e-5
+electrons off after 160 of the second."""
 
 
 class StateLost(Exception):
@@ -70,38 +64,14 @@ class StateLost(Exception):
 
 
 class NotConverged(Exception):
-    """Self-consistency was not reached on any rung."""
-
-
-def require_gpaw() -> None:
-    """UserError with the way to get it where GPAW is not installed or has no PAW sets."""
-    try:
-        import gpaw  # noqa: F401
-    except ImportError as error:
-        raise UserError(
-            "GPAW is not installed; run 'make dft-setup' (Debian/Ubuntu) or "
-            "'conda install -c conda-forge gpaw', see docs/dft.md"
-        ) from error
-
-
-def require_paw_sets(calculation: Calculation) -> None:
-    """UserError naming the first element that has no PAW set here."""
-    from gpaw import setup_paths
-
-    for z in np.unique(calculation.numbers):
-        symbol = SYMBOLS[int(z)]
-        if not any(list(Path(path).glob(f"{symbol}.PBE*")) for path in setup_paths):
-            raise UserError(
-                f"{calculation.name}: GPAW has no PBE PAW set for {symbol}; "
-                "install gpaw-data or choose another element"
-            )
+    """Self-consistency was not reached, whatever the SCF settings."""
 
 
 class SteeredGPAW(Calculator):
     """ASE calculator that keeps a structure in its wanted charge state and logs every geometry.
 
-    Steps start from the last density. Where that fails to converge or loses the charge state, the
-    ladder of cold, steered starts is climbed; energies always belong to free PBE+U.
+    Steps start from the last density. If that fails to converge or loses the charge state, cold, steered
+    starts follow with each of :data:`SCF_FALLBACKS` in turn; energies always belong to free PBE+U.
     """
 
     def __init__(
@@ -111,7 +81,7 @@ class SteeredGPAW(Calculator):
         text: Path | str | None,
         densities: Path | None = None,
     ) -> None:
-        """``text``: file of GPAW's own log; ``densities``: folder of those that are kept."""
+        """Take ``text``, the file of GPAW's own log, and ``densities``, the folder of kept densities."""
         super().__init__()
         self.implemented_properties = ["energy", "forces", "stress", "magmoms"]
         self.calculation = calculation
@@ -122,10 +92,10 @@ class SteeredGPAW(Calculator):
         self.known: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self.group = operations(calculation)
         self.gpaw: Any = None
-        self.first_rung = 0
+        self.first_fallback = 0
 
     def _settings(self, atoms: Atoms, cutoff: float, suffix: str) -> dict[str, Any]:
-        """What GPAW is told at a cut-off (eV) but for the mixer; ``suffix`` tells its texts apart."""
+        """Return GPAW's input at a cut-off (eV) except for the mixer; ``suffix`` names its text file."""
         level = self.calculation.level
         text = None if self.text is None else str(self.text).removesuffix(".txt") + f"{suffix}.txt"
         # The first level's frames, at Gamma, are of GPAW's own grids.
@@ -144,7 +114,7 @@ class SteeredGPAW(Calculator):
         }
 
     def _prepare(self, atoms: Atoms) -> tuple[dict[int, np.ndarray], dict[int, float]]:
-        """Set the initial moments; targets and strengths of the control by atom."""
+        """Set the initial moments; return targets and strengths of the control by atom."""
         seeds = self.calculation.seeds()
         moments = np.zeros(len(atoms))
         targets, strengths = {}, {}
@@ -167,8 +137,8 @@ class SteeredGPAW(Calculator):
     def _starts_low(self) -> bool:
         return self.calculation.level.cutoff >= WORTH_IT * LOW_CUTOFF
 
-    def _cold(self, atoms: Atoms, rung: Rung) -> Any:
-        """A GPAW calculator that is about to reach the state: steered, or raised from where it was."""
+    def _cold(self, atoms: Atoms, scf: ScfSettings) -> Any:
+        """Return a GPAW calculator about to reach the state: steered, or raised from a lower cut-off."""
         from gpaw import GPAW
 
         from workflow_lib.dft.engines.gpaw.occupation_control import (
@@ -178,7 +148,7 @@ class SteeredGPAW(Calculator):
 
         control = OccupationControl(*self._prepare(atoms))
         settings = self._settings(atoms, self.calculation.level.cutoff, "")
-        settings |= {"maxiter": rung.iterations, "mixer": rung.mixer}
+        settings |= {"maxiter": scf.iterations, "mixer": scf.mixer}
         changes: dict[str, Any] = {"extensions": [OccupationControlInput(control)]}
         if self._starts_low:
             changes |= self._settings(atoms, LOW_CUTOFF, "-low") | {"convergence": LOW_CONVERGENCE}
@@ -186,7 +156,7 @@ class SteeredGPAW(Calculator):
 
         def release(context: Any) -> None:
             control.free += not control.active
-            if control.active and context.niter >= rung.hold:
+            if control.active and context.niter >= scf.hold:
                 control.release()
                 # Without a fresh mix the energy jumps, without the reset the mixer stalls.
                 mixer = calculator.dft.scf_loop.mixer
@@ -202,7 +172,7 @@ class SteeredGPAW(Calculator):
         return carried(calculator, self._watched(GPAW(**settings)), atoms)
 
     def _from_kept(self, atoms: Atoms) -> Any:
-        """A GPAW calculator that starts from a kept density of this state; None where there is none."""
+        """Return a GPAW calculator that starts from a kept density of this state; None if there is none."""
         from gpaw import GPAW
 
         for path in self._densities():
@@ -211,7 +181,7 @@ class SteeredGPAW(Calculator):
                 continue
             self._prepare(atoms)
             settings = self._settings(atoms, self.calculation.level.cutoff, "")
-            settings |= {"maxiter": LADDER[0].iterations}
+            settings |= {"maxiter": SCF_FALLBACKS[0].iterations}
             calculator = self._watched(GPAW(**settings))
             restore(calculator, atoms, arrays)
             if "sites" in arrays:
@@ -221,7 +191,7 @@ class SteeredGPAW(Calculator):
         return None
 
     def _densities(self) -> list[Path]:
-        """Files of kept densities, the likeliest first: this calculation's, then of where it comes from."""
+        """Return the files of kept densities, the likeliest first: its own, then its origins'."""
         if self.densities is None:
             return []
         provenance = self.calculation.provenance
@@ -244,7 +214,7 @@ class SteeredGPAW(Calculator):
             loop.mixer = TurningMixer(loop.mixer, calculator.dft.setups, sites, electrons, self.known)
 
     def _watched(self, calculator: Any) -> Any:
-        """The calculator, which turns orbitals and keeps its density in case it is interrupted."""
+        """Return the calculator, made to turn orbitals and to keep its density now and then."""
 
         def save(context: Any) -> None:
             self._turn(calculator)
@@ -255,7 +225,7 @@ class SteeredGPAW(Calculator):
         return calculator
 
     def _evaluate(self, atoms: Atoms, calculator: Any) -> np.ndarray:
-        """Converge; returns the realised states. StateLost where they are not the wanted ones."""
+        """Converge and return the realised states; raise StateLost if they are not the wanted ones."""
         atoms.calc = calculator
         atoms.get_potential_energy()
         states = realised_states(self.calculation, calculator.get_magnetic_moments(atoms))
@@ -265,7 +235,7 @@ class SteeredGPAW(Calculator):
         return states
 
     def _converge(self, atoms: Atoms) -> np.ndarray:
-        """Warm start, then the ladder; raises the last failure."""
+        """Converge from a warm start, then by the SCF fallbacks; raise the last failure."""
         from gpaw import KohnShamConvergenceError
 
         failure: Exception = NotConverged("not started")
@@ -277,18 +247,18 @@ class SteeredGPAW(Calculator):
         except (KohnShamConvergenceError, StateLost, np.linalg.LinAlgError):
             self.gpaw = None
         lost = self._lost(atoms)
-        for number in range(self.first_rung, len(LADDER)):
-            rung = LADDER[number]
+        for number in range(self.first_fallback, len(SCF_FALLBACKS)):
+            scf = SCF_FALLBACKS[number]
             if number in lost:
                 failure = NotConverged(lost[number])
                 continue
             try:
-                self.gpaw = self._cold(atoms, rung)
+                self.gpaw = self._cold(atoms, scf)
                 states = self._evaluate(atoms, self.gpaw)
-                self.first_rung = number  # what was too low once will be again
+                self.first_fallback = number  # what did not suffice once will not again
                 return states
             except (KohnShamConvergenceError, np.linalg.LinAlgError):
-                failure = NotConverged(f"not self-consistent after {rung.iterations} iterations")
+                failure = NotConverged(f"not self-consistent after {scf.iterations} iterations")
             except StateLost as error:
                 failure = error
             if self.log is not None:
@@ -297,17 +267,17 @@ class SteeredGPAW(Calculator):
         raise failure
 
     def _lost(self, atoms: Atoms) -> dict[int, str]:
-        """Rungs that failed at this very geometry before an interruption, and why."""
+        """Return the SCF fallbacks that failed at this very geometry before an interruption, and why."""
         if self.log is None:
             return {}
         return {
-            entry["rung"]: entry["reason"]
+            entry["fallback"]: entry["reason"]
             for entry in self.log.record.lost
             if np.allclose(atoms.positions, entry["positions"], rtol=0, atol=1e-9)
         }
 
     def _is_last(self, atoms: Atoms) -> bool:
-        """Whether this geometry ends the log already as well converged, as after an interruption."""
+        """Return whether the log ends with this geometry, as well converged (after an interruption)."""
         assert self.log is not None
         if not self.log.record.frames or "imported" in self.log.record.frames[-1]:
             return False
@@ -319,7 +289,7 @@ class SteeredGPAW(Calculator):
         )
 
     def charges(self) -> list[float]:
-        """Bader charges (e) of the last geometry."""
+        """Return the Bader charges (e) of the last geometry."""
         from workflow_lib.dft.engines.gpaw.bader import bader_charges
 
         return bader_charges(self.gpaw).tolist()
@@ -330,7 +300,7 @@ class SteeredGPAW(Calculator):
         properties: tuple[str, ...] = ("energy",),
         system_changes: list[str] = all_changes,
     ) -> None:
-        """Energy (eV), forces (eV/A), stress (eV/A^3, tension positive), moments (muB)."""
+        """Compute energy (eV), forces (eV/A), stress (eV/A^3, tension positive) and moments (muB)."""
         super().calculate(atoms, properties, system_changes)
         assert self.atoms is not None
         started, busy = time.time(), time.process_time()
@@ -351,6 +321,8 @@ class SteeredGPAW(Calculator):
         if self.log is None or self._is_last(work):
             return
         stress = self.results.get("stress")
+        from workflow_lib.dft.engines.gpaw.occupation_control import minority_orbitals
+
         self.log.frame(
             {
                 "positions": work.positions.tolist(),
@@ -368,115 +340,3 @@ class SteeredGPAW(Calculator):
                 "cpu_seconds": time.process_time() - busy,
             }
         )
-
-
-def minority_orbitals(calculator: Any, calculation: Calculation) -> dict[str, list[float]]:
-    """Of each steered site the fullest minority-spin d orbital [5] and its occupation (last entry).
-
-    Harmonics xy, yz, 3z2-r2, zx, x2-y2; the sign is fixed by the largest component.
-    """
-    from workflow_lib.dft.engines.gpaw.occupation_control import occupation_matrices
-
-    found = {}
-    for site in calculation.steered_sites():
-        matrices = occupation_matrices(calculator.dft.setups[site], calculator.dft.density.D_asii[site])
-        minority = matrices[matrices.trace(axis1=1, axis2=2).argmin()]
-        values, vectors = np.linalg.eigh(minority)
-        vector = vectors[:, -1] * np.sign(vectors[np.abs(vectors[:, -1]).argmax(), -1])
-        found[str(site)] = [round(float(v), 4) for v in (*vector, values[-1])]
-    return found
-
-
-def compute(
-    calculation: Calculation, log: Log, *, text: Path | str | None = None, densities: Path | None = None
-) -> None:
-    """Run a calculation to its end, from the last logged geometry where there is one.
-
-    ``densities`` is the folder of kept densities, for a warm start now and later. Every geometry goes to
-    the log as it is done; the log is closed as ``done`` or as ``failed`` with the reason. Raises UserError
-    where GPAW or a PAW set is missing.
-    """
-    require_gpaw()
-    require_paw_sets(calculation)
-    atoms = calculation.atoms()
-    if log.record.frames and calculation.task == "single":
-        log.end("done")
-        return
-    engine = SteeredGPAW(calculation, log, text, densities)
-    atoms.calc = engine
-    try:
-        if calculation.task == "single":
-            atoms.get_potential_energy()
-        elif calculation.task == "series":
-            _series(atoms, calculation, log)
-        elif not _relax(atoms, calculation, log):
-            left = f"forces above {calculation.fmax:g} eV/A"
-            if calculation.task == "cell":
-                left += f" or stress above {MAX_STRESS / GPa:g} GPa"
-            log.end("failed", f"{left} after {calculation.max_steps} steps")
-            return
-        elif calculation.charges:
-            log.frame(log.record.frames[-1] | {"charges": engine.charges()})
-    except (StateLost, NotConverged) as error:
-        log.end("failed", str(error))
-    else:
-        log.end("done")
-
-
-def _series(atoms: Atoms, calculation: Calculation, log: Log) -> None:
-    """Every geometry of a series; one that fails is noted and left out."""
-    assert calculation.series is not None
-    for index in range(len(log.record.frames) + len(log.record.skipped), len(calculation.series)):
-        if calculation.series_cells is not None:
-            atoms.set_cell(calculation.series_cells[index])
-        atoms.set_positions(calculation.series[index])
-        try:
-            atoms.get_potential_energy()
-        except (StateLost, NotConverged) as error:
-            log.skip(index, str(error))
-
-
-def _relax(atoms: Atoms, calculation: Calculation, log: Log) -> bool:
-    """BFGS on positions, or positions and cell; True where forces and stress came below their limits.
-
-    ``atoms`` is the start, which the strain of the cell is counted from; what is logged is learned again.
-    """
-    from ase.filters import FrechetCellFilter
-    from ase.optimize import BFGS
-
-    from workflow_lib.dft.engines.gpaw.hessian import model_hessian
-
-    earlier = list(log.record.frames)
-    cell = calculation.task == "cell"
-    group = operations(calculation)
-    if len(group) > 1:
-        atoms.set_constraint(KeepOperations(group))
-    # This factor makes strains about as stiff as positions.
-    filtered: Any = FrechetCellFilter(atoms, exp_cell_factor=len(atoms) ** 0.5) if cell else atoms
-    path = []
-    engine = atoms.calc
-    for frame in earlier:
-        atoms.set_cell(frame["cell"], apply_constraint=False)
-        atoms.set_positions(frame["positions"], apply_constraint=False)
-        stress = frame["stress"]
-        atoms.calc = SinglePointCalculator(
-            atoms,
-            energy=frame["energy"],
-            forces=np.array(frame["forces"]),
-            stress=None if stress is None else full_3x3_to_voigt_6_stress(np.array(stress)),
-        )
-        path.append((filtered.get_positions().ravel(), filtered.get_forces().ravel()))
-    atoms.calc = engine
-    optimizer = BFGS(filtered, logfile=None, maxstep=MAX_STEP)
-    optimizer.H0 = model_hessian(filtered)
-    for (x, f), (x0, f0) in zip(path, path[:1] + path[:-1], strict=True):
-        optimizer.update(x, f, x0, f0)
-        optimizer.pos0, optimizer.forces0 = x, f
-
-    # The last geometry is computed again: it is known to hold the state, the next step may not be.
-    def relaxed() -> bool:
-        if np.linalg.norm(atoms.get_forces(), axis=1).max() >= calculation.fmax:
-            return False
-        return not cell or np.abs(atoms.get_stress()).max() < MAX_STRESS
-
-    return any(relaxed() for _ in optimizer.irun(0.0, calculation.max_steps - len(earlier)))

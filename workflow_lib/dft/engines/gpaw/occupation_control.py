@@ -21,6 +21,8 @@ from gpaw.dft import ExtensionInput
 from gpaw.extensions import Extension
 from gpaw.hubbard import aoom
 
+from workflow_lib.dft.calculation import Calculation
+
 D_SHELL = 2  # angular momentum
 FREE = 3
 """Iterations without control before self-consistency may end."""
@@ -98,3 +100,18 @@ class OccupationControlInput(ExtensionInput):
     def build(self, _builder: Any) -> OccupationControl:
         """GPAW asks for the extension itself here."""
         return self.control
+
+
+def minority_orbitals(calculator: Any, calculation: Calculation) -> dict[str, list[float]]:
+    """Return, by steered site, the fullest minority-spin d orbital [5] and its occupation (last entry).
+
+    Harmonics xy, yz, 3z2-r2, zx, x2-y2; the sign is fixed by the largest component.
+    """
+    found = {}
+    for site in calculation.steered_sites():
+        matrices = occupation_matrices(calculator.dft.setups[site], calculator.dft.density.D_asii[site])
+        minority = matrices[matrices.trace(axis1=1, axis2=2).argmin()]
+        values, vectors = np.linalg.eigh(minority)
+        vector = vectors[:, -1] * np.sign(vectors[np.abs(vectors[:, -1]).argmax(), -1])
+        found[str(site)] = [round(float(v), 4) for v in (*vector, values[-1])]
+    return found

@@ -1,0 +1,35 @@
+"""Whether GPAW and the PAW sets of a calculation are installed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from workflow_lib.core.elements import SYMBOLS
+from workflow_lib.core.errors import UserError
+from workflow_lib.dft.calculation import Calculation
+
+
+def require_gpaw() -> None:
+    """Raise UserError, saying how to install it, if GPAW is not there."""
+    try:
+        import gpaw  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            "GPAW is not installed; run 'make dft-setup' (Debian/Ubuntu) or "
+            "'conda install -c conda-forge gpaw', see docs/dft.md"
+        ) from error
+
+
+def require_paw_sets(calculation: Calculation) -> None:
+    """Raise UserError naming the first element that has no PAW set here."""
+    from gpaw import setup_paths
+
+    for z in np.unique(calculation.numbers):
+        symbol = SYMBOLS[int(z)]
+        if not any(list(Path(path).glob(f"{symbol}.PBE*")) for path in setup_paths):
+            raise UserError(
+                f"{calculation.name}: GPAW has no PBE PAW set for {symbol}; "
+                "install gpaw-data or choose another element"
+            )
