@@ -147,8 +147,8 @@ class MacePotential(Potential):
         ``forces_rms`` is the root mean square of the force components in eV/A (upstream's
         ``rms_forces_scaling``); the scale stays 1 eV without it.
         """
-        atoms = sum(len(graph["species"]) for graph in graphs)
-        pairs = sum(graph["edge_index"].shape[1] for graph in graphs)
+        sizes = [(len(graph["species"]), graph["edge_index"].shape[1]) for graph in graphs]
+        atoms, pairs = (sum(column) for column in zip(*sizes, strict=True))
         if not pairs:
             raise UserError(
                 f"no atoms lie within r_max = {self.cutoff} A of each other in the training "

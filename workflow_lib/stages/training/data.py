@@ -1,4 +1,4 @@
-"""From frames and splits to batches: sets of a fold, labels as tensors, graphs made once."""
+"""From frames and splits to batches: sets of a fold, labels as tensors, frames joined."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -173,7 +174,7 @@ class LabelledGraph:
 
 
 class LabelledGraphs:
-    """Graphs and labels of a set, made once and kept in memory."""
+    """Graphs and labels of a set: kept in memory if ``graphs`` is a list, else made for each batch."""
 
     def __init__(
         self,
@@ -182,14 +183,18 @@ class LabelledGraphs:
         graphs: Sequence[Graph],
         labels: Sequence[Label],
     ) -> None:
-        self.potential = potential
-        self.items = [
-            LabelledGraph(graph, targets_of(frame, labels, potential.dtype))
-            for frame, graph in zip(frames, graphs, strict=True)
-        ]
+        if len(frames) != len(graphs):
+            raise ValueError(f"{len(frames)} frames have {len(graphs)} graphs")
+        self.potential, self.kept = potential, isinstance(graphs, list)
+        self._frames, self._graphs, self._labels = frames, graphs, labels
+        self._items = [self._make(index) for index in range(len(frames))] if self.kept else []
 
     def __len__(self) -> int:
-        return len(self.items)
+        return len(self._frames)
+
+    def _make(self, index: int) -> LabelledGraph:
+        targets = targets_of(self._frames[index], self._labels, self.potential.dtype)
+        return LabelledGraph(self._graphs[index], targets)
 
     def collate(self, items: Sequence[LabelledGraph]) -> tuple[Batch, Targets]:
         """Join frames into one batch and its labels."""
@@ -202,14 +207,31 @@ class LabelledGraphs:
 
     def batch(self, indices: Sequence[int]) -> tuple[Batch, Targets]:
         """Join the frames of these indices into one batch and its labels."""
-        return self.collate([self.items[index] for index in indices])
+        return self.collate([self._items[i] if self.kept else self._make(i) for i in indices])
 
-    def fixed_batches(self, batch_size: int) -> list[tuple[Batch, Targets]]:
-        """Return all frames in order, joined once: for validation, the same batches in every epoch."""
-        return [
-            self.collate(self.items[start : start + batch_size])
-            for start in range(0, len(self.items), batch_size)
-        ]
+    def fixed_batches(self, batch_size: int) -> FixedBatches:
+        """Return all frames in order, the same batches in every epoch: for validation."""
+        return FixedBatches(self, batch_size)
+
+
+class FixedBatches(Sequence[tuple[Batch, Targets]]):
+    """Batches of a set in order: joined once if its graphs are kept, else whenever they are asked for."""
+
+    def __init__(self, data: LabelledGraphs, batch_size: int) -> None:
+        self._data, self._size = data, batch_size
+        self._joined = [self._join(number) for number in range(len(self))] if data.kept else []
+
+    def __len__(self) -> int:
+        return math.ceil(len(self._data) / self._size)
+
+    def _join(self, number: int) -> tuple[Batch, Targets]:
+        start = number * self._size
+        return self._data.batch(range(start, min(start + self._size, len(self._data))))
+
+    def __getitem__(self, number: Any) -> Any:
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        return self._joined[number] if self._joined else self._join(number)
 
 
 class EpochOrder:

@@ -6,7 +6,7 @@ import contextlib
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -16,13 +16,17 @@ from workflow_lib.frames.table import Frame
 from workflow_lib.models.contract import Graph, Potential
 from workflow_lib.stages.training.checkpoint import CheckpointStore
 from workflow_lib.stages.training.data import EpochOrder, LabelledGraphs, SetName, Sets, label_count
+from workflow_lib.stages.training.graphs import evenly, species_of, step_batches
 from workflow_lib.stages.training.learner import LabelledBatch, Learner
 from workflow_lib.stages.training.recorder import Record, Recorder
 from workflow_lib.stages.training.references import count_species, fit_references
+from workflow_lib.stages.training.schedule import total_steps
 from workflow_lib.stages.training.settings import Label, TrainingSettings
 
 VALIDATION_BATCH = 16
 """Frames judged together."""
+FITTED = 5000
+"""Frames that the species energies of a pretrained network are fitted to: many more than energies."""
 
 
 @contextlib.contextmanager
@@ -60,7 +64,7 @@ def prepare(
     species; for a pretrained network they are fitted to the residuals of its own output.
     """
     species = potential.species
-    counts = count_species([graph["species"].numpy() for graph in graphs], species.labels)
+    counts = count_species(species_of(graphs), species.labels)
     energies = np.array([frame.energy for frame in frames])
     start = {z: float(potential.reference_energies[z]) for z in species.labels}
     if init == "scratch":
@@ -69,14 +73,22 @@ def prepare(
         potential.set_statistics(graphs, forces_rms=rms if settings.scale_by_forces else None)
     else:
         potential.eval()
-        for index, graph in enumerate(graphs):
-            output = potential(potential.collate([graph]))
+        chosen = _representative(counts)
+        for index in chosen:
+            output = potential(potential.collate([graphs[index]]))
             energies[index] -= float(output["energy"]) - sum(
                 start[z] * n for z, n in zip(species.labels, counts[index], strict=True)
             )
+        counts, energies = counts[chosen], energies[chosen]
     potential.set_reference_energies(
         fit_references(counts, energies, species, start, settings.reference_ridge)
     )
+
+
+def _representative(counts: np.ndarray) -> list[int]:
+    """Return evenly spread frames, all up to :data:`FITTED`, and the first one with each species."""
+    first = [int(np.argmax(present)) for present in (counts > 0).T if present.any()]
+    return sorted({*evenly(len(counts), FITTED), *first})
 
 
 @contextlib.contextmanager
@@ -96,7 +108,7 @@ def _sigterm() -> Iterator[threading.Event]:
 def fit(
     potential: Potential,
     sets: Sets,
-    graphs: dict[SetName, list[Graph]],
+    graphs: Mapping[SetName, Sequence[Graph]],
     settings: TrainingSettings,
     *,
     seed: int,
@@ -117,24 +129,27 @@ def fit(
     data = {name: LabelledGraphs(potential, sets[name], graphs[name], labels) for name in graphs}
     train, validation = data["train"], data["validation"].fixed_batches(VALIDATION_BATCH)
     order = EpochOrder(len(train), settings.batch_size, seed)
-    learner = Learner(potential.to(device), settings, per_epoch=order.per_epoch, seed=seed)
-    recorder = Recorder(
-        Record(), learner, store, period=settings.validate_every or order.per_epoch, title=title
-    )
     stored = store.load()
-    if stored is not None:
-        recorder.resume(stored)
-        print(f"{title}: resuming after {recorder.place()} from {store.folder}", file=sys.stderr)
     counts = {
         term.label: np.array([label_count(frame, term.label) for frame in sets["train"]])
         for term in settings.loss
     }
-    first = 0 if not recorder.record.history else int(recorder.record.history[-1]["step"])
-    with _sigterm() as told:
+    with _sigterm() as told:  # noted by workers too: the batch under way is finished
+        done = 0 if stored is None else int(stored["learner"]["steps"])
+        steps = range(done, total_steps(settings, order.per_epoch))
+        batches = step_batches(train, order, steps, settings.workers)
+        learner = Learner(potential.to(device), settings, per_epoch=order.per_epoch, seed=seed)
+        recorder = Recorder(
+            Record(), learner, store, period=settings.validate_every or order.per_epoch, title=title
+        )
+        if stored is not None:
+            recorder.resume(stored)
+            print(f"{title}: resuming after {recorder.place()} from {store.folder}", file=sys.stderr)
+        first = 0 if not recorder.record.history else int(recorder.record.history[-1]["step"])
         recorder.begin()
         while not (recorder.finished or told.is_set()):
             if not recorder.due_row:
-                learner.step(train.batch(order.batch(learner.steps)))
+                learner.step(next(batches))
             if not recorder.due_row:
                 recorder.between_steps()
                 continue

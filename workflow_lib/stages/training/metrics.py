@@ -29,6 +29,7 @@ REPORTED = {
 }
 """Unit and factor of each label in the metrics table; ``_redox`` means the redox sites only."""
 
+SUMMED = ("set", "kind", "label", "state")
 COLUMNS = ("frame_id", "state", "set", "kind", "label", "atom", "component", "redox", "dft", "model")
 
 
@@ -96,21 +97,31 @@ def _rows(frame: Frame, prediction: Prediction, name: str, redox_z: int) -> Iter
         yield rows(label, dft, model, each, [""] * n)
 
 
-def metrics_table(parity: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """Return MAE and RMSE by set, kind of frame and label, with 95 % bootstrap intervals over states.
+def error_sums(parity: pd.DataFrame) -> pd.DataFrame:
+    """Return sums of absolute and square errors, and their number, by set, kind, label and state.
 
-    Columns: set, kind (``all`` and each kind), label, metric, value, low, high, count, states, unit.
-    States are resampled whole, with all their frames: neither the numbers of one frame nor the
-    frames of one state are independent. With fewer than three states there is no interval.
+    All that :func:`metrics_table` needs; those of two tables may be joined. ``<label>_redox`` counts
+    the redox sites only.
     """
     redox = parity[parity["redox"] & parity["label"].isin(PER_ATOM)]
     redox = redox.assign(label=redox["label"] + "_redox")
     table = pd.concat([parity, redox], ignore_index=True)
-    table["absolute"] = (table["model"] - table["dft"]).abs()
-    table["square"] = table["absolute"] ** 2
+    error = table["model"] - table["dft"]
+    table = table[[*SUMMED]].assign(absolute=error.abs(), square=error**2, count=1)
+    return table.groupby([*SUMMED], sort=False, as_index=False).sum()
+
+
+def metrics_table(sums: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """Return MAE and RMSE by set, kind of frame and label, with 95 % bootstrap intervals over states.
+
+    ``sums``: rows of :func:`error_sums`, of one table or several joined. Columns: set, kind (``all``
+    and each kind), label, metric, value, low, high, count, states, unit. States are resampled whole,
+    with all their frames: neither the numbers of one frame nor the frames of one state are
+    independent. With fewer than three states there is no interval.
+    """
     rows = []
-    for name in table["set"].unique():
-        in_set = table[table["set"] == name]
+    for name in sums["set"].unique():
+        in_set = sums[sums["set"] == name]
         for kind in ("all", *sorted(in_set["kind"].unique())):
             of_kind = in_set if kind == "all" else in_set[in_set["kind"] == kind]
             for label, (unit, factor) in REPORTED.items():
@@ -124,17 +135,16 @@ def metrics_table(parity: pd.DataFrame, seed: int) -> pd.DataFrame:
                         {
                             **{"set": name, "kind": kind, "label": label, "metric": metric},
                             **{"value": factor * value, "low": factor * low, "high": factor * high},
-                            **{"count": len(chosen), "states": chosen["state"].nunique(), "unit": unit},
+                            **{"count": int(chosen["count"].sum()), "states": chosen["state"].nunique()},
+                            "unit": unit,
                         }
                     )
     return pd.DataFrame(rows)
 
 
-def _bootstrap(rows: pd.DataFrame, rng: np.random.Generator) -> Iterator[tuple[str, float, float, float]]:
+def _bootstrap(sums: pd.DataFrame, rng: np.random.Generator) -> Iterator[tuple[str, float, float, float]]:
     """Yield MAE and RMSE with the bounds of their intervals."""
-    states = rows.groupby("state", sort=True).agg(
-        absolute=("absolute", "sum"), square=("square", "sum"), count=("absolute", "size")
-    )
+    states = sums.groupby("state", sort=True)[["absolute", "square", "count"]].sum()
     absolute, square = states["absolute"].to_numpy(), states["square"].to_numpy()
     count = states["count"].to_numpy()
     drawn = rng.integers(0, len(states), (RESAMPLES, len(states)))

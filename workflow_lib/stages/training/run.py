@@ -36,9 +36,17 @@ from workflow_lib.stages.training.data import (
 )
 from workflow_lib.stages.training.figures import learning_figure, parity_figure
 from workflow_lib.stages.training.fit import fit, prepare, reproducible
-from workflow_lib.stages.training.metrics import metrics_table, parity_table
+from workflow_lib.stages.training.graphs import evenly, graphs_of
+from workflow_lib.stages.training.metrics import error_sums, metrics_table, parity_table
 from workflow_lib.stages.training.recorder import Record
 from workflow_lib.stages.training.settings import UNITS, Label, TrainingSettings
+
+TOGETHER = 500
+"""Frames whose predictions are held at a time."""
+EVALUATED = 10_000
+"""Frames of the training set, and of the validation set, that are judged after training."""
+SHOWN = 2000
+"""Frames of a set whose single numbers are kept, for the parity figure and for contrasts of models."""
 
 
 def train(
@@ -87,7 +95,7 @@ def train(
     identity = {
         **{"family": family, "init": init, "embedding": meaning.embedding, "seed": seed},
         "hyperparameters": hyperparameters.model_dump(),
-        "settings": settings.model_dump(exclude={"checkpoint_every_s"}),
+        "settings": settings.numbers,
         "rule": rule.model_dump(),
         "data": {name: frames_checksum(frames) for name, frames in sets.items()},
         **{"threads": threads, "code": training_code(family)},
@@ -96,7 +104,8 @@ def train(
     with alone(store.folder, "training"), reproducible(threads):
         potential = FAMILIES[family].load().build(hyperparameters, species, init=init, seed=seed)
         learned: tuple[SetName, ...] = ("train", "validation")
-        graphs = {part: [potential.graph(item) for item in structures[part]] for part in learned}
+        limit = settings.graph_memory_gb
+        graphs = {part: graphs_of(potential, structures[part], limit) for part in learned}
         prepare(potential, sets["train"], graphs["train"], init=init, settings=settings)
         title = f"{name} {variant}"
         record = fit(potential, sets, graphs, settings, seed=seed, store=store, title=title)
@@ -154,18 +163,10 @@ def _write_results(
     """Write everything except the model; predictions come from the model as stored on disk."""
     model = TrainedModel.load(out, allow_untrained_stress=True)  # only to compare it with DFT
     stress = any(label_count(frame, "stress") for frames in sets.values() for frame in frames)
-    predictions = {
-        name: model.predict([frame_to_atoms(frame) for frame in frames], stress=stress)
-        for name, frames in sets.items()
-        if frames
-    }
     heads = set() if model.card["init"] == "pretrained" else {"magmoms", "charges"}
-    parity = parity_table(
-        {name: (sets[name], predictions[name]) for name in predictions},
-        rule.redox_z,
-        untrained=heads - {term.label for term in settings.loss},
-    )
-    metrics = metrics_table(parity, seed)
+    untrained = heads - {term.label for term in settings.loss}
+    parity, sums = _compare(model, sets, rule.redox_z, untrained, stress=stress)
+    metrics = metrics_table(sums, seed)
     metrics["status"] = record.status
     with atomic_path(out / "parity.parquet") as temporary:
         parity.to_parquet(temporary, index=False, compression="zstd")
@@ -199,6 +200,28 @@ def _write_results(
         for frame in frames
     }
     parity_figure(parity, metrics, formulas, title, out / "parity")
+
+
+def _compare(
+    model: TrainedModel, sets: Sets, redox_z: int, untrained: set[str], *, stress: bool
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the numbers of model and DFT side by side, and the sums of their differences.
+
+    All test frames are evaluated and count, at most :data:`EVALUATED` of the other sets; the table
+    holds the numbers of at most :data:`SHOWN` frames of each set. Those are spread evenly.
+    """
+    shown, sums = [], []
+    for name, frames in sets.items():
+        chosen = frames if name == "test" else [frames[place] for place in evenly(len(frames), EVALUATED)]
+        kept = set(evenly(len(chosen), SHOWN))
+        for start in range(0, len(chosen), TOGETHER):
+            part = chosen[start : start + TOGETHER]
+            predictions = model.predict([frame_to_atoms(frame) for frame in part], stress=stress)
+            table = parity_table({name: (part, predictions)}, redox_z, untrained=untrained)
+            sums.append(error_sums(table))
+            ids = {frame.frame_id for place, frame in enumerate(part, start) if place in kept}
+            shown.append(table if len(ids) == len(part) else table[table["frame_id"].isin(ids)])
+    return pd.concat(shown, ignore_index=True), pd.concat(sums, ignore_index=True)
 
 
 def _seconds_per_epoch(record: Record) -> float | None:

@@ -114,12 +114,29 @@ class TrainingSettings(_Section):
         default=True, description="take the RMS force as energy scale, in families that have one"
     )
     device: Literal["cpu", "cuda"] = "cpu"
+    graph_memory_gb: float = Field(
+        default=2.0,
+        ge=0,
+        description="GB up to which the graphs of a set are kept; those of larger sets are made anew for "
+        "each batch, to the same numbers",
+    )
+    workers: int = Field(
+        default=0,
+        ge=0,
+        le=64,
+        description="processes that make such batches beside the training; 0: the training itself",
+    )
     checkpoint_every_s: float = Field(
         default=20.0,
         ge=0,
         description="least time between checkpoints in s, also within an epoch; they have no influence "
         "on the result",
     )
+
+    @property
+    def numbers(self) -> dict[str, object]:
+        """The settings on which the result depends, as plain values."""
+        return self.model_dump(exclude={"checkpoint_every_s", "graph_memory_gb", "workers"})
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:

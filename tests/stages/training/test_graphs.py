@@ -1,0 +1,121 @@
+"""Graphs that are made for each batch: the same numbers as graphs that are kept, whoever makes them."""
+
+import itertools
+import shutil
+from unittest.mock import patch
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from toy_potential import ToyHyperparameters, ToyPotential
+from training_case import run
+
+from workflow_lib.models.species import species_alphabet
+from workflow_lib.stages.training import run as run_module
+from workflow_lib.stages.training.data import LabelledGraphs, load_sets, to_structure
+from workflow_lib.stages.training.graphs import MadeGraphs, evenly, graphs_of
+from workflow_lib.stages.training.learner import Learner
+
+FILES = ("model.safetensors", "history.csv", "metrics.csv")
+
+
+def contents(out):
+    return [(out / name).read_bytes() for name in FILES]
+
+
+@pytest.fixture
+def potential(rule):
+    species = species_alphabet(rule, {8, 11, 15, 26}, "surrogate")
+    return ToyPotential.build(ToyHyperparameters(), species, init="scratch", seed=1)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_made_graphs_train_to_the_last_bit_as_kept_ones(case, rule, tmp_path, workers):
+    run(case, tmp_path / "kept", rule)
+    shutil.rmtree(case / "checkpoints")  # else the second training would find that of the first
+    run(case, tmp_path / "made", rule, graph_memory_gb=0.0, workers=workers)
+    assert contents(tmp_path / "kept") == contents(tmp_path / "made")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_interrupted_training_goes_on_with_made_graphs(case, rule, tmp_path, workers):
+    run(case, tmp_path / "whole", rule)
+    shutil.rmtree(case / "checkpoints")
+    steps, taken = Learner.step, itertools.count(1)
+
+    def killed(learner, batch):
+        if next(taken) == 6:  # in the second epoch of three
+            raise KeyboardInterrupt
+        steps(learner, batch)
+
+    with patch.object(Learner, "step", killed), pytest.raises(KeyboardInterrupt):
+        run(case, tmp_path / "cut", rule, graph_memory_gb=0.0, workers=workers)
+    run(case, tmp_path / "cut", rule, graph_memory_gb=0.0, workers=workers)
+    assert contents(tmp_path / "whole") == contents(tmp_path / "cut")
+
+
+def test_where_graphs_live_is_no_part_of_the_identity(case, rule, tmp_path):
+    run(case, tmp_path / "one", rule)
+    run(case, tmp_path / "two", rule, graph_memory_gb=0.0, workers=1)
+    assert len(list((case / "checkpoints").glob("*/identity.json"))) == 1
+
+
+def test_sets_larger_than_the_limit_are_not_kept(case, rule, potential):
+    frames = load_sets(case / "frames.parquet", case / "splits.json", 0, None)["train"]
+    structures = [to_structure(frame, rule, "surrogate") for frame in frames]
+    kept = graphs_of(potential, structures, 2.0)
+    size = sum(tensor.nbytes for graph in kept for tensor in graph.values())
+    # Sizes are estimated from a sample; these cells hold 24 to 28 atoms, so within 20 %.
+    assert isinstance(graphs_of(potential, structures, 1.2 * size / 1e9), list)
+    made = graphs_of(potential, structures, size / 1.2e9)
+    assert isinstance(made, MadeGraphs)
+    assert len(made) == len(kept)
+    for one, other in zip(kept, made, strict=True):
+        assert all(torch.equal(one[name], other[name]) for name in one)
+    data = [LabelledGraphs(potential, frames, graphs, ["energy", "forces"]) for graphs in (kept, made)]
+    for first, second in zip(*(one.fixed_batches(4) for one in data), strict=True):
+        for one, other in zip(first, second, strict=True):
+            assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_frames_without_their_graphs_are_refused(case, potential):
+    frames = load_sets(case / "frames.parquet", case / "splits.json", 0, None)["train"]
+    with pytest.raises(ValueError, match="frames have 0 graphs"):
+        LabelledGraphs(potential, frames, [], ["energy"])
+
+
+@given(n=st.integers(0, 400), most=st.integers(2, 50))
+def test_places_are_spread_evenly(n, most):
+    places = evenly(n, most)
+    assert len(places) == min(n, most)
+    if places:
+        assert (places[0], places[-1]) == (0, n - 1)
+    gaps = np.diff(places)
+    # Rounding moves each place by half at most.
+    assert gaps.size == 0 or gaps.max() - gaps.min() <= 1
+
+
+def test_errors_are_summed_over_all_parts_and_numbers_kept_of_some(case, rule, tmp_path):
+    run(case, tmp_path / "whole", rule)
+    with patch.multiple(run_module, TOGETHER=3, SHOWN=2):
+        run(case, tmp_path / "parts", rule)
+    tables = [pd.read_csv(tmp_path / name / "metrics.csv") for name in ("whole", "parts")]
+    # Batches of 3 instead of 16 frames change the last digit of single-precision forces.
+    pd.testing.assert_frame_equal(*tables, rtol=1e-4)
+    shown = pd.read_parquet(tmp_path / "parts" / "parity.parquet")
+    assert (shown.groupby("set")["frame_id"].nunique() == 2).all()
+    whole = pd.read_parquet(tmp_path / "whole" / "parity.parquet")
+    assert set(shown["frame_id"]) < set(whole["frame_id"])
+
+
+def test_a_large_training_set_is_judged_on_a_sample_and_the_test_set_whole(case, rule, tmp_path):
+    with patch.multiple(run_module, EVALUATED=4):
+        run(case, tmp_path / "out", rule)
+    shown = pd.read_parquet(tmp_path / "out" / "parity.parquet")
+    counts = shown.groupby("set")["frame_id"].nunique()
+    sets = load_sets(case / "frames.parquet", case / "splits.json", 0, None)
+    assert counts["train"] == 4 and counts["validation"] == 4
+    assert counts["test"] == len(sets["test"]) > 4

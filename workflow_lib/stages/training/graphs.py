@@ -1,0 +1,99 @@
+"""Graphs of a set: kept where they fit into memory, else made anew for each batch, by other processes.
+
+Both ways give the same batches to the last bit; only time and memory differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+import torch
+
+from workflow_lib.models.contract import Graph, Potential, Structure
+
+if TYPE_CHECKING:
+    from workflow_lib.stages.training.data import EpochOrder, LabelledGraphs
+    from workflow_lib.stages.training.learner import LabelledBatch
+
+SAMPLE = 16
+"""Structures whose graphs tell the size of all."""
+AHEAD = 4
+"""Batches that each worker makes before they are needed."""
+
+
+class MadeGraphs(Sequence[Graph]):
+    """Graphs that are made whenever they are asked for."""
+
+    def __init__(self, potential: Potential, structures: Sequence[Structure]) -> None:
+        self._potential, self._structures = potential, structures
+
+    def __len__(self) -> int:
+        return len(self._structures)
+
+    def species(self) -> list[np.ndarray]:
+        """Return the species of each structure, without making its graph."""
+        return [structure.species for structure in self._structures]
+
+    @overload
+    def __getitem__(self, index: int) -> Graph: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Graph]: ...
+    def __getitem__(self, index: int | slice) -> Graph | Sequence[Graph]:
+        if isinstance(index, slice):
+            return MadeGraphs(self._potential, self._structures[index])
+        return self._potential.graph(self._structures[index])
+
+
+def evenly(n: int, most: int) -> list[int]:
+    """Return at most ``most`` of ``n`` places in order, spread evenly from the first to the last."""
+    if n <= most:
+        return list(range(n))
+    return [round(place * (n - 1) / (most - 1)) for place in range(most)]
+
+
+def species_of(graphs: Sequence[Graph]) -> list[np.ndarray]:
+    """Return the species of each graph."""
+    return graphs.species() if isinstance(graphs, MadeGraphs) else [g["species"].numpy() for g in graphs]
+
+
+def graphs_of(potential: Potential, structures: Sequence[Structure], limit_gb: float) -> Sequence[Graph]:
+    """Return the graphs of structures: a list if they will take at most ``limit_gb`` (1e9 bytes)."""
+    made = MadeGraphs(potential, structures)
+    sizes = [sum(tensor.nbytes for tensor in made[place].values()) for place in evenly(len(made), SAMPLE)]
+    if sizes and sum(sizes) / len(sizes) * len(made) > limit_gb * 1e9:
+        return made
+    return list(made)
+
+
+class _Steps(torch.utils.data.Dataset[Any]):
+    """The batch of each step, for a loader with workers."""
+
+    def __init__(self, data: LabelledGraphs, order: EpochOrder) -> None:
+        self._data, self._order = data, order
+
+    def __getitem__(self, step: int) -> LabelledBatch:
+        return self._data.batch(self._order.batch(step))
+
+
+def step_batches(
+    data: LabelledGraphs, order: EpochOrder, steps: range, workers: int
+) -> Iterator[LabelledBatch]:
+    """Yield the batch of each step; ``workers`` processes make those whose graphs are not kept.
+
+    Start the iteration before the potential moves to a GPU: the workers are forks of this process.
+    """
+    source = _Steps(data, order)
+    if data.kept or not workers:
+        return (source[step] for step in steps)
+    loader = torch.utils.data.DataLoader(
+        source,
+        batch_size=None,
+        sampler=steps,
+        num_workers=workers,
+        prefetch_factor=AHEAD,
+        multiprocessing_context="fork",
+        generator=torch.Generator(),  # its own: the loader would draw from the training's random numbers
+    )
+    return iter(loader)
