@@ -32,7 +32,7 @@ def our_loss(case, begin, count):
 
     labels = [term.label for term in case.training.loss]
     data = LabelledGraphs(begin.potential, begin.sets["train"], begin.graphs["train"], labels)
-    batch, targets = data.collate(data.items[:count])
+    batch, targets = data.batch(range(count))
     begin.potential.train()
     loss = Loss(case.training.loss)
     value = loss.total(loss.sums(begin.potential(batch), targets))

@@ -72,7 +72,7 @@ def test_the_loop_takes_the_steps_written_out_by_hand(rule, original_frames, tmp
                 done = epoch + (index + 1) / order.per_epoch
                 rate = own.learning_rate * rate_factor(own.scheduler, done, 3)
                 optimizer.param_groups[0]["lr"] = rate
-                graph, targets = data.collate([data.items[i] for i in batch])
+                graph, targets = data.batch(batch)
                 optimizer.zero_grad()
                 loss.total(loss.sums(start(graph), targets)).backward()
                 torch.nn.utils.clip_grad_norm_(start.parameters(), 0.5)
