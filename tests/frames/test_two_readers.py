@@ -66,6 +66,8 @@ COLUMNS = st.sampled_from(
         ":forces:R:3:x:R:1:y:I:1",
         ":force:R:3:tag:S:2",
         ":forces:R:2:magmoms:R:3",
+        ":tag:I:1:energy:R:1:stress:R:9",
+        ":oxidation_states:S:1",
     ]
 )
 
@@ -129,6 +131,16 @@ def test_names_are_kept_as_written(value: str) -> None:
             f"{start} group={value}{more}", [line[:10] for line in ("O 0 0 0", "O 1 1 1", "O 2 2 2")]
         ):
             assert (frame.frame_id, frame.group) == (value.strip("'[]"),) * 2
+
+
+def test_columns_of_atoms_are_no_labels_of_the_frame() -> None:
+    """Per-atom tags, energies and stresses exist; none of them is the kind, energy or stress of a cell."""
+    start = 'Lattice="5 0 0 0 6 0 0 0 4.5" energy=-1 Properties=species:S:1:pos:R:3'
+    atoms = [f"{line[:8]} 1 {'0.5 ' * 10}" for line in ("O 0 0 0 ", "O 1 1 1 ")]
+    for frame in both(f"{start}:tag:I:1:energies:R:1:stress:R:9", atoms):
+        assert (frame.kind, frame.energy, frame.stress) == ("unspecified", -1.0, None)
+    for frame in both(f"{start}:oxidation_states:S:1", ["O 0 0 0 2+", "O 1 1 1 3+"]):
+        assert "oxidation_states:S:1; these labels are numbers" in frame.reason
 
 
 @pytest.mark.parametrize("odd", ['stress="1 2 3', "note={a", 'note="a" b" group=x', "group='a", "x=[1 [2]"])

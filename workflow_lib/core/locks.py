@@ -1,4 +1,9 @@
-"""One process at a time in a folder, also between nodes of a cluster and after a crash."""
+"""One process at a time in a folder, also between nodes of a cluster and after a crash.
+
+Why not filelock: it would replace the loop of five lines below and nothing else. Who holds the lock, the
+message after a wait, and the refusal of file systems without locks (there it falls back to a file that
+outlives a killed process unless told not to) would stay here.
+"""
 
 from __future__ import annotations
 

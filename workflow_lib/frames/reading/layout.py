@@ -63,12 +63,15 @@ def layout(properties: str) -> Layout:
         raise ValueError("Properties announces positions that are not three numbers")
     places = {"positions": named["pos"][1:]}
     plain = len(named) == len(fields)
-    for name, accepted in ACCEPTED.items():
-        found = next((named[one] for one in accepted if one in named), None)
-        if found is None:
+    for name, width in WIDTHS.items():
+        given = next((one for one in ACCEPTED[name] if one in named), None)
+        if given is None:
             continue
-        plain = plain and WIDTHS.get(name) == found[2] and found[0] in ("R", "I")
-        places[name] = found[1:]
+        kind, first, columns = named[given]
+        if kind not in ("R", "I"):
+            raise ValueError(f"Properties has {given}:{kind}:{columns}; these labels are numbers, R or I")
+        plain = plain and width == columns
+        places[name] = (first, columns)
     return Layout(column, element[1], "Z" not in named, places, tuple(fields), plain)
 
 

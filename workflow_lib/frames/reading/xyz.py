@@ -216,7 +216,7 @@ class _Builder:
         arrays = {
             name: _numbers(rows, start, width, name, item.line)
             for name, kind, start, width in announced.fields
-            if kind in ("R", "I") and any(name in names for names in ACCEPTED.values())
+            if kind in ("R", "I") and name in _PER_ATOM
         }
         info = {
             name: _value(given[name], column)

@@ -1,4 +1,10 @@
-"""HTTP requests with retries: exponential back-off, time-outs, errors in plain words."""
+"""HTTP requests with retries: exponential back-off, time-outs, errors in plain words.
+
+Why not a library: urllib3's Retry repeats the request but not the reading of the body, counts tries that
+brought bytes like those that brought none, and sleeps as long as a host asks (or silently less), where
+this says so and ends. pooch downloads to a temporary file that it discards after any error, so a broken
+10 GB file starts again at 0; it bounds neither sizes nor redirects, and checks one hash a file and URL.
+"""
 
 from __future__ import annotations
 
