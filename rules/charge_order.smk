@@ -159,5 +159,5 @@ if CFG.charge_order.identical_atoms:
             "Comparing all models on charge orders of identical atoms"
         shell:
             "python -m workflow_lib charge-order-identical --config {CONFIG}"
-            " --trainings {params.trainings} --dataset {DATASET} --out {CHARGE_ORDER}/identical"
-            " > {log} 2>&1"
+            " --trainings {params.trainings} --dataset {DATASET} --work {WORK}/identical"
+            " --out {CHARGE_ORDER}/identical > {log} 2>&1"

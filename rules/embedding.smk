@@ -37,7 +37,8 @@ rule embedding:
         "Reading the embeddings of {wildcards.model}"
     shell:
         "python -m workflow_lib embedding --config {CONFIG} --model-dir {params.model_dir}"
-        " --dataset {DATASET} --reference {CHARGE_ORDER} --out {params.out} > {log} 2>&1"
+        " --dataset {DATASET} --reference {CHARGE_ORDER} --work {WORK}/embedding --out {params.out}"
+        " > {log} 2>&1"
 
 
 rule embedding_overview:

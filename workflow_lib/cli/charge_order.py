@@ -69,8 +69,10 @@ def charge_order_ewald(config: Config, reference: Path, dataset: Path, out: Path
     )
 
 
-@stage(folders("--trainings"), folder("--dataset"))
-def charge_order_identical(config: Config, trainings: list[Path], dataset: Path, out: Path) -> None:
+@stage(folders("--trainings"), folder("--dataset"), folder("--work"))
+def charge_order_identical(
+    config: Config, trainings: list[Path], dataset: Path, work: Path, out: Path
+) -> None:
     """Compare all models on identical atoms.
 
     Evaluates several charge orders on exactly the same positions.
@@ -93,6 +95,7 @@ def charge_order_identical(config: Config, trainings: list[Path], dataset: Path,
         rule=config.redox,
         level=config.dataset.energy_reference,
         batch_size=config.charge_order.batch_size,
+        work=work,
         out=out,
     )
 

@@ -11,8 +11,10 @@ if TYPE_CHECKING:
     from workflow_lib.config import Config
 
 
-@stage(folder("--model-dir"), folder("--dataset"), folder("--reference"))
-def embedding(config: Config, model_dir: Path, dataset: Path, reference: Path, out: Path) -> None:
+@stage(folder("--model-dir"), folder("--dataset"), folder("--reference"), folder("--work"))
+def embedding(
+    config: Config, model_dir: Path, dataset: Path, reference: Path, work: Path, out: Path
+) -> None:
     """Separate charge states in a model's embeddings."""
     from workflow_lib.core.threads import use_threads
 
@@ -28,6 +30,7 @@ def embedding(config: Config, model_dir: Path, dataset: Path, reference: Path, o
         reference_dir=reference,
         host=Host.load(config.host, config.redox),
         settings=config.embedding,
+        work=work,
         out=out,
     )
 

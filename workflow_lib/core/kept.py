@@ -103,6 +103,10 @@ class Kept:
         except (ValueError, zipfile.BadZipFile) as error:
             raise self.damaged(error) from error
 
+    def remove(self) -> None:
+        """Remove the file: the job is done."""
+        self.path.unlink(missing_ok=True)
+
     def __len__(self) -> int:
         with self._open() as connection:
             return int(connection.execute("SELECT COUNT(*) FROM kept").fetchone()[0])

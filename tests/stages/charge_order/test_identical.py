@@ -53,6 +53,7 @@ def ask(orders, tmp_path, models, splits_path, host, rule) -> tuple[pd.DataFrame
         host=host,
         rule=rule,
         level=REFERENCE,
+        work=tmp_path / "work",
         out=tmp_path / "out",
     )
     assert (tmp_path / "out/identical.svg").is_file()
@@ -90,6 +91,34 @@ def test_a_labelled_model_may_be_right_and_a_blind_one_cannot(orders, tmp_path, 
     assert [*first["state_key"]] == [f"1x1x1:Na1001:Fe{order}" for order in ORDERS]
     assert set(first["role"]) <= {"train", "validation", "test"}
     assert table.loc[table["source"] == "broken", "model_mev_fu"].isna().all()
+
+
+def test_models_that_answered_before_a_kill_are_not_asked_again(
+    orders, tmp_path, splits_path, host, rule, monkeypatch
+):
+    orders = [replace(frame, energy=frame.energy + 0.1 * n) for n, frame in enumerate(orders)]
+    models = [
+        save_toy(tmp_path / "one", rule, "surrogate"),
+        save_toy(tmp_path / "two", rule, "none"),
+    ]
+    whole, _ = ask(orders, tmp_path, models, splits_path, host, rule)
+    predict, asked = TrainedModel.predict, []
+
+    def killed(model, *arguments, **named):
+        if len(asked) == 1:
+            asked.append(None)
+            raise KeyboardInterrupt
+        asked.append(model)
+        return predict(model, *arguments, **named)
+
+    monkeypatch.setattr(TrainedModel, "predict", killed)
+    with pytest.raises(KeyboardInterrupt):
+        ask(orders, tmp_path, models, splits_path, host, rule)
+    assert list((tmp_path / "work").iterdir())
+    again, _ = ask(orders, tmp_path, models, splits_path, host, rule)
+    assert len(asked) == 3  # the first model, the kill, and the second
+    pd.testing.assert_frame_equal(whole, again)
+    assert not list((tmp_path / "work").iterdir()), "what was kept is no longer needed"
 
 
 def test_atoms_are_told_apart_and_the_lowest_orbital_counts(orders, tmp_path, host, rule):

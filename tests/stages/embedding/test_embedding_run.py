@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,7 +14,7 @@ import pytest
 from embedded import REFERENCE, embedded_table, last_of_paths
 
 from workflow_lib.core.errors import UserError
-from workflow_lib.core.io import write_json
+from workflow_lib.core.io import read_json, write_json
 from workflow_lib.frames.splits import Fold, Splits
 from workflow_lib.frames.table import Frame, frame_to_atoms, with_labels, write_parquet
 from workflow_lib.lattice.host import Host
@@ -104,6 +106,7 @@ def run(
         reference_dir=data,
         host=host,
         settings=settings,
+        work=out.parent / "work",
         out=out,
     )
 
@@ -295,6 +298,39 @@ def test_one_charge_state_is_refused(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_job_killed_again_and_again_ends_the_same(
+    data: Path, rule: RedoxRule, host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed after every batch: no batch is computed twice, no byte of the results differs."""
+    model = make_model(tmp_path / "models/entropy", rule, "entropy")
+    predict, computed = TrainedModel.predict, [0]
+
+    def killed(*arguments: Any, **named: Any) -> Any:
+        if computed[0] and computed[0] != kills[-1]:
+            kills.append(computed[0])
+            raise KeyboardInterrupt
+        computed[0] += 1
+        return predict(*arguments, **named)
+
+    kills = [0]
+    monkeypatch.setattr(TrainedModel, "predict", killed)
+    for attempt in range(100):
+        try:
+            run(data, model, host, tmp_path / "killed/painn-entropy-f0-s5")
+            break
+        except KeyboardInterrupt:
+            assert len(kills) == attempt + 2
+    monkeypatch.setattr(TrainedModel, "predict", predict)
+    run(data, model, host, tmp_path / "whole/painn-entropy-f0-s5")
+    for name in ("points.parquet", "scores.json", "pca.csv"):
+        one, other = (tmp_path / way / "painn-entropy-f0-s5" / name for way in ("killed", "whole"))
+        assert one.read_bytes() == other.read_bytes()
+    frames = read_json(tmp_path / "killed/painn-entropy-f0-s5/scores.json")["frames"]
+    assert len(kills) > 2
+    assert computed[0] == 2 * math.ceil(frames / SETTINGS.batch_size)
+    assert not list((tmp_path / "killed/work").iterdir()), "what was kept is no longer needed"
+
+
 def test_reference_arrangement(host: Host):
     table = pd.DataFrame(
         {"x": [0.5, 0.5, 1.0], "energy_ev": [-1.0, -2.0, -9.0], "state_key": ["a", "b", "c"]}
@@ -305,11 +341,11 @@ def test_reference_arrangement(host: Host):
         reference_key(table, None, 2 / 3)
 
 
-def test_a_relaxation_is_followed_only_with_a_charge_order(host: Host, rule: RedoxRule):
+def test_a_relaxation_is_followed_only_with_a_charge_order(host: Host):
     for key, message in (("1x1x1:Na1001", "names no charge order"), ("Na1001", "no state key")):
         with pytest.raises(UserError, match=message):
             follow_relaxation(
-                None, host, key, polaron_distortion=0.06, fmax=0.1, max_steps=1, redox_z=rule.redox_z
+                None, host, key, polaron_distortion=0.06, fmax=0.1, max_steps=1, redox_z=26, kept=None
             )
 
 

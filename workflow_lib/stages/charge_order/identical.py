@@ -8,14 +8,17 @@ model.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from workflow_lib.core.code import code_checksum
 from workflow_lib.core.errors import UserError
-from workflow_lib.core.io import write_csv
+from workflow_lib.core.io import sha256, write_csv
+from workflow_lib.core.kept import Arrays, Kept, key_of
 from workflow_lib.core.progress import Progress
 from workflow_lib.frames.splits import Splits
 from workflow_lib.frames.table import Frame, frame_to_atoms, iter_parquet
@@ -24,6 +27,7 @@ from workflow_lib.models.identity import EWALD, UNTRAINED
 from workflow_lib.results_models import load_model
 from workflow_lib.results_reading import seal
 from workflow_lib.results_schema import DIVERGED
+from workflow_lib.simulation.cache import host_identity
 from workflow_lib.stages.charge_order.protocols import LABELS
 from workflow_lib.stages.charge_order.score import redox_spread, usable
 
@@ -32,6 +36,7 @@ if TYPE_CHECKING:
 
     from workflow_lib.lattice.host import Host
     from workflow_lib.lattice.redox import RedoxRule
+    from workflow_lib.models.predictor import Predictor
 
 KIND = "same-positions"
 """``kind`` of frames on positions that another charge order has too."""
@@ -144,6 +149,7 @@ def run_identical(
     host: Host,
     rule: RedoxRule,
     level: str,
+    work: str | Path,
     out: str | Path,
     batch_size: int = 16,
 ) -> pd.DataFrame:
@@ -152,13 +158,17 @@ def run_identical(
     Energies in ``identical.csv`` (``dft_mev_fu``, ``model_mev_fu``) are relative to the mean over
     the orders on the same atoms, in meV per formula unit. ``role`` is the set that the state's
     other frames belong to in the model's fold. Formal charges (Ewald, unscaled) come last; only
-    their order has a meaning. Returns the scores.
+    their order has a meaning. The energies of a model are kept in ``work`` until all are done.
+    Returns the scores.
     """
     from workflow_lib.stages.charge_order.identical_figure import identical_figure
 
     out = Path(out)
     table, structures = read_identical(frames_path, host, rule, level)
     splits = Splits.load(splits_path)
+    code = code_checksum("workflow_lib.stages.charge_order.identical")
+    asked = key_of(code, host_identity(host), rule.model_dump(), level, batch_size, sha256(frames_path))
+    kept = Kept(Path(work) / f"{asked}.sqlite", "energies on identical atoms")
     answers: list[pd.DataFrame] = []
     scores: list[dict[str, Any]] = []
     with Progress("charge orders on identical atoms", len(model_dirs), "model") as progress:
@@ -170,7 +180,8 @@ def run_identical(
             status, fold = model.card["status"], splits.fold(int(model.card["fold"]))
             energies = np.full(len(table), np.nan)
             if status != DIVERGED:
-                energies = np.array([p.energy for p in model.predict(structures, batch_size=batch_size)])
+                answer = partial(_energies, model, structures, batch_size)
+                energies = kept.arrays(model.identity, answer)["ev"]
             rows = table.assign(
                 energy_ev=energies,
                 status=np.where(np.isfinite(energies), status, DIVERGED),
@@ -201,4 +212,9 @@ def run_identical(
     write_csv(result, out / SCORES)
     identical_figure(orders, result, out)
     seal(out, "charge-order-identical")
+    kept.remove()
     return result
+
+
+def _energies(model: Predictor, structures: Sequence[Atoms], batch_size: int) -> Arrays:
+    return {"ev": np.array([item.energy for item in model.predict(structures, batch_size=batch_size)])}

@@ -10,12 +10,13 @@ import numpy as np
 import pandas as pd
 
 from workflow_lib.core.errors import UserError
+from workflow_lib.core.kept import Arrays, Kept
 from workflow_lib.core.progress import Progress
 from workflow_lib.frames.table import Frame, frame_to_atoms
 from workflow_lib.lattice.host import Host
 from workflow_lib.models.registry import FAMILIES
 from workflow_lib.models.trained import TrainedModel, species_from_card
-from workflow_lib.simulation.relaxation import Relaxation, Snapshot, relax
+from workflow_lib.simulation.relaxation import Snapshot, relax
 
 LABELS = "oxidation_states"
 FRAME, PATH = "frame", "path"
@@ -84,16 +85,26 @@ def frame_table(
 
 
 def frame_features(
-    model: TrainedModel, frames: Sequence[Frame], redox_z: int, *, batch_size: int, title: str
+    model: TrainedModel, frames: Sequence[Frame], redox_z: int, *, batch_size: int, title: str, kept: Kept
 ) -> np.ndarray:
-    """Return the embeddings [n_redox_atoms, d] of the redox atoms of some frames, in their order."""
-    parts = []
+    """Return the embeddings [n_redox_atoms, d] of the redox atoms of some frames, in their order.
+
+    Those of a batch are ``kept`` under ``title`` as soon as they are there.
+    """
+    parts: list[np.ndarray] = []
     with Progress(title, len(frames), "frame", announce=False) as shown:
         for start in range(0, len(frames), batch_size):
             chunk = frames[start : start + batch_size]
-            answers = model.predict([frame_to_atoms(frame) for frame in chunk], batch_size=batch_size)
-            for frame, answer in zip(chunk, answers, strict=True):
-                parts.append(answer.embeddings[frame.numbers == redox_z])
+
+            def features(chunk: Sequence[Frame] = chunk) -> Arrays:
+                answers = model.predict([frame_to_atoms(frame) for frame in chunk], batch_size=batch_size)
+                rows = [
+                    answer.embeddings[frame.numbers == redox_z]
+                    for frame, answer in zip(chunk, answers, strict=True)
+                ]
+                return {"features": np.concatenate(rows)}
+
+            parts.append(kept.arrays(f"{title} {start}", features)["features"])
             shown.show(start + len(chunk))
     return np.concatenate(parts).astype(np.float64)
 
@@ -142,8 +153,11 @@ def follow_relaxation(
     fmax: float,
     max_steps: int,
     redox_z: int,
-) -> tuple[Points, Relaxation]:
+    kept: Kept,
+) -> tuple[Points, dict[str, Any]]:
     """Return the redox atoms' embeddings at every step of a relaxation, and how the relaxation ended.
+
+    The end is told by ``status``, ``steps`` and ``fmax_ev_a`` (eV/A). Both are ``kept``.
 
     Starts from the host's distorted arrangement ``key`` (``polaron_distortion`` A, see
     ``Host.build``), in the fixed cell of its composition. Points that are not finite are left out.
@@ -157,17 +171,35 @@ def follow_relaxation(
     start = host.build(arrangement, polaron_distortion=polaron_distortion)
     sites = np.flatnonzero(start.numbers == redox_z)
     states = start.arrays[LABELS][sites]
-    rows: list[tuple] = []
-    parts: list[np.ndarray] = []
 
-    def record(_index: int, step: int, snapshot: Snapshot, /) -> None:
-        features = snapshot.embeddings[sites]
-        if not np.isfinite(features).all():
-            return
-        parts.append(features)
-        for atom, state in zip(sites, states, strict=True):
-            rows.append((PATH, f"step-{step}", key, "path", "none", False, step, int(atom), int(state)))
+    def followed() -> Arrays:
+        steps: list[int] = []
+        parts: list[np.ndarray] = []
 
-    [end] = relax(model, [start], fmax=fmax, max_steps=max_steps, batch_size=1, record=record)
-    features = np.concatenate(parts).astype(np.float64) if parts else np.zeros((0, 0))
-    return Points(pd.DataFrame(rows, columns=list(POINT_COLUMNS)), features), end
+        def record(_index: int, step: int, snapshot: Snapshot, /) -> None:
+            features = snapshot.embeddings[sites]
+            if np.isfinite(features).all():
+                steps.append(step)
+                parts.append(features)
+
+        [end] = relax(model, [start], fmax=fmax, max_steps=max_steps, batch_size=1, record=record)
+        return {
+            "steps": np.array(steps, dtype=np.int64),
+            "features": np.concatenate(parts) if parts else np.zeros((0, 0)),
+            "status": np.array(end.status),
+            "steps_taken": np.array(end.steps),
+            "fmax": np.array(end.fmax),
+        }
+
+    found = kept.arrays("path", followed)
+    rows = [
+        (PATH, f"step-{step}", key, "path", "none", False, step, int(atom), int(state))
+        for step in found["steps"].tolist()
+        for atom, state in zip(sites, states, strict=True)
+    ]
+    points = Points(pd.DataFrame(rows, columns=list(POINT_COLUMNS)), found["features"].astype(np.float64))
+    return points, {
+        "status": str(found["status"]),
+        "steps": int(found["steps_taken"]),
+        "fmax_ev_a": float(found["fmax"]),
+    }

@@ -8,15 +8,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from workflow_lib.core.code import code_checksum
 from workflow_lib.core.elements import atomic_number
 from workflow_lib.core.errors import UserError
-from workflow_lib.core.io import atomic_path, write_csv, write_json
+from workflow_lib.core.io import atomic_path, sha256, write_csv, write_json
+from workflow_lib.core.kept import Kept, key_of
 from workflow_lib.frames.splits import Splits
 from workflow_lib.frames.table import Frame, read_parquet, single_reference
 from workflow_lib.lattice.host import Host
 from workflow_lib.models.trained import TrainedModel
 from workflow_lib.results_models import load_model
 from workflow_lib.results_reading import read_reference, seal
+from workflow_lib.simulation.cache import host_identity
 from workflow_lib.stages.embedding.extract import (
     POINT_COLUMNS,
     Points,
@@ -49,6 +52,7 @@ def run_embedding(
     reference_dir: str | Path,
     host: Host,
     settings: EmbeddingSettings,
+    work: str | Path,
     out: str | Path,
 ) -> dict[str, Any]:
     """Write ``points.parquet``, ``pca.csv``, ``pca.{svg,png}`` and ``scores.json`` to ``out``.
@@ -82,13 +86,14 @@ def run_embedding(
     if model.card["status"] != "ok":
         return _nothing(scores, settings, out)
     size = settings.batch_size
-    trained = frame_features(model, known, redox_z, batch_size=size, title=f"{out.name} frames")
+    files = [sha256(frames_path), sha256(splits_path)]
+    kept = _kept(work, model.identity, key, host_identity(host), settings.model_dump(), files)
+    trained = frame_features(model, known, redox_z, batch_size=size, title=f"{out.name} frames", kept=kept)
     if not np.isfinite(trained).all():
         return _nothing(scores | {"status": "embeddings are not finite"}, settings, out)
     train = [frame for frame in known if fold.frame_role(frame.frame_id) == "train"]
-    before = frame_features(
-        untrained(model.card, train), known, redox_z, batch_size=size, title=f"{out.name} untrained"
-    )
+    start, title = untrained(model.card, train), f"{out.name} untrained"
+    before = frame_features(start, known, redox_z, batch_size=size, title=title, kept=kept)
     path, end = follow_relaxation(
         model,
         host,
@@ -97,8 +102,9 @@ def run_embedding(
         fmax=settings.fmax,
         max_steps=settings.max_steps,
         redox_z=redox_z,
+        kept=kept,
     )
-    scores["relaxation"] = {"status": end.status, "steps": end.steps, "fmax_ev_a": end.fmax}
+    scores["relaxation"] = end
     scores["features"] = trained.shape[1]
     scores |= _numbers(table, trained, before, settings, str(frames_path))
     parts, explained = [], {}
@@ -111,7 +117,14 @@ def run_embedding(
             parts.append(_projected(path, components, network))
     scores["explained_variance"] = explained
     _write(pd.concat(parts, ignore_index=True), scores, out)
+    kept.remove()
     return scores
+
+
+def _kept(work: str | Path, *decides: object) -> Kept:
+    """Return what an earlier try of the same job has kept: the same code, model, frames and settings."""
+    code = code_checksum("workflow_lib.stages.embedding.extract")
+    return Kept(Path(work) / f"{key_of(code, *decides)}.sqlite", "embeddings")
 
 
 def _check(model: TrainedModel, known: list[Frame], frames_path: str | Path, model_dir: str | Path) -> None:
