@@ -33,8 +33,8 @@ def pairs(line: bytes) -> dict[str, str]:
         raise ValueError(f"the comment line has {len(line)} characters; at most {LONGEST} are read")
     text = line.decode("utf-8")
     found = _PAIR.findall(text)
-    unusual = text.count("=") != len(found) or text.count('"') % 2 or any(one in text for one in "'[{")
-    if unusual:
+    unusual = text.count("=") != len(found) or text.count('"') % 2
+    if unusual or "'" in text or "[" in text or "{" in text:
         rest = _PAIR.sub(" ", text)
         if odd := re.search(r"""\S*[="'{}\[\]].*""", rest):
             raise ValueError(f"the comment line cannot be understood from {odd[0][:40]!r} on")
@@ -52,7 +52,9 @@ def plain(value: str) -> str:
 
 def numbers(value: str) -> list[float]:
     """Return the numbers of a value, also of nested lists; raise ValueError for anything else."""
-    text = plain(value).removeprefix("_JSON").translate(_PUNCTUATION)
+    text = plain(value)
+    if "[" in text or "," in text:
+        text = text.removeprefix("_JSON").translate(_PUNCTUATION)
     if "_" in text:  # Python takes 1_0 for ten
         raise ValueError(f"{text[:40]!r} is no number")
     return list(map(float, text.split()))

@@ -63,15 +63,15 @@ def layout(properties: str) -> Layout:
         raise ValueError("Properties announces positions that are not three numbers")
     places = {"positions": named["pos"][1:]}
     plain = len(named) == len(fields)
-    for name, width in WIDTHS.items():
+    for name, wanted in WIDTHS.items():
         given = next((one for one in ACCEPTED[name] if one in named), None)
         if given is None:
             continue
-        kind, first, columns = named[given]
-        if kind not in ("R", "I"):
-            raise ValueError(f"Properties has {given}:{kind}:{columns}; these labels are numbers, R or I")
-        plain = plain and width == columns
-        places[name] = (first, columns)
+        letter, first, count = named[given]
+        if letter not in ("R", "I"):
+            raise ValueError(f"Properties has {given}:{letter}:{count}; these labels are numbers, R or I")
+        plain = plain and wanted == count
+        places[name] = (first, count)
     return Layout(column, element[1], "Z" not in named, places, tuple(fields), plain)
 
 
