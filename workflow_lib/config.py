@@ -42,6 +42,7 @@ RENAMED = {
     "charge_order.breathing": "charge_order.polaron_distortion",
     "dft.breathing": "dft.polaron_distortion",
     "sampling": "search",
+    "thermodynamics.mobile_energy_ev": "thermodynamics.metals, one entry for an element and a level,",
 }
 """Keys of earlier versions and what they are called now."""
 MOVED = {"benchmark.yaml": "study.yaml"}

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from embedded import RULE
 from morse_potential import morse_model
 
 from workflow_lib.core.errors import UserError
@@ -49,3 +50,21 @@ def test_nothing_left_to_judge(some):
     numbers[numbers == 26] = 25
     with pytest.raises(UserError, match="every frame of here holds Mn, which morse was not trained on"):
         evaluate(morse_model(), [with_labels(some[0], numbers=numbers)], "here")
+
+
+def test_frames_without_charge_states_are_left_out_of_a_labelled_models_errors(original_frames, capsys):
+    """One delocalised frame among many stopped the command; blind models judge it like any other."""
+    frames = original_frames[:3]
+    vague = with_labels(
+        frames[0], magmoms=np.where(frames[0].numbers == 26, 3.95, 0.0), oxidation_states=None
+    )
+    model = morse_model(RULE, reference=frames[0].energy_reference)
+    expected = evaluate(model, frames, "here")
+    assert expected["frames_without_states"] == 0
+    values = evaluate(model, [vague, *frames], "here")
+    assert values | {"frames_without_states": 0} == expected and values["frames_without_states"] == 1
+    assert "1 of 4 frames left out, they have no charge states" in capsys.readouterr().err
+    blind = morse_model(reference=frames[0].energy_reference)
+    assert evaluate(blind, [vague, *frames], "here")["frames"] == 4
+    with pytest.raises(UserError, match="no frame of here has charge states that morse can use"):
+        evaluate(model, [vague], "here")

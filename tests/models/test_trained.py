@@ -190,6 +190,25 @@ def test_labels_from_moments(labelled):
     assert np.array_equal(labelled.choose(atoms), expected)
 
 
+@pytest.mark.parametrize("attached", [True, False])
+def test_moments_of_one_number_each_decide(labelled, attached):
+    """A column as extended XYZ may give it is read; vectors ended in a traceback of numpy."""
+    atoms = olivine(filled=2)
+    states = label(atoms, [0, 3])
+    order = np.where(states == 2, 3.65, np.where(states == 3, -4.28, 0.0))
+    del atoms.arrays["oxidation_states"]
+    atoms.set_array("magmoms", order[:, None])
+    assert np.array_equal(labelled.choose(atoms), states)
+    vectors = np.column_stack([0 * order, 0 * order, order])
+    del atoms.arrays["magmoms"]
+    if attached:
+        atoms.calc = SinglePointCalculator(atoms, magmoms=vectors)
+    else:
+        atoms.set_array("magmoms", vectors)
+    with pytest.raises(UserError, match=rf"{3 * len(atoms)} numbers for {len(atoms)} atoms; give one per"):
+        labelled.predict([atoms])
+
+
 def test_moments_between_the_states_are_an_error(labelled):
     atoms = olivine(filled=2)
     atoms.set_array("magmoms", np.where(atoms.numbers == 26, 4.0, 0.0))
@@ -214,10 +233,11 @@ def test_initial_moments_decide_nothing(labelled):
     assert np.array_equal(labelled.choose(atoms), states)  # results count
 
 
-@pytest.mark.parametrize("value", [2.9, np.nan, np.inf, 1e300, "two"])
+@pytest.mark.parametrize("value", [2.9, np.nan, np.inf, 1e300, 2 + 1j, "two"])
 def test_labels_are_whole_numbers(labelled, value):
     atoms = olivine(filled=2)
-    states = label(atoms, [0, 3]).astype(object if isinstance(value, str) else float)
+    kind = {str: object, complex: complex}.get(type(value), float)
+    states = label(atoms, [0, 3]).astype(kind)
     states[np.flatnonzero(states == 2)[0]] = value
     atoms.arrays["oxidation_states"] = states
     with pytest.raises(UserError, match="must be whole numbers, "):

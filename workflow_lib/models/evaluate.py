@@ -31,10 +31,10 @@ def evaluate(
 
     Moments are compared as magnitudes. Null where the frames hold no such label or the model has no
     such output. Frames with an element that the model does not know are left out: ``frames_skipped``
-    counts them, ``unknown_elements`` names the elements, and one line on stderr says both. ``where``
-    names the frames in messages. Raises UserError where the frames are of another level of theory than
-    the model's training data, all have unknown elements, or a charge-labelled model finds no charge
-    states.
+    counts them, ``unknown_elements`` names the elements, and one line on stderr says both. So are frames
+    in which a charge-labelled model finds no charge states, which ``frames_without_states`` counts.
+    ``where`` names the frames in messages. Raises UserError where the frames are of another level of
+    theory than the model's training data, or none is left.
     """
     if not frames:
         raise UserError(f"{where} holds no frames; give a file with at least one")
@@ -64,6 +64,7 @@ def evaluate(
             f"{model.name} was not trained on",
             file=sys.stderr,
         )
+    known, undecided = _with_states(model, known, where)
     predictions = model.predict([frame_to_atoms(frame) for frame in known], batch_size=batch_size)
     energy = [
         (np.array([p.energy / len(f)]), np.array([f.energy / len(f)]))
@@ -73,6 +74,7 @@ def evaluate(
         "frames": len(known),
         "frames_skipped": skipped,
         "unknown_elements": names or None,
+        "frames_without_states": undecided,
         "energy_reference": reference,
     }
     values["energy_mae_mev_atom"], values["energy_rmse_mev_atom"] = _errors(energy, 1e3)
@@ -90,3 +92,29 @@ def evaluate(
             pairs = [(np.abs(model_moments), np.abs(dft)) for model_moments, dft in pairs]
         values[name.format("mae")], values[name.format("rmse")] = _errors(pairs, scale)
     return values
+
+
+def _with_states(model: Predictor, frames: list[Frame], where: str) -> tuple[list[Frame], int]:
+    """Return the frames whose charge states a labelled model can use, and the number of the others.
+
+    Raises UserError, with the reason of the first, if none is left.
+    """
+    if not model.charge_labelled:
+        return frames, 0
+    kept, reasons = [], []
+    for frame in frames:
+        try:
+            model.choose(frame_to_atoms(frame))
+        except UserError as error:
+            reasons.append(f"{frame.frame_id}: {error}")
+        else:
+            kept.append(frame)
+    if not kept:
+        raise UserError(f"no frame of {where} has charge states that {model.name} can use; {reasons[0]}")
+    if reasons:
+        print(
+            f"{where}: {len(reasons)} of {len(frames)} frames left out, they have no charge states that "
+            f"{model.name} can use ({reasons[0]})",
+            file=sys.stderr,
+        )
+    return kept, len(reasons)

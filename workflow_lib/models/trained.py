@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
+from numpy.typing import ArrayLike
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -352,6 +353,8 @@ def split_output(output: Output, n_atoms: Sequence[int]) -> list[Prediction]:
 def _whole_numbers(values: np.ndarray) -> np.ndarray:
     """Return labels as integers; UserError names the first that is not a whole number."""
     try:
+        if np.iscomplexobj(values):
+            raise TypeError
         numbers = np.asarray(values, dtype=float)
     except (TypeError, ValueError):
         raise UserError(f"{LABELS} must be whole numbers, got {np.ravel(values)[0]!r}") from None
@@ -359,21 +362,34 @@ def _whole_numbers(values: np.ndarray) -> np.ndarray:
     wrong = np.flatnonzero(~(np.abs(numbers) < 100) | (numbers != np.rint(numbers)))
     if len(wrong):
         raise UserError(
-            f"{LABELS} must be whole numbers, atom {wrong[0]} has {np.ravel(numbers)[wrong[0]]:g}"
+            f"{LABELS} must be whole numbers, atom {wrong[0]} has {np.ravel(numbers)[wrong[0]]}"
         )
     return numbers.astype(np.int64)
 
 
 def _given_moments(atoms: Atoms) -> np.ndarray | None:
-    """Return moments in muB from the results attached to a structure, else from its arrays."""
+    """Return moments ``[n]`` in muB from the results attached to a structure, else from its arrays.
+
+    Raises UserError for the vectors of a non-collinear calculation.
+    """
     # Only results that came with the structure: those of a live calculator belong to another
     # geometry, or to a model whose guess must not pass for data.
     if isinstance(atoms.calc, SinglePointCalculator) and atoms.calc.results.get("magmoms") is not None:
-        return np.asarray(atoms.calc.results["magmoms"])
+        return _collinear(atoms.calc.results["magmoms"], len(atoms))
     for name in MOMENTS:
         if atoms.has(name):
-            return np.asarray(atoms.arrays[name])
+            return _collinear(atoms.arrays[name], len(atoms))
     return None
+
+
+def _collinear(values: ArrayLike, count: int) -> np.ndarray:
+    moments = np.asarray(values)
+    if moments.size != count:
+        raise UserError(
+            f"the magnetic moments are {moments.size} numbers for {count} atoms; give one per atom "
+            "(collinear moments)"
+        )
+    return moments.reshape(count)
 
 
 def _build(card: Any, folder: Path) -> Potential:

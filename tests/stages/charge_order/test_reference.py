@@ -244,3 +244,38 @@ def test_energies_of_two_magnetic_orders_never_meet(
     # All of them antiferromagnetic is one level like any other.
     table = rebuilt([flipped(f, -0.3) for f in paths], host, tmp_path / "all")
     np.testing.assert_allclose(table["formation_mev_fu"], plain["formation_mev_fu"], atol=1e-6)
+
+
+def silent(frame: Frame, shift: float, **changes) -> Frame:
+    """The frame as a file without moments gives it, in another order and therefore of other energy."""
+    return with_labels(frame, magmoms=None, magnetic_order=None, energy=frame.energy + shift, **changes)
+
+
+def test_frames_without_moments_never_replace_those_with_them(
+    frames: list[Frame], host: Host, tmp_path: Path, caplog
+) -> None:
+    """Antiferromagnetic end members from a file without moments lie lower and would shift everything."""
+    paths = [f for f in frames if f.kind == "relaxation"]
+    plain = rebuilt(paths, host, tmp_path / "plain")
+    ends = [f for f in paths if f.group in ("x000_s0", "x100_s0")]
+    static = [
+        silent(f, -0.3, frame_id=f"{f.frame_id}-a", kind="single", path=None) for f in ends if f.fmax < 0.05
+    ]
+    assert len(static) >= 2
+    table = rebuilt([*paths, *static], host, tmp_path / "beside")
+    assert table.drop(columns="paths").equals(plain.drop(columns="paths"))
+    assert "hold no moments" not in caplog.text
+    # Where nothing else answers they do, and it is said.
+    replaced = [silent(f, -0.3) if f in ends else f for f in paths]
+    table = rebuilt(replaced, host, tmp_path / "alone")
+    assert "2 of 16 states hold no moments, 1x1x1:Na0000:Fe3333 among them" in caplog.text
+    inner = table["x"].between(0, 1, inclusive="neither")
+    shift = table["formation_mev_fu"] - plain["formation_mev_fu"]
+    np.testing.assert_allclose(shift[inner], 75.0, atol=1e-4)
+
+
+def test_material_without_moments_is_no_reason_to_warn(
+    frames: list[Frame], host: Host, tmp_path: Path, caplog
+) -> None:
+    rebuilt([silent(f, 0.0) for f in frames if f.kind == "relaxation"], host, tmp_path / "out")
+    assert "hold no moments" not in caplog.text

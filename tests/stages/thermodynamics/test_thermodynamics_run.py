@@ -82,17 +82,25 @@ def test_dft_voltage_is_that_of_the_stored_energies(reference: Path, tmp_path: P
 
 @pytest.mark.draws
 @pytest.mark.parametrize(
-    "metal", [None, {"element": "Li", "level": LEVEL}, {"element": "Na", "level": "VASP/PBE"}]
+    ("metal", "hint"),
+    [
+        (None, "it is empty"),
+        ({"element": "Li", "level": LEVEL}, "it has Li only"),
+        ({"element": "Na", "level": "VASP/PBE"}, "it has Na at 'VASP/PBE', which is not this level"),
+        # Two spellings of a level may be one level: that is for a person to say.
+        ({"element": "Na", "level": LEVEL.lower()}, f"it has Na at {LEVEL.lower()!r}"),
+        ({"element": "Na", "level": f" {LEVEL} "}, f"it has Na at ' {LEVEL} '"),
+    ],
 )
 def test_without_the_metal_at_this_level_there_is_no_voltage(
-    metal, reference: Path, tmp_path: Path, capsys
+    metal, hint, reference: Path, tmp_path: Path, capsys
 ):
     metals = [] if metal is None else [metal | {"energy_ev": -1.9, "source": "another metal or level"}]
     settings = ThermodynamicsSettings.model_validate({"metals": metals})
     model = write_charge_order(reference, tmp_path / "painn-baseline-f0-s1", 0.01)
     out = run(reference, [model], [], tmp_path / "out", settings)
     said = capsys.readouterr().err
-    assert f"no energy of Na metal at {LEVEL}; add one to thermodynamics.metals" in said
+    assert f"no energy of Na metal at {LEVEL} in thermodynamics.metals ({hint}" in said
     assert said.count("\n") == 1
     assert pd.read_csv(out / "voltage.csv").empty
     scores = pd.read_csv(out / "scores.csv").iloc[0]
@@ -101,6 +109,22 @@ def test_without_the_metal_at_this_level_there_is_no_voltage(
     assert np.isnan(scores["average_voltage_dft_v"])
     assert scores["hull_mae_mev_fu"] == pytest.approx(0, abs=1e-3)  # a hull needs no metal
     assert "No voltages" in (out / "voltage.svg").read_text()
+
+
+@pytest.mark.parametrize("energy", [-162.0, -4410.0])
+def test_a_metal_on_another_scale_is_refused(energy, reference: Path, tmp_path: Path):
+    """Total energies of an all-electron code, in Hartree or eV, beside frames of pseudopotentials."""
+    metal = {"element": "Na", "level": LEVEL, "energy_ev": energy, "source": "all electrons"}
+    settings = ThermodynamicsSettings.model_validate({"metals": [metal]})
+    with pytest.raises(UserError, match=rf"which no cell has: .* gives Na {energy:g} eV"):
+        run(
+            reference,
+            [write_charge_order(reference, tmp_path / "painn-baseline-f0-s1")],
+            [],
+            tmp_path / "out",
+            settings,
+        )
+    assert not (tmp_path / "out/voltage.csv").exists()
 
 
 def test_a_metal_given_twice_at_one_level_is_refused():

@@ -106,12 +106,16 @@ class _Answers:
             if order not in kept:
                 continue
             counts[key] |= calculations[order, key]
-            better = key not in answers or (
-                (_largest_force(frame) > RELAXED, frame.energy)
-                < (_largest_force(answers[key]) > RELAXED, answers[key].energy)
-            )
-            if better:
+            if key not in answers or _rank(frame) < _rank(answers[key]):
                 answers[key] = frame
+        shown = {frame.magnetic_order for frame in answers.values()} - {None}
+        unknown = sorted(key for key, frame in answers.items() if frame.magnetic_order is None)
+        if shown - {"NM"} and unknown:
+            _log.warning(
+                "%s: %d of %d states hold no moments, %s among them, so their magnetic order is unknown; "
+                "beside states that are %s it may shift formation energies by tens of meV",
+                where, len(unknown), len(answers), unknown[0], " or ".join(sorted(map(str, shown))),
+            )  # fmt: skip
         return answers, {key: len(names) for key, names in counts.items()}
 
     def _order(self, found: dict[tuple[str | None, str], Frame], where: str) -> set[str | None]:
@@ -154,6 +158,11 @@ class _Answers:
         )
         inner, all_inner = ((some > 1e-6) & (some < 1 - 1e-6) for some in (x, all_x))
         return bool((x < 1e-6).any() and (x > 1 - 1e-6).any() and (inner.any() or not all_inner.any()))
+
+
+def _rank(frame: Frame) -> tuple[bool, bool, float]:
+    """Return what orders the answers to one state: relaxed, of known magnetic order, low in energy."""
+    return _largest_force(frame) > RELAXED, frame.magnetic_order is None, frame.energy
 
 
 def _calculation(frame: Frame) -> str:

@@ -29,6 +29,8 @@ from workflow_lib.stages.thermodynamics import figures, tables
 from workflow_lib.stages.thermodynamics.scores import hull_error, step_voltage_error, summarise
 from workflow_lib.stages.thermodynamics.settings import ThermodynamicsSettings
 
+IMPOSSIBLE = 10.0
+"""V; no battery has as much. An energy of the metal on another scale gives tens to thousands."""
 ENUMERATED, SEARCHED = "enumerated", "searched"
 IDENTITY = ["source", "model", "variant", "fold", "seed"]
 VOLTAGE_COLUMNS = [*IDENTITY, "scope", "x_low", "x_high", "voltage_v"]
@@ -173,8 +175,8 @@ def _reservoir(element: str, level: str, rule: RedoxRule, settings: Thermodynami
     metal = settings.metal(element, level)
     if metal is None:
         print(
-            f"voltages are left out: no energy of {element} metal at {level}; add one to "
-            "thermodynamics.metals",
+            f"voltages are left out: no energy of {element} metal at {level} in thermodynamics.metals "
+            f"({settings.near(element, level)}); add one",
             file=sys.stderr,
         )
     return Reservoir(element, rule.formal_charges[element], metal.energy_ev if metal else None)
@@ -205,6 +207,13 @@ def run_thermodynamics(
     reference = ask(dft, where=str(reference_dir))
     if not reference.hulls:
         raise UserError(f"{reference_dir}: {reference.status}; DFT must answer both end members")
+    for profile in reference.voltages.values():
+        if abs(profile.average) > IMPOSSIBLE:
+            raise UserError(
+                f"the average voltage against {reservoir.element} metal is {profile.average:.4g} V, "
+                f"which no cell has: thermodynamics.metals gives {reservoir.element} "
+                f"{reservoir.energy_ev:g} eV, which is no energy per atom on the scale of {info.level}"
+            )
     searches = {folder.name: folder for folder in search_dirs}
     unexamined = sorted(set(searches) - {folder.name for folder in charge_order_dirs})
     if unexamined:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -53,3 +54,12 @@ class ThermodynamicsSettings(BaseModel):
     def metal(self, element: str, level: str) -> MetalEnergy | None:
         """Return the metal's energy at a level of theory; None if the table has none."""
         return next((m for m in self.metals if (m.element, m.level) == (element, level)), None)
+
+    def near(self, element: str, level: str) -> str:
+        """Return, for messages, what the table has in place of an entry that it lacks."""
+        levels = [metal.level for metal in self.metals if metal.element == element]
+        if levels:
+            close = difflib.get_close_matches(level, levels, 1, 0) or levels
+            return f"it has {element} at {close[0]!r}, which is not this level"
+        known = ", ".join(sorted({metal.element for metal in self.metals}))
+        return f"it has {known} only" if known else "it is empty"
