@@ -97,7 +97,7 @@ def states_figure(
         handles.append(_line(**RING | {"label": f"DFT fmax > {FAR:g} eV/Å"}))
     figure.legend(handles=handles, loc="outside right center", title="mobile ions on their sites")
     done = f"{int((dft <= RELAXED).sum())} of {len(dft)} DFT states relaxed to {RELAXED:g} eV/Å"
-    figure.suptitle(f"{title}\nVegard cells; {done}", fontsize=9)
+    figure.suptitle(f"{title}\nmodels relax in Vegard cells; {done}", fontsize=9)
     save_figure(figure, Path(out) / "states")
 
 
