@@ -36,7 +36,7 @@ if __name__ == "__main__":
 from benchmarks.reading import EMBEDDED, REPEATS  # noqa: E402
 
 if TYPE_CHECKING:
-    from workflow_lib.frames.table import Frame
+    from workflow_lib.frames.frame import Frame
     from workflow_lib.stages.dataset.settings import CleanSettings
 
 WHOLE = 300_000
@@ -77,7 +77,7 @@ def _supercell(
     frame: Frame, repeat: np.ndarray, strain: np.ndarray, name: str, group: str, rng: np.random.Generator
 ) -> Frame:
     """Return a strained, perturbed supercell; energies scattered by 5 meV/atom."""
-    from workflow_lib.frames.table import with_labels
+    from workflow_lib.frames.frame import with_labels
 
     shifts = np.stack(np.meshgrid(*map(range, repeat), indexing="ij"), axis=-1).reshape(-1, 3)
     copies = len(shifts)
@@ -101,7 +101,7 @@ def _supercell(
 
 def _again(frame: Frame, name: str, rng: np.random.Generator) -> Frame:
     """Return the frame with another order and origin of atoms, and the noise of a second calculation."""
-    from workflow_lib.frames.table import with_labels
+    from workflow_lib.frames.frame import with_labels
 
     order = rng.permutation(len(frame))
     moved = frame.positions + rng.normal(scale=JITTER, size=frame.positions.shape) + rng.normal(size=3)

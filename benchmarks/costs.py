@@ -39,7 +39,7 @@ from workflow_lib.core.errors import UserError  # noqa: E402
 from workflow_lib.stages.training.settings import TrainingSettings  # noqa: E402
 
 if TYPE_CHECKING:
-    from workflow_lib.frames.table import Frame
+    from workflow_lib.frames.frame import Frame
     from workflow_lib.lattice.host import Host
     from workflow_lib.models.contract import Graph, Potential
 
@@ -106,7 +106,8 @@ class Timer:
 
 def small_frames(count: int | None = None) -> list[Frame]:
     """Return frames of 28 atoms with all labels (None: each once); their stress counts as converged."""
-    from workflow_lib.frames.table import read_parquet, with_labels
+    from workflow_lib.frames.frame import with_labels
+    from workflow_lib.frames.table import read_parquet
 
     found = [
         with_labels(frame, stress_converged=True)

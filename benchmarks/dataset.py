@@ -34,7 +34,7 @@ from benchmarks.reading import EMBEDDED, REPEATS, WITH_CHARGES, measure  # noqa:
 
 if TYPE_CHECKING:
     from workflow_lib.config import Config
-    from workflow_lib.frames.table import Frame
+    from workflow_lib.frames.frame import Frame
     from workflow_lib.lattice.host import Host
 
 CONFIG = ROOT / "config/config.yaml"
@@ -47,7 +47,8 @@ DAMAGE = ("between", "wrong", "missing", "swapped")
 
 def synthetic(count: int, seed: int = 1) -> Iterator[tuple[Frame, str]]:
     """Return frames, and the kind of each: other, one of DAMAGE, or good."""
-    from workflow_lib.frames.table import read_parquet, with_labels
+    from workflow_lib.frames.frame import with_labels
+    from workflow_lib.frames.table import read_parquet
 
     rule = load().redox
     bases = []
@@ -76,7 +77,7 @@ def synthetic(count: int, seed: int = 1) -> Iterator[tuple[Frame, str]]:
 
 def _supercell(base: Frame, repeat: tuple[int, int, int], number: int, rng: np.random.Generator) -> Frame:
     """Return a supercell perturbed by 0.03 A in positions, 0.01 muB in moments, and so on for the rest."""
-    from workflow_lib.frames.table import with_labels
+    from workflow_lib.frames.frame import with_labels
 
     copies = int(np.prod(repeat))
     shifts = np.stack(np.meshgrid(*map(range, repeat), indexing="ij"), axis=-1).reshape(-1, 3)

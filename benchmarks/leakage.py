@@ -34,8 +34,8 @@ if __name__ == "__main__":
     sys.path[0] = str(ROOT)
 
 if TYPE_CHECKING:
+    from workflow_lib.frames.frame import Frame
     from workflow_lib.frames.splits import Fold
-    from workflow_lib.frames.table import Frame
     from workflow_lib.lattice.host import Host
     from workflow_lib.stages.dataset.settings import DatasetSettings
 

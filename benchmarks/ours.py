@@ -14,7 +14,7 @@ from torch.utils.data import Sampler
 
 from benchmarks.cases import Case, Run
 from benchmarks.clock import Clock
-from workflow_lib.frames.table import Frame
+from workflow_lib.frames.frame import Frame
 from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.models.contract import Graph, Potential
 from workflow_lib.models.registry import FAMILIES

@@ -89,8 +89,8 @@ def make_file(path: Path, count: int, repeats: Iterable[tuple[int, int, int]] = 
 
 def ours(path: Path, count: int) -> int:
     """Return the number of atoms in the frames of a file, read by us."""
+    from workflow_lib.frames.frame import Frame
     from workflow_lib.frames.reading.xyz import Defaults, read_xyz
-    from workflow_lib.frames.table import Frame
 
     items = (item for batch, _ in read_xyz(path, Defaults("benchmark")) for item in batch)
     return sum(len(item) for item in items if isinstance(item, Frame))

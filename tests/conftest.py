@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, settings
 from matplotlib.figure import Figure
 
 from workflow_lib.core.errors import UserError
-from workflow_lib.frames.table import Frame, frame_to_atoms, read_parquet, with_labels
+from workflow_lib.frames.frame import Frame, frame_to_atoms, with_labels
+from workflow_lib.frames.table import read_parquet
 from workflow_lib.lattice.host import Host
 from workflow_lib.lattice.redox import RedoxRule
 

@@ -23,7 +23,7 @@ from workflow_lib.dft.calculation import Calculation
 from workflow_lib.dft.jobs import read_jobs, write_jobs
 from workflow_lib.dft.level import Level
 from workflow_lib.dft.store import Store
-from workflow_lib.frames.table import with_labels
+from workflow_lib.frames.frame import with_labels
 from workflow_lib.lattice.host import Host
 from workflow_lib.stages.dataset.run import build_dataset
 from workflow_lib.stages.dataset.settings import DatasetSettings

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from workflow_lib.core.errors import UserError
     from workflow_lib.frames.foreign import read_frames, write_frames
+    from workflow_lib.frames.frame import Frame
     from workflow_lib.frames.splits import Splits
     from workflow_lib.frames.structure import read_structure
-    from workflow_lib.frames.table import Frame
     from workflow_lib.lattice.host import Arrangement, Host
     from workflow_lib.lattice.hull import Hull, lower_hull
     from workflow_lib.lattice.redox import RedoxRule
@@ -60,7 +60,7 @@ _MODULES = {
     "frames.foreign": ("read_frames", "write_frames"),
     "frames.structure": ("read_structure",),
     "frames.splits": ("Splits",),
-    "frames.table": ("Frame",),
+    "frames.frame": ("Frame",),
     "lattice.host": ("Arrangement", "Host"),
     "lattice.hull": ("Hull", "lower_hull"),
     "lattice.redox": ("RedoxRule",),

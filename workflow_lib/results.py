@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from ase import Atoms
 
+    from workflow_lib.frames.frame import Frame
     from workflow_lib.frames.splits import Splits
-    from workflow_lib.frames.table import Frame
     from workflow_lib.models.trained import TrainedModel
 
 CONFIG = "config.json"

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 from benchmarks.cases import Case, Run
 from benchmarks.clock import Clock
 from benchmarks.ours import SameOrder, Start, start
-from workflow_lib.frames.table import Frame
+from workflow_lib.frames.frame import Frame
 from workflow_lib.models.chgnet import ChgnetPotential
 from workflow_lib.stages.training.fit import VALIDATION_BATCH
 

@@ -30,7 +30,7 @@ from mace.tools.torch_geometric.dataloader import DataLoader
 from benchmarks.cases import Case, Run
 from benchmarks.clock import Clock
 from benchmarks.ours import SameOrder, Start, start
-from workflow_lib.frames.table import Frame, frame_to_atoms
+from workflow_lib.frames.frame import Frame, frame_to_atoms
 from workflow_lib.models.mace import MacePotential
 from workflow_lib.stages.training.fit import VALIDATION_BATCH
 

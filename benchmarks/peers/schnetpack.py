@@ -30,7 +30,7 @@ from schnetpack.task import AtomisticTask, ModelOutput
 from benchmarks.cases import Case, Run
 from benchmarks.clock import Clock
 from benchmarks.ours import SameOrder, Start, start
-from workflow_lib.frames.table import Frame
+from workflow_lib.frames.frame import Frame
 from workflow_lib.models.painn import TABLE, PainnPotential
 from workflow_lib.stages.training.fit import VALIDATION_BATCH
 from workflow_lib.stages.training.schedule import rate_factor

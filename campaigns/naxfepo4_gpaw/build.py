@@ -27,7 +27,7 @@ from workflow_lib.dft.export import frames_of
 from workflow_lib.dft.level import Level
 from workflow_lib.dft.store import Record, Store
 from workflow_lib.frames.foreign import read_frames, write_frames
-from workflow_lib.frames.table import Frame, with_labels
+from workflow_lib.frames.frame import Frame, with_labels
 
 TABLES = ROOT / "docs" / "dft"
 ORIGINAL_SHA256 = "da4bdcc80396e5c407af79e40a8e04f0ee135a77010586bf642bfd1be69bedeb"

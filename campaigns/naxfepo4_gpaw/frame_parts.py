@@ -13,7 +13,8 @@ from campaigns.naxfepo4_gpaw.level_parts import CHOSEN
 from campaigns.naxfepo4_gpaw.states import DATA, again, relaxed_states, seeded
 from workflow_lib.dft.calculation import Calculation
 from workflow_lib.dft.store import Record, Store
-from workflow_lib.frames.table import Frame, read_parquet
+from workflow_lib.frames.frame import Frame
+from workflow_lib.frames.table import read_parquet
 
 VOLUMES = (0.0, -0.01, -0.025, -0.04, 0.015, 0.03, 0.045, 0.06)
 """Of strained cells against the relaxed one; shears of 1 % come with each."""

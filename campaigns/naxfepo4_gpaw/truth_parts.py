@@ -14,7 +14,8 @@ from workflow_lib.core.errors import UserError
 from workflow_lib.dft.calculation import Calculation
 from workflow_lib.dft.charge_state import realised_states
 from workflow_lib.dft.store import Store
-from workflow_lib.frames.table import Frame, frame_to_atoms, read_parquet
+from workflow_lib.frames.frame import Frame, frame_to_atoms
+from workflow_lib.frames.table import read_parquet
 from workflow_lib.lattice.arrangement import Arrangement, StateKey
 from workflow_lib.lattice.ewald import electrostatic_order
 

@@ -14,7 +14,8 @@ from ase.io import read, write
 from workflow_lib.__main__ import main
 from workflow_lib.config import load_config
 from workflow_lib.frames.foreign import write_frames
-from workflow_lib.frames.table import Frame, frame_to_atoms, read_parquet, with_labels
+from workflow_lib.frames.frame import Frame, frame_to_atoms, with_labels
+from workflow_lib.frames.table import read_parquet
 from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.models.registry import FAMILIES
 from workflow_lib.models.species import species_alphabet

@@ -12,7 +12,7 @@ from workflow_lib.dft.crystal_field import (
     orbital_seeds,
     target_occupation,
 )
-from workflow_lib.frames.table import frame_to_atoms
+from workflow_lib.frames.frame import frame_to_atoms
 
 AXES = np.concatenate([np.eye(3), -np.eye(3)])
 

@@ -16,9 +16,9 @@ from test_frames import assert_same
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.frames.foreign import read_frames, write_frames
+from workflow_lib.frames.frame import frame_to_atoms, with_labels
 from workflow_lib.frames.labels import ACCEPTED, UNSTATED
 from workflow_lib.frames.structure import read_structure, write_structure
-from workflow_lib.frames.table import frame_to_atoms, with_labels
 
 
 def bare(frame) -> Atoms:

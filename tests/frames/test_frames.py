@@ -14,15 +14,8 @@ from embedded import FOLDER, FRAMES, ORIGINAL, REFERENCE
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import read_json, sha256
-from workflow_lib.frames.table import (
-    Frame,
-    check_frame,
-    frame_to_atoms,
-    read_parquet,
-    single_reference,
-    with_labels,
-    write_parquet,
-)
+from workflow_lib.frames.frame import Frame, check_frame, frame_to_atoms, single_reference, with_labels
+from workflow_lib.frames.table import read_parquet, write_parquet
 
 STRAINED = "rattle-relaxation_1x1x1:Na1001:Fe2233-"
 

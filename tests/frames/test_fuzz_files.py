@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workflow_lib.frames.foreign import read_frames, write_frames
+from workflow_lib.frames.frame import Frame, check_frame
 from workflow_lib.frames.reading.common import Damaged, Defaults
 from workflow_lib.frames.reading.inputs import Input
 from workflow_lib.frames.reading.others import read_input
 from workflow_lib.frames.sanity import coincident
 from workflow_lib.frames.structure import read_structure
-from workflow_lib.frames.table import Frame, check_frame
 
 VASP = Path(__file__).parents[1] / "dft/vasp_files"
 

@@ -15,10 +15,11 @@ from fuzz import answer_or_line
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.frames.foreign import read_frames, write_frames
+from workflow_lib.frames.frame import Frame, frame_to_atoms, with_labels
 from workflow_lib.frames.reading.part import ReadSettings
 from workflow_lib.frames.reading.run import read_sources
 from workflow_lib.frames.structure import read_structure
-from workflow_lib.frames.table import Frame, frame_to_atoms, read_parquet, with_labels, write_parquet
+from workflow_lib.frames.table import read_parquet, write_parquet
 from workflow_lib.lattice.redox import RedoxRule
 
 CASES = Path(__file__).parent / "cases"

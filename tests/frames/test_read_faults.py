@@ -18,12 +18,13 @@ from embedded import ROOT
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.frames.foreign import write_frames
+from workflow_lib.frames.frame import Frame, with_labels
 from workflow_lib.frames.reading import run as read_run
 from workflow_lib.frames.reading import scan as read_scan
 from workflow_lib.frames.reading.part import Part, ReadSettings
 from workflow_lib.frames.reading.run import read_sources
 from workflow_lib.frames.reading.xyz import Defaults, read_xyz
-from workflow_lib.frames.table import Frame, read_parquet, with_labels
+from workflow_lib.frames.table import read_parquet
 
 COUNT = 6
 

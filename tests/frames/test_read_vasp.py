@@ -14,10 +14,11 @@ import pytest
 from fuzz import answer_or_line
 
 from workflow_lib.core.errors import UserError
+from workflow_lib.frames.frame import Frame
 from workflow_lib.frames.reading.part import ReadSettings
 from workflow_lib.frames.reading.run import read_sources
 from workflow_lib.frames.reading.vasp_level import level_of_outcar
-from workflow_lib.frames.table import Frame, read_parquet
+from workflow_lib.frames.table import read_parquet
 
 FILES = Path(__file__).parents[1] / "dft/vasp_files"
 CASES = Path(__file__).parent / "cases"

@@ -21,6 +21,7 @@ from embedded import ROOT
 from workflow_lib.__main__ import main
 from workflow_lib.core.errors import UserError
 from workflow_lib.frames.foreign import read_frames, write_frames
+from workflow_lib.frames.frame import Frame, frame_to_atoms, with_labels
 from workflow_lib.frames.labels import ACCEPTED
 from workflow_lib.frames.reading import scan as read_scan
 from workflow_lib.frames.reading.fixed import parse_fixed
@@ -29,15 +30,7 @@ from workflow_lib.frames.reading.layout import layout
 from workflow_lib.frames.reading.part import ReadSettings
 from workflow_lib.frames.reading.run import read_sources
 from workflow_lib.frames.reading.xyz import Defaults, read_xyz
-from workflow_lib.frames.table import (
-    Frame,
-    frame_to_atoms,
-    frame_writer,
-    iter_parquet,
-    read_parquet,
-    with_labels,
-    write_parquet,
-)
+from workflow_lib.frames.table import frame_writer, iter_parquet, read_parquet, write_parquet
 
 VASP_FILES = ROOT / "tests/dft/vasp_files"
 

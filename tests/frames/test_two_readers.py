@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from workflow_lib.frames.frame import Frame
 from workflow_lib.frames.labels import ACCEPTED
 from workflow_lib.frames.reading.comment import pairs
 from workflow_lib.frames.reading.common import Damaged, Defaults
 from workflow_lib.frames.reading.scan import RawFrame
 from workflow_lib.frames.reading.xyz import _Builder
-from workflow_lib.frames.table import Frame
 
 NINE = '"0.01 0 0 0 0.02 0 0 0 0.03"'
 ATOMS = ["Na 0 0 0 1 0 0 0.5 1", "Fe 2 2 2.25 -1 0 1e-3 4.2 2", "O 1.125 3 2 0 0 0 -0.1 -2"]

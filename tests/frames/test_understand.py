@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from workflow_lib.frames.foreign import write_frames
+from workflow_lib.frames.frame import Frame, with_labels
 from workflow_lib.frames.reading.duplicates import (
     TOLERANCE,
     Entry,
@@ -21,7 +22,7 @@ from workflow_lib.frames.reading.duplicates import (
 from workflow_lib.frames.reading.part import ReadSettings
 from workflow_lib.frames.reading.run import read_sources
 from workflow_lib.frames.reading.understand import orient_charges, recognise_surrogates, stress_unit
-from workflow_lib.frames.table import Frame, read_parquet, with_labels
+from workflow_lib.frames.table import read_parquet
 
 NA, FE, GA = 11, 26, 31
 

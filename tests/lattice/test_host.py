@@ -12,7 +12,7 @@ from embedded import HOST
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import read_json, write_json
-from workflow_lib.frames.table import frame_to_atoms
+from workflow_lib.frames.frame import frame_to_atoms
 from workflow_lib.lattice.arrangement import Arrangement
 from workflow_lib.lattice.host import Host
 

@@ -9,7 +9,7 @@ from ase.io import write
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import write_json
-from workflow_lib.frames.table import frame_to_atoms
+from workflow_lib.frames.frame import frame_to_atoms
 from workflow_lib.lattice.arrangement import UNIT
 from workflow_lib.lattice.host import Host
 from workflow_lib.lattice.make_host import host_from_files, make_host

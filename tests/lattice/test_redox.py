@@ -13,7 +13,7 @@ from embedded import ORIGINAL, REFERENCE, RULE, embedded_table, host_elements
 from pydantic import ValidationError
 
 from workflow_lib.core.errors import UserError
-from workflow_lib.frames.table import frame_to_atoms
+from workflow_lib.frames.frame import frame_to_atoms
 from workflow_lib.lattice.redox import RedoxRule, RedoxState
 from workflow_lib.models.species import rule_from_card, species_alphabet
 

@@ -6,7 +6,7 @@ from embedded import RULE
 from morse_potential import morse_model
 
 from workflow_lib.core.errors import UserError
-from workflow_lib.frames.table import Frame, with_labels
+from workflow_lib.frames.frame import Frame, with_labels
 from workflow_lib.models.evaluate import evaluate
 
 

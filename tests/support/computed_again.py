@@ -7,7 +7,7 @@ import numpy as np
 from workflow_lib.core.errors import UserError
 from workflow_lib.dft.calculation import Calculation
 from workflow_lib.dft.level import Level
-from workflow_lib.frames.table import Frame
+from workflow_lib.frames.frame import Frame
 
 
 def calculation_of(frame: Frame, states: np.ndarray, level: Level, **changes: object) -> Calculation:

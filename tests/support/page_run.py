@@ -15,7 +15,8 @@ from embedded import REFERENCE, RULE
 from sealed import write_sealed
 
 from workflow_lib.core.io import write_csv, write_json
-from workflow_lib.frames.table import Frame, write_parquet
+from workflow_lib.frames.frame import Frame
+from workflow_lib.frames.table import write_parquet
 from workflow_lib.lattice.host import Host
 from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.results_reading import read_reference, seal

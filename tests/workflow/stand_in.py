@@ -14,7 +14,7 @@ import numpy as np
 from ase import Atoms
 from ase.units import GPa
 
-from workflow_lib.frames.table import Frame
+from workflow_lib.frames.frame import Frame
 
 NA, P, FE, MN, GA = 11, 15, 26, 25, 31
 TRAIN = "Training_dataset/train_NaFeGaPSSiO4_adjusted_charge_magmopm.xyz"

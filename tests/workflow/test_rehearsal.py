@@ -16,7 +16,8 @@ from local_api import serve
 from stand_in import entropy_item, polyanion_item
 
 from workflow_lib.core.io import read_json
-from workflow_lib.frames.table import TESTING, Frame, read_parquet
+from workflow_lib.frames.frame import TESTING, Frame
+from workflow_lib.frames.table import read_parquet
 
 ROOT = Path(__file__).parents[2]
 VARIANTS = {"mace": ["baseline"], "painn": ["entropy"], "cpainn": ["baseline"], "chgnet": ["entropy"]}

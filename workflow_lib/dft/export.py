@@ -8,7 +8,7 @@ import numpy as np
 
 from workflow_lib.dft.calculation import Calculation
 from workflow_lib.dft.store import Record
-from workflow_lib.frames.table import Frame
+from workflow_lib.frames.frame import Frame
 
 STRESS_CUTOFF = 800.0
 """eV; from this plane-wave cut-off on the stress is within 0.25 GPa of that at 900 eV (docs/dft.md)."""

@@ -18,11 +18,12 @@ import numpy as np
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import atomic_path
+from workflow_lib.frames.frame import Frame, frame_to_atoms
 from workflow_lib.frames.labels import STRESS_LIMIT, STRESS_TO_EV, StressUnit
 from workflow_lib.frames.reading.common import Damaged, Defaults
 from workflow_lib.frames.reading.others import READERS
 from workflow_lib.frames.reading.understand import bader_signs
-from workflow_lib.frames.table import Frame, frame_to_atoms, read_parquet, write_parquet
+from workflow_lib.frames.table import read_parquet, write_parquet
 
 _log = logging.getLogger(__name__)
 

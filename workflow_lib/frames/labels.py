@@ -21,8 +21,8 @@ import numpy as np
 
 from workflow_lib.core.elements import SYMBOLS, atomic_number
 from workflow_lib.core.errors import UserError, printable
+from workflow_lib.frames.frame import RELAXATION, SINGLE, UNSPECIFIED, Frame, check_frame
 from workflow_lib.frames.magnetism import stated_order
-from workflow_lib.frames.table import RELAXATION, SINGLE, UNSPECIFIED, Frame, check_frame
 
 if TYPE_CHECKING:
     from ase import Atoms

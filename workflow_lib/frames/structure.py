@@ -17,12 +17,12 @@ import numpy as np
 from workflow_lib.core.compressed import check_expansion
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import atomic_path
+from workflow_lib.frames.frame import check_geometry
 from workflow_lib.frames.labels import find_label, parse_comment, per_atom, reason_of, whole_states
 from workflow_lib.frames.reading.comment import pairs, plain
 from workflow_lib.frames.reading.common import Damaged
 from workflow_lib.frames.reading.layout import DEFAULT, layout
 from workflow_lib.frames.reading.scan import RawFrame, scan
-from workflow_lib.frames.table import check_geometry
 
 if TYPE_CHECKING:
     from ase import Atoms

@@ -10,7 +10,7 @@ import numpy as np
 
 from workflow_lib.core.elements import SYMBOLS
 from workflow_lib.core.errors import UserError
-from workflow_lib.frames.table import Frame, frame_to_atoms, single_reference
+from workflow_lib.frames.frame import Frame, frame_to_atoms, single_reference
 
 if TYPE_CHECKING:
     from workflow_lib.models.predictor import Predictor

@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 from charge_order_toy import register
 
+from workflow_lib.frames.frame import Frame
 from workflow_lib.frames.splits import Fold, Splits
-from workflow_lib.frames.table import Frame, write_parquet
+from workflow_lib.frames.table import write_parquet
 from workflow_lib.lattice.host import Host
 from workflow_lib.stages.charge_order.reference import build_reference
 from workflow_lib.stages.charge_order.settings import ChargeOrderSettings

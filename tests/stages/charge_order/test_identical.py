@@ -11,7 +11,8 @@ from charge_order_toy import save_toy
 from embedded import FOLDER, REFERENCE
 
 from workflow_lib.core.errors import UserError
-from workflow_lib.frames.table import Frame, frame_to_atoms, read_parquet, write_parquet
+from workflow_lib.frames.frame import Frame, frame_to_atoms
+from workflow_lib.frames.table import read_parquet, write_parquet
 from workflow_lib.models.trained import TrainedModel
 from workflow_lib.stages.charge_order.identical import read_identical, run_identical
 

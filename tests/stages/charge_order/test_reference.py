@@ -12,7 +12,8 @@ import pytest
 from embedded import embedded_table, last_of_paths
 
 from workflow_lib.core.errors import UserError
-from workflow_lib.frames.table import Frame, with_labels, write_parquet
+from workflow_lib.frames.frame import Frame, with_labels
+from workflow_lib.frames.table import write_parquet
 from workflow_lib.lattice.host import Host
 from workflow_lib.lattice.polaron import bond_gap
 from workflow_lib.results_reading import read_reference, seal

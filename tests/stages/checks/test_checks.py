@@ -14,8 +14,9 @@ from sealed import write_sealed
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import write_csv
+from workflow_lib.frames.frame import Frame, with_labels
 from workflow_lib.frames.splits import Fold, Splits
-from workflow_lib.frames.table import Frame, read_parquet, with_labels, write_parquet
+from workflow_lib.frames.table import read_parquet, write_parquet
 from workflow_lib.lattice.host import Host
 from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.results_reading import read_table, seal

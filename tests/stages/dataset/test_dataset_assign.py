@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from workflow_lib.frames.frame import with_labels
 from workflow_lib.frames.subset import composition, describe_subset, in_subset, select_rows
-from workflow_lib.frames.table import FrameBatch, frames_to_table, with_labels, write_parquet
+from workflow_lib.frames.table import FrameBatch, frames_to_table, write_parquet
 from workflow_lib.stages.dataset.assign import assign, charge_states, split_names
 from workflow_lib.stages.dataset.settings import DatasetSettings
 

@@ -13,8 +13,9 @@ from embedded import FRAMES, ORIGINAL, REFERENCE, embedded_table, host_elements
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import read_json, sha256
 from workflow_lib.frames.foreign import write_frames
+from workflow_lib.frames.frame import with_labels
 from workflow_lib.frames.subset import composition
-from workflow_lib.frames.table import read_parquet, with_labels
+from workflow_lib.frames.table import read_parquet
 from workflow_lib.stages.dataset.index import labelled_frames, make_index
 from workflow_lib.stages.dataset.run import build_dataset
 from workflow_lib.stages.dataset.settings import DatasetSettings

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from workflow_lib.frames.table import with_labels
+from workflow_lib.frames.frame import with_labels
 from workflow_lib.stages.dataset.assign import assign
 from workflow_lib.stages.dataset.clean import clean, fingerprint
 from workflow_lib.stages.dataset.settings import CleanSettings, DatasetSettings

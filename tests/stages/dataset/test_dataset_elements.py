@@ -8,7 +8,8 @@ import pytest
 from embedded import FRAMES, embedded_table
 
 from workflow_lib.core.elements import atomic_number
-from workflow_lib.frames.table import iter_parquet, with_labels
+from workflow_lib.frames.frame import with_labels
+from workflow_lib.frames.table import iter_parquet
 from workflow_lib.stages.dataset.element_figure import _short, draw_elements, place
 from workflow_lib.stages.dataset.element_table import element_table
 

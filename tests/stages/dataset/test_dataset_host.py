@@ -10,7 +10,8 @@ from embedded import FRAMES, HOST, RULE, embedded_table
 from other_settings import unimodular
 
 from workflow_lib.core.errors import UserError
-from workflow_lib.frames.table import read_parquet, with_labels
+from workflow_lib.frames.frame import with_labels
+from workflow_lib.frames.table import read_parquet
 from workflow_lib.lattice.host import Host
 from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.stages.dataset import run

@@ -13,16 +13,9 @@ from embedded import FRAMES, REFERENCE
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import read_json
+from workflow_lib.frames.frame import Frame, frame_to_atoms, with_labels
 from workflow_lib.frames.subset import in_subset_many, select_rows
-from workflow_lib.frames.table import (
-    Frame,
-    FrameBatch,
-    frame_to_atoms,
-    frames_to_table,
-    iter_tables,
-    with_labels,
-    write_parquet,
-)
+from workflow_lib.frames.table import FrameBatch, frames_to_table, iter_tables, write_parquet
 from workflow_lib.lattice.locate import locate
 from workflow_lib.stages.dataset import decide, sites, source
 from workflow_lib.stages.dataset import run as build

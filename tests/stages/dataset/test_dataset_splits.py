@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from workflow_lib.core.errors import UserError
-from workflow_lib.frames.table import TESTING, with_labels
+from workflow_lib.frames.frame import TESTING, with_labels
 from workflow_lib.stages.dataset.settings import DatasetSettings, FoldSettings
 from workflow_lib.stages.dataset.splits import make_splits, make_units
 

@@ -15,8 +15,9 @@ from embedded import REFERENCE, embedded_table, last_of_paths
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import read_json, write_json
+from workflow_lib.frames.frame import Frame, frame_to_atoms, with_labels
 from workflow_lib.frames.splits import Fold, Splits
-from workflow_lib.frames.table import Frame, frame_to_atoms, with_labels, write_parquet
+from workflow_lib.frames.table import write_parquet
 from workflow_lib.lattice.host import Host
 from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.models.registry import FAMILIES

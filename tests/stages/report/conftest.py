@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from page_run import make_run
 
-from workflow_lib.frames.table import Frame
+from workflow_lib.frames.frame import Frame
 from workflow_lib.lattice.host import Host
 from workflow_lib.stages.report.run import run_report
 

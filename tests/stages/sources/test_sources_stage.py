@@ -9,9 +9,10 @@ from pydantic import ValidationError
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.frames.foreign import write_frames
+from workflow_lib.frames.frame import TESTING
 from workflow_lib.frames.reading.part import ReadSettings
 from workflow_lib.frames.reading.run import read_sources
-from workflow_lib.frames.table import TESTING, read_parquet
+from workflow_lib.frames.table import read_parquet
 from workflow_lib.stages.sources.fetch import fetch
 from workflow_lib.stages.sources.run import CITATIONS, read_fetched
 from workflow_lib.stages.sources.settings import SourcesSettings

@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from sealed import write_sealed
 
 from workflow_lib.core.errors import UserError
-from workflow_lib.frames.table import Frame, write_parquet
+from workflow_lib.frames.frame import Frame
+from workflow_lib.frames.table import write_parquet
 from workflow_lib.lattice.host import Host
 from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.results_reading import seal

@@ -10,7 +10,8 @@ from toy_potential import ToyHyperparameters, ToyPotential
 from training_case import run, settings, write_case
 
 from workflow_lib.core.errors import UserError
-from workflow_lib.frames.table import read_parquet, with_labels, write_parquet
+from workflow_lib.frames.frame import with_labels
+from workflow_lib.frames.table import read_parquet, write_parquet
 from workflow_lib.models.species import species_alphabet
 from workflow_lib.stages.dataset.settings import DatasetSettings
 from workflow_lib.stages.training.data import (

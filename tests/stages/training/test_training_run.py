@@ -11,8 +11,9 @@ from toy_potential import ToyHyperparameters, ToyPotential
 from training_case import LOSS, TEST, run
 
 from workflow_lib.core.errors import UserError
+from workflow_lib.frames.frame import frame_to_atoms, with_labels
 from workflow_lib.frames.splits import Fold, Splits
-from workflow_lib.frames.table import frame_to_atoms, read_parquet, with_labels, write_parquet
+from workflow_lib.frames.table import read_parquet, write_parquet
 from workflow_lib.models.species import species_alphabet
 from workflow_lib.models.trained import TrainedModel
 from workflow_lib.stages.training.data import to_structure

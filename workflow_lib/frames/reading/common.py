@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from workflow_lib.frames.frame import Frame
 from workflow_lib.frames.labels import make_frame, reason_of
-from workflow_lib.frames.table import Frame
 
 if TYPE_CHECKING:
     from ase import Atoms

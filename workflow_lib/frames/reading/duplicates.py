@@ -19,8 +19,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from workflow_lib.frames.frame import LAST_ELEMENT, Frame
 from workflow_lib.frames.magnetism import MAGNETIC
-from workflow_lib.frames.table import LAST_ELEMENT, Frame
 
 TOLERANCE = 1e-4  # A
 ENERGY_TOLERANCE = 1e-4

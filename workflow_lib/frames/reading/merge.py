@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from workflow_lib.frames.frame import TESTING
 from workflow_lib.frames.labels import STRESS_LIMIT
 from workflow_lib.frames.reading.duplicates import Entry, Found, find_duplicates
 from workflow_lib.frames.reading.part import ATOMS, LABELS, ROWS, Part
-from workflow_lib.frames.table import TESTING, frame_writer
+from workflow_lib.frames.table import frame_writer
 
 if TYPE_CHECKING:
     import pyarrow as pa

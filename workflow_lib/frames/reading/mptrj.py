@@ -16,9 +16,9 @@ import numpy as np
 
 from workflow_lib.core.elements import atomic_number
 from workflow_lib.core.errors import UserError
+from workflow_lib.frames.frame import RELAXATION, Frame, check_frame
 from workflow_lib.frames.labels import STRESS_TO_EV, composition, count_formula_units, per_atom, reason_of
 from workflow_lib.frames.reading.common import Batches, Damaged, Defaults
-from workflow_lib.frames.table import RELAXATION, Frame, check_frame
 
 LEVEL = "VASP/PBE+U/MP2020 corrected"
 """The corrections make energies with and without U comparable, which the raw ones are not."""

@@ -15,6 +15,7 @@ import numpy as np
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import atomic_path, read_json, write_json
+from workflow_lib.frames.frame import PER_ATOM, TESTING, Frame, with_labels
 from workflow_lib.frames.labels import StressUnit
 from workflow_lib.frames.reading.common import Damaged, Defaults
 from workflow_lib.frames.reading.duplicates import fingerprints
@@ -26,7 +27,7 @@ from workflow_lib.frames.reading.understand import (
     recognise_surrogates,
     stress_unit,
 )
-from workflow_lib.frames.table import PER_ATOM, TESTING, Frame, frame_writer, with_labels
+from workflow_lib.frames.table import frame_writer
 from workflow_lib.lattice.redox import RedoxRule
 
 ROWS, ATOMS = 1000, 100_000

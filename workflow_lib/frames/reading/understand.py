@@ -11,6 +11,7 @@ import numpy as np
 
 from workflow_lib.core.elements import SYMBOLS, atomic_number
 from workflow_lib.core.errors import UserError
+from workflow_lib.frames.frame import Frame
 from workflow_lib.frames.labels import (
     STRESS_LIMIT,
     STRESS_TO_EV,
@@ -18,7 +19,6 @@ from workflow_lib.frames.labels import (
     composition,
     count_formula_units,
 )
-from workflow_lib.frames.table import Frame
 from workflow_lib.lattice.redox import RedoxRule
 
 _NA, _O = atomic_number("Na"), atomic_number("O")

@@ -9,6 +9,7 @@ import numpy as np
 
 from workflow_lib.core.compressed import bare_name, find
 from workflow_lib.core.errors import UserError
+from workflow_lib.frames.frame import RELAXATION, SINGLE, Frame, with_labels
 from workflow_lib.frames.labels import reason_of
 from workflow_lib.frames.reading.common import Batches, Damaged, Defaults, one_frame
 from workflow_lib.frames.reading.outcar import OutcarFile
@@ -20,7 +21,6 @@ from workflow_lib.frames.reading.vasp import (
     stress,
 )
 from workflow_lib.frames.reading.vasp_level import VaspLevel, level_of_outcar, level_of_vasprun
-from workflow_lib.frames.table import RELAXATION, SINGLE, Frame, with_labels
 
 SAME_ENERGY = 1e-3
 """eV; ionic steps of vasprun.xml and of the OUTCAR beside it that differ by more are not the same."""

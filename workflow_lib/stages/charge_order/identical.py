@@ -20,8 +20,9 @@ from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import sha256, write_csv
 from workflow_lib.core.kept import Arrays, Kept, key_of
 from workflow_lib.core.progress import Progress
+from workflow_lib.frames.frame import Frame, frame_to_atoms
 from workflow_lib.frames.splits import Splits
-from workflow_lib.frames.table import Frame, frame_to_atoms, iter_parquet
+from workflow_lib.frames.table import iter_parquet
 from workflow_lib.lattice.ewald import ewald_energy
 from workflow_lib.models.identity import EWALD, UNTRAINED
 from workflow_lib.results_models import load_model

@@ -19,15 +19,8 @@ import pandas as pd
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import atomic_path, write_csv
-from workflow_lib.frames.table import (
-    RELAXATION,
-    SINGLE,
-    UNSPECIFIED,
-    Frame,
-    frame_to_atoms,
-    iter_parquet,
-    mixed_levels,
-)
+from workflow_lib.frames.frame import RELAXATION, SINGLE, UNSPECIFIED, Frame, frame_to_atoms, mixed_levels
+from workflow_lib.frames.table import iter_parquet
 from workflow_lib.lattice.arrangement import UNIT
 from workflow_lib.lattice.formation import formation_mev_fu
 from workflow_lib.lattice.polaron import bond_gap

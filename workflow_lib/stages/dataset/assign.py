@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from workflow_lib.frames.table import Frame, FrameBatch, single_reference
+from workflow_lib.frames.frame import Frame, single_reference
+from workflow_lib.frames.table import FrameBatch
 from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.stages.dataset.settings import DatasetSettings
 

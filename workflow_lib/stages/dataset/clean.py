@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from workflow_lib.frames.table import RELAXATION, Frame
+from workflow_lib.frames.frame import RELAXATION, Frame
 from workflow_lib.stages.dataset.settings import CleanSettings
 
 if TYPE_CHECKING:

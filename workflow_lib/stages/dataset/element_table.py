@@ -16,7 +16,7 @@ import pandas as pd
 from ase.units import GPa
 
 from workflow_lib.core.elements import SYMBOLS
-from workflow_lib.frames.table import LAST_ELEMENT, Frame
+from workflow_lib.frames.frame import LAST_ELEMENT, Frame
 
 ALL = "all"
 """Name of the row over all elements."""

@@ -12,8 +12,9 @@ import pandas as pd
 from tqdm import tqdm
 
 from workflow_lib.core.elements import SYMBOLS
+from workflow_lib.frames.frame import Frame
 from workflow_lib.frames.subset import formula, in_subset_many
-from workflow_lib.frames.table import Frame, FrameBatch
+from workflow_lib.frames.table import FrameBatch
 from workflow_lib.lattice.arrangement import Arrangement
 from workflow_lib.lattice.host import Host
 from workflow_lib.lattice.locate import locate

@@ -10,15 +10,9 @@ import numpy as np
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.frames.foreign import read_frames
+from workflow_lib.frames.frame import Frame, mixed_levels
 from workflow_lib.frames.labels import UNSTATED
-from workflow_lib.frames.table import (
-    Frame,
-    FrameBatch,
-    count_rows,
-    frames_to_table,
-    iter_tables,
-    mixed_levels,
-)
+from workflow_lib.frames.table import FrameBatch, count_rows, frames_to_table, iter_tables
 from workflow_lib.stages.dataset.settings import DatasetSettings
 
 if TYPE_CHECKING:

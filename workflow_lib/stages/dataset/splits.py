@@ -23,9 +23,9 @@ import numpy as np
 
 from workflow_lib.core.elements import atomic_number
 from workflow_lib.core.errors import UserError
+from workflow_lib.frames.frame import TESTING, Frame
 from workflow_lib.frames.splits import SETS, Fold, SetName, Splits
 from workflow_lib.frames.subset import composition, describe_subset, in_subset
-from workflow_lib.frames.table import TESTING, Frame
 from workflow_lib.lattice.arrangement import StateKey
 from workflow_lib.lattice.host import Host
 from workflow_lib.stages.dataset.assign import split_names

@@ -12,7 +12,7 @@ import pandas as pd
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.kept import Arrays, Kept
 from workflow_lib.core.progress import Progress
-from workflow_lib.frames.table import Frame, frame_to_atoms
+from workflow_lib.frames.frame import Frame, frame_to_atoms
 from workflow_lib.lattice.host import Host
 from workflow_lib.models.registry import FAMILIES
 from workflow_lib.models.trained import TrainedModel, species_from_card

@@ -13,8 +13,9 @@ from workflow_lib.core.elements import atomic_number
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import atomic_path, sha256, write_csv, write_json
 from workflow_lib.core.kept import Kept, key_of
+from workflow_lib.frames.frame import Frame, single_reference
 from workflow_lib.frames.splits import Splits
-from workflow_lib.frames.table import Frame, read_parquet, single_reference
+from workflow_lib.frames.table import read_parquet
 from workflow_lib.lattice.host import Host
 from workflow_lib.models.trained import TrainedModel
 from workflow_lib.results_models import load_model

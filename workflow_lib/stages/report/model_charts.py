@@ -27,7 +27,7 @@ from workflow_lib.stages.report.charts import (
 from workflow_lib.stages.report.structures import MOST_FRAMES, Structures, add_frames, frame_key_of
 
 if TYPE_CHECKING:
-    from workflow_lib.frames.table import Frame
+    from workflow_lib.frames.frame import Frame
     from workflow_lib.results import Run
 
 PARITY_POINTS = 24_000

@@ -17,7 +17,7 @@ from workflow_lib.results_schema import DFT, HEADLINE
 if TYPE_CHECKING:
     from ase import Atoms
 
-    from workflow_lib.frames.table import Frame
+    from workflow_lib.frames.frame import Frame
     from workflow_lib.results import Run
 
 DECIMALS = 3  # of Angstrom

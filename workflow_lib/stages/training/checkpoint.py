@@ -23,7 +23,7 @@ import torch
 
 from workflow_lib.core.code import code_checksum
 from workflow_lib.core.io import atomic_path, to_json, write_json
-from workflow_lib.frames.table import Frame
+from workflow_lib.frames.frame import Frame
 from workflow_lib.models.registry import FAMILIES
 
 _NAME = re.compile(r"epoch(\d{6})-batch(\d{6})-([0-9a-f]{16})\.pt")

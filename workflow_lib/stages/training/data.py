@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from workflow_lib.core.errors import UserError
+from workflow_lib.frames.frame import Frame, single_reference, with_labels
 from workflow_lib.frames.splits import SETS, SetName, Splits
 from workflow_lib.frames.subset import Subset, describe_subset, in_subset
-from workflow_lib.frames.table import Frame, read_parquet, single_reference, with_labels
+from workflow_lib.frames.table import read_parquet
 from workflow_lib.lattice.redox import Embedding, RedoxRule
 from workflow_lib.models.contract import Batch, Graph, Potential, Structure
 from workflow_lib.stages.training.loss import PER_SYSTEM, Targets

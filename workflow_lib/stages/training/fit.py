@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from workflow_lib.core.errors import UserError
-from workflow_lib.frames.table import Frame
+from workflow_lib.frames.frame import Frame
 from workflow_lib.models.contract import Graph, Potential
 from workflow_lib.stages.training.checkpoint import CheckpointStore
 from workflow_lib.stages.training.data import EpochOrder, LabelledGraphs, SetName, Sets, label_count

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from workflow_lib.frames.table import Frame
+from workflow_lib.frames.frame import Frame
 
 if TYPE_CHECKING:
     from workflow_lib.models.trained import Prediction

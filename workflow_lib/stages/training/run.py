@@ -15,8 +15,8 @@ from workflow_lib.core.elements import SYMBOLS
 from workflow_lib.core.io import atomic_path, write_csv, write_json
 from workflow_lib.core.locks import alone
 from workflow_lib.core.processor import processor
+from workflow_lib.frames.frame import frame_to_atoms
 from workflow_lib.frames.subset import Subset
-from workflow_lib.frames.table import frame_to_atoms
 from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.models.identity import variant_of
 from workflow_lib.models.registry import FAMILIES
