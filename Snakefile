@@ -139,6 +139,13 @@ include: "rules/embedding.smk"
 include: "rules/comparison.smk"
 include: "rules/checks.smk"
 include: "rules/report.smk"
+
+
+if CFG.phase_diagram:
+
+    include: "rules/phase_diagram.smk"
+
+
 include: "rules/provenance.smk"
 
 

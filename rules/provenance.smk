@@ -12,6 +12,7 @@ rule provenance:
         rules.dft.output,
         rules.thermodynamics.output,
         rules.embedding_overview.output,
+        rules.phase_diagram.output if CFG.phase_diagram else [],
     output:
         provenance=f"{RUN}/provenance.json",
     log:

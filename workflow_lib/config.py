@@ -23,6 +23,7 @@ from workflow_lib.stages.charge_order.settings import ChargeOrderSettings
 from workflow_lib.stages.dataset.settings import DatasetSettings
 from workflow_lib.stages.dft.settings import DftSettings
 from workflow_lib.stages.embedding.settings import EmbeddingSettings
+from workflow_lib.stages.phase_diagram.settings import PhaseDiagramSettings
 from workflow_lib.stages.report.settings import ReportSettings
 from workflow_lib.stages.search.settings import SearchSettings
 from workflow_lib.stages.sources.settings import SourcesSettings
@@ -122,6 +123,9 @@ class Config(_Section):
     thermodynamics: ThermodynamicsSettings = ThermodynamicsSettings()
     embedding: EmbeddingSettings = EmbeddingSettings()
     report: ReportSettings = ReportSettings()
+    phase_diagram: PhaseDiagramSettings | None = Field(
+        None, description="diagrams at finite temperature; left out, none are made"
+    )
 
     @model_validator(mode="after")
     def _paths_usable(self) -> Self:
@@ -196,6 +200,30 @@ class Config(_Section):
                         describe_errors(error, kind, prefix=f"models[{index}].{what}")
                     ) from error
         return self
+
+    @model_validator(mode="after")
+    def _potentials_known(self) -> Self:
+        trained = [str(model) for model in self.trained()]
+        for system in self.phase_diagram.systems if self.phase_diagram else ():
+            if system.host and (fault := _fault(system.host)):
+                raise ValueError(f"phase_diagram.systems: {fault}, got {short(system.host)}")
+            try:
+                ModelId.parse(system.potential)
+            except UserError:
+                continue  # `dft`, shipped weights or a calculator: known where it is loaded
+            if system.potential not in trained:
+                raise ValueError(
+                    f"phase_diagram.systems: this run trains no {system.potential}"
+                    f"{nearest(system.potential, trained)}"
+                )
+        return self
+
+    @property
+    def phase_diagrams(self) -> PhaseDiagramSettings:
+        """The settings of the phase diagrams; raise UserError if the configuration has none."""
+        if self.phase_diagram is None:
+            raise UserError("the configuration has no section phase_diagram; see config/phase-diagram.yaml")
+        return self.phase_diagram
 
     @property
     def folder(self) -> Path:

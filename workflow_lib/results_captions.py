@@ -36,5 +36,12 @@ CAPTIONS: dict[str, str] = {
     "of an atom.",
     "embedding/overview": "Principal components of the atomic features of every model, with the "
     "redox sites coloured by charge state.",
+    "phase_diagram/fit": "Formation energies of the relaxed structures, and what fits of the cluster "
+    "expansion that have not seen them say.",
+    "phase_diagram/diagram": "Temperature against composition, with and without the entropy of the charge "
+    "states. Dots: one phase; dashed: two phases in equilibrium.",
+    "phase_diagram/entropy": "Entropy against composition beside ideal mixing, and what ions and charges "
+    "have of it.",
+    "phase_diagram/isotherms": "Composition against voltage in both directions, and heat capacity.",
     "comparison": "Every model and metric of the comparison table.",
 }

@@ -6,11 +6,14 @@ No stage imports this file (tested), so a description can be improved without a 
 from __future__ import annotations
 
 UNITS = {
+    "_ev_site": "eV per mobile site",
+    "_k_site": "k per mobile site",
     "_mev_fu": "meV per formula unit",
     "_mev_atom": "meV per atom",
     "_ev_atom": "eV per atom",
     "_mev_a": "meV/A",
     "_ev_a": "eV/A",
+    "_mev_site": "meV per site",
     "_mev": "meV",
     "_ev": "eV",
     "_mv": "mV",
@@ -21,6 +24,7 @@ UNITS = {
     "_e": "e",
     "_mb": "MB",
     "_seconds": "s",
+    "_k": "K",
 }
 
 
@@ -62,6 +66,14 @@ MEANINGS = {
     "role": "set of the state in the model's fold: train, validation, test or none",
     "frame_id": "frame of the dataset",
     "steps": "steps of the relaxation",
+    "expansion": "decorated: over ions and charge states; plain: over the ions alone",
+    "direction": "up: filling, from the empty host; down: emptying, from the full one",
+    "mu_ev": "chemical potential of a mobile ion",
+    "heat_capacity_k_site": "at fixed x in tables of free energies, at fixed mu in isotherms",
+    "total_k_site": "entropy of ions and charges together",
+    "ions_k_site": "S'(A): entropy of the ions, the charges frozen",
+    "charges_k_site": "S'(e): entropy of the charges, the ions frozen",
+    "mutual_k_site": "I(A,e): what the two share",
     "scope": "enumerated: states that DFT knows; searched: these and all that the searches evaluated",
 }
 """Columns that mean the same in every table."""
@@ -120,6 +132,45 @@ IN_TABLES: dict[str, dict[str, str]] = {
         "high": "upper end",
         "trainings": "pairs of trainings (folds and seeds) behind the row",
         "decided": "three trainings or more, interval excludes zero; else `reason` says why not",
+    },
+    "phase_diagram/structures": {
+        "asked_key": "the arrangement that was relaxed",
+        "state_key": "the arrangement it counts as; empty where it does not count",
+        "order": "how its charge states are known: carried, kept, changed, ambiguous, none, off-site, "
+        "diverged",
+        "round": "0: before any expansion; then the round that predicted it as a ground state",
+    },
+    "phase_diagram/fit": {
+        "source": "system",
+        "functions": "functions that the sparse fit kept",
+        "rmse_mev_fu": "on the data of the fit",
+        "cross_validation_mev_fu": "on groups left out, at the chosen penalty",
+        "held_out_rmse_mev_fu": "on groups left out of the fit and of the choice of its penalty",
+        "held_out_rmse_mev_site": "the same, per site of the expansion",
+        "dielectric": "the constant that divides the electrostatic energy; empty without that term",
+        "pairs_ordered": "share of pairs of equal x in the right order, held out",
+        "ground_states": "compositions with several arrangements",
+        "ground_states_found": "those whose lowest arrangement is predicted lowest, held out",
+    },
+    "phase_diagram/replica_isotherms": {
+        "autocorrelation": "sweeps between independent samples",
+        "equilibrated": "whether the point counts",
+    },
+    "phase_diagram/boundaries": {
+        "source": "system",
+        "rule": "jump (of an isotherm), crossing (of grand free energies) or tangent (of free energies)",
+        "scan": "up or down: the direction that shows the jump",
+        "x_low": "composition of the phase with fewer ions",
+        "x_high": "composition of the phase with more",
+        "replicas": "replicas that show it",
+    },
+    "phase_diagram/features": {
+        "source": "system",
+        "kind": "solid solution, miscibility gap, eutectoid or compounds, by the common tangents",
+        "eutectoid_k": "temperature where a gap divides",
+        "eutectoid_x": "composition of the phase that appears there",
+        "closed_k": "temperature where the last gap is gone; empty if none is within reach",
+        "hysteresis_v": "mean difference of voltage between the scans, nearest to 300 K",
     },
     "checks": {"first": "the first violation, in words"},
 }

@@ -64,6 +64,11 @@ def _columns(text: str = "", number: str = "", count: str = "", flag: str = "") 
     return {name: kind for kind, names in kinds.items() for name in names.split()}
 
 
+_THERMAL = (
+    "free_energy_ev_site free_energy_error_ev_site energy_ev_site entropy_k_site heat_capacity_k_site"
+)
+_ENTROPIES = "total_k_site ions_k_site charges_k_site mutual_k_site"
+
 TABLES: dict[str, Table] = {
     "sources/citations": Table("sources/citations.csv", "sources", _columns("source")),
     "sources/duplicates": Table(
@@ -201,6 +206,67 @@ TABLES: dict[str, Table] = {
         *("embedding/overview.csv", "embedding-overview"),
         IDENTITY | _columns("status", "redox_silhouette redox_accuracy"),
     ),
+    "phase_diagram/structures": Table(
+        *("phase_diagram/{model}/structures.csv", "phase-diagram-fit"),
+        _columns(
+            "asked_key state_key order status level",
+            "x energy_ev formation_mev_fu fmax_ev_a",
+            "formula_units round",
+        ),
+    ),
+    "phase_diagram/fit": Table(
+        *("phase_diagram/{model}/fit.csv", "phase-diagram-fit"),
+        _columns(
+            "source expansion",
+            "rmse_mev_fu cross_validation_mev_fu held_out_rmse_mev_fu held_out_rmse_mev_site dielectric "
+            "pairs_ordered",
+            "structures orbits functions ground_states ground_states_found",
+        ),
+    ),
+    "phase_diagram/replica_isotherms": Table(
+        *("phase_diagram/{model}/isotherms.csv", "phase-diagram-sample"),
+        _columns(
+            "expansion direction",
+            "temperature_k mu_ev x x_error energy_ev_site energy_error_ev_site heat_capacity_k_site "
+            "autocorrelation",
+            flag="equilibrated",
+        ),
+    ),
+    "phase_diagram/replica_thermal": Table(
+        *("phase_diagram/{model}/thermal.csv", "phase-diagram-sample"),
+        _columns("expansion", f"temperature_k x {_THERMAL}"),
+    ),
+    "phase_diagram/replica_entropy": Table(
+        *("phase_diagram/{model}/entropy.csv", "phase-diagram-sample"),
+        _columns("", f"temperature_k x {_ENTROPIES}"),
+    ),
+    "phase_diagram/boundaries": Table(
+        *("phase_diagram/boundaries.csv", "phase-diagram"),
+        _columns(
+            "source expansion rule scan",
+            "temperature_k x_low x_low_std x_high x_high_std mu_ev mu_ev_std",
+            "replicas",
+        ),
+    ),
+    "phase_diagram/isotherms": Table(
+        *("phase_diagram/isotherms.csv", "phase-diagram"),
+        _columns(
+            "source expansion direction",
+            "temperature_k mu_ev x x_error energy_ev_site heat_capacity_k_site voltage_v",
+        ),
+    ),
+    "phase_diagram/free_energy": Table(
+        *("phase_diagram/free_energy.csv", "phase-diagram"),
+        _columns("source expansion", f"temperature_k x {_THERMAL}"),
+    ),
+    "phase_diagram/entropy": Table(
+        *("phase_diagram/entropy.csv", "phase-diagram"),
+        _columns("source", f"temperature_k x {_ENTROPIES}"),
+    ),
+    "phase_diagram/features": Table(
+        *("phase_diagram/features.csv", "phase-diagram"),
+        _columns("source expansion kind", "eutectoid_k eutectoid_x closed_k hysteresis_v"),
+    ),
     "comparison": Table(
         *("comparison/comparison.csv", "comparison"),
         IDENTITY
@@ -236,6 +302,7 @@ DOCUMENTS: dict[str, tuple[str, ...]] = {
     "search": ("summary.json", "found.extxyz"),
     "embedding": ("scores.json",),
     "report": ("index.html", "answer.json"),
+    "phase-diagram-fit": ("decorated.json", "plain.json", "summary.json"),
 }
 """Files other than tables and figures that a command writes. Timings differ from run to run and are no
 part of what is sealed."""
@@ -258,6 +325,11 @@ FIGURES: dict[str, tuple[str, str]] = {
     },
     "embedding/pca": ("embedding/{model}/pca", "embedding"),
     "embedding/overview": ("embedding/overview", "embedding-overview"),
+    "phase_diagram/fit": ("phase_diagram/{model}/fit", "phase-diagram-fit"),
+    **{
+        f"phase_diagram/{name}": (f"phase_diagram/{name}", "phase-diagram")
+        for name in ("diagram", "entropy", "isotherms")
+    },
     "comparison": ("comparison/comparison", "comparison"),
 }
 """Figures by name: file without suffix (each is there as SVG and PNG), and the command that draws it."""

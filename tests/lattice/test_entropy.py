@@ -35,6 +35,7 @@ def test_integration_gives_the_logarithm_of_the_partition_sum():
         beta,
         np.array([item.energy for item in exact]),
         np.array([item.variance for item in exact]),
+        np.zeros(len(beta)),
         log_states=2 * log_choices(4, 2),
     )
     logs = np.array([item.log_sum for item in exact])
@@ -54,7 +55,7 @@ def test_integration_gives_the_logarithm_of_the_partition_sum():
 def test_entropy_of_what_does_not_interact_is_that_of_ideal_mixing():
     beta = ladder(np.array([300.0]), 5, hottest=1000.0)
     zero = np.zeros(len(beta))
-    found = thermal(beta, zero, zero, log_states=log_choices(1000, 300))
+    found = thermal(beta, zero, zero, zero, log_states=log_choices(1000, 300))
     np.testing.assert_allclose(found.entropy / 1000, ideal_mixing(np.array(0.3)), atol=0.004)  # ln(N) / N
     assert (found.heat_capacity == 0).all()
 
@@ -68,7 +69,20 @@ def test_the_ladder_holds_every_temperature_asked_for_and_ascends():
         assert np.isclose(beta, 1 / (BOLTZMANN * temperature), rtol=1e-12).sum() == 1
     assert beta[-1] == pytest.approx(1 / (BOLTZMANN * 300))
     with pytest.raises(ValueError, match="from beta = 0"):
-        thermal(beta[1:], np.zeros(len(beta) - 1), np.zeros(len(beta) - 1), log_states=0.0)
+        thermal(beta[1:], *np.zeros((3, len(beta) - 1)), log_states=0.0)
+
+
+def test_errors_of_the_energies_reach_the_free_energy():
+    """The scatter of free energies from noisy energies is the error that is stated."""
+    rng = np.random.default_rng(5)
+    beta = ladder(np.array([300.0]), 20, hottest=10000.0)
+    errors = np.full(len(beta), 0.02)
+    zero = np.zeros(len(beta))
+    runs = [
+        thermal(beta, errors * rng.normal(size=len(beta)), zero, errors, log_states=3.0) for _ in range(400)
+    ]
+    scatter = np.std([run.free_energy[1:] for run in runs], axis=0)
+    np.testing.assert_allclose(scatter, runs[0].error[1:], rtol=0.15)  # 400 runs give it to 4 %
 
 
 @given(st.floats(0, 1))

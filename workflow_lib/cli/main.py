@@ -28,6 +28,7 @@ from workflow_lib.cli.embedding import embedding, embedding_overview
 from workflow_lib.cli.frames import convert, read
 from workflow_lib.cli.hosts import host
 from workflow_lib.cli.models import evaluate, predict, relax
+from workflow_lib.cli.phase_diagram import phase_diagram, phase_diagram_fit, phase_diagram_sample
 from workflow_lib.cli.report import appendix, report
 from workflow_lib.cli.search import search, search_overview
 from workflow_lib.cli.sources import fetch, sources
@@ -45,6 +46,7 @@ GROUPS: dict[str, tuple[click.Command, ...]] = {
         *(charge_order_reference, charge_order, charge_order_ewald),
         *(charge_order_identical, charge_order_overview),
         *(search, search_overview, thermodynamics, embedding, embedding_overview),
+        *(phase_diagram_fit, phase_diagram_sample, phase_diagram),
         *(comparison, checks, provenance),
     ),
     "Calculations with DFT": (dft_plan, dft_run, dft_status, dft_energies, dft_converge),

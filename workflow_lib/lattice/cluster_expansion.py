@@ -11,6 +11,7 @@ smol takes seconds to import: only the phase-diagram stage loads this module.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -125,13 +126,20 @@ class Space:
         return cls(host, subspace, charges=charges)
 
     @property
-    def unpenalised(self) -> np.ndarray:
+    def points(self) -> np.ndarray:
         """Marks [f] the constant and the functions of one site, which span the composition."""
         marks = np.zeros(len(self.subspace), dtype=bool)
         marks[0] = True
         for orbit in self.subspace.orbits:
             if len(orbit.base_cluster.sites) == 1:
                 marks[orbit.bit_id : orbit.bit_id + len(orbit.bit_combos)] = True
+        return marks
+
+    @property
+    def unpenalised(self) -> np.ndarray:
+        """Marks [f] what every fit contains: :attr:`points` and Ewald's term."""
+        marks = self.points
+        marks[len(marks) - len(self.subspace.external_terms) :] = True
         return marks
 
     @property
@@ -263,7 +271,8 @@ def fit_expansion(
     """Fit energies [n] (eV a supercell) of arrangements; ``where`` names the data in messages.
 
     The fit is of formation energies, so that the penalty does not act on what every arrangement of a
-    composition shares. Raises UserError if an end member is missing or if there are fewer distinct
+    composition shares. Ewald's term is left out (coefficient 0) if the fit would give it a negative
+    dielectric constant. Raises UserError if an end member is missing or if there are fewer distinct
     arrangements than orbits.
     """
     features = space.features(arrangements)
@@ -285,10 +294,18 @@ def fit_expansion(
     _, groups = np.unique(ions, axis=0, return_inverse=True)
     ends = [float(per_cell[x == end].min()) for end in (0.0, 1.0)]
     straight = (1 - x) * ends[0] + x * ends[1]
-    fit = sparse_fit(features, per_cell - straight, groups.ravel(), space.unpenalised)
-    base = features[:, space.unpenalised]
+    kept = (x == 0) | (x == 1)
+    groups = groups.ravel()
+    fit = sparse_fit(features, per_cell - straight, groups, always=space.unpenalised, kept=kept)
+    if space.charges and fit.coefficients[-1] <= 0:
+        # A negative dielectric constant: the data cannot tell Ewald's term from the pairs. Without it:
+        rest = sparse_fit(
+            features[:, :-1], per_cell - straight, groups, always=space.unpenalised[:-1], kept=kept
+        )
+        fit = replace(rest, coefficients=np.append(rest.coefficients, 0.0))
+    points = space.points
     coefficients = fit.coefficients.copy()
-    coefficients[space.unpenalised] += np.linalg.lstsq(base, straight, rcond=None)[0]
+    coefficients[points] += np.linalg.lstsq(features[:, points], straight, rcond=None)[0]
     data = RegressionData(
         module=sparse_fit.__module__,
         estimator_name=sparse_fit.__name__,

@@ -31,13 +31,14 @@ def ideal_mixing(x: np.ndarray) -> np.ndarray:
 class Thermal:
     """Canonical thermodynamics on a ladder of ``beta`` [n] (1/eV), ascending from 0.
 
-    ``energy`` [n] and ``free_energy`` [n] in eV (that at beta = 0 is -inf), ``entropy`` [n] in k and
-    ``heat_capacity`` [n] in k, all of a supercell.
+    ``energy`` [n] and ``free_energy`` [n] in eV (that at beta = 0 is -inf) with its statistical ``error``,
+    ``entropy`` [n] and ``heat_capacity`` [n] in k, all of a supercell.
     """
 
     beta: np.ndarray
     energy: np.ndarray
     free_energy: np.ndarray
+    error: np.ndarray
     entropy: np.ndarray
     heat_capacity: np.ndarray
 
@@ -48,8 +49,10 @@ class Thermal:
             return 1 / (BOLTZMANN * self.beta)
 
 
-def thermal(beta: np.ndarray, energy: np.ndarray, variance: np.ndarray, *, log_states: float) -> Thermal:
-    """Integrate mean energies [n] (eV) and their variances [n] (eV^2) over a ladder from beta = 0.
+def thermal(
+    beta: np.ndarray, energy: np.ndarray, variance: np.ndarray, errors: np.ndarray, *, log_states: float
+) -> Thermal:
+    """Integrate mean energies [n] (eV, with ``errors``) and variances [n] (eV^2) on a ladder from beta = 0.
 
     ``log_states`` is the logarithm of the number of arrangements. Between two rungs the energy is the
     cubic with the sampled values and slopes (dE/dbeta = -variance), whose integral is exact.
@@ -63,8 +66,15 @@ def thermal(beta: np.ndarray, energy: np.ndarray, variance: np.ndarray, *, log_s
     reduced = np.concatenate([[0.0], np.cumsum(parts)]) - log_states
     free = np.full(len(beta), -np.inf)
     free[1:] = reduced[1:] / beta[1:]
+    # Each rung's energy counts with half of the steps beside it; the last one of a part with one half.
+    weight = np.concatenate([[step[0]], step[1:] + step[:-1]]) / 2
+    squares = np.concatenate([[0.0], np.cumsum((weight * errors[:-1]) ** 2)]) + np.concatenate(
+        [[0.0], (step / 2 * errors[1:]) ** 2]
+    )
+    error = np.zeros(len(beta))
+    error[1:] = np.sqrt(squares[1:]) / beta[1:]
     entropy = beta * energy - reduced
-    return Thermal(beta, energy, free, entropy, -slope * beta**2)
+    return Thermal(beta, energy, free, error, entropy, -slope * beta**2)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,125 @@
+"""Boundaries and their names from tables whose answers are known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from workflow_lib.lattice.entropy import BOLTZMANN, ideal_mixing
+from workflow_lib.lattice.isotherms import Gap
+from workflow_lib.stages.phase_diagram.boundaries import (
+    boundary_table,
+    features,
+    loops,
+    mean_free_energies,
+    mean_isotherms,
+)
+
+W = 0.1  # eV, of a regular solution, which unmixes below 580 K
+X = np.linspace(0, 1, 61)
+
+
+def free(temperatures: tuple[float, ...], error: float = 0.0, seed: int = 0) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    parts = []
+    for t in temperatures:
+        f = W * X * (1 - X) - BOLTZMANN * t * ideal_mixing(X) + error * rng.normal(size=len(X))
+        parts.append(
+            pd.DataFrame(
+                {
+                    "expansion": "plain",
+                    "temperature_k": t,
+                    "x": X,
+                    "free_energy_ev_site": f,
+                    "free_energy_error_ev_site": error,
+                    "energy_ev_site": 0.0,
+                    "entropy_k_site": 0.0,
+                    "heat_capacity_k_site": 0.0,
+                }
+            )
+        )
+    return pd.concat(parts, ignore_index=True)
+
+
+def isotherm(temperature: float, up_at: float, down_at: float) -> pd.DataFrame:
+    """Steps at ``up_at`` and ``down_at`` (eV) between nearly empty and nearly full."""
+    mu = np.round(np.arange(-0.2, 0.2001, 0.01), 6)
+    rows = []
+    for direction, place in (("up", up_at), ("down", down_at)):
+        x = np.where(mu > place, 0.99, 0.01)
+        rows.append(
+            pd.DataFrame(
+                {
+                    "expansion": "plain",
+                    "temperature_k": temperature,
+                    "direction": direction,
+                    "mu_ev": mu,
+                    "x": x,
+                    "equilibrated": True,
+                    "energy_ev_site": 0.0,
+                    "heat_capacity_k_site": 0.0,
+                }
+            )
+        )
+    return pd.concat(rows, ignore_index=True)
+
+
+def test_all_rules_find_the_gap_of_a_regular_solution():
+    isotherms = [isotherm(400.0, 0.055, -0.045), isotherm(400.0, 0.055, -0.045)]
+    table = boundary_table(
+        isotherms, [free((400.0, 700.0)), free((400.0, 700.0))], energies=(0.0, 0.0), species=1
+    )
+    tangent = table[table["rule"] == "tangent"]
+    assert tangent["temperature_k"].tolist() == [400.0]  # at 700 K all is one phase
+    low = float(tangent["x_low"].iloc[0])
+    assert 0.02 < low < 0.12
+    assert float(tangent["x_high"].iloc[0]) == pytest.approx(1 - low)
+    assert tangent["replicas"].iloc[0] == 2
+    jumps = table[table["rule"] == "jump"].set_index("scan")
+    assert jumps.loc["up", "mu_ev"] == pytest.approx(0.055)
+    assert jumps.loc["down", "mu_ev"] == pytest.approx(-0.045)
+    crossing = table[table["rule"] == "crossing"].iloc[0]
+    # Both branches have constant x, so their grand free energies cross at 0 by symmetry.
+    assert crossing["mu_ev"] == pytest.approx(0.0, abs=1e-6)
+    assert crossing["mu_ev_std"] == 0
+    assert loops(mean_isotherms(isotherms), 1)[400.0] == pytest.approx(0.098, abs=1e-6)
+    assert loops(mean_isotherms(isotherms), 2)[400.0] == pytest.approx(0.049, abs=1e-6)
+
+
+def test_noise_of_the_stated_size_makes_no_gap():
+    replicas = [free((700.0,), error=3e-4, seed=seed) for seed in (1, 2, 3)]
+    table = boundary_table([isotherm(700.0, 0.0, 0.0)] * 3, replicas, energies=(0.0, 0.0), species=1)
+    assert not (table["rule"] == "tangent").any()
+    mean = mean_free_energies(replicas)
+    assert mean["free_energy_error_ev_site"].max() < 8e-4
+    assert mean["free_energy_error_ev_site"].min() >= 3e-4 / np.sqrt(3) * 0.999
+
+
+def test_points_that_some_replica_lacks_are_left_out():
+    one, other = isotherm(400.0, 0.0, 0.0), isotherm(400.0, 0.0, 0.0)
+    other.loc[other["mu_ev"] == 0.05, "equilibrated"] = False
+    assert 0.05 not in set(mean_isotherms([one, other])["mu_ev"])
+    assert len(mean_isotherms([one, one])) == len(one)
+
+
+def gap(low: float, high: float) -> Gap:
+    return Gap(low, high, 0.0)
+
+
+def test_names_of_what_a_diagram_shows():
+    t = (200.0, 400.0, 600.0)
+    assert features(t, [])["kind"] == "solid solution"
+    closing = features(t, [(200.0, gap(0, 1)), (400.0, gap(0.2, 0.8))])
+    assert (closing["kind"], closing["closed_k"]) == ("miscibility gap", 500.0)
+    assert features(t, [(k, gap(0, 1)) for k in t])["closed_k"] is None
+    eutectoid = features(
+        t, [(200.0, gap(0, 1)), (400.0, gap(0, 0.5)), (400.0, gap(0.7, 1)), (600.0, gap(0, 0.3))]
+    )
+    assert eutectoid == {
+        "kind": "eutectoid",
+        "eutectoid_k": 300.0,
+        "eutectoid_x": pytest.approx(0.6),
+        "closed_k": None,
+    }
+    assert features(t, [(200.0, gap(0, 0.5)), (200.0, gap(0.5, 1))])["kind"] == "compounds"

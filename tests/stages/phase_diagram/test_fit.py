@@ -1,0 +1,112 @@
+"""From energies that are known to expansions, and to the ground states that they predict."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from conftest import KnownSource
+
+from workflow_lib.core.errors import UserError
+from workflow_lib.lattice.host import Host
+from workflow_lib.stages.phase_diagram.fit import (
+    fit_row,
+    fit_system,
+    order_scores,
+)
+from workflow_lib.stages.phase_diagram.settings import (
+    DECORATED,
+    PLAIN,
+    Cutoffs,
+    StructureSettings,
+    SystemSettings,
+)
+from workflow_lib.stages.phase_diagram.structures import Answer, first_arrangements, training_set
+
+SYSTEM = SystemSettings(
+    name="toy", potential="known", decorated=Cutoffs(pairs=3.9), plain=Cutoffs(pairs=5.1)
+)
+STRUCTURES = StructureSettings(cells=((1, 1, 1), (1, 2, 1)), per_composition=2, rounds=3)
+
+
+def test_known_energies_are_fitted_and_their_ground_states_found(host: Host, known: KnownSource):
+    fitted = fit_system(known, host, SYSTEM, STRUCTURES, np.random.default_rng(1))
+    row = fit_row(DECORATED, fitted, host)
+    assert row["held_out_rmse_mev_fu"] < 1e-3
+    assert row["pairs_ordered"] == 1.0
+    assert row["ground_states_found"] == row["ground_states"]
+    # The lowest state of each composition of the small cell, all of which are enumerated.
+    decorated = fitted.expansions[DECORATED]
+    for ions in (1, 2, 3):
+        states = host.enumerate((1, 1, 1), ions, charges=True)
+        assert known.energies(states).argmin() == decorated.energies(states).argmin()
+    assert fitted.converged
+    assert max(fitted.rounds) >= 1
+    asked = [host.key(arrangement) for arrangement in known.asked]
+    assert len(asked) == len(set(asked))  # nothing is relaxed twice
+    assert fit_row(PLAIN, fitted, host)["structures"] < len(fitted.answers)
+
+
+def test_the_first_arrangements_hold_ends_and_every_composition(host: Host):
+    for charges in (True, False):
+        found = first_arrangements(host, STRUCTURES, charges=charges, rng=np.random.default_rng(2))
+        assert len({host.key(a) for a in found}) == len(found)
+        x = {(a.repeat, len(a.occupied)) for a in found}
+        assert {((1, 1, 1), n) for n in range(5)} <= x
+        assert {((1, 2, 1), n) for n in range(1, 8)} <= x
+    again = first_arrangements(host, STRUCTURES, charges=True, rng=np.random.default_rng(2))
+    assert [host.key(a) for a in again] == [
+        host.key(a)
+        for a in first_arrangements(host, STRUCTURES, charges=True, rng=np.random.default_rng(2))
+    ]
+
+
+def answer(host: Host, key: str, energy: float, **changes: object) -> Answer:
+    state = host.parse(key)
+    return replace(Answer(state, state, "carried", energy, "converged", 0.0), **changes)  # type: ignore[arg-type]
+
+
+def test_what_a_structure_counts_as(host: Host):
+    one, other = "1x1x1:Na1001:Fe2323", "1x1x1:Na1001:Fe2233"
+    ions = host.parse(one).without_charges()
+    answers = [
+        answer(host, one, -3.0),
+        answer(host, other, -2.0, became=host.parse(one), order="changed"),  # it is `one`, and higher
+        answer(host, other, -5.0, became=ions, order="ambiguous"),  # counts for its ions alone
+        answer(host, "1x1x1:Na1000:Fe2333", -9.0, became=None, order="off-site"),
+    ]
+    arrangements, energies = training_set(answers, host, charges=True)
+    assert [(host.key(a), e) for a, e in zip(arrangements, energies, strict=True)] == [(one, -3.0)]
+    arrangements, energies = training_set(answers, host, charges=False)
+    assert [(host.key(a), e) for a, e in zip(arrangements, energies, strict=True)] == [
+        ("1x1x1:Na1001", -5.0)
+    ]
+
+
+def test_no_structure_that_counts_is_one_line(host: Host, known: KnownSource):
+    class Lost(KnownSource):
+        def answers(self, arrangements):
+            return [replace(a, became=None, order="off-site") for a in super().answers(arrangements)]
+
+    lost = Lost(known.space, known.coefficients)
+    with pytest.raises(UserError, match=r"^toy, decorated: no structure counts \(\d+ off-site\)"):
+        fit_system(lost, host, SYSTEM, STRUCTURES, np.random.default_rng(1))
+
+
+def test_too_few_structures_for_the_orbits_is_one_line(host: Host, known: KnownSource):
+    few = StructureSettings(cells=((1, 1, 1),), rounds=0)
+    large = SYSTEM.model_copy(update={"decorated": Cutoffs(pairs=7.0)})
+    with pytest.raises(UserError, match=r"toy, decorated: 16 distinct .* too few for \d+ orbits"):
+        fit_system(known, host, large, few, np.random.default_rng(1))
+
+
+def test_order_scores():
+    x = np.array([0.0, 0.5, 0.5, 0.5, 1.0])
+    known = np.array([0.0, 1.0, 2.0, 3.0, 0.0])
+    right = order_scores(x, known, known + 7)
+    assert right == {"pairs_ordered": 1.0, "ground_states": 1, "ground_states_found": 1}
+    wrong = order_scores(x, known, -known)
+    assert wrong == {"pairs_ordered": 0.0, "ground_states": 1, "ground_states_found": 0}
+    alone = order_scores(np.array([0.0, 0.5, 1.0]), np.zeros(3), np.zeros(3))
+    assert alone == {"pairs_ordered": None, "ground_states": 0, "ground_states_found": None}

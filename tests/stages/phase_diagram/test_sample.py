@@ -1,0 +1,149 @@
+"""Sampling of expansions without interactions, where isotherms, free energies and entropies are known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from smol.cofe import ClusterExpansion
+
+from workflow_lib.core.errors import UserError
+from workflow_lib.lattice.cluster_expansion import Expansion, Space
+from workflow_lib.lattice.entropy import BOLTZMANN, log_choices
+from workflow_lib.lattice.host import Host
+from workflow_lib.stages.phase_diagram.sample import (
+    Lattice,
+    entropies,
+    free_energies,
+    isotherms,
+    mu_grid,
+)
+from workflow_lib.stages.phase_diagram.settings import DECORATED, PLAIN, SamplingSettings
+
+SETTINGS = SamplingSettings(
+    cell=(1, 2, 2),
+    temperatures=(400, 900),
+    mu_step=0.05,
+    sweeps=60,
+    replicas=1,
+    compositions=4,
+    rungs=8,
+    hottest=5000,
+    entropy_x=(0.5,),
+    entropy_temperatures=(600,),
+    entropy_orders=1,
+)
+
+
+def ideal(space: Space, host: Host, settings: SamplingSettings = SETTINGS) -> Lattice:
+    """Energies that depend on composition alone: -3 eV an ion."""
+    coefficients = np.zeros(len(space.subspace))
+    x = np.array([0.0, 1.0])
+    ends = [host.end_members(charges=space.charges)[i][0] for i in (0, 1)]
+    base = space.features(ends)[:, space.points]
+    coefficients[space.points] = np.linalg.lstsq(base, -12 * x - 100, rcond=None)[0]
+    smol = ClusterExpansion(space.subspace, coefficients)
+    name = DECORATED if space.charges else PLAIN
+    return Lattice.of(name, Expansion(host, smol, charges=space.charges), host, settings)
+
+
+def test_isotherms_of_an_ideal_solution(host: Host, plain_space: Space, decorated_space: Space):
+    for space in (plain_space, decorated_space):
+        lattice = ideal(space, host)
+        table = isotherms(lattice, np.random.default_rng(1), "toy")
+        assert set(table["direction"]) == {"up", "down"}
+        assert table["equilibrated"].all()
+        n = np.arange(lattice.n_mobile + 1)
+        ways = [log_choices(lattice.n_mobile, int(k)) * (2 if space.charges else 1) for k in n]
+        for row in table.itertuples():
+            kt = BOLTZMANN * float(row.temperature_k)
+            weights = np.array(ways) + n * (float(row.mu_ev) + 3.0) / kt
+            weights = np.exp(weights - weights.max())
+            expected = float(n @ weights / weights.sum()) / lattice.n_mobile
+            # Sixty sweeps of 16 sites: a standard error is a few per cent at most.
+            assert abs(float(row.x) - expected) < 5 * float(row.x_error) + 0.02
+        assert (table["energy_ev_site"] + 25 + 3 * table["x"]).abs().max() < 1e-9
+        for _, own in table.groupby(["temperature_k", "direction"]):
+            ends = own.sort_values("mu_ev")["x"]
+            assert ends.iloc[0] < 0.02
+            assert ends.iloc[-1] > 0.98
+
+
+def test_free_energies_of_an_ideal_solution(host: Host, plain_space: Space, decorated_space: Space):
+    for space, species in ((plain_space, 1), (decorated_space, 2)):
+        lattice = ideal(space, host)
+        table = free_energies(lattice, np.random.default_rng(1), "toy")
+        assert len(table) == 5 * 2
+        n = lattice.n_mobile
+        ways = np.array([species * log_choices(n, round(x * n)) / n for x in table["x"]])
+        expected = -25 - 3 * table["x"] - BOLTZMANN * table["temperature_k"] * ways
+        np.testing.assert_allclose(table["free_energy_ev_site"], expected, atol=1e-9)
+        np.testing.assert_allclose(table["entropy_k_site"], ways, atol=1e-6)
+        assert table["heat_capacity_k_site"].abs().max() < 1e-9
+        assert table["free_energy_error_ev_site"].max() < 1e-9
+
+
+def test_ideal_ions_and_charges_share_nothing(host: Host, decorated_space: Space):
+    lattice = ideal(decorated_space, host)
+    [row] = entropies(lattice, np.random.default_rng(1), "toy").to_dict("records")
+    alone = log_choices(16, 8) / 16
+    assert row["ions_k_site"] == pytest.approx(alone, abs=1e-6)
+    assert row["charges_k_site"] == pytest.approx(alone, abs=1e-6)
+    assert row["total_k_site"] == pytest.approx(2 * alone, abs=1e-6)
+    assert row["mutual_k_site"] == pytest.approx(0, abs=1e-6)
+
+
+def test_a_point_that_never_equilibrates_is_said_and_left_out(
+    host: Host, plain_space: Space, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    lattice = ideal(plain_space, host)
+    monkeypatch.setattr("workflow_lib.lattice.sampling_statistics.FEWEST", 1e9)
+    with pytest.raises(UserError, match=r"toy: \d+ of \d+ points at 400 K never equilibrate; raise"):
+        isotherms(lattice, np.random.default_rng(1), "toy")
+    said = capsys.readouterr().err.splitlines()
+    assert "not equilibrated after 480 sweeps; left out" in said[0]
+
+
+def test_energies_that_reach_no_end_member_are_one_line(host: Host, plain_space: Space):
+    """Ions that attract each other more than any grid can reach: no dilute solution is ever left."""
+    lattice = ideal(plain_space, host)
+    monstrous = lattice.energy.field - 40.0
+    away = Lattice(
+        lattice.name,
+        lattice.expansion,
+        host,
+        type(lattice.energy)(
+            lattice.energy.constant,
+            monstrous,
+            lattice.energy.pairs,
+            lattice.energy.triplets,
+            lattice.energy.triplet_sites,
+        ),
+        SETTINGS,
+    )
+    grid = mu_grid(away, np.random.default_rng(1))  # the average itself is there: only its width counts
+    assert grid[0] < -43 < grid[-1]
+    pairs = lattice.energy.pairs - 6.0 * (1 - np.eye(lattice.energy.n_sites))
+    bound = type(lattice.energy)(
+        lattice.energy.constant,
+        lattice.energy.field,
+        pairs,
+        lattice.energy.triplets,
+        lattice.energy.triplet_sites,
+    )
+    with pytest.raises(UserError, match="the expansion lies outside its data"):
+        # Full from -48 eV on, but the average is there too; 5 eV on either side, it stays full.
+        mu_grid(
+            Lattice(lattice.name, lattice.expansion, host, _half(bound), SETTINGS), np.random.default_rng(1)
+        )
+
+
+def _half(energy):
+    """The same energy, lowest in the middle of the compositions by far: no end member is ever reached."""
+    pairs = 20.0 * (1 - np.eye(energy.n_sites))
+    return type(energy)(
+        energy.constant,
+        np.full(energy.n_sites, -20.0 * (energy.n_sites - 1) / 2),
+        pairs,
+        energy.triplets,
+        energy.triplet_sites,
+    )

@@ -1,0 +1,191 @@
+"""Figures of all systems: diagrams, entropy, isotherms; the CSV beside each holds the data drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from workflow_lib.core.io import save_figure
+from workflow_lib.core.plotting import OKABE_ITO, style
+from workflow_lib.lattice.entropy import ideal_mixing
+from workflow_lib.lattice.isotherms import single_phase
+from workflow_lib.stages.phase_diagram.boundaries import CROSSING, TANGENT, scan
+from workflow_lib.stages.phase_diagram.settings import DECORATED, PLAIN
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+TITLES = {DECORATED: "with electronic entropy", PLAIN: "without electronic entropy"}
+ROOM = 300.0  # K
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """What is drawn of a system, by expansion: isotherms, free energies, boundaries; and its entropy."""
+
+    label: str
+    mobile: str
+    isotherms: dict[str, pd.DataFrame]
+    free: dict[str, pd.DataFrame]
+    boundaries: dict[str, pd.DataFrame]
+    entropy: pd.DataFrame
+
+    def with_entropy(self, table: pd.DataFrame) -> System:
+        """Return the system with its entropy taken apart."""
+        return replace(self, entropy=table)
+
+
+def _x(system: System) -> str:
+    return f"x (filled fraction of the {system.mobile} sites)"
+
+
+def draw_diagram(systems: Sequence[System], stem: Path) -> None:
+    """Draw temperature against composition, (a) with and (b) without charge states, a row a system.
+
+    Dots: points of one phase of the isotherms, coloured by chemical potential; dashed lines: two phases
+    in equilibrium (common tangents); crosses: where the branches from the end members cross.
+    """
+    import matplotlib.pyplot as plt
+
+    style()
+    columns = [name for name in (DECORATED, PLAIN) if any(name in s.boundaries for s in systems)]
+    size = (3.5 * len(columns) + 0.4, 2.7 * len(systems) + 0.5)
+    figure, axes = plt.subplots(len(systems), len(columns), figsize=size, squeeze=False, sharex=True)
+    for system, row in zip(systems, axes, strict=True):
+        for place, (panel, name) in enumerate(zip(row, columns, strict=True)):
+            title = f"({'ab'[columns.index(name)]}) {system.label}, {TITLES[name]}"
+            panel.set_title(title, fontsize=8.5)
+            if name in system.boundaries:
+                _diagram(panel, system.isotherms[name], system.boundaries[name])
+            else:
+                panel.text(0.5, 0.5, "no charge states", transform=panel.transAxes, ha="center")
+            panel.set(xlim=(-0.02, 1.02))
+            if place == 0:
+                panel.set_ylabel("temperature (K)")
+    for system, row in zip(systems, axes, strict=True):
+        for panel in row:
+            panel.set_xlabel(_x(system), fontsize=8)
+    handles: dict[str, Any] = {}
+    for panel in axes.flat:
+        found = panel.get_legend_handles_labels()
+        handles |= dict(zip(found[1], found[0], strict=True))
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, fontsize=7)
+    save_figure(figure, stem)
+
+
+def _diagram(panel: Axes, isotherms: pd.DataFrame, boundaries: pd.DataFrame) -> None:
+    for temperature, own in isotherms.groupby("temperature_k"):
+        for direction, marker in (("up", "o"), ("down", "o")):
+            mu, x = scan(own, direction)
+            if len(mu) < 2:
+                continue
+            one = single_phase(mu, x)
+            panel.scatter(
+                x[one],
+                np.full(one.sum(), temperature),
+                c=mu[one],
+                s=9,
+                marker=marker,
+                cmap="viridis",
+                lw=0,
+                label="one phase (coloured by chemical potential)",
+            )
+    looks: tuple[tuple[str, dict[str, Any], str], ...] = (
+        (TANGENT, {"color": "0.15", "ls": "--", "lw": 1.0}, "two phases (common tangents)"),
+        (CROSSING, {"color": OKABE_ITO[5], "ls": "", "marker": "x", "ms": 5}, "branches in equilibrium"),
+    )
+    for rule, look, label in looks:
+        ends = boundaries.loc[boundaries["rule"] == rule, ["x_low", "x_high", "temperature_k"]]
+        for low, high, temperature in ends.to_numpy(float).tolist():
+            panel.plot([low, high], [temperature] * 2, label=label, **look)
+
+
+def draw_entropy(systems: Sequence[System], stem: Path) -> None:
+    """Draw the entropy against x, and its parts where they were sampled, with the ideal limits."""
+    import matplotlib.pyplot as plt
+
+    style()
+    figure, axes = plt.subplots(
+        len(systems), 2, figsize=(7.4, 2.7 * len(systems) + 0.4), squeeze=False, sharey="row"
+    )
+    grid = np.linspace(0, 1, 101)
+    for system, (left, right) in zip(systems, axes, strict=True):
+        for name, lines in ((DECORATED, "-"), (PLAIN, ":")):
+            if name not in system.free:
+                continue
+            temperatures = sorted(set(system.free[name]["temperature_k"]))
+            for place, temperature in enumerate(temperatures[:: max(1, len(temperatures) // 3)]):
+                own = system.free[name][system.free[name]["temperature_k"] == temperature]
+                label = f"{temperature:g} K, {TITLES[name]}"
+                left.plot(own["x"], own["entropy_k_site"], lines, color=OKABE_ITO[place], label=label)
+        left.plot(grid, 2 * ideal_mixing(grid), color="0.6", lw=0.8, label="ideal, ions and charges")
+        left.plot(grid, ideal_mixing(grid), color="0.6", lw=0.8, ls="--", label="ideal, ions")
+        left.set(title=system.label, xlabel=_x(system), ylabel="entropy (k per mobile site)")
+        left.legend(fontsize=6)
+        _parts(right, system)
+    save_figure(figure, stem)
+
+
+def _parts(panel: Axes, system: System) -> None:
+    panel.set(title="S(A,e) = S'(A) + S'(e) + I(A,e)", xlabel="temperature (K)")
+    if system.entropy.empty:
+        panel.text(0.5, 0.5, "no charge states", transform=panel.transAxes, ha="center")
+        return
+    for place, (x, own) in enumerate(system.entropy.groupby("x")):
+        for column, line, name in (
+            ("total_k_site", "-", "S(A,e)"),
+            ("ions_k_site", "--", "S'(A)"),
+            ("charges_k_site", "-.", "S'(e)"),
+            ("mutual_k_site", ":", "I(A,e)"),
+        ):
+            look: dict[str, Any] = {"marker": ".", "color": OKABE_ITO[place]}
+            label = f"{name}, x = {x:.2f}"
+            panel.plot(own["temperature_k"], own[column], line, label=label, **look)
+    panel.legend(fontsize=6, ncols=2)
+
+
+def draw_isotherms(systems: Sequence[System], stem: Path) -> None:
+    """Draw both scans at the temperature nearest to 300 K, as voltage or chemical potential, and C(T)."""
+    import matplotlib.pyplot as plt
+
+    style()
+    figure, axes = plt.subplots(len(systems), 2, figsize=(7.4, 2.7 * len(systems) + 0.4), squeeze=False)
+    for system, (left, right) in zip(systems, axes, strict=True):
+        volts = all(table["voltage_v"].notna().all() for table in system.isotherms.values())
+        for place, (name, table) in enumerate(system.isotherms.items()):
+            temperatures = np.array(sorted(set(table["temperature_k"])))
+            near = float(temperatures[np.abs(temperatures - ROOM).argmin()])
+            for direction, line in (("up", "-"), ("down", "--")):
+                own = table[(table["temperature_k"] == near) & (table["direction"] == direction)]
+                own = own.sort_values("mu_ev")
+                column = "voltage_v" if volts else "mu_ev"
+                label = f"{near:g} K, {TITLES[name]}, {'filling' if direction == 'up' else 'emptying'}"
+                left.plot(own["x"], own[column], line, color=OKABE_ITO[place], lw=1, label=label)
+            free = system.free[name]
+            for x in _three(free["x"].to_numpy(float)):
+                own = free[free["x"] == x].sort_values("temperature_k")
+                right.plot(
+                    own["temperature_k"],
+                    own["heat_capacity_k_site"],
+                    "-" if name == DECORATED else ":",
+                    label=f"x = {x:.2f}, {TITLES[name]}",
+                )
+        metal = f"voltage (V against {system.mobile} metal)"
+        left.set(
+            title=system.label, xlabel=_x(system), ylabel=metal if volts else "chemical potential (eV)"
+        )
+        right.set(xlabel="temperature (K)", ylabel="heat capacity (k per mobile site)")
+        left.legend(fontsize=6)
+        right.legend(fontsize=6)
+    save_figure(figure, stem)
+
+
+def _three(x: np.ndarray) -> list[float]:
+    """Return the compositions nearest to 1/4, 1/2 and 3/4."""
+    every = np.unique(x)
+    return sorted({float(every[np.abs(every - value).argmin()]) for value in (0.25, 0.5, 0.75)})

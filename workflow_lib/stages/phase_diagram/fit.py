@@ -1,0 +1,220 @@
+"""Fit both expansions of a system, and relax what they predict to be lowest until nothing is new."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from workflow_lib.core.errors import UserError
+from workflow_lib.core.progress import say
+from workflow_lib.lattice.arrangement import UNIT, Arrangement
+from workflow_lib.lattice.cluster_expansion import Expansion, Space, fit_expansion
+from workflow_lib.lattice.host import Host
+from workflow_lib.lattice.monte_carlo import Sampler, neutral_exchange
+from workflow_lib.stages.phase_diagram.settings import (
+    DECORATED,
+    PLAIN,
+    Cutoffs,
+    StructureSettings,
+    SystemSettings,
+)
+from workflow_lib.stages.phase_diagram.structures import (
+    Answer,
+    DftSource,
+    Source,
+    first_arrangements,
+    training_set,
+)
+
+COOLING = np.geomspace(4000.0, 30.0, 16)
+"""K, temperatures of one search for a ground state on the expansion."""
+COOLING_SWEEPS = 60
+"""Sweeps at each of them; the cells are small."""
+TIE = 1e-5
+"""eV a host cell; a predicted ground state must lie farther below what is known than this to be new."""
+SAME = 1e-9
+"""meV per formula unit; energies of arrangements nearer than this tie."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """Expansions by name with the data they were fitted to, all answers, and the round of each answer."""
+
+    expansions: dict[str, Expansion]
+    data: dict[str, tuple[list[Arrangement], np.ndarray]]
+    answers: list[Answer]
+    rounds: list[int]
+    converged: bool
+    """Whether the last round found no arrangement that was not known."""
+
+
+def fit_system(
+    source: Source,
+    host: Host,
+    system: SystemSettings,
+    settings: StructureSettings,
+    rng: np.random.Generator,
+) -> Fitted:
+    """Gather energies and fit; raise UserError where the data cannot carry an expansion."""
+    if isinstance(source, DftSource):
+        answers = list(source.all)
+    else:
+        answers = source.answers(first_arrangements(host, settings, charges=source.charges, rng=rng))
+    rounds = [0] * len(answers)
+    spaces = _spaces(source, host, system)
+    expansions, data = _fit(spaces, answers, host, system.name)
+    converged = not source.open
+    for number in range(1, settings.rounds + 1 if source.open else 0):
+        name = DECORATED if DECORATED in expansions else PLAIN
+        found = ground_states(expansions[name], host, settings, rng)
+        asked = {host.key(answer.asked) for answer in answers}
+        lower = below_known(expansions[name], data[name][0], found, host)
+        new = [arrangement for arrangement in lower if host.key(arrangement) not in asked]
+        if not new:
+            converged = True
+            break
+        say(f"{system.name}: round {number} relaxes {len(new)} predicted ground states")
+        more = source.answers(new)
+        answers += more
+        rounds += [number] * len(more)
+        expansions, data = _fit(spaces, answers, host, system.name)
+    return Fitted(expansions, data, answers, rounds, converged)
+
+
+def _spaces(source: Source, host: Host, system: SystemSettings) -> dict[str, Space]:
+    cutoffs: dict[str, Cutoffs] = {PLAIN: system.plain}
+    if source.charges:
+        cutoffs = {DECORATED: system.decorated, PLAIN: system.plain}
+    return {
+        name: Space.within(host, pairs=own.pairs, triplets=own.triplets, charges=name == DECORATED)
+        for name, own in cutoffs.items()
+    }
+
+
+def _fit(
+    spaces: dict[str, Space], answers: Sequence[Answer], host: Host, where: str
+) -> tuple[dict[str, Expansion], dict[str, tuple[list[Arrangement], np.ndarray]]]:
+    data = {name: training_set(answers, host, charges=space.charges) for name, space in spaces.items()}
+    for name, (arrangements, _) in data.items():
+        if not arrangements:
+            counts = Counter(answer.order for answer in answers)
+            why = ", ".join(f"{number} {order}" for order, number in counts.items())
+            raise UserError(f"{where}, {name}: no structure counts ({why}); use another potential")
+    expansions = {
+        name: fit_expansion(space, *data[name], where=f"{where}, {name}") for name, space in spaces.items()
+    }
+    return expansions, data
+
+
+def below_known(
+    expansion: Expansion, known: Sequence[Arrangement], found: Sequence[Arrangement], host: Host
+) -> list[Arrangement]:
+    """Return those of ``found`` that the expansion puts below all known ones of their composition."""
+    lowest: dict[float, float] = {}
+    for arrangement, energy in zip(known, _per_cell(expansion, known), strict=True):
+        x = round(host.composition(arrangement), 9)
+        lowest[x] = min(energy, lowest.get(x, np.inf))
+    return [
+        arrangement
+        for arrangement, energy in zip(found, _per_cell(expansion, found), strict=True)
+        if energy < lowest.get(round(host.composition(arrangement), 9), np.inf) - TIE
+    ]
+
+
+def _per_cell(expansion: Expansion, arrangements: Sequence[Arrangement]) -> list[float]:
+    if not arrangements:
+        return []
+    cells = np.array([arrangement.cells for arrangement in arrangements])
+    return (expansion.energies(arrangements) / cells).tolist()
+
+
+def ground_states(
+    expansion: Expansion, host: Host, settings: StructureSettings, rng: np.random.Generator
+) -> list[Arrangement]:
+    """Return the lowest arrangement of each composition and cell that cooling finds, in canonical form."""
+    found: dict[str, Arrangement] = {}
+    charges = expansion.charges
+    for repeat in settings.cells:
+        energy = expansion.multilinear(repeat)
+        numbers = host.compositions(repeat) if charges else tuple(range(host.n_mobile(repeat) + 1))
+        for ions in numbers:
+            if ions in (0, host.n_mobile(repeat)):
+                continue
+            start = host.random(repeat, ions, charges=charges, rng=rng)
+            walk = Sampler(
+                energy,
+                host.n_mobile(repeat),
+                expansion.space.occupations(start),
+                exchange=neutral_exchange(host, charges=charges),
+                rng=rng,
+            )
+            for temperature in COOLING:
+                walk.canonical(float(temperature), COOLING_SWEEPS)
+            lowest = host.canonical(expansion.space.arrangement(repeat, walk.occupations))
+            found[host.key(lowest)] = lowest
+    return list(found.values())
+
+
+def fit_row(name: str, fitted: Fitted, host: Host) -> dict[str, object]:
+    """Return one row of ``phase_diagram/fit``: what an expansion is worth, in meV per formula unit."""
+    expansion, (arrangements, energies) = fitted.expansions[name], fitted.data[name]
+    fit = expansion.fit
+    assert fit is not None
+    x, formation = formation_of(arrangements, energies, host)
+    # The fit's energies are those of a host cell, against the same end members.
+    scale = 1000 / host.formula_units
+    held = fit.held_out * scale
+    seen = np.isfinite(held)
+    error = float(np.sqrt(np.mean((held[seen] - formation[seen]) ** 2)))
+    score = order_scores(x[seen], formation[seen], held[seen])
+    return {
+        "expansion": name,
+        "structures": len(arrangements),
+        "orbits": len(expansion.space.subspace.orbits) + len(expansion.space.subspace.external_terms),
+        "functions": fit.counting,
+        "rmse_mev_fu": scale * fit.rmse,
+        "cross_validation_mev_fu": scale * fit.cross_validation,
+        "held_out_rmse_mev_fu": error,
+        "held_out_rmse_mev_site": error * host.formula_units / expansion.space.n_sites(UNIT),
+        "dielectric": expansion.dielectric,
+        **score,
+    }
+
+
+def formation_of(
+    arrangements: Sequence[Arrangement], energies: np.ndarray, host: Host
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return x [n] and formation energies [n] in meV per formula unit, against the lowest end members."""
+    from workflow_lib.lattice.formation import formation_mev_fu
+
+    x = np.array([host.composition(a) for a in arrangements])
+    units = np.array([a.cells * host.formula_units for a in arrangements])
+    return x, formation_mev_fu(energies, units, x)
+
+
+def order_scores(x: np.ndarray, known: np.ndarray, predicted: np.ndarray) -> dict[str, object]:
+    """Return how well predictions order energies [n] of equal composition.
+
+    ``pairs_ordered``: share of the pairs whose order is right; ``ground_states``: compositions with
+    more than one arrangement, ``ground_states_found``: those whose lowest is predicted lowest. None
+    where there is no pair.
+    """
+    right, pairs, found, compositions = 0, 0, 0, 0
+    for value in np.unique(x.round(9)):
+        own = np.flatnonzero(np.isclose(x, value))
+        if len(own) < 2:
+            continue
+        compositions += 1
+        found += int(known[own[predicted[own].argmin()]] <= known[own].min() + SAME)
+        gap, guess = known[own][:, None] - known[own], predicted[own][:, None] - predicted[own]
+        upper = np.triu(np.abs(gap) > SAME, 1)
+        pairs += int(upper.sum())
+        right += int((upper & (gap * guess > 0)).sum())
+    return {
+        "pairs_ordered": right / pairs if pairs else None,
+        "ground_states": compositions,
+        "ground_states_found": found if compositions else None,
+    }

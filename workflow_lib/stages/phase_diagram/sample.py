@@ -1,0 +1,278 @@
+"""Monte Carlo of one replica on the expansions of a system: isotherms, free energies, entropy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from workflow_lib.core.errors import UserError
+from workflow_lib.core.progress import Progress, say
+from workflow_lib.lattice.cluster_expansion import Expansion
+from workflow_lib.lattice.entropy import BOLTZMANN, Decomposition, Thermal, ladder, log_choices, thermal
+from workflow_lib.lattice.host import Host
+from workflow_lib.lattice.isotherms import DILUTE
+from workflow_lib.lattice.monte_carlo import Frozen, Sampler, Trace, check_size, neutral_exchange
+from workflow_lib.lattice.multilinear import Multilinear
+from workflow_lib.lattice.sampling_statistics import Mean, mean_of
+from workflow_lib.stages.phase_diagram.settings import SamplingSettings
+
+MARGIN = 0.1
+"""eV by which the range of chemical potentials grows until it reaches the end members."""
+FARTHEST = 5.0
+"""eV from the average at which a range that still reaches no end member is an error."""
+UP, DOWN = "up", "down"
+
+
+@dataclass(frozen=True, slots=True)
+class Lattice:
+    """An expansion on the supercell that is sampled."""
+
+    name: str
+    expansion: Expansion
+    host: Host
+    energy: Multilinear
+    settings: SamplingSettings
+
+    @classmethod
+    def of(cls, name: str, expansion: Expansion, host: Host, settings: SamplingSettings) -> Lattice:
+        """Return the lattice; raise UserError if the supercell is too large."""
+        check_size(host, settings.cell)
+        return cls(name, expansion, host, expansion.multilinear(settings.cell), settings)
+
+    @property
+    def n_mobile(self) -> int:
+        """Mobile sites."""
+        return self.host.n_mobile(self.settings.cell)
+
+    @property
+    def species(self) -> float:
+        """Number of species that move with each ion, itself included."""
+        exchange = neutral_exchange(self.host, charges=self.expansion.charges)
+        return 1 + exchange.reduced / exchange.ions
+
+    def compositions(self) -> tuple[int, ...]:
+        """Return the numbers of ions that can be neutral."""
+        if self.expansion.charges:
+            return self.host.compositions(self.settings.cell)
+        return tuple(range(self.n_mobile + 1))
+
+    def ends(self) -> tuple[int, int]:
+        """Return the numbers of ions of the two end members."""
+        numbers = self.compositions()
+        return numbers[0], numbers[-1]
+
+    def start(self, ions: int, rng: np.random.Generator, frozen: Frozen | None = None) -> Sampler:
+        """Return a sampler at a random arrangement of ``ions`` ions."""
+        charges = self.expansion.charges
+        drawn = self.host.random(self.settings.cell, ions, charges=charges, rng=rng)
+        return self.sampler(self.expansion.space.occupations(drawn), rng, frozen)
+
+    def sampler(
+        self, occupations: np.ndarray, rng: np.random.Generator, frozen: Frozen | None = None
+    ) -> Sampler:
+        """Return a sampler at given occupations."""
+        exchange = neutral_exchange(self.host, charges=self.expansion.charges)
+        return Sampler(self.energy, self.n_mobile, occupations, exchange=exchange, rng=rng, frozen=frozen)
+
+    def end_energies(self) -> tuple[float, float]:
+        """Return the lowest energies of the end members, eV a mobile site."""
+        rng = np.random.default_rng(0)
+        found = []
+        for ions in self.ends():
+            walk = self.start(ions, rng)
+            found.append(float(walk.energy.energy(walk.occupations)) / self.n_mobile)
+        return found[0], found[1]
+
+
+def isotherms(lattice: Lattice, rng: np.random.Generator, where: str) -> pd.DataFrame:
+    """Return x(mu) at each temperature, scanned up from the empty and down from the full host.
+
+    A point that is not equilibrated after all patience is said on stderr and marked. Raises UserError
+    if half of an isotherm is, or if no range of mu reaches the end members.
+    """
+    settings = lattice.settings
+    grid = mu_grid(lattice, rng)
+    rows: list[dict[str, object]] = []
+    empty, full = lattice.ends()
+    total = 2 * len(settings.temperatures) * len(grid)
+    with Progress(f"{where} isotherms", total, "point", announce=False) as progress:
+        for temperature in settings.temperatures:
+            for direction, ions in ((UP, empty), (DOWN, full)):
+                walk = lattice.start(ions, rng)
+                late = 0
+                for mu in grid if direction == UP else grid[::-1]:
+                    trace, x, energy = _point(lattice, walk, temperature, float(mu))
+                    settled = x.equilibrated and energy.equilibrated
+                    late += not settled
+                    rows.append(
+                        {
+                            "expansion": lattice.name,
+                            "temperature_k": temperature,
+                            "direction": direction,
+                            "mu_ev": float(mu),
+                            "x": x.value,
+                            "x_error": x.error,
+                            "energy_ev_site": energy.value,
+                            "energy_error_ev_site": energy.error,
+                            # of the cell at fixed mu, as the variance of E - mu N gives it
+                            "heat_capacity_k_site": _fluctuation(lattice, trace, temperature, float(mu)),
+                            "autocorrelation": max(x.time, energy.time),
+                            "equilibrated": settled,
+                        }
+                    )
+                    progress.show(len(rows))
+                    if not settled:
+                        say(
+                            f"{where}, {temperature:g} K, mu {mu:.3f} eV ({direction}): not equilibrated "
+                            f"after {settings.sweeps * settings.patience} sweeps; left out"
+                        )
+                if late > len(grid) / 2:
+                    raise UserError(
+                        f"{where}: {late} of {len(grid)} points at {temperature:g} K never equilibrate; "
+                        "raise sampling.sweeps or leave the temperature out"
+                    )
+    return pd.DataFrame(rows)
+
+
+def _point(lattice: Lattice, walk: Sampler, temperature: float, mu: float) -> tuple[Trace, Mean, Mean]:
+    """Sample one point until it is equilibrated or patience ends; x and energy a mobile site."""
+    settings, n = lattice.settings, lattice.n_mobile
+    energies, ions = np.empty(0), np.empty(0)
+    sweeps = settings.sweeps
+    while True:
+        trace = walk.semigrand(temperature, mu, sweeps)
+        energies = np.concatenate([energies, trace.energy])
+        ions = np.concatenate([ions, trace.ions])
+        x, energy = mean_of(ions / n), mean_of(energies / n)
+        if (x.equilibrated and energy.equilibrated) or len(ions) >= settings.sweeps * settings.patience:
+            return Trace(energies, ions, trace.accepted), x, energy
+        sweeps = min(len(ions), settings.sweeps * settings.patience - len(ions))
+
+
+def _fluctuation(lattice: Lattice, trace: Trace, temperature: float, mu: float) -> float:
+    grand = mean_of(trace.energy - mu * trace.ions)
+    return grand.variance / (BOLTZMANN * temperature) ** 2 / lattice.n_mobile
+
+
+def mu_grid(lattice: Lattice, rng: np.random.Generator) -> np.ndarray:
+    """Return chemical potentials (eV, ascending) that reach both end members at every temperature."""
+    settings = lattice.settings
+    empty, full = lattice.end_energies()
+    middle = round((full - empty) / settings.mu_step) * settings.mu_step
+    reach = [middle, middle]
+    hottest = settings.temperatures[-1]
+    for side, (sign, ions) in enumerate(zip((-1, 1), lattice.ends(), strict=True)):
+        walk = lattice.start(ions, rng)
+        while True:
+            reach[side] += sign * MARGIN
+            if abs(reach[side] - middle) > FARTHEST:
+                raise UserError(
+                    f"{lattice.name}: no end member at {hottest:g} K within {FARTHEST:g} eV of the average "
+                    "chemical potential; the expansion lies outside its data"
+                )
+            walk.semigrand(hottest, reach[side], settings.sweeps)
+            trace = walk.semigrand(hottest, reach[side], settings.sweeps)
+            if abs(trace.ions.mean() - ions) / lattice.n_mobile < DILUTE / 2:
+                break
+    count = round((reach[1] - reach[0]) / settings.mu_step)
+    return reach[0] + settings.mu_step * np.arange(count + 1)
+
+
+def free_energies(lattice: Lattice, rng: np.random.Generator, where: str) -> pd.DataFrame:
+    """Return free energy, entropy and heat capacity on a grid of x and at all temperatures, canonical.
+
+    Each composition is cooled from infinite temperature, where its entropy is known exactly.
+    """
+    settings = lattice.settings
+    numbers = np.array(lattice.compositions())
+    wanted = np.linspace(numbers[0], numbers[-1], settings.compositions + 1)
+    chosen = sorted({int(numbers[np.abs(numbers - value).argmin()]) for value in wanted})
+    beta = ladder(np.array(settings.temperatures), settings.rungs, hottest=settings.hottest)
+    rows = []
+    with Progress(f"{where} free energies", len(chosen), "composition", announce=False) as progress:
+        for done, ions in enumerate(chosen, 1):
+            result = cooled(lattice, lattice.start(ions, rng), beta)
+            for k in np.flatnonzero(np.isclose(result.temperature[:, None], settings.temperatures).any(1)):
+                rows.append(
+                    {
+                        "expansion": lattice.name,
+                        "temperature_k": float(result.temperature[k]),
+                        "x": ions / lattice.n_mobile,
+                        "free_energy_ev_site": float(result.free_energy[k]) / lattice.n_mobile,
+                        "free_energy_error_ev_site": float(result.error[k]) / lattice.n_mobile,
+                        "energy_ev_site": float(result.energy[k]) / lattice.n_mobile,
+                        "entropy_k_site": float(result.entropy[k]) / lattice.n_mobile,
+                        "heat_capacity_k_site": float(result.heat_capacity[k]) / lattice.n_mobile,
+                    }
+                )
+            progress.show(done)
+    return pd.DataFrame(rows)
+
+
+def cooled(lattice: Lattice, walk: Sampler, beta: np.ndarray, frozen: Frozen | None = None) -> Thermal:
+    """Cool a sampler down a ladder and return its thermodynamics.
+
+    A ``frozen`` sublattice keeps its arrangement and counts no states.
+    """
+    energies, variances, errors = [], [], []
+    with np.errstate(divide="ignore"):
+        temperatures = 1 / (BOLTZMANN * beta)
+    for temperature in temperatures:
+        walk.canonical(float(temperature), lattice.settings.sweeps // 4)
+        mean = mean_of(walk.canonical(float(temperature), lattice.settings.sweeps).energy)
+        energies.append(mean.value)
+        variances.append(mean.variance)
+        errors.append(mean.error)
+    log_states = log_number(lattice, walk.occupations, frozen)
+    return thermal(beta, np.array(energies), np.array(variances), np.array(errors), log_states=log_states)
+
+
+def log_number(lattice: Lattice, occupations: np.ndarray, frozen: Frozen | None) -> float:
+    """Return the logarithm of the number of arrangements of the sublattices that are not frozen."""
+    n = lattice.n_mobile
+    parts = {"ions": occupations[:n], "charges": occupations[n:]}
+    return sum(log_choices(len(part), int(part.sum())) for name, part in parts.items() if name != frozen)
+
+
+def entropies(lattice: Lattice, rng: np.random.Generator, where: str) -> pd.DataFrame:
+    """Return S(A,e) and its parts at some compositions and temperatures (charge-decorated expansion).
+
+    For each temperature arrangements of the equilibrium are drawn; with one sublattice frozen in such
+    an arrangement the other is cooled from infinite temperature to the one it was drawn at.
+    """
+    settings = lattice.settings
+    numbers = np.array(lattice.compositions())
+    rows = []
+    points = [(x, t) for x in settings.entropy_x for t in settings.entropy_temperatures]
+    with Progress(f"{where} entropies", len(points), "point", announce=False) as progress:
+        for done, (x, temperature) in enumerate(points, 1):
+            ions = int(numbers[np.abs(numbers / lattice.n_mobile - x).argmin()])
+            beta = ladder(np.array([temperature]), settings.rungs, hottest=settings.hottest)
+            walk = lattice.start(ions, rng)
+            total = cooled(lattice, walk, beta)
+            parts: dict[Frozen, list[float]] = {"ions": [], "charges": []}
+            for _ in range(settings.entropy_orders):
+                walk.canonical(temperature, settings.sweeps)
+                for frozen, found in parts.items():
+                    other = lattice.sampler(walk.occupations, rng, frozen)
+                    found.append(float(cooled(lattice, other, beta, frozen).entropy[-1]))
+            per_site = [
+                float(value) / lattice.n_mobile
+                for value in (total.entropy[-1], np.mean(parts["charges"]), np.mean(parts["ions"]))
+            ]
+            # The ions' own entropy is that with the charges frozen.
+            split = Decomposition(*per_site)
+            rows.append(
+                {
+                    "temperature_k": temperature,
+                    "x": ions / lattice.n_mobile,
+                    "total_k_site": split.total,
+                    "ions_k_site": split.ions,
+                    "charges_k_site": split.charges,
+                    "mutual_k_site": split.mutual,
+                }
+            )
+            progress.show(done)
+    return pd.DataFrame(rows)

@@ -1,0 +1,163 @@
+"""Configuration of the phase-diagram stage; without heavy imports."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
+
+from workflow_lib.core.errors import UserError
+from workflow_lib.core.validation import nearest
+
+Repeat = tuple[PositiveInt, PositiveInt, PositiveInt]
+Temperature = Annotated[float, Field(gt=0, le=5000)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+DECORATED, PLAIN = "decorated", "plain"
+"""The two expansions of a system: over ions and charge states, and over the ions alone."""
+SOURCE_NAME = r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Cutoffs(_Part):
+    """Largest diameters of the clusters in A."""
+
+    pairs: float = Field(6.0, gt=0, le=20, description="A")
+    triplets: float = Field(0.0, ge=0, le=12, description="A; 0: no triplets")
+
+
+class SystemSettings(_Part):
+    """One diagram: a host and the source of its energies."""
+
+    name: str = Field(
+        pattern=f"^{SOURCE_NAME}$", max_length=40, description="of its folder and in the figures"
+    )
+    potential: str = Field(
+        min_length=1,
+        description="`dft`: the states of the charge-order reference alone; else a trained model of this "
+        "run (name-variant-f0-s1), shipped weights (chgnet-0.3.0), or a calculator of ASE (module:Name)",
+    )
+    host: str | None = Field(None, description="host description, where it is not that of the run")
+    label: str | None = Field(None, description="title in the figures; the name, if left out")
+    decorated: Cutoffs = Field(
+        Cutoffs(), description="of the expansion over ions and charge states, which has Ewald's term too"
+    )
+    plain: Cutoffs = Field(Cutoffs(pairs=8.0), description="of the expansion over the ions alone")
+
+
+class StructureSettings(_Part):
+    """Which arrangements are relaxed to fit the expansions; starts and ends are those of `charge_order`."""
+
+    cells: tuple[Repeat, ...] = Field(
+        ((1, 1, 1), (1, 2, 1), (1, 1, 2)),
+        min_length=1,
+        description="supercells; a pair and its periodic image can be told apart only where a cell is "
+        "long enough",
+    )
+    per_composition: int = Field(
+        3, ge=1, description="arrangements at random of each composition; all of them where there are "
+        "no more than `enumerate_up_to`"
+    )  # fmt: skip
+    enumerate_up_to: int = Field(60, ge=1, description="distinct arrangements of a whole supercell")
+    rounds: int = Field(
+        2,
+        ge=0,
+        description="most rounds in which the lowest arrangements that the expansion predicts are "
+        "relaxed and added; it ends before where nothing is new",
+    )
+    fmax: float | None = Field(
+        None, gt=0, le=1, description="eV/A; null: as in `charge_order`, whose relaxations are used again"
+    )
+    max_steps: int | None = Field(None, ge=1, description="of one relaxation; null: as in `charge_order`")
+
+    @field_validator("cells")
+    @classmethod
+    def _each_once(cls, value: tuple[Repeat, ...]) -> tuple[Repeat, ...]:
+        if len(set(value)) != len(value):
+            raise ValueError("each supercell may be listed only once")
+        return value
+
+
+class SamplingSettings(_Part):
+    """Monte Carlo on the expansions."""
+
+    cell: Repeat = Field((2, 3, 4), description="supercell that is sampled")
+    temperatures: tuple[Temperature, ...] = Field(
+        (200, 300, 400, 500, 600, 700, 800, 900, 1000), min_length=1, description="K, ascending"
+    )
+    mu_step: float = Field(
+        0.01, gt=0, le=0.1, description="eV, between chemical potentials; they reach from end to end"
+    )
+    sweeps: int = Field(
+        200, ge=50, description="of each point of an isotherm and each rung of a ladder; a sweep tries as "
+        "many moves as there are sites"
+    )  # fmt: skip
+    patience: int = Field(
+        8, ge=1, description="a point that is not equilibrated is continued up to this many times `sweeps`"
+    )
+    replicas: int = Field(2, ge=1, le=20, description="independent runs, for errors")
+    compositions: int = Field(24, ge=4, description="intervals in x at which free energies are computed")
+    rungs: int = Field(24, ge=8, description="temperatures on the way down from `hottest`")
+    hottest: float = Field(
+        30000.0, ge=2000, description="K; the highest finite temperature of a ladder, above it is infinity"
+    )
+    entropy_x: tuple[Share, ...] = Field(
+        (0.25, 0.5, 0.75), description="compositions at which the entropy is taken apart"
+    )
+    entropy_temperatures: tuple[Temperature, ...] = Field((300, 600, 1000), description="K")
+    entropy_orders: int = Field(
+        2, ge=1, description="arrangements frozen in turn, drawn from the sampling, a point"
+    )
+
+    @field_validator("temperatures", "entropy_temperatures")
+    @classmethod
+    def _ascending(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if any(b <= a for a, b in pairwise(value)):
+            raise ValueError("temperatures must ascend, each once")
+        return value
+
+    @model_validator(mode="after")
+    def _reachable(self) -> Self:
+        if self.hottest <= max((*self.temperatures, *self.entropy_temperatures)):
+            raise ValueError("hottest must lie above all temperatures")
+        return self
+
+
+class PhaseDiagramSettings(_Part):
+    """Phase diagrams from cluster expansions with and without charge states."""
+
+    systems: tuple[SystemSettings, ...] = Field(min_length=1)
+    structures: StructureSettings = StructureSettings()
+    sampling: SamplingSettings = SamplingSettings()
+
+    @field_validator("systems")
+    @classmethod
+    def _distinct(cls, value: tuple[SystemSettings, ...]) -> tuple[SystemSettings, ...]:
+        names = [system.name for system in value]
+        if len(set(names)) != len(names):
+            raise ValueError("every system needs a name of its own")
+        for name in names:
+            if re.search(r"-r\d+$", name):
+                raise ValueError(f"{name} is the name of a replica's folder; choose another")
+        return value
+
+    def system(self, name: str) -> SystemSettings:
+        """Return a system by its name; raise UserError if there is none."""
+        for system in self.systems:
+            if system.name == name:
+                return system
+        known = [system.name for system in self.systems]
+        raise UserError(f"no system named {name!r} in phase_diagram.systems{nearest(name, known)}")
+
+    @property
+    def samples(self) -> tuple[str, ...]:
+        """Names of all sampling runs: ``<system>-r<replica>``."""
+        return tuple(
+            f"{system.name}-r{replica}"
+            for system in self.systems
+            for replica in range(self.sampling.replicas)
+        )
