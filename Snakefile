@@ -138,7 +138,6 @@ include: "rules/thermodynamics.smk"
 include: "rules/embedding.smk"
 include: "rules/comparison.smk"
 include: "rules/checks.smk"
-include: "rules/report.smk"
 
 
 if CFG.phase_diagram:
@@ -146,6 +145,7 @@ if CFG.phase_diagram:
     include: "rules/phase_diagram.smk"
 
 
+include: "rules/report.smk"
 include: "rules/provenance.smk"
 
 

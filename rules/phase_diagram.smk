@@ -69,7 +69,9 @@ rule phase_diagram_fit:
 
 rule phase_diagram_sample:
     input:
-        expansions=rules.phase_diagram_fit.output,
+        expansions=rules.phase_diagram_fit.output.checksums,
+        plain=rules.phase_diagram_fit.output.plain,
+        summary=rules.phase_diagram_fit.output.summary,
         host=lambda wildcards: SYSTEMS[wildcards.system].host or CFG.host,
     output:
         checksums=f"{PHASE_DIAGRAM}/{{system}}-r{{replica}}/phase-diagram-sample.sha256.json",
@@ -86,7 +88,7 @@ rule phase_diagram_sample:
         ),
         settings=settings_of("redox", "seed"),
         code=code_of("phase-diagram-sample"),
-        expansions=subpath(input.expansions[0], parent=True),
+        expansions=subpath(input.expansions, parent=True),
         out=subpath(output.isotherms, parent=True),
     message:
         "Sampling {wildcards.system}, replica {wildcards.replica}"

@@ -23,6 +23,9 @@ rule report:
         thermodynamics=names_of(rules.thermodynamics.output),
         embedding=names_of(rules.embedding_overview.output),
         embeddings=expand(rules.embedding.output.scores, model=MODELS),
+        phase_diagram=(
+            names_of(rules.phase_diagram.output) if CFG.phase_diagram else []
+        ),
         beside=CFG.report.beside or [],
         templates=TEMPLATES,
     output:
