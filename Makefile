@@ -6,7 +6,7 @@ BIN = .venv/bin
 PYTHON ?= $(shell for p in python3.12 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: demo run report test test-report rehearsal test-dft test-slurm test-faults lint format venv dft-setup slurm-setup clean
+.PHONY: demo run report test test-report rehearsal test-dft test-gpu test-slurm test-faults lint format venv dft-setup slurm-setup clean
 .DEFAULT_GOAL := demo
 
 demo: run report
@@ -45,6 +45,11 @@ test-dft: .venv/gpaw
 # paper.yaml from its sources to all figures, on stand-ins of the public files served on this machine.
 rehearsal: .venv/installed
 	@$(BIN)/python -m pytest tests/workflow/test_rehearsal.py
+
+# Everything that runs on CUDA, against the CPU; a few minutes. Without a GPU it says so and fails.
+test-gpu: .venv/installed
+	@$(BIN)/python -c "import sys, torch; torch.cuda.is_available() or sys.exit('no GPU: torch sees no CUDA device here, nothing was tested')"
+	@$(BIN)/python -m pytest -m gpu tests/gpu
 
 # The smoke configuration through a real SLURM on this machine, with fake GPUs.
 test-slurm: slurm-setup

@@ -13,6 +13,7 @@ from snakemake.exceptions import WorkflowError
 
 from workflow_lib.config import FAMILIES, load_config
 from workflow_lib.core.errors import UserError
+from workflow_lib.models.outside_settings import SHIPPED
 from workflow_lib.workflow.code import code_of
 from workflow_lib.workflow.failed_log import last_lines
 from workflow_lib.core.io import atomic_path, read_json
@@ -52,12 +53,38 @@ CONFIG = f"{RUN}/config.json"
 REFERENCE = f"{RUN}/charge_order/reference.csv"
 TRAINED = {str(m): m for m in CFG.trained()}
 MODELS = list(TRAINED)
+OUTSIDE = {str(m.identity): m for m in CFG.outside}
+ASKED = [*MODELS, *OUTSIDE]
 SEARCHED = [str(m) for m in CFG.trained(controls=False)]
+SEARCHED += [name for name, m in OUTSIDE.items() if not m.control]
+EMBEDDED = [*MODELS, *(name for name, m in OUTSIDE.items() if m.potential in SHIPPED)]
 
 
 def adapter_of(model):
     """Return the module that runs a model's network; it is loaded by name, which no import shows."""
+    if model in OUTSIDE:
+        return "workflow_lib.models.outside"
     return FAMILIES[CFG.model(TRAINED[model].name).family].module
+
+
+def model_of(wildcards):
+    """Return what the commands call a model: its folder, or the id of one that is not trained here."""
+    name = wildcards.model
+    return f"{TRAINING}/{name}" if name in TRAINED else name
+
+
+def model_files(wildcards):
+    """Return the files of a trained model; one that is not trained here has none."""
+    name = wildcards.model
+    if name not in TRAINED:
+        return []
+    return expand([rules.train.output.card, rules.train.output.tensors], model=name)
+
+
+def outside_of(wildcards):
+    """Return the settings of a model that is not trained here, on which its results depend."""
+    chosen = OUTSIDE.get(wildcards.model)
+    return chosen and chosen.model_dump(mode="json")
 
 
 def settings_of(*sections):
@@ -99,6 +126,9 @@ def gpus(wildcards):
 DESCRIBED = described()
 config["described"] = DESCRIBED | {"run": CFG.run}
 script_safe_reports()
+GPU = int(
+    CFG.device == "cuda"
+)  # of a job that evaluates models; never more than one, as above
 
 
 # Snakemake calls this only in the main process (jobs get --no-hooks), before it starts any job.
@@ -120,7 +150,7 @@ onstart:
 
 
 wildcard_constraints:
-    model="|".join(map(str, MODELS)) or "none",
+    model="|".join(ASKED) or "none",
     source="|".join(CFG.sources.items) if CFG.sources else "none",
 
 

@@ -1,11 +1,13 @@
 """Batched relaxation (workflow_lib.simulation.relaxation) against ASE's FIRE one by one, same weights.
 
-    python benchmarks/relaxation.py [--family mace] [--quick]
+    python benchmarks/relaxation.py [--family mace] [--quick] [--cell] [--repeat 1 5 1]
 
 The peer is ASE's FIRE on the calculator each package ships (MACECalculator, CHGNetCalculator,
 SpkCalculator). Both sides take the same number of FIRE steps from the first geometries of the DFT
 relaxations, in the same fixed cells, on one thread, by turns in one process; the first turn of each
-is not counted. CHGNet has its shipped weights, the others are trained for a few epochs first.
+is not counted. CHGNet has its shipped weights, the others are trained for a few epochs first. With
+``--cell`` both sides relax the cells too (Frechet filter), with random weights where none are shipped:
+what a step costs does not depend on them.
 Ends with one line of JSON a family; table in ``results/benchmarks/relaxation.csv``.
 """
 
@@ -61,8 +63,8 @@ class Timings:
     moved: float
 
 
-def starts(case: Case, count: int) -> list[Atoms]:
-    """Return the first geometries of the DFT relaxations of ``count`` states, elements only."""
+def starts(case: Case, count: int, repeat: Sequence[int]) -> list[Atoms]:
+    """Return the first geometries of the DFT relaxations of ``count`` states, repeated, elements only."""
     from ase import Atoms
 
     from workflow_lib.frames.table import read_parquet
@@ -70,10 +72,20 @@ def starts(case: Case, count: int) -> list[Atoms]:
     frames = read_parquet(Path(case.frames))
     firsts = [frame for frame in frames if frame.frame_id.endswith("relaxation-00")]
     chosen = sorted(firsts, key=lambda frame: frame.frame_id)[:: max(1, len(firsts) // count)][:count]
-    return [Atoms(frame.numbers, positions=frame.positions, cell=frame.cell, pbc=True) for frame in chosen]
+    cells = [Atoms(frame.numbers, positions=frame.positions, cell=frame.cell, pbc=True) for frame in chosen]
+    return [atoms.repeat(tuple(repeat)) for atoms in cells]
 
 
-def measure(case: Case, folder: Path, *, turns: int, structures: int, steps: int) -> Timings:
+def measure(
+    case: Case,
+    folder: Path,
+    *,
+    turns: int,
+    structures: int,
+    steps: int,
+    cell: bool,
+    repeat: Sequence[int],
+) -> Timings:
     """Relax by turns; RuntimeError where the sides start from different energies or forces."""
     from importlib import import_module
 
@@ -82,15 +94,15 @@ def measure(case: Case, folder: Path, *, turns: int, structures: int, steps: int
 
     init = "pretrained" if case.family == "chgnet" else "scratch"
     begin = start(case, init)
-    if init == "scratch":
+    if init == "scratch" and not cell:
         run_epochs(case, begin, folder, Clock())
     model = trained(case, begin, init)
     calculator = import_module(PEERS[case.family]).calculator(case, begin)
-    atoms = starts(case, structures)
+    atoms = starts(case, structures, repeat)
     compare(model, calculator, atoms)
     relaxers: dict[str, Callable[[], list[float]]] = {
-        "ours": lambda: _ours(model, atoms, steps),
-        "peer": lambda: _ase(calculator, atoms, steps),
+        "ours": lambda: _ours(model, atoms, steps, cell),
+        "peer": lambda: _ase(calculator, atoms, steps, cell),
     }
     seconds: dict[str, list[float]] = {"ours": [], "peer": []}
     energies: dict[str, list[float]] = {}
@@ -126,7 +138,7 @@ def trained(case: Case, begin: Start, init: str) -> TrainedModel:
         "redox_embedding": "none",
         "energy_reference": begin.sets["train"][0].energy_reference,
     }
-    return TrainedModel(potential, card)
+    return TrainedModel(potential, card, allow_untrained_stress=True)
 
 
 def compare(model: TrainedModel, calculator: Any, atoms: Sequence[Atoms]) -> None:
@@ -144,32 +156,34 @@ def compare(model: TrainedModel, calculator: Any, atoms: Sequence[Atoms]) -> Non
             )
 
 
-def _ours(model: TrainedModel, atoms: Sequence[Atoms], steps: int) -> list[float]:
+def _ours(model: TrainedModel, atoms: Sequence[Atoms], steps: int, cell: bool) -> list[float]:
     from workflow_lib.simulation.relaxation import relax
 
-    results = relax(model, atoms, fmax=UNREACHED, max_steps=steps, batch_size=len(atoms), optimiser="fire")
+    stop = {"fmax": UNREACHED, "smax": UNREACHED, "max_steps": steps}
+    results = relax(model, atoms, **stop, batch_size=len(atoms), cell=cell)  # type: ignore[arg-type]
     if any(result.steps != steps for result in results):
         raise RuntimeError(f"steps taken: {[result.steps for result in results]}, wanted {steps}")
     return [result.energy for result in results]
 
 
-def _ase(calculator: Any, atoms: Sequence[Atoms], steps: int) -> list[float]:
+def _ase(calculator: Any, atoms: Sequence[Atoms], steps: int, cell: bool) -> list[float]:
+    from ase.filters import FrechetCellFilter
     from ase.optimize import FIRE
 
     energies = []
     for item in atoms:
         own = item.copy()
         own.calc = calculator
-        FIRE(own, logfile=None).run(fmax=UNREACHED, steps=steps)
+        FIRE(FrechetCellFilter(own) if cell else own, logfile=None).run(fmax=UNREACHED, steps=steps)
         energies.append(float(own.get_potential_energy()))
     return energies
 
 
-def summarise(family: str, timings: Timings, steps: int, load: float) -> dict[str, Any]:
+def summarise(name: str, timings: Timings, steps: int, load: float) -> dict[str, Any]:
     """Return the line of a family: seconds are per structure and force evaluation."""
     ratios = sorted(peer / ours for ours, peer in zip(timings.ours, timings.peer, strict=True))
     return {
-        "name": f"relaxation/{family}",
+        "name": name,
         "ratio": round(median(ratios), 3),
         "ratio_low": round(ratios[0], 3),
         "ratio_high": round(ratios[-1], 3),
@@ -200,6 +214,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--structures", type=int, default=6)
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--cell", action="store_true", help="relax the cells too")
+    parser.add_argument("--repeat", type=int, nargs=3, default=(1, 1, 1), help="supercell, e.g. 1 5 1")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of results")
     options = parser.parse_args(arguments)
     if options.quick:
@@ -223,10 +239,15 @@ def main(arguments: list[str] | None = None) -> None:
                     turns=options.repetitions,
                     structures=options.structures,
                     steps=options.steps,
+                    cell=options.cell,
+                    repeat=tuple(options.repeat),
                 )
             )
-        lines.append(summarise(family, timings, options.steps, load))
-    write_csv(pd.DataFrame(lines), options.out / "relaxation.csv")
+        what = ("cell-" if options.cell else "") + "relaxation"
+        size = "x".join(map(str, options.repeat))
+        name = f"{what}/{family}" + ("" if size == "1x1x1" else f"/{size}")
+        lines.append(summarise(name, timings, options.steps, load))
+    write_csv(pd.DataFrame(lines), options.out / f"{'cell-' if options.cell else ''}relaxation.csv")
     for line in lines:
         print(json.dumps(line))
 

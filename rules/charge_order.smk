@@ -26,8 +26,7 @@ rule charge_order_reference:
 
 rule charge_order:
     input:
-        card=rules.train.output.card,
-        tensors=rules.train.output.tensors,
+        model=model_files,
         reference=rules.charge_order_reference.output,
         splits=rules.dataset.output.splits,
     output:
@@ -48,16 +47,18 @@ rule charge_order:
     threads: CFG.threads
     resources:
         mem_mb=3500,
+        gpu=GPU,
     params:
         described=DESCRIBED,
-        settings=settings_of("charge_order", "threads"),
+        settings=settings_of("charge_order", "threads", "device"),
         code=lambda wildcards: code_of("charge-order", adapter_of(wildcards.model)),
-        model_dir=subpath(input.card, parent=True),
+        model=model_of,
+        outside=outside_of,
         out=subpath(output.states, parent=True),
     message:
         "Computing the charge-ordered states with {wildcards.model}"
     shell:
-        "python -m workflow_lib charge-order --config {CONFIG} --model-dir {params.model_dir}"
+        "python -m workflow_lib charge-order --config {CONFIG} --model {params.model}"
         " --reference {CHARGE_ORDER} --dataset {DATASET} --work {WORK}/relaxations --out {params.out}"
         " > {log} 2>&1"
 
@@ -87,7 +88,7 @@ rule charge_order_ewald:
 
 rule charge_order_overview:
     input:
-        charge_orders=expand(rules.charge_order.output.scores, model=MODELS),
+        charge_orders=expand(rules.charge_order.output.scores, model=ASKED),
         ewald=names_of(rules.charge_order_ewald.output),
     output:
         checksums=f"{CHARGE_ORDER}/charge-order-overview.sha256.json",
@@ -111,7 +112,7 @@ rule charge_order_overview:
         described=DESCRIBED,
         settings=settings_of("charge_order"),
         code=code_of("charge-order-overview"),
-        charge_orders=[f"{CHARGE_ORDER}/{m}" for m in [*MODELS, "ewald"]],
+        charge_orders=[f"{CHARGE_ORDER}/{m}" for m in [*ASKED, "ewald"]],
     message:
         "Comparing all models on the charge orders"
     shell:
@@ -150,14 +151,16 @@ if CFG.charge_order.identical_atoms:
         threads: CFG.threads
         resources:
             mem_mb=3500,
+            gpu=GPU,
         params:
             described=DESCRIBED,
-            settings=settings_of("redox", "threads"),
-            code=code_of("charge-order-identical", *map(adapter_of, MODELS)),
-            trainings=[f"{TRAINING}/{m}" for m in MODELS],
+            settings=settings_of("redox", "threads", "device"),
+            code=code_of("charge-order-identical", *map(adapter_of, ASKED)),
+            models=[*(f"{TRAINING}/{m}" for m in MODELS), *OUTSIDE],
+            outside=settings_of("outside"),
         message:
             "Comparing all models on charge orders of identical atoms"
         shell:
             "python -m workflow_lib charge-order-identical --config {CONFIG}"
-            " --trainings {params.trainings} --dataset {DATASET} --work {WORK}/identical"
+            " --models {params.models} --dataset {DATASET} --work {WORK}/identical"
             " --out {CHARGE_ORDER}/identical > {log} 2>&1"

@@ -8,7 +8,7 @@ rule checks:
         frames=names_of(rules.dataset.output.frames),
         splits=names_of(rules.dataset.output.splits),
         reference=names_of(rules.charge_order_reference.output.table),
-        states=expand(rules.charge_order.output.states, model=MODELS),
+        states=expand(rules.charge_order.output.states, model=ASKED),
         ewald=names_of(rules.charge_order_ewald.output.states),
         searches=expand(rules.search.output.found, model=SEARCHED),
         formation=names_of(rules.thermodynamics.output.formation),

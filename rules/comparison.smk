@@ -6,11 +6,11 @@ COMPARISON = f"{RUN}/comparison"
 rule comparison:
     input:
         trainings=expand(rules.train.output, model=MODELS),
-        charge_orders=expand(rules.charge_order.output.scores, model=MODELS),
+        charge_orders=expand(rules.charge_order.output.scores, model=ASKED),
         ewald=names_of(rules.charge_order_ewald.output),
         searches=expand(rules.search.output.summary, model=SEARCHED),
         thermodynamics=names_of(rules.thermodynamics.output.scores),
-        embeddings=expand(rules.embedding.output.scores, model=MODELS),
+        embeddings=expand(rules.embedding.output.scores, model=EMBEDDED),
     output:
         checksums=f"{COMPARISON}/comparison.sha256.json",
         table=report(
@@ -45,9 +45,9 @@ rule comparison:
         described=DESCRIBED,
         code=code_of("comparison"),
         trainings=[f"{TRAINING}/{m}" for m in MODELS],
-        charge_orders=[f"{CHARGE_ORDER}/{m}" for m in [*MODELS, "ewald"]],
+        charge_orders=[f"{CHARGE_ORDER}/{m}" for m in [*ASKED, "ewald"]],
         searches=[f"{SEARCH}/{m}" for m in SEARCHED],
-        embeddings=[f"{EMBEDDING}/{m}" for m in MODELS],
+        embeddings=[f"{EMBEDDING}/{m}" for m in EMBEDDED],
     message:
         "Writing the comparison table"
     shell:

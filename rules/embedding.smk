@@ -5,8 +5,7 @@ EMBEDDING = f"{RUN}/embedding"
 
 rule embedding:
     input:
-        card=rules.train.output.card,
-        tensors=rules.train.output.tensors,
+        model=model_files,
         frames=rules.dataset.output.frames,
         splits=rules.dataset.output.splits,
         reference=rules.charge_order_reference.output,
@@ -27,23 +26,25 @@ rule embedding:
     threads: CFG.threads
     resources:
         mem_mb=3500,
+        gpu=GPU,
     params:
         described=DESCRIBED,
-        settings=settings_of("embedding", "threads", "seed"),
+        settings=settings_of("embedding", "threads", "seed", "device"),
         code=lambda wildcards: code_of("embedding", adapter_of(wildcards.model)),
-        model_dir=subpath(input.card, parent=True),
+        model=model_of,
+        outside=outside_of,
         out=subpath(output.points, parent=True),
     message:
         "Reading the embeddings of {wildcards.model}"
     shell:
-        "python -m workflow_lib embedding --config {CONFIG} --model-dir {params.model_dir}"
+        "python -m workflow_lib embedding --config {CONFIG} --model {params.model}"
         " --dataset {DATASET} --reference {CHARGE_ORDER} --work {WORK}/embedding --out {params.out}"
         " > {log} 2>&1"
 
 
 rule embedding_overview:
     input:
-        embeddings=expand(rules.embedding.output, model=MODELS),
+        embeddings=expand(rules.embedding.output, model=EMBEDDED),
     output:
         checksums=f"{EMBEDDING}/embedding-overview.sha256.json",
         table=report(
@@ -68,7 +69,7 @@ rule embedding_overview:
     params:
         described=DESCRIBED,
         code=code_of("embedding-overview"),
-        embeddings=[f"{EMBEDDING}/{m}" for m in MODELS],
+        embeddings=[f"{EMBEDDING}/{m}" for m in EMBEDDED],
     message:
         "Drawing the embeddings of all models"
     shell:

@@ -12,7 +12,7 @@ rule report:
         comparison=names_of(rules.comparison.output),
         dataset=names_of(rules.dataset.output),
         charge_order=names_of(rules.charge_order_overview.output),
-        states=expand(rules.charge_order.output.states, model=MODELS),
+        states=expand(rules.charge_order.output.states, model=ASKED),
         identical=(
             names_of(rules.charge_order_identical.output)
             if CFG.charge_order.identical_atoms
@@ -22,7 +22,7 @@ rule report:
         found=expand(rules.search.output.found, model=SEARCHED),
         thermodynamics=names_of(rules.thermodynamics.output),
         embedding=names_of(rules.embedding_overview.output),
-        embeddings=expand(rules.embedding.output.scores, model=MODELS),
+        embeddings=expand(rules.embedding.output.scores, model=EMBEDDED),
         phase_diagram=(
             names_of(rules.phase_diagram.output) if CFG.phase_diagram else []
         ),

@@ -5,8 +5,7 @@ SEARCH = f"{RUN}/search"
 
 rule search:
     input:
-        card=rules.train.output.card,
-        tensors=rules.train.output.tensors,
+        model=model_files,
         # Starts after the charge-order stage, so that relaxations in the shared cache are done only once.
         charge_order=rules.charge_order.output.scores,
         reference=rules.charge_order_reference.output,
@@ -29,16 +28,18 @@ rule search:
     threads: CFG.threads
     resources:
         mem_mb=3500,
+        gpu=GPU,
     params:
         described=DESCRIBED,
-        settings=settings_of("search", "charge_order", "threads", "seed"),
+        settings=settings_of("search", "charge_order", "threads", "seed", "device"),
         code=lambda wildcards: code_of("search", adapter_of(wildcards.model)),
-        model_dir=subpath(input.card, parent=True),
+        model=model_of,
+        outside=outside_of,
         out=subpath(output.found, parent=True),
     message:
         "Searching ground states with {wildcards.model}"
     shell:
-        "python -m workflow_lib search --config {CONFIG} --model-dir {params.model_dir}"
+        "python -m workflow_lib search --config {CONFIG} --model {params.model}"
         " --reference {CHARGE_ORDER} --work {WORK} --out {params.out} > {log} 2>&1"
 
 

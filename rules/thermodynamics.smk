@@ -6,7 +6,7 @@ THERMODYNAMICS = f"{RUN}/thermodynamics"
 rule thermodynamics:
     input:
         reference=names_of(rules.charge_order_reference.output.table),
-        charge_orders=expand(rules.charge_order.output.states, model=MODELS),
+        charge_orders=expand(rules.charge_order.output.states, model=ASKED),
         searches=expand(rules.search.output.found, model=SEARCHED),
     output:
         checksums=f"{THERMODYNAMICS}/thermodynamics.sha256.json",
@@ -47,13 +47,13 @@ rule thermodynamics:
         mem_mb=2000,
     params:
         described=DESCRIBED,
-        settings=settings_of("thermodynamics"),
+        settings=settings_of("thermodynamics", "charge_order"),
         metals=[
             caption_text(f"{m.element} {m.energy_ev} at {m.level} ({m.source})")
             for m in CFG.thermodynamics.metals
         ],
         code=code_of("thermodynamics"),
-        charge_orders=[f"{CHARGE_ORDER}/{m}" for m in MODELS],
+        charge_orders=[f"{CHARGE_ORDER}/{m}" for m in ASKED],
         searches=[f"{SEARCH}/{m}" for m in SEARCHED],
     message:
         "Drawing convex hulls and voltages"

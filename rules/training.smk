@@ -44,6 +44,8 @@ rule train:
         f"{RUN}/logs/train-{{model}}.log",
     benchmark:
         f"{RUN}/logs/train-{{model}}.benchmark.tsv"
+    wildcard_constraints:
+        model="|".join(MODELS) or "none",
     threads: CFG.threads
     resources:
         mem_mb=3500,

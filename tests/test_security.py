@@ -141,7 +141,7 @@ CHECKED = {
     *("TRAINING", "SOURCES", "WORK", "RUN", "SOURCES", "log", "threads"),
     *("wildcards.model", "wildcards.source"),
     *("params.charge_orders", "params.trainings", "params.searches", "params.embeddings"),
-    *("params.model_dir", "params.out"),
+    *("params.model", "params.models", "params.out"),
     *("input.pending", "output.jobs", "input.job", "output.done", "output.provenance"),
 }
 """Fields made of the run's and the models' names, of numbers and of checksums alone."""

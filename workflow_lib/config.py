@@ -18,6 +18,7 @@ from workflow_lib.core.strict import check_plain, read_yaml
 from workflow_lib.core.validation import describe_errors, nearest, one_line, short
 from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.models.identity import CONTROLS, NAME, VARIANTS, ModelId
+from workflow_lib.models.outside_settings import OutsideModel
 from workflow_lib.models.registry import FAMILIES
 from workflow_lib.stages.charge_order.settings import ChargeOrderSettings
 from workflow_lib.stages.dataset.settings import DatasetSettings
@@ -106,6 +107,9 @@ class Config(_Section):
         711, ge=0, le=LARGEST_SEED, description="seed of every random choice outside training"
     )
     threads: int = Field(1, ge=1, le=64, description="threads of one job; part of the result")
+    device: Literal["cpu", "cuda"] = Field(
+        "cpu", description="where models are evaluated, and trained unless `training.device` differs"
+    )
     host: str = Field(description="host description, see resources/hosts/")
     redox: RedoxRule
     sources: SourcesSettings | None = Field(
@@ -115,6 +119,9 @@ class Config(_Section):
     models: tuple[NamedModel, ...] = Field(min_length=1)
     variants: tuple[VariantName, ...] = Field(("baseline", "entropy"), min_length=1)
     controls: tuple[Control, ...] = ()
+    outside: tuple[OutsideModel, ...] = Field(
+        (), description="potentials trained elsewhere, which stand beside the models in every comparison"
+    )
     seeds: tuple[Annotated[int, Field(ge=0, le=LARGEST_SEED)], ...] = Field((1,), min_length=1)
     training: TrainingSettings
     charge_order: ChargeOrderSettings = ChargeOrderSettings()
@@ -151,6 +158,31 @@ class Config(_Section):
                     f"{where}: {short(path)} lies in the run's own folder {self.folder}, which "
                     "`make clean` removes; choose another place"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _cells_have_stress(self) -> Self:
+        if self.charge_order.cell != "relaxed":
+            return self
+        for index, model in enumerate(self.models):
+            try:
+                training = self.training_of(model.name)
+            except ValidationError:
+                return self  # reported where the trainings are checked
+            untouched = model.init == "pretrained" and training.epochs == 0
+            if not untouched and "stress" not in {term.label for term in training.loss}:
+                raise ValueError(
+                    f"models[{index}]: {model.name} trains without stress and cannot relax cells; add a "
+                    "stress term to its loss, or set charge_order.cell to fixed"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _outside_names_differ(self) -> Self:
+        names = [model.name for model in self.models] + [item.name for item in self.outside]
+        for item in self.outside:
+            if names.count(item.name) > 1:
+                raise ValueError(f"outside: the name {item.name!r} is used twice; names must differ")
         return self
 
     @model_validator(mode="after")
@@ -250,7 +282,7 @@ class Config(_Section):
 
     def training_of(self, name: str) -> TrainingSettings:
         """Return the training settings of a named model: the common ones with its own changes."""
-        common = self.training.model_dump(mode="json", exclude_unset=True)
+        common = {"device": self.device} | self.training.model_dump(mode="json", exclude_unset=True)
         return _strictly(TrainingSettings, common | self.model(name).training)
 
     def trained(self, *, controls: bool = True) -> Iterator[ModelId]:

@@ -60,7 +60,9 @@ MEANINGS = {
     "volume_a3": "volume of the cell",
     "status": "converged, unconverged (out of steps) or diverged; of DFT calculations that of the store: "
     "done, failed, running, interrupted, pending",
-    "level": "level of theory: code/functional/U/cut-off/mesh/magnetic order",
+    "level": "level of theory of the energies: code/functional/U/cut-off/mesh/magnetic order; of a "
+    "potential trained elsewhere its own. Energies of two levels are never subtracted: such rows are "
+    "compared by formation energies and by differences within one source",
     "degeneracy": "equivalent arrangements in the cell",
     "seen": "whether a frame of the state trained the model or chose its epoch",
     "role": "set of the state in the model's fold: train, validation, test or none",
@@ -93,6 +95,7 @@ IN_TABLES: dict[str, dict[str, str]] = {
     },
     "charge_order/reference": {
         "paths": "calculations that end in the state",
+        "stress_converged": "whether the stress of the frame is converged",
         "bond_gap_a": "mean bond length of the lower-state redox sites minus that of the others",
     },
     "charge_order/states": {

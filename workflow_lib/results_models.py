@@ -1,18 +1,36 @@
-"""The trained models of a run, loaded from their folders."""
+"""The models of a run: trained ones from their folders, others by their id in the configuration."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from importlib import import_module
 from pathlib import Path
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.models.identity import ModelId
+from workflow_lib.models.outside_settings import OutsideModel
+from workflow_lib.models.predictor import Predictor
 from workflow_lib.models.trained import TrainedModel
 
 
-def load_model(folder: str | Path) -> TrainedModel:
+def load_potential(
+    model: str | Path, outside: Iterable[OutsideModel] = (), device: str = "cpu"
+) -> Predictor:
+    """Load a trained model by its folder, or a potential trained elsewhere by its id.
+
+    ``outside``: those of the configuration, whose ids are ``<name>-outside``.
+    """
+    for item in outside:
+        if str(item.identity) == str(model):
+            # By name, as adapters are loaded: most results do not depend on this code.
+            return import_module("workflow_lib.models.outside").load_outside(item, device)
+    return load_model(model, device)
+
+
+def load_model(folder: str | Path, device: str = "cpu") -> TrainedModel:
     """Load a trained model; a folder that is named by an id must contain the model of this id."""
     folder = Path(folder)
-    model = TrainedModel.load(folder)
+    model = TrainedModel.load(folder, device)
     try:
         wanted = ModelId.parse(folder.name)
     except UserError:

@@ -115,7 +115,13 @@ TABLES: dict[str, Table] = {
     ),
     "charge_order/reference": Table(
         *("charge_order/reference.csv", "charge-order-reference"),
-        ENERGIES | _columns("group frame_id orbital", "formation_mev_fu bond_gap_a", "paths degeneracy"),
+        ENERGIES
+        | _columns(
+            "group frame_id orbital",
+            "formation_mev_fu bond_gap_a",
+            "paths degeneracy",
+            "stress_converged",
+        ),
     ),
     "charge_order/states": Table(
         *("charge_order/{model}/states.csv", "charge-order"),
@@ -172,7 +178,7 @@ TABLES: dict[str, Table] = {
         *("thermodynamics/formation.csv", "thermodynamics"),
         IDENTITY
         | _columns(
-            "protocol method cell state_key status",
+            "protocol method cell state_key status level",
             "x energy_ev formation_mev_fu above_hull_mev_fu fmax_ev_a",
             "degeneracy",
             "seen on_hull",
@@ -271,7 +277,7 @@ TABLES: dict[str, Table] = {
         *("comparison/comparison.csv", "comparison"),
         IDENTITY
         | _columns(
-            "family init status",
+            "family init status level",
             "energy_mae_mev_atom force_mae_mev_a states_spearman hull_mae_mev_fu step_voltage_mae_mv "
             "redox_silhouette",
             "parameters train_frames relaxations",

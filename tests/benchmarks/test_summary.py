@@ -123,7 +123,7 @@ def test_relaxation_line():
     timings = Timings(
         ours=[1.0, 2.0, 1.0], peer=[3.0, 3.0, 2.0], structures=2, calls=10, energy_difference=0.1, moved=5.0
     )
-    line = summarise_relaxation("mace", timings, steps=4, load=0.3)
+    line = summarise_relaxation("relaxation/mace", timings, steps=4, load=0.3)
     assert line["name"] == "relaxation/mace"
     assert (line["ratio"], line["ratio_low"], line["ratio_high"]) == (2.0, 1.5, 3.0)
     assert (line["our_s_per_call"], line["peer_s_per_call"]) == (0.1, 0.3)

@@ -167,4 +167,4 @@ def test_the_shell_completes_commands_and_options() -> None:
         return [line.partition(",")[2] for line in done.stdout.splitlines()]
 
     assert completed("charge-order-") == sorted(name for name in group.commands if "charge-order-" in name)
-    assert "--model-dir" in completed("charge-order --m")
+    assert "--model" in completed("charge-order --m")

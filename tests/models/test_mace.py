@@ -12,6 +12,7 @@ from ase import Atoms
 from ase.neighborlist import neighbor_list
 from networks import build
 from pydantic import ValidationError
+from upstream_mace import upstream
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.models.graph import edge_graph
@@ -19,7 +20,7 @@ from workflow_lib.models.hyperparameters import MaceHyperparameters
 from workflow_lib.models.mace import MacePotential
 from workflow_lib.models.mace_ops import half_list
 from workflow_lib.models.testing import evaluate
-from workflow_lib.models.testing.structures import FE, GA, REFERENCES, SPECIES, olivine, structure
+from workflow_lib.models.testing.structures import FE, GA, SPECIES, olivine, structure
 
 # Different order of sums in double precision.
 SAME = 1e-10
@@ -46,45 +47,6 @@ SETTINGS = {
 def restore_environment(monkeypatch):
     """Importing upstream's calculator sets the variable again: not for the tests that follow."""
     monkeypatch.setenv(UNSAFE, "0")  # so that the end of the test takes it away or puts it back
-
-
-def upstream(potential, **values):
-    """Upstream's own model with the adapter's weights, built as mace_run_train builds it."""
-    from e3nn import o3
-    from mace import modules
-
-    from workflow_lib.models.mace import _building
-
-    hp = MaceHyperparameters(
-        **{"dtype": "float64", "num_channels": 4, "radial_mlp": (8, 8), "mlp_irreps": "4x0e", "r_max": 3.5}
-        | values
-    )
-    irreps = "+".join(f"{hp.num_channels}x{degree}{'eo'[degree % 2]}" for degree in range(hp.max_L + 1))
-    with _building(torch.float64, 1):
-        model = modules.ScaleShiftMACE(
-            r_max=hp.r_max,
-            num_bessel=hp.num_radial_basis,
-            num_polynomial_cutoff=hp.num_cutoff_basis,
-            max_ell=hp.max_ell,
-            interaction_cls=modules.interaction_classes[hp.interaction],
-            interaction_cls_first=modules.interaction_classes[hp.interaction_first],
-            num_interactions=hp.num_interactions,
-            num_elements=len(SPECIES.labels),
-            hidden_irreps=o3.Irreps(irreps),
-            MLP_irreps=o3.Irreps(hp.mlp_irreps),
-            atomic_energies=np.array([REFERENCES[z] for z in SPECIES.labels]),
-            avg_num_neighbors=float(potential.model.interactions[0].avg_num_neighbors),
-            atomic_numbers=list(SPECIES.labels),
-            correlation=hp.correlation,
-            gate=torch.nn.functional.silu,
-            pair_repulsion=hp.pair_repulsion,
-            distance_transform=hp.distance_transform,
-            radial_MLP=list(hp.radial_mlp),
-            use_reduced_cg=False,
-            atomic_inter_scale=float(potential.model.scale_shift.scale),
-            atomic_inter_shift=0.0,
-        )
-    return model
 
 
 @pytest.mark.parametrize("name", SETTINGS)

@@ -66,8 +66,8 @@ def test_what_is_no_potential_is_refused(name, message, tmp_path, monkeypatch):
 
 
 def test_an_element_the_calculator_does_not_know():
-    with pytest.raises(UserError, match=r"structure 1 of 1: ase\.calculators\.emt:EMT cannot calculate it"):
-        load_predictor("ase.calculators.emt:EMT").predict([bulk("Fe")])
+    with pytest.raises(UserError, match=r"structure 2 of 2: ase\.calculators\.emt:EMT cannot calculate it"):
+        load_predictor("ase.calculators.emt:EMT").predict([bulk("Cu"), bulk("Fe")])
 
 
 def test_shipped_weights_answer_as_upstream():

@@ -28,9 +28,10 @@ from workflow_lib.simulation.cache import (
     relaxation_key,
 )
 from workflow_lib.simulation.relaxation import Relaxation
+from workflow_lib.simulation.settings import Stop
 
 pytestmark = pytest.mark.usefixtures("toy")
-COARSE = {"fmax": 0.5, "max_steps": 3, "batch_size": 4}
+COARSE = {"stop": Stop(fmax=0.5, max_steps=3), "batch_size": 4}
 
 
 def example(energy: float = -1 / 3, status: str = "converged") -> Relaxation:
@@ -117,17 +118,27 @@ for batch in itertools.count():
 
 
 def test_keys_tell_starts_and_settings_apart(host: Host) -> None:
-    base = {"polaron_distortion": 0.06, "fmax": 0.05, "max_steps": 150}
+    base = {"polaron_distortion": 0.06, "stop": Stop(0.05, 150)}
     keys = {
         relaxation_key(host, "1x1x1:Na1100:Fe2233", **(base | change))
-        for change in ({}, {"polaron_distortion": 0.0}, {"fmax": 0.02}, {"max_steps": 200})
+        for change in (
+            {},
+            {"polaron_distortion": 0.0},
+            *(
+                {"stop": stop}
+                for stop in (
+                    *(Stop(0.02, 150), Stop(0.05, 200), Stop(0.05, 150, 0.1), Stop(0.05, 150, 0.2)),
+                    Stop(0.05, 150, 0.1, "lbfgs"),
+                )
+            ),
+        )
     }
     keys.add(relaxation_key(host, "1x1x1:Na1100:Fe2323", **base))
     other = Host.__new__(Host)
     other.__dict__.update(host.__dict__)
     other.cell_full = host.cell_full * 1.01
     keys.add(relaxation_key(other, "1x1x1:Na1100:Fe2233", **base))
-    assert len(keys) == 6
+    assert len(keys) == 9
 
 
 def test_identity_of_a_model_is_what_decides_its_energies(rule: RedoxRule, tmp_path: Path) -> None:
@@ -238,7 +249,7 @@ def test_progress_is_said_and_changes_nothing(
     for label in (None, "toy relaxing"):
         monkeypatch.setattr(progress, "PAUSE", 0.0)
         cache = RelaxationCache(tmp_path / f"cache-{label}", model_identity(model))
-        options = {"polaron_distortion": 0.06, "fmax": 1e-6, "max_steps": 20, "batch_size": 2}
+        options = {"polaron_distortion": 0.06, "stop": Stop(1e-6, 20), "batch_size": 2}
         results = relax_arrangements(model, host, images, **options, cache=cache, progress=label)  # type: ignore[arg-type]
         energies.append([item.energy for item in results])
     assert energies[0] == energies[1]

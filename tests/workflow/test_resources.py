@@ -38,7 +38,7 @@ def test_a_gpu_is_asked_for_where_the_configuration_says_so(tmp_path: Path) -> N
     gpus = {"cpu": 0, "cuda": 1}
     for device in gpus:
         config = SMOKE | {"run": "test-resources", "models": models, "controls": []}
-        config["training"] = SMOKE["training"] | {"device": device}
+        config["device"] = device
         (tmp_path / f"{device}.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     paths = [str(tmp_path / f"{device}.yaml") for device in gpus]
     done = subprocess.run(
@@ -47,9 +47,8 @@ def test_a_gpu_is_asked_for_where_the_configuration_says_so(tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr
     plans = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert len(plans) == len(gpus)
+    evaluating = {"train", "charge_order", "charge_order_identical", "search", "embedding"}
     for asked, count in zip(plans, gpus.values(), strict=True):
-        assert asked.pop("train") == count
-        assert {"dataset", "charge_order", "search", "embedding", "thermodynamics", "comparison"} <= set(
-            asked
-        )
-        assert not any(asked.values())  # these run on the CPU, whatever the training does
+        assert {asked.pop(rule) for rule in evaluating} == {count}
+        assert {"dataset", "thermodynamics", "comparison", "charge_order_ewald"} <= set(asked)
+        assert not any(asked.values())  # these evaluate no model

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from workflow_lib.cli.common import folder, folders, stage
+from workflow_lib.cli.common import folder, folders, model_option, stage
 
 if TYPE_CHECKING:
     from workflow_lib.config import Config
@@ -26,10 +26,8 @@ def charge_order_reference(config: Config, dataset: Path, out: Path) -> None:
     )
 
 
-@stage(folder("--model-dir"), folder("--reference"), folder("--dataset"), folder("--work"))
-def charge_order(
-    config: Config, model_dir: Path, reference: Path, dataset: Path, work: Path, out: Path
-) -> None:
+@stage(model_option, folder("--reference"), folder("--dataset"), folder("--work"))
+def charge_order(config: Config, model: str, reference: Path, dataset: Path, work: Path, out: Path) -> None:
     """Evaluate one model on the charge-ordered states.
 
     In three protocols: single points, relaxed from the distorted start and from the undistorted
@@ -39,11 +37,12 @@ def charge_order(
 
     use_threads(config.threads)
     from workflow_lib.lattice.host import Host
+    from workflow_lib.results_models import load_potential
     from workflow_lib.results_reading import checked
     from workflow_lib.stages.charge_order.run import run_charge_order
 
     run_charge_order(
-        model_dir=model_dir,
+        model=load_potential(model, config.outside, config.device),
         reference_dir=reference,
         host=Host.load(config.host, config.redox),
         splits_path=checked(dataset / "splits.json", "dataset"),
@@ -69,9 +68,9 @@ def charge_order_ewald(config: Config, reference: Path, dataset: Path, out: Path
     )
 
 
-@stage(folders("--trainings"), folder("--dataset"), folder("--work"))
+@stage(folders("--models"), folder("--dataset"), folder("--work"))
 def charge_order_identical(
-    config: Config, trainings: list[Path], dataset: Path, work: Path, out: Path
+    config: Config, models: list[Path], dataset: Path, work: Path, out: Path
 ) -> None:
     """Compare all models on identical atoms.
 
@@ -84,12 +83,14 @@ def charge_order_identical(
         raise UserError("charge_order.identical_atoms is not set; name a frame table in the configuration")
     use_threads(config.threads)
     from workflow_lib.lattice.host import Host
+    from workflow_lib.results_models import load_potential
     from workflow_lib.results_reading import checked
     from workflow_lib.stages.charge_order.identical import run_identical
 
     run_identical(
         frames_path=config.charge_order.identical_atoms,
-        model_dirs=trainings,
+        models=list(map(str, models)),
+        load=lambda model: load_potential(model, config.outside, config.device),
         splits_path=checked(dataset / "splits.json", "dataset"),
         host=Host.load(config.host, config.redox),
         rule=config.redox,

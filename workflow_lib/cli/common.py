@@ -129,6 +129,12 @@ config_option = click.option(
     metavar="FILE",
     help="configuration",
 )
+model_option = click.option(
+    "--model",
+    required=True,
+    metavar="MODEL",
+    help="folder of a trained model, or id of a potential under `outside` (<name>-outside)",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="print JSON")
 
 

@@ -5,26 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from workflow_lib.cli.common import folder, folders, stage
+from workflow_lib.cli.common import folder, folders, model_option, stage
 
 if TYPE_CHECKING:
     from workflow_lib.config import Config
 
 
-@stage(folder("--model-dir"), folder("--dataset"), folder("--reference"), folder("--work"))
-def embedding(
-    config: Config, model_dir: Path, dataset: Path, reference: Path, work: Path, out: Path
-) -> None:
+@stage(model_option, folder("--dataset"), folder("--reference"), folder("--work"))
+def embedding(config: Config, model: str, dataset: Path, reference: Path, work: Path, out: Path) -> None:
     """Separate charge states in a model's embeddings."""
     from workflow_lib.core.threads import use_threads
 
     use_threads(config.threads)
     from workflow_lib.lattice.host import Host
+    from workflow_lib.results_models import load_potential
     from workflow_lib.results_reading import checked
     from workflow_lib.stages.embedding.run import run_embedding
 
     run_embedding(
-        model_dir=model_dir,
+        model=load_potential(model, config.outside, config.device),
         frames_path=checked(dataset / "frames.parquet", "dataset"),
         splits_path=checked(dataset / "splits.json", "dataset"),
         reference_dir=reference,

@@ -14,6 +14,7 @@ from workflow_lib.core.io import read_json, to_json
 
 if TYPE_CHECKING:
     from workflow_lib.models.predictor import Predictor
+    from workflow_lib.simulation.settings import Optimiser
 
 type Assign = Literal["labels", "search"]
 assign_option = click.option(
@@ -26,7 +27,12 @@ assign_option = click.option(
 )
 
 
-def _model(model: str) -> Predictor:
+device_option = click.option(
+    "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="where it runs"
+)
+
+
+def _model(model: str, device: str) -> Predictor:
     """Load a potential; a card that is missing or damaged is noticed before torch is imported."""
     card = Path(model) / "card.json"
     if Path(model).exists():
@@ -37,7 +43,7 @@ def _model(model: str) -> Predictor:
         read_json(card)
     from workflow_lib.models.outside import load_predictor
 
-    return load_predictor(model)
+    return load_predictor(model, device)
 
 
 def _print(values: Mapping[str, object], as_json: bool) -> None:
@@ -52,8 +58,9 @@ def _print(values: Mapping[str, object], as_json: bool) -> None:
 @click.argument("model")
 @click.argument("frames", type=FILE)
 @click.option("--energy-reference", metavar="LEVEL", help=LEVEL_HELP)
+@device_option
 @json_option
-def evaluate(model: str, frames: Path, energy_reference: str | None, as_json: bool) -> None:
+def evaluate(model: str, frames: Path, energy_reference: str | None, device: str, as_json: bool) -> None:
     """Print a model's errors on labelled frames.
 
     MODEL as for predict. FRAMES is Parquet or extended XYZ.
@@ -61,7 +68,7 @@ def evaluate(model: str, frames: Path, energy_reference: str | None, as_json: bo
     from workflow_lib.frames.foreign import read_frames
 
     table = read_frames(frames, energy_reference=energy_reference)
-    predictor = _model(model)
+    predictor = _model(model, device)
     from workflow_lib.models.evaluate import evaluate as run
 
     _print(run(predictor, table, str(frames)), as_json)
@@ -71,8 +78,9 @@ def evaluate(model: str, frames: Path, energy_reference: str | None, as_json: bo
 @click.argument("model")
 @click.argument("structure", type=FILE)
 @assign_option
+@device_option
 @json_option
-def predict(model: str, structure: Path, assign: Assign, as_json: bool) -> None:
+def predict(model: str, structure: Path, assign: Assign, device: str, as_json: bool) -> None:
     """Print energy, forces and moments of a structure.
 
     MODEL is the folder of a trained model, a shipped name (chgnet-0.3.0, chgnet-0.2.0, chgnet-r2scan) or a
@@ -81,7 +89,7 @@ def predict(model: str, structure: Path, assign: Assign, as_json: bool) -> None:
     from workflow_lib.frames.structure import read_structure
 
     atoms = read_structure(structure)
-    prediction = _model(model).predict([atoms], assign=assign)[0]
+    prediction = _model(model, device).predict([atoms], assign=assign)[0]
     values: dict[str, object] = {"energy": prediction.energy, "forces": prediction.forces}
     for key in ("magmoms", "charges", "oxidation_states"):
         values[key] = getattr(prediction, key)
@@ -95,25 +103,52 @@ def predict(model: str, structure: Path, assign: Assign, as_json: bool) -> None:
 @assign_option
 @click.option("--fmax", type=Positive(), default=0.02, show_default=True, help="eV/A")
 @click.option("--max-steps", type=click.IntRange(min=0), default=500, show_default=True)
-def relax(model: str, structure: Path, out: Path, assign: Assign, fmax: float, max_steps: int) -> None:
-    """Relax the positions of a structure in its cell.
+@click.option("--cell", is_flag=True, help="relax the cell too")
+@click.option("--smax", type=Positive(), default=0.1, show_default=True, help="with --cell, GPa")
+@click.option("--optimiser", type=click.Choice(["fire", "lbfgs"]), default="fire", show_default=True)
+@device_option
+def relax(
+    model: str,
+    structure: Path,
+    out: Path,
+    assign: Assign,
+    fmax: float,
+    max_steps: int,
+    cell: bool,
+    smax: float,
+    optimiser: Optimiser,
+    device: str,
+) -> None:
+    """Relax the positions of a structure, with --cell also its cell.
 
     MODEL as for predict. STRUCTURE and OUT have any format that ASE knows.
     """
     from workflow_lib.frames.structure import read_structure, write_structure
 
     atoms = read_structure(structure)
-    predictor = _model(model)
+    predictor = _model(model, device)
     from workflow_lib.simulation.relaxation import relax as run
 
-    result = run(predictor, [atoms], fmax=fmax, max_steps=max_steps, batch_size=1, assign=assign)[0]
+    [result] = run(
+        predictor,
+        [atoms],
+        fmax=fmax,
+        max_steps=max_steps,
+        batch_size=1,
+        cell=cell,
+        smax=smax,
+        optimiser=optimiser,
+        assign=assign,
+    )
     if result.status == "diverged":
         raise UserError(
-            f"the relaxation of {structure} diverged after {result.steps} steps; nothing was written. "
-            "Start from a structure closer to the training data"
+            f"the relaxation of {structure} diverged after {result.steps} steps ({result.reason}); nothing "
+            "was written. Start from a structure closer to the training data"
         )
     write_structure(result.atoms, out)
     click.echo(
         f"{result.status} after {result.steps} steps: energy {result.energy:.6f} eV, "
-        f"largest force {result.fmax:.4f} eV/A, cell unchanged; written to {out}"
+        f"largest force {result.fmax:.4f} eV/A, "
+        + ("cell unchanged" if result.smax is None else f"largest stress {result.smax:.3f} GPa")
+        + f"; written to {out}"
     )

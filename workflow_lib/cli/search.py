@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from workflow_lib.cli.common import folder, folders, stage
+from workflow_lib.cli.common import folder, folders, model_option, stage
 
 if TYPE_CHECKING:
     from workflow_lib.config import Config
 
 
-@stage(folder("--model-dir"), folder("--reference"), folder("--work"))
-def search(config: Config, model_dir: Path, reference: Path, work: Path, out: Path) -> None:
+@stage(model_option, folder("--reference"), folder("--work"))
+def search(config: Config, model: str, reference: Path, work: Path, out: Path) -> None:
     """Search for low-energy arrangements with one model.
 
     Runs a genetic algorithm and a random search at equal budget.
@@ -21,13 +21,18 @@ def search(config: Config, model_dir: Path, reference: Path, work: Path, out: Pa
 
     use_threads(config.threads)
     from workflow_lib.lattice.host import Host
+    from workflow_lib.results_models import load_potential
+    from workflow_lib.results_reading import read_table
     from workflow_lib.stages.search.run import run_search
 
+    states = read_table("charge_order/reference", reference)
     run_search(
-        model_dir=model_dir,
+        model=load_potential(model, config.outside, config.device),
+        name=out.name,
         host=Host.load(config.host, config.redox),
         settings=config.search,
         relaxation=config.charge_order,
+        stress_converged=bool(states["stress_converged"].all()),
         seed=config.seed,
         work=work / "search",
         cache=work / "relaxations",

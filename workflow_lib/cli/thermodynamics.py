@@ -16,13 +16,16 @@ def thermodynamics(
     config: Config, reference: Path, charge_orders: list[Path], searches: list[Path], out: Path
 ) -> None:
     """Compare hulls and voltages with DFT."""
+    from workflow_lib.results_reading import read_table
     from workflow_lib.stages.thermodynamics.run import run_thermodynamics
 
+    states = read_table("charge_order/reference", reference)
     run_thermodynamics(
         reference_dir=reference,
         charge_order_dirs=charge_orders,
         search_dirs=searches,
         rule=config.redox,
         settings=config.thermodynamics,
+        cells=config.charge_order.stop(stress_converged=bool(states["stress_converged"].all())).cells,
         out=out,
     )

@@ -31,6 +31,7 @@ def train(config: Config, dataset: Path, work: Path, model: str, out: Path) -> N
     if model not in wanted:
         raise UserError(f"--model {model} is not in the configuration{nearest(model, wanted)}")
     trained = wanted[model]
+    assert trained.fold is not None and trained.seed is not None
     use_threads(config.threads)
     from workflow_lib.results_reading import checked
     from workflow_lib.stages.training.run import train as run

@@ -29,9 +29,11 @@ from torch import Tensor
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.models import chgnet_network
-from workflow_lib.models.chgnet_graph import chgnet_graph, collate_chgnet
+from workflow_lib.models.chgnet_graph import assemble_chgnet, collate_chgnet
 from workflow_lib.models.contract import Batch, Graph, Output, Potential, Species, Structure
+from workflow_lib.models.graph import assembled_graph
 from workflow_lib.models.hyperparameters import ChgnetHyperparameters
+from workflow_lib.models.neighbours import Edges
 
 TABLE = 94
 """Rows of CHGNet's embedding: hydrogen to plutonium."""
@@ -72,7 +74,7 @@ class ChgnetPotential(Potential):
         beyond = [label for label in species.labels if label > TABLE]
         if beyond:
             raise UserError(f"chgnet takes species labels up to {TABLE} (Pu), got {beyond[0]}")
-        self.atom_cutoff = float(arguments["atom_graph_cutoff"])
+        self.reach: float = float(arguments["atom_graph_cutoff"])
         self.bond_cutoff = float(arguments["bond_graph_cutoff"])
         with contextlib.redirect_stdout(io.StringIO()):  # the constructor prints its size
             self.net = CHGNet(**{**arguments, "composition_model": None})
@@ -117,12 +119,12 @@ class ChgnetPotential(Potential):
 
     def graph(self, structure: Structure) -> Graph:
         """See :meth:`Potential.graph`; also UserError for an atom without neighbours."""
-        return chgnet_graph(
-            structure,
-            self.species,
-            atom_cutoff=self.atom_cutoff,
-            bond_cutoff=self.bond_cutoff,
-            dtype=self.dtype,
+        return assembled_graph(self, structure)
+
+    def assemble(self, atoms: Batch, edges: Edges) -> Batch:
+        """See :meth:`Potential.assemble`; also UserError for an atom without neighbours."""
+        return assemble_chgnet(
+            atoms, edges, atom_cutoff=self.reach, bond_cutoff=self.bond_cutoff, dtype=self.dtype
         )
 
     def collate(self, graphs: Sequence[Graph]) -> Batch:

@@ -15,10 +15,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import torch
+
+if TYPE_CHECKING:
+    from workflow_lib.models.neighbours import Edges
 
 Graph = dict[str, torch.Tensor]
 Batch = dict[str, torch.Tensor]
@@ -72,6 +75,8 @@ class Potential(torch.nn.Module, ABC):
     family: ClassVar[str]
     predicts: ClassVar[frozenset[str]] = frozenset()
     """Per-atom labels besides forces: a subset of {"magmoms", "charges"}."""
+    reach: float | None = None
+    """Length (A) below which two atoms share an edge; None if the potential has no :meth:`assemble`."""
 
     def __init__(self, species: Species, dtype: torch.dtype) -> None:
         super().__init__()
@@ -110,6 +115,16 @@ class Potential(torch.nn.Module, ABC):
 
         Must not change ``graphs``; called every step, so no per-atom Python.
         """
+
+    def assemble(self, atoms: Batch, edges: Edges) -> Batch:
+        """Return the batch of some atoms and the edges between them, on their device.
+
+        What :meth:`graph` and :meth:`collate` make one structure after another, made at once, for atoms
+        that never leave the device. ``atoms`` holds ``species``, ``atomic_numbers`` and ``system`` [n],
+        ``positions`` [n, 3] and ``cell`` [s, 3, 3] (A, double precision) and ``n_atoms`` [s]; ``edges``
+        are all those within :attr:`reach`.
+        """
+        raise NotImplementedError(f"{self.family} makes its graphs one by one")
 
     @abstractmethod
     def network(self, batch: Batch, *, stress: bool) -> Output:

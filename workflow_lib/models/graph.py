@@ -9,23 +9,40 @@ import torch
 from ase.data import chemical_symbols
 
 from workflow_lib.core.errors import UserError
-from workflow_lib.models.contract import Batch, Graph, Species, Structure
+from workflow_lib.models.contract import Batch, Graph, Potential, Species, Structure
+from workflow_lib.models.neighbours import Edges, search_cpu
 
 
-def base_graph(structure: Structure, species: Species, dtype: torch.dtype) -> Graph:
-    """Return atoms and cell as tensors; raise UserError for a species that the model does not know."""
-    unknown = sorted(set(map(int, structure.species)) - set(species.labels))
+def check_known(labels: np.ndarray, species: Species) -> None:
+    """Raise UserError if some of the labels are none of the model's."""
+    unknown = sorted(set(map(int, labels)) - set(species.labels))
     if unknown:
         raise UserError(
             f"structure holds {', '.join(chemical_symbols[z] for z in unknown)}, which the model "
             f"was not trained on; it knows {', '.join(chemical_symbols[z] for z in species.labels)}"
         )
+
+
+def base_graph(structure: Structure, species: Species, dtype: torch.dtype) -> Graph:
+    """Return atoms and cell as tensors; raise UserError for a species that the model does not know."""
+    check_known(structure.species, species)
     return {
         "species": torch.as_tensor(np.asarray(structure.species), dtype=torch.int64).clone(),
         "atomic_numbers": torch.as_tensor(np.asarray(structure.atomic_numbers), dtype=torch.int64).clone(),
         "positions": torch.tensor(np.asarray(structure.positions), dtype=dtype),
         "cell": torch.tensor(np.asarray(structure.cell), dtype=dtype).reshape(1, 3, 3),
     }
+
+
+def assembled_graph(potential: Potential, structure: Structure) -> Graph:
+    """Return the graph of one structure, on the CPU, as the potential assembles batches."""
+    assert potential.reach is not None
+    atoms = base_graph(structure, potential.species, torch.float64)
+    atoms["n_atoms"] = torch.tensor([len(atoms["positions"])])
+    atoms["system"] = torch.zeros(len(atoms["positions"]), dtype=torch.int64)
+    where = atoms["positions"], atoms["cell"], atoms["system"]
+    graph = potential.assemble(atoms, Edges.of(search_cpu(*where, potential.reach), *where))
+    return {name: value for name, value in graph.items() if name not in ("n_atoms", "system")}
 
 
 def edge_graph(structure: Structure, species: Species, cutoff: float, dtype: torch.dtype) -> Graph:
@@ -35,19 +52,11 @@ def edge_graph(structure: Structure, species: Species, cutoff: float, dtype: tor
     so that the edge vector is ``positions[j] - positions[i] + edge_shift @ cell``; both directions
     of every pair are present.
     """
-    from matscipy.neighbours import neighbour_list
-
-    graph = base_graph(structure, species, dtype)
-    first, second, shift = neighbour_list(
-        "ijS",
-        positions=np.asarray(structure.positions, dtype=float),
-        cell=np.asarray(structure.cell, dtype=float),
-        pbc=np.array([True, True, True]),
-        cutoff=cutoff,
-    )
-    graph["edge_index"] = torch.as_tensor(np.stack([first, second]), dtype=torch.int64)
-    graph["edge_shift"] = torch.as_tensor(shift, dtype=dtype)
-    return graph
+    graph = base_graph(structure, species, torch.float64)
+    system = torch.zeros(len(graph["positions"]), dtype=torch.int64)
+    index, shift = search_cpu(graph["positions"], graph["cell"], system, cutoff)
+    graph |= {name: graph[name].to(dtype) for name in ("positions", "cell")}
+    return graph | {"edge_index": index, "edge_shift": shift.to(dtype)}
 
 
 def collate_graphs(

@@ -71,6 +71,8 @@ EWALD = "ewald"
 """The ranking by formal charges, listed with the models although it is not trained."""
 UNTRAINED = Variant("formal-charges", "full", "none", "formal charges", "*", "-", OKABE_ITO[7])
 """How figures show rows that are no trained model."""
+OUTSIDE = Variant("outside", "full", "none", "trained elsewhere", "v", "-", OKABE_ITO[5])
+"""How figures show potentials that were not trained here: shipped weights, calculators."""
 
 _ID = re.compile(r"(?P<stem>[a-z0-9]+(?:-[a-z0-9]+)*)-f(?P<fold>0|[1-9]\d*)-s(?P<seed>0|[1-9]\d*)")
 _COLOURS = {
@@ -92,26 +94,37 @@ def variant_of(name: str) -> Variant:
 
 def look_of(variant: str) -> Variant:
     """Return how to show a row of a figure: its variant, or that of rankings without training."""
-    return VARIANTS.get(variant, UNTRAINED)
+    return OUTSIDE if variant == OUTSIDE.name else VARIANTS.get(variant, UNTRAINED)
 
 
 class ModelId(NamedTuple):
-    """Name, variant, fold and seed of a trained model."""
+    """Name, variant, fold and seed of a trained model.
+
+    A potential that was not trained here has the variant ``outside``, and neither fold nor seed.
+    """
 
     name: str
     variant: str
-    fold: int
-    seed: int
+    fold: int | None
+    seed: int | None
 
     def __str__(self) -> str:
-        return f"{self.name}-{self.variant}-f{self.fold}-s{self.seed}"
+        trained = "" if self.fold is None else f"-f{self.fold}-s{self.seed}"
+        return f"{self.name}-{self.variant}{trained}"
+
+    @classmethod
+    def outside(cls, name: str) -> Self:
+        """Return the id of a potential that was not trained here, such as ``chgnet-r2scan-outside``."""
+        return cls(name, OUTSIDE.name, None, None)
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read an id such as ``painn-entropy-f0-s1``.
+        """Read an id such as ``painn-entropy-f0-s1`` or ``chgnet-r2scan-outside``.
 
         Raises UserError for any other form, and for a variant that does not exist.
         """
+        if re.fullmatch(NAME, text) and text.endswith(f"-{OUTSIDE.name}"):
+            return cls.outside(text.removesuffix(f"-{OUTSIDE.name}"))
         found = _ID.fullmatch(text)
         if found is None:
             raise UserError(f"{text!r} is no id of a trained model; one looks like painn-entropy-f0-s1")

@@ -25,9 +25,10 @@ import torch
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.models.contract import Batch, Graph, Output, Potential, Species, Structure
-from workflow_lib.models.graph import collate_graphs, edge_graph
+from workflow_lib.models.graph import assembled_graph, collate_graphs
 from workflow_lib.models.hyperparameters import MaceHyperparameters
 from workflow_lib.models.mace_ops import PairConvolution, half_list, interact
+from workflow_lib.models.neighbours import Edges
 
 _UNSAFE = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 
@@ -84,10 +85,11 @@ class MacePotential(Potential):
     def __init__(self, species: Species, dtype: torch.dtype, model: Any, cutoff: float) -> None:
         super().__init__(species, dtype)
         self.model = model
-        self.cutoff = cutoff
+        self.cutoff = self.reach = cutoff
         index = torch.full((max(species.labels) + 1,), -1, dtype=torch.int64)
         index[list(species.labels)] = torch.arange(len(species.labels))
-        self._index = index
+        self.register_buffer("_index", index, persistent=False)  # label -> place among the labels
+        self._index: torch.Tensor
         self.convolutions = torch.nn.ModuleList(
             PairConvolution(interaction.conv_tp) for interaction in self.model.interactions
         )
@@ -164,18 +166,21 @@ class MacePotential(Potential):
 
         A pair stands for both directions; ``edge_vector`` points from its first atom to its second.
         """
-        # Vectors are computed in double precision: in float32 the cell shift would cost a digit.
-        graph = edge_graph(structure, self.species, self.cutoff, torch.float64)
-        positions, cell, shift = graph["positions"], graph["cell"], graph.pop("edge_shift")
-        half = half_list(graph["edge_index"], shift)
-        pairs = graph["edge_index"][:, half]
-        vector = positions[pairs[1]] - positions[pairs[0]] + shift[half] @ cell[0]
-        graph["edge_index"], graph["edge_vector"] = pairs, vector.to(self.dtype)
-        graph["positions"], graph["cell"] = positions.to(self.dtype), cell.to(self.dtype)
-        graph["node_attrs"] = torch.nn.functional.one_hot(
-            self._index[graph["species"]], len(self.species.labels)
-        ).to(self.dtype)
-        return graph
+        return assembled_graph(self, structure)
+
+    def assemble(self, atoms: Batch, edges: Edges) -> Batch:
+        """See :meth:`Potential.assemble`."""
+        half = half_list(edges.atoms, edges.shift)
+        species = self._index.to(atoms["species"].device)[atoms["species"]]
+        one_hot = torch.nn.functional.one_hot(species, len(self.species.labels))
+        return {
+            **atoms,
+            "positions": atoms["positions"].to(self.dtype),
+            "cell": atoms["cell"].to(self.dtype),
+            "edge_index": edges.atoms[:, half],
+            "edge_vector": edges.vector[half].to(self.dtype),
+            "node_attrs": one_hot.to(self.dtype),
+        }
 
     def collate(self, graphs: Sequence[Graph]) -> Batch:
         """See :meth:`Potential.collate`."""

@@ -129,7 +129,7 @@ def radial_network(network: Any, values: torch.Tensor) -> torch.Tensor:
 def half_list(edge_index: torch.Tensor, edge_shift: torch.Tensor) -> torch.Tensor:
     """Return a mask [n_edges] of one edge of every pair, given both directions and their cell shifts."""
     first, second = edge_index
-    leading = torch.zeros(len(first), dtype=edge_shift.dtype)
+    leading = edge_shift.new_zeros(len(first))
     for axis in (2, 1, 0):
         leading = torch.where(edge_shift[:, axis] != 0, edge_shift[:, axis], leading)
     return (first < second) | ((first == second) & (leading > 0))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -17,16 +18,12 @@ from workflow_lib.core.code import code_checksum
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import to_json
 from workflow_lib.models.contract import Output, Species, Structure
-from workflow_lib.models.predictor import Assign, Prediction, Predictor
+from workflow_lib.models.device import usable
+from workflow_lib.models.identity import OUTSIDE
+from workflow_lib.models.outside_settings import SHIPPED, OutsideModel
+from workflow_lib.models.predictor import Origin, Predictor
 from workflow_lib.models.registry import FAMILIES
 from workflow_lib.models.trained import CARD, SCHEMA, TrainedModel, species_to_card
-
-SHIPPED: dict[str, tuple[str, str]] = {
-    "chgnet-0.3.0": ("0.3.0", "VASP/PBE and PBE+U of the Materials Project, MP2020 corrections"),
-    "chgnet-0.2.0": ("0.2.0", "VASP/PBE and PBE+U of the Materials Project, MP2020 corrections"),
-    "chgnet-r2scan": ("r2scan", "VASP/r2SCAN of the Materials Project"),
-}
-"""Named potentials: the version of the weights in the installed chgnet, and their level of theory."""
 
 
 def load_predictor(name: str | Path, device: str = "cpu") -> Predictor:
@@ -37,7 +34,7 @@ def load_predictor(name: str | Path, device: str = "cpu") -> Predictor:
     """
     text = str(name)
     if text in SHIPPED:
-        return shipped(text, device)
+        return shipped(text, device=device)
     if ":" in text and not Path(text).exists():
         return AsePredictor(import_calculator(text), text)
     if not (Path(text) / CARD).is_file():
@@ -48,22 +45,37 @@ def load_predictor(name: str | Path, device: str = "cpu") -> Predictor:
     return TrainedModel.load(text, device)
 
 
-def shipped(name: str, device: str = "cpu") -> TrainedModel:
+def load_outside(settings: OutsideModel, device: str = "cpu") -> Predictor:
+    """Return a potential of the configuration under the name that it has there."""
+    if settings.potential in SHIPPED:
+        return shipped(settings.potential, name=settings.name, device=device)
+    calculator = import_calculator(settings.potential, settings.arguments)
+    return AsePredictor(
+        calculator,
+        settings.potential,
+        name=settings.name,
+        level=settings.level,
+        arguments=settings.arguments,
+    )
+
+
+def shipped(potential: str, *, name: str | None = None, device: str = "cpu") -> TrainedModel:
     """Return the weights of :data:`SHIPPED` as they are, with all elements they know, charge-blind."""
     from workflow_lib.models import chgnet
 
-    version, level = SHIPPED[name]
+    version, level = SHIPPED[potential]
     family = FAMILIES["chgnet"]
     hyperparameters = family.hyperparameters.model_validate({"pretrained": version})
     every = tuple(range(1, chgnet.TABLE + 1))
     species = Species(every, {z: z for z in every})
-    potential = family.load().build(hyperparameters, species, init="pretrained", seed=0)
-    potential.requires_grad_(False)
+    network = family.load().build(hyperparameters, species, init="pretrained", seed=0)
+    network.requires_grad_(False)
     card = {
         "schema": SCHEMA,
-        "name": name,
+        "name": name or potential,
         "family": "chgnet",
         "init": "pretrained",
+        "variant": OUTSIDE.name,
         "hyperparameters": hyperparameters.model_dump(mode="json"),
         "species": species_to_card(species),
         "redox_embedding": "none",
@@ -72,121 +84,108 @@ def shipped(name: str, device: str = "cpu") -> TrainedModel:
         "training": {"steps": 0},
         "tensors_sha256": chgnet.SHIPPED[version],
     }
-    return TrainedModel(potential.to(device), card)
+    return TrainedModel(network.to(usable(device)), card)
 
 
-def import_calculator(path: str) -> BaseCalculator:
+def import_calculator(path: str, arguments: Mapping[str, Any] | None = None) -> BaseCalculator:
     """Return the calculator that ``module:attribute`` names; UserError where it does not import."""
     module, _, attribute = path.partition(":")
     try:
         found = getattr(import_module(module), attribute)
-        calculator = found() if callable(found) else found
+        calculator = found(**(arguments or {})) if callable(found) else found
     except Exception as error:  # whatever someone's module raises is a fault of the path given
         reason = " ".join(str(error).split())
         raise UserError(f"{path} gives no calculator ({type(error).__name__}: {reason})") from error
     if not isinstance(calculator, BaseCalculator):
         raise UserError(
             f"{path} gives a {type(calculator).__name__}, not a calculator of ASE; name a class, or a "
-            "function without arguments that returns one"
+            "function that returns one"
         )
     return calculator
 
 
-class AsePredictor:
+class AsePredictor(Predictor):
     """A calculator of ASE behind the predictor protocol: charge-blind, one structure after another.
 
-    Its level of theory is unknown unless given, so that its energies are never compared with others;
-    ``name`` is the import path, which with the calculator's parameters is its identity.
+    Its level of theory is unknown unless given, so that its energies are never compared with others. Its
+    identity is the import path with arguments and the calculator's parameters: weights behind a path that
+    change are another path's business.
     """
 
+    batched: ClassVar[bool] = False
     charge_labelled = False
     elements = None
     device = torch.device("cpu")
+    predicts: frozenset[str] = frozenset()
+    level: str | None = None
+    name: str = ""
 
-    def __init__(self, calculator: BaseCalculator, name: str, level: str | None = None) -> None:
-        self.calculator, self.name, self.level = calculator, name, level
-        named = set(calculator.implemented_properties)
-        self.predicts = frozenset({"magmoms", "charges"} & named)
+    def __init__(
+        self,
+        calculator: BaseCalculator,
+        path: str,
+        *,
+        name: str | None = None,
+        level: str | None = None,
+        arguments: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.calculator, self.path, self.level = calculator, path, level
+        self.name = name or path
+        self.arguments = dict(arguments or {})
+        self.predicts = frozenset({"magmoms", "charges"} & set(calculator.implemented_properties))
+
+    @property
+    def origin(self) -> Origin:
+        """See :class:`Predictor`."""
+        return Origin(self.name, "ase", "none", OUTSIDE.name, None, None)
 
     @property
     def identity(self) -> str:
-        """Hash of name and parameters; weights behind a path that change are another path's business."""
+        """Hash of path, arguments and parameters."""
         parameters = {key: repr(value) for key, value in getattr(self.calculator, "parameters", {}).items()}
-        text = to_json([self.name, parameters, code_checksum(__name__)])
+        text = to_json([self.path, self.arguments, parameters, code_checksum(__name__)])
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def choose(self, atoms: Atoms, assign: Assign = "labels") -> np.ndarray | None:
+    @property
+    def gives_stress(self) -> bool:
         """See :class:`Predictor`."""
-        return None
-
-    def species(self, numbers: np.ndarray, states: np.ndarray | None) -> np.ndarray:
-        """See :class:`Predictor`."""
-        return np.array(numbers, dtype=np.int64)
+        return "stress" in self.calculator.implemented_properties
 
     def evaluate(self, structures: Sequence[Structure], *, stress: bool = False) -> Output:
         """See :class:`Predictor`."""
-        atoms = [Atoms(s.atomic_numbers, s.positions, cell=s.cell, pbc=True) for s in structures]
-        found = self.predict(atoms, stress=stress)
-        total = sum(map(len, atoms))
+        parts = [self._one(item, stress) for item in structures]
         output = {
-            "energy": torch.tensor([item.energy for item in found], dtype=torch.float64),
-            "forces": torch.as_tensor(np.concatenate([item.forces for item in found])),
-            "node_embeddings": torch.zeros((total, 0), dtype=torch.float64),
+            "energy": torch.tensor([part["energy"] for part in parts], dtype=torch.float64),
+            "node_embeddings": torch.zeros(
+                (sum(len(item.atomic_numbers) for item in structures), 0), dtype=torch.float64
+            ),
         }
         if stress:
-            output["stress"] = torch.as_tensor(
-                np.stack([item.stress for item in found if item.stress is not None])
-            )
-        for name in self.predicts:
-            output[name] = torch.as_tensor(np.concatenate([getattr(item, name) for item in found]))
+            output["stress"] = torch.as_tensor(np.stack([part["stress"] for part in parts]))
+        for name in ("forces", *self.predicts):
+            output[name] = torch.as_tensor(np.concatenate([part[name] for part in parts]))
         return output
 
-    def predict(
-        self,
-        atoms: Sequence[Atoms],
-        *,
-        stress: bool = False,
-        batch_size: int = 16,
-        assign: Assign = "labels",
-    ) -> list[Prediction]:
-        """See :class:`Predictor`."""
-        return [
-            self._one(item, stress, f"structure {i} of {len(atoms)}") for i, item in enumerate(atoms, 1)
-        ]
-
-    def _one(self, given: Atoms, stress: bool, where: str) -> Prediction:
-        atoms = Atoms(given.numbers, given.positions, cell=given.cell, pbc=given.pbc)
+    def _one(self, structure: Structure, stress: bool) -> dict[str, Any]:
+        atoms = Atoms(structure.atomic_numbers, structure.positions, cell=structure.cell, pbc=True)
         try:
-            energy = float(self.calculator.get_potential_energy(atoms))
-            forces = np.array(self.calculator.get_forces(atoms), dtype=float)
-            tensor = None
+            found: dict[str, Any] = {
+                "energy": float(self.calculator.get_potential_energy(atoms)),
+                "forces": np.array(self.calculator.get_forces(atoms), dtype=float),
+            }
             if stress:
-                tensor = voigt_6_to_full_3x3_stress(
+                found["stress"] = voigt_6_to_full_3x3_stress(
                     np.array(self.calculator.get_stress(atoms), dtype=float)
                 )
-            moments = self._labels("magmoms", atoms)
-            charges = self._labels("charges", atoms)
+            for name in self.predicts:
+                try:
+                    found[name] = np.array(self.calculator.get_property(name, atoms), dtype=float)
+                except PropertyNotImplementedError:  # some name more than they give
+                    self.predicts -= {name}
         except PropertyNotImplementedError as error:
             raise UserError(f"{self.name} does not give all that is asked of it ({error})") from error
         except NotImplementedError as error:
-            raise UserError(f"{where}: {self.name} cannot calculate it ({error})") from error
-        if not (np.isfinite(energy) and np.isfinite(forces).all()):
-            raise UserError(f"{where}: {self.name} gives an energy or forces that are not finite")
-        return Prediction(
-            energy=energy,
-            forces=forces,
-            stress=tensor,
-            magmoms=None if moments is None else np.abs(moments),
-            charges=charges,
-            embeddings=np.zeros((len(atoms), 0)),
-            oxidation_states=None,
-        )
-
-    def _labels(self, name: str, atoms: Atoms) -> np.ndarray | None:
-        if name not in self.predicts:
-            return None
-        try:
-            return np.array(self.calculator.get_property(name, atoms), dtype=float)
-        except PropertyNotImplementedError:  # some name more than they give
-            self.predicts -= {name}
-            return None
+            raise UserError(f"{self.name} cannot calculate it ({error})") from error
+        if "magmoms" in found:
+            found["magmoms"] = np.abs(found["magmoms"])
+        return found

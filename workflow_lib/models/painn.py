@@ -26,9 +26,10 @@ from torch import Tensor
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.models.contract import Batch, Graph, Output, Potential, Species, Structure
-from workflow_lib.models.graph import collate_graphs, edge_graph
+from workflow_lib.models.graph import assembled_graph, collate_graphs
 from workflow_lib.models.hyperparameters import PainnHyperparameters
 from workflow_lib.models.neighbour_messages import BackwardPass, directed_message, last_axis, radial_message
+from workflow_lib.models.neighbours import Edges
 from workflow_lib.models.second_order import silu
 
 TABLE = 100
@@ -49,7 +50,7 @@ class PainnPotential(Potential):
         if hp.radial_basis == "gaussian" and hp.n_rbf < 2:
             raise UserError("a gaussian radial basis needs n_rbf of 2 or more: its width is a spacing")
         basis = spk.nn.BesselRBF if hp.radial_basis == "bessel" else spk.nn.GaussianRBF
-        self.cutoff = hp.cutoff
+        self.cutoff = self.reach = hp.cutoff
         row = torch.full((TABLE,), -1, dtype=torch.int64)
         row[list(species.labels)] = torch.arange(len(species.labels))
         self.register_buffer("_row", row, persistent=False)  # label -> place among the labels
@@ -83,32 +84,29 @@ class PainnPotential(Potential):
         k is the largest number of neighbours; an atom with fewer has itself as neighbour in the
         rest, at twice the cut-off, where filters are zero.
         """
-        # Edge vectors are differenced in double precision: in float32 the cell shift would cost
-        # a digit.
-        edges = edge_graph(structure, self.species, self.cutoff, torch.float64)
-        (first, second), shift = edges.pop("edge_index"), edges.pop("edge_shift")
-        positions, cell = edges["positions"], edges["cell"][0]
-        vectors = positions[second] - positions[first] + shift @ cell
-        order = torch.argsort(first, stable=True)
-        first, second, vectors = first[order], second[order], vectors[order]
-        n_atoms = len(positions)
+        return assembled_graph(self, structure)
+
+    def assemble(self, atoms: Batch, edges: Edges) -> Batch:
+        """See :meth:`Potential.assemble`."""
+        order = torch.argsort(edges.atoms[0], stable=True)
+        first, second = edges.atoms[:, order]
+        n_atoms, device = len(atoms["species"]), first.device
         counts = torch.bincount(first, minlength=n_atoms)
-        k = int(counts.max())
-        slot = torch.arange(len(first)) - (counts.cumsum(0) - counts)[first]
-        neighbours, table = self._padding(torch.arange(n_atoms), k)
+        slot = torch.arange(len(first), device=device) - (counts.cumsum(0) - counts)[first]
+        neighbours, table = self._padding(torch.arange(n_atoms, device=device), int(counts.max()))
         neighbours[first, slot] = second
-        table[first, slot] = vectors.to(self.dtype)
+        table[first, slot] = edges.vector[order].to(self.dtype)
         return {
-            **edges,
-            "positions": positions.to(self.dtype),
-            "cell": edges["cell"].to(self.dtype),
+            **atoms,
+            "positions": atoms["positions"].to(self.dtype),
+            "cell": atoms["cell"].to(self.dtype),
             "neighbours": neighbours,
             "vectors": table,
         }
 
     def _padding(self, atoms: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """Return ``k`` columns of neighbours and vectors that contribute nothing."""
-        far = torch.tensor([2 * self.cutoff, 0.0, 0.0], dtype=self.dtype)
+        far = torch.tensor([2 * self.cutoff, 0.0, 0.0], dtype=self.dtype, device=atoms.device)
         return atoms[:, None].repeat(1, k), far.repeat(len(atoms), k, 1)
 
     def collate(self, graphs: Sequence[Graph]) -> Batch:

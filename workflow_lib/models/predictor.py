@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import torch
 from ase import Atoms
 
-from workflow_lib.models.contract import Output, Structure
+from workflow_lib.core.errors import UserError
+from workflow_lib.models.contract import Batch, Output, Structure
+from workflow_lib.models.identity import OUTSIDE
+
+if TYPE_CHECKING:
+    from workflow_lib.models.neighbours import Edges
 
 Assign = Literal["labels", "search"]
 
@@ -34,21 +40,55 @@ class Prediction:
     oxidation_states: np.ndarray | None
 
 
-class Predictor(Protocol):
-    """A potential to use: a trained model, shipped weights, or a calculator of ASE.
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a potential comes from, as tables show it; ``fold`` and ``seed`` are None if not trained here.
 
-    The ASE calculator, the torch-sim model and the relaxations are written for this interface.
+    ``model``: its name in the configuration; ``status``: ok, or how its training failed.
     """
 
-    @property
-    def name(self) -> str:
-        """Its name in messages and tables."""
+    model: str
+    family: str
+    init: str
+    variant: str | None
+    fold: int | None
+    seed: int | None
+    redox_embedding: str = "none"
+    status: str = "ok"
 
     @property
+    def outside(self) -> bool:
+        """Whether it was trained elsewhere: on other frames, and as a rule at another level of theory."""
+        return self.variant == OUTSIDE.name
+
+
+class Predictor(ABC):
+    """A potential to use: a trained model, shipped weights, or a calculator of ASE.
+
+    Stages, relaxations, the ASE calculator and the torch-sim model are written for this interface. A
+    subclass says what the potential is and evaluates a batch; this class makes and splits the batches.
+    """
+
+    batched: ClassVar[bool] = True
+    """Whether one call of :meth:`evaluate` should hold several structures."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Its name in messages."""
+
+    @property
+    @abstractmethod
+    def origin(self) -> Origin:
+        """Where it comes from, for tables."""
+
+    @property
+    @abstractmethod
     def identity(self) -> str:
         """Hash of everything that decides its results, its code included."""
 
     @property
+    @abstractmethod
     def level(self) -> str | None:
         """Level of theory of its energies; None if unknown.
 
@@ -56,33 +96,85 @@ class Predictor(Protocol):
         """
 
     @property
+    @abstractmethod
     def charge_labelled(self) -> bool:
         """Whether it distinguishes the charge states of a redox element, and therefore needs them."""
 
     @property
+    @abstractmethod
     def predicts(self) -> frozenset[str]:
         """Per-atom labels besides forces: a subset of {"magmoms", "charges"}."""
 
     @property
+    @abstractmethod
+    def gives_stress(self) -> bool:
+        """Whether it has a stress that may be believed; without one, cells are not relaxed."""
+
+    @property
+    @abstractmethod
     def elements(self) -> frozenset[int] | None:
         """Atomic numbers of the elements it knows; None if unknown."""
 
     @property
+    @abstractmethod
     def device(self) -> torch.device:
         """Device that it runs on."""
 
-    def choose(self, atoms: Atoms, assign: Assign = "labels") -> np.ndarray | None:
-        """Return the charge states to use for a structure; None for a charge-blind potential."""
-
-    def species(self, numbers: np.ndarray, states: np.ndarray | None) -> np.ndarray:
-        """Return the labels [n] that stand for elements [n] in given charge states [n]."""
-
+    @abstractmethod
     def evaluate(self, structures: Sequence[Structure], *, stress: bool = False) -> Output:
         """Run one batch: ``energy``, ``forces``, ``node_embeddings`` and, if asked for, ``stress``.
 
-        Shapes and units are those of the potentials' contract. Raises UserError if there is no
-        stress.
+        Shapes and units are those of the potentials' contract, and so are ``magmoms`` and ``charges``
+        if they are predicted. Raises UserError if there is no stress.
         """
+
+    @property
+    def reach(self) -> float | None:
+        """Length (A) of the longest edge that :meth:`evaluate_edges` wants; None if it takes structures."""
+        return None
+
+    def evaluate_edges(self, atoms: Batch, edges: Edges, *, stress: bool = False) -> Output:
+        """Run one batch of atoms and edges that are on the device, as :meth:`evaluate` does structures.
+
+        ``atoms`` and ``edges`` as in ``Potential.assemble``.
+        """
+        raise NotImplementedError(f"{self.name} takes structures")
+
+    def species(self, numbers: np.ndarray, states: np.ndarray | None) -> np.ndarray:
+        """Return the labels [n] that stand for elements [n] in given charge states [n]."""
+        return np.array(numbers, dtype=np.int64)
+
+    def candidates(self, atoms: Atoms, assign: Assign = "labels") -> list[np.ndarray | None]:
+        """Return the charge states to evaluate a structure under; [None] for a charge-blind potential."""
+        return [None]
+
+    def choose(self, atoms: Atoms, assign: Assign = "labels") -> np.ndarray | None:
+        """Return the charge states to use for ``atoms``: the given ones, or those of lowest energy.
+
+        None for a charge-blind potential; raises UserError as :meth:`candidates` does.
+        """
+        candidates = self.candidates(atoms, assign)
+        if len(candidates) == 1:
+            return candidates[0]
+        [prediction] = self.predict([atoms], assign=assign)
+        return prediction.oxidation_states
+
+    def structure(self, atoms: Atoms, assign: Assign = "labels") -> Structure:
+        """Return the network's input for ``atoms`` under the charge states of :meth:`choose`."""
+        return self.labelled_structure(atoms, self.choose(atoms, assign))
+
+    def labelled_structure(self, atoms: Atoms, states: np.ndarray | None) -> Structure:
+        """Return the structure under given charge states; raise UserError for a non-periodic cell."""
+        cell, positions = np.array(atoms.cell, dtype=float), np.array(atoms.positions, dtype=float)
+        if not atoms.pbc.all() or abs(np.linalg.det(cell)) < 1e-6:
+            raise UserError(
+                f"{atoms.get_chemical_formula()} is not periodic in three directions; the models "
+                "know crystals only: give a cell and set pbc"
+            )
+        if not np.isfinite(positions).all():
+            raise UserError(f"{atoms.get_chemical_formula()} has positions that are not finite")
+        numbers = np.array(atoms.numbers, dtype=np.int64)
+        return Structure(self.species(numbers, states), numbers, positions, cell)
 
     def predict(
         self,
@@ -92,4 +184,62 @@ class Predictor(Protocol):
         batch_size: int = 16,
         assign: Assign = "labels",
     ) -> list[Prediction]:
-        """Evaluate structures; a UserError names the structure by its place in the list."""
+        """Evaluate structures in batches; a UserError names the structure by its place in the list.
+
+        With ``assign="search"`` a structure without charge states is evaluated under each neutral
+        assignment and the one of lowest energy is reported.
+        """
+        owners: list[int] = []
+        states: list[np.ndarray | None] = []
+        structures: list[Structure] = []
+        for place, item in enumerate(atoms):
+            try:
+                for candidate in self.candidates(item, assign):
+                    structures.append(self.labelled_structure(item, candidate))
+                    states.append(candidate)
+                    owners.append(place)
+            except UserError as error:
+                raise UserError(f"{_place(place, len(atoms))}{error}") from error
+        best: dict[int, Prediction] = {}
+        size = batch_size if self.batched else 1
+        for start in range(0, len(structures), size):
+            chunk = structures[start : start + size]
+            try:
+                output = self.evaluate(chunk, stress=stress)
+            except UserError as error:
+                where = _place(owners[start], len(atoms)) if len(chunk) == 1 else ""
+                raise UserError(f"{where}{error}") from error
+            parts = split_output(output, [len(item.species) for item in chunk])
+            for index, prediction in enumerate(parts, start):
+                known = best.get(owners[index])
+                if known is None or prediction.energy < known.energy:
+                    best[owners[index]] = replace(prediction, oxidation_states=states[index])
+        return [best[place] for place in range(len(atoms))]
+
+
+def _place(index: int, total: int) -> str:
+    return f"structure {index + 1} of {total}: " if total > 1 else ""
+
+
+def split_output(output: Output, n_atoms: Sequence[int]) -> list[Prediction]:
+    """Split the output of a batch into one prediction per system (charge states left empty)."""
+    arrays = {key: value.detach().cpu().numpy() for key, value in output.items()}
+    ends = np.cumsum(n_atoms)
+    predictions = []
+    for system, (start, end) in enumerate(zip(ends - n_atoms, ends, strict=True)):
+
+        def per_atom(key: str, rows: slice = slice(int(start), int(end))) -> np.ndarray | None:
+            return arrays[key][rows].copy() if key in arrays else None
+
+        predictions.append(
+            Prediction(
+                energy=float(arrays["energy"][system]),
+                forces=arrays["forces"][start:end].astype(float),
+                stress=arrays["stress"][system].astype(float) if "stress" in arrays else None,
+                magmoms=per_atom("magmoms"),
+                charges=per_atom("charges"),
+                embeddings=arrays["node_embeddings"][start:end].copy(),
+                oxidation_states=None,
+            )
+        )
+    return predictions

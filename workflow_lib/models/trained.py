@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import combinations
 from math import comb
 from pathlib import Path
@@ -28,7 +27,10 @@ from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import atomic_path, read_json, sha256, to_json, write_json
 from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.models.contract import Batch, Output, Potential, Species, Structure
-from workflow_lib.models.predictor import Assign, Prediction
+from workflow_lib.models.device import usable
+from workflow_lib.models.graph import check_known
+from workflow_lib.models.neighbours import Edges
+from workflow_lib.models.predictor import Assign, Origin, Predictor
 from workflow_lib.models.registry import FAMILIES
 from workflow_lib.models.species import rule_from_card
 
@@ -70,7 +72,7 @@ def species_from_card(card: Mapping[str, Any]) -> Species:
     )
 
 
-class TrainedModel:
+class TrainedModel(Predictor):
     """A potential in evaluation mode and its card (keys: see :data:`REQUIRED` and design).
 
     A model trained without stress returns no stress (UserError), because cells relaxed with it
@@ -90,6 +92,15 @@ class TrainedModel:
     def name(self) -> str:
         """Name in the card."""
         return str(self.card["name"])
+
+    @property
+    def origin(self) -> Origin:
+        """Columns of tables, from the card."""
+        card = self.card
+        return Origin(
+            *(str(card["name"]), str(card["family"]), str(card["init"]), card.get("variant")),
+            *(card.get("fold"), card.get("seed"), str(card["redox_embedding"]), str(card["status"])),
+        )
 
     @property
     def level(self) -> str:
@@ -119,6 +130,11 @@ class TrainedModel:
         own = [adapter] if adapter.startswith(f"{PACKAGE}.") else []
         code = code_checksum(__name__, *own)
         return hashlib.sha256(to_json([{key: self.card[key] for key in keys}, code]).encode()).hexdigest()
+
+    @property
+    def gives_stress(self) -> bool:
+        """Whether it was trained on stress, or its stress was asked for by name."""
+        return self.allow_untrained_stress or self.trained_on_stress
 
     @property
     def trained_on_stress(self) -> bool:
@@ -167,7 +183,7 @@ class TrainedModel:
         allow_untrained_stress: bool = False,
     ) -> Self:
         """Build a network from its card and load its tensors; UserError for a damaged or foreign folder."""
-        folder = Path(folder)
+        folder, device = Path(folder), usable(device)
         if not (folder / CARD).is_file():
             raise UserError(
                 f"{folder} holds no trained model ({CARD} is missing); give a folder such as "
@@ -234,120 +250,43 @@ class TrainedModel:
             found.append(states)
         return found
 
-    def choose(self, atoms: Atoms, assign: Assign = "labels") -> np.ndarray | None:
-        """Return the charge states to use for ``atoms``: the given ones, or those of lowest energy.
-
-        None for a charge-blind model; raises UserError as :meth:`candidates` does.
-        """
-        candidates = self.candidates(atoms, assign)
-        if len(candidates) == 1:
-            return candidates[0]
-        [prediction] = self.predict([atoms], assign=assign)
-        return prediction.oxidation_states
-
-    def structure(self, atoms: Atoms, assign: Assign = "labels") -> Structure:
-        """Return the network's input for ``atoms`` under the charge states of :meth:`choose`."""
-        return self.labelled_structure(atoms, self.choose(atoms, assign))
-
     def species(self, numbers: np.ndarray, states: np.ndarray | None) -> np.ndarray:
-        """Return the labels [n] the network sees for elements [n] in given charge states [n]."""
-        if self.rule is None:
-            return np.array(numbers, dtype=np.int64)
-        return self.rule.embed(numbers, states, self.card["redox_embedding"])
+        """Return the labels [n] the network sees for elements [n] in given charge states [n].
 
-    def labelled_structure(self, atoms: Atoms, states: np.ndarray | None) -> Structure:
-        """Return the structure under given charge states; raise UserError for a non-periodic cell."""
-        cell, positions = np.array(atoms.cell, dtype=float), np.array(atoms.positions, dtype=float)
-        if not atoms.pbc.all() or abs(np.linalg.det(cell)) < 1e-6:
-            raise UserError(
-                f"{atoms.get_chemical_formula()} is not periodic in three directions; the models "
-                "know crystals only: give a cell and set pbc"
-            )
-        if not np.isfinite(positions).all():
-            raise UserError(f"{atoms.get_chemical_formula()} has positions that are not finite")
-        numbers = np.array(atoms.numbers, dtype=np.int64)
-        return Structure(self.species(numbers, states), numbers, positions, cell)
+        Raises UserError for an element that the model was not trained on.
+        """
+        labels = np.array(numbers, dtype=np.int64)
+        if self.rule is not None:
+            labels = self.rule.embed(numbers, states, self.card["redox_embedding"])
+        check_known(labels, self.potential.species)
+        return labels
 
     def evaluate(self, structures: Sequence[Structure], *, stress: bool = False) -> Output:
         """Run one batch; return tensors without gradients on the model's device (see the contract).
 
         Raises UserError if a stress is asked for that the model has not learned.
         """
-        if stress and not (self.allow_untrained_stress or self.trained_on_stress):
+        batch: Batch = self.potential.collate([self.potential.graph(item) for item in structures])
+        return self._run({key: value.to(self.device) for key, value in batch.items()}, stress)
+
+    @property
+    def reach(self) -> float | None:
+        """See :class:`Predictor`."""
+        return self.potential.reach
+
+    def evaluate_edges(self, atoms: Batch, edges: Edges, *, stress: bool = False) -> Output:
+        """See :class:`Predictor`."""
+        return self._run(self.potential.assemble(atoms, edges), stress)
+
+    def _run(self, batch: Batch, stress: bool) -> Output:
+        if stress and not self.gives_stress:
             raise UserError(
                 f"model {self.card['name']} was trained without stress and gives none: cells relaxed with "
                 "it would be wrong. Train it with a stress term in training.loss, keep the cell fixed, or "
                 "ask for it by name (allow_untrained_stress=True)"
             )
-        batch: Batch = self.potential.collate([self.potential.graph(item) for item in structures])
-        batch = {key: value.to(self.device) for key, value in batch.items()}
         output = self.potential(batch, stress=stress)
         return {key: value.detach() for key, value in output.items()}
-
-    def _evaluate(
-        self, structures: Sequence[Structure], stress: bool, batch_size: int
-    ) -> list[tuple[Output, Sequence[Structure]]]:
-        chunks = [structures[start : start + batch_size] for start in range(0, len(structures), batch_size)]
-        return [(self.evaluate(chunk, stress=stress), chunk) for chunk in chunks]
-
-    def predict(
-        self,
-        atoms: Sequence[Atoms],
-        *,
-        stress: bool = False,
-        batch_size: int = 16,
-        assign: Assign = "labels",
-    ) -> list[Prediction]:
-        """Evaluate structures in batches; a UserError names the structure by its place in the list.
-
-        With ``assign="search"`` a structure without charge states is evaluated under each neutral
-        assignment and the one of lowest energy is reported.
-        """
-        owners: list[int] = []
-        states: list[np.ndarray | None] = []
-        structures: list[Structure] = []
-        for place, item in enumerate(atoms):
-            try:
-                for candidate in self.candidates(item, assign):
-                    structures.append(self.labelled_structure(item, candidate))
-                    states.append(candidate)
-                    owners.append(place)
-            except UserError as error:
-                where = f"structure {place + 1} of {len(atoms)}: " if len(atoms) > 1 else ""
-                raise UserError(f"{where}{error}") from error
-        best: dict[int, Prediction] = {}
-        index = 0
-        for output, chunk in self._evaluate(structures, stress, batch_size):
-            for prediction in split_output(output, [len(item.species) for item in chunk]):
-                known = best.get(owners[index])
-                if known is None or prediction.energy < known.energy:
-                    best[owners[index]] = replace(prediction, oxidation_states=states[index])
-                index += 1
-        return [best[place] for place in range(len(atoms))]
-
-
-def split_output(output: Output, n_atoms: Sequence[int]) -> list[Prediction]:
-    """Split the output of a batch into one prediction per system (charge states left empty)."""
-    arrays = {key: value.detach().cpu().numpy() for key, value in output.items()}
-    ends = np.cumsum(n_atoms)
-    predictions = []
-    for system, (start, end) in enumerate(zip(ends - n_atoms, ends, strict=True)):
-
-        def per_atom(key: str, rows: slice = slice(int(start), int(end))) -> np.ndarray | None:
-            return arrays[key][rows].copy() if key in arrays else None
-
-        predictions.append(
-            Prediction(
-                energy=float(arrays["energy"][system]),
-                forces=arrays["forces"][start:end].astype(float),
-                stress=arrays["stress"][system].astype(float) if "stress" in arrays else None,
-                magmoms=per_atom("magmoms"),
-                charges=per_atom("charges"),
-                embeddings=arrays["node_embeddings"][start:end].copy(),
-                oxidation_states=None,
-            )
-        )
-    return predictions
 
 
 def _whole_numbers(values: np.ndarray) -> np.ndarray:

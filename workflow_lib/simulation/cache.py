@@ -4,8 +4,8 @@ Use in a stage::
 
     cache = RelaxationCache(folder, model_identity(model))
     relaxations = relax_arrangements(
-        model, host, arrangements, polaron_distortion=0.06, fmax=0.05, max_steps=150, batch_size=16,
-        cache=cache,
+        model, host, arrangements, polaron_distortion=0.06, stop=Stop(fmax=0.05, max_steps=150),
+        batch_size=16, cache=cache,
     )
 
 :func:`relax_arrangements` reduces arrangements to their symmetry-canonical form, so equivalent ones
@@ -23,6 +23,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import sqlite3
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from workflow_lib.lattice.host import Host
     from workflow_lib.models.predictor import Predictor
     from workflow_lib.simulation.relaxation import Relaxation, Snapshot
+    from workflow_lib.simulation.settings import Stop
 
 LABELS = "oxidation_states"
 WATCHED = 10
@@ -69,18 +71,12 @@ def host_identity(host: Host) -> str:
     ]
 
 
-def relaxation_key(
-    host: Host, state_key: str, *, polaron_distortion: float, fmax: float, max_steps: int
-) -> str:
+def relaxation_key(host: Host, state_key: str, *, polaron_distortion: float, stop: Stop) -> str:
     """Return the name of a relaxation: the canonical arrangement, its start and its stopping criteria.
 
-    ``polaron_distortion`` is the amplitude of the distorted start in A (0: undistorted); ``fmax``
-    in eV/A.
+    ``polaron_distortion`` is the amplitude of the distorted start in A (0: undistorted).
     """
-    return (
-        f"{host_identity(host)}|{state_key}|polaron_distortion={polaron_distortion:.6g}"
-        f"|fmax={fmax:.6g}|steps={max_steps}"
-    )
+    return f"{host_identity(host)}|{state_key}|polaron_distortion={polaron_distortion:.6g}|{stop}"
 
 
 class RelaxationCache:
@@ -163,6 +159,8 @@ def _to_text(relaxation: Relaxation) -> str:
         "fmax": relaxation.fmax,
         "steps": relaxation.steps,
         "status": relaxation.status,
+        "smax": relaxation.smax,
+        "reason": relaxation.reason,
     }
     if atoms.has(LABELS):
         value[LABELS] = atoms.arrays[LABELS]
@@ -178,8 +176,9 @@ def _from_text(text: str) -> Relaxation:
         return float("nan") if item is None else item
 
     value = parse_json(text)
-    positions = np.array(value["positions"], dtype=float)  # null (diverged) becomes NaN
-    atoms = Atoms(value["numbers"], positions=positions, cell=value["cell"], pbc=True)
+    # null (diverged) becomes NaN
+    positions, cell = (np.array(value[name], dtype=float) for name in ("positions", "cell"))
+    atoms = Atoms(value["numbers"], positions=positions, cell=cell, pbc=True)
     if LABELS in value:
         atoms.set_array(LABELS, np.array(value[LABELS], dtype=np.int64))
     return Relaxation(
@@ -188,6 +187,8 @@ def _from_text(text: str) -> Relaxation:
         fmax=number(value["fmax"]),
         steps=value["steps"],
         status=value["status"],
+        smax=None if value["smax"] is None else number(value["smax"]),
+        reason=value["reason"],
     )
 
 
@@ -197,19 +198,18 @@ def relax_arrangements(
     arrangements: Sequence[Arrangement],
     *,
     polaron_distortion: float,
-    fmax: float,
-    max_steps: int,
+    stop: Stop,
     batch_size: int,
     cache: RelaxationCache,
     progress: str | None = None,
 ) -> list[Relaxation]:
-    """Relax arrangements in their Vegard cells and return the results in order; reuse the cache.
+    """Relax arrangements from their Vegard cells and return the results in order; reuse the cache.
 
-    Starts are ``host.build(canonical, polaron_distortion=...)`` (A). Only positions relax; ``fmax``
-    in eV/A. For a model that does not see charge states an undistorted start is stripped of them,
-    so that all charge orders on the same ions share one relaxation. ``progress`` labels the
-    messages on stderr about long work: relaxations done, and the state of those running. Every
-    result is the stored one, even if another process stored it first.
+    Starts are ``host.build(canonical, polaron_distortion=...)`` (A). A relaxation that diverges is
+    named on stderr with the reason. For a model that does not see charge states an undistorted start is
+    stripped of them, so that all charge orders on the same ions share one relaxation. ``progress``
+    labels the messages on stderr about long work: relaxations done, and the state of those running.
+    Every result is the stored one, even if another process stored it first.
     """
     from workflow_lib.simulation.relaxation import relax
 
@@ -218,9 +218,7 @@ def relax_arrangements(
     for arrangement in arrangements:
         blind = not model.charge_labelled and polaron_distortion == 0
         canonical = host.canonical(arrangement.without_charges() if blind else arrangement)
-        key = relaxation_key(
-            host, host.key(canonical), polaron_distortion=polaron_distortion, fmax=fmax, max_steps=max_steps
-        )
+        key = relaxation_key(host, host.key(canonical), polaron_distortion=polaron_distortion, stop=stop)
         keys.append(key)
         todo.setdefault(key, canonical)
     found = cache.get_many(todo)
@@ -235,12 +233,19 @@ def relax_arrangements(
             results = relax(
                 model,
                 starts,
-                fmax=fmax,
-                max_steps=max_steps,
+                fmax=stop.fmax,
+                max_steps=stop.max_steps,
+                cell=stop.smax is not None,
+                smax=stop.smax or 0.0,
                 batch_size=batch_size,
-                record=_Watch(shown, number * batch_size, max_steps) if shown else None,
+                optimiser=stop.optimiser,
+                record=_Watch(shown, number * batch_size, stop.max_steps) if shown else None,
                 record_every=WATCHED,
             )
+            for key, result in zip(chunk, results, strict=True):
+                if result.status == "diverged":
+                    name = host.key(todo[key])
+                    print(f"{name} diverged after {result.steps} steps: {result.reason}", file=sys.stderr)
             cache.put_many(dict(zip(chunk, results, strict=True)))
             found |= cache.get_many(chunk)
             if shown:

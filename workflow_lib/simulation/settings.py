@@ -2,7 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
+
+Optimiser = Literal["fire", "lbfgs"]
+Cells = Literal["auto", "fixed", "relaxed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """What relaxes and when it ends: below ``fmax`` (eV/A), or after ``max_steps``.
+
+    With ``smax`` (GPa) the cell relaxes too, until the stress is below it; None keeps the cell.
+    """
+
+    fmax: float
+    max_steps: int
+    smax: float | None = None
+    optimiser: Optimiser = "fire"
+
+    def __str__(self) -> str:
+        cell = "fixed" if self.smax is None else f"{self.smax:.6g}"
+        return f"fmax={self.fmax:.6g}|steps={self.max_steps}|smax={cell}|{self.optimiser}"
+
+    @property
+    def cells(self) -> Literal["fixed", "relaxed"]:
+        """Whether cells relax, in the words of the configuration."""
+        return "fixed" if self.smax is None else "relaxed"
 
 
 class RelaxationSettings(BaseModel):
@@ -17,6 +45,23 @@ class RelaxationSettings(BaseModel):
         description="distortion of the distorted starts in A: neighbours drawn towards redox sites of the "
         "higher charge state, pushed from those of the lower one",
     )
+    cell: Cells = Field(
+        "auto",
+        description="`relaxed`: positions and cell together; `fixed`: positions in the Vegard cell of the "
+        "composition; `auto`: relaxed if the stress of every DFT reference state is converged, so that "
+        "DFT's cells are relaxed too",
+    )
+    smax: float = Field(
+        0.1, gt=0, le=10, description="GPa; with relaxed cells no component of the stress exceeds this"
+    )
     fmax: float = Field(0.05, gt=0, le=1, description="eV/A; a relaxation stops below this")
+    optimiser: Optimiser = Field(
+        "fire", description="`fire` stays in the basin of the start, `lbfgs` takes about half the steps"
+    )
     max_steps: int = Field(150, ge=1, le=10000, description="most steps of one relaxation")
-    batch_size: int = Field(16, ge=1, description="structures relaxed together")
+    batch_size: int = Field(16, ge=1, description="structures relaxed together; fewer if memory is short")
+
+    def stop(self, *, stress_converged: bool) -> Stop:
+        """Return when relaxations end; ``stress_converged`` (of the reference) decides ``cell: auto``."""
+        relaxed = self.cell == "relaxed" or (self.cell == "auto" and stress_converged)
+        return Stop(self.fmax, self.max_steps, self.smax if relaxed else None, self.optimiser)

@@ -39,7 +39,7 @@ class Desk:
 
     def sit(self, model_dir: Path, name: str, cache: str = "cache") -> tuple[dict, pd.DataFrame]:
         scores = run_charge_order(
-            model_dir=model_dir,
+            model=TrainedModel.load(model_dir),
             reference_dir=self.reference,
             host=self.host,
             splits_path=self.splits,

@@ -49,7 +49,8 @@ def ask(orders, tmp_path, models, splits_path, host, rule) -> tuple[pd.DataFrame
     write_parquet(orders, tmp_path / "testing.parquet")
     scores = run_identical(
         frames_path=tmp_path / "testing.parquet",
-        model_dirs=models,
+        models=list(map(str, models)),
+        load=TrainedModel.load,
         splits_path=splits_path,
         host=host,
         rule=rule,

@@ -51,6 +51,7 @@ def sound(frames: list[Frame], host: Host, tmp_path_factory: pytest.TempPathFact
         search_dirs=[],
         rule=RedoxRule.model_validate(RULE),
         settings=ThermodynamicsSettings.model_validate({"metals": metals}),
+        cells="fixed",
         out=run / "thermodynamics",
     )
     return run

@@ -101,7 +101,7 @@ def run(
     data: Path, model: Path, host: Host, out: Path, settings: EmbeddingSettings = SETTINGS, **paths: Path
 ) -> dict:
     return run_embedding(
-        model_dir=model,
+        model=TrainedModel.load(model),
         frames_path=paths.get("frames", data / "frames.parquet"),
         splits_path=paths.get("splits", data / "splits.json"),
         reference_dir=data,

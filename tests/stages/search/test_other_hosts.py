@@ -64,7 +64,7 @@ def test_both_searches_find_their_way(host, repeat, carried, tmp_path):
 
     def evaluate(arrangements):
         return [
-            Evaluation(0.0, float(sum(a.occupied) - sum(a.reduced)) / 100, 0.01, 1, "converged")
+            Evaluation(0.0, float(sum(a.occupied) - sum(a.reduced)) / 100, 0.01, 1, 280.0, "converged")
             for a in arrangements
         ]
 

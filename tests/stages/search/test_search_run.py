@@ -57,10 +57,12 @@ def models(rule, tmp_path_factory):
 
 def run(models, host, name, folder, *, work="work", out="out", settings=REAL):
     run_search(
-        model_dir=models / name,
+        model=TrainedModel.load(models / name),
+        name=name,
         host=host,
         settings=settings,
         relaxation=RELAXATION,
+        stress_converged=False,
         seed=3,
         work=folder / work / "search",
         cache=folder / work / "relaxations",
@@ -167,8 +169,7 @@ def test_small_cell_shares_the_relaxations_of_the_charge_orders(models, host, tm
         host,
         states,
         polaron_distortion=RELAXATION.polaron_distortion,
-        fmax=RELAXATION.fmax,
-        max_steps=RELAXATION.max_steps,
+        stop=RELAXATION.stop(stress_converged=False),
         batch_size=RELAXATION.batch_size,
         cache=cache,
     )

@@ -77,7 +77,7 @@ class ToyEvaluator:
         results = []
         for arrangement in arrangements:
             if self.diverge:
-                results.append(Evaluation(None, None, None, 0, "diverged"))
+                results.append(Evaluation(None, None, None, 0, None, "diverged"))
                 continue
             energy = toy_energy(arrangement, self.host)
             # Both ends in the same cell: nearest images are not all of them, so the energy per
@@ -88,7 +88,7 @@ class ToyEvaluator:
                 Arrangement(arrangement.repeat, every, every if self.charges else None), self.host
             )
             formation = (energy - len(arrangement.occupied) / sites * full) / sites
-            results.append(Evaluation(energy, formation, 0.01, 7, "converged"))
+            results.append(Evaluation(energy, formation, 0.01, 7, 280.0, "converged"))
         return results
 
     def end_members(self) -> list[tuple[Arrangement, Evaluation]]:

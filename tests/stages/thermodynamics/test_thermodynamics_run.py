@@ -62,6 +62,7 @@ def run(
         search_dirs=searches,
         rule=RedoxRule.model_validate(RULE),
         settings=settings,
+        cells="fixed",
         out=out,
     )
     return out

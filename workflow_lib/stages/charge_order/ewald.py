@@ -110,6 +110,7 @@ def run_ewald(
         roles=state_roles(splits_path, first, reference),
         host=host,
         orders=None,
+        level=UNTRAINED.label,
     )
     states["ewald_ev"] = energies
     scores: Scores = {
@@ -121,6 +122,8 @@ def run_ewald(
         "fold": None,
         "seed": None,
         "model_status": "ok",
+        "level": UNTRAINED.label,
+        "cells": "fixed",
         "charge_labelled": True,
         "ewald_scale": scale if fits else None,
         "note": NOTE,
@@ -138,6 +141,7 @@ def run_ewald(
         states,
         out,
         title=f"Ewald energies of formal charges, {unit}",
+        cells="fixed",
         panel_titles={PROTOCOL: "undistorted host, no relaxation"},
     )
     write_json(out / "scores.json", scores)

@@ -58,6 +58,7 @@ def states_figure(
     out: str | Path,
     *,
     title: str,
+    cells: str,
     panel_titles: Mapping[str, str] = PROTOCOL_TITLES,
 ) -> None:
     """Draw a model's formation energies against DFT, one panel per protocol: ``states.{svg,png}``.
@@ -65,7 +66,7 @@ def states_figure(
     The CSV beside the figure is the table itself, which the charge-order stage writes as
     ``states.csv``. Colour and marker show the arrangement of the mobile ions; filled: state unseen
     in training, hollow: seen. States that diverged have no point; their number is stated. A ring
-    marks states whose DFT relaxation ended above :data:`FAR`.
+    marks states whose DFT relaxation ended above :data:`FAR`. ``cells``: fixed or relaxed.
     """
     import matplotlib.pyplot as plt
 
@@ -97,7 +98,7 @@ def states_figure(
         handles.append(_line(**RING | {"label": f"DFT fmax > {FAR:g} eV/Å"}))
     figure.legend(handles=handles, loc="outside right center", title="mobile ions on their sites")
     done = f"{int((dft <= RELAXED).sum())} of {len(dft)} DFT states relaxed to {RELAXED:g} eV/Å"
-    figure.suptitle(f"{title}\nmodels relax in Vegard cells; {done}", fontsize=9)
+    figure.suptitle(f"{title}\nmodels relax with {cells} cells; {done}", fontsize=9)
     save_figure(figure, Path(out) / "states")
 
 

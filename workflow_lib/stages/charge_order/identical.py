@@ -7,7 +7,7 @@ model.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,6 @@ from workflow_lib.frames.splits import Splits
 from workflow_lib.frames.table import iter_parquet
 from workflow_lib.lattice.ewald import ewald_energy
 from workflow_lib.models.identity import EWALD, UNTRAINED
-from workflow_lib.results_models import load_model
 from workflow_lib.results_reading import seal
 from workflow_lib.results_schema import DIVERGED
 from workflow_lib.simulation.cache import host_identity
@@ -145,7 +144,8 @@ def score(rows: pd.DataFrame) -> dict[str, Any]:
 def run_identical(
     *,
     frames_path: str | Path,
-    model_dirs: Sequence[Path],
+    models: Sequence[str],
+    load: Callable[[str], Predictor],
     splits_path: str | Path,
     host: Host,
     rule: RedoxRule,
@@ -160,7 +160,8 @@ def run_identical(
     the orders on the same atoms, in meV per formula unit. ``role`` is the set that the state's
     other frames belong to in the model's fold. Formal charges (Ewald, unscaled) come last; only
     their order has a meaning. The energies of a model are kept in ``work`` until all are done.
-    Returns the scores.
+    ``load`` gives each of ``models``: the folder of a trained model, or the id of a potential from
+    elsewhere. Returns the scores.
     """
     from workflow_lib.stages.charge_order.identical_figure import identical_figure
 
@@ -172,13 +173,15 @@ def run_identical(
     kept = Kept(Path(work) / f"{asked}.sqlite", "energies on identical atoms")
     answers: list[pd.DataFrame] = []
     scores: list[dict[str, Any]] = []
-    with Progress("charge orders on identical atoms", len(model_dirs), "model") as progress:
-        for number, folder in enumerate(model_dirs, 1):
-            model = load_model(folder)
-            identity = {"source": folder.name, "model": model.card["name"]}
-            identity |= {name: model.card[name] for name in ("variant", "fold", "seed")}
+    with Progress("charge orders on identical atoms", len(models), "model") as progress:
+        for number, source in enumerate(models, 1):
+            model = load(source)
+            origin = model.origin
+            identity: dict[str, Any] = {"source": Path(source).name, "model": origin.model}
+            identity |= {name: getattr(origin, name) for name in ("variant", "fold", "seed")}
             identity["charge_labelled"] = model.charge_labelled
-            status, fold = model.card["status"], splits.fold(int(model.card["fold"]))
+            status = origin.status
+            fold = None if origin.fold is None else splits.fold(origin.fold)
             energies = np.full(len(table), np.nan)
             if status != DIVERGED:
                 answer = partial(_energies, model, structures, batch_size)
@@ -186,12 +189,12 @@ def run_identical(
             rows = table.assign(
                 energy_ev=energies,
                 status=np.where(np.isfinite(energies), status, DIVERGED),
-                role=list(map(fold.role, table["state_key"], table["frame_id"])),
+                role=list(map(fold.role, table["state_key"], table["frame_id"])) if fold else "none",
                 **identity,
             )
             answers.append(rows)
             scores.append(identity | score(rows))
-            progress.show(number, folder.name)
+            progress.show(number, Path(source).name)
     charges = [rule.formal(atoms.numbers, atoms.arrays[LABELS]) for atoms in structures]
     ewald = table.assign(
         energy_ev=[ewald_energy(atoms, q) for atoms, q in zip(structures, charges, strict=True)],

@@ -15,27 +15,30 @@ from workflow_lib.lattice.formation import formation_mev_fu
 from workflow_lib.lattice.polaron import bond_gap
 from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.results_schema import DIVERGED, TABLES, Protocol
-from workflow_lib.stages.charge_order.settings import ChargeOrderSettings
 
 if TYPE_CHECKING:
     from ase import Atoms
 
     from workflow_lib.lattice.arrangement import Arrangement
     from workflow_lib.lattice.host import Host
-    from workflow_lib.models.trained import TrainedModel
+    from workflow_lib.models.predictor import Predictor
     from workflow_lib.simulation.cache import RelaxationCache
     from workflow_lib.simulation.relaxation import Relaxation
+    from workflow_lib.simulation.settings import Stop
 
 SINGLE_POINT = "single-point"
 LABELS = "oxidation_states"
 
 
-def state_roles(splits_path: str | Path, fold: int, reference: pd.DataFrame) -> list[Role]:
+def state_roles(splits_path: str | Path, fold: int | None, reference: pd.DataFrame) -> list[Role]:
     """Return the set of each reference state in one fold: train, validation, test or none.
 
-    Test is a state of which the model has seen no frame. Raises UserError for a damaged file or a
-    fold that it does not hold.
+    Test is a state of which the model has seen no frame; for a potential that was not trained on these
+    frames (no fold) every state is in no set. Raises UserError for a damaged file or a fold that it
+    does not hold.
     """
+    if fold is None:
+        return ["none"] * len(reference)
     chosen = Splits.load(splits_path).fold(fold)
     return list(map(chosen.role, reference["state_key"], reference["frame_id"]))
 
@@ -46,7 +49,7 @@ def arrangement_of(host: Host, atoms: Atoms) -> Arrangement:
 
 
 def single_points(
-    model: TrainedModel, structures: Sequence[Atoms], batch_size: int
+    model: Predictor, structures: Sequence[Atoms], batch_size: int
 ) -> tuple[pd.DataFrame, list[Atoms]]:
     """Return energies (eV) and largest forces (eV/A) at the DFT geometries: protocol (a)."""
     rows = []
@@ -59,12 +62,13 @@ def single_points(
 
 
 def relaxed_states(
-    model: TrainedModel,
+    model: Predictor,
     host: Host,
     arrangements: Sequence[Arrangement],
     *,
     polaron_distortion: float,
-    settings: ChargeOrderSettings,
+    stop: Stop,
+    batch_size: int,
     cache: RelaxationCache,
     progress: str | None,
 ) -> tuple[pd.DataFrame, list[Atoms]]:
@@ -80,9 +84,8 @@ def relaxed_states(
         host,
         arrangements,
         polaron_distortion=polaron_distortion,
-        fmax=settings.fmax,
-        max_steps=settings.max_steps,
-        batch_size=settings.batch_size,
+        stop=stop,
+        batch_size=batch_size,
         cache=cache,
         progress=progress,
     )
@@ -100,19 +103,16 @@ def relaxed_states(
 
 
 def orders_shown(
-    model: TrainedModel, host: Host, structures: Sequence[Atoms], batch_size: int
+    model: Predictor, host: Host, structures: Sequence[Atoms], batch_size: int
 ) -> list[dict[str, Any]]:
     """Return the charge order that the predicted moments of each structure show.
 
     Each has ``order``, ``realised_key`` and ``moment_gap_mub`` (None if the family predicts no
     moments).
     """
-    from workflow_lib.models.species import rule_from_card
-
     empty = {"order": None, "realised_key": None, "moment_gap_mub": None}
     predictions = model.predict(structures, batch_size=batch_size) if structures else []
-    rule = rule_from_card(model.card)
-    level = model.card["energy_reference"]
+    rule, level = host.rule, str(model.level)
     return [
         empty if item.magmoms is None else _order(atoms, item.magmoms, host, rule, level)
         for atoms, item in zip(structures, predictions, strict=True)
@@ -146,15 +146,17 @@ def protocol_table(
     roles: Sequence[str],
     host: Host,
     orders: Sequence[Mapping[str, Any]] | None,
+    level: str,
 ) -> pd.DataFrame:
     """Return one row per state, see ``charge_order/states`` of ``results_schema``.
 
-    Formation energies are relative to the model's own end members. ``answers`` rows,
+    Formation energies are relative to the model's own end members; ``level`` is that of its energies,
+    which may differ from the reference's. ``answers`` rows,
     ``structures``, ``roles`` and ``orders`` follow the rows of ``reference``. An energy that
     diverged is written as missing; if an end member is missing, so is every formation energy.
     """
-    table = reference[["state_key", "ion_key", "x", "group", "degeneracy", "formula_units", "level"]].copy()
-    table["source"], table["protocol"] = source, protocol
+    table = reference[["state_key", "ion_key", "x", "group", "degeneracy", "formula_units"]].copy()
+    table["source"], table["protocol"], table["level"] = source, protocol, level
     table["role"] = list(roles)
     table["seen"] = [role in ("train", "validation") for role in roles]
     for name in ("status", "steps", "fmax_ev_a", "energy_ev"):

@@ -207,6 +207,7 @@ def build_reference(frames_path: str | Path, host: Host, out_dir: str | Path) ->
                 "fmax_ev_a": force if np.isfinite(force := _largest_force(frame)) else np.nan,
                 "volume_a3": abs(float(np.linalg.det(frame.cell))),
                 "status": CONVERGED if _largest_force(frame) <= RELAXED else UNCONVERGED,
+                "stress_converged": bool(frame.stress_converged),
                 "degeneracy": host.degeneracy(arrangement),
                 "formula_units": frame.formula_units,
                 "bond_gap_a": bond_gap(frame_to_atoms(frame), host, np.asarray(frame.oxidation_states)),

@@ -13,11 +13,12 @@ import pandas as pd
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import atomic_path, write_csv, write_json
 from workflow_lib.core.locks import alone
-from workflow_lib.models.trained import TrainedModel
-from workflow_lib.results_models import load_model
+from workflow_lib.models.outside_settings import UNSTATED
+from workflow_lib.models.predictor import Predictor
 from workflow_lib.results_reading import read_reference, seal
 from workflow_lib.results_schema import CONVERGED, DIVERGED, HEADLINE, PROTOCOLS, Protocol
 from workflow_lib.simulation.cache import RelaxationCache, model_identity
+from workflow_lib.simulation.settings import Stop
 from workflow_lib.stages.charge_order.figures import states_figure
 from workflow_lib.stages.charge_order.protocols import (
     LABELS,
@@ -47,7 +48,7 @@ Answers = tuple[pd.DataFrame, "list[Atoms]"]
 
 def run_charge_order(
     *,
-    model_dir: str | Path,
+    model: Predictor,
     reference_dir: str | Path,
     host: Host,
     splits_path: str | Path,
@@ -55,24 +56,26 @@ def run_charge_order(
     out: str | Path,
     cache: str | Path,
 ) -> Scores:
-    """Evaluate a trained model on the reference states and write states, scores, structures and figure.
+    """Evaluate a potential on the reference states and write states, scores, structures and figure.
 
     Files: ``states.csv``, ``scores.json``, ``structures.extxyz``, ``timings.json`` and
     ``states.{svg,png}``. ``out`` is the folder of the results and named by the model's id.
     ``cache`` is the folder of the relaxations this model has done (shared with the search stage,
     not a result). A model whose training diverged is not run: all its states are reported as
-    diverged. Raises UserError if model and reference have different levels of theory.
+    diverged. Raises UserError if a trained model and the reference have different levels of theory; a
+    potential from elsewhere has another one, and only differences within it are compared.
     """
     out = Path(out)
-    model = load_model(model_dir)
+    origin = model.origin
     reference, structures = read_reference(reference_dir)
-    _check_level(model, reference, model_dir)
+    _check_level(model, reference)
     arrangements = [arrangement_of(host, atoms) for atoms in structures]
-    roles = state_roles(splits_path, int(model.card["fold"]), reference)
-    alive = model.card["status"] != DIVERGED
+    roles = state_roles(splits_path, origin.fold, reference)
+    alive = origin.status != DIVERGED
     identity = model_identity(model)
     with alone(Path(cache) / f"charge_order-{identity[:20]}", "charge_order"):
         store = RelaxationCache(cache, identity)
+        stop = settings.stop(stress_converged=bool(reference["stress_converged"].all()))
         timings: dict[str, float] = {}
         tables: list[pd.DataFrame] = []
         answered: dict[Protocol, list[Atoms]] = {}
@@ -80,7 +83,7 @@ def run_charge_order(
             started = perf_counter()
             if alive:
                 answers, ends = _sit(
-                    protocol, model, host, arrangements, structures, settings, store, out.name
+                    protocol, model, host, arrangements, structures, settings, stop, store, out.name
                 )
             else:
                 answers, ends = _no_answers(structures)
@@ -97,16 +100,19 @@ def run_charge_order(
                     roles=roles,
                     host=host,
                     orders=orders,
+                    level=model.level or UNSTATED,
                 )
             )
         states = pd.concat(tables, ignore_index=True)
-        scores: Scores = {name: model.card.get(name) for name in IDENTITY}
+        scores: Scores = {name: getattr(origin, name) for name in IDENTITY}
         scores |= {
             "source": out.name,
-            "model": model.card["name"],
-            "model_status": model.card["status"],
+            "model": origin.model,
+            "model_status": origin.status,
+            "level": model.level or UNSTATED,
             "charge_labelled": model.charge_labelled,
             "settings": settings.model_dump(),
+            "cells": stop.cells,
             "relaxations": _relaxations(reference, model) if alive else 0,
             "dft_relaxed": int((reference["status"] == CONVERGED).sum()),
             "dft_states": len(reference),
@@ -114,35 +120,36 @@ def run_charge_order(
         scores |= score_states(states, settings.compared_x, HEADLINE)
         write_csv(states, out / STATES)
         _write_structures(states, answered, model, out / RELAXED_STRUCTURES)
-        states_figure(states, out, title=out.name)
+        states_figure(states, out, title=out.name, cells=stop.cells)
         write_json(out / TIMINGS, timings)
         write_json(out / SCORES, scores)
         seal(out, "charge-order", source=out.name)
         return scores
 
 
-def _relaxations(reference: pd.DataFrame, model: TrainedModel) -> int:
+def _relaxations(reference: pd.DataFrame, model: Predictor) -> int:
     """Return the number of distinct relaxations of protocols (b) and (c), in the cache or not."""
     undistorted = "state_key" if model.charge_labelled else "ion_key"
     return len(reference) + len(set(reference[undistorted]))
 
 
-def _check_level(model: TrainedModel, reference: pd.DataFrame, model_dir: str | Path) -> None:
-    level, own = reference["level"].iloc[0], model.card["energy_reference"]
-    if level != own:
+def _check_level(model: Predictor, reference: pd.DataFrame) -> None:
+    level, own = reference["level"].iloc[0], model.level
+    if level != own and not model.origin.outside:
         raise UserError(
-            f"{model_dir} was trained at {own}, the DFT reference is {level}; energies of different levels "
-            "must not be compared"
+            f"{model.name} was trained at {own}, the DFT reference is {level}; energies of different "
+            "levels must not be compared"
         )
 
 
 def _sit(
     protocol: Protocol,
-    model: TrainedModel,
+    model: Predictor,
     host: Host,
     arrangements: Sequence[Arrangement],
     structures: Sequence[Atoms],
     settings: ChargeOrderSettings,
+    stop: Stop,
     store: RelaxationCache,
     name: str,
 ) -> Answers:
@@ -153,7 +160,8 @@ def _sit(
         host,
         arrangements,
         polaron_distortion=settings.polaron_distortion if protocol == HEADLINE else 0.0,
-        settings=settings,
+        stop=stop,
+        batch_size=settings.batch_size,
         cache=store,
         progress=f"{name} {protocol}",
     )
@@ -169,10 +177,13 @@ def _no_answers(structures: Sequence[Atoms]) -> Answers:
 
 
 def _orders(
-    model: TrainedModel, host: Host, answers: pd.DataFrame, ends: Sequence[Atoms], batch_size: int
+    model: Predictor, host: Host, answers: pd.DataFrame, ends: Sequence[Atoms], batch_size: int
 ) -> list[dict[str, Any]] | None:
-    """Return the charge orders that predicted moments show; nothing for states that diverged."""
-    if "magmoms" not in model.potential.predicts:
+    """Return the charge orders that predicted moments show; nothing for states that diverged.
+
+    None if the model predicts no moments, or the redox rule has no windows for moments of its level.
+    """
+    if "magmoms" not in model.predicts or not all(model.level in s.magmom for s in host.rule.states):
         return None
     good = np.flatnonzero(answers["status"] != DIVERGED).tolist()
     shown = orders_shown(model, host, [ends[place] for place in good], batch_size)
@@ -185,7 +196,7 @@ def _orders(
 
 
 def _write_structures(
-    states: pd.DataFrame, answered: dict[Protocol, list[Atoms]], model: TrainedModel, path: Path
+    states: pd.DataFrame, answered: dict[Protocol, list[Atoms]], model: Predictor, path: Path
 ) -> None:
     """Write relaxed structures with state, protocol, status and energy; leave diverged ones out."""
     from ase import Atoms
@@ -206,7 +217,7 @@ def _write_structures(
                 "state_key": row["state_key"],
                 "status": row["status"],
                 "model_energy": float(row["energy_ev"]),
-                "energy_reference": model.card["energy_reference"],
+                "energy_reference": model.level or UNSTATED,
             }
             frames.append(frame)
     with atomic_path(path) as temporary:

@@ -117,16 +117,15 @@ def wrong_voltages(run: Path, rule: RedoxRule, metals: Mapping[str, float]) -> I
     """Yield voltage profiles that rise with x, or whose integral is not that of the end members."""
     formation = read_table("thermodynamics/formation", run / "thermodynamics")
     voltages = read_table("thermodynamics/voltage", run / "thermodynamics")
-    reference = read_table("charge_order/reference", run / "charge_order")
-    energy = metals.get(str(reference["level"].iloc[0]))
     for (source, scope), steps in voltages.groupby(["source", "scope"]):
         volts = steps.sort_values("x_low")
         if (np.diff(volts["voltage_v"]) > VOLTAGE_TOLERANCE).any():
             yield f"{source}, {scope}: the voltage rises with x"
-        if energy is None:
-            yield f"{source}, {scope}: a voltage without the metal's energy at the level of the frames"
-            continue
         own = formation[(formation["source"] == source) & formation["formation_mev_fu"].notna()]
+        energy = metals.get(str(own["level"].iloc[0]))
+        if energy is None:
+            yield f"{source}, {scope}: a voltage without the metal's energy at the level of its energies"
+            continue
         if scope == "enumerated":
             own = own[own["protocol"] != SEARCH]
         keys = [StateKey.parse(key) for key in own["state_key"]]

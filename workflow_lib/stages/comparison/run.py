@@ -1,4 +1,4 @@
-"""The comparison table: one row per trained model, one column per metric, joined from the stages.
+"""The comparison table: one row per model, one column per metric, joined from the stages.
 
 Nothing is computed here except for the join. A stage that has no number for a model leaves the cell
 empty; nothing is filled in.
@@ -44,6 +44,7 @@ COLUMNS = (
         "fold",
         "seed",
         "status",
+        "level",
         "parameters",
         "train_frames",
     ),
@@ -54,6 +55,8 @@ COLUMNS = (
     "relaxations",
 )
 """Columns of comparison.csv; docs/comparison.md defines each."""
+Folders = Mapping[str, Mapping[str, Path]]
+"""Folders of the stages by stage (``charge_orders``, ``searches``, ``embeddings``) and source."""
 
 
 def _held_out(metrics: pd.DataFrame, label: str) -> float | None:
@@ -73,18 +76,12 @@ def _optional(folders: Mapping[str, Path], name: str, file: str, command: str) -
     return read_document(folders[name] / file, command) if name in folders else {}
 
 
-def _row(
-    training: Path,
-    charge_orders: Mapping[str, Path],
-    searches: Mapping[str, Path],
-    embeddings: Mapping[str, Path],
-    thermodynamics: pd.DataFrame,
-) -> dict[str, Any]:
+def _row(training: Path, folders: Folders, thermodynamics: pd.DataFrame) -> dict[str, Any]:
     card = read_document(training / "card.json", "train")
     row: dict[str, Any] = {
         key: card[key] for key in ("family", "init", "variant", "fold", "seed", "status")
     }
-    row["source"], row["model"] = training.name, card["name"]
+    row["source"], row["model"], row["level"] = training.name, card["name"], card["energy_reference"]
     row["parameters"] = read_document(training / "timings.json", "train", ("parameters",), sealed=False)[
         "parameters"
     ]
@@ -94,16 +91,29 @@ def _row(
     metrics = read_table("training/metrics", training)
     for column, label in _METRICS.items():
         row[column] = _held_out(metrics, label)
-    charge_order = _optional(charge_orders, training.name, "scores.json", "charge-order")
-    row.update({key: charge_order.get(key) for key in _CHARGE_ORDER})
-    hull = thermodynamics[thermodynamics["source"] == training.name]
+    return row | _answers(training.name, folders, thermodynamics)
+
+
+def _answers(source: str, folders: Folders, thermodynamics: pd.DataFrame) -> dict[str, Any]:
+    """Return the columns that come from the stages after training."""
+    charge_order = _optional(folders["charge_orders"], source, "scores.json", "charge-order")
+    row = {key: charge_order.get(key) for key in _CHARGE_ORDER}
+    hull = thermodynamics[thermodynamics["source"] == source]
     for key in ("hull_mae_mev_fu", "step_voltage_mae_mv"):
         row[key] = None if hull.empty else hull[key].iloc[0]
-    embedding = _optional(embeddings, training.name, "scores.json", "embedding")
+    embedding = _optional(folders["embeddings"], source, "scores.json", "embedding")
     row.update({key: embedding.get(key) for key in _EMBEDDING})
-    search = _optional(searches, training.name, "summary.json", "search")
+    search = _optional(folders["searches"], source, "summary.json", "search")
     row["relaxations"] = charge_order.get("relaxations", 0) + search.get("relaxations", 0)
     return row
+
+
+def _outside_row(source: str, folders: Folders, thermodynamics: pd.DataFrame) -> dict[str, Any]:
+    """Return the row of a potential that was not trained here: no errors on frames of another level."""
+    scores = read_document(folders["charge_orders"][source] / "scores.json", "charge-order")
+    keys = ("source", "model", "family", "init", "variant", "level")
+    row = {key: scores[key] for key in keys} | {"status": scores["model_status"]}
+    return row | _answers(source, folders, thermodynamics)
 
 
 def _ewald_row(charge_orders: Mapping[str, Path]) -> dict[str, Any]:
@@ -111,7 +121,7 @@ def _ewald_row(charge_orders: Mapping[str, Path]) -> dict[str, Any]:
     scores = read_document(charge_orders[EWALD] / "scores.json", "charge-order")
     row: dict[str, Any] = {key: scores.get(key) for key in _CHARGE_ORDER}
     row.update(dict.fromkeys(("source", "model", "family"), EWALD))
-    row.update(init="none", variant=UNTRAINED.name, status="reference")
+    row.update(init="none", variant=UNTRAINED.name, status="reference", level=UNTRAINED.label)
     return row
 
 
@@ -146,14 +156,14 @@ def run_comparison(
 
     The folders are those of the stages, one per model, named by the model's id; ``couple`` names the
     charge states, ``compared_x`` the composition whose states are ranked.
+    A model without a training among ``trainings`` was not trained here.
     """
     by_name = {"charge_orders": charge_orders, "searches": searches, "embeddings": embeddings}
     folders = {key: {path.name: path for path in paths} for key, paths in by_name.items()}
     hull = read_table("thermodynamics/scores", thermodynamics)
-    rows = [
-        _row(path, folders["charge_orders"], folders["searches"], folders["embeddings"], hull)
-        for path in trainings
-    ]
+    rows = [_row(path, folders, hull) for path in trainings]
+    elsewhere = set(folders["charge_orders"]) - {path.name for path in trainings} - {EWALD}
+    rows += [_outside_row(source, folders, hull) for source in sorted(elsewhere)]
     if EWALD in folders["charge_orders"]:
         rows.append(_ewald_row(folders["charge_orders"]))
     table = pd.DataFrame(rows, columns=list(COLUMNS))

@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.kept import Arrays, Kept
 from workflow_lib.core.progress import Progress
 from workflow_lib.frames.frame import Frame, frame_to_atoms
 from workflow_lib.lattice.host import Host
+from workflow_lib.models.predictor import Predictor
 from workflow_lib.models.registry import FAMILIES
 from workflow_lib.models.trained import TrainedModel, species_from_card
 from workflow_lib.simulation.relaxation import Snapshot, relax
@@ -45,18 +47,18 @@ class Points:
     features: np.ndarray
 
 
-def usable(frames: Sequence[Frame], model: TrainedModel, redox_z: int) -> list[Frame]:
+def usable(frames: Sequence[Frame], model: Predictor, redox_z: int) -> list[Frame]:
     """Return the frames with redox atoms in charge states settled by DFT, of elements the model knows.
 
     Only these can be evaluated, coloured and scored.
     """
-    elements = set(model.potential.species.physical.values())
+    elements = model.elements
     return [
         frame
         for frame in frames
         if frame.oxidation_states is not None
         and redox_z in frame.numbers
-        and elements.issuperset(map(int, frame.numbers))
+        and (elements is None or elements.issuperset(map(int, frame.numbers)))
     ]
 
 
@@ -85,7 +87,7 @@ def frame_table(
 
 
 def frame_features(
-    model: TrainedModel, frames: Sequence[Frame], redox_z: int, *, batch_size: int, title: str, kept: Kept
+    model: Predictor, frames: Sequence[Frame], redox_z: int, *, batch_size: int, title: str, kept: Kept
 ) -> np.ndarray:
     """Return the embeddings [n_redox_atoms, d] of the redox atoms of some frames, in their order.
 
@@ -109,7 +111,9 @@ def frame_features(
     return np.concatenate(parts).astype(np.float64)
 
 
-def untrained(card: Mapping[str, Any], training_frames: Sequence[Frame]) -> TrainedModel:
+def untrained(
+    card: Mapping[str, Any], training_frames: Sequence[Frame], device: torch.device
+) -> TrainedModel:
     """Return the network of a card before its first training step: same seed, species and constants.
 
     A pretrained network has its shipped weights. Species energies are zero, because no embedding
@@ -123,7 +127,7 @@ def untrained(card: Mapping[str, Any], training_frames: Sequence[Frame]) -> Trai
     if card["init"] == "scratch":
         structures = [model.structure(frame_to_atoms(frame)) for frame in training_frames]
         potential.set_statistics([potential.graph(structure) for structure in structures])
-    potential.requires_grad_(False)
+    potential.requires_grad_(False).to(device)
     return model
 
 
@@ -145,7 +149,7 @@ def reference_key(table: pd.DataFrame, wanted: str | None, x: float) -> str:
 
 
 def follow_relaxation(
-    model: TrainedModel,
+    model: Predictor,
     host: Host,
     key: str,
     *,

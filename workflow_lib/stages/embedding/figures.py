@@ -13,7 +13,7 @@ import pandas as pd
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import save_figure, write_csv
 from workflow_lib.core.plotting import COLOUR_FE2, COLOUR_FE3, style
-from workflow_lib.models.identity import CONTROLS, VARIANTS, look_of
+from workflow_lib.models.identity import CONTROLS, OUTSIDE, VARIANTS, look_of
 from workflow_lib.results_reading import read_document, read_table, seal
 
 if TYPE_CHECKING:
@@ -195,7 +195,7 @@ def embedding_overview(dirs: Sequence[str | Path], out: str | Path) -> pd.DataFr
     style()
     # A control has its own column in the labelled row, so that no row is nearly empty.
     control = table["variant"].isin(CONTROLS)
-    table["row"] = table["variant"].where(~control, "entropy")
+    table["row"] = table["variant"].where(~control, "entropy").replace(OUTSIDE.name, "baseline")
     table["column"] = table["model"].where(~control, table["model"] + ", " + table["variant"])
     names = sorted(set(table["column"]), key=lambda name: (", " in name, name))
     order = list(VARIANTS)

@@ -17,8 +17,8 @@ from workflow_lib.frames.frame import Frame, single_reference
 from workflow_lib.frames.splits import Splits
 from workflow_lib.frames.table import read_parquet
 from workflow_lib.lattice.host import Host
+from workflow_lib.models.predictor import Predictor
 from workflow_lib.models.trained import TrainedModel
-from workflow_lib.results_models import load_model
 from workflow_lib.results_reading import read_reference, seal
 from workflow_lib.simulation.cache import host_identity
 from workflow_lib.stages.embedding.extract import (
@@ -47,7 +47,7 @@ METRICS = ("silhouette", "accuracy")
 
 def run_embedding(
     *,
-    model_dir: str | Path,
+    model: Predictor,
     frames_path: str | Path,
     splits_path: str | Path,
     reference_dir: str | Path,
@@ -58,43 +58,52 @@ def run_embedding(
 ) -> dict[str, Any]:
     """Write ``points.parquet``, ``pca.csv``, ``pca.{svg,png}`` and ``scores.json`` to ``out``.
 
-    ``out`` is named by the model's id. If the model's training diverged or its embeddings are not
-    finite, the table has no rows, the numbers are empty and ``status`` gives the reason. Returns
-    the scores. Raises UserError if model and frames have different levels of theory, the splits
-    lack the model's fold, or the frames show only one charge state.
+    ``out`` is named by the model's id. If the model's training diverged, it gives no embeddings or they
+    are not finite, the table has no rows, the numbers are empty and ``status`` gives the reason. A
+    potential that was not trained here is its own network before training. Returns the scores. Raises
+    UserError if a trained model and the frames have different levels of theory, the splits lack the
+    model's fold, or the frames show only one charge state.
     """
     out = Path(out)
-    model = load_model(model_dir)
+    origin = model.origin
     frames = read_parquet(frames_path)
     redox_z = atomic_number(host.redox)
     known = usable(frames, model, redox_z)
-    _check(model, known, frames_path, model_dir)
-    fold = Splits.load(splits_path).fold(int(model.card["fold"]))
+    _check(model, known, frames_path)
+    fold = None if origin.fold is None else Splits.load(splits_path).fold(origin.fold)
     reference, _ = read_reference(reference_dir)
     key = reference_key(reference, settings.reference_state, settings.reference_x)
-    roles = {frame.frame_id: fold.role(frame.state_key or frame.group, frame.frame_id) for frame in known}
+    roles = (
+        {frame.frame_id: fold.role(frame.state_key or frame.group, frame.frame_id) for frame in known}
+        if fold
+        else {}
+    )
     table = frame_table(known, roles, set(reference["frame_id"]), redox_z)
     require_two_states(table["oxidation_state"].to_numpy(), str(frames_path))
-    scores: dict[str, Any] = {name: model.card.get(name) for name in IDENTITY}
+    scores: dict[str, Any] = {name: getattr(origin, name) for name in IDENTITY}
     scores |= {
         "source": out.name,
-        "model": model.card["name"],
+        "model": origin.model,
         "redox": host.redox,
-        "status": model.card["status"],
+        "status": origin.status,
         "reference_state": key,
     }
     scores |= {"frames": len(known), "frames_left_out": len(frames) - len(known)}
-    if model.card["status"] != "ok":
+    if origin.status != "ok":
         return _nothing(scores, settings, out)
     size = settings.batch_size
     files = [sha256(frames_path), sha256(splits_path)]
     kept = _kept(work, model.identity, key, host_identity(host), settings.model_dump(), files)
     trained = frame_features(model, known, redox_z, batch_size=size, title=f"{out.name} frames", kept=kept)
+    if not trained.shape[1]:
+        return _nothing(scores | {"status": "gives no embeddings"}, settings, out)
     if not np.isfinite(trained).all():
         return _nothing(scores | {"status": "embeddings are not finite"}, settings, out)
-    train = [frame for frame in known if fold.frame_role(frame.frame_id) == "train"]
-    start, title = untrained(model.card, train), f"{out.name} untrained"
-    before = frame_features(start, known, redox_z, batch_size=size, title=title, kept=kept)
+    before = trained
+    if fold is not None and isinstance(model, TrainedModel):
+        train = [frame for frame in known if fold.frame_role(frame.frame_id) == "train"]
+        start, title = untrained(model.card, train, model.device), f"{out.name} untrained"
+        before = frame_features(start, known, redox_z, batch_size=size, title=title, kept=kept)
     path, end = follow_relaxation(
         model,
         host,
@@ -128,16 +137,16 @@ def _kept(work: str | Path, *decides: object) -> Kept:
     return Kept(Path(work) / f"{key_of(code, *decides)}.sqlite", "embeddings")
 
 
-def _check(model: TrainedModel, known: list[Frame], frames_path: str | Path, model_dir: str | Path) -> None:
+def _check(model: Predictor, known: list[Frame], frames_path: str | Path) -> None:
     if not known:
         raise UserError(
-            f"{frames_path} has no frame with charge states and elements that {model_dir} knows; make the "
+            f"{frames_path} has no frame with charge states and elements that {model.name} knows; make the "
             "dataset with a redox rule that fits"
         )
     level = single_reference(known, str(frames_path))
-    if level != model.card["energy_reference"]:
+    if level != model.level and not model.origin.outside:
         raise UserError(
-            f"{model_dir} was trained at {model.card['energy_reference']}, {frames_path} is {level}; give "
+            f"{model.name} was trained at {model.level}, {frames_path} is {level}; give "
             "frames of the model's level"
         )
 

@@ -18,7 +18,7 @@ from workflow_lib.core.progress import say
 from workflow_lib.lattice.formation import formation_mev_fu
 from workflow_lib.lattice.host import Host
 from workflow_lib.models.identity import ModelId
-from workflow_lib.results_reading import seal
+from workflow_lib.results_reading import read_table, seal
 from workflow_lib.results_schema import DFT
 from workflow_lib.simulation.settings import RelaxationSettings
 from workflow_lib.stages.phase_diagram.fit import Fitted, fit_row, fit_system
@@ -58,7 +58,15 @@ def source_of(
         from workflow_lib.results_models import load_model
 
         potential = load_model(trainings / system.potential)
-    return ModelSource(potential, host, settings=settings.structures, relaxation=relaxation, cache=cache)
+    reference = read_table("charge_order/reference", reference_dir)
+    return ModelSource(
+        potential,
+        host,
+        settings=settings.structures,
+        relaxation=relaxation,
+        stress_converged=bool(reference["stress_converged"].all()),
+        cache=cache,
+    )
 
 
 def run_fit(

@@ -10,7 +10,7 @@ left their sites, does not count.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -95,6 +95,7 @@ class ModelSource:
         *,
         settings: StructureSettings,
         relaxation: RelaxationSettings,
+        stress_converged: bool,
         cache: Path,
     ) -> None:
         from workflow_lib.simulation.cache import RelaxationCache, model_identity
@@ -104,8 +105,11 @@ class ModelSource:
         self.moments = not potential.charge_labelled and "magmoms" in potential.predicts
         self.charges = potential.charge_labelled or self.moments
         self.distortion = relaxation.polaron_distortion if self.charges else 0.0
-        self.fmax = settings.fmax or relaxation.fmax
-        self.max_steps = settings.max_steps or relaxation.max_steps
+        self.stop = replace(
+            relaxation.stop(stress_converged=stress_converged),
+            fmax=settings.fmax or relaxation.fmax,
+            max_steps=settings.max_steps or relaxation.max_steps,
+        )
         self.batch_size = relaxation.batch_size
         self.store = RelaxationCache(cache, model_identity(potential))
         self._check_elements()
@@ -127,8 +131,7 @@ class ModelSource:
             self.host,
             arrangements,
             polaron_distortion=self.distortion,
-            fmax=self.fmax,
-            max_steps=self.max_steps,
+            stop=self.stop,
             batch_size=self.batch_size,
             cache=self.store,
             progress=f"{self.name} relaxes",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from math import isfinite
 from typing import TYPE_CHECKING, Protocol
@@ -10,20 +11,21 @@ from typing import TYPE_CHECKING, Protocol
 from workflow_lib.lattice.arrangement import Arrangement
 from workflow_lib.lattice.formation import end_energies, formation_energy
 from workflow_lib.lattice.host import Host
+from workflow_lib.models.outside_settings import UNSTATED
 from workflow_lib.simulation.cache import (
     RelaxationCache,
     host_identity,
     model_identity,
     relax_arrangements,
 )
-from workflow_lib.simulation.settings import RelaxationSettings
+from workflow_lib.simulation.settings import RelaxationSettings, Stop
 from workflow_lib.stages.search.problem import Evaluation, finite
 from workflow_lib.stages.search.settings import CellSettings, SearchSettings
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-    from workflow_lib.models.trained import TrainedModel
+    from workflow_lib.models.predictor import Predictor
     from workflow_lib.simulation.relaxation import Relaxation
 
 
@@ -53,7 +55,7 @@ class Evaluator(Protocol):
 
 
 class ModelEvaluator:
-    """Relaxes with a trained model in Vegard cells and keeps the results in the shared cache.
+    """Relaxes with a potential from Vegard cells and keeps the results in the shared cache.
 
     Relaxations start from the same structures as in the charge-order stage: distorted around the
     redox sites for a charge-labelled model, undistorted for a charge-blind one. Formation energies
@@ -65,55 +67,44 @@ class ModelEvaluator:
 
     def __init__(
         self,
-        model: TrainedModel,
+        model: Predictor,
         host: Host,
         cache: RelaxationCache,
         settings: SearchSettings,
         relaxation: RelaxationSettings,
+        stop: Stop,
         name: str = "model",
     ) -> None:
-        self.model, self.host, self.cache, self.relaxation, self.name = (
-            model,
-            host,
-            cache,
-            relaxation,
-            name,
-        )
+        self.model, self.host, self.cache, self.name = model, host, cache, name
+        self.stop, self.batch_size = stop, relaxation.batch_size
         self.charges = model.charge_labelled
-        self.level: str = model.card["energy_reference"]
+        self.level = model.level or UNSTATED
         self.polaron_distortion = relaxation.polaron_distortion if self.charges else 0.0
         stops = [self._stop(cell) for cell in settings.cells]
-        self._end_stop = (min(fmax for fmax, _ in stops), max(steps for _, steps in stops))
-
-    def _stop(self, cell: CellSettings) -> tuple[float, int]:
-        """Return the largest force in eV/A and the largest number of steps of the relaxations in a cell."""
-        return (
-            self.relaxation.fmax if cell.fmax is None else cell.fmax,
-            self.relaxation.max_steps if cell.max_steps is None else cell.max_steps,
+        self._end_stop = replace(
+            stop, fmax=min(item.fmax for item in stops), max_steps=max(item.max_steps for item in stops)
         )
+
+    def _stop(self, cell: CellSettings) -> Stop:
+        """Return when the relaxations in a cell end."""
+        fmax = self.stop.fmax if cell.fmax is None else cell.fmax
+        steps = self.stop.max_steps if cell.max_steps is None else cell.max_steps
+        return replace(self.stop, fmax=fmax, max_steps=steps)
 
     @property
     def identity(self) -> str:
         """Model, host, starting structures and the settings that cells take from the charge-order stage."""
-        numbers = (
-            self.polaron_distortion,
-            *self._end_stop,
-            self.relaxation.fmax,
-            self.relaxation.max_steps,
-        )
-        return "|".join(
-            (model_identity(self.model), host_identity(self.host), *(f"{n:.6g}" for n in numbers))
-        )
+        parts = (f"{self.polaron_distortion:.6g}", str(self._end_stop), str(self.stop))
+        return "|".join((model_identity(self.model), host_identity(self.host), *parts))
 
-    def _relax(self, arrangements: Sequence[Arrangement], stop: tuple[float, int]) -> list[Relaxation]:
+    def _relax(self, arrangements: Sequence[Arrangement], stop: Stop) -> list[Relaxation]:
         return relax_arrangements(
             self.model,
             self.host,
             arrangements,
             polaron_distortion=self.polaron_distortion,
-            fmax=stop[0],
-            max_steps=stop[1],
-            batch_size=self.relaxation.batch_size,
+            stop=stop,
+            batch_size=self.batch_size,
             cache=self.cache,
             progress=f"{self.name} relaxing",
         )
@@ -146,6 +137,7 @@ class ModelEvaluator:
             formation=formation,
             fmax=finite(relaxation.fmax),
             steps=relaxation.steps,
+            volume=finite(float(relaxation.atoms.get_volume())) if good else None,
             status=relaxation.status,
         )
 

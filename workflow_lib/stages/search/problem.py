@@ -26,13 +26,14 @@ class Evaluation:
 
     ``energy`` is in eV per cell and ``formation`` in eV per formula unit relative to the end
     members relaxed by the same model (both None if the relaxation diverged), ``fmax`` in eV/A;
-    ``status`` is converged, unconverged or diverged.
+    ``volume`` of the cell in A^3 (None if diverged); ``status`` is converged, unconverged or diverged.
     """
 
     energy: float | None
     formation: float | None
     fmax: float | None
     steps: int
+    volume: float | None
     status: str
 
 

@@ -40,6 +40,8 @@ from workflow_lib.stages.search.tables import (
 if TYPE_CHECKING:
     from ase import Atoms
 
+    from workflow_lib.models.predictor import Predictor
+
 MAX_ENUMERATED = 2000
 """Largest number of distinct arrangements that ``enumerate`` relaxes in one supercell."""
 
@@ -49,33 +51,35 @@ SEARCHES = (genetic_search.__module__, random_search.__module__)
 
 def run_search(
     *,
-    model_dir: Path,
+    model: Predictor,
+    name: str,
     host: Host,
     settings: SearchSettings,
     relaxation: RelaxationSettings,
+    stress_converged: bool,
     seed: int,
     work: Path,
     cache: Path,
     out: Path,
 ) -> None:
-    """Search with the model in ``model_dir`` and write what was found to ``out``.
+    """Search with a potential and write what was found to ``out``; ``name`` is its id in the tables.
 
-    ``relaxation`` sets the starting structures and, if a cell does not, when relaxations stop.
+    ``relaxation`` sets the starting structures and, if a cell does not, when relaxations stop;
+    ``stress_converged`` (of the DFT reference) decides whether cells relax if the settings leave it open.
     ``work`` keeps the state of the searches, ``cache`` the relaxations shared with the charge-order
     stage: both survive an interruption, after which the same call resumes and ends with the same
     tables. Writes ``found.csv``, ``history.csv``, ``found.extxyz``, ``summary.json``,
     ``progress.*`` and ``timings.json``. Raises UserError for a composition that the supercell does
     not have, a supercell too large to enumerate, or a damaged model, state or cache.
     """
-    from workflow_lib.results_models import load_model
     from workflow_lib.simulation.cache import RelaxationCache, model_identity
 
     check_cells(host, settings)
-    model = load_model(model_dir)
     identity = model_identity(model)
     with alone(Path(cache) / f"search-{identity[:20]}", "search"):
         store = RelaxationCache(cache, identity)
-        evaluator = ModelEvaluator(model, host, store, settings, relaxation, name=Path(model_dir).name)
+        stop = relaxation.stop(stress_converged=stress_converged)
+        evaluator = ModelEvaluator(model, host, store, settings, relaxation, stop, name=name)
         before = len(store)
         started = time.perf_counter()
         seconds = search_all(
@@ -83,7 +87,7 @@ def run_search(
             host=host,
             settings=settings,
             seed=seed,
-            name=Path(model_dir).name,
+            name=name,
             work=work,
             out=out,
         )

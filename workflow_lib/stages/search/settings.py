@@ -41,7 +41,7 @@ class OperatorWeights(BaseModel):
 
 
 class CellSettings(BaseModel):
-    """One supercell to search in; its relaxations move the positions in the Vegard cell."""
+    """One supercell to search in; relaxations start in the Vegard cell."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

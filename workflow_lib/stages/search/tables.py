@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from workflow_lib.lattice.arrangement import Arrangement, StateKey
+from workflow_lib.lattice.arrangement import StateKey
 from workflow_lib.lattice.host import Host
 from workflow_lib.results_schema import SEARCH, TABLES
 from workflow_lib.stages.search.problem import Method, Record
@@ -36,8 +36,7 @@ def milli(value: float | None) -> float:
 def found_table(model: str, host: Host, results: Results, level: str) -> pd.DataFrame:
     """Return one row per distinct arrangement and method; see ``search/found`` in ``results_schema``.
 
-    ``order`` counts from 1 within cell and method; ``volume_a3`` is the volume of the Vegard cell,
-    in which only positions relax. Keys of charge-blind models name no charge order.
+    ``order`` counts from 1 within cell and method. Keys of charge-blind models name no charge order.
     """
     rows = [
         {
@@ -49,7 +48,7 @@ def found_table(model: str, host: Host, results: Results, level: str) -> pd.Data
             "formula_units": host.formula_units * prod(r.arrangement.repeat),
             "energy_ev": np.nan if r.evaluation.energy is None else r.evaluation.energy,
             "fmax_ev_a": np.nan if r.evaluation.fmax is None else r.evaluation.fmax,
-            "volume_a3": _volume(host, r.arrangement),
+            "volume_a3": np.nan if r.evaluation.volume is None else r.evaluation.volume,
             "status": r.evaluation.status,
             "level": level,
             "cell": cell,
@@ -65,11 +64,6 @@ def found_table(model: str, host: Host, results: Results, level: str) -> pd.Data
         for r in records
     ]
     return pd.DataFrame(rows, columns=list(FOUND))
-
-
-def _volume(host: Host, arrangement: Arrangement) -> float:
-    """Return the volume of the Vegard cell of an arrangement in A^3."""
-    return abs(float(np.linalg.det(host.supercell(arrangement.repeat, host.composition(arrangement))[2])))
 
 
 def history_table(model: str, host: Host, results: Results) -> pd.DataFrame:

@@ -19,7 +19,7 @@ from workflow_lib.core.plotting import (
 )
 from workflow_lib.lattice.arrangement import StateKey
 from workflow_lib.lattice.voltage import VoltageProfile, common_grid
-from workflow_lib.models.identity import CONTROLS, VARIANTS, look_of
+from workflow_lib.models.identity import CONTROLS, OUTSIDE, VARIANTS, look_of
 from workflow_lib.results_schema import DFT, HEADLINE, SEARCH
 from workflow_lib.stages.thermodynamics.scores import lowest
 
@@ -37,7 +37,7 @@ DODGE = 0.014  # shift in x between variants, so that their points do not cover 
 def _variants(table: pd.DataFrame) -> list[str]:
     """Return the variants present, in the order of the configuration."""
     present = set(table["variant"]) - {None}
-    return [name for name in (*VARIANTS, "") if name in present]
+    return [name for name in (*VARIANTS, OUTSIDE.name, "") if name in present]
 
 
 def _name(variant: str) -> str:
@@ -60,8 +60,8 @@ def _grid(count: int, *, columns: int, height: float, label: str) -> tuple[Figur
     return figure, panels[:count]
 
 
-def _caption(figure: Figure, level: str, extra: str) -> None:
-    text = f"models: positions relaxed in the fixed (Vegard) cell; DFT: {level}; {extra}"
+def _caption(figure: Figure, level: str, cells: str, extra: str) -> None:
+    text = f"models: {cells}; DFT: {level}; {extra}"
     width = int(17 * figure.get_figwidth())  # characters of this size that fit the figure
     figure.supxlabel(fill(text, width), fontsize=7.5, color="0.25")
 
@@ -107,7 +107,9 @@ def _band(panel: Axes, group: pd.DataFrame, colour: str, line: str, label: str) 
         panel.fill_between(mean.index, mean - deviation, mean + deviation, color=colour, alpha=0.2, lw=0)
 
 
-def draw_formation(formation: pd.DataFrame, hulls: pd.DataFrame, level: str, stem: Path) -> None:
+def draw_formation(
+    formation: pd.DataFrame, hulls: pd.DataFrame, level: str, cells: str, stem: Path
+) -> None:
     """Draw one panel per model: formation energies of the enumerated states, lowest of each x, hull."""
     dft = formation[formation["source"] == DFT]
     examined = formation[formation["protocol"] == HEADLINE]
@@ -154,6 +156,7 @@ def draw_formation(formation: pd.DataFrame, hulls: pd.DataFrame, level: str, ste
     _caption(
         figure,
         level,
+        cells,
         f"largest force left in a DFT structure {fmax:.2f} eV/Å; points: all states (models shifted "
         "in x; pale: state seen in training), lines: lowest at each x, dotted: hull; bands: ± 1 s.d. over "
         "folds and seeds",
@@ -211,7 +214,9 @@ def _no_voltage(mobile: str, level: str, stem: Path) -> None:
     save_figure(figure, stem)
 
 
-def draw_voltage(formation: pd.DataFrame, voltages: pd.DataFrame, level: str, stem: Path) -> None:
+def draw_voltage(
+    formation: pd.DataFrame, voltages: pd.DataFrame, level: str, cells: str, stem: Path
+) -> None:
     """Draw one panel per model: voltage of DFT and of each variant, enumerated states and search."""
     models = voltages[voltages["source"] != DFT]
     names = sorted(set(formation.loc[formation["protocol"] == HEADLINE, "model"])) or [DFT]
@@ -238,15 +243,14 @@ def draw_voltage(formation: pd.DataFrame, voltages: pd.DataFrame, level: str, st
         own_voltages = models.loc[models["model"] == name, "voltage_v"].to_numpy(float)
         _note_hidden(panel, own_voltages, window)
         if name != DFT and not len(own_voltages):
-            _say(panel, "no end members: no voltage")
-    _caption(
-        figure, level, f"{mobile} metal at its DFT energy throughout; bands: ± 1 s.d. over folds and seeds"
-    )
+            _say(panel, "no voltage: no end members, or no metal at its level")
+    metal = f"{mobile} metal at its DFT energy; bands: ± 1 s.d. over folds and seeds"
+    _caption(figure, level, cells, metal)
     _legend(figure, panels, 3)
     save_figure(figure, stem)
 
 
-def draw_found(formation: pd.DataFrame, hulls: pd.DataFrame, level: str, stem: Path) -> None:
+def draw_found(formation: pd.DataFrame, hulls: pd.DataFrame, level: str, cells: str, stem: Path) -> None:
     """Draw what each model's searches found, by composition, with the DFT energies that exist."""
     import matplotlib.pyplot as plt
 
@@ -257,8 +261,8 @@ def draw_found(formation: pd.DataFrame, hulls: pd.DataFrame, level: str, stem: P
     shape = (len(variants), len(names))
     size = (max(2.5 * shape[1] + 0.6, 6.4), 2.4 * shape[0] + 1.2)
     figure, axes = plt.subplots(*shape, figsize=size, squeeze=False, sharex=True, sharey=True)
-    cells = sorted(set(found["cell"]), key=lambda cell: (len(cell), cell))
-    markers = dict(zip(cells, "osD^v<>" * (1 + len(cells) // 7), strict=False))
+    boxes = sorted(set(found["cell"]), key=lambda cell: (len(cell), cell))
+    markers = dict(zip(boxes, "osD^v<>" * (1 + len(boxes) // 7), strict=False))
     known = sorted(set(dft["cell"]))
     anchor = dft["formation_mev_fu"].to_numpy()
     # The hull lies below what the search found if states of the charge-order stage are lower.
@@ -304,21 +308,30 @@ def draw_found(formation: pd.DataFrame, hulls: pd.DataFrame, level: str, stem: P
             panel.set_xlabel(_x_label(formation), fontsize=8)
         if column == 0:
             panel.set_ylabel(ENERGY_LABEL, fontsize=8)
-    pending = [cell for cell in cells if cell not in known]
+    pending = [cell for cell in boxes if cell not in known]
     note = (
         "dotted: convex hull of all that enumeration and search found; DFT and random search shifted in x"
     )
     if pending:
         note += f"; DFT for the {', '.join(pending)} cells is pending"
-    _caption(figure, level, note)
+    _caption(figure, level, cells, note)
     _legend(figure, axes.flat, 3)
     save_figure(figure, stem)
 
 
 def draw_all(
-    formation: pd.DataFrame, hulls: pd.DataFrame, voltages: pd.DataFrame, *, level: str, out: Path
+    formation: pd.DataFrame,
+    hulls: pd.DataFrame,
+    voltages: pd.DataFrame,
+    *,
+    level: str,
+    cells: str,
+    out: Path,
 ) -> None:
-    """Draw all figures of the stage; controls have their own, so that panels stay readable."""
+    """Draw all figures of the stage; controls have their own, so that panels stay readable.
+
+    ``cells`` says what the models relaxed.
+    """
     style()
     formation = formation.astype({"x": float, "formation_mev_fu": float})
     for suffix, wanted in (("", False), ("_controls", True)):
@@ -329,11 +342,11 @@ def draw_all(
         part = chosen(formation)
         if suffix and set(part["source"]) == {DFT}:
             continue
-        draw_formation(part, chosen(hulls), level, out / f"hull{suffix}")
-        draw_voltage(part, chosen(voltages), level, out / f"voltage{suffix}")
+        draw_formation(part, chosen(hulls), level, cells, out / f"hull{suffix}")
+        draw_voltage(part, chosen(voltages), level, cells, out / f"voltage{suffix}")
         if suffix:
             write_csv(part[part["protocol"] != "search"], out / f"hull{suffix}.csv")
             write_csv(chosen(voltages), out / f"voltage{suffix}.csv")
-    draw_found(formation, hulls, level, out / "found")
+    draw_found(formation, hulls, level, cells, out / "found")
     shown = (formation["source"] == DFT) | formation["method"].isin(METHODS)
     write_csv(formation[shown], out / "found.csv")

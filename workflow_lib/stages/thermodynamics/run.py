@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -50,6 +51,11 @@ class Answer:
     hulls: dict[str, Hull]
     voltages: dict[str, VoltageProfile]
     status: str
+
+    @property
+    def level(self) -> str:
+        """Level of theory of its energies; those of two levels are compared by formation energies only."""
+        return str(self.structures["level"].iloc[0])
 
     @property
     def identity(self) -> dict[str, object]:
@@ -132,10 +138,12 @@ def score(answer: Answer, reference: Answer, charge: int) -> dict[str, object]:
     row |= {
         "compositions": compositions,
         "hull_mae_mev_fu": error,
-        "step_voltage_mae_mv": step_voltage_error(good, reference.structures, charge),
+        "step_voltage_mae_mv": step_voltage_error(good, reference.structures, charge)
+        if answer.level == reference.level
+        else None,
     }
-    if known:
-        own = answer.voltages[ENUMERATED]
+    own = answer.voltages.get(ENUMERATED)
+    if known and own:
         row |= {"voltage_mae_mv": voltage_distance_mv(own, known), "average_voltage_v": own.average}
     return row
 
@@ -175,8 +183,8 @@ def _reservoir(element: str, level: str, rule: RedoxRule, settings: Thermodynami
     metal = settings.metal(element, level)
     if metal is None:
         print(
-            f"voltages are left out: no energy of {element} metal at {level} in thermodynamics.metals "
-            f"({settings.near(element, level)}); add one",
+            f"voltages at this level are left out: no energy of {element} metal at {level} in "
+            f"thermodynamics.metals ({settings.near(element, level)}); add one",
             file=sys.stderr,
         )
     return Reservoir(element, rule.formal_charges[element], metal.energy_ev if metal else None)
@@ -189,6 +197,7 @@ def run_thermodynamics(
     search_dirs: Sequence[Path],
     rule: RedoxRule,
     settings: ThermodynamicsSettings,
+    cells: Literal["fixed", "relaxed"],
     out: Path,
 ) -> None:
     """Write formation energies, hulls, voltages, scores and figures of DFT and all models.
@@ -196,23 +205,27 @@ def run_thermodynamics(
     ``reference_dir`` holds ``reference.csv`` and ``reference.extxyz``; each folder of
     ``charge_order_dirs`` (named by its model) ``states.csv``; each of ``search_dirs``
     ``found.csv``. ``rule`` gives the charge of the mobile ion. If ``settings`` has no energy of its
-    metal at the level of the reference, voltages are left out and one line on stderr says so.
+    metal at the level of some energies, their voltages are left out and one line on stderr says so.
+    ``cells`` is what the models did with them, for captions.
     Raises UserError for missing or inconsistent tables and for a reference without end members.
     """
     info = tables.reference_info(reference_dir)
     sites_per_fu = info.sites_per_fu
     dft = tables.read_reference(reference_dir)
-    reservoir = _reservoir(StateKey.parse(dft["state_key"].iloc[0]).mobile, info.level, rule, settings)
-    ask = partial(analyse, sites_per_fu=sites_per_fu, reservoir=reservoir, settings=settings)
-    reference = ask(dft, where=str(reference_dir))
+    mobile = StateKey.parse(dft["state_key"].iloc[0]).mobile
+    # A metal belongs to one level of theory; a potential from elsewhere needs that of its own.
+    reservoirs = {info.level: _reservoir(mobile, info.level, rule, settings)}
+    ask = partial(analyse, sites_per_fu=sites_per_fu, settings=settings)
+    reference = ask(dft, reservoir=reservoirs[info.level], where=str(reference_dir))
     if not reference.hulls:
         raise UserError(f"{reference_dir}: {reference.status}; DFT must answer both end members")
     for profile in reference.voltages.values():
         if abs(profile.average) > IMPOSSIBLE:
             raise UserError(
-                f"the average voltage against {reservoir.element} metal is {profile.average:.4g} V, "
-                f"which no cell has: thermodynamics.metals gives {reservoir.element} "
-                f"{reservoir.energy_ev:g} eV, which is no energy per atom on the scale of {info.level}"
+                f"the average voltage against {mobile} metal is {profile.average:.4g} V, "
+                f"which no cell has: thermodynamics.metals gives {mobile} "
+                f"{reservoirs[info.level].energy_ev:g} eV, which is no energy per atom on the scale of "
+                f"{info.level}"
             )
     searches = {folder.name: folder for folder in search_dirs}
     unexamined = sorted(set(searches) - {folder.name for folder in charge_order_dirs})
@@ -229,7 +242,10 @@ def run_thermodynamics(
         structures = pd.concat([part.astype(object) for part in parts], ignore_index=True)
         structures = structures.astype({"x": float, "energy_ev": float, "filled": int, "sites": int})
         if len(structures):
-            answers.append(ask(structures, where=folder.name))
+            level = str(structures["level"].iloc[0])
+            if level not in reservoirs:
+                reservoirs[level] = _reservoir(mobile, level, rule, settings)
+            answers.append(ask(structures, reservoir=reservoirs[level], where=folder.name))
     everyone = [reference, *answers]
     formation = pd.concat([a.structures.astype(object) for a in everyone], ignore_index=True)
     formation = formation.infer_objects()  # to numeric types, so that all values are written alike
@@ -238,7 +254,8 @@ def run_thermodynamics(
     )
     voltages = pd.DataFrame([row for a in everyone for row in _voltage_rows(a)], columns=VOLTAGE_COLUMNS)
     columns = [*IDENTITY, "status", "compositions", "compositions_dft", *SCORES, "average_voltage_dft_v"]
-    scores = pd.DataFrame([score(a, reference, reservoir.charge) for a in answers], columns=columns)
+    charge = rule.formal_charges[mobile]
+    scores = pd.DataFrame([score(a, reference, charge) for a in answers], columns=columns)
     for name, table in (
         ("formation", formation.drop(columns=["filled", "sites"])),
         ("hull", hulls),
@@ -247,5 +264,6 @@ def run_thermodynamics(
         ("summary", summarise(scores, SCORES)),
     ):
         write_csv(table, out / f"{name}.csv")
-    figures.draw_all(formation, hulls, voltages, level=info.level, out=out)
+    told = "cells and positions relaxed" if cells == "relaxed" else "fixed (Vegard) cells"
+    figures.draw_all(formation, hulls, voltages, level=info.level, cells=told, out=out)
     seal(out, "thermodynamics")

@@ -3,7 +3,7 @@
 Columns of that table: ``source`` (trained model, or ``dft``), ``model``, ``variant``, ``fold``,
 ``seed``, ``protocol`` (reference, distorted, search), ``method``, ``cell``, ``state_key``, ``x``,
 ``filled`` and ``sites`` (mobile sites of the cell), ``energy_ev`` (of the cell), ``degeneracy``, ``seen``,
-``status``, ``fmax_ev_a``.
+``status``, ``fmax_ev_a``, ``level`` of theory of the energy.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ COLUMNS = (
     "seen",
     "status",
     "fmax_ev_a",
+    "level",
 )
 
 

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import torch
 
-from workflow_lib.core.errors import UserError
 from workflow_lib.frames.frame import Frame
 from workflow_lib.models.contract import Graph, Potential
+from workflow_lib.models.device import usable
 from workflow_lib.stages.training.checkpoint import CheckpointStore
 from workflow_lib.stages.training.data import EpochOrder, LabelledGraphs, SetName, Sets, label_count
 from workflow_lib.stages.training.graphs import evenly, species_of, step_batches
@@ -120,9 +120,7 @@ def fit(
     On SIGTERM a checkpoint is written after the current batch, and the process ends with status
     143. Raises UserError if the device does not exist.
     """
-    device = torch.device(settings.device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError("training.device is cuda, but torch sees no GPU; set it to cpu")
+    device = usable(settings.device)
     labels: list[Label] = [term.label for term in settings.loss]
     shown: tuple[Label, ...] = ("energy", "forces")
     labels += [label for label in shown if label not in labels]  # for the history

@@ -11,7 +11,7 @@ import pandas as pd
 from workflow_lib.frames.frame import Frame
 
 if TYPE_CHECKING:
-    from workflow_lib.models.trained import Prediction
+    from workflow_lib.models.predictor import Prediction
 
 RESAMPLES = 1000
 INTERVAL = (2.5, 97.5)

@@ -113,7 +113,7 @@ class TrainingSettings(_Section):
     scale_by_forces: bool = Field(
         default=True, description="take the RMS force as energy scale, in families that have one"
     )
-    device: Literal["cpu", "cuda"] = "cpu"
+    device: Literal["cpu", "cuda"] = Field(default="cpu", description="left out: `device` of the run")
     graph_memory_gb: float = Field(
         default=2.0,
         ge=0,
