@@ -244,7 +244,7 @@ def draw_voltage(
         _note_hidden(panel, own_voltages, window)
         if name != DFT and not len(own_voltages):
             _say(panel, "no voltage: no end members, or no metal at its level")
-    metal = f"{mobile} metal at its DFT energy; bands: ± 1 s.d. over folds and seeds"
+    metal = f"{mobile} metal as thermodynamics.metals gives it; bands: ± 1 s.d. over folds and seeds"
     _caption(figure, level, cells, metal)
     _legend(figure, panels, 3)
     save_figure(figure, stem)
