@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from campaigns.naxfepo4_gpaw.level_parts import CHOSEN, TOLERANCE
-from campaigns.naxfepo4_gpaw.states import DATA, POOR, RICH, again, relaxed_states
+from campaigns.naxfepo4_gpaw.states import DATA, POOR, RICH, again, bcc_metal, lower_seeds, relaxed_states
 from workflow_lib.dft.calculation import Calculation
 from workflow_lib.dft.jobs import read_jobs
 from workflow_lib.dft.store import Record, Store
@@ -16,9 +16,6 @@ from workflow_lib.dft.symmetry import symmetrised
 
 FIRST = (POOR, RICH, "1x1x1:Na1001:Fe2323", "1x1x1:Na1110:Fe2223", "1x1x1:Na1000:Fe2333")
 """Both ends and the lowest state at each composition of the earlier level; the others by their energy."""
-
-NOISE_EV = 1e-3
-"""What two starts of one state may differ by, eV per cell."""
 
 SODIUM_LATTICES = (4.15, 4.2, 4.25)  # A
 SODIUM_MESHES = (12, 16, 20)
@@ -74,22 +71,16 @@ def cell_orbitals(store: Store, _model: Path | None) -> Iterator[Calculation]:
 
 def cell_lower(store: Store, _model: Path | None) -> Iterator[Calculation]:
     """Relaxations of the states for which the single point of another seed came out lower."""
-    relaxed = relaxed_cells(store)
-    for record in list(store.records()):
-        single = record.calculation
-        if single.kind != "orbital" or record.status != "done" or single.level != CHOSEN:
-            continue
-        ground = relaxed[single.group]
-        if record.frames[-1]["energy"] < ground.frames[-1]["energy"] - NOISE_EV:
-            yield again(
-                ground,
-                name=f"lower {single.orbital} {single.group}",
-                kind="relaxation",
-                task="cell",
-                orbital=single.orbital,
-                max_steps=40,
-                provenance={"start": ground.calculation.digest, "density": single.digest},
-            )
+    for ground, single in lower_seeds(store, relaxed_cells(store), CHOSEN):
+        yield again(
+            ground,
+            name=f"lower {single.orbital} {single.group}",
+            kind="relaxation",
+            task="cell",
+            orbital=single.orbital,
+            max_steps=40,
+            provenance={"start": ground.calculation.digest, "density": single.digest},
+        )
 
 
 def cell_noise(store: Store, _model: Path | None) -> Iterator[Calculation]:
@@ -123,26 +114,10 @@ def cell_magnetism(store: Store, _model: Path | None) -> Iterator[Calculation]:
 
 def cell_sodium(_store: Store, _model: Path | None) -> Iterator[Calculation]:
     """Bcc sodium at the cut-off of the level: lattice constant, and meshes at the middle one."""
-    from ase.build import bulk
-
     wanted = [(lattice, 16) for lattice in SODIUM_LATTICES]
     wanted += [(SODIUM_LATTICES[1], mesh) for mesh in SODIUM_MESHES if mesh != 16]
     for lattice, mesh in wanted:
-        atoms = bulk("Na", "bcc", a=lattice)
-        yield Calculation(
-            name=f"sodium {lattice} A {CHOSEN.cutoff:g} eV {mesh}x{mesh}x{mesh}",
-            group="Na",
-            kind="sodium",
-            task="single",
-            numbers=atoms.numbers,
-            positions=atoms.positions,
-            cell=atoms.cell[:],
-            oxidation_states=np.zeros(1, dtype=np.int64),
-            level=CHOSEN.model_copy(update={"kpoints": (mesh, mesh, mesh), "shifted": False}),
-            formula_units=1,
-            unsteered=True,
-            charges=False,
-        )
+        yield bcc_metal("Na", lattice, mesh, CHOSEN)
 
 
 def cell_two_thirds(store: Store, _model: Path | None) -> Iterator[Calculation]:

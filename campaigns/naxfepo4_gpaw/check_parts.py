@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
 from campaigns.naxfepo4_gpaw.convergence import ORDER_KIND
-from campaigns.naxfepo4_gpaw.states import LEVEL, POOR, RICH, again, relaxed_states
+from campaigns.naxfepo4_gpaw.states import LEVEL, POOR, RICH, again, bcc_metal, relaxed_states
 from workflow_lib.dft.calculation import Calculation
 from workflow_lib.dft.store import Store
 
@@ -79,27 +77,12 @@ def cells(store: Store, _model: Path | None) -> Iterator[Calculation]:
 
 def sodium(_store: Store, _model: Path | None) -> Iterator[Calculation]:
     """Bcc sodium: lattice constant and k-mesh at 500 eV, and every cut-off at the middle constant."""
-    from ase.build import bulk
-
     wanted = [(lattice, 500, 16) for lattice in SODIUM_LATTICES]
     wanted += [(SODIUM_LATTICE, 500, mesh) for mesh in (8, 12, 20)]
     wanted += [(SODIUM_LATTICE, cutoff, 16) for cutoff in CUTOFFS[1:]]
     for lattice, cutoff, mesh in wanted:
-        atoms = bulk("Na", "bcc", a=lattice)
-        yield Calculation(
-            name=f"sodium {lattice} A {cutoff} eV {mesh}x{mesh}x{mesh}",
-            group="Na",
-            kind="sodium",
-            task="single",
-            numbers=atoms.numbers,
-            positions=atoms.positions,
-            cell=atoms.cell[:],
-            oxidation_states=np.zeros(1, dtype=np.int64),
-            level=LEVEL.model_copy(update={"cutoff": float(cutoff), "kpoints": (mesh, mesh, mesh)}),
-            formula_units=1,
-            unsteered=True,
-            charges=False,
-        )
+        level = LEVEL.model_copy(update={"cutoff": float(cutoff)})
+        yield bcc_metal("Na", lattice, mesh, level)
 
 
 def magnetism(store: Store, _model: Path | None) -> Iterator[Calculation]:

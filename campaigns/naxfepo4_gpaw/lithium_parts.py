@@ -12,7 +12,7 @@ from campaigns.naxfepo4_gpaw.cell_parts import relaxed_cells
 from campaigns.naxfepo4_gpaw.frame_parts import strained_series
 from campaigns.naxfepo4_gpaw.level_parts import CHOSEN, TOLERANCE
 from campaigns.naxfepo4_gpaw.other_structures import chgnet_cell
-from campaigns.naxfepo4_gpaw.states import POOR, again, seeded
+from campaigns.naxfepo4_gpaw.states import POOR, again, bcc_metal, seeded
 from workflow_lib.dft.calculation import Calculation
 from workflow_lib.dft.store import Record, Store
 from workflow_lib.dft.symmetry import symmetrised
@@ -69,21 +69,5 @@ def lithium_strains(store: Store, _model: Path | None) -> Iterator[Calculation]:
 
 def lithium_metal(_store: Store, _model: Path | None) -> Iterator[Calculation]:
     """Bcc lithium at the cut-off of the level, three lattice constants."""
-    from ase.build import bulk
-
     for lattice in LITHIUM_LATTICES:
-        atoms = bulk("Li", "bcc", a=lattice)
-        yield Calculation(
-            name=f"lithium {lattice} A {CHOSEN.cutoff:g} eV 16x16x16",
-            group="Li",
-            kind="sodium",
-            task="single",
-            numbers=atoms.numbers,
-            positions=atoms.positions,
-            cell=atoms.cell[:],
-            oxidation_states=np.zeros(1, dtype=np.int64),
-            level=CHOSEN.model_copy(update={"kpoints": (16, 16, 16), "shifted": False}),
-            formula_units=1,
-            unsteered=True,
-            charges=False,
-        )
+        yield bcc_metal("Li", lattice, 16, CHOSEN)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,11 @@ DATA = ROOT / "resources" / "naxfepo4-gpaw"
 HOST = ROOT / "resources" / "hosts" / "olivine-nafepo4.json"
 
 LEVEL = Level()
+
+METALS = {"Na": "sodium", "Li": "lithium"}
+
+NOISE_EV = 1e-3
+"""What two starts of one state may differ by, eV per cell."""
 
 RICH, POOR = "1x1x1:Na1111:Fe2222", "1x1x1:Na0000:Fe3333"
 
@@ -56,6 +62,40 @@ def again(record: Record, **changes: object) -> Calculation:
     level = changes.pop("level", record.calculation.level)
     assert isinstance(level, Level)
     return Calculation.from_json(content | {"level": level.model_dump()} | changes)
+
+
+def bcc_metal(symbol: str, lattice: float, mesh: int, level: Level) -> Calculation:
+    """Return the single point of a bcc alkali metal: lattice constant (A), k-points along each axis."""
+    from ase.build import bulk
+
+    atoms = bulk(symbol, "bcc", a=lattice)
+    return Calculation(
+        name=f"{METALS[symbol]} {lattice} A {level.cutoff:g} eV {mesh}x{mesh}x{mesh}",
+        group=symbol,
+        kind="sodium",
+        task="single",
+        numbers=atoms.numbers,
+        positions=atoms.positions,
+        cell=atoms.cell[:],
+        oxidation_states=np.zeros(1, dtype=np.int64),
+        level=level.model_copy(update={"kpoints": (mesh, mesh, mesh), "shifted": False}),
+        formula_units=1,
+        unsteered=True,
+        charges=False,
+    )
+
+
+def lower_seeds(
+    store: Store, relaxed: Mapping[str, Record], level: Level
+) -> Iterator[tuple[Record, Calculation]]:
+    """Yield the relaxed state and the single point of another orbital seed that came out lower than it."""
+    for record in list(store.records()):
+        single = record.calculation
+        if single.kind != "orbital" or record.status != "done" or single.level != level:
+            continue
+        ground = relaxed[single.group]
+        if record.frames[-1]["energy"] < ground.frames[-1]["energy"] - NOISE_EV:
+            yield ground, single
 
 
 def deformation(rng: np.random.Generator) -> np.ndarray:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from ase import Atoms
 
-from campaigns.naxfepo4_gpaw.states import DATA, LEVEL, again, olivine, relaxed_states, seeded
+from campaigns.naxfepo4_gpaw.states import DATA, LEVEL, again, lower_seeds, olivine, relaxed_states, seeded
 from workflow_lib.core.errors import UserError
 from workflow_lib.dft.calculation import Calculation
 from workflow_lib.dft.charge_state import realised_states
@@ -21,9 +21,6 @@ from workflow_lib.lattice.ewald import electrostatic_order
 
 SEEDS = {"x050_s5": "ab", "x050_s6": "cc", "x075_s1": "aac"}
 """States whose stored path holds, at one Fe2+, an orbital other than the lowest of the estimate."""
-
-NOISE_EV = 1e-3
-"""What two starts of one state may differ by, eV per cell."""
 
 
 def truth(store: Store, _model: Path | None) -> Iterator[Calculation]:
@@ -100,20 +97,14 @@ def orbitals(store: Store, _model: Path | None) -> Iterator[Calculation]:
 
 def lower(store: Store, _model: Path | None) -> Iterator[Calculation]:
     """Relaxations of the states for which the single point of another seed came out lower."""
-    relaxed = relaxed_states(store)
-    for record in store.records():
-        single = record.calculation
-        if single.kind != "orbital" or record.status != "done" or single.level != LEVEL:
-            continue
-        ground = relaxed[single.group]
-        if record.frames[-1]["energy"] < ground.frames[-1]["energy"] - NOISE_EV:
-            yield again(
-                ground,
-                name=f"lower {single.orbital} {single.group}",
-                kind="relaxation",
-                task="relaxation",
-                orbital=single.orbital,
-            )
+    for ground, single in lower_seeds(store, relaxed_states(store), LEVEL):
+        yield again(
+            ground,
+            name=f"lower {single.orbital} {single.group}",
+            kind="relaxation",
+            task="relaxation",
+            orbital=single.orbital,
+        )
 
 
 def same_positions(store: Store, _model: Path | None) -> Iterator[Calculation]:
