@@ -31,8 +31,9 @@ def test_the_import_loads_nothing_heavy() -> None:
     assert not loaded_after("import workflow_lib") & HEAVY
 
 
-def test_reading_frames_and_hosts_loads_no_torch() -> None:
-    loaded = loaded_after("from workflow_lib import Host, RedoxRule, ModelId, read_frames, lower_hull")
+def test_frames_hosts_and_results_load_no_torch() -> None:
+    names = "Frame, Host, ModelId, RedoxRule, Run, Splits, lower_hull, read_frames, voltage_profile"
+    loaded = loaded_after(f"from workflow_lib import {names}")
     assert "numpy" in loaded
     assert not loaded & {"torch", "snakemake", "sklearn"}
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.models.identity import ModelId
 from workflow_lib.models.outside_settings import OutsideModel
-from workflow_lib.models.predictor import Predictor
-from workflow_lib.models.trained import TrainedModel
+
+if TYPE_CHECKING:
+    from workflow_lib.models.predictor import Predictor
+    from workflow_lib.models.trained import TrainedModel
 
 
 def load_potential(
@@ -29,6 +32,8 @@ def load_potential(
 
 def load_model(folder: str | Path, device: str = "cpu") -> TrainedModel:
     """Load a trained model; a folder that is named by an id must contain the model of this id."""
+    from workflow_lib.models.trained import TrainedModel  # with torch, which reading a run does not need
+
     folder = Path(folder)
     model = TrainedModel.load(folder, device)
     try:
