@@ -112,7 +112,7 @@ def frame_features(
 
 
 def untrained(
-    card: Mapping[str, Any], training_frames: Sequence[Frame], device: torch.device
+    card: Mapping[str, Any], training_frames: Sequence[Frame], device: torch.device | str = "cpu"
 ) -> TrainedModel:
     """Return the network of a card before its first training step: same seed, species and constants.
 
