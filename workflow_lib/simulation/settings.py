@@ -59,7 +59,12 @@ class RelaxationSettings(BaseModel):
         "fire", description="`fire` stays in the basin of the start, `lbfgs` takes about half the steps"
     )
     max_steps: int = Field(150, ge=1, le=10000, description="most steps of one relaxation")
-    batch_size: int = Field(16, ge=1, description="structures relaxed together; fewer if memory is short")
+    batch_size: int = Field(
+        4,
+        ge=1,
+        description="structures relaxed, and stored, together: a kill costs at most these. A GPU is faster "
+        "with more; fewer run at once if its memory is short",
+    )
 
     def stop(self, *, stress_converged: bool) -> Stop:
         """Return when relaxations end; ``stress_converged`` (of the reference) decides ``cell: auto``."""
