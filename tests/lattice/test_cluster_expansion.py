@@ -7,16 +7,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from exact_sums import averages, neutral_states
 from invented_hosts import magnesium_phosphate, magnesium_silicate
 from pymatgen.io.ase import AseAtomsAdaptor
 from smol.cofe import ClusterExpansion
 from smol.moca import Ensemble
+from smol.moca import Sampler as Peer
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.lattice.arrangement import Arrangement, Repeat
 from workflow_lib.lattice.cluster_expansion import Expansion, Space, fit_expansion
 from workflow_lib.lattice.ewald import ewald_energy
 from workflow_lib.lattice.host import Host
+from workflow_lib.lattice.monte_carlo import Sampler, neutral_exchange
+from workflow_lib.lattice.sampling_statistics import mean_of
 
 CELLS: tuple[Repeat, ...] = ((1, 1, 1), (1, 2, 1), (2, 1, 2))
 SAME = 1e-10
@@ -180,3 +184,35 @@ def test_data_that_cannot_carry_the_expansion_are_refused(host: Host, spaces: di
     # Of the 60 draws only 14 differ: repetition is no information.
     with pytest.raises(UserError, match=r"painn: \d+ distinct arrangements are too few for 24 orbits"):
         fit_expansion(space, [*ends, *middle], np.zeros(len(middle) + 2), where="painn")
+
+
+def test_smols_sampler_and_ours_sample_one_ensemble(host: Host, spaces: dict[bool, Space]):
+    """Table flips and exchanges of the same expansion, both against the sum over all 70 neutral states."""
+    space, temperature, mu, repeat = spaces[True], 3000.0, -0.1, (1, 1, 1)
+    coefficients = invented(space, np.random.default_rng(7))
+    energy = space.multilinear(repeat, coefficients)
+    ends = [float(energy.energy(row)) for row in (np.zeros(8), np.ones(8))]
+    mu += (ends[1] - ends[0]) / 4
+    states = np.concatenate([neutral_states(4, 4, n, n) for n in range(5)])
+    exact = averages(energy, states, 4, temperature, mu)
+
+    rng = np.random.default_rng(8)
+    walk = Sampler(energy, 4, states[30], exchange=neutral_exchange(host, charges=True), rng=rng)
+    run = walk.semigrand(temperature, mu, 20000)
+    ours = mean_of(run.ions), mean_of(run.energy)
+
+    ensemble = Ensemble.from_cluster_expansion(
+        ClusterExpansion(space.subspace, coefficients), np.diag(repeat), processor_type="expansion"
+    )
+    kinds = [kind for part in ensemble.active_sublattices for kind in part.site_space]
+    ensemble.chemical_potentials = {kind: mu if str(kind) == "Na+" else 0.0 for kind in kinds}
+    peer = Peer.from_ensemble(ensemble, step_type="table-flip", temperature=temperature, seeds=[3])
+    peer.run(4000, space.codes(repeat, states[30])[None], thin_by=1)
+    codes = peer.samples.get_occupancies()[:, space.cell(repeat).site[:4]]
+    ions = (codes == space.cell(repeat).code[1, :4]).sum(axis=1)
+    energies = peer.samples.get_feature_vectors() @ np.append(coefficients, -1.0)  # mu N is its last one
+    theirs = mean_of(ions), mean_of(energies + mu * ions)
+    for found in (ours, theirs):
+        for mean, expected in zip(found, (exact.ions, exact.energy), strict=True):
+            assert abs(mean.value - expected) < 4.5 * mean.error  # seeds are fixed
+            assert mean.error < 0.1

@@ -283,3 +283,19 @@ def test_files_that_describe_no_host(rule, tmp_path):
         write_json(tmp_path / "host.json", changed)
         with pytest.raises(UserError, match=message):
             Host.load(tmp_path / "host.json", rule)
+
+
+def test_the_host_of_lithium_is_that_of_sodium_with_other_cells(host: Host):
+    rule = host.rule.model_copy(
+        update={"formal_charges": {**host.rule.formal_charges, "Li": 1}}  # not of the embedded data
+    )
+    lithium = Host.load(HOST.with_name("olivine-lifepo4.json"), rule)
+    assert lithium.space_group == host.space_group == "Pnma"
+    for ions in range(5):
+        own = lithium.enumerate((1, 1, 1), ions, charges=True)
+        assert len(own) == len(host.enumerate((1, 1, 1), ions, charges=True))
+    # Li is the smaller ion; the empty crystals are the same FePO4 at two levels of theory.
+    volume, sodium = (abs(np.linalg.det(item.cell_full)) for item in (lithium, host))
+    assert volume < 0.95 * sodium
+    empty = [abs(np.linalg.det(item.cell_empty)) for item in (lithium, host)]
+    assert empty[0] == pytest.approx(empty[1], rel=0.03)
