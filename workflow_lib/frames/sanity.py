@@ -51,7 +51,7 @@ def coincident(
     sums, near = heights @ _DIRECTION, reach @ _DIRECTION
     order = np.argsort(owner * 2.0 + sums)
     sums, owner = sums[order], owner[order]
-    doubted = np.zeros(len(frames), dtype=bool)
+    found = np.zeros(len(frames), dtype=bool)
     close = np.arange(len(order))
     for lag in range(1, len(order)):
         # Atoms that are not close to the one before are not close to any that comes later.
@@ -61,24 +61,12 @@ def coincident(
         close = close[near_enough & (owner[close + lag] == mine)]
         if not len(close):
             break
-        gap = np.abs(heights[order[close + lag]] - heights[order[close]])
-        mine = owner[close]
-        doubted[mine[(gap <= reach[mine]).all(axis=1)]] = True
-    starts = np.concatenate([[0], np.cumsum(sizes)])
-    found = np.zeros(len(frames), dtype=bool)
-    for frame in np.flatnonzero(doubted).tolist():
-        found[frame] = _any_coincident(scaled[starts[frame] : starts[frame + 1]], cells[frames[frame]])
+        one, two = order[close], order[close + lag]
+        alike = (np.abs(heights[two] - heights[one]) <= reach[owner[close]]).all(axis=1)
+        if alike.any():
+            gap = scaled[two[alike]] - scaled[one[alike]]
+            gap -= np.rint(gap)
+            mine = owner[close[alike]]
+            distance = np.linalg.norm(np.einsum("ni,nij->nj", gap, cells[frames[mine]]), axis=1)
+            found[mine[distance < COINCIDENT]] = True
     return found
-
-
-def _any_coincident(scaled: np.ndarray, cell: np.ndarray) -> bool:
-    """Return whether any two atoms ``[n, 3]`` (scaled) of one frame are in one place."""
-    from scipy.spatial import cKDTree
-
-    wrapped = scaled % 1.0
-    wrapped[wrapped >= 1.0] = 0.0
-    reach = COINCIDENT * np.linalg.norm(np.linalg.inv(cell), axis=0).max()
-    pairs = cKDTree(wrapped, boxsize=1.0).query_pairs(min(reach * 1.8, 0.49), output_type="ndarray")
-    gap = wrapped[pairs[:, 0]] - wrapped[pairs[:, 1]]
-    gap -= np.rint(gap)
-    return bool((np.linalg.norm(gap @ cell, axis=1) < COINCIDENT).any())
