@@ -20,7 +20,7 @@ from embedded import ROOT
 
 from workflow_lib.__main__ import main
 from workflow_lib.core.errors import UserError
-from workflow_lib.frames.foreign import read_frames, write_frames
+from workflow_lib.frames.foreign import write_frames
 from workflow_lib.frames.frame import Frame, frame_to_atoms, with_labels
 from workflow_lib.frames.labels import ACCEPTED
 from workflow_lib.frames.reading import scan as read_scan
@@ -29,7 +29,7 @@ from workflow_lib.frames.reading.inputs import find_inputs
 from workflow_lib.frames.reading.layout import layout
 from workflow_lib.frames.reading.part import ReadSettings
 from workflow_lib.frames.reading.run import read_sources
-from workflow_lib.frames.reading.xyz import Defaults, read_xyz
+from workflow_lib.frames.reading.xyz import Defaults, _Builder, read_xyz
 from workflow_lib.frames.table import frame_writer, iter_parquet, read_parquet, write_parquet
 
 VASP_FILES = ROOT / "tests/dft/vasp_files"
@@ -53,6 +53,12 @@ def plain(path: Path) -> list[Frame]:
     return frames
 
 
+def carefully(path: Path) -> list[Frame]:
+    """The same frames, each by the reader for frames that the fast one does not understand."""
+    builder = _Builder(Defaults(path.stem))
+    return [builder._careful(raw) for found, _ in read_scan.scan(path) for raw in found]
+
+
 def as_others_write(frames: list[Frame], path: Path, charges: float = 1.0) -> Path:
     """As the published files: labels under ASE's names and ``bader_charge``, little else."""
     images = []
@@ -74,10 +80,10 @@ def test_the_embedded_frames_are_read_as_by_ase(frames, tmp_path, monkeypatch, s
     monkeypatch.setattr(read_scan, "BLOCK", block)
     path = tmp_path / "all.xyz"
     if style == "own":
-        write_frames(frames, path)
+        write_frames(frames[::5], path)
     else:
         as_others_write(frames[:60], path)
-    assert_equal(plain(path), read_frames(path))
+    assert_equal(plain(path), carefully(path))
     for ours, theirs in zip(plain(path), ase.io.iread(path, index=":", format="extxyz"), strict=True):
         np.testing.assert_array_equal(ours.positions, theirs.positions)
         np.testing.assert_array_equal(ours.cell, theirs.cell[:])
@@ -104,11 +110,16 @@ def test_the_embedded_frames_are_read_as_by_ase(frames, tmp_path, monkeypatch, s
         lambda t: t.replace("REF_stress=", 'REF_stress="1 2 3 4 5 6" x='),
     ],
 )  # fmt: skip
-def test_unusual_but_sound_files_are_read_as_by_ase(frames, tmp_path, change):
+def test_unusual_but_sound_files_are_read(frames, tmp_path, change):
     path = tmp_path / "odd.extxyz"
     write_frames(frames[58:62], path)
     path.write_bytes(change(path.read_text()).encode())
-    assert_equal(plain(path), read_frames(path, stress_unit="eV/A^3"))
+    found = plain(path)
+    assert_equal(found, carefully(path))
+    for ours, theirs in zip(found, frames[58:62], strict=True):
+        np.testing.assert_allclose(ours.positions, theirs.positions, atol=1e-8)  # 8 decimals are written
+        np.testing.assert_allclose(ours.cell, theirs.cell, rtol=1e-14)
+        assert ours.energy == theirs.energy
 
 
 def test_every_accepted_name_of_a_label_is_read(frames, tmp_path):
@@ -261,7 +272,7 @@ def test_memory_does_not_grow_with_the_file(frames, tmp_path):
     as_others_write(frames[60:80], path)
     text = path.read_bytes()
     peaks = []
-    for copies in (20, 200):
+    for copies in (15, 90):
         with path.open("wb") as handle:
             for _ in range(copies):
                 handle.write(text)
@@ -270,7 +281,7 @@ def test_memory_does_not_grow_with_the_file(frames, tmp_path):
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
         assert count == 20 * copies
-    assert path.stat().st_size > 12e6
+    assert path.stat().st_size > 6e6
     assert peaks[1] < 1.3 * peaks[0] + 1e6
     assert peaks[1] < 30e6
 
