@@ -152,6 +152,27 @@ def test_one_damaged_frame(frames, path, monkeypatch, change, reason):
         assert [frame.frame_id for frame in good] == expected
 
 
+@pytest.mark.parametrize("start", ["5\nLattice=", "", "99999\nx=1\n"])
+def test_a_frame_that_never_ends_does_not_fill_the_memory(frames, path, monkeypatch, start):
+    monkeypatch.setattr(read_scan, "BLOCK", 1000)
+    monkeypatch.setattr(read_scan, "MOST_BYTES", 20_000)
+    good = path.read_text()
+    path.write_text(f"{start}{'x' * 100_000}\n{good}")
+    rests = []
+    feed = read_scan._Walker.feed
+
+    def watched(self, buffer, *, end):
+        rests.append(len(rest := feed(self, buffer, end=end)))
+        return rest
+
+    monkeypatch.setattr(read_scan._Walker, "feed", watched)
+    items = [item for batch, _ in read_xyz(path, Defaults("t")) for item in batch]
+    bad, *others = items
+    assert "no frame ends within 20000 bytes" in bad.reason
+    assert [item.frame_id for item in others] == [frame.frame_id for frame in frames[60 : 60 + COUNT]]
+    assert max(rests) <= 20_000
+
+
 def test_numbers_of_frames_count_the_damaged_ones(path):
     lines, starts = lines_of(path)
     for number in (1, 3):

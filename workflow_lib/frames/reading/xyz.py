@@ -3,7 +3,7 @@
 A batch of frames is parsed at once; a batch that does not fit is halved until the damaged frame is
 alone. That frame is then parsed line by line and goes through ``labels.make_frame``, which say what is
 wrong with it, or find that it is only unusual. Both ways give the same frames (tested for any comment
-line). Why not a library: see ``docs/speed.md``.
+line). Why not a library: docs/speed.md.
 """
 
 from __future__ import annotations
