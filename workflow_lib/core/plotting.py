@@ -36,6 +36,12 @@ def style() -> None:
     )
 
 
+def plain_label(text: str) -> str:
+    """Return a name from data as a legend shows it unchanged: no mathematics, never hidden."""
+    text = text.replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
+
+
 def panel_shape(count: int, most_columns: int) -> tuple[int, int]:
     """Return rows and columns for ``count`` panels: as few rows as possible, filled evenly."""
     rows = -(-count // most_columns)

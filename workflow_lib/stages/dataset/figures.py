@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from workflow_lib.core.io import save_figure
-from workflow_lib.core.plotting import COLOUR_FE2, COLOUR_FE3, OKABE_ITO, style
+from workflow_lib.core.plotting import COLOUR_FE2, COLOUR_FE3, OKABE_ITO, plain_label, style
 from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.stages.dataset.assign import CATEGORIES
 from workflow_lib.stages.dataset.sites import NOT_USED
@@ -61,7 +61,7 @@ def draw_composition(table: pd.DataFrame, stem: Path) -> None:
     for kind, colour in _kind_colours(table["kind"]).items():
         mine = (table["kind"] == kind).to_numpy()
         width = np.bincount(row[mine], table["frames"].to_numpy()[mine], minlength=len(shown))
-        axes.barh(range(len(shown)), width, left=left, color=colour, label=kind, height=0.7)
+        axes.barh(range(len(shown)), width, left=left, color=colour, label=plain_label(kind), height=0.7)
         left += width
     states = table.drop_duplicates("composition")
     total = np.bincount(
@@ -267,7 +267,7 @@ def draw_energy(table: pd.DataFrame, stem: Path) -> None:
             ms=3.5,
             mec="none",
             alpha=0.75,
-            label=kind,
+            label=plain_label(kind),
             rasterized=len(table) > 5000,
         )
     axes.set_yticks(range(len(shown)), [_formula(name) for name in shown])
