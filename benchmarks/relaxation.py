@@ -5,9 +5,9 @@
 The peer is ASE's FIRE on the calculator each package ships (MACECalculator, CHGNetCalculator,
 SpkCalculator). Both sides take the same number of FIRE steps from the first geometries of the DFT
 relaxations, in the same fixed cells, on one thread, by turns in one process; the first turn of each
-is not counted. CHGNet has its shipped weights, the others are trained for a few epochs first. With
-``--cell`` both sides relax the cells too (Frechet filter), with random weights where none are shipped:
-what a step costs does not depend on them.
+is not counted. Times are of the processor, so that a busy machine changes them little. CHGNet has its
+shipped weights, the others are trained for a few epochs first. With ``--cell`` both sides relax the cells
+too (Frechet filter), with random weights where none are shipped: what a step costs does not depend on them.
 Ends with one line of JSON a family; table in ``results/benchmarks/relaxation.csv``.
 """
 
@@ -49,7 +49,7 @@ UNREACHED = 1e-6
 
 @dataclass(slots=True, kw_only=True)
 class Timings:
-    """Wall seconds of every counted turn, and how far the ends differ.
+    """Processor seconds of every counted turn, and how far the ends differ.
 
     ``calls``: force evaluations of a turn (structures times steps + 1). ``energy_difference``:
     largest difference of final energies, meV/atom. ``moved``: mean fall of the energy, meV/atom.
@@ -108,9 +108,9 @@ def measure(
     energies: dict[str, list[float]] = {}
     for turn in range(turns + 1):
         for side in list(relaxers)[:: 1 if turn % 2 else -1]:
-            before = time.perf_counter()
+            before = time.process_time()
             energies[side] = relaxers[side]()
-            seconds[side].append(time.perf_counter() - before)
+            seconds[side].append(time.process_time() - before)
     first = [prediction.energy for prediction in model.predict(atoms)]
     sizes = [len(item) for item in atoms]
     pairs = zip(energies["ours"], energies["peer"], sizes, strict=True)

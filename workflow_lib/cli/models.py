@@ -119,7 +119,7 @@ def relax(
     optimiser: Optimiser,
     device: str,
 ) -> None:
-    """Relax the positions of a structure, with --cell also its cell.
+    """Relax positions, or positions and cell.
 
     MODEL as for predict. STRUCTURE and OUT have any format that ASE knows.
     """
