@@ -53,11 +53,12 @@ rule phase_diagram_fit:
     threads: CFG.threads
     resources:
         mem_mb=3500,
+        gpu=GPU,
     params:
         described=DESCRIBED,
         system=lambda wildcards: SYSTEMS[wildcards.system].model_dump(mode="json"),
         structures=CFG.phase_diagram.structures.model_dump(mode="json"),
-        settings=settings_of("charge_order", "redox", "seed", "threads"),
+        settings=settings_of("charge_order", "redox", "seed", "threads", "device"),
         code=code_of_fit,
         out=subpath(output.fit, parent=True),
     message:

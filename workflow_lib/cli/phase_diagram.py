@@ -36,6 +36,7 @@ def phase_diagram_fit(config: Config, reference: Path, trainings: Path, work: Pa
         trainings=trainings,
         cache=work / "relaxations",
         out=out,
+        device=config.device,
     )
 
 

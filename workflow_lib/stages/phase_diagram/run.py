@@ -44,6 +44,7 @@ def source_of(
     reference_dir: Path,
     trainings: Path,
     cache: Path,
+    device: str,
 ) -> Source:
     """Return what gives the energies of a system; raise UserError if there is no such potential."""
     if system.potential == DFT:
@@ -53,11 +54,11 @@ def source_of(
     try:
         ModelId.parse(system.potential)
     except UserError:
-        potential = load_predictor(system.potential)
+        potential = load_predictor(system.potential, device)
     else:
         from workflow_lib.results_models import load_model
 
-        potential = load_model(trainings / system.potential)
+        potential = load_model(trainings / system.potential, device)
     reference = read_table("charge_order/reference", reference_dir)
     return ModelSource(
         potential,
@@ -80,6 +81,7 @@ def run_fit(
     trainings: Path,
     cache: Path,
     out: Path,
+    device: str = "cpu",
 ) -> None:
     """Relax structures, fit both expansions and write them to ``out``, the folder of the system.
 
@@ -95,6 +97,7 @@ def run_fit(
         reference_dir=reference_dir,
         trainings=trainings,
         cache=cache,
+        device=device,
     )
     rng = np.random.default_rng([seed, *system.name.encode()])
     with alone(cache / f"phase-diagram-{system.name}", "phase-diagram"):
