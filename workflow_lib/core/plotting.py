@@ -5,12 +5,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy as np
 
 OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C6D1F", "#5A5A5A")
 COLOUR_DFT = "#000000"
 COLOUR_FE2 = "#0072B2"
 COLOUR_FE3 = "#D55E00"
+SMALL = 9
+"""Size of the smallest text in a figure, in points at its own size."""
+COLOUR_ANY = "#5A5A5A"
+"""Grey of marks in a legend that stand for all models: each family has its own colour."""
+SEARCH_METHODS = {
+    "ga": ("genetic algorithm", "#1B1B1B", "h"),
+    "random": ("random search", "#8C8C8C", "p"),
+    "enumeration": ("enumeration", "#56B4E9", "+"),
+}
+"""Words, colour and marker of the ways to search; no colour of a family, no marker of a variant."""
 
 
 def style() -> None:
@@ -26,9 +38,14 @@ def style() -> None:
             "axes.spines.right": False,
             "axes.spines.top": False,
             "figure.constrained_layout.use": True,
-            "font.size": 9,
+            "axes.titlesize": 10,
+            "figure.labelsize": 10,
+            "figure.titlesize": 10,
+            "font.size": 10,
             "grid.alpha": 0.25,
-            "legend.fontsize": 8,
+            "legend.fontsize": SMALL,
+            "xtick.labelsize": SMALL,
+            "ytick.labelsize": SMALL,
             "legend.frameon": False,
             "svg.fonttype": "none",
             "svg.hashsalt": "workflow_lib",
@@ -46,6 +63,20 @@ def panel_shape(count: int, most_columns: int) -> tuple[int, int]:
     """Return rows and columns for ``count`` panels: as few rows as possible, filled evenly."""
     rows = -(-count // most_columns)
     return rows, -(-count // rows)
+
+
+def same_curves(curves: Mapping[str, np.ndarray], tolerance: float) -> str:
+    """Return which curves, sampled at the same places, lie on each other; empty if none do."""
+    import numpy as np
+
+    names, groups = list(curves), []
+    while names:
+        first, *rest = names
+        same = [name for name in rest if np.max(np.abs(curves[name] - curves[first])) <= tolerance]
+        if same:
+            groups.append(" = ".join([first, *same]))
+        names = [name for name in rest if name not in same]
+    return "one curve: " + "; ".join(groups) if groups else ""
 
 
 def window_of(values: np.ndarray, anchor: np.ndarray, least: float) -> tuple[float, float]:

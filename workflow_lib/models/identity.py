@@ -2,7 +2,7 @@
 
 An id such as ``painn-entropy-f0-s1`` names folders, log files and rows of tables. This file alone writes
 and reads ids, and it alone says what a variant is: what it trains on, what the network sees of the
-charge states, and its label, marker, line and colour.
+charge states, and its label, marker and line; the colour of a curve is that of its family.
 """
 
 from __future__ import annotations
@@ -36,7 +36,6 @@ class Variant:
     label: str
     marker: str
     line: str
-    colour: str
     shuffled: bool = False
     control: bool = False
 
@@ -49,17 +48,17 @@ class Variant:
 VARIANTS: dict[str, Variant] = {
     variant.name: variant
     for variant in (
-        Variant("baseline", "full", "none", "all frames, no label", "o", "--", OKABE_ITO[1]),
-        Variant("entropy", "subset", "surrogate", "subset, labelled", "s", "-", OKABE_ITO[0]),
-        Variant("subset", "subset", "none", "subset, no label", "D", "-.", OKABE_ITO[6]),
-        Variant("surrogate", "full", "surrogate", "all frames, labelled", "P", "-", OKABE_ITO[4]),
+        Variant("baseline", "full", "none", "all frames, no label", "o", "--"),
+        Variant("entropy", "subset", "surrogate", "subset, labelled", "s", "-"),
+        Variant("subset", "subset", "none", "subset, no label", "D", "-."),
+        Variant("surrogate", "full", "surrogate", "all frames, labelled", "P", "-"),
         Variant(
-            *("shuffled", "subset", "surrogate", "labels permuted", "X", ":", OKABE_ITO[3]),
+            *("shuffled", "subset", "surrogate", "labels permuted", "X", ":"),
             shuffled=True,
             control=True,
         ),
         Variant(
-            *("new-species", "subset", "new-species", "untrained species", "^", "-", OKABE_ITO[2]),
+            *("new-species", "subset", "new-species", "untrained species", "^", "-."),
             control=True,
         ),
     )
@@ -69,9 +68,9 @@ CONTROLS = tuple(name for name, variant in VARIANTS.items() if variant.control)
 
 EWALD = "ewald"
 """The ranking by formal charges, listed with the models although it is not trained."""
-UNTRAINED = Variant("formal-charges", "full", "none", "formal charges", "*", "-", OKABE_ITO[7])
+UNTRAINED = Variant("formal-charges", "full", "none", "formal charges", "*", "-")
 """How figures show rows that are no trained model."""
-OUTSIDE = Variant("outside", "full", "none", "trained elsewhere", "v", "-", OKABE_ITO[5])
+OUTSIDE = Variant("outside", "full", "none", "trained elsewhere", "v", "-")
 """How figures show potentials that were not trained here: shipped weights, calculators."""
 
 _ID = re.compile(r"(?P<stem>[a-z0-9]+(?:-[a-z0-9]+)*)-f(?P<fold>0|[1-9]\d*)-s(?P<seed>0|[1-9]\d*)")

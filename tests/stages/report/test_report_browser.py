@@ -55,8 +55,9 @@ def opened(request: pytest.FixtureRequest, browser: Browser, page: Path) -> Iter
     )
     tab.goto(page.as_uri())
     yield tab
-    # Software rendering of WebGL is slow, and Chromium says so; that is no fault of the page.
-    assert [text for text in wrong if "GPU stall" not in text and "swiftshader" not in text.lower()] == []
+    # Hints of Chromium on the speed of plotly's and of software's drawing are no faults of the page.
+    hints = ("gpu stall", "swiftshader", "willreadfrequently")
+    assert [text for text in wrong if not any(hint in text.lower() for hint in hints)] == []
     context.close()
 
 
@@ -118,7 +119,7 @@ def test_hover_and_click_show_the_numbers_of_the_tables(opened: Page, run_folder
     table = Run(run_folder).table("thermodynamics/formation")
     drawn(opened, "hull")
     row = table[(table["source"] == "mace-entropy-f0-s1") & (table["protocol"] == "distorted")]
-    row = row[row["state_key"].str.contains("Na1000")].iloc[0]
+    row = row.sort_values("formation_mev_fu").iloc[-1]  # far from all others, so that it can be pointed at
     places = """([key, source]) => {
         const plot = document.querySelector('[data-chart="hull"] .plot');
         for (const trace of plot._fullData) for (let k = 0; k < trace.x.length; k++)
@@ -147,9 +148,9 @@ def test_hover_and_click_show_the_numbers_of_the_tables(opened: Page, run_folder
             .filter((trace) => trace.type === 'scatter3d' && trace.mode === 'markers')
             .map((trace) => [trace.name, [trace.x.length, trace.marker.color]]))"""
     )
-    # Na1000 in the cell of four formula units: one Na, so one Fe2+ and three Fe3+.
-    assert (counts["Fe²⁺"], counts["Fe³⁺"]) == ([1, "#0072B2"], [3, "#D55E00"])
-    assert counts["Na"][0] == 1 and counts["P"][0] == 4
+    # x = 1/2 in the cell of four formula units: two Na, so two Fe2+ and two Fe3+.
+    assert (counts["Fe²⁺"], counts["Fe³⁺"]) == ([2, "#0072B2"], [2, "#D55E00"])
+    assert counts["Na"][0] == 2 and counts["P"][0] == 4
     assert set(opened.locator("#structure-source option").all_text_contents()) == {"DFT", *MODELS}
     opened.locator("#structure-source").select_option("dft")
     assert f"{row['energy_ev']:.4f}" not in opened.locator("#structure-facts").inner_text()
@@ -161,9 +162,9 @@ def test_hover_and_click_show_the_numbers_of_the_tables(opened: Page, run_folder
         assert opened.evaluate(eye) != old
     with opened.expect_download() as download:
         opened.locator("#structure-save").click()
-    assert Path(download.value.path()).read_text().startswith("25\nLattice=")
+    assert Path(download.value.path()).read_text().startswith("26\nLattice=")
     opened.locator("#structure-atoms summary").click()
-    assert opened.locator("#structure-atoms tbody tr").count() == 25
+    assert opened.locator("#structure-atoms tbody tr").count() == 26
     opened.keyboard.press("Escape")
     assert dialog.is_hidden()
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import save_figure, write_csv
-from workflow_lib.core.plotting import COLOUR_DFT, OKABE_ITO, style
+from workflow_lib.core.plotting import COLOUR_ANY, COLOUR_DFT, OKABE_ITO, SMALL, style
 from workflow_lib.models.identity import look_of, model_colours
 from workflow_lib.results_reading import seal
 from workflow_lib.results_schema import PROTOCOLS
@@ -81,7 +81,7 @@ def states_figure(
     )
     for axis, protocol in zip(axes[0], protocols, strict=True):
         _formation_panel(axis, inner[inner["protocol"] == protocol], looks)
-        axis.set_title(panel_titles[protocol], fontsize=9)
+        axis.set_title(panel_titles[protocol], fontsize=10)
         axis.set_xlabel("DFT formation energy (meV/f.u.)")
     axes[0][0].set_ylabel("model formation energy (meV/f.u.)")
     x_of = dict(zip(inner["ion_key"], inner["x"], strict=True))
@@ -98,7 +98,7 @@ def states_figure(
         handles.append(_line(**RING | {"label": f"DFT fmax > {FAR:g} eV/Å"}))
     figure.legend(handles=handles, loc="outside right center", title="mobile ions on their sites")
     done = f"{int((dft <= RELAXED).sum())} of {len(dft)} DFT states relaxed to {RELAXED:g} eV/Å"
-    figure.suptitle(f"{title}\nmodels relax with {cells} cells; {done}", fontsize=9)
+    figure.suptitle(f"{title}\nmodels relax with {cells} cells; {done}", fontsize=10)
     save_figure(figure, Path(out) / "states")
 
 
@@ -130,7 +130,7 @@ def _formation_panel(axis: Axes, table: pd.DataFrame, looks: dict[str, tuple[str
             f"{missing} of {len(table)} diverged",
             transform=axis.transAxes,
             va="top",
-            fontsize=8,
+            fontsize=SMALL,
         )
 
 
@@ -208,14 +208,16 @@ def _overview_figure(table: pd.DataFrame, out: Path) -> None:
     axes[0][0].set_yticks(range(len(labels)), [f"{name}, {variant}" for name, variant in labels])
     axes[0][0].set_ylim(len(labels) - 0.5, -0.5)
     handles = [
-        _line(marker="o", color="0.3", label="states unseen in training"),
-        _line(marker="o", color="0.3", markerfacecolor="none", label="all states (some seen)"),
+        _line(marker="H", color=COLOUR_ANY, label="filled: states unseen in training"),
+        _line(marker="H", color=COLOUR_ANY, markerfacecolor="none", label="hollow: all states (some seen)"),
     ]
-    if (shown["protocol"] != "distorted").any():
-        handles.append(_line(marker="*", color="0.3", label="not trained; undistorted host"))
+    handles += [
+        _line(marker=look_of(variant).marker, color=COLOUR_ANY, label=look_of(variant).label)
+        for variant in dict.fromkeys(shown["variant"])
+    ]
     handles.append(_line(marker="|", color=COLOUR_DFT, markersize=11, label="as DFT"))
     handles.append(_line(marker="|", color="0.6", markersize=11, label="chance"))
-    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
+    figure.legend(handles=handles, loc="outside upper center", ncols=5)
     save_figure(figure, out / "overview")
 
 
@@ -224,4 +226,4 @@ def _ground_state_axis(axis: Axes, shown: pd.DataFrame) -> None:
     chance = float(shown["ground_states_chance_all"].mean())
     axis.set_xlim(-0.15, total + 0.15)
     axis.set_xticks(range(total + 1))
-    axis.set_xlabel(f"ground states (all: of {total}; guessing: {chance:.1f})")
+    axis.set_xlabel(f"ground states found\n(of all {total}; guessing: {chance:.1f})")

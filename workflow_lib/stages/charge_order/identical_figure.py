@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from workflow_lib.core.io import save_figure
-from workflow_lib.core.plotting import COLOUR_DFT, panel_shape, style
+from workflow_lib.core.plotting import COLOUR_DFT, SMALL, panel_shape, style
 from workflow_lib.models.identity import VARIANTS, look_of, model_colours
 
 MOST_COLUMNS = 4
@@ -54,11 +54,11 @@ def identical_figure(orders: pd.DataFrame, scores: pd.DataFrame, out: Path) -> N
                 zorder=3,
             )
         axis.tick_params(labelbottom=True)  # the panel below may be empty
-        axis.set_title(f"{name}\n{_summary(scores[scores['model'] == name])}", fontsize=8)
+        axis.set_title(f"{name}\n{_summary(scores[scores['model'] == name])}", fontsize=SMALL)
     for axis in axes.flat[len(names) :]:
         axis.set_visible(False)
-    figure.supxlabel("DFT energy relative to the mean on the same atoms (meV/f.u.)", fontsize=9)
-    figure.supylabel("model", fontsize=9)
+    figure.supxlabel("DFT energy relative to the mean on the same atoms (meV/f.u.)")
+    figure.supylabel("model")
     handles = [
         Line2D([], [], linestyle="", marker=look.marker, color="0.3", label=f"{variant} ({look.label})")
         for variant, look in VARIANTS.items()

@@ -67,20 +67,20 @@ def comparison_figure(
             axis.set_xlim(0, 1.1 * np.fmax(pd.to_numeric(table[column]).max(), 1e-9))
     axes[0][0].set_yticks(places, [f"{model} · {variant}" for model, variant in pairs])
     axes[0][0].set_ylim(-0.7, len(pairs) - 0.3)
+    several = bool(table.groupby(["model", "variant"]).size().max() > 1)
     seeds = pd.to_numeric(table["seed"]).nunique()
     spread = "" if seeds > 1 else " One seed: differences may be chance, see contrasts.csv."
     figure.suptitle(
         f"{'Held-out frames of states that also train' if seen else 'Held-out charge-ordered states'}; "
-        "a dot a trained model, bars: mean over folds and seeds. "
-        f"Dashed: DFT. Tick in the last panel: untrained network.{spread}",
-        fontsize=8,
+        f"a mark a trained model{', bars: mean over folds and seeds' if several else ''}. "
+        f"Dashed: DFT. Tick in the last panel: untrained network.{spread}"
     )
     save_figure(figure, stem)
 
 
 def _draw(axis: Any, values: np.ndarray, place: float, *, colour: str, marker: str) -> None:
     if not len(values):
-        axis.text(0.03, place, "–", va="center", color="#999999", transform=axis.get_yaxis_transform())
+        axis.text(0.03, place, "none", va="center", color="#767676", transform=axis.get_yaxis_transform())
         return
     axis.plot(values, np.full(len(values), place), ls="", marker=marker, color=colour, ms=5, alpha=0.75)
     if len(values) > 1:

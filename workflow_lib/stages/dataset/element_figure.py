@@ -10,7 +10,7 @@ import pandas as pd
 
 from workflow_lib.core.elements import SYMBOLS
 from workflow_lib.core.io import save_figure
-from workflow_lib.core.plotting import style
+from workflow_lib.core.plotting import SMALL, style
 from workflow_lib.frames.frame import LAST_ELEMENT
 from workflow_lib.stages.dataset.element_table import ALL
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _PERIODS = (1, 3, 11, 19, 37, 55, 87)
 """Atomic number of the first element of each period."""
-_LISTED = 7  # elements whose spreads there is room to write
+_LISTED = 8  # elements whose spreads there is room to write
 _SPREADS = (
     ("energy_mad_mev_atom", "energy\nmeV/atom"),
     ("force_mad_mev_a", "force\nmeV/Å"),
@@ -98,16 +98,16 @@ def _box(axes: Axes, z: int, row: pd.Series | None, warm: Colormap, cold: Colorm
     known = row is not None
     axes.text(
         x,
-        y - (0.06 if known else 0.0),
+        y - (0.1 if known else 0.0),
         SYMBOLS[z],
         ha="center",
         va="center",
-        fontsize=10 if known else 8,
+        fontsize=11 if known else SMALL,
         fontweight="bold" if known else "normal",
         color="#000000" if known else "#AAAAAA",
     )
     if row is not None:
-        axes.text(x, y + 0.31, _short(int(row["frames"])), ha="center", va="center", fontsize=6)
+        axes.text(x, y + 0.27, _short(int(row["frames"])), ha="center", va="center", fontsize=SMALL)
 
 
 def _short(count: int) -> str:
@@ -126,15 +126,17 @@ def _spreads(axes: Axes, table: pd.DataFrame) -> None:
     stress = int(table.loc[table["element"] == ALL, "stress_count"].iloc[0]) // 9
     good = int(table.loc[table["element"] == ALL, "stress_converged_frames"].iloc[0])
     title = "mean absolute deviation (small numbers in the boxes: frames"
+    if len(ranked) > _LISTED:
+        title += f"; {len(ranked) - _LISTED} elements more in the CSV"
     title += f"; stress converged in {good} of {stress})" if stress else ")"
-    axes.text(3.0, 0.55, title, fontsize=7, va="center")
+    axes.text(3.0, 0.45, title, fontsize=SMALL, va="center")
     columns = np.array([5.2, 7.0, 8.8, 10.6])
     for x, (_, label) in zip(columns, _SPREADS, strict=True):
-        axes.text(x, 0.98, label, fontsize=7, ha="right", va="center", linespacing=0.95)
+        axes.text(x, 0.92, label, fontsize=SMALL, ha="right", va="center", linespacing=0.95)
     for line, (_, row) in enumerate(shown.iterrows()):
-        y = 1.38 + 0.26 * line
-        axes.text(3.0, y, row["element"], fontsize=7, va="center", fontweight="bold")
+        y = 1.36 + 0.26 * line
+        axes.text(3.0, y, row["element"], fontsize=SMALL, va="center", fontweight="bold")
         for x, (column, _) in zip(columns, _SPREADS, strict=True):
             value = row[column]
-            text = "–" if pd.isna(value) else f"{value:.3g}"
-            axes.text(x, y, text, fontsize=7, ha="right", va="center")
+            text = "none" if pd.isna(value) else f"{value:.3g}"
+            axes.text(x, y, text, fontsize=SMALL, ha="right", va="center")

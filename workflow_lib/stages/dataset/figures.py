@@ -21,14 +21,22 @@ if TYPE_CHECKING:
 
 _MAX_ROWS = 16  # compositions that fit in one figure; the others are counted together
 _OTHER = "others"
+_MOBILE = re.compile(r"(?:Li|Na|K|Mg|Ca|Zn)(?P<amount>\d+(?:\.\d+)?)?(?=[A-Z])")
 _COLOUR_NOT_USED = "#999999"
 
 
 def _shown(compositions: pd.Series, weights: pd.Series) -> list[str]:
-    """Return the compositions that fit in a figure, the most frequent ones, in alphabetical order."""
+    """Return the compositions that fit in a figure, the most frequent ones, by framework and then by x."""
     ranked = weights.groupby(compositions).sum().sort_values(ascending=False, kind="stable")
-    shown = sorted(ranked.index[:_MAX_ROWS])
+    shown = sorted(ranked.index[:_MAX_ROWS], key=_place)
     return [*shown, _OTHER] if len(ranked) > _MAX_ROWS else shown
+
+
+def _place(composition: str) -> tuple[str, float, str]:
+    """Return what orders compositions: the framework, and how much of the mobile ion is in it."""
+    found = _MOBILE.match(composition)
+    amount = float(found["amount"] or 1) if found else 0.0
+    return composition[found.end() :] if found else composition, amount, composition
 
 
 def _rows(compositions: pd.Series, shown: list[str]) -> np.ndarray:
@@ -76,7 +84,6 @@ def draw_composition(table: pd.DataFrame, stem: Path) -> None:
             xytext=(4, 0),
             textcoords="offset points",
             va="center",
-            fontsize=8,
         )
     axes.set_yticks(range(len(shown)), [_formula(name) for name in shown])
     axes.invert_yaxis()
@@ -126,9 +133,7 @@ def draw_redox(
         if quantity == "charge_e":
             if total := agreement["sites_with_both"]:
                 count = sum(agreement["charge_nearer_to_other_state"].values())
-                axes.set_title(
-                    f"charge nearer to the other state (triangles):\n{count} of {total} sites", fontsize=8
-                )
+                axes.set_title(f"charge nearer to the other state (triangles):\n{count} of {total} sites")
             for name, mean in agreement["mean_charge_e"].items():
                 if np.isfinite(mean):
                     axes.axvline(mean, color=colours[name], ls="--", lw=1, label=f"mean of {name}")
@@ -145,7 +150,7 @@ def draw_redox(
     handles: dict = {}
     for axes in panels:
         handles |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=4, fontsize=8)
+    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=4)
     save_figure(figure, stem)
 
 
@@ -193,13 +198,16 @@ def _stack(axes: Axes, mine: pd.DataFrame, colours: dict, hatches: dict) -> None
 def draw_charge_states(table: pd.DataFrame, stem: Path) -> None:
     """Draw what became of the charge states of the materials with most frames set aside, in percent.
 
-    ``table`` is sorted by frames set aside; their number, out of all frames, is at the end of each
-    bar.
+    ``table`` is sorted by frames set aside; the number of labelled frames, out of all, is at the end of
+    each bar.
     """
     import matplotlib.pyplot as plt
 
     style()
     shown = table.head(_MAX_ROWS)
+    aside = -shown[list(CATEGORIES)].sum(axis=1)
+    order = sorted(shown.index, key=lambda index: (aside[index], _place(shown["material"][index])))
+    shown = shown.loc[order]
     figure, axes = plt.subplots(figsize=(6.4, 1.7 + 0.32 * len(shown)))
     left = np.zeros(len(shown))
     for name, colour, hatch in _fates():
@@ -211,22 +219,20 @@ def draw_charge_states(table: pd.DataFrame, stem: Path) -> None:
             height=0.7, label=name,
         )  # fmt: skip
         left += width
-    aside = shown[list(CATEGORIES)].sum(axis=1)
-    for index, (count, frames) in enumerate(zip(aside, shown["frames"], strict=True)):
+    for index, (count, frames) in enumerate(zip(shown["labelled"], shown["frames"], strict=True)):
         axes.annotate(
             f"{count} of {frames}",
             (100, index),
             xytext=(4, 0),
             textcoords="offset points",
             va="center",
-            fontsize=8,
         )
     axes.set_yticks(range(len(shown)), [_formula(name) for name in shown["material"]])
     axes.invert_yaxis()
     axes.set_axisbelow(True)
     axes.set_xlim(0, 122)
     axes.set_xticks(range(0, 101, 20))
-    axes.set_xlabel("frames (%; at the end of each bar those set aside)")
+    axes.set_xlabel("frames (%; at the end of each bar: labelled, of all)")
     more = f", {len(shown)} of {len(table)}" if len(table) > len(shown) else ""
     axes.set_ylabel(f"composition{more}")
     axes.grid(axis="y", visible=False)
@@ -296,7 +302,6 @@ def draw_coverage(table: pd.DataFrame, stem: Path) -> None:
             xytext=(4, 0),
             textcoords="offset points",
             va="center",
-            fontsize=8,
         )
     axes.invert_yaxis()
     axes.set_axisbelow(True)

@@ -7,13 +7,12 @@ from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import save_figure, write_csv
-from workflow_lib.core.plotting import COLOUR_FE2, COLOUR_FE3, style
-from workflow_lib.models.identity import CONTROLS, OUTSIDE, VARIANTS, look_of
+from workflow_lib.core.plotting import COLOUR_FE2, COLOUR_FE3, SMALL, panel_shape, style
+from workflow_lib.models.identity import OUTSIDE, VARIANTS, look_of
 from workflow_lib.results_reading import read_document, read_table, seal
 
 if TYPE_CHECKING:
@@ -35,6 +34,7 @@ IDENTITY = (
     "redox",
     "status",
 )
+MOST_COLUMNS = 4
 NOT_COMPARABLE = "axes belong to one model and are not comparable between models"
 
 
@@ -88,7 +88,7 @@ def _states(points: pd.DataFrame) -> list[int]:
 
 
 def _say(panel: Axes, text: str) -> None:
-    panel.text(0.5, 0.5, fill(text, 24), transform=panel.transAxes, ha="center", va="center", fontsize=8)
+    panel.text(0.5, 0.5, fill(text, 24), transform=panel.transAxes, ha="center", va="center")
     panel.set(xticks=[], yticks=[])
     panel.grid(visible=False)
 
@@ -112,7 +112,7 @@ def _axis(name: str, explained: Any, network: str, index: int) -> str:
 
 
 def _number(value: float | None, digits: int = 2) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
+    return "none" if value is None else f"{value:.{digits}f}"
 
 
 def model_figure(points: pd.DataFrame, scores: dict[str, Any], stem: Path) -> None:
@@ -136,9 +136,7 @@ def model_figure(points: pd.DataFrame, scores: dict[str, Any], stem: Path) -> No
             ylabel=_axis("PC2", scores["explained_variance"], network, 1),
         )
         title = network if scores["init"] != "pretrained" or network == "trained" else "shipped weights"
-        panel.set_title(
-            f"{title}: silhouette {_number(silhouette)}, accuracy {_number(accuracy)}", fontsize=9
-        )
+        panel.set_title(f"{title}: silhouette {_number(silhouette)}, accuracy {_number(accuracy)}")
     where = "held-out states" if scores["headline"] == "held_out" else "all states"
     end = scores["relaxation"]
     note = (
@@ -146,7 +144,7 @@ def model_figure(points: pd.DataFrame, scores: dict[str, Any], stem: Path) -> No
         f"{scores['reference_state']} in its fixed cell: {end['status']} after {end['steps']} steps; "
         "axes of the two panels are not comparable"
     )
-    figure.supxlabel(fill(note, 118), fontsize=7.5, color="0.25")
+    figure.supxlabel(fill(note, 105), fontsize=SMALL, color="0.25")
     _legend(figure, list(axes), 3)
     save_figure(figure, stem)
 
@@ -174,7 +172,7 @@ def _read(folders: Sequence[Path]) -> tuple[pd.DataFrame, dict[str, Path]]:
 def _spread(values: pd.Series) -> str:
     known = values.dropna().astype(float)
     if known.empty:
-        return "-"
+        return "none"
     text = f"{known.mean():.2f}"
     return f"{text} ± {known.std(ddof=1):.2f}" if len(known) > 1 else text
 
@@ -182,9 +180,9 @@ def _spread(values: pd.Series) -> str:
 def embedding_overview(dirs: Sequence[str | Path], out: str | Path) -> pd.DataFrame:
     """Draw all models in ``overview.{svg,png,csv}`` and ``overview_points.csv``; return the table.
 
-    One column per model or control, one row per variant (without the charge label first). Points
-    are those of each model's first fold and seed; numbers are means, with standard deviations over
-    folds and seeds. Raises UserError if no folder is given or one has no scores.
+    One panel per model and variant, the variants of a model side by side, without the charge label
+    first. Points are those of each model's first fold and seed; numbers are means, with standard
+    deviations over folds and seeds. Raises UserError if no folder is given or one has no scores.
     """
     import matplotlib.pyplot as plt
 
@@ -193,28 +191,20 @@ def embedding_overview(dirs: Sequence[str | Path], out: str | Path) -> pd.DataFr
         raise UserError("no embeddings to show; give the folder of one model or more")
     table, places = _read([Path(folder) for folder in dirs])
     style()
-    # A control has its own column in the labelled row, so that no row is nearly empty.
-    control = table["variant"].isin(CONTROLS)
-    table["row"] = table["variant"].where(~control, "entropy").replace(OUTSIDE.name, "baseline")
-    table["column"] = table["model"].where(~control, table["model"] + ", " + table["variant"])
-    names = sorted(set(table["column"]), key=lambda name: (", " in name, name))
-    order = list(VARIANTS)
-    rows = sorted(set(table["row"]), key=order.index)
-    shape = (len(rows), len(names))
-    size = (max(2.35 * shape[1] + 0.5, 5.6), 2.35 * shape[0] + 1.3)
+    order = [*VARIANTS, OUTSIDE.name]
+    pairs = sorted(
+        set(zip(table["model"], table["variant"], strict=True)),
+        key=lambda pair: (pair[0], order.index(pair[1])),
+    )
+    shape = panel_shape(len(pairs), MOST_COLUMNS)
+    size = (max(2.6 * shape[1] + 0.5, 5.6), 2.75 * shape[0] + 1.3)
     figure, axes = plt.subplots(*shape, figsize=size, squeeze=False)
     drawn = []
-    for (row, column), panel in np.ndenumerate(axes):
-        group = table[(table["row"] == rows[row]) & (table["column"] == names[column])]
-        if column == 0:
-            panel.set_ylabel(f"{rows[row]}\n({_label_text(rows[row])})\nPC2")
-        if row == shape[0] - 1:
-            panel.set_xlabel("PC1")
-        if group.empty:
-            panel.set_axis_off()
-            continue
-        first = table.loc[table["column"] == names[column], "row"].map(rows.index).min() == row
-        panel.set_title((f"{names[column]}\n" if first else "") + _caption(group), fontsize=7.5)
+    for panel in list(axes.flat)[len(pairs) :]:
+        panel.remove()
+    for (model, variant), panel in zip(pairs, axes.flat, strict=False):
+        group = table[(table["model"] == model) & (table["variant"] == variant)]
+        panel.set_title(f"{model}, {_label_text(variant)}\n{_caption(group)}", fontsize=SMALL)
         shown = group[group["status"] == "ok"]
         if shown.empty:
             _say(panel, str(group["status"].iloc[0]))
@@ -223,6 +213,7 @@ def embedding_overview(dirs: Sequence[str | Path], out: str | Path) -> pd.DataFr
         points = read_table("embedding/points", places[identity]).drop(columns="embedding")
         points = points[points["network"] == "trained"]
         _scatter(panel, points, str(shown["redox"].iloc[0]), path=True)
+        panel.set(xlabel="PC1", ylabel="PC2")
         drawn.append(points.assign(source=identity))
     note = (
         "node embeddings that feed the energy, redox atoms only, coloured by the charge state in DFT; "
@@ -230,10 +221,9 @@ def embedding_overview(dirs: Sequence[str | Path], out: str | Path) -> pd.DataFr
         "cross-validated by state, in parentheses of the network before training (one that starts "
         "from scratch with a charge label separates by construction)"
     )
-    figure.supxlabel(fill(note, int(17 * figure.get_figwidth())), fontsize=7.5, color="0.25")
+    figure.supxlabel(fill(note, int(13 * figure.get_figwidth())), fontsize=SMALL, color="0.25")
     _legend(figure, list(axes.flat), 1 if figure.get_figwidth() < 7 else 3)
     save_figure(figure, out / "overview")
-    table = table.drop(columns=["row", "column"])
     write_csv(table, out / "overview.csv")
     write_csv(pd.concat(drawn, ignore_index=True) if drawn else pd.DataFrame(), out / "overview_points.csv")
     seal(out, "embedding-overview")
@@ -241,7 +231,8 @@ def embedding_overview(dirs: Sequence[str | Path], out: str | Path) -> pd.DataFr
 
 
 def _label_text(variant: str) -> str:
-    return "with charge label" if look_of(variant).charge_labelled else "without charge label"
+    """Return the variant and what it means for the label, for titles."""
+    return f"{variant}\n({look_of(variant).label})"
 
 
 def _caption(group: pd.DataFrame) -> str:
@@ -249,4 +240,4 @@ def _caption(group: pd.DataFrame) -> str:
     lines = []
     for letter, number in zip("sa", NUMBERS, strict=True):
         lines.append(f"{letter} = {_spread(group[number])} ({_spread(group[f'{number}_untrained'])})")
-    return "\n".join(lines)
+    return ", ".join(lines)

@@ -11,7 +11,7 @@ import pandas as pd
 from workflow_lib.core.digits import sensible
 from workflow_lib.core.plotting import COLOUR_DFT, window_of
 from workflow_lib.lattice.arrangement import StateKey
-from workflow_lib.models.identity import VARIANTS, look_of
+from workflow_lib.models.identity import OUTSIDE, VARIANTS, look_of
 from workflow_lib.results_schema import DFT, HEADLINE, SEARCH
 from workflow_lib.stages.report.charts import (
     Chart,
@@ -82,7 +82,7 @@ def _states(table: pd.DataFrame, name: str, structures: Structures, shift: float
 
 def _variants(table: pd.DataFrame) -> list[str]:
     present = set(table["variant"].dropna())
-    return [name for name in VARIANTS if name in present]
+    return [name for name in (*VARIANTS, OUTSIDE.name) if name in present]
 
 
 def hull_chart(run: Run, structures: Structures, colours: Colours) -> Chart:

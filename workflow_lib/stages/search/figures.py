@@ -11,7 +11,8 @@ import pandas as pd
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import save_figure, write_csv
-from workflow_lib.core.plotting import OKABE_ITO, style
+from workflow_lib.core.plotting import SEARCH_METHODS as METHODS
+from workflow_lib.core.plotting import style
 from workflow_lib.lattice.host import Host
 from workflow_lib.results_reading import read_document, seal
 from workflow_lib.stages.search.settings import CellSettings, SearchSettings
@@ -19,11 +20,9 @@ from workflow_lib.stages.search.settings import CellSettings, SearchSettings
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-METHODS = {
-    "ga": ("genetic algorithm", OKABE_ITO[0], "o"),
-    "random": ("random search", OKABE_ITO[1], "s"),
-    "enumeration": ("enumeration", OKABE_ITO[7], "+"),
-}
+
+LEAST_GAIN = 0.5
+"""meV per formula unit; below it a bar is too short to be seen, and its number is written."""
 
 
 def shown(cell: CellSettings, host: Host, x: float) -> int:
@@ -61,10 +60,10 @@ def search_figure(
     _progress(left, rows, history[history["cell"] == cell.name])
     left.set_xlabel("relaxations, all compositions")
     left.set_ylabel(f"formation energy at x = {label}\n(meV per formula unit)")
-    left.set_title(f"Search in the {cell.name} cell", fontsize=9)
+    left.set_title(f"Search in the {cell.name} cell")
     _landscape(right, found)
-    right.set_title("All arrangements found", fontsize=9)
-    figure.suptitle(title, fontsize=10)
+    right.set_title("All arrangements found")
+    figure.suptitle(title)
     save_figure(figure, stem)
     write_csv(rows, Path(f"{stem}.csv"))
 
@@ -88,7 +87,7 @@ def _progress(axes: Axes, rows: pd.DataFrame, all_rows: pd.DataFrame) -> None:
                 ls="-" if method == "ga" else "--",
                 label=f"lowest so far, {text}",
             )
-        axes.plot([], [], "o", color="0.4", mfc="none", ms=4, label="single arrangements")
+        axes.plot([], [], "h", color="0.4", mfc="none", ms=4, label="single arrangements (marks)")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=1)
     else:
@@ -152,6 +151,10 @@ def search_overview(searches: Iterable[Path], out: Path) -> None:
     gain = rows["random_mev_fu"] - rows["ga_mev_fu"]
     right.barh(places, gain, height=0.5, color=np.where(gain < 0, METHODS["random"][1], METHODS["ga"][1]))
     right.axvline(0, color="0.3", lw=0.8)
+    for place, value in zip(places, gain, strict=True):
+        if abs(value) < LEAST_GAIN:
+            text = f"{abs(value):.1f}"
+            right.annotate(text, (0, place), (4, 0), textcoords="offset points", va="center")
     right.set_xlabel("random search minus genetic algorithm\n(meV per formula unit; > 0: GA lower)")
     if len(rows):
         first = rows.iloc[0]

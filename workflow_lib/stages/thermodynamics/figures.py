@@ -12,14 +12,18 @@ import pandas as pd
 
 from workflow_lib.core.io import save_figure, write_csv
 from workflow_lib.core.plotting import (
+    COLOUR_ANY,
     COLOUR_DFT,
+    SEARCH_METHODS,
+    SMALL,
     panel_shape,
+    same_curves,
     style,
     window_of,
 )
 from workflow_lib.lattice.arrangement import StateKey
 from workflow_lib.lattice.voltage import VoltageProfile, common_grid
-from workflow_lib.models.identity import CONTROLS, OUTSIDE, VARIANTS, look_of
+from workflow_lib.models.identity import CONTROLS, OUTSIDE, VARIANTS, look_of, model_colours
 from workflow_lib.results_schema import DFT, HEADLINE, SEARCH
 from workflow_lib.stages.thermodynamics.scores import lowest
 
@@ -27,10 +31,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-METHODS = {"ga": "genetic algorithm", "random": "random search"}
+METHODS = {name: SEARCH_METHODS[name][0] for name in ("ga", "random")}
 ENERGY_LABEL = "formation energy\n(meV per formula unit)"
 LEAST_ENERGY = 100.0  # meV; ranges of y below these are not worth zooming into
 LEAST_VOLTAGE = 0.2  # V
+WIDTH_OF_ENTRY = 2.4  # inches that an entry of a legend takes
 DODGE = 0.014  # shift in x between variants, so that their points do not cover each other
 
 
@@ -62,12 +67,12 @@ def _grid(count: int, *, columns: int, height: float, label: str) -> tuple[Figur
 
 def _caption(figure: Figure, level: str, cells: str, extra: str) -> None:
     text = f"models: {cells}; DFT: {level}; {extra}"
-    width = int(17 * figure.get_figwidth())  # characters of this size that fit the figure
-    figure.supxlabel(fill(text, width), fontsize=7.5, color="0.25")
+    width = int(13 * figure.get_figwidth())  # characters of this size that fit the figure
+    figure.supxlabel(fill(text, width), fontsize=SMALL, color="0.25")
 
 
 def _say(panel: Axes, text: str) -> None:
-    panel.text(0.03, 0.93, text, transform=panel.transAxes, fontsize=7.5, color="0.35")
+    panel.text(0.03, 0.93, text, transform=panel.transAxes, fontsize=SMALL, color="0.35")
 
 
 def _note_hidden(panel: Axes, values: np.ndarray, window: tuple[float, float]) -> None:
@@ -80,28 +85,57 @@ def _note_hidden(panel: Axes, values: np.ndarray, window: tuple[float, float]) -
             transform=panel.transAxes,
             ha="right",
             va="top",
-            fontsize=7,
+            fontsize=SMALL,
             color="0.3",
         )
 
 
 def _legend(figure: Figure, panels: Iterable[Axes], columns: int) -> None:
+    """Draw one legend for all panels; what stands for several models is grey."""
+    from copy import copy
+
     unique: dict[str, Any] = {}
     for panel in panels:
-        handles, labels = panel.get_legend_handles_labels()
-        unique = dict(zip(labels, handles, strict=True)) | unique
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
+            if label in unique and _colour(unique[label]) != _colour(handle):
+                unique[label] = copy(handle)
+                unique[label].set_color(COLOUR_ANY)
+            unique.setdefault(label, handle)
+    columns = min(columns, max(1, int(figure.get_figwidth() / WIDTH_OF_ENTRY)))
     figure.legend(unique.values(), unique.keys(), loc="outside upper center", ncols=columns)
+
+
+def _colour(handle: Any) -> str:
+    """Return the colour of a line or of the marks of a scatter as text."""
+    from matplotlib.colors import to_hex
+
+    if hasattr(handle, "get_color"):
+        return to_hex(handle.get_color())
+    return to_hex([*handle.get_facecolor(), *handle.get_edgecolor()][0])
+
+
+def _say_same(panel: Axes, curves: dict[str, np.ndarray], *, top: bool) -> None:
+    """Write which curves lie on each other, to a hundredth of the height of the panel."""
+    low, high = panel.get_ylim()
+    if said := same_curves(curves, (high - low) / 100):
+        at: dict[str, Any] = {"y": 0.97, "va": "top"} if top else {"y": 0.03}
+        panel.text(x=0.03, s=fill(said, 30), transform=panel.transAxes, fontsize=SMALL, color="0.25", **at)
+
+
+def _several(table: pd.DataFrame) -> bool:
+    """Return whether any model has several trainings, so that there are means and bands."""
+    return bool(table.drop_duplicates("source").duplicated(["model", "variant"]).any())
 
 
 def _x_label(formation: pd.DataFrame) -> str:
     return f"x (filled fraction of the {StateKey.parse(formation['state_key'].iloc[0]).mobile} sites)"
 
 
-def _band(panel: Axes, group: pd.DataFrame, colour: str, line: str, label: str) -> None:
+def _band(panel: Axes, group: pd.DataFrame, colour: str, line: str, label: str, marker: str) -> None:
     """Draw the lowest energy at each x: mean over trained models, with a band of one standard deviation."""
     curves = pd.concat([lowest(own) for _, own in group.groupby("source")], axis=1).dropna()
     mean = curves.mean(axis=1)
-    panel.plot(mean.index, mean, line, color=colour, lw=1.3, label=label, zorder=3)
+    panel.plot(mean.index, mean, line, marker=marker, ms=4, color=colour, lw=1.3, label=label, zorder=3)
     if curves.shape[1] > 1:
         deviation = curves.std(axis=1, ddof=1)
         panel.fill_between(mean.index, mean - deviation, mean + deviation, color=colour, alpha=0.2, lw=0)
@@ -115,21 +149,23 @@ def draw_formation(
     examined = formation[formation["protocol"] == HEADLINE]
     models = examined[examined["formation_mev_fu"].notna()]
     names = sorted(set(examined["model"])) or [DFT]
-    variants = _variants(models)
+    variants, colours = _variants(models), model_colours(set(examined["model"]))
     anchor = dft["formation_mev_fu"].to_numpy()
     drawn = np.append(models["formation_mev_fu"].to_numpy(), anchor)
     window = window_of(drawn, anchor, LEAST_ENERGY)
     figure, panels = _grid(len(names), columns=3, height=2.6, label=ENERGY_LABEL)
     for panel, name in zip(panels, names, strict=True):
         panel.scatter(dft["x"], dft["formation_mev_fu"], s=16, facecolors="none", edgecolors=COLOUR_DFT)
-        _band(panel, dft, COLOUR_DFT, "-", "DFT, lowest at each x")
+        _band(panel, dft, COLOUR_DFT, "-", "DFT, lowest at each x", "")
         own_hull = hulls[(hulls["source"] == DFT) & (hulls["scope"] == "enumerated")]
         panel.plot(own_hull["x"], own_hull["formation_mev_fu"], ":", color=COLOUR_DFT, lw=1, label="hull")
+        grid = np.linspace(0, 1, 101)
+        bottoms = {"hull of DFT": np.interp(grid, own_hull["x"], own_hull["formation_mev_fu"])}
         for place, variant in enumerate(variants):
             group = models[(models["model"] == name) & (models["variant"] == variant)]
             if group.empty:
                 continue
-            colour = look_of(variant).colour
+            colour = colours[name]
             shift = DODGE * (place + 1)
             for seen, strength in ((True, 0.35), (False, 0.9)):
                 part = group[group["seen"].isin([True]) == seen]
@@ -142,12 +178,15 @@ def draw_formation(
                     alpha=strength,
                     lw=0,
                 )
-            _band(panel, group, colour, look_of(variant).line, _name(variant))
+            _band(panel, group, colour, look_of(variant).line, _name(variant), look_of(variant).marker)
             for identity in sorted(set(group["source"])):
                 own = hulls[(hulls["source"] == identity) & (hulls["scope"] == "enumerated")]
                 panel.plot(own["x"], own["formation_mev_fu"], ":", color=colour, lw=1)
+                if len(own):
+                    bottoms[f"hull of {variant}"] = np.interp(grid, own["x"], own["formation_mev_fu"])
         panel.set(title=name, xlabel=_x_label(formation))
         panel.set_ylim(window)
+        _say_same(panel, bottoms, top=True)
         own_energies = models.loc[models["model"] == name, "formation_mev_fu"].to_numpy()
         _note_hidden(panel, own_energies, window)
         if name != DFT and not len(own_energies):
@@ -158,8 +197,8 @@ def draw_formation(
         level,
         cells,
         f"largest force left in a DFT structure {fmax:.2f} eV/Å; points: all states (models shifted "
-        "in x; pale: state seen in training), lines: lowest at each x, dotted: hull; bands: ± 1 s.d. over "
-        "folds and seeds",
+        "in x; pale: state seen in training), lines: lowest at each x, dotted: hull"
+        + ("; bands: ± 1 s.d. over folds and seeds" if _several(models) else ""),
     )
     _legend(figure, panels, 4)
     save_figure(figure, stem)
@@ -173,6 +212,12 @@ def _profiles(voltages: pd.DataFrame) -> list[VoltageProfile]:
         )
         for _, own in voltages.groupby("source")
     ]
+
+
+def _sampled(profiles: Sequence[VoltageProfile]) -> np.ndarray:
+    """Return the mean voltage at many compositions."""
+    x = (np.arange(240) + 0.5) / 240
+    return np.mean([profile.at(x) for profile in profiles], axis=0)
 
 
 def _staircase(
@@ -221,6 +266,7 @@ def draw_voltage(
     models = voltages[voltages["source"] != DFT]
     names = sorted(set(formation.loc[formation["protocol"] == HEADLINE, "model"])) or [DFT]
     mobile = StateKey.parse(formation["state_key"].iloc[0]).mobile
+    colours = model_colours(set(models["model"]))
     anchor = voltages.loc[voltages["source"] == DFT, "voltage_v"].to_numpy(float)
     if not len(anchor):
         _no_voltage(mobile, level, stem)
@@ -228,7 +274,9 @@ def draw_voltage(
     window = window_of(voltages["voltage_v"].to_numpy(float), anchor, LEAST_VOLTAGE)
     figure, panels = _grid(len(names), columns=3, height=2.4, label=f"voltage (V against {mobile} metal)")
     for panel, name in zip(panels, names, strict=True):
-        _staircase(panel, _profiles(voltages[voltages["source"] == DFT]), COLOUR_DFT, "-", "DFT", width=1.8)
+        known = _profiles(voltages[voltages["source"] == DFT])
+        _staircase(panel, known, COLOUR_DFT, "-", "DFT", width=1.8)
+        curves = {"DFT": _sampled(known)}
         for variant in _variants(models):
             group = models[(models["model"] == name) & (models["variant"] == variant)]
             for scope, width in (("enumerated", 1.4), ("searched", 0.8)):
@@ -237,15 +285,17 @@ def draw_voltage(
                     continue
                 line = ":" if scope == "searched" else look_of(variant).line
                 label = f"{variant or 'no variant'}{', with its search' if scope == 'searched' else ''}"
-                colour, band = look_of(variant).colour, scope == "enumerated"
-                _staircase(panel, _profiles(part), colour, line, label, width=width, band=band)
+                band = scope == "enumerated"
+                _staircase(panel, _profiles(part), colours[name], line, label, width=width, band=band)
+                curves[label] = _sampled(_profiles(part))
         panel.set(title=name, xlabel=_x_label(formation), xlim=(0, 1), ylim=window)
+        _say_same(panel, curves, top=False)
         own_voltages = models.loc[models["model"] == name, "voltage_v"].to_numpy(float)
         _note_hidden(panel, own_voltages, window)
         if name != DFT and not len(own_voltages):
             _say(panel, "no voltage: no end members, or no metal at its level")
-    metal = f"{mobile} metal as thermodynamics.metals gives it; bands: ± 1 s.d. over folds and seeds"
-    _caption(figure, level, cells, metal)
+    bands = "; bands: ± 1 s.d. over folds and seeds" if _several(models) else ""
+    _caption(figure, level, cells, f"{mobile} metal as thermodynamics.metals gives it{bands}")
     _legend(figure, panels, 3)
     save_figure(figure, stem)
 
@@ -262,7 +312,8 @@ def draw_found(formation: pd.DataFrame, hulls: pd.DataFrame, level: str, cells: 
     size = (max(2.5 * shape[1] + 0.6, 6.4), 2.4 * shape[0] + 1.2)
     figure, axes = plt.subplots(*shape, figsize=size, squeeze=False, sharex=True, sharey=True)
     boxes = sorted(set(found["cell"]), key=lambda cell: (len(cell), cell))
-    markers = dict(zip(boxes, "osD^v<>" * (1 + len(boxes) // 7), strict=False))
+    markers = dict(zip(boxes, "hp<>8H" * (1 + len(boxes) // 6), strict=False))
+    colours = model_colours(set(searched["model"]))
     known = sorted(set(dft["cell"]))
     anchor = dft["formation_mev_fu"].to_numpy()
     # The hull lies below what the search found if states of the charge-order stage are lower.
@@ -281,7 +332,7 @@ def draw_found(formation: pd.DataFrame, hulls: pd.DataFrame, level: str, cells: 
                 part["formation_mev_fu"],
                 s=13 if random else 16,
                 marker=markers[cell],
-                facecolors="none" if random else look_of(variant).colour,
+                facecolors="none" if random else colours[name],
                 edgecolors="0.45" if random else "none",
                 alpha=0.75,
                 lw=0.6,
@@ -300,14 +351,14 @@ def draw_found(formation: pd.DataFrame, hulls: pd.DataFrame, level: str, cells: 
         )
         for identity in sorted(set(group["source"])):
             own = hulls[(hulls["source"] == identity) & (hulls["scope"] == "searched")]
-            panel.plot(own["x"], own["formation_mev_fu"], ":", color=look_of(variant).colour, lw=1)
+            panel.plot(own["x"], own["formation_mev_fu"], ":", color=colours[name], lw=1)
         panel.set_ylim(window)
         _note_hidden(panel, group["formation_mev_fu"].to_numpy(), window)
-        panel.set_title(f"{name}, {variant or 'no variant'}", fontsize=8.5)
+        panel.set_title(f"{name}, {variant or 'no variant'}")
         if row == shape[0] - 1:
-            panel.set_xlabel(_x_label(formation), fontsize=8)
+            panel.set_xlabel(_x_label(formation))
         if column == 0:
-            panel.set_ylabel(ENERGY_LABEL, fontsize=8)
+            panel.set_ylabel(ENERGY_LABEL)
     pending = [cell for cell in boxes if cell not in known]
     note = (
         "dotted: convex hull of all that enumeration and search found; DFT and random search shifted in x"

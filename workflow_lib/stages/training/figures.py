@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from workflow_lib.core.io import save_figure, write_csv
-from workflow_lib.core.plotting import OKABE_ITO, style
+from workflow_lib.core.plotting import OKABE_ITO, SMALL, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -142,7 +142,7 @@ def _parity_panel(axis: Axes, rows: pd.DataFrame, metrics: pd.DataFrame, label: 
     if len(test):
         error, low, high = test.iloc[0][["value", "low", "high"]]
         note = f"held-out MAE {error:.3g}\n[{low:.3g}, {high:.3g}] {test.iloc[0]['unit']}"
-    axis.text(0.03, 0.97, note, transform=axis.transAxes, va="top", fontsize=8)
+    axis.text(0.03, 0.97, note, transform=axis.transAxes, va="top", fontsize=SMALL)
     axis.set(xlabel=f"DFT ({unit})", ylabel=f"model ({unit})")
-    axis.set_title(text, fontsize=9)
+    axis.set_title(text)
     axis.set_aspect("equal", adjustable="datalim")
