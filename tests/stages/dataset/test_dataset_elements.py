@@ -107,4 +107,4 @@ def test_figure(frames, tmp_path):
         force_mad_mev_a=np.nan, atoms_with_moment=0
     )
     draw_elements(alone, tmp_path / "bare")
-    assert "–" in (tmp_path / "bare.svg").read_text()
+    assert ">none<" in (tmp_path / "bare.svg").read_text()

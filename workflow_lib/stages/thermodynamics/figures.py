@@ -119,7 +119,14 @@ def _say_same(panel: Axes, curves: dict[str, np.ndarray], *, top: bool) -> None:
     low, high = panel.get_ylim()
     if said := same_curves(curves, (high - low) / 100):
         at: dict[str, Any] = {"y": 0.97, "va": "top"} if top else {"y": 0.03}
-        panel.text(x=0.03, s=fill(said, 30), transform=panel.transAxes, fontsize=SMALL, color="0.25", **at)
+        panel.text(
+            x=0.03,
+            s=fill(said, 21 if top else 34),
+            transform=panel.transAxes,
+            fontsize=SMALL,
+            color="0.25",
+            **at,
+        )
 
 
 def _several(table: pd.DataFrame) -> bool:
