@@ -183,7 +183,11 @@ def _embedding(folder: Path, model: str, frames: list[Frame]) -> None:
     rows = [
         {"origin": "frame", "frame_id": frame.frame_id, "state_key": frame.state_key, "kind": frame.kind}
         | {"set": "train", "reference": False, "step": -1, "atom": int(atom), "network": "trained"}
-        | {"oxidation_state": int(state), "pc1": float(state) + 0.01 * k * len(model), "pc2": 0.1 * k}
+        | {
+            "oxidation_state": int(state),
+            "pc1": float(state) + 0.01 * k * (1 + list(MODELS).index(model)),
+            "pc2": 0.1 * k,
+        }
         for k, frame in enumerate(frames)
         for atom, state in enumerate(frame.oxidation_states)
         if state
