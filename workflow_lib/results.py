@@ -70,6 +70,10 @@ class Run:
         """Names of the tables that exist."""
         return [name for name, table in TABLES.items() if next(self._paths(table.file), None)]
 
+    def sources(self, name: str) -> list[str]:
+        """Return who has a table that is there for each model: trained models, others, rankings."""
+        return [path.parent.name for path in self._paths(table_of(name).file)]
+
     @property
     def figures(self) -> list[str]:
         """Names of the figures that exist."""

@@ -86,6 +86,11 @@ def test_every_figure_has_a_caption(folder: Path):
         Run(folder).caption("hul")
 
 
+def test_sources_of_a_table_are_those_that_have_one(folder: Path):
+    assert Run(folder).sources("charge_order/states") == sorted([EWALD, MACE, PAINN])
+    assert Run(folder).sources("search/found") == []
+
+
 def test_figures_are_found_by_name(folder: Path):
     run = Run(folder)
     assert run.figures == ["charge_order/states"]

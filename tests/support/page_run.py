@@ -76,6 +76,7 @@ def make_run(folder: Path, frames: list[Frame], host: Host) -> Path:
             charge_order_dirs=[folder / "charge_order" / model for model in MODELS],
             search_dirs=[folder / "search" / model for model in MODELS],
             rule=RedoxRule.model_validate(RULE),
+            cells="fixed",
             settings=ThermodynamicsSettings.model_validate(
                 {"metals": [{"element": "Na", "level": REFERENCE, "energy_ev": E_NA, "source": "bcc"}]}
             ),

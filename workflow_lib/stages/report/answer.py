@@ -37,6 +37,7 @@ class Answer:
     """
 
     question: str
+    setting: str
     decided: bool
     verdict: str
     numbers: str
@@ -48,6 +49,7 @@ class Answer:
         return {
             "run": run,
             "question": self.question,
+            "setting": self.setting,
             "decided": self.decided,
             "verdict": self.verdict,
             "numbers": self.numbers,
@@ -83,8 +85,13 @@ def answer_of(run: Run) -> Answer:
     )
     contrasts = headline(run.table("comparison/contrasts"))
     comparison = run.table("comparison")
+    setting = (
+        f"The models of this run were trained on DFT frames without and with a label that makes {high} a "
+        "species of its own, and held against DFT: energies, charge orders, convex hull, voltage."
+    )
     return Answer(
         question,
+        setting,
         bool(len(contrasts)) and bool(contrasts["decided"].any()),
         _verdict(contrasts),
         _numbers(contrasts),

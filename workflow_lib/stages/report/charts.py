@@ -126,6 +126,12 @@ def groups(table: pd.DataFrame, column: str) -> Iterator[tuple[str, pd.DataFrame
         yield str(value), rows
 
 
+def naming(table: pd.DataFrame, variant: str, source: str) -> str:
+    """Return the name of a curve: what its variant means, and the model if the variant has several."""
+    several = len(set(table.loc[table["variant"] == variant, "source"])) > 1
+    return f"{look_of(variant).label}{f', {source}' if several else ''}"
+
+
 def hover_text(*parts: str) -> str:
     """Return the lines of a hover box; empty ones are left out. The parts are escaped already."""
     return "<br>".join(part for part in parts if part)

@@ -20,6 +20,7 @@ from workflow_lib.stages.report.charts import (
     hover_text,
     line,
     look,
+    naming,
     points,
     records,
     text,
@@ -109,7 +110,7 @@ def hull_chart(run: Run, structures: Structures, colours: Colours) -> Chart:
         for place, variant in enumerate(_variants(mine)):
             group, style = mine[mine["variant"] == variant], look(colours, model, variant)
             opacity = [0.4 if seen is True else 1.0 for seen in group["seen"]]
-            label = f"{model}, {look_of(variant).label}"
+            label = look_of(variant).label
             traces.append(
                 _states(
                     *(group, label, structures, SHIFT * (place + 1)),
@@ -160,7 +161,7 @@ def voltage_chart(run: Run, colours: Colours) -> Chart | None:
             variant = own["variant"].iloc[0]
             style = look(colours, model, variant)
             searched = scope == "searched"
-            name = f"{source}, {look_of(variant).label}{', with its search' if searched else ''}"
+            name = naming(mine, variant, source) + (", with its search" if searched else "")
             traces.append(
                 _steps(own, name, colour=style["colour"], dash=style["dash"], width=1 if searched else 2)
             )
@@ -278,7 +279,7 @@ def orders_chart(run: Run, structures: Structures, colours: Colours) -> Chart:
             group = mine[mine["variant"] == variant]
             style = look(colours, model, variant)
             trace = _states(
-                *(group, f"{model}, {look_of(variant).label}", structures, 0),
+                *(group, look_of(variant).label, structures, 0),
                 colour=style["colour"],
                 symbol=style["symbol"],
                 opacity=[0.4 if seen is True else 1.0 for seen in group["seen"]],

@@ -10,7 +10,7 @@ import pandas as pd
 
 from workflow_lib.core.digits import ion
 from workflow_lib.core.plotting import COLOUR_DFT, COLOUR_FE2, COLOUR_FE3, OKABE_ITO
-from workflow_lib.models.identity import ModelId, look_of
+from workflow_lib.models.identity import ModelId
 from workflow_lib.results_schema import DFT
 from workflow_lib.stages.report.charts import (
     Chart,
@@ -19,6 +19,7 @@ from workflow_lib.stages.report.charts import (
     hover_text,
     line,
     look,
+    naming,
     points,
     records,
     text,
@@ -65,16 +66,14 @@ def embedding_chart(run: Run, structures: Structures) -> Chart | None:
     chosen = {frames[k].frame_id: frames[k] for k in _spread(len(frames), MOST_FRAMES)}
     add_frames(structures, chosen.values())
     views = {}
-    for model in run.models:
-        if not (run.folder / "embedding" / str(model) / "points.parquet").is_file():
-            continue
+    for model in run.sources("embedding/points"):
         table = run.table("embedding/points", model)
         table = table[(table["network"] == "trained") & table["frame_id"].isin(chosen)]
         traces = [
             _atoms(table[table["oxidation_state"] == state], ion(redox["element"], state), colour, chosen)
             for state, colour in zip(states, (COLOUR_FE2, COLOUR_FE3), strict=False)
         ]
-        views[str(model)] = view(traces, "first principal component", "second principal component")
+        views[model] = view(traces, "first principal component", "second principal component")
     if not views:
         return None
     element = redox["element"]
@@ -108,7 +107,7 @@ def _atoms(table: pd.DataFrame, name: str, colour: str, frames: Mapping[str, Fra
 
 def parity_chart(run: Run) -> Chart:
     """Return each label of each model against DFT; of many numbers an even share and the largest errors."""
-    models = [m for m in run.models if (run.folder / "training" / str(m) / "parity.parquet").is_file()]
+    models = run.sources("training/parity")
     share = max(PARITY_POINTS // max(len(models), 1) // 3, 60)
     views = {}
     for model in models:
@@ -157,6 +156,7 @@ def learning_chart(run: Run, colours: Mapping[str, str]) -> Chart:
         history = history.assign(model=[ModelId.parse(source).name for source in history["source"]])
         for name, mine in groups(history.dropna(subset=[column]), "model"):
             traces = []
+            variants = [ModelId.parse(source).variant for source in mine["source"]]
             for source, own in groups(mine, "source"):
                 variant = ModelId.parse(source).variant
                 style = look(colours, name, variant)
@@ -164,7 +164,7 @@ def learning_chart(run: Run, colours: Mapping[str, str]) -> Chart:
                 traces.append(
                     line(
                         *(own["epoch"], own[column]),
-                        name=f"{source}, {look_of(variant).label}",
+                        name=naming(mine.assign(variant=variants), variant, source),
                         colour=style["colour"],
                         dash=style["dash"],
                         mode="lines+markers",

@@ -46,7 +46,7 @@ def run_report(folder: Path, out: Path) -> Path:
     beside = run.configuration.get("report", {}).get("beside")
     answer, other = answer_of(run), _read_answer(Path(beside)) if beside else None
     colours = model_colours(run.table("comparison")["model"])
-    structures = collect(run, run.models)
+    structures = collect(run)
     sections = sections_of(run, structures, colours)
     first = label_charts(headline(run.table("comparison/contrasts")), colours)
     _add_facts(run, structures)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from workflow_lib.models.identity import ModelId
+from workflow_lib.models.identity import EWALD
 from workflow_lib.results_schema import DFT, HEADLINE
 
 if TYPE_CHECKING:
@@ -71,20 +71,20 @@ def frame_key_of(frame_id: str) -> str:
     return f"frame {frame_id}"
 
 
-def collect(run: Run, models: Iterable[ModelId]) -> Structures:
+def collect(run: Run) -> Structures:
     """Return the structures of DFT's states, of every model's answers to them, and of the searches."""
     structures, tables = Structures(), run.tables
     if "charge_order/reference" in tables:
         for atoms in run.structures("charge_order/reference"):
             structures.add_atoms(state_key_of(atoms.info["state_key"]), DFT, atoms)
-    for model in models:
-        if (run.folder / "charge_order" / str(model) / "structures.extxyz").is_file():
-            for atoms in run.structures("charge_order/states", model):
+    for source in run.sources("charge_order/states"):
+        if source != EWALD:  # a ranking relaxes nothing
+            for atoms in run.structures("charge_order/states", source):
                 if atoms.info["protocol"] == HEADLINE:
-                    structures.add_atoms(state_key_of(atoms.info["state_key"]), str(model), atoms)
-        if (run.folder / "search" / str(model) / "found.extxyz").is_file():
-            for atoms in run.structures("search/found", model):
-                structures.add_atoms(found_key_of(atoms.info["state_key"]), str(model), atoms)
+                    structures.add_atoms(state_key_of(atoms.info["state_key"]), source, atoms)
+    for source in run.sources("search/found"):
+        for atoms in run.structures("search/found", source):
+            structures.add_atoms(found_key_of(atoms.info["state_key"]), source, atoms)
     return structures
 
 
