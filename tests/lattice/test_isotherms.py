@@ -122,6 +122,26 @@ def test_the_jump_rule_on_a_grid_of_ten_mev():
         jumps(mu[::-1], x)
 
 
+def test_a_steep_solid_solution_is_no_equilibrium_of_two_phases():
+    """One noisy step of 0.051 per 10 meV in both scans: a jump by the rule, but no gap of two phases."""
+    mu = np.round(np.arange(-0.4, 0.4001, 0.01), 6)
+    x = 1 / (1 + np.exp(-mu / (BOLTZMANN * 700)))
+    middle = len(mu) // 2
+    noisy = x.copy()
+    noisy[middle] += 0.021
+    assert len(jumps(mu, noisy)) == 1
+    found = equilibrium(mu, noisy, noisy, energies=(0, 0), temperature=700, species=1)
+    assert found is None
+
+
+def test_a_third_phase_between_the_branches_leaves_no_equilibrium_of_them():
+    """Up to -30 meV empty, to +30 meV half full, then full, without hysteresis."""
+    mu = np.round(np.arange(-0.2, 0.2001, 0.01), 6)
+    x = np.where(mu < -0.03, 0.0, np.where(mu < 0.03, 0.5, 1.0))
+    assert len(jumps(mu, x)) == 2
+    assert equilibrium(mu, x, x, energies=(0, 0), temperature=300, species=1) is None
+
+
 def test_branches_that_do_not_cross_have_no_equilibrium():
     mu = np.linspace(0, 1, 11)
     assert crossing(mu, np.zeros(11), np.ones(11)) is None

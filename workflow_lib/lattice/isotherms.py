@@ -38,15 +38,20 @@ def jumps(mu: np.ndarray, x: np.ndarray) -> list[Gap]:
     A step counts as a gap if x rises by :data:`JUMP` or more per :data:`STEP`; neighbouring steps that
     do are one gap.
     """
-    mu, x = np.asarray(mu, dtype=float), np.asarray(x, dtype=float)
-    if (np.diff(mu) <= 0).any():
+    return [
+        Gap(float(x[first]), float(x[last]), float((mu[first] + mu[last]) / 2))
+        for first, last in _edges(mu, x)
+    ]
+
+
+def _edges(mu: np.ndarray, x: np.ndarray) -> list[tuple[int, int]]:
+    """Return the places of the points at which each gap of the jump rule begins and ends."""
+    steps = np.diff(np.asarray(mu, dtype=float))
+    if (steps <= 0).any():
         raise ValueError("mu must ascend")
-    steep = np.diff(x) >= JUMP * np.diff(mu) / STEP
-    gaps = []
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], steep.astype(int), [0]])))
-    for first, last in edges.reshape(-1, 2).tolist():
-        gaps.append(Gap(float(x[first]), float(x[last]), float((mu[first] + mu[last]) / 2)))
-    return gaps
+    steep = np.diff(np.asarray(x, dtype=float)) >= JUMP * steps / STEP
+    changes = np.flatnonzero(np.diff(np.concatenate([[0], steep.astype(int), [0]])))
+    return [(first, last) for first, last in changes.reshape(-1, 2).tolist()]
 
 
 def single_phase(mu: np.ndarray, x: np.ndarray) -> np.ndarray:
@@ -109,13 +114,13 @@ def equilibrium(
 
     Each branch counts up to its first jump, beyond which it is of another phase. None where one phase
     leads to the other without a jump, or where the branches do not cross before they jump: there is a
-    third phase between them, which no path from an end member reaches reversibly.
+    third phase between them, which no path from an end member reaches reversibly. A gap narrower than
+    :data:`JUMP` is none either: in small cells a steep solid solution looks like one.
     """
-    rises, falls = jumps(mu, x_up), jumps(mu, x_down)
-    if not rises and not falls:
+    rises, falls = _edges(mu, x_up), _edges(mu, x_down)
+    if not rises or not falls:
         return None
-    low_end = _place(mu, rises[0].mu) if rises else len(mu) - 1
-    high_begin = _place(mu, falls[-1].mu) if falls else 0
+    low_end, high_begin = rises[0][0], falls[-1][1]
     low = integrate_isotherm(
         *(mu, x_up), end_energy=energies[0], temperature=temperature, from_full=False, species=species
     )
@@ -126,11 +131,8 @@ def equilibrium(
     found = crossing(mu[part], low[part], high[part])
     if found is None:
         return None
-    return Gap(float(np.interp(found, mu, x_up)), float(np.interp(found, mu, x_down)), found)
-
-
-def _place(mu: np.ndarray, value: float) -> int:
-    return int(np.abs(np.asarray(mu) - value).argmin())
+    gap = Gap(float(np.interp(found, mu, x_up)), float(np.interp(found, mu, x_down)), found)
+    return gap if gap.x_high - gap.x_low >= JUMP else None
 
 
 def common_tangents(x: np.ndarray, free_energy: np.ndarray, *, tolerance: float) -> list[Gap]:

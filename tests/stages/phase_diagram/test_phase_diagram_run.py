@@ -32,6 +32,7 @@ SETTINGS = PhaseDiagramSettings.model_validate(
             "temperatures": [300, 900],
             "mu_step": 0.1,
             "sweeps": 50,
+            "ladder_sweeps": 100,
             "replicas": 2,
             "compositions": 4,
             "rungs": 8,

@@ -24,6 +24,7 @@ SETTINGS = SamplingSettings(
     temperatures=(400, 900),
     mu_step=0.05,
     sweeps=60,
+    ladder_sweeps=60,
     replicas=1,
     compositions=4,
     rungs=8,

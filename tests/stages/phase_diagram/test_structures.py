@@ -15,7 +15,6 @@ from workflow_lib.lattice.arrangement import Arrangement
 from workflow_lib.lattice.host import Host
 from workflow_lib.simulation.relaxation import Relaxation
 from workflow_lib.simulation.settings import RelaxationSettings
-from workflow_lib.stages.phase_diagram.settings import StructureSettings
 from workflow_lib.stages.phase_diagram.structures import Answer, ModelSource, end_energies, unconverged
 
 LOW, HIGH = 3.7, 4.3  # muB, within the windows of the embedded level
@@ -55,8 +54,8 @@ def source(
     return ModelSource(
         potential,  # type: ignore[arg-type]
         host,
-        settings=StructureSettings(),
         relaxation=RelaxationSettings(),
+        stop=RelaxationSettings().stop(stress_converged=False),
         cache=tmp_path,
     )
 

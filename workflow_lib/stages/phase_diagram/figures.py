@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 TITLES = {DECORATED: "with electronic entropy", PLAIN: "without electronic entropy"}
 ROOM = 300.0  # K
+EDGE = 0.04
+"""In x, the grid of the tangents: points this near to the end of a gap belong to its phase."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +49,9 @@ def _x(system: System) -> str:
 def draw_diagram(systems: Sequence[System], stem: Path) -> None:
     """Draw temperature against composition, (a) with and (b) without charge states, a row a system.
 
-    Dots: points of one phase of the isotherms, coloured by chemical potential; dashed lines: two phases
-    in equilibrium (common tangents); crosses: where the branches from the end members cross.
+    Dots: points of one phase of the isotherms, coloured by chemical potential, hollow where the common
+    tangents say that two phases are lower; dashed lines: these; crosses: the equilibrium of the branches
+    from the end members.
     """
     import matplotlib.pyplot as plt
 
@@ -74,27 +77,30 @@ def draw_diagram(systems: Sequence[System], stem: Path) -> None:
     for panel in axes.flat:
         found = panel.get_legend_handles_labels()
         handles |= dict(zip(found[1], found[0], strict=True))
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, fontsize=7)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, fontsize=7)
     save_figure(figure, stem)
 
 
 def _diagram(panel: Axes, isotherms: pd.DataFrame, boundaries: pd.DataFrame) -> None:
+    tangents = boundaries[boundaries["rule"] == TANGENT]
     for temperature, own in isotherms.groupby("temperature_k"):
-        for direction, marker in (("up", "o"), ("down", "o")):
+        gaps = tangents[np.isclose(tangents["temperature_k"], float(temperature))]  # type: ignore[arg-type]
+        for direction in ("up", "down"):
             mu, x = scan(own, direction)
             if len(mu) < 2:
                 continue
             one = single_phase(mu, x)
+            inside = np.zeros(len(x), dtype=bool)
+            for low, high in gaps[["x_low", "x_high"]].to_numpy(float):
+                inside |= (x > low + EDGE) & (x < high - EDGE)
+            there, left = np.full(len(x), temperature), one & inside
+            label = "metastable, of one phase"
             panel.scatter(
-                x[one],
-                np.full(one.sum(), temperature),
-                c=mu[one],
-                s=9,
-                marker=marker,
-                cmap="viridis",
-                lw=0,
-                label="one phase (coloured by chemical potential)",
+                x[left], there[left], s=9, facecolors="none", edgecolors="0.6", lw=0.6, label=label
             )
+            stable = one & ~inside
+            label = "one phase (coloured by chemical potential)"
+            panel.scatter(x[stable], there[stable], c=mu[stable], s=9, cmap="viridis", lw=0, label=label)
     looks: tuple[tuple[str, dict[str, Any], str], ...] = (
         (TANGENT, {"color": "0.15", "ls": "--", "lw": 1.0}, "two phases (common tangents)"),
         (CROSSING, {"color": OKABE_ITO[5], "ls": "", "marker": "x", "ms": 5}, "branches in equilibrium"),

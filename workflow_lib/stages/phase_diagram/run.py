@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -60,14 +61,14 @@ def source_of(
 
         potential = load_model(trainings / system.potential, device)
     reference = read_table("charge_order/reference", reference_dir)
-    return ModelSource(
-        potential,
-        host,
-        settings=settings.structures,
-        relaxation=relaxation,
-        stress_converged=bool(reference["stress_converged"].all()),
-        cache=cache,
+    own = relaxation.model_copy(update={"cell": system.cell} if system.cell else {})
+    structures = settings.structures
+    stop = replace(
+        own.stop(stress_converged=bool(reference["stress_converged"].all())),
+        fmax=structures.fmax or own.fmax,
+        max_steps=structures.max_steps or own.max_steps,
     )
+    return ModelSource(potential, host, relaxation=own, stop=stop, cache=cache)
 
 
 def run_fit(

@@ -220,8 +220,8 @@ def cooled(lattice: Lattice, walk: Sampler, beta: np.ndarray, frozen: Frozen | N
     with np.errstate(divide="ignore"):
         temperatures = 1 / (BOLTZMANN * beta)
     for temperature in temperatures:
-        walk.canonical(float(temperature), lattice.settings.sweeps // 4)
-        mean = mean_of(walk.canonical(float(temperature), lattice.settings.sweeps).energy)
+        walk.canonical(float(temperature), lattice.settings.ladder_sweeps // 4)
+        mean = mean_of(walk.canonical(float(temperature), lattice.settings.ladder_sweeps).energy)
         energies.append(mean.value)
         variances.append(mean.variance)
         errors.append(mean.error)

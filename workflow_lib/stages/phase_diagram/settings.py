@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator,
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.validation import nearest
+from workflow_lib.simulation.settings import Cells
 
 Repeat = tuple[PositiveInt, PositiveInt, PositiveInt]
 Temperature = Annotated[float, Field(gt=0, le=5000)]
@@ -42,6 +43,9 @@ class SystemSettings(_Part):
         "run (name-variant-f0-s1), shipped weights (chgnet-0.3.0), or a calculator of ASE (module:Name)",
     )
     host: str | None = Field(None, description="host description, where it is not that of the run")
+    cell: Cells | None = Field(
+        None, description="whether cells relax with the positions; null: as in `charge_order`"
+    )
     label: str | None = Field(None, description="title in the figures; the name, if left out")
     decorated: Cutoffs = Field(
         Cutoffs(), description="of the expansion over ions and charge states, which has Ewald's term too"
@@ -93,9 +97,11 @@ class SamplingSettings(_Part):
         0.01, gt=0, le=0.1, description="eV, between chemical potentials; they reach from end to end"
     )
     sweeps: int = Field(
-        200, ge=50, description="of each point of an isotherm and each rung of a ladder; a sweep tries as "
-        "many moves as there are sites"
-    )  # fmt: skip
+        200, ge=50, description="of each point of an isotherm; each tries as many moves as there are sites"
+    )
+    ladder_sweeps: int = Field(
+        1000, ge=50, description="of each temperature on the way down from `hottest`"
+    )
     patience: int = Field(
         8, ge=1, description="a point that is not equilibrated is continued up to this many times `sweeps`"
     )

@@ -10,7 +10,7 @@ left their sites, does not count.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -22,7 +22,7 @@ from workflow_lib.lattice.counting import count_distinct
 from workflow_lib.lattice.host import Host
 from workflow_lib.results_reading import read_table
 from workflow_lib.results_schema import CONVERGED, DFT, DIVERGED
-from workflow_lib.simulation.settings import RelaxationSettings
+from workflow_lib.simulation.settings import RelaxationSettings, Stop
 from workflow_lib.stages.phase_diagram.settings import Repeat, StructureSettings
 
 if TYPE_CHECKING:
@@ -93,9 +93,8 @@ class ModelSource:
         potential: Predictor,
         host: Host,
         *,
-        settings: StructureSettings,
         relaxation: RelaxationSettings,
-        stress_converged: bool,
+        stop: Stop,
         cache: Path,
     ) -> None:
         from workflow_lib.simulation.cache import RelaxationCache, model_identity
@@ -105,12 +104,7 @@ class ModelSource:
         self.moments = not potential.charge_labelled and "magmoms" in potential.predicts
         self.charges = potential.charge_labelled or self.moments
         self.distortion = relaxation.polaron_distortion if self.charges else 0.0
-        self.stop = replace(
-            relaxation.stop(stress_converged=stress_converged),
-            fmax=settings.fmax or relaxation.fmax,
-            max_steps=settings.max_steps or relaxation.max_steps,
-        )
-        self.batch_size = relaxation.batch_size
+        self.stop, self.batch_size = stop, relaxation.batch_size
         self.store = RelaxationCache(cache, model_identity(potential))
         self._check_elements()
 
