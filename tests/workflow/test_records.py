@@ -52,13 +52,13 @@ rule end:
         "cat {{input}} > {{output}}; echo end >> ran.txt"
 """
 CHANGED = {
-    "settings": "settings.epochs: 3, now 4",
-    "data": "data/data.txt is not what `data` read",
-    "command": "Code has changed",
-    "cut": "results/run/cut/out.txt was changed or cut since `cut` wrote it",
-    "gone": "results/run/gone/out.txt is gone since `gone` wrote it",
-    "figure": "results/run/figure/figure.svg is gone since `figure` wrote it",
-    "unknown": "no record says what made the results of `unknown`",
+    "settings": "settings runs again: settings.epochs: 3, now 4",
+    "data": "data runs again: data/data.txt is not what it read",
+    "command": "command runs again: its command is another",
+    "cut": "cut runs again: results/run/cut/out.txt was changed or cut since it was written",
+    "gone": "gone runs again: results/run/gone/out.txt is gone since it was written",
+    "figure": "figure runs again: results/run/figure/figure.svg is gone since it was written",
+    "unknown": "unknown runs again: no record says what made its results",
 }
 """The kinds of change, and what is said of each; ``same`` and ``dated`` have none."""
 NAMES = [*CHANGED, "same", "dated"]
@@ -86,7 +86,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_json(folder / "settings.json", {name: {"epochs": 3} for name in NAMES})
     written(folder, {})
     said = snakemake(folder)
-    assert "made again" not in said
+    assert "runs again" not in said
     assert set((folder / "ran.txt").read_text().split()) == {*NAMES, "end"}
     return folder
 

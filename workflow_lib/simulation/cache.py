@@ -22,18 +22,16 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import sqlite3
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from workflow_lib.core.code import code_checksum
-from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import to_json
+from workflow_lib.core.kept import Kept
 from workflow_lib.core.progress import Progress
 from workflow_lib.core.strict import parse_json
 
@@ -87,29 +85,8 @@ class RelaxationCache:
     """
 
     def __init__(self, folder: str | Path, model_id_hash: str) -> None:
-        self.path = Path(folder) / f"{model_id_hash[:32]}.sqlite"
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self._open() as connection, connection:
-                connection.execute(
-                    "CREATE TABLE IF NOT EXISTS relaxations (key TEXT PRIMARY KEY, value TEXT NOT NULL)"
-                )
-        except OSError as error:
-            raise UserError(
-                f"cannot write {self.path}: {error.strerror}; choose a folder you can write to"
-            ) from error
-        except sqlite3.DatabaseError as error:
-            raise self._damaged(error) from error
-
-    def _open(self) -> closing[sqlite3.Connection]:
-        # One connection per call: nothing to close, nothing shared with a forked process.
-        return closing(sqlite3.connect(self.path, timeout=60))
-
-    def _damaged(self, error: sqlite3.DatabaseError) -> UserError:
-        return UserError(
-            f"cannot use the store of relaxations {self.path} ({error}); delete the file, its "
-            "relaxations will be made again"
-        )
+        self._kept = Kept(Path(folder) / f"{model_id_hash[:32]}.sqlite", "relaxations")
+        self.path = self._kept.path
 
     def get(self, key: str) -> Relaxation | None:
         """Return the relaxation stored under ``key``, or None."""
@@ -117,18 +94,7 @@ class RelaxationCache:
 
     def get_many(self, keys: Iterable[str]) -> dict[str, Relaxation]:
         """Return those of ``keys`` that are stored."""
-        found = {}
-        try:
-            with self._open() as connection:
-                for key in dict.fromkeys(keys):
-                    row = connection.execute(
-                        "SELECT value FROM relaxations WHERE key = ?", (key,)
-                    ).fetchone()
-                    if row is not None:
-                        found[key] = _from_text(row[0])
-        except sqlite3.DatabaseError as error:
-            raise self._damaged(error) from error
-        return found
+        return {key: _from_text(value.decode()) for key, value in self._kept.get_many(keys).items()}
 
     def put(self, key: str, relaxation: Relaxation) -> None:
         """Store one relaxation; if ``key`` is already stored, the stored one is kept."""
@@ -136,16 +102,10 @@ class RelaxationCache:
 
     def put_many(self, relaxations: Mapping[str, Relaxation]) -> None:
         """Store several relaxations, all or none; those already stored are kept."""
-        rows = [(key, _to_text(value)) for key, value in relaxations.items()]
-        try:
-            with self._open() as connection, connection:
-                connection.executemany("INSERT OR IGNORE INTO relaxations VALUES (?, ?)", rows)
-        except sqlite3.DatabaseError as error:
-            raise self._damaged(error) from error
+        self._kept.put_many({key: _to_text(value).encode() for key, value in relaxations.items()})
 
     def __len__(self) -> int:
-        with self._open() as connection:
-            return int(connection.execute("SELECT COUNT(*) FROM relaxations").fetchone()[0])
+        return len(self._kept)
 
 
 def _to_text(relaxation: Relaxation) -> str:

@@ -141,7 +141,7 @@ class Made:
         """Return one sentence for each input of a job that is not what its record says."""
         now = self.of(inputs)
         return [
-            f"{path} is not what `{record.rule}` read"
+            f"{path} is not what it read"
             for path in sorted({*now, *record.inputs})
             if now.get(path) != record.inputs.get(path)
         ]
@@ -165,8 +165,7 @@ class Made:
                     if str(file) not in wrong and self.checksums.of(file) != checksum
                 ]
         return [
-            f"{path} {'was changed or cut' if Path(path).exists() else 'is gone'} since `{record.rule}` "
-            "wrote it"
+            f"{path} {'was changed or cut' if Path(path).exists() else 'is gone'} since it was written"
             for path in wrong
         ]
 

@@ -21,6 +21,8 @@ from snakemake.settings.enums import RerunTrigger
 from workflow_lib.workflow.made import Made, Record, changed_values, plain
 from workflow_lib.workflow.provenance import made_with
 
+SAID = 3
+"""Reasons that are named of each job."""
 DECIDING = {RerunTrigger.INPUT, RerunTrigger.PARAMS, RerunTrigger.CODE}
 
 
@@ -88,17 +90,18 @@ class RecordedPersistence(FilePersistence):
         return False
 
     def params_changed(self, job: Any, file: Any = None) -> ParamsChange:
-        """Return the parameters that are not those of the record."""
+        """Return the parameters that are not those of the record; says them."""
         record = self._record(job)
         if record is None:
             return ParamsChange()
         differences = changed_values(record.params, plain(dict(job.params.items())))
+        self._say(job, differences)
         return ParamsChange(only_new=set(differences), files=set(job.output) if differences else set())
 
     def input_changed(self, job: Any, file: Any = None) -> list[str]:
         """Return sentences on inputs that differ from the record, by name or content; says them."""
         record = self._record(job)
-        return [] if record is None else self._say(self.made.changed_inputs(record, job.input))
+        return [] if record is None else self._say(job, self.made.changed_inputs(record, job.input))
 
     def code_changed(self, job: Any, file: Any = None) -> list[str]:
         """Return why the outputs are not those of the present command; says it."""
@@ -106,13 +109,11 @@ class RecordedPersistence(FilePersistence):
         if not job.output:
             return []
         if record is None:
-            if not any(Path(path).exists() for path in job.output):
-                return []
-            name = " ".join([job.rule.name, *job.wildcards_dict.values()])
-            return self._say([f"no record says what made the results of `{name}`"])
+            there = any(Path(path).exists() for path in job.output)
+            return self._say(job, ["no record says what made its results"] if there else [])
         if record.command != job.rule.shellcmd:
-            return [f"the command of `{job.rule.name}` is another"]
-        return self._say(self.made.changed_outputs(record, job.output))
+            return self._say(job, ["its command is another"])
+        return self._say(job, self.made.changed_outputs(record, job.output))
 
     def software_stack_changed(self, job: Any, file: Any = None) -> list[str]:
         """Return nothing: all rules run in the environment of Snakemake."""
@@ -121,9 +122,12 @@ class RecordedPersistence(FilePersistence):
     def _record(self, job: Any) -> Record | None:
         return self.made.record(job.rule.name, dict(job.wildcards_dict)) if job.output else None
 
-    def _say(self, sentences: list[str]) -> list[str]:
-        for sentence in sentences:
-            if sentence not in self._said:
-                self._said.add(sentence)
-                print(f"{sentence}: it is made again", file=sys.stderr)
+    def _say(self, job: Any, sentences: list[str]) -> list[str]:
+        """Print once why a job runs again, and return the reasons."""
+        name = " ".join([job.rule.name, *job.wildcards_dict.values()])
+        more = f"; and {len(sentences) - SAID} more" if len(sentences) > SAID else ""
+        line = f"{name} runs again: {'; '.join(sentences[:SAID])}{more}"
+        if sentences and line not in self._said:
+            self._said.add(line)
+            print(line, file=sys.stderr)
         return sentences
