@@ -23,7 +23,7 @@ report: .venv/installed
 # Two processes of one thread each: more would need more memory than a laptop has.
 TEST_PROCESSES ?= 2
 test: .venv/installed
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup --no-loadscope-reorder
 
 # The page of a run in a real browser: numbers, controls, accessibility, both widths, no request.
 test-report: .venv/browser

@@ -29,11 +29,16 @@ settings.load_profile("brief")
 
 
 @pytest.hookimpl(tryfirst=True)  # xdist reads the groups in its own hook
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a file in one process, and all that run Snakemake, which locks its folder."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep the tests of a file in one process, and all that run Snakemake, which locks its folder.
+
+    These take as long as all others together, so one of several processes begins with them.
+    """
     for item in items:
         group = "workflow" if "workflow" in item.path.parent.name else str(item.path)
         item.add_marker(pytest.mark.xdist_group(group))
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: "workflow" not in item.path.parent.name)
 
 
 @pytest.fixture(autouse=True)

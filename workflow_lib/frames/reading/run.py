@@ -129,7 +129,7 @@ def _in_processes(
                 "a reading process was killed, perhaps for lack of memory; run the same command again with "
                 "fewer --jobs: finished files are kept"
             ) from error
-        except BaseException:
+        except BaseException:  # Ctrl-C too: what has not begun is not read any more
             pool.shutdown(cancel_futures=True)
             raise
 
