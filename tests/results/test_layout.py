@@ -38,7 +38,7 @@ def promised() -> dict[str, list[str]]:
                     path.replace("{{name}}", name).replace("{{", "{").replace("}}", "}") for name in listed
                 ]
             paths = [re.sub(r"\{([A-Z_]+)\}", lambda name: FOLDERS[name[1]], path) for path in paths]
-            # One folder for each model, or for what stands in the place of one (a system, the ranking by Ewald).
+            # One folder for each model, or for a system of a phase diagram, or for the ranking by Ewald.
             paths = [re.sub(r"/(ewald|[^/]*\{[^/]*)/", "/{model}/", path) for path in paths]
             [seal] = [path for path in paths if path.endswith(SEAL)]
             command = Path(seal).name.removesuffix(SEAL)

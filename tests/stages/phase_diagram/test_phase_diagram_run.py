@@ -12,7 +12,8 @@ from invented_hosts import magnesium_silicate
 from pydantic import ValidationError
 
 from workflow_lib.core.errors import UserError
-from workflow_lib.frames.table import Frame, write_parquet
+from workflow_lib.frames.frame import Frame
+from workflow_lib.frames.table import write_parquet
 from workflow_lib.lattice.host import Host
 from workflow_lib.results_reading import read_document, read_table
 from workflow_lib.simulation.settings import RelaxationSettings
