@@ -74,6 +74,12 @@ class Run:
         """Return who has a table that is there for each model: trained models, others, rankings."""
         return [path.parent.name for path in self._paths(table_of(name).file)]
 
+    def drawn(self, name: str) -> list[str | None]:
+        """Return of what there is a figure: of each model or system, or of the run as such (None)."""
+        stem = FIGURES[name][0]
+        paths = list(self._paths(f"{stem}.svg"))
+        return [path.parent.name if "{model}" in stem else None for path in paths]
+
     @property
     def figures(self) -> list[str]:
         """Names of the figures that exist."""

@@ -102,6 +102,10 @@ def _dataset(folder: Path, frames: list[Frame]) -> None:
     )
     picture = '<svg xmlns="http://www.w3.org/2000/svg" width="90" height="40">{}</svg>'
     (folder / "redox.svg").write_text(picture.format('<rect width="90" height="40"/>'))
+    for system in ("NaxFePO4", "LixFePO4"):  # a stage that the page knows nothing of
+        (folder.parent / "phase_diagram" / system).mkdir(parents=True)
+        (folder.parent / "phase_diagram" / system / "fit.svg").write_text(picture.format(""))
+        seal(folder.parent / "phase_diagram" / system, "phase-diagram-fit", source=system)
     seal(folder, "dataset")
 
 

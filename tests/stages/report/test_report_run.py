@@ -145,6 +145,8 @@ def test_a_stage_that_the_page_does_not_know_comes_in_with_its_figures(page: Pat
     # dataset/redox is drawn by no code of the page: its file, its caption, a section of its own.
     assert "two separate peaks mean that the assignment is safe" in page.read_text()
     assert 'id="dataset"' in page.read_text()
+    for system in ("NaxFePO4", "LixFePO4"):
+        assert f"(phase_diagram/{system}/fit.svg)" in page.read_text()
 
 
 def test_a_run_without_a_comparison_is_no_report(tmp_path: Path):

@@ -15,7 +15,6 @@ import pandas as pd
 
 from workflow_lib.core.digits import sensible
 from workflow_lib.results_meanings import unit_of
-from workflow_lib.results_schema import FIGURES
 from workflow_lib.stages.report import energy_charts, model_charts
 from workflow_lib.stages.report.about import Block, blocks
 from workflow_lib.stages.report.charts import Chart
@@ -26,9 +25,12 @@ if TYPE_CHECKING:
 
 DRAWN = {
     *("thermodynamics/hull", "thermodynamics/voltage", "thermodynamics/found"),
-    *("charge_order/identical", "comparison"),
+    *("charge_order/identical", "charge_order/states", "comparison", "search/progress"),
+    *("training/learning", "training/parity", "embedding/pca"),
 }
 """Figures that the page draws itself, so that the reader can point at them."""
+MOST_PICTURES = 8
+"""Figures of one kind, a model or a system each, that the page holds; the folders have all."""
 TITLES = {
     "thermodynamics": "Hull and voltage",
     "search": "Search",
@@ -139,12 +141,14 @@ def _pictures(run: Run) -> dict[str, list[Picture]]:
     """Return the figures of the run, by stage, that the page does not draw itself."""
     found: dict[str, list[Picture]] = {}
     for name in run.figures:
-        if name in DRAWN or "{model}" in FIGURES[name][0]:
+        if name in DRAWN:
             continue
-        path = run.figure(name)
-        source = f"data:image/svg+xml;base64,{b64encode(path.read_bytes()).decode()}"
-        picture = Picture(source, run.caption(name), str(path.relative_to(run.folder)))
-        found.setdefault(name.partition("/")[0], []).append(picture)
+        for source in run.drawn(name)[:MOST_PICTURES]:
+            path = run.figure(name, source)
+            address = f"data:image/svg+xml;base64,{b64encode(path.read_bytes()).decode()}"
+            caption = run.caption(name) if source is None else f"{source}: {run.caption(name)}"
+            picture = Picture(address, caption, str(path.relative_to(run.folder)))
+            found.setdefault(name.partition("/")[0], []).append(picture)
     return found
 
 
