@@ -10,6 +10,7 @@ from workflow_lib.core.errors import UserError
 from workflow_lib.lattice.cluster_expansion import Expansion, Space
 from workflow_lib.lattice.entropy import BOLTZMANN, log_choices
 from workflow_lib.lattice.host import Host
+from workflow_lib.lattice.multilinear import Multilinear
 from workflow_lib.stages.phase_diagram.sample import (
     Lattice,
     entropies,
@@ -19,6 +20,7 @@ from workflow_lib.stages.phase_diagram.sample import (
 )
 from workflow_lib.stages.phase_diagram.settings import DECORATED, PLAIN, SamplingSettings
 
+NO_TRIPLETS = np.empty((0, 3), dtype=np.int64)
 SETTINGS = SamplingSettings(
     cell=(1, 2, 2),
     temperatures=(400, 900),
@@ -104,47 +106,31 @@ def test_a_point_that_never_equilibrates_is_said_and_left_out(
     assert "not equilibrated after 480 sweeps; left out" in said[0]
 
 
+def changed(lattice: Lattice, *, field: float, pairs: float) -> Lattice:
+    """The same lattice with a ``field`` (eV) a filled site and ``pairs`` (eV) between all filled ones."""
+    n = lattice.energy.n_sites
+    energy = Multilinear(0.0, np.full(n, field), pairs * (1 - np.eye(n)), np.empty(0), NO_TRIPLETS)
+    return Lattice(lattice.name, lattice.expansion, lattice.host, energy, lattice.settings)
+
+
+def test_isotherms_reach_beyond_the_hysteresis(host: Host, plain_space: Space):
+    """Ions that attract each other: each scan stays in its phase far beyond equilibrium, then leaves it."""
+    n = 16
+    lattice = changed(ideal(plain_space, host), field=-3.0, pairs=-0.04)
+    table = isotherms(lattice, np.random.default_rng(1), "toy")
+    cold = table[table["temperature_k"] == 400]
+    middle = -3.0 - 0.04 * (n - 1) / 2  # where both end members have the same grand energy
+    beyond = cold[(cold["mu_ev"] - middle).abs() < 0.06]
+    assert beyond.loc[beyond["direction"] == "up", "x"].max() < 0.1
+    assert beyond.loc[beyond["direction"] == "down", "x"].min() > 0.9
+    for _, own in table.groupby(["temperature_k", "direction"]):
+        ends = own.sort_values("mu_ev")["x"]
+        assert ends.iloc[0] < 0.02
+        assert ends.iloc[-1] > 0.98
+
+
 def test_energies_that_reach_no_end_member_are_one_line(host: Host, plain_space: Space):
-    """Ions that attract each other more than any grid can reach: no dilute solution is ever left."""
-    lattice = ideal(plain_space, host)
-    monstrous = lattice.energy.field - 40.0
-    away = Lattice(
-        lattice.name,
-        lattice.expansion,
-        host,
-        type(lattice.energy)(
-            lattice.energy.constant,
-            monstrous,
-            lattice.energy.pairs,
-            lattice.energy.triplets,
-            lattice.energy.triplet_sites,
-        ),
-        SETTINGS,
-    )
-    grid = mu_grid(away, np.random.default_rng(1))  # the average itself is there: only its width counts
-    assert grid[0] < -43 < grid[-1]
-    pairs = lattice.energy.pairs - 6.0 * (1 - np.eye(lattice.energy.n_sites))
-    bound = type(lattice.energy)(
-        lattice.energy.constant,
-        lattice.energy.field,
-        pairs,
-        lattice.energy.triplets,
-        lattice.energy.triplet_sites,
-    )
+    """Ions that repel each other so much that a half-full host stays half full 5 eV from the average."""
+    lattice = changed(ideal(plain_space, host), field=-150.0, pairs=20.0)
     with pytest.raises(UserError, match="the expansion lies outside its data"):
-        # Full from -48 eV on, but the average is there too; 5 eV on either side, it stays full.
-        mu_grid(
-            Lattice(lattice.name, lattice.expansion, host, _half(bound), SETTINGS), np.random.default_rng(1)
-        )
-
-
-def _half(energy):
-    """The same energy, lowest in the middle of the compositions by far: no end member is ever reached."""
-    pairs = 20.0 * (1 - np.eye(energy.n_sites))
-    return type(energy)(
-        energy.constant,
-        np.full(energy.n_sites, -20.0 * (energy.n_sites - 1) / 2),
-        pairs,
-        energy.triplets,
-        energy.triplet_sites,
-    )
+        mu_grid(lattice, np.random.default_rng(1))

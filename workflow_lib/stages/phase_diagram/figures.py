@@ -57,11 +57,11 @@ def draw_diagram(systems: Sequence[System], stem: Path) -> None:
 
     style()
     columns = [name for name in (DECORATED, PLAIN) if any(name in s.boundaries for s in systems)]
-    size = (3.5 * len(columns) + 0.4, 2.7 * len(systems) + 0.5)
+    size = (3.5 * len(columns) + 0.4, 2.8 * len(systems) + 0.7)
     figure, axes = plt.subplots(len(systems), len(columns), figsize=size, squeeze=False, sharex=True)
     for system, row in zip(systems, axes, strict=True):
         for place, (panel, name) in enumerate(zip(row, columns, strict=True)):
-            title = f"({'ab'[columns.index(name)]}) {system.label}, {TITLES[name]}"
+            title = f"({'ab'[columns.index(name)]}) {system.label},\n{TITLES[name]}"
             panel.set_title(title, fontsize=8.5)
             if name in system.boundaries:
                 _diagram(panel, system.isotherms[name], system.boundaries[name])
@@ -77,7 +77,7 @@ def draw_diagram(systems: Sequence[System], stem: Path) -> None:
     for panel in axes.flat:
         found = panel.get_legend_handles_labels()
         handles |= dict(zip(found[1], found[0], strict=True))
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, fontsize=7)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2, fontsize=7)
     save_figure(figure, stem)
 
 

@@ -157,27 +157,35 @@ def _fluctuation(lattice: Lattice, trace: Trace, temperature: float, mu: float) 
 
 
 def mu_grid(lattice: Lattice, rng: np.random.Generator) -> np.ndarray:
-    """Return chemical potentials (eV, ascending) that reach both end members at every temperature."""
+    """Return chemical potentials (eV, ascending) at whose ends either scan has arrived at the end member.
+
+    Found from the opposite end member: at the lowest temperature that shows how far the hysteresis
+    reaches, at the highest how dilute the solution gets.
+    """
     settings = lattice.settings
     empty, full = lattice.end_energies()
     middle = round((full - empty) / settings.mu_step) * settings.mu_step
     reach = [middle, middle]
-    hottest = settings.temperatures[-1]
     for side, (sign, ions) in enumerate(zip((-1, 1), lattice.ends(), strict=True)):
-        walk = lattice.start(ions, rng)
-        while True:
-            reach[side] += sign * MARGIN
-            if abs(reach[side] - middle) > FARTHEST:
-                raise UserError(
-                    f"{lattice.name}: no end member at {hottest:g} K within {FARTHEST:g} eV of the average "
-                    "chemical potential; the expansion lies outside its data"
-                )
-            walk.semigrand(hottest, reach[side], settings.sweeps)
-            trace = walk.semigrand(hottest, reach[side], settings.sweeps)
-            if abs(trace.ions.mean() - ions) / lattice.n_mobile < DILUTE / 2:
-                break
+        opposite = lattice.ends()[1 - side]
+        for temperature in (settings.temperatures[-1], settings.temperatures[0]):
+            walk = lattice.start(opposite, rng)
+            while not _arrived(lattice, walk, temperature, reach[side], ions):
+                reach[side] += sign * MARGIN
+                if abs(reach[side] - middle) > FARTHEST:
+                    raise UserError(
+                        f"{lattice.name}: no end member at {temperature:g} K within {FARTHEST:g} eV of the "
+                        "average chemical potential; the expansion lies outside its data"
+                    )
     count = round((reach[1] - reach[0]) / settings.mu_step)
     return reach[0] + settings.mu_step * np.arange(count + 1)
+
+
+def _arrived(lattice: Lattice, walk: Sampler, temperature: float, mu: float, ions: int) -> bool:
+    """Return whether a sampler that goes on at ``mu`` ends at the end member with ``ions`` ions."""
+    walk.semigrand(temperature, mu, lattice.settings.sweeps)
+    trace = walk.semigrand(temperature, mu, lattice.settings.sweeps)
+    return abs(float(trace.ions.mean()) - ions) / lattice.n_mobile < DILUTE / 2
 
 
 def free_energies(lattice: Lattice, rng: np.random.Generator, where: str) -> pd.DataFrame:
