@@ -175,8 +175,8 @@ if CFG.phase_diagram:
     include: "rules/phase_diagram.smk"
 
 
-include: "rules/report.smk"
 include: "rules/provenance.smk"
+include: "rules/report.smk"
 
 
 rule all:
@@ -184,6 +184,7 @@ rule all:
     input:
         rules.provenance.input,
         rules.provenance.output,
+        rules.report.output,
 
 
 report: "rules/captions/workflow.rst"

@@ -26,6 +26,7 @@ rule report:
         phase_diagram=(
             names_of(rules.phase_diagram.output) if CFG.phase_diagram else []
         ),
+        provenance=names_of(rules.provenance.output),
         beside=CFG.report.beside or [],
         templates=TEMPLATES,
     output:

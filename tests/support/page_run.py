@@ -56,7 +56,9 @@ def make_run(folder: Path, frames: list[Frame], host: Host) -> Path:
     write_json(
         folder / "provenance.json",
         {
-            **{"code": HOSTILE, "python": "3.12", "machine": "toy", "versions": {"torch": "2.13"}},
+            "made_with": [
+                {"commit": HOSTILE, "python": "3.12", "machine": "toy", "versions": {"torch": "2.13"}}
+            ],
             "data_sha256": {HOSTILE: "0" * 64},
         },
     )

@@ -136,7 +136,7 @@ def test_smoke_configuration_end_to_end(tmp_path: Path, cleaned: list[str]) -> N
     answered = answer_first(config, results / "search/pending.csv")
     planned = run(config, "--dry-run")
     jobs = dict(re.findall(r"^(\w+) +(\d+)$", planned.stdout, flags=re.MULTILINE))
-    assert jobs == {"all": "1", "dft": "1", "provenance": "1", "total": "3"}
+    assert jobs == {"all": "1", "dft": "1", "provenance": "1", "report": "1", "total": "4"}
     assert run(config).returncode == 0
     energies = pd.read_csv(results / "dft/energies.csv").set_index("asked_key")
     assert energies.loc[answered, ["status", "energy_ev"]].tolist() == ["done", -500.0]

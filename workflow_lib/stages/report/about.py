@@ -48,10 +48,13 @@ def blocks(run: Run) -> list[Block]:
     found.append(Block("Settings", "All keys, with the defaults.", text=to_json(configuration)))
     if (run.folder / "provenance.json").is_file():
         provenance = run.provenance
-        versions = {"this workflow (commit)": provenance.get("code") or "unknown"}
-        versions |= {"Python": provenance["python"], "machine": provenance["machine"]}
-        versions |= provenance["versions"]
-        found.append(Block("Versions", facts=tuple((str(k), str(v)) for k, v in versions.items())))
+        # Several, if a run went on after an update: each job of the provenance names its own.
+        for number, made_with in enumerate(provenance["made_with"], 1):
+            versions = {"this workflow (commit)": made_with["commit"] or "unknown"}
+            versions |= {"Python": made_with["python"], "machine": made_with["machine"]}
+            versions |= made_with["versions"]
+            title = "Versions" if len(provenance["made_with"]) == 1 else f"Versions, {number}"
+            found.append(Block(title, facts=tuple((str(k), str(v)) for k, v in versions.items())))
         sums = "\n".join(f"{value}  {name}" for name, value in provenance["data_sha256"].items())
         found.append(Block("Checksums of the data (SHA-256)", text=sums))
     found += _citations(run)
