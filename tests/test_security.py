@@ -137,11 +137,11 @@ def test_a_name_that_make_passes_on(tmp_path: Path) -> None:
 
 CHECKED = {
     *("CONFIG", "DATASET", "CHARGE_ORDER", "SEARCH", "EMBEDDING", "THERMODYNAMICS", "COMPARISON", "DFT"),
-    "CHECKS",
+    *("CHECKS", "PHASE_DIAGRAM", "REPORT"),
     *("TRAINING", "SOURCES", "WORK", "RUN", "SOURCES", "log", "threads"),
     *("wildcards.model", "wildcards.source"),
     *("params.charge_orders", "params.trainings", "params.searches", "params.embeddings"),
-    *("params.model", "params.models", "params.out"),
+    *("params.model", "params.models", "params.out", "params.systems", "params.expansions"),
     *("input.pending", "output.jobs", "input.job", "output.done", "output.provenance"),
 }
 """Fields made of the run's and the models' names, of numbers and of checksums alone."""
