@@ -201,3 +201,45 @@ def test_missing_structure(cli: Callable[..., Said], tmp_path: Path, model_dir: 
     assert done.returncode == 2
     assert "none.cif" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_predict_prints_units_and_an_atom_a_row(
+    cli: Callable[..., Said], tmp_path: Path, model_dir: Path, half: Frame
+) -> None:
+    atoms = frame_to_atoms(half)
+    write(tmp_path / "a.extxyz", atoms)
+    done = cli("predict", model_dir, tmp_path / "a.extxyz")
+    assert done.returncode == 0, done.stderr
+    values = json.loads(cli("predict", model_dir, tmp_path / "a.extxyz", "--json").stdout)
+    energy, largest, head, *rows = done.stdout.splitlines()
+    assert energy == f"energy {values['energy']:.6f} eV, {values['energy'] / len(atoms):.6f} eV per atom"
+    assert largest == f"largest force {np.linalg.norm(values['forces'], axis=1).max():.4f} eV/A"
+    assert head.split()[:3] == ["atom", "element", "Fx"] and head.endswith("oxidation state")
+    assert len(rows) == len(atoms)
+    for number, row in enumerate(rows):
+        cells = row.split()
+        assert cells[:2] == [str(number), atoms.symbols[number]]
+        assert cells[2:5] == [f"{value:.4f}" for value in values["forces"][number]]
+        assert cells[-1] == str(values["oxidation_states"][number])
+
+
+def test_evaluate_prints_units_and_few_digits(
+    cli: Callable[..., Said], tmp_path: Path, model_dir: Path, frames: list[Frame]
+) -> None:
+    write_frames([with_labels(f, charges=None) for f in frames[:2]], tmp_path / "f.parquet")
+    done = cli("evaluate", model_dir, tmp_path / "f.parquet")
+    assert done.returncode == 0, done.stderr
+    said = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
+    assert said["frames"] == "2" and said["charge_mae_e"] == "none"
+    number, unit = said["force_mae_mev_a"].split(maxsplit=1)
+    assert unit == "meV/A" and len(number.replace(",", "").replace(".", "")) < 9
+
+
+def test_relax_says_what_a_cif_cannot_hold(
+    cli: Callable[..., Said], tmp_path: Path, model_dir: Path, half: Frame
+) -> None:
+    write(tmp_path / "a.extxyz", frame_to_atoms(half))
+    done = cli("relax", model_dir, tmp_path / "a.extxyz", tmp_path / "b.cif", "--max-steps", 1)
+    assert done.returncode == 0, done.stderr
+    assert "b.cif has no charge states, energy or forces: CIF cannot hold them" in done.stderr
+    assert len(read(tmp_path / "b.cif")) == len(half)

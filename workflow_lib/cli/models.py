@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from workflow_lib.cli.common import FILE, LEVEL_HELP, Positive, command, json_option
-from workflow_lib.core.errors import UserError
+from workflow_lib.core.digits import sensible
+from workflow_lib.core.errors import UserError, printable
 from workflow_lib.core.io import read_json, to_json
+from workflow_lib.results_meanings import unit_of
 
 if TYPE_CHECKING:
+    from ase import Atoms
+
     from workflow_lib.models.predictor import Predictor
     from workflow_lib.simulation.settings import Optimiser
 
@@ -46,12 +50,34 @@ def _model(model: str, device: str) -> Predictor:
     return load_predictor(model, device)
 
 
-def _print(values: Mapping[str, object], as_json: bool) -> None:
-    if as_json:
-        click.echo(to_json(values), nl=False)
-        return
+def _print_errors(values: Mapping[str, object]) -> None:
+    """Print the result of an evaluation, a line each, with units and few digits."""
     for key, value in values.items():
-        click.echo(f"{key:24} {'-' if value is None else value}")
+        text = sensible(value) if isinstance(value, float) else "none" if value is None else str(value)
+        unit = unit_of(key) if value is not None else ""
+        click.echo(printable(f"{key:24} {text} {unit}".rstrip()))
+
+
+def _print_prediction(atoms: Atoms, values: Mapping[str, Any]) -> None:
+    """Print energy and largest force, then a row for each atom."""
+    import numpy as np
+
+    forces = np.asarray(values["forces"])
+    energy = float(values["energy"])
+    click.echo(f"energy {energy:.6f} eV, {energy / len(atoms):.6f} eV per atom")
+    click.echo(f"largest force {np.linalg.norm(forces, axis=1).max():.4f} eV/A")
+    columns = {"atom": [str(k) for k in range(len(atoms))], "element": atoms.get_chemical_symbols()}
+    columns |= {f"F{x} (eV/A)": [f"{value:.4f}" for value in forces[:, k]] for k, x in enumerate("xyz")}
+    for key, title, digits in (
+        ("magmoms", "moment (muB)", 3),
+        ("charges", "charge (e)", 3),
+        ("oxidation_states", "oxidation state", 0),
+    ):
+        if values[key] is not None:
+            columns[title] = [f"{value:.{digits}f}" for value in np.asarray(values[key])]
+    widths = [max(len(title), *map(len, column)) for title, column in columns.items()]
+    for row in (list(columns), *zip(*columns.values(), strict=True)):
+        click.echo("  ".join(text.rjust(width) for text, width in zip(row, widths, strict=True)))
 
 
 @command()
@@ -63,7 +89,7 @@ def _print(values: Mapping[str, object], as_json: bool) -> None:
 def evaluate(model: str, frames: Path, energy_reference: str | None, device: str, as_json: bool) -> None:
     """Print a model's errors on labelled frames.
 
-    MODEL as for predict. FRAMES is Parquet or extended XYZ.
+    With few digits; --json has all. MODEL as for predict. FRAMES is Parquet or extended XYZ.
     """
     from workflow_lib.frames.foreign import read_frames
 
@@ -71,7 +97,11 @@ def evaluate(model: str, frames: Path, energy_reference: str | None, device: str
     predictor = _model(model, device)
     from workflow_lib.models.evaluate import evaluate as run
 
-    _print(run(predictor, table, str(frames)), as_json)
+    values = run(predictor, table, str(frames))
+    if as_json:
+        click.echo(to_json(values), nl=False)
+    else:
+        _print_errors(values)
 
 
 @command()
@@ -83,8 +113,9 @@ def evaluate(model: str, frames: Path, energy_reference: str | None, device: str
 def predict(model: str, structure: Path, assign: Assign, device: str, as_json: bool) -> None:
     """Print energy, forces and moments of a structure.
 
-    MODEL is the folder of a trained model, a shipped name (chgnet-0.3.0, chgnet-0.2.0, chgnet-r2scan) or a
-    calculator of ASE (package.module:Name). STRUCTURE has any format that ASE reads.
+    Energies in eV, an atom a row; --json has all digits. MODEL is the folder of a trained model, a
+    shipped name (chgnet-0.3.0, chgnet-0.2.0, chgnet-r2scan) or a calculator of ASE
+    (package.module:Name). STRUCTURE has any format that ASE reads.
     """
     from workflow_lib.frames.structure import read_structure
 
@@ -93,7 +124,10 @@ def predict(model: str, structure: Path, assign: Assign, device: str, as_json: b
     values: dict[str, object] = {"energy": prediction.energy, "forces": prediction.forces}
     for key in ("magmoms", "charges", "oxidation_states"):
         values[key] = getattr(prediction, key)
-    _print(values, as_json)
+    if as_json:
+        click.echo(to_json(values), nl=False)
+    else:
+        _print_prediction(atoms, values)
 
 
 @command()
@@ -146,6 +180,10 @@ def relax(
             "was written. Start from a structure closer to the training data"
         )
     write_structure(result.atoms, out)
+    if out.suffix == ".cif" and "oxidation_states" in result.atoms.arrays:
+        click.echo(
+            f"{out} has no charge states, energy or forces: CIF cannot hold them; .extxyz does", err=True
+        )
     click.echo(
         f"{result.status} after {result.steps} steps: energy {result.energy:.6f} eV, "
         f"largest force {result.fmax:.4f} eV/A, "
