@@ -8,16 +8,20 @@ import torch
 from ase import Atoms
 from ase.filters import FrechetCellFilter
 from ase.optimize import FIRE, LBFGS
+from changed_config import changed_config
 from morse_potential import morse_model
 from networks import build, card
 from test_relaxation import Broken, rattled
 
+from workflow_lib.config import validate_config
 from workflow_lib.core.errors import UserError
 from workflow_lib.models.outside import load_predictor
 from workflow_lib.models.testing import olivine
 from workflow_lib.models.trained import TrainedModel
+from workflow_lib.simulation.cache import RelaxationCache, relax_arrangements
 from workflow_lib.simulation.calculator import PotentialCalculator
 from workflow_lib.simulation.relaxation import GPA, relax
+from workflow_lib.simulation.settings import RelaxationSettings, Stop
 
 STOP = {"fmax": 0.01, "smax": 0.1, "max_steps": 500, "cell": True}
 
@@ -170,3 +174,34 @@ def test_without_stress_or_cell_there_is_one_line():
     molecule = Atoms("O2", [[0, 0, 0], [0, 0, 1.2]])
     with pytest.raises(UserError, match="structure 2 of 2: O2 is not periodic"):
         relax(morse_model(), [rattled(0), molecule], batch_size=1, **STOP)
+
+
+@pytest.mark.parametrize(
+    ("cell", "converged", "smax"),
+    [("auto", False, None), ("auto", True, 0.2), ("fixed", True, None), ("relaxed", False, 0.2)],
+)
+def test_cells_relax_where_the_stress_of_the_reference_is_converged(cell, converged, smax):
+    stop = RelaxationSettings(cell=cell, smax=0.2).stop(stress_converged=converged)
+    assert stop.smax == smax and stop.cells == ("fixed" if smax is None else "relaxed")
+
+
+def test_a_configuration_whose_models_learn_no_stress_cannot_relax_cells():
+    """Said before any job starts: the demo trains on energies and forces alone."""
+    with pytest.raises(UserError, match="mace trains without stress and cannot relax cells") as found:
+        validate_config(changed_config("charge_order.cell", "relaxed"), "test")
+    assert "\n" not in str(found.value)
+
+
+def test_a_stage_with_relaxed_cells_keeps_them(host, tmp_path):
+    """Arrangements relaxed with their cells: their volumes come back from the cache bit for bit."""
+    model = load_predictor("ase.calculators.morse:MorsePotential")
+    cache = RelaxationCache(tmp_path, "model")
+    chosen = host.enumerate((1, 1, 1), 1, charges=False)
+    options = {"polaron_distortion": 0.0, "stop": Stop(0.5, 2, smax=1.0), "batch_size": 2, "cache": cache}
+    first, again = (relax_arrangements(model, host, chosen, **options) for _ in range(2))
+    start = host.build(host.canonical(chosen[0]))
+    assert first[0].smax is not None and first[0].atoms.get_volume() != start.get_volume()
+    assert again[0].atoms.get_volume() == first[0].atoms.get_volume() and again[0].smax == first[0].smax
+    fixed = options | {"stop": Stop(0.5, 2)}
+    [kept] = relax_arrangements(model, host, chosen[:1], **fixed)
+    assert kept.smax is None and np.allclose(kept.atoms.cell, start.cell, rtol=0, atol=1e-12)
