@@ -17,7 +17,7 @@ from smol.moca import Sampler as Peer
 from workflow_lib.core.errors import UserError
 from workflow_lib.lattice.arrangement import Arrangement, Repeat
 from workflow_lib.lattice.cluster_expansion import Expansion, Space, fit_expansion
-from workflow_lib.lattice.ewald import ewald_energy
+from workflow_lib.lattice.ewald import ewald_energy, pair_potentials
 from workflow_lib.lattice.host import Host
 from workflow_lib.lattice.monte_carlo import Sampler, neutral_exchange
 from workflow_lib.lattice.sampling_statistics import mean_of
@@ -216,3 +216,27 @@ def test_smols_sampler_and_ours_sample_one_ensemble(host: Host, spaces: dict[boo
         for mean, expected in zip(found, (exact.ions, exact.energy), strict=True):
             assert abs(mean.value - expected) < 4.5 * mean.error  # seeds are fixed
             assert mean.error < 0.1
+
+
+@pytest.mark.parametrize("repeat", [(1, 1, 2), (2, 1, 1), (2, 2, 1)])
+def test_electrostatics_of_supercells_are_pymatgens(host: Host, spaces: dict[bool, Space], repeat: Repeat):
+    space = spaces[True]
+    for arrangement in some(host, repeat, True, np.random.default_rng(12), 3):
+        ours = float(space.ewald(repeat).energy(space.occupations(arrangement)))
+        atoms = host.build(arrangement)
+        numbers, scaled, cell = host.supercell(repeat, 1.0)
+        vacant = np.setdiff1d(np.arange(host.n_mobile(repeat)), arrangement.occupied)
+        kept = np.delete(np.arange(len(numbers)), np.flatnonzero(numbers == 11)[vacant])
+        atoms.set_cell(cell)
+        atoms.set_scaled_positions(scaled[kept])
+        formal = host.rule.formal(atoms.numbers, atoms.get_array("oxidation_states"))
+        assert ours == pytest.approx(ewald_energy(atoms, formal), rel=1e-10)
+
+
+def test_potentials_of_pairs_are_madelungs():
+    """Rock salt: -1.747565 / d for each ion, from the potentials of its eight ions (Wigner and others)."""
+    fcc = np.array([[0, 0, 0], [0, 2, 2], [2, 0, 2], [2, 2, 0]], dtype=float)
+    positions = np.concatenate([fcc, fcc + np.array([2.0, 0.0, 0.0])])
+    charges = np.repeat([1.0, -1.0], 4)
+    potentials = pair_potentials(4 * np.eye(3), positions, positions)
+    np.testing.assert_allclose(potentials @ charges * charges, -1.7475645946 / 2, rtol=1e-9)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workflow_lib.lattice.multilinear import add, from_matrix, from_tables
+from workflow_lib.lattice.multilinear import add, from_tables
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -34,22 +34,6 @@ def test_tables_that_are_no_clusters_are_refused():
         from_tables(5, [(np.array([[0, 1, 2, 3]]), np.zeros((2,) * 4))])
     with pytest.raises(ValueError, match="two occupations"):
         from_tables(5, [(np.array([[0, 1]]), np.zeros((3, 3)))])
-
-
-@given(SEEDS)
-@settings(max_examples=25, deadline=None)
-def test_a_matrix_of_species_gives_the_sum_over_those_present(seed: int):
-    rng = np.random.default_rng(seed)
-    # Rows 0-3: ions that may be vacant; 4-9: two species on each of three sites; 10-12: always there.
-    matrix = rng.normal(size=(13, 13))
-    matrix += matrix.T
-    filled, empty = np.array([0, 1, 2, 3, 4, 6, 8]), np.array([-1, -1, -1, -1, 5, 7, 9])
-    energy = from_matrix(matrix, filled, empty)
-    for s in rng.integers(0, 2, (10, 7)):
-        present = [int(f if bit else e) for bit, f, e in zip(s, filled, empty, strict=True)]
-        rows = [row for row in present if row >= 0] + [10, 11, 12]
-        # 169 terms of order 1.
-        assert energy.energy(s) == pytest.approx(matrix[np.ix_(rows, rows)].sum(), abs=1e-11)
 
 
 def test_sums_of_energies_add_up_and_only_one_has_triplets():

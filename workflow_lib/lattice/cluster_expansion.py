@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -27,12 +28,15 @@ from workflow_lib.core.elements import SYMBOLS
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import atomic_path
 from workflow_lib.lattice.arrangement import UNIT, Arrangement, Repeat
+from workflow_lib.lattice.ewald import pair_potentials
 from workflow_lib.lattice.host import Host
-from workflow_lib.lattice.multilinear import Multilinear, add, from_matrix, from_tables
+from workflow_lib.lattice.multilinear import Multilinear, add, from_tables
 from workflow_lib.lattice.sparse_fit import Fit, sparse_fit
 
 SAME_SITE = 1e-4
 """Difference of scaled coordinates below which two sites are one."""
+COULOMB = EwaldSummation.CONV_FACT
+"""e^2 / (4 pi eps0) in eV A."""
 DECIMALS = 7
 """Of correlations, to which two arrangements count as one."""
 _Kind = Species | Element | DummySpecies
@@ -230,15 +234,45 @@ class Space:
         return np.array(rows).reshape(len(rows), len(self.subspace))
 
     def ewald(self, repeat: Repeat) -> Multilinear:
-        """Return the electrostatic energy of formal charges in a supercell (eV), by pymatgen's sum."""
+        """Return the electrostatic energy of formal charges in a supercell (eV), as smol's term has it.
+
+        The empty host is periodic in its own cell, so what a change at one site feels of it is the same in
+        every supercell; changes see each other by potentials of pairs, one for each displacement. smol's
+        matrix has a row for each species of each site and would take hours for the largest cells.
+        """
         if repeat not in self._ewald:
-            cell, term = self.cell(repeat), self.subspace.external_terms[0]
-            charged, rows = term.get_ewald_structure(cell.structure)
-            summed = EwaldSummation(charged, term.real_space_cut, term.recip_space_cut, eta=term.eta)
-            own = rows[cell.site]
-            filled = own[np.arange(len(own)), cell.code[1]]
-            empty = own[np.arange(len(own)), cell.code[0]]
-            self._ewald[repeat] = from_matrix(term.get_ewald_matrix(summed), filled, empty)
+            own, cells = self.host.supercell(UNIT, 1.0), int(np.prod(repeat))
+            fixed = np.array(
+                [self.host.rule.formal_charges.get(SYMBOLS[z], 0) for z in own[0]], dtype=float
+            )
+            fixed[self.host.mobile_sites], fixed[self.host.redox_sites] = 0.0, self.host.high
+            changing = np.concatenate([self.host.mobile_sites, self.host.redox_sites])
+            step = np.where(fixed[changing] == 0, self.host.mobile_charge, self.host.low - self.host.high)
+            places = own[1] @ own[2]
+            empty = pair_potentials(own[2], places, places) @ fixed
+            scaled, cell = self.host.supercell(repeat, 1.0)[1:]
+            # Copies of a site stand together, so the sublattices keep their order.
+            rank = np.concatenate([np.arange(cells) + site * cells for site in changing])
+            positions = scaled[rank] @ cell
+            first = np.arange(0, len(positions), cells)
+            rows = pair_potentials(cell, positions[first], positions)
+            images = rows[np.arange(len(first)), first]
+            field = COULOMB * step * (empty[changing] + step * images / 2)
+            pairs = np.empty((len(positions), len(positions)))
+            for site, row in enumerate(rows):
+                for copy, order in enumerate(_moves(repeat)):
+                    # A copy sees at each place what the first one sees at the place moved back.
+                    pairs[site * cells + copy] = row.reshape(-1, cells)[:, order].ravel()
+            every = np.repeat(step, cells)
+            pairs *= COULOMB * every[:, None] * every
+            np.fill_diagonal(pairs, 0)
+            self._ewald[repeat] = Multilinear(
+                cells * COULOMB * float(fixed @ empty) / 2,
+                np.repeat(field, cells),
+                pairs,
+                np.empty(0),
+                np.empty((0, 3), dtype=np.int64),
+            )
         return self._ewald[repeat]
 
     def multilinear(self, repeat: Repeat, coefficients: np.ndarray) -> Multilinear:
@@ -332,6 +366,13 @@ def disordered(host: Host, *, charges: bool) -> Structure:
         else:
             kinds.append({Element(SYMBOLS[z]): 1.0})
     return Structure(Lattice(cell), kinds, scaled)
+
+
+def _moves(repeat: Repeat) -> np.ndarray:
+    """Return, for each copy of a host cell [n], where the others [n] lie as seen from it."""
+    places = np.array(list(product(*(range(count) for count in repeat))))
+    back = np.mod(places[None] - places[:, None], repeat)
+    return np.ravel_multi_index(tuple(np.moveaxis(back, -1, 0)), repeat)
 
 
 def _mobile(host: Host, charges: bool) -> _Kind:

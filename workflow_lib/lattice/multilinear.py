@@ -113,27 +113,3 @@ def add(one: Multilinear, other: Multilinear) -> Multilinear:
         with_triplets.triplets,
         with_triplets.triplet_sites,
     )
-
-
-def from_matrix(matrix: np.ndarray, rows_filled: np.ndarray, rows_empty: np.ndarray) -> Multilinear:
-    """Return the energy sum_ab M_ab over the rows that occupations select, as Ewald's matrix gives it.
-
-    ``matrix`` [R, R] in eV, symmetric; ``rows_filled`` and ``rows_empty`` [N] name the row that an
-    occupied and an empty site selects, -1 for none. All rows named by no site are always selected.
-    """
-    rest = np.setdiff1d(np.arange(len(matrix)), np.concatenate([rows_filled, rows_empty]))
-    padded = np.zeros((len(matrix) + 1, len(matrix) + 1))
-    padded[:-1, :-1] = matrix
-    full, empty = np.asarray(rows_filled), np.asarray(rows_empty)
-    from_rest = padded[rest].sum(axis=0)
-    coupling = padded[np.ix_(full, full)] + padded[np.ix_(empty, empty)]
-    coupling -= padded[np.ix_(full, empty)] + padded[np.ix_(empty, full)]
-    own = np.diag(padded)[full] - np.diag(padded)[empty]
-    # A site is never filled and empty at once: of the pairs, only those of different sites count.
-    crossed = padded[np.ix_(full, empty)] - padded[np.ix_(empty, empty)]
-    field = own + 2 * (from_rest[full] - from_rest[empty]) + 2 * (crossed.sum(axis=1) - np.diag(crossed))
-    constant = from_rest[rest].sum() + 2 * from_rest[empty].sum() + padded[np.ix_(empty, empty)].sum()
-    pairs = 2 * coupling
-    np.fill_diagonal(pairs, 0)
-    nothing = np.empty(0)
-    return Multilinear(float(constant), field, pairs, nothing, np.empty((0, 3), dtype=np.int64))
