@@ -100,7 +100,8 @@ class Run:
     @property
     def provenance(self) -> dict[str, Any]:
         """Versions, checksums and seeds of the run."""
-        return read_json(self.folder / "provenance.json")
+        path, keys = self.folder / "provenance.json", ("made_with", "data_sha256")
+        return read_document(path, "provenance", keys, sealed=False)
 
     def structures(self, name: str, model: ModelId | str | None = None) -> list[Atoms]:
         """Return the structures that belong to a table: those of DFT's, a model's or a search's states.
