@@ -11,7 +11,7 @@ from pathlib import Path
 import snakemake.logging
 from snakemake.exceptions import WorkflowError
 
-from workflow_lib.config import FAMILIES, load_config
+from workflow_lib.config import FAMILIES, Config, load_studies
 from workflow_lib.core.errors import UserError
 from workflow_lib.models.outside_settings import SHIPPED
 from workflow_lib.workflow.code import code_of
@@ -40,7 +40,7 @@ if not workflow.configfiles:
 # The files are read again by strict rules. Snakemake's own reading of them (`no` is false, `010` is
 # eight, the last of two equal keys counts) is not used anywhere below.
 try:
-    CFG = load_config(*workflow.configfiles, overrides=workflow.config_settings.config)
+    CFG = load_studies(*workflow.configfiles, overrides=workflow.config_settings.config)
 except UserError as error:
     raise WorkflowError(str(error))
 
@@ -51,11 +51,13 @@ RUN = str(CFG.folder)
 WORK = f"{RUN}/work"
 CONFIG = f"{RUN}/config.json"
 REFERENCE = f"{RUN}/charge_order/reference.csv"
-TRAINED = {str(m): m for m in CFG.trained()}
+# A run with studies of shipped potentials alone trains nothing.
+COMPARES = isinstance(CFG, Config)
+TRAINED = {str(m): m for m in CFG.trained()} if COMPARES else {}
 MODELS = list(TRAINED)
-OUTSIDE = {str(m.identity): m for m in CFG.outside}
+OUTSIDE = {str(m.identity): m for m in CFG.outside} if COMPARES else {}
 ASKED = [*MODELS, *OUTSIDE]
-SEARCHED = [str(m) for m in CFG.trained(controls=False)]
+SEARCHED = [str(m) for m in CFG.trained(controls=False)] if COMPARES else []
 SEARCHED += [name for name, m in OUTSIDE.items() if not m.control]
 EMBEDDED = [*MODELS, *(name for name, m in OUTSIDE.items() if m.potential in SHIPPED)]
 
@@ -87,6 +89,11 @@ def outside_of(wildcards):
     return chosen and chosen.model_dump(mode="json")
 
 
+def potential_code():
+    """Return the modules that run the potential of a study; they are loaded by name, which no import shows."""
+    return sorted({family.module for family in FAMILIES.values()})
+
+
 def settings_of(*sections):
     """Return the sections a rule depends on, so that only rules which read a changed key run again."""
     return CFG.model_dump(mode="json", include=set(sections))
@@ -103,6 +110,12 @@ def described():
     names |= {"element": CFG.redox.element, "low": low, "high": high}
     names |= {"level": CFG.dataset.energy_reference}
     return {key: caption_text(value) for key, value in names.items()}
+
+
+def described_study(study):
+    """Return the texts of a study that captions show."""
+    texts = {"name": study.name, "potential": study.potential, "differs": study.differs}
+    return {key: caption_text(value) for key, value in texts.items()}
 
 
 def names_of(outputs):
@@ -123,7 +136,7 @@ def gpus(wildcards):
 
 
 # The only texts that captions may name: nothing in them is taken for markup.
-DESCRIBED = described()
+DESCRIBED = described() if COMPARES else {}
 config["described"] = DESCRIBED | {"run": CFG.run}
 script_safe_reports()
 GPU = int(
@@ -151,32 +164,47 @@ onstart:
 
 wildcard_constraints:
     model="|".join(ASKED) or "none",
-    source="|".join(CFG.sources.items) if CFG.sources else "none",
+    source="|".join(CFG.sources.items) if COMPARES and CFG.sources else "none",
 
 
-if CFG.sources:
+if COMPARES and CFG.sources:
 
     include: "rules/sources.smk"
 
 
-include: "rules/dataset.smk"
-include: "rules/training.smk"
-include: "rules/charge_order.smk"
-include: "rules/search.smk"
-include: "rules/dft.smk"
-include: "rules/thermodynamics.smk"
-include: "rules/embedding.smk"
-include: "rules/comparison.smk"
-include: "rules/checks.smk"
+if COMPARES:
+
+    include: "rules/dataset.smk"
+    include: "rules/training.smk"
+    include: "rules/charge_order.smk"
+    include: "rules/search.smk"
+    include: "rules/dft.smk"
+    include: "rules/thermodynamics.smk"
+    include: "rules/embedding.smk"
+    include: "rules/comparison.smk"
+    include: "rules/checks.smk"
+
+    if CFG.phase_diagram:
+
+        include: "rules/phase_diagram.smk"
 
 
-if CFG.phase_diagram:
+if CFG.charge_inference:
 
-    include: "rules/phase_diagram.smk"
+    include: "rules/charge_inference.smk"
+
+
+if CFG.dynamics:
+
+    include: "rules/dynamics.smk"
 
 
 include: "rules/provenance.smk"
-include: "rules/report.smk"
+
+
+if COMPARES:
+
+    include: "rules/report.smk"
 
 
 rule all:
@@ -184,7 +212,7 @@ rule all:
     input:
         rules.provenance.input,
         rules.provenance.output,
-        rules.report.output,
+        rules.report.output if COMPARES else [],
 
 
-report: "rules/captions/workflow.rst"
+report: f"rules/captions/{'workflow' if COMPARES else 'studies'}.rst"

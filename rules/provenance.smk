@@ -1,8 +1,8 @@
 """What made each result: collected from the records of all jobs, when all results are there."""
 
-
-rule provenance:
-    input:
+RESULTS = []
+if COMPARES:
+    RESULTS += [
         rules.comparison.output,
         rules.checks.output,
         rules.dataset.output,
@@ -13,6 +13,16 @@ rule provenance:
         rules.thermodynamics.output,
         rules.embedding_overview.output,
         rules.phase_diagram.output if CFG.phase_diagram else [],
+    ]
+if CFG.charge_inference:
+    RESULTS += expand(rules.charge_inference.output, material=MATERIALS)
+if CFG.dynamics:
+    RESULTS += [output_of_study(name) for name in DYNAMIC_STUDIES]
+
+
+rule provenance:
+    input:
+        RESULTS,
     output:
         provenance=f"{RUN}/provenance.json",
     log:

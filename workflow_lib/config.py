@@ -6,11 +6,19 @@ Imports no torch and no upstream model package, so that a mistake is reported wi
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import read_json
@@ -20,9 +28,11 @@ from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.models.identity import CONTROLS, NAME, VARIANTS, ModelId
 from workflow_lib.models.outside_settings import OutsideModel
 from workflow_lib.models.registry import FAMILIES
+from workflow_lib.stages.charge_inference.settings import ChargeInferenceSettings
 from workflow_lib.stages.charge_order.settings import ChargeOrderSettings
 from workflow_lib.stages.dataset.settings import DatasetSettings
 from workflow_lib.stages.dft.settings import DftSettings
+from workflow_lib.stages.dynamics.settings import DynamicsSettings
 from workflow_lib.stages.embedding.settings import EmbeddingSettings
 from workflow_lib.stages.phase_diagram.settings import PhaseDiagramSettings
 from workflow_lib.stages.report.settings import ReportSettings
@@ -97,8 +107,8 @@ class Control(_Section):
     variant: ControlName
 
 
-class Config(_Section):
-    """The complete configuration of a run."""
+class Studies(_Section):
+    """A run of studies with potentials that exist: nothing is trained, nothing compared with DFT."""
 
     run: str = Field(
         "demo", pattern=NAME, max_length=LONGEST_NAME, description="results go to results/<run>/"
@@ -110,6 +120,36 @@ class Config(_Section):
     device: Literal["cpu", "cuda"] = Field(
         "cpu", description="where models are evaluated, and trained unless `training.device` differs"
     )
+    charge_inference: ChargeInferenceSettings | None = Field(
+        None, description="charge states from predicted moments; left out, the stage does not run"
+    )
+    dynamics: DynamicsSettings | None = Field(
+        None, description="molecular dynamics; left out, the stage does not run"
+    )
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the run's results, relative to the project root."""
+        return RESULTS / self.run
+
+    @model_validator(mode="after")
+    def _studied_files_usable(self) -> Self:
+        crystals = {}
+        if self.charge_inference:
+            for study in self.charge_inference.studies:
+                crystals[f"charge_inference.{study.name}"] = study.crystal
+        if self.dynamics:
+            for job in self.dynamics.trajectories():
+                crystals[f"dynamics.{job.study.name}.{job.system.name}"] = job.system.crystal
+        for where, crystal in crystals.items():
+            if crystal.file is not None and (fault := _fault(crystal.file)):
+                raise ValueError(f"{where}.crystal.file: {fault}, got {short(crystal.file)}")
+        return self
+
+
+class Config(Studies):
+    """The complete configuration of a run that trains models and compares them with DFT."""
+
     host: str = Field(description="host description, see resources/hosts/")
     redox: RedoxRule
     sources: SourcesSettings | None = Field(
@@ -258,11 +298,6 @@ class Config(_Section):
         return self.phase_diagram
 
     @property
-    def folder(self) -> Path:
-        """The folder of the run's results, relative to the project root."""
-        return RESULTS / self.run
-
-    @property
     def frames(self) -> str:
         """The file of frames that the dataset stage starts from, relative to the project root."""
         return str(self.folder / "sources/frames.parquet") if self.sources else self.dataset.path
@@ -345,17 +380,43 @@ def _old_names(raw: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def validate_config(raw: Mapping[str, Any], where: str) -> Config:
-    """Check a configuration's values; raise UserError naming key and remedy."""
+COMPARISON = ("host", "redox", "dataset", "models", "training")
+"""Sections of a run that trains; a run with none of them has studies alone."""
+
+
+def validate_studies(raw: Mapping[str, Any], where: str) -> Studies:
+    """Check a configuration's values; raise UserError naming key and remedy.
+
+    The result is a :class:`Config` unless the file describes studies alone.
+    """
+    alone = not any(key in raw for key in COMPARISON) and any(
+        raw.get(key) is not None for key in ("charge_inference", "dynamics")
+    )
+    kind = Studies if alone else Config
     try:
         check_plain(raw)
         if old := _old_names(raw):
             raise ValueError("; ".join(old))
-        return _strictly(Config, raw)
+        return _strictly(kind, raw)
     except ValidationError as error:
-        raise UserError(one_line(f"{where}: {describe_errors(error, Config)}")) from None
+        raise UserError(one_line(f"{where}: {describe_errors(error, kind)}")) from None
     except ValueError as error:
         raise UserError(one_line(f"{where}: {error}")) from None
+
+
+def validate_config(raw: Mapping[str, Any], where: str) -> Config:
+    """Check the configuration of a run that trains; UserError also for one that has studies alone."""
+    found = validate_studies(raw, where)
+    if not isinstance(found, Config):
+        raise UserError(
+            f"{where} has studies alone; this command needs a run that trains ({', '.join(COMPARISON)})"
+        )
+    return found
+
+
+def load_studies(*paths: str | Path, overrides: Mapping[str, Any] | None = None) -> Studies:
+    """Read and check configuration files as :func:`load_config` does, of runs with studies alone too."""
+    return validate_studies(_read(paths, overrides), ", ".join(map(str, paths)))
 
 
 def load_config(*paths: str | Path, overrides: Mapping[str, Any] | None = None) -> Config:
@@ -364,6 +425,11 @@ def load_config(*paths: str | Path, overrides: Mapping[str, Any] | None = None) 
     If several are given, a later one replaces single keys of an earlier one, as do ``overrides``:
     Snakemake's rule for ``--configfile`` and ``--config``.
     """
+    return validate_config(_read(paths, overrides), ", ".join(map(str, paths)))
+
+
+def _read(paths: Sequence[str | Path], overrides: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the values of configuration files, merged; UserError for one that cannot be read."""
     merged: dict[str, Any] = {}
     for path in map(Path, paths):
         if path.name in MOVED and not path.exists():
@@ -375,7 +441,12 @@ def load_config(*paths: str | Path, overrides: Mapping[str, Any] | None = None) 
             raise UserError(f"{path} must hold keys and values; see config/config.yaml")
         _merge(merged, raw)
     _merge(merged, overrides or {})
-    return validate_config(merged, ", ".join(map(str, paths)))
+    return merged
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON schema of a configuration, of either kind of run."""
+    return TypeAdapter(Config | Studies).json_schema()
 
 
 def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:

@@ -44,4 +44,11 @@ CAPTIONS: dict[str, str] = {
     "have of it.",
     "phase_diagram/isotherms": "Composition against voltage in both directions, and heat capacity.",
     "comparison": "Every model and metric of the comparison table.",
+    "charge_inference/charges": "Magnetic moments of the redox atoms after random removals of ions, "
+    "before and after relaxation, and principal components of the features behind them: two groups are two "
+    "charge states.",
+    "dynamics/moments": "Diffraction, moments by coordination, energy and the map of all moments during "
+    "molecular dynamics.",
+    "dynamics/diffusion": "Mean squared displacements of the mobile ions, and their self-diffusion against "
+    "temperature with the error that the number of hops allows.",
 }

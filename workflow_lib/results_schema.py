@@ -31,8 +31,9 @@ Kind = Literal["text", "number", "count", "flag"]
 class Table:
     """A table of a run: its file, the command that writes it, and the columns that every reader may use.
 
-    ``file`` is relative to the run folder; ``{model}`` stands for the id of a trained model. A table
-    may hold more columns than ``columns``; these it must have. ``command`` is that of the command line.
+    ``file`` is relative to the run folder; ``{model}`` stands for the id of a trained model or
+    the name of a study. A table may hold more columns than ``columns``; these it must have. ``command``
+    is that of the command line.
     Timings are not ``sealed``: they differ from run to run.
     """
 
@@ -292,6 +293,47 @@ TABLES: dict[str, Table] = {
             "decided",
         ),
     ),
+    "charge_inference/atoms": Table(
+        *("charge_inference/{model}/atoms.csv", "charge-inference"),
+        _columns("stage", "moment_mub pc1 pc2", "removal atom state"),
+    ),
+    "charge_inference/removals": Table(
+        *("charge_inference/{model}/removals.csv", "charge-inference"),
+        _columns(
+            "formula status",
+            "fmax_ev_a volume_a3 smaller_moment_mub larger_moment_mub gap_mub silhouette_moments "
+            "silhouette_features silhouette_moments_before",
+            "removal steps sites neutral_larger smaller larger ambiguous",
+        ),
+    ),
+    "dynamics/series": Table(
+        *("dynamics/{model}/series.csv", "dynamics-study"),
+        _columns(
+            "",
+            "time_ps energy_ev temperature_k tetrahedral octahedral tetrahedral_moment_mub "
+            "octahedral_moment_mub moment_mub",
+        ),
+    ),
+    "dynamics/patterns": Table(
+        *("dynamics/{model}/patterns.csv", "dynamics-study"), _columns("", "time_ps two_theta intensity")
+    ),
+    "dynamics/peaks": Table(*("dynamics/{model}/peaks.csv", "dynamics-study"), _columns("", "time_ps")),
+    "dynamics/msd": Table(
+        *("dynamics/{model}/msd.csv", "dynamics-study"),
+        _columns("system", "temperature_k time_ps msd_a2 msd_error_a2 framework_msd_a2", "replica"),
+    ),
+    "dynamics/diffusion": Table(
+        *("dynamics/{model}/diffusion.csv", "dynamics-study"),
+        _columns(
+            "system reason",
+            "temperature_k diffusivity_cm2_s diffusivity_error_cm2_s hops exponent",
+            "replica ions",
+        ),
+    ),
+    "dynamics/activation": Table(
+        *("dynamics/{model}/activation.csv", "dynamics-study"),
+        _columns("system paper", "activation_mev activation_error_mev prefactor_cm2_s", "temperatures"),
+    ),
     "checks": Table(
         *("checks/checks.csv", "checks"),
         _columns("check first", count="violations"),
@@ -309,6 +351,9 @@ DOCUMENTS: dict[str, tuple[str, ...]] = {
     "embedding": ("scores.json",),
     "report": ("index.html", "answer.json"),
     "phase-diagram-fit": ("decorated.json", "plain.json", "summary.json"),
+    "charge-inference": ("summary.json",),
+    "dynamics": ("summary.json",),
+    "dynamics-study": ("study.json",),
 }
 """Files other than tables and figures that a command writes. Timings differ from run to run and are no
 part of what is sealed."""
@@ -337,6 +382,9 @@ FIGURES: dict[str, tuple[str, str]] = {
         for name in ("diagram", "entropy", "isotherms")
     },
     "comparison": ("comparison/comparison", "comparison"),
+    "charge_inference/charges": ("charge_inference/{model}/charges", "charge-inference"),
+    "dynamics/moments": ("dynamics/{model}/moments", "dynamics-study"),
+    "dynamics/diffusion": ("dynamics/{model}/diffusion", "dynamics-study"),
 }
 """Figures by name: file without suffix (each is there as SVG and PNG), and the command that draws it."""
 

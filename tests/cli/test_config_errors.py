@@ -8,11 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from changed_config import DEMO, changed_config
 
-from workflow_lib.config import load_config, validate_config
+from workflow_lib.cli.main import main
+from workflow_lib.config import Config, load_config, load_studies, validate_config, validate_studies
 from workflow_lib.core.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -211,3 +213,58 @@ def test_snakemake_reports_the_same_line(tmp_path: Path) -> None:
     )
     assert done.returncode != 0
     assert "did you mean 'epochs'" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", ["chgnet", "chgnet-paper"])
+def test_runs_of_studies_alone_are_read_and_read_again(name: str, tmp_path: Path) -> None:
+    from workflow_lib.stages.charge_inference.run import neutral_split
+
+    config = load_studies(ROOT / f"config/{name}.yaml")
+    assert not isinstance(config, Config)
+    assert config.folder == Path("results") / name
+    (tmp_path / "config.json").write_text(config.model_dump_json())
+    assert load_studies(tmp_path / "config.json") == config
+    assert config.dynamics is not None
+    assert len(list(config.dynamics.trajectories())) > 6
+    [study] = config.charge_inference.studies
+    atoms = study.crystal.build(np.random.default_rng(0))
+    cells = np.prod(study.crystal.repeat)
+    assert len(atoms) == 114 * cells
+    assert neutral_split(study, atoms) == 6 * cells
+    sizes = {
+        job.system.name: len(job.system.crystal.build(np.random.default_rng(0)))
+        for job in config.dynamics.trajectories()
+    }
+    assert sizes["half"] == 140
+    assert sizes["stuffed"] == sizes["stoichiometric"] + 1
+
+
+def test_studies_do_not_train(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="has studies alone") as error:
+        load_config(ROOT / "config/chgnet.yaml")
+    assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match="host: required but missing"):
+        validate_studies({"run": "empty"}, "empty.yaml")  # neither kind: told as a run that trains
+    wrong = yaml.safe_load((ROOT / "config/chgnet.yaml").read_text())
+    wrong["dynamics"]["studies"][0]["temperatures"] = [0]
+    with pytest.raises(UserError, match=r"temperatures.*greater than or equal to 1"):
+        validate_studies(wrong, "wrong.yaml")
+    wrong["dynamics"]["studies"][0]["temperature"] = [0]
+    with pytest.raises(UserError, match="temperature"):
+        validate_studies(wrong, "wrong.yaml")
+    comparison = load_config(ROOT / "config/smoke.yaml")
+    assert comparison.dynamics is None
+
+
+def test_commands_of_a_comparison_refuse_studies(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wanted = ["--config", str(ROOT / "config/chgnet.yaml"), "--out", str(tmp_path / "out")]
+    assert main(["dataset", *wanted]) == 2
+    assert "has studies alone" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    known = ["--study", "nasikon", "--work", str(tmp_path / "work")]
+    assert main(["charge-inference", *wanted, *known]) == 2
+    assert "nasicon" in capsys.readouterr().err
+    assert main(["dynamics", *wanted, "--trajectory", "x", "--work", str(tmp_path)]) == 2
+    assert "dynamics has no trajectory 'x'" in capsys.readouterr().err

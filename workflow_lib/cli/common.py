@@ -89,13 +89,20 @@ class Paths(click.ParamType):
 
 
 class ConfigFile(click.Path):
-    """The path of a configuration, read and checked as soon as it is given."""
+    """The path of a configuration, read and checked as soon as it is given.
+
+    ``studies``: a run with studies alone, which trains nothing, will do.
+    """
+
+    def __init__(self, *, studies: bool = False) -> None:
+        super().__init__(path_type=Path)
+        self.studies = studies
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the configuration; raise UserError if it is wrong."""
-        from workflow_lib.config import load_config
+        from workflow_lib.config import load_config, load_studies
 
-        return load_config(Path(value))
+        return load_studies(Path(value)) if self.studies else load_config(Path(value))
 
 
 class Positive(click.ParamType):
@@ -121,14 +128,20 @@ LEVEL_HELP = "level of theory, where the file does not say"
 type StressUnit = Literal["eV/A^3", "GPa", "kbar"]
 STRESS_UNITS = click.Choice(get_args(StressUnit.__value__))
 
-config_option = click.option(
-    "--config",
-    type=ConfigFile(path_type=Path),
-    default=DEFAULT_CONFIG,
-    show_default=True,
-    metavar="FILE",
-    help="configuration",
-)
+
+def _config_option(*, studies: bool) -> Decorator:
+    return click.option(
+        "--config",
+        type=ConfigFile(studies=studies),
+        default=DEFAULT_CONFIG,
+        show_default=True,
+        metavar="FILE",
+        help="configuration",
+    )
+
+
+config_option = _config_option(studies=False)
+studies_option = _config_option(studies=True)
 model_option = click.option(
     "--model",
     required=True,
@@ -153,9 +166,10 @@ def folders(name: str) -> Decorator:
     return click.option(name, type=Paths(), required=True, metavar="DIR ...")
 
 
-def stage(*options: Decorator) -> Callable[[Function], Command]:
+def stage(*options: Decorator, studies: bool = False) -> Callable[[Function], Command]:
     """Return the decorator of a stage's command: configuration in, the folder ``--out`` written.
 
+    ``studies``: the command takes the configuration of a run with studies alone as well.
     The command locks its folder, because after a crash its predecessor may still be working there.
     The configuration is read before, so that a mistake in it leaves no trace in the folder.
     """
@@ -169,7 +183,8 @@ def stage(*options: Decorator) -> Callable[[Function], Command]:
                 function(out=out, **values)
 
         declared: Any = locked
-        for option in reversed((config_option, *options, folder("--out"))):
+        config = studies_option if studies else config_option
+        for option in reversed((config, *options, folder("--out"))):
             declared = option(declared)
         return command()(declared)
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from workflow_lib.cli.common import FILE, command, config_option, folder, folders, stage
+from workflow_lib.cli.common import FILE, command, folder, folders, stage, studies_option
 
 if TYPE_CHECKING:
-    from workflow_lib.config import Config
+    from workflow_lib.config import Config, Studies
 
 
 @stage(
@@ -45,13 +45,14 @@ def comparison(
 
 
 @command()
-@config_option
+@studies_option
 @click.option("--out", type=FILE, required=True, metavar="FILE")
-def provenance(config: Config, out: Path) -> None:
+def provenance(config: Studies, out: Path) -> None:
     """Record the provenance of a run.
 
     Configuration, and for each job code, versions and checksums.
     """
+    from workflow_lib.config import Config
     from workflow_lib.core.io import write_json
     from workflow_lib.workflow.provenance import collect_provenance
 
@@ -60,7 +61,7 @@ def provenance(config: Config, out: Path) -> None:
         collect_provenance(
             config.folder,
             config.model_dump(mode="json"),
-            {str(model) for model in config.trained()},
-            [config.frames, config.host],
+            {str(model) for model in config.trained()} if isinstance(config, Config) else set(),
+            [config.frames, config.host] if isinstance(config, Config) else [],
         ),
     )

@@ -7,25 +7,34 @@ from typing import TYPE_CHECKING
 
 import click
 
-from workflow_lib.cli.common import FILE, command, config_option
+from workflow_lib.cli.common import FILE, command, studies_option
 
 if TYPE_CHECKING:
+    from workflow_lib.config import Studies
+
+
+@command()
+@studies_option
+def check(config: Studies) -> None:
+    """Check a configuration and say what it would run."""
     from workflow_lib.config import Config
 
+    work = []
+    if isinstance(config, Config):
+        work += [
+            f"{len(list(config.trained()))} models to train",
+            f"{len(config.search.cells)} cells to search",
+        ]
+    if config.charge_inference:
+        work.append(f"{len(config.charge_inference.studies)} studies of charges")
+    if config.dynamics:
+        work.append(f"{len(list(config.dynamics.trajectories()))} trajectories")
+    click.echo(f"{config.folder}: {', '.join(work)}")
+
 
 @command()
-@config_option
-def check(config: Config) -> None:
-    """Check a configuration and say what it would run."""
-    models = list(config.trained())
-    click.echo(
-        f"{config.folder}: {len(models)} models to train, {len(config.search.cells)} cells to search"
-    )
-
-
-@command()
-@config_option
-def clean(config: Config) -> None:
+@studies_option
+def clean(config: Studies) -> None:
     """Remove the results of a run, and nothing else."""
     from workflow_lib.workflow.run_folder import remove_run
 
@@ -40,7 +49,7 @@ def clean(config: Config) -> None:
 @click.option("--out", type=FILE, required=True, metavar="FILE")
 def schema(out: Path) -> None:
     """Write the JSON schema of the configuration."""
-    from workflow_lib.config import Config
+    from workflow_lib.config import schema as schema_of
     from workflow_lib.core.io import write_json
 
-    write_json(out, Config.model_json_schema())
+    write_json(out, schema_of())

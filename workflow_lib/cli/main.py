@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import click
 
 from workflow_lib import __version__
+from workflow_lib.cli.charge_inference import charge_inference
 from workflow_lib.cli.charge_order import (
     charge_order,
     charge_order_ewald,
@@ -24,6 +25,7 @@ from workflow_lib.cli.comparison import comparison, provenance
 from workflow_lib.cli.configuration import check, clean, schema
 from workflow_lib.cli.dataset import dataset
 from workflow_lib.cli.dft import dft_converge, dft_energies, dft_plan, dft_run, dft_status
+from workflow_lib.cli.dynamics import dynamics, dynamics_study
 from workflow_lib.cli.embedding import embedding, embedding_overview
 from workflow_lib.cli.frames import convert, read
 from workflow_lib.cli.hosts import host
@@ -47,6 +49,7 @@ GROUPS: dict[str, tuple[click.Command, ...]] = {
         *(charge_order_identical, charge_order_overview),
         *(search, search_overview, thermodynamics, embedding, embedding_overview),
         *(phase_diagram_fit, phase_diagram_sample, phase_diagram),
+        *(charge_inference, dynamics, dynamics_study),
         *(comparison, checks, provenance),
     ),
     "Calculations with DFT": (dft_plan, dft_run, dft_status, dft_energies, dft_converge),

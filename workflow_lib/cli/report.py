@@ -32,10 +32,10 @@ def appendix(config: Path) -> None:
 
     Jobs, parameters and files; made only if a result is newer.
     """
-    from workflow_lib.config import load_config
+    from workflow_lib.config import load_studies
     from workflow_lib.workflow.run_folder import make_report
 
-    folder = load_config(config).folder
+    folder = load_studies(config).folder
     made = make_report(folder, config)
     click.echo(f"Appendix: {made.absolute()}" if made else f"{folder}/report.html is up to date.")
     page = folder / "report/index.html"

@@ -24,6 +24,16 @@ IMPOSSIBLE = -1
 """Number of reduced sites if no whole number of them makes a cell neutral."""
 
 
+def reduced_sites(low: int, high: int, sites: np.ndarray | int, charge: np.ndarray | int) -> np.ndarray:
+    """Return how many of ``sites`` hold oxidation state ``low`` beside ions of ``charge`` e.
+
+    Solves charge + low n + high (sites - n) = 0; :data:`IMPOSSIBLE` where no whole n from 0 to ``sites``
+    does.
+    """
+    reduced, rest = np.divmod(high * np.asarray(sites) + charge, high - low)
+    return np.where((rest != 0) | (reduced < 0) | (reduced > sites), IMPOSSIBLE, reduced)
+
+
 class Balance(NamedTuple):
     """The neutrality requirements of each frame, all ``[F]``.
 
@@ -127,13 +137,8 @@ class RedoxRule(BaseModel):
     # Neutrality
 
     def reduced_sites(self, sites: np.ndarray | int, charge: np.ndarray | int) -> np.ndarray:
-        """Return how many of ``sites`` redox sites hold the lower state beside ions of ``charge`` e.
-
-        Solves charge + low n + high (sites - n) = 0; :data:`IMPOSSIBLE` where no whole n from 0 to
-        ``sites`` does.
-        """
-        reduced, rest = np.divmod(self.high * np.asarray(sites) + charge, self.high - self.low)
-        return np.where((rest != 0) | (reduced < 0) | (reduced > sites), IMPOSSIBLE, reduced)
+        """Return how many of ``sites`` redox sites hold the lower state beside ions of ``charge`` e."""
+        return reduced_sites(self.low, self.high, sites, charge)
 
     def balance(self, numbers: np.ndarray, offsets: np.ndarray) -> Balance:
         """Return the neutrality requirements of each frame; raises nothing."""

@@ -1,0 +1,219 @@
+"""The stage from the settings to tables and figures, on toys and on walks that are known."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from moment_calculator import CALCULATOR, perovskite
+from pydantic import ValidationError
+
+from workflow_lib.core.errors import UserError
+from workflow_lib.core.io import write_json
+from workflow_lib.results_reading import read_document, read_table, seal
+from workflow_lib.simulation.analysis.diffusion import KB_EV
+from workflow_lib.simulation.dynamics.trajectory import START, Writer
+from workflow_lib.stages.dynamics.run import run_trajectory
+from workflow_lib.stages.dynamics.settings import DynamicsSettings, Study
+from workflow_lib.stages.dynamics.study import run_study
+
+pytestmark = pytest.mark.draws
+
+RUN = {"ensemble": "nvt-langevin", "production_ps": 0.3, "equilibration_ps": 0.04, "record_fs": 4.0}
+MOMENTS = {
+    "element": "Fe",
+    "ligand": "F",
+    "cutoff": 2.6,
+    "thresholds": (4.0,),
+    "states": ("Fe2+", "Fe3+"),
+    "interval_ps": 0.1,
+}
+
+
+def study(**changes: object) -> Study:
+    values = {
+        "name": "toy",
+        "potential": CALCULATOR,
+        "systems": ({"name": "half", "crystal": perovskite()},),
+        "temperatures": (50.0,),
+        "start": {"max_steps": 0},
+        "run": RUN,
+        "moments": MOMENTS,
+        "diffraction": {"patterns": 2, "average_ps": 0.1},
+    }
+    return Study.model_validate(values | changes)
+
+
+def run(asked: Study, folder: Path) -> list[Path]:
+    made = []
+    for job in asked.jobs():
+        out = folder / job.id
+        run_trajectory(job, seed=3, work=folder / "work" / job.id, out=out, max_wall_s=None)
+        made.append(out)
+    return made
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dynamics")
+    run_study(study(), run(study(), folder), folder / "toy")
+    return folder
+
+
+def test_summary_of_a_trajectory(toy: Path):
+    summary = read_document(toy / "toy-half-50k/summary.json", "dynamics")
+    assert summary["formula"] == "F54Fe18Na9"
+    assert summary["atoms"] == 81
+    assert summary["production_ps"] == pytest.approx(0.3)
+    assert summary["discarded_ps"] == pytest.approx(0.04)
+    assert summary["frames"] == 76
+    assert 20 < summary["mean_temperature_k"][0] < 300
+
+
+def test_moments_in_time(toy: Path):
+    series = read_table("dynamics/series", toy / "toy")
+    assert series["time_ps"].tolist() == pytest.approx([0.048, 0.148, 0.25], abs=0.004)
+    # Cold perovskite: every Fe keeps its six F, and its moment follows its Na.
+    assert (series["octahedral"] == 18).all()
+    assert (series["tetrahedral"] == 0).all()
+    assert series["tetrahedral_moment_mub"].isna().all()
+    assert (series["count_Fe2+"] + series["count_Fe3+"] == 18).all()
+    assert series["energy_mev_ligand"].iloc[0] == 0
+    means = series["count_Fe2+"] / 18
+    assert (series["moment_mub"] > 3.7 * means + 4.2 * (1 - means)).all()
+
+
+def test_diffraction_in_time(toy: Path):
+    patterns = read_table("dynamics/patterns", toy / "toy")
+    assert patterns["time_ps"].unique().tolist() == pytest.approx([0, 0.3])
+    peaks = read_table("dynamics/peaks", toy / "toy")
+    assert {"peak_15", "peak_18"} <= set(peaks)
+    for name in ("moments.svg", "moments.png"):
+        assert (toy / "toy" / name).stat().st_size > 5000
+
+
+def walks(asked: Study, folder: Path, energy_mev: dict[str, float], step: float = 0.15) -> list[Path]:
+    """Trajectories of Li that hop with an activated rate in a framework at rest."""
+    made = []
+    rng = np.random.default_rng(0)
+    for job in asked.jobs():
+        atoms = job.system.crystal.build(rng)
+        mobile = atoms.numbers == 11
+        frames = asked.run.frames + 1
+        length = step * math.exp(-energy_mev[job.system.name] / 2000 / (KB_EV * job.temperature))
+        moves = np.zeros((frames, len(atoms), 3))
+        moves[1:, mobile] = rng.normal(0, length, (frames - 1, int(mobile.sum()), 3))
+        positions = (atoms.positions + moves.cumsum(axis=0)).astype(np.float32)
+        place = folder / "work" / job.id
+        header = {"time_step_fs": asked.run.time_step_fs}
+        writer = Writer(place, {"model": "walk"}, header)
+        atoms.write(place / START, format="extxyz")
+        steps = asked.run.steps_per_frame
+        content = [
+            {
+                "step": np.array(frame * steps),
+                "energy": np.array([-1.0]),
+                "temperature": np.array([job.temperature]),
+                "positions": positions[frame],
+            }
+            for frame in range(frames)
+        ]
+        writer.write(content, {}, step=frames * steps, chunks=1, tried=0, accepted=0)
+        out = folder / job.id
+        write_json(out / "summary.json", {"source": job.id, "trajectory": str(place)})
+        seal(out, "dynamics", source=job.id)
+        made.append(out)
+    return made
+
+
+def diffusing(**changes: object) -> Study:
+    values = {
+        "systems": (
+            {"name": "fast", "crystal": perovskite(remove=None)},
+            {"name": "slow", "crystal": perovskite(remove=None)},
+        ),
+        "temperatures": (600.0, 900.0, 1200.0),
+        "moments": None,
+        "diffraction": None,
+        "diffusion": {"element": "Na", "site_distance": 0.5, "paper_mev": {"fast": "100"}},
+        "run": {"production_ps": 40.0, "record_fs": 100.0, "time_step_fs": 2.0},
+    }
+    return study(**(values | changes))
+
+
+def test_activation_of_known_walks(tmp_path: Path):
+    asked, known = diffusing(), {"fast": 100.0, "slow": 300.0}
+    result = run_study(asked, walks(asked, tmp_path, known), tmp_path / "toy")
+    table = read_table("dynamics/diffusion", tmp_path / "toy")
+    good = table[table["diffusivity_cm2_s"].notna()]
+    assert len(good) >= 5
+    for row in good.itertuples():
+        length = 0.15 * math.exp(-known[row.system] / 2000 / (KB_EV * row.temperature_k))
+        expected = length**2 / (2 * 0.1) * 1e-4
+        assert row.diffusivity_cm2_s == pytest.approx(expected, abs=3 * row.diffusivity_error_cm2_s)
+    activation = read_table("dynamics/activation", tmp_path / "toy").set_index("system")
+    for name, energy in known.items():
+        found = activation.loc[name]
+        assert found["activation_mev"] == pytest.approx(energy, abs=3 * found["activation_error_mev"])
+    assert activation.loc["fast", "paper"] == "100"
+    assert result["activation"][0]["temperatures"] == 3
+    text = (tmp_path / "toy/diffusion.svg").read_text()
+    assert "self-diffusion" in text
+    assert "meV" in text
+
+
+def test_where_nothing_diffuses_the_figure_says_so(tmp_path: Path):
+    asked = diffusing(temperatures=(600.0, 900.0))
+    run_study(asked, walks(asked, tmp_path, {"fast": 100.0, "slow": 900.0}, step=0.002), tmp_path / "toy")
+    table = read_table("dynamics/diffusion", tmp_path / "toy")
+    assert table["diffusivity_cm2_s"].isna().all()
+    assert table["reason"].str.contains("hops are too few").all()
+    assert read_table("dynamics/activation", tmp_path / "toy")["activation_mev"].isna().all()
+    assert "no value" in (tmp_path / "toy/diffusion.svg").read_text()
+
+
+def test_a_missing_trajectory_is_named(toy: Path, tmp_path: Path):
+    with pytest.raises(UserError, match="toy-half-50k are missing"):
+        run_study(study(), [], tmp_path / "toy")
+    with pytest.raises(UserError, match="does not exist"):
+        run_study(study(), [tmp_path / "toy-half-50k"], tmp_path / "toy")
+    assert not (tmp_path / "toy").exists()
+
+
+def test_questions_without_an_answer(toy: Path, tmp_path: Path):
+    folders = [toy / "toy-half-50k"]
+    with pytest.raises(UserError, match="holds no Mn"):
+        run_study(study(moments=MOMENTS | {"element": "Mn"}), folders, tmp_path / "toy")
+    lithium = study(moments=None, diffraction=None, diffusion={"element": "Li", "site_distance": 1.0})
+    with pytest.raises(UserError, match="holds no Li"):
+        run_study(lithium, folders, tmp_path / "toy")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"temperatures": (0.0,)}, "greater than or equal to 1"),
+        ({"temperatures": (1e5,)}, "less than or equal to 10000"),
+        ({"temperatures": (300.0, 300.0)}, "each may stand once"),
+        ({"temperatures": (300.0, 400.0)}, "follow one trajectory"),
+        ({"moments": None, "diffusion": {"element": "Na", "site_distance": 1.0}}, "give moments"),
+        ({"moments": None, "diffraction": None}, "nothing is read"),
+        ({"moments": MOMENTS | {"states": ("one",)}}, "1 thresholds divide 2"),
+        ({"moments": MOMENTS | {"thresholds": (4.0, 3.0), "states": ("a", "b", "c")}}, "ascending"),
+        ({"moments": MOMENTS | {"element": "Qq"}}, "Qq"),
+    ],
+)
+def test_settings_that_contradict(changes: dict, words: str):
+    with pytest.raises(ValidationError, match=words):
+        study(**changes)
+
+
+def test_stage_settings():
+    with pytest.raises(ValidationError, match="would be run twice"):
+        DynamicsSettings.model_validate({"studies": (study().model_dump(), study().model_dump())})
+    with pytest.raises(ValidationError, match="max_wall_hours"):
+        DynamicsSettings.model_validate({"studies": (study().model_dump(),), "jobs": 3})
+    both = DynamicsSettings.model_validate({"studies": (diffusing().model_dump(),)})
+    assert [job.id for job in both.trajectories()][:2] == ["toy-fast-600k", "toy-fast-900k"]
+    assert pd.Series([job.id for job in both.trajectories()]).is_unique

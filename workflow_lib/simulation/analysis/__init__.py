@@ -1,0 +1,1 @@
+"""What trajectories and moments say: displacement, diffusion, coordination, diffraction, charge states."""

@@ -1,0 +1,1 @@
+"""Molecular dynamics with any potential: ensembles, charge exchange, trajectories that resume."""

@@ -1,0 +1,1 @@
+"""Charge states read from predicted moments in supercells with vacancies."""

@@ -1,0 +1,1 @@
+"""Molecular dynamics: moments, coordination, diffraction, diffusion."""

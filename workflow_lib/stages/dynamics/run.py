@@ -1,0 +1,97 @@
+"""The dynamics stage: make or continue one trajectory of a study."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from workflow_lib.core.io import write_json
+from workflow_lib.models.outside import load_predictor
+from workflow_lib.results_reading import seal
+from workflow_lib.simulation.dynamics.checks import block_mean
+from workflow_lib.simulation.dynamics.run import run_dynamics, weights_identity
+from workflow_lib.simulation.dynamics.trajectory import Trajectory
+from workflow_lib.simulation.start import relaxed_start
+from workflow_lib.stages.dynamics.settings import Job
+
+TRAJECTORY = "trajectory"
+
+
+def run_trajectory(
+    job: Job,
+    *,
+    seed: int,
+    work: str | Path,
+    out: str | Path,
+    device: str = "cpu",
+    max_wall_s: float | None = None,
+) -> dict[str, Any]:
+    """Run the dynamics of ``job`` in ``work``; when it is complete, write ``summary.json`` to ``out``.
+
+    ``work`` keeps relaxed start and trajectory, so that a killed job, or the next of a sequence, goes on.
+    Returns the summary. Raises OutOfTimeError as ``run_dynamics`` does.
+    """
+    work, out = Path(work), Path(out)
+    study = job.study
+    model = load_predictor(study.potential, device)
+    atoms = job.system.crystal.build(np.random.default_rng(seed))
+    start = relaxed_start(
+        model,
+        atoms,
+        study.start,
+        identity=weights_identity(model),
+        path=work / "start.extxyz",
+        title=job.id,
+    )
+    trajectory = run_dynamics(
+        model,
+        [start] * study.replicas,
+        study.run,
+        temperatures=[job.temperature] * study.replicas,
+        folder=work / TRAJECTORY,
+        seed=seed,
+        max_wall_s=max_wall_s,
+        title=job.id,
+    )
+    summary = summarise(job, trajectory, start.info)
+    write_json(out / "summary.json", summary)
+    seal(out, "dynamics", source=out.name)
+    return summary
+
+
+def summarise(job: Job, trajectory: Trajectory, start: dict[str, Any]) -> dict[str, Any]:
+    """Return what a trajectory is and whether its ensemble is what was asked for."""
+    run = job.study.run
+    first = run.first_frame
+    energies, temperatures = trajectory.read("energy")[first:], trajectory.read("temperature")[first:]
+    means = [block_mean(temperatures[:, system]) for system in range(temperatures.shape[1])]
+    atoms = trajectory.starts[0]
+    counts = trajectory.counts
+    return {
+        "source": job.id,
+        "study": job.study.name,
+        "system": job.system.name,
+        "potential": job.study.potential,
+        "temperature_k": job.temperature,
+        "ensemble": run.ensemble,
+        "formula": str(atoms.symbols.formula.format("hill")),
+        "atoms": len(atoms),
+        "cell_a": np.array(atoms.cell.lengths()),
+        "angles": np.array(atoms.cell.angles()),
+        "replicas": job.study.replicas,
+        "time_step_fs": run.time_step_fs,
+        "production_ps": (len(energies) - 1) * run.frame_ps,
+        "discarded_ps": first * run.frame_ps,
+        "frames": len(energies),
+        "mean_temperature_k": [mean.value for mean in means],
+        "temperature_error_k": [mean.error for mean in means],
+        "mean_energy_ev_atom": float(energies.mean()) / len(atoms),
+        "exchanges_tried": counts["tried"],
+        "exchanges_accepted": counts["accepted"],
+        "start_steps": start.get("steps"),
+        "start_fmax_ev_a": start.get("fmax"),
+        "start_converged": start.get("converged"),
+        "trajectory": str(trajectory.folder),
+    }

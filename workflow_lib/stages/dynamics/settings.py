@@ -1,0 +1,167 @@
+"""Configuration of the dynamics stage; without heavy imports."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from workflow_lib.core.elements import atomic_number
+from workflow_lib.lattice.crystal import Crystal
+from workflow_lib.models.identity import NAME
+from workflow_lib.simulation.dynamics.settings import MolecularDynamics, Temperature
+from workflow_lib.simulation.settings import StartSettings
+
+LONGEST = 40
+"""Letters of a name; study, system and temperature together name a folder."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class System(_Section):
+    """One material of a study."""
+
+    name: str = Field(pattern=NAME, max_length=LONGEST)
+    label: str = Field("", description="its name in figures; the name itself if empty")
+    crystal: Crystal
+
+
+class MomentStudy(_Section):
+    """Charge states by moments along the trajectory, by coordination."""
+
+    element: str = Field(description="redox element")
+    ligand: str = Field("O", description="element that coordinates it")
+    cutoff: float = Field(2.52, gt=0, le=10, description="A; ligands within it are bonded")
+    coordination: int = Field(
+        6, ge=1, description="ligands of an octahedral site; fewer is a tetrahedral one"
+    )
+    thresholds: tuple[float, ...] = Field(
+        (), description="moments (muB, ascending) that divide the charge states"
+    )
+    states: tuple[str, ...] = Field(
+        (), description="names of the charge states in the order of their moments, one more than thresholds"
+    )
+    interval_ps: float = Field(1.0, gt=0, description="time over which means are taken")
+
+    @field_validator("element", "ligand")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        atomic_number(value)
+        return value
+
+    @model_validator(mode="after")
+    def _one_more(self) -> Self:
+        if self.thresholds and len(self.states) != len(self.thresholds) + 1:
+            raise ValueError(
+                f"states: {len(self.thresholds)} thresholds divide {len(self.thresholds) + 1} charge "
+                f"states, {len(self.states)} are named"
+            )
+        if list(self.thresholds) != sorted(set(self.thresholds)):
+            raise ValueError("thresholds: give ascending moments")
+        return self
+
+
+class Diffraction(_Section):
+    """Simulated X-ray diffraction of averaged structures."""
+
+    patterns: int = Field(6, ge=1, description="averaged structures, from the start to the end")
+    average_ps: float = Field(1.0, gt=0, description="time over which a structure is averaged")
+    peaks: tuple[float, ...] = Field((15.0, 18.0), description="2 theta (degrees) followed in time")
+    window: float = Field(0.8, gt=0, description="degrees to either side that belong to a peak")
+    radiation: str = Field("CuKa", description="radiation, as pymatgen names it")
+
+
+class Diffusion(_Section):
+    """Self-diffusion of one element, from its mean squared displacement."""
+
+    element: str
+    site_distance: float = Field(
+        gt=0, le=20, description="A; length of a hop, by which hops are counted for the error (He 2018)"
+    )
+    paper_mev: dict[str, str] = Field(
+        default_factory=dict, description="activation energies of others by system, as text, for the table"
+    )
+
+    @field_validator("element")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        atomic_number(value)
+        return value
+
+
+class Study(_Section):
+    """Systems at temperatures with one potential, and what is read from their trajectories."""
+
+    name: str = Field(pattern=NAME, max_length=LONGEST)
+    potential: str = Field(
+        "chgnet-0.2.0", description="shipped name, folder of a model, or module:calculator"
+    )
+    systems: tuple[System, ...] = Field(min_length=1)
+    temperatures: tuple[Temperature, ...] = Field(min_length=1, description="K")
+    replicas: int = Field(1, ge=1, le=1000, description="copies run side by side, with other velocities")
+    start: StartSettings = StartSettings()
+    run: MolecularDynamics
+    moments: MomentStudy | None = None
+    diffraction: Diffraction | None = None
+    diffusion: Diffusion | None = None
+    differs: str = Field("", description="what differs from the study it is held against, for the caption")
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        names = [system.name for system in self.systems]
+        if len(set(names)) != len(names) or len(set(self.temperatures)) != len(self.temperatures):
+            raise ValueError("systems, temperatures: each may stand once")
+        if self.moments is None and self.diffusion is None:
+            raise ValueError("moments, diffusion: nothing is read from the trajectories; give one of them")
+        if (self.moments or self.diffraction) and len(self.systems) * len(self.temperatures) > 1:
+            raise ValueError("moments, diffraction: follow one trajectory; give one system and temperature")
+        if self.diffraction is not None and self.moments is None:
+            raise ValueError("diffraction: is drawn beside moments; give moments")
+        return self
+
+    def jobs(self) -> list[Job]:
+        """Return the trajectories of the study."""
+        return [Job(self, system, t) for system in self.systems for t in self.temperatures]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One trajectory of a study."""
+
+    study: Study
+    system: System
+    temperature: float
+
+    @property
+    def id(self) -> str:
+        """Its name, of its folder and in messages."""
+        return f"{self.study.name}-{self.system.name}-{self.temperature:g}k".replace(".", "p")
+
+
+class DynamicsSettings(_Section):
+    """The studies, and how long a job of theirs may take."""
+
+    studies: tuple[Study, ...] = Field(min_length=1)
+    max_wall_hours: float | None = Field(
+        None, gt=0, description="time of one job; a longer run is a sequence of jobs. null: one job"
+    )
+    jobs: int = Field(1, ge=1, le=1000, description="most jobs of the sequence that makes one trajectory")
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        ids = [job.id for job in self.trajectories()]
+        for name in ids:
+            if ids.count(name) > 1:
+                raise ValueError(f"studies: {name} would be run twice; names must differ")
+        if self.jobs > 1 and self.max_wall_hours is None:
+            raise ValueError("jobs: a sequence of jobs needs max_wall_hours, the time of one")
+        return self
+
+    def trajectories(self) -> Iterator[Job]:
+        """Yield all trajectories of all studies."""
+        for study in self.studies:
+            yield from study.jobs()
