@@ -1,9 +1,6 @@
 """The page of the run: its answer first, then everything behind it, in one file."""
 
 REPORT = f"{RUN}/report"
-TEMPLATES = sorted(
-    str(path) for path in Path("workflow_lib/stages/report/templates").iterdir()
-)
 
 
 rule report:
@@ -28,7 +25,6 @@ rule report:
         ),
         provenance=names_of(rules.provenance.output),
         beside=CFG.report.beside or [],
-        templates=TEMPLATES,
     output:
         checksums=f"{REPORT}/report.sha256.json",
         page=f"{REPORT}/index.html",

@@ -140,6 +140,7 @@ CHECKED = {
     *("CHECKS", "PHASE_DIAGRAM", "REPORT"),
     *("TRAINING", "SOURCES", "WORK", "RUN", "SOURCES", "log", "threads"),
     *("wildcards.model", "wildcards.source"),
+    *("wildcards.material", "wildcards.trajectory", "wildcards.study", "params.trajectories"),
     *("params.charge_orders", "params.trainings", "params.searches", "params.embeddings"),
     *("params.model", "params.models", "params.out", "params.systems", "params.expansions"),
     *("input.pending", "output.jobs", "input.job", "output.done", "output.provenance"),

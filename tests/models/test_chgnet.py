@@ -219,7 +219,7 @@ def test_architecture_of_shipped_weights():
     with pytest.raises(UserError, match=r"atom_fea_dim: 16 does not fit.*64"):
         build(PLAIN, "pretrained", atom_fea_dim=16)
     older = build(PLAIN, "pretrained", pretrained="0.2.0", num_radial=9, atom_graph_cutoff=5.0)
-    assert (older.atom_cutoff, older.net.readout_norm) == (5.0, None)
+    assert (older.reach, older.net.readout_norm) == (5.0, None)
     with pytest.raises(UserError, match="up to 94"):
         build(Species((95,), {95: FE}))
 

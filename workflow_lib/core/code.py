@@ -58,9 +58,13 @@ def _packages(module: str) -> list[str]:
 def code_checksum(*modules: str) -> str:
     """Return a checksum (16 hexadecimal digits) of modules and of all that they import of this package.
 
-    Sources are read once per process, because a process runs the code that it has imported.
+    The ``templates`` of a package belong to its code. Sources are read once per process, because a
+    process runs the code that it has imported.
     """
     digest = hashlib.sha256()
     for module in sorted(imported(modules)):
-        digest.update(module.encode() + b"\0" + source_of(module).read_bytes() + b"\0")
+        source = source_of(module)
+        own = sorted((source.parent / "templates").glob("*")) if source.name == "__init__.py" else []
+        for file in (source, *own):
+            digest.update(f"{module} {file.name}".encode() + b"\0" + file.read_bytes() + b"\0")
     return digest.hexdigest()[:16]

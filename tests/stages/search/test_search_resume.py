@@ -17,7 +17,7 @@ from workflow_lib.core.io import read_json
 from workflow_lib.stages.search.run import search_all
 from workflow_lib.stages.search.settings import CellSettings
 
-TABLES = ("found.csv", "history.csv", "found.extxyz", "summary.json", "progress.csv", "progress.svg")
+TABLES = ("found.csv", "history.csv", "found.extxyz", "summary.json", "progress.csv")
 SCRIPT = Path(__file__).with_name("toy_landscape.py")
 
 

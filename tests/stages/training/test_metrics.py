@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from workflow_lib.models.trained import Prediction
+from workflow_lib.models.predictor import Prediction
 from workflow_lib.stages.training.metrics import error_sums, metrics_table, parity_table
 
 FE = 26
