@@ -32,6 +32,8 @@ from workflow_lib.stages.training.settings import LossTerm, SchedulerSettings, T
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "config/config.yaml"
+STUDY = ROOT / "config/study.yaml"
+"""Trains the families from random weights that the demo has no time for."""
 RESULTS = ROOT / "results/benchmarks"
 FAMILIES = ("mace", "painn", "cpainn", "chgnet")
 PEERS = {
@@ -172,13 +174,17 @@ def make_case(
 ) -> Case:
     """Return the case of a family, with seed 1.
 
-    ``max_frames`` limits the training frames and ``hyperparameters`` replaces those of the demo's
-    model of this family, both for tests. UserError for an unknown family.
+    ``max_frames`` limits the training frames and ``hyperparameters`` replaces those of the model
+    of this family in the demo, else in the study, both for tests. UserError for an unknown family.
     """
     if family not in FAMILIES:
         raise UserError(f"no benchmark of the family {family!r}; known: {', '.join(FAMILIES)}")
-    config = load_config(CONFIG)
-    name = next(m.name for m in config.models if m.family == family and m.init == "scratch")
+    name, config = next(
+        (model.name, config)
+        for config in map(load_config, (CONFIG, STUDY))
+        for model in config.models
+        if model.family == family and model.init == "scratch"
+    )
     settings = TrainingSettings(batch_size=BATCH, epochs=epochs or EPOCHS[family], **SETTINGS[family])
     fold = config.dataset.folds.run[0]
     available = len(Splits.load(data.splits).fold(fold).frames["train"])
