@@ -76,13 +76,14 @@ def run_jobs(
     """
     for calculation in calculations:
         calculation.check(formal_charges)
-    if any(calculation.level.code == "GPAW" for calculation in calculations):
+    # What the store answers needs no engine.
+    ours = [c for c in calculations if c.level.code == "GPAW" and store.get(c).status != "done"]
+    if ours:
         from workflow_lib.dft.engines.gpaw.installed import require_gpaw, require_paw_sets
 
         require_gpaw()
-        for calculation in calculations:
-            if calculation.level.code == "GPAW":
-                require_paw_sets(calculation)
+        for calculation in ours:
+            require_paw_sets(calculation)
     for line in basis_warnings(calculations, store.records()):
         _log.warning("%s", line)
     tally = Tally()
