@@ -11,7 +11,8 @@ from pathlib import Path
 import snakemake.logging
 from snakemake.exceptions import WorkflowError
 
-from workflow_lib.config import FAMILIES, Config, load_studies
+from workflow_lib.config import FAMILIES, Config
+from workflow_lib.config_files import load_studies
 from workflow_lib.core.errors import UserError
 from workflow_lib.models.outside_settings import SHIPPED
 from workflow_lib.workflow.code import code_of

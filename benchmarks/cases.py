@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from workflow_lib.config import load_config
+from workflow_lib.config_files import load_config
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import sha256
 from workflow_lib.frames.splits import Splits

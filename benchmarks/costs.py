@@ -34,7 +34,7 @@ if __name__ == "__main__":
     sys.path[0] = str(ROOT)
 
 from benchmarks.cases import RESULTS  # noqa: E402
-from workflow_lib.config import load_config  # noqa: E402
+from workflow_lib.config_files import load_config  # noqa: E402
 from workflow_lib.core.errors import UserError  # noqa: E402
 from workflow_lib.stages.training.settings import TrainingSettings  # noqa: E402
 

@@ -143,7 +143,7 @@ def make_table(path: Path, count: int) -> tuple[Counter[str], int]:
 
 def load() -> Config:
     """Return the demo's configuration."""
-    from workflow_lib.config import load_config
+    from workflow_lib.config_files import load_config
 
     return load_config(CONFIG)
 

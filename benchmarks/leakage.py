@@ -78,7 +78,7 @@ def draws_alike(
 
 def make_data(folder: Path, count: int) -> None:
     """Write the dataset stage's files to ``folder``, and the folds as ``state.json`` and ``frame.json``."""
-    from workflow_lib.config import load_config
+    from workflow_lib.config_files import load_config
     from workflow_lib.frames.splits import Splits
     from workflow_lib.frames.table import read_parquet
     from workflow_lib.lattice.host import Host
@@ -100,7 +100,7 @@ def make_data(folder: Path, count: int) -> None:
 
 def train(folder: Path, kind: str, fold: int, seed: int, epochs: int) -> dict[str, Any]:
     """Train once with the workflow's trainer; return the row of the table: errors on the test frames."""
-    from workflow_lib.config import load_config
+    from workflow_lib.config_files import load_config
     from workflow_lib.core.io import read_json
     from workflow_lib.models.registry import FAMILIES
     from workflow_lib.stages.training.run import train as run_training

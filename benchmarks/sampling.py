@@ -27,7 +27,7 @@ if __name__ == "__main__":
 
 import numpy as np  # noqa: E402
 
-from workflow_lib.config import load_config  # noqa: E402
+from workflow_lib.config_files import load_config  # noqa: E402
 from workflow_lib.lattice import monte_carlo  # noqa: E402
 from workflow_lib.lattice.cluster_expansion import Expansion, Space  # noqa: E402
 from workflow_lib.lattice.host import Host  # noqa: E402

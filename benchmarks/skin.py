@@ -32,7 +32,7 @@ FAMILIES = ("mace", "painn", "chgnet")
 
 def model(family: str) -> TrainedModel:
     """Return a potential of the demo's size with random weights, or CHGNet's shipped one."""
-    from workflow_lib.config import load_config
+    from workflow_lib.config_files import load_config
     from workflow_lib.models.contract import Species
     from workflow_lib.models.outside import shipped
     from workflow_lib.models.registry import FAMILIES as REGISTRY

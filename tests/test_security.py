@@ -17,7 +17,7 @@ import pytest
 import yaml
 from changed_config import DEMO, changed_config
 
-from workflow_lib.config import validate_config
+from workflow_lib.config_files import validate_config
 from workflow_lib.core.errors import UserError
 from workflow_lib.dft.calculation import Calculation
 from workflow_lib.dft.jobs import read_jobs, write_jobs

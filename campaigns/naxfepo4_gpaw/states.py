@@ -33,7 +33,7 @@ RICH, POOR = "1x1x1:Na1111:Fe2222", "1x1x1:Na0000:Fe3333"
 
 def olivine() -> Host:
     """The host of the campaign, with the redox rule of the demo."""
-    from workflow_lib.config import load_config
+    from workflow_lib.config_files import load_config
 
     return Host.load(HOST, load_config(ROOT / "config" / "config.yaml").redox)
 

@@ -12,7 +12,7 @@ import pytest
 from ase.io import read, write
 
 from workflow_lib.__main__ import main
-from workflow_lib.config import load_config
+from workflow_lib.config_files import load_config
 from workflow_lib.frames.foreign import write_frames
 from workflow_lib.frames.frame import Frame, frame_to_atoms, with_labels
 from workflow_lib.frames.table import read_parquet

@@ -14,7 +14,8 @@ import yaml
 from changed_config import DEMO, changed_config
 
 from workflow_lib.cli.main import main
-from workflow_lib.config import Config, load_config, load_studies, validate_config, validate_studies
+from workflow_lib.config import Config
+from workflow_lib.config_files import load_config, load_studies, validate_config, validate_studies
 from workflow_lib.core.errors import UserError
 
 ROOT = Path(__file__).parents[2]

@@ -7,7 +7,7 @@ import pytest
 from embedded import ROOT
 
 from workflow_lib.__main__ import main
-from workflow_lib.config import load_config
+from workflow_lib.config_files import load_config
 from workflow_lib.dft.jobs import read_jobs
 from workflow_lib.dft.store import Store
 from workflow_lib.lattice.host import Host

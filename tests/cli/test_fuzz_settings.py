@@ -17,7 +17,7 @@ from fuzz import WORDS, answer_or_line, edited, edits
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workflow_lib.config import load_config
+from workflow_lib.config_files import load_config
 from workflow_lib.dft.calculation import Calculation
 from workflow_lib.dft.jobs import read_jobs
 from workflow_lib.dft.level import Level

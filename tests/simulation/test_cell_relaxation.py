@@ -13,7 +13,7 @@ from morse_potential import morse_model
 from networks import build, card
 from test_relaxation import Broken, rattled
 
-from workflow_lib.config import validate_config
+from workflow_lib.config_files import validate_config
 from workflow_lib.core.errors import UserError
 from workflow_lib.models.outside import load_predictor
 from workflow_lib.models.testing import olivine

@@ -25,7 +25,7 @@ def _command_line() -> frozenset[str]:
 
     It computes nothing. What a rule takes from the configuration is in its parameters.
     """
-    modules = {"workflow_lib.config"}
+    modules = {"workflow_lib.config", "workflow_lib.config_files"}
     for file in (ROOT / "cli").glob("*.py"):
         for node in ast.parse(file.read_text()).body:
             if (

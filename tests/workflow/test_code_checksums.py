@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from checksum_coverage import not_covered, recording
 
-from workflow_lib.config import load_config
+from workflow_lib.config_files import load_config
 from workflow_lib.core.code import imported
 from workflow_lib.workflow.code import code_of, command_modules
 

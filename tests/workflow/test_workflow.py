@@ -16,7 +16,7 @@ import pytest
 import yaml
 from checksum_coverage import not_covered, recording
 
-from workflow_lib.config import load_config
+from workflow_lib.config_files import load_config
 from workflow_lib.core.io import read_json
 from workflow_lib.dft.store import Store
 from workflow_lib.lattice.host import Host

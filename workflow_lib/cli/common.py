@@ -100,7 +100,7 @@ class ConfigFile(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the configuration; raise UserError if it is wrong."""
-        from workflow_lib.config import load_config, load_studies
+        from workflow_lib.config_files import load_config, load_studies
 
         return load_studies(Path(value)) if self.studies else load_config(Path(value))
 

@@ -49,7 +49,7 @@ def clean(config: Studies) -> None:
 @click.option("--out", type=FILE, required=True, metavar="FILE")
 def schema(out: Path) -> None:
     """Write the JSON schema of the configuration."""
-    from workflow_lib.config import schema as schema_of
+    from workflow_lib.config_files import schema as schema_of
     from workflow_lib.core.io import write_json
 
     write_json(out, schema_of())

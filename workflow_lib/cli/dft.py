@@ -85,7 +85,7 @@ def dft_run(config: Config, jobs: Path, store: Path | None, out: Path | None, re
 @store_option
 def dft_status(config: Path, store: Path | None) -> None:
     """List what the store holds."""
-    from workflow_lib.config import load_config
+    from workflow_lib.config_files import load_config
     from workflow_lib.dft.store import Store
 
     opened = Store(store or load_config(config).dft.store)

@@ -32,7 +32,7 @@ def appendix(config: Path) -> None:
 
     Jobs, parameters and files; made only if a result is newer.
     """
-    from workflow_lib.config import load_studies
+    from workflow_lib.config_files import load_studies
     from workflow_lib.workflow.run_folder import make_report
 
     folder = load_studies(config).folder

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from changed_config import changed_config
 
-from workflow_lib.config import validate_config
+from workflow_lib.config_files import validate_config
 from workflow_lib.core.errors import UserError
 from workflow_lib.frames.splits import Fold, Splits
 from workflow_lib.frames.table import write_parquet
