@@ -3,7 +3,8 @@
 ``python -m workflow_lib charge-order`` calls the function ``charge_order`` of a file in ``cli/``.
 The code of the command starts with that function's own import statements. How the configuration is
 read (``config.py``, ``config_files.py``) is left out: the values that a rule takes from it are in
-the rule's parameters, resolved. The function itself counts too, because the values it passes on decide the result.
+the rule's parameters, resolved. The function itself counts too, because the values it passes on
+decide the result.
 """
 
 from __future__ import annotations
