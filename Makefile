@@ -44,7 +44,7 @@ test-dft: .venv/gpaw
 
 # paper.yaml from its sources to all figures, on stand-ins of the public files served on this machine.
 rehearsal: .venv/installed
-	@$(BIN)/python -m pytest tests/workflow/test_rehearsal.py
+	@$(BIN)/python -m pytest -m rehearsal tests/workflow/test_rehearsal.py
 
 # Everything that runs on CUDA, against the CPU; a few minutes. Without a GPU it says so and fails.
 test-gpu: .venv/installed

@@ -188,6 +188,17 @@ class Config(Studies):
         return self
 
     @model_validator(mode="after")
+    def _dft_level_stated(self) -> Self:
+        own = self.dataset.energy_reference
+        assumed = "level" not in self.dft.model_fields_set
+        if self.dft.engine != "none" and assumed and own != self.dft.level.energy_reference:
+            raise ValueError(
+                f"dft.level: state the level to compute at; the frames of this run are at {own}, and the "
+                f"default is {self.dft.level.energy_reference}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _cells_have_stress(self) -> Self:
         if self.charge_order.cell != "relaxed":
             return self

@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workflow_lib.core.errors import UserError
+from workflow_lib.frames.frame import Frame
+from workflow_lib.frames.splits import Splits
+from workflow_lib.frames.table import read_parquet
 from workflow_lib.models.identity import ModelId
 from workflow_lib.models.outside_settings import OutsideModel
 
@@ -48,3 +51,21 @@ def load_model(folder: str | Path, device: str = "cpu") -> TrainedModel:
             f"snakemake --force {folder / 'card.json'}"
         )
     return model
+
+
+def training_frames(model: str | Path) -> list[Frame] | None:
+    """Return the frames that trained the model of a run; None for one that lies elsewhere.
+
+    ``model`` is the folder ``results/<run>/training/<id>``; frames and splits are those of its run.
+    """
+    folder = Path(model)
+    dataset = folder.resolve().parent.parent / "dataset"
+    try:
+        identity = ModelId.parse(folder.resolve().name)
+    except UserError:
+        return None
+    known = (folder / "card.json").is_file() and (dataset / "splits.json").is_file()
+    if identity.fold is None or not known:
+        return None
+    used = set(Splits.load(dataset / "splits.json").fold(identity.fold).frames["train"])
+    return [frame for frame in read_parquet(dataset / "frames.parquet") if frame.frame_id in used]

@@ -68,3 +68,24 @@ def test_frames_without_charge_states_are_left_out_of_a_labelled_models_errors(o
     assert evaluate(blind, [vague, *frames], "here")["frames"] == 4
     with pytest.raises(UserError, match="no frame of here has charge states that morse can use"):
         evaluate(model, [vague], "here")
+
+
+def test_frames_that_trained_are_counted_and_left_out_on_request(some, capsys):
+    """Errors of frames that trained are fit errors; on the file of a run they were most of the mean."""
+    model = morse_model()
+    assert evaluate(model, some, "here")["frames_trained_on"] is None
+    assert capsys.readouterr().err == ""
+    mixed = evaluate(model, some, "here", trained=some[:2])
+    assert mixed["frames"] == 3 and mixed["frames_trained_on"] == 2
+    assert "2 of 3 frames trained morse" in capsys.readouterr().err
+    rest = evaluate(model, some, "here", trained=some[:2], unseen=True)
+    alone = evaluate(model, some[2:], "here", trained=some[:2])
+    assert rest | {"frames_trained_on": 0} == alone and rest["frames_trained_on"] == 2
+    assert capsys.readouterr().err == ""
+
+
+def test_unseen_needs_to_know_and_to_have_frames(some):
+    with pytest.raises(UserError, match="which frames trained morse is not known"):
+        evaluate(morse_model(), some, "here", unseen=True)
+    with pytest.raises(UserError, match="every frame of here trained morse"):
+        evaluate(morse_model(), some, "here", trained=some, unseen=True)

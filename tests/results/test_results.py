@@ -16,13 +16,15 @@ from sealed import write_sealed
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import write_json
+from workflow_lib.frames.frame import Frame
 from workflow_lib.frames.splits import SETS, Fold, Splits
+from workflow_lib.frames.table import write_parquet
 from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.models.identity import EWALD, ModelId
 from workflow_lib.results import Run
 from workflow_lib.results_captions import CAPTIONS
 from workflow_lib.results_meanings import IN_TABLES, MEANINGS, unit_of
-from workflow_lib.results_models import load_model
+from workflow_lib.results_models import load_model, training_frames
 from workflow_lib.results_reading import checked, read_table, seal, seal_name
 from workflow_lib.results_schema import DFT, ENERGIES, FIGURES, TABLES, files_of
 
@@ -192,6 +194,23 @@ def test_models_stand_under_their_own_id(tmp_path: Path, rule: RedoxRule, monkey
         load_model(here / "toy-entropy-f0-s1")
     shutil.move(here / "toy-entropy-f0-s1", here / "mine")
     assert load_model(here / "mine").card["variant"] == "baseline"
+
+
+def test_a_run_says_which_frames_trained_a_model(
+    tmp_path: Path, rule: RedoxRule, monkeypatch: pytest.MonkeyPatch, original_frames: list[Frame]
+) -> None:
+    register(monkeypatch)
+    train, test = original_frames[:2], original_frames[2:3]
+    members = {"train": train, "validation": [], "test": test}
+    fold = Fold.of(0, {name: [(f.frame_id, f.group) for f in frames] for name, frames in members.items()})
+    Splits("state", 1, (fold,)).save(tmp_path / "dataset/splits.json")
+    write_parquet([*test, *train], tmp_path / "dataset/frames.parquet")
+    here = tmp_path / "training/toy-baseline-f0-s1"
+    assert training_frames(here) is None and training_frames("chgnet-0.3.0") is None
+    save_toy(here, rule, "none")
+    assert {f.frame_id for f in training_frames(here) or ()} == {f.frame_id for f in train}
+    shutil.copytree(here, tmp_path / "mine")
+    assert training_frames(tmp_path / "mine") is None
 
 
 def test_the_schema_knows_every_unit_and_file_once():

@@ -104,7 +104,7 @@ for batch in itertools.count():
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(root), str(root / "tests/support")])}
     with subprocess.Popen([sys.executable, "-c", script], cwd=root, env=environment) as process:
         cache = RelaxationCache(tmp_path, "model")
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 600
         while len(cache) < 25 and time.monotonic() < deadline:
             time.sleep(0.01)
         os.kill(process.pid, signal.SIGKILL)

@@ -56,7 +56,7 @@ def test_the_plan_of_the_paper_run_starts_at_its_sources():
     assert counts["train"] == "8"
 
 
-@pytest.mark.slow
+@pytest.mark.rehearsal
 def test_dress_rehearsal_of_the_paper_run(tmp_path: Path, run_name: str) -> None:
     frames = chosen(read_parquet(ROOT / "resources/naxfepo4-gpaw/frames.parquet"))
     table = tmp_path / "sources.yaml"

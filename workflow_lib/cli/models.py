@@ -84,20 +84,25 @@ def _print_prediction(atoms: Atoms, values: Mapping[str, Any]) -> None:
 @click.argument("model")
 @click.argument("frames", type=FILE)
 @click.option("--energy-reference", metavar="LEVEL", help=LEVEL_HELP)
+@click.option("--unseen", is_flag=True, help="leave out frames that trained the model (of a run)")
 @device_option
 @json_option
-def evaluate(model: str, frames: Path, energy_reference: str | None, device: str, as_json: bool) -> None:
+def evaluate(
+    model: str, frames: Path, energy_reference: str | None, unseen: bool, device: str, as_json: bool
+) -> None:
     """Print a model's errors on labelled frames.
 
-    With few digits; --json has all. MODEL as for predict. FRAMES is Parquet or extended XYZ.
+    With few digits; --json has all. MODEL as for predict. FRAMES is Parquet or extended XYZ. Says how many
+    of them trained the model.
     """
     from workflow_lib.frames.foreign import read_frames
+    from workflow_lib.results_models import training_frames
 
     table = read_frames(frames, energy_reference=energy_reference)
     predictor = _model(model, device)
     from workflow_lib.models.evaluate import evaluate as run
 
-    values = run(predictor, table, str(frames))
+    values = run(predictor, table, str(frames), trained=training_frames(model), unseen=unseen)
     if as_json:
         click.echo(to_json(values), nl=False)
     else:

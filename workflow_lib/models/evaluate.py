@@ -10,6 +10,7 @@ import numpy as np
 
 from workflow_lib.core.elements import SYMBOLS
 from workflow_lib.core.errors import UserError
+from workflow_lib.frames.common import in_both
 from workflow_lib.frames.frame import Frame, frame_to_atoms, single_reference
 
 if TYPE_CHECKING:
@@ -25,7 +26,13 @@ def _errors(pairs: list[tuple[np.ndarray, np.ndarray]], scale: float) -> tuple[f
 
 
 def evaluate(
-    model: Predictor, frames: Sequence[Frame], where: str, batch_size: int = 16
+    model: Predictor,
+    frames: Sequence[Frame],
+    where: str,
+    *,
+    trained: Sequence[Frame] | None = None,
+    unseen: bool = False,
+    batch_size: int = 16,
 ) -> dict[str, float | int | str | None]:
     """Return MAE and RMSE of energy (meV/atom), forces (meV/A, by component), moments (muB), charges (e).
 
@@ -33,6 +40,8 @@ def evaluate(
     such output. Frames with an element that the model does not know are left out: ``frames_skipped``
     counts them, ``unknown_elements`` names the elements, and one line on stderr says both. So are frames
     in which a charge-labelled model finds no charge states, which ``frames_without_states`` counts.
+    ``trained`` are the frames that trained the model, where they are known: ``frames_trained_on`` counts
+    those among ``frames``, one line on stderr says so, and ``unseen`` leaves them out.
     ``where`` names the frames in messages. Raises UserError where the frames are of another level of
     theory than the model's training data, or none is left.
     """
@@ -65,6 +74,13 @@ def evaluate(
             file=sys.stderr,
         )
     known, undecided = _with_states(model, known, where)
+    known, seen = _unseen(model, known, where, trained) if unseen else (known, _seen(known, trained))
+    if seen and not unseen:
+        print(
+            f"{where}: {seen} of {len(known)} frames trained {model.name}; its errors on new material are "
+            "larger than these (--unseen leaves them out)",
+            file=sys.stderr,
+        )
     predictions = model.predict([frame_to_atoms(frame) for frame in known], batch_size=batch_size)
     energy = [
         (np.array([p.energy / len(f)]), np.array([f.energy / len(f)]))
@@ -75,6 +91,7 @@ def evaluate(
         "frames_skipped": skipped,
         "unknown_elements": names or None,
         "frames_without_states": undecided,
+        "frames_trained_on": seen,
         "energy_reference": reference,
     }
     values["energy_mae_mev_atom"], values["energy_rmse_mev_atom"] = _errors(energy, 1e3)
@@ -118,3 +135,23 @@ def _with_states(model: Predictor, frames: list[Frame], where: str) -> tuple[lis
             file=sys.stderr,
         )
     return kept, len(reasons)
+
+
+def _seen(frames: list[Frame], trained: Sequence[Frame] | None) -> int | None:
+    """Return how many frames trained the model; None if that is not known."""
+    return None if trained is None else int(in_both(frames, trained).sum())
+
+
+def _unseen(
+    model: Predictor, frames: list[Frame], where: str, trained: Sequence[Frame] | None
+) -> tuple[list[Frame], int]:
+    """Return the frames that did not train the model, and the number of those that did."""
+    if trained is None:
+        raise UserError(
+            f"which frames trained {model.name} is not known outside the folder of its run "
+            "(results/<run>/training/<id>); leave --unseen away"
+        )
+    seen = in_both(frames, trained)
+    if seen.all():
+        raise UserError(f"every frame of {where} trained {model.name}; none is left with --unseen")
+    return [frame for frame, known in zip(frames, seen, strict=True) if not known], int(seen.sum())

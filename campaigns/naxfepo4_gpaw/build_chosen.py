@@ -1,0 +1,90 @@
+"""Make the frame tables of the level that stands from the store, whatever it holds by then.
+
+``python -m campaigns.naxfepo4_gpaw.build_chosen --store DIR --out DIR`` writes ``frames.parquet`` (to learn
+from, stress included), ``frames-lithium.parquet`` (LixFePO4), ``frames-testing.parquet`` (other orbitals,
+noise, charge orders on identical atoms) and ``provenance.json`` with checksums and counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+
+from campaigns.naxfepo4_gpaw.level_parts import CHOSEN
+from campaigns.naxfepo4_gpaw.truth import lowest_relaxations
+from workflow_lib.core.errors import UserError
+from workflow_lib.core.io import sha256, write_json
+from workflow_lib.dft.export import frames_of
+from workflow_lib.dft.store import Record, Store
+from workflow_lib.frames.foreign import write_frames
+from workflow_lib.frames.frame import Frame
+
+SOURCE = "naxfepo4-campaign"
+TRAINING = ("relaxation", "level", "rattle", "path")
+TESTING = ("same-positions", "orbital", "noise")
+"""Kinds that would contradict the others for a charge-blind model, or repeat them."""
+LITHIUM = 3
+TABLES = {True: "frames.parquet", False: "frames-testing.parquet"}
+LITHIUM_TABLE = "frames-lithium.parquet"
+
+
+def chosen_frames(records: Iterable[Record]) -> dict[str, list[Frame]]:
+    """Return the frames of each table, all at the chosen level and in the charge state that was asked for.
+
+    Of a state only the orbital of its lowest relaxation is learnt from; its other frames test.
+    """
+    at_level = [record for record in records if record.calculation.level == CHOSEN and record.frames]
+    ground = {key: record.calculation.orbital for key, record in lowest_relaxations(at_level).items()}
+    chosen: dict[str, list[Record]] = {name: [] for name in (*TABLES.values(), LITHIUM_TABLE)}
+    for record in at_level:
+        calculation = record.calculation
+        if calculation.unsteered or calculation.kind not in (*TRAINING, *TESTING, "lithium"):
+            continue  # metals, and what only tests the level
+        if LITHIUM in calculation.numbers:
+            chosen[LITHIUM_TABLE].append(record)
+            continue
+        lowest = calculation.orbital == ground.get(calculation.group, calculation.orbital)
+        chosen[TABLES[calculation.kind in TRAINING and lowest]].append(record)
+    return {name: frames_of(own, SOURCE) for name, own in chosen.items()}
+
+
+def main() -> int:
+    """Write the tables that have frames, and their provenance."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--store", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    options = parser.parse_args()
+    try:
+        tables = {
+            name: frames for name, frames in chosen_frames(Store(options.store).records()).items() if frames
+        }
+        for name, frames in tables.items():
+            write_frames(frames, options.out / name)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    counts = {name: dict(Counter(frame.kind for frame in frames)) for name, frames in tables.items()}
+    write_json(
+        options.out / "provenance.json",
+        {
+            "tables": {name: sha256(options.out / name) for name in tables},
+            "frames": counts,
+            "energy_reference": CHOSEN.energy_reference,
+            "level": CHOSEN.model_dump(mode="json"),
+            "computed_with": {"gpaw": "26.7.0", "gpaw-data": "1.2.1", "pybader": "0.3.12"},
+            "made_by": "campaigns/naxfepo4_gpaw/build_chosen.py",
+            "written_with": {"pyarrow": version("pyarrow")},
+            "stress_converged": True,
+        },
+    )
+    for name, kinds in counts.items():
+        print(f"{name}: {sum(kinds.values())} frames, {kinds}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

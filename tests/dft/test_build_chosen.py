@@ -1,0 +1,107 @@
+"""Frame tables of the level that stands: which record is learnt from, and which only tests."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from campaigns.naxfepo4_gpaw.build_chosen import LITHIUM_TABLE, TABLES, chosen_frames
+from campaigns.naxfepo4_gpaw.level_parts import CHOSEN
+from workflow_lib.dft.calculation import Calculation
+from workflow_lib.dft.level import Level
+from workflow_lib.dft.store import Store
+
+KEY = "1x1x1:Na1111:Fe2222"
+LEARN, TEST = TABLES[True], TABLES[False]
+MOMENT = {0: 0.0, 2: 3.66, 3: 4.3}
+
+
+def asked(**changes) -> Calculation:
+    """A relaxation of FeO and one sodium in orbital a, or what ``changes`` make of it."""
+    plain = Calculation(
+        name=KEY,
+        group=KEY,
+        kind="relaxation",
+        task="cell",
+        numbers=np.array([11, 26, 8]),
+        positions=np.arange(9.0).reshape(3, 3),
+        cell=np.eye(3) * 9.0,
+        oxidation_states=np.array([0, 2, 0]),
+        level=CHOSEN,
+        formula_units=1,
+        state_key=KEY,
+    )
+    return replace(plain, **changes)
+
+
+def answer(store: Store, calculation: Calculation, energy: float, states: list[int] | None = None) -> None:
+    states = calculation.oxidation_states.tolist() if states is None else states
+    with store.writing(calculation) as log:
+        log.frame(
+            {
+                "positions": calculation.positions.tolist(),
+                "cell": calculation.cell.tolist(),
+                "energy": energy,
+                "forces": np.zeros((3, 3)).tolist(),
+                "stress": np.zeros((3, 3)).tolist(),
+                "magmoms": [MOMENT[state] for state in states],
+                "states": states,
+            }
+        )
+        log.end("done")
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    store = Store(tmp_path)
+    answer(store, asked(), -10.0)
+    return store
+
+
+def kinds(store: Store) -> dict[str, list[str]]:
+    return {
+        name: sorted(frame.kind for frame in frames)
+        for name, frames in chosen_frames(store.records()).items()
+        if frames
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "table"),
+    [
+        ({"kind": "rattle", "task": "single", "state_key": None}, LEARN),
+        ({"kind": "orbital", "task": "single", "orbital": "b", "state_key": None}, TEST),
+        ({"kind": "noise", "task": "single", "state_key": None}, TEST),
+        (
+            {"kind": "lithium", "numbers": np.array([3, 26, 8]), "state_key": None, "group": "Li"},
+            LITHIUM_TABLE,
+        ),
+        ({"kind": "rattle", "task": "single", "state_key": None, "level": Level()}, None),
+        ({"kind": "supercell", "task": "single", "state_key": None}, None),
+        ({"kind": "sodium", "task": "single", "state_key": None, "unsteered": True}, None),
+    ],
+)
+def test_each_kind_has_its_table(store, changes, table):
+    answer(store, asked(**changes), -9.0)
+    expected = {LEARN: ["relaxation"]}
+    if table:
+        expected[table] = sorted([*expected.get(table, []), changes["kind"]])
+    assert kinds(store) == expected
+
+
+@pytest.mark.parametrize(("energy", "orbital"), [(-9.0, "a"), (-11.0, "b")])
+def test_only_the_lowest_orbital_of_a_state_is_learnt_from(store, energy, orbital):
+    answer(store, asked(orbital="b"), energy)
+    tables = chosen_frames(store.records())
+    assert [frame.orbital for frame in tables[LEARN]] == [orbital]
+    assert len(tables[TEST]) == 1
+
+
+def test_frames_in_another_charge_state_are_in_no_table(store):
+    answer(store, asked(kind="rattle", task="single", state_key=None), -9.0, states=[0, 3, 0])
+    assert kinds(store) == {LEARN: ["relaxation"]}
+
+
+def test_the_stress_counts_as_converged(store):
+    (frame,) = chosen_frames(store.records())[LEARN]
+    assert frame.stress_converged and frame.energy_reference == CHOSEN.energy_reference
