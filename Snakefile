@@ -95,6 +95,13 @@ def potential_code():
     return sorted({family.module for family in FAMILIES.values()})
 
 
+def potential_files(study):
+    """Return the files of a study's potential, if it is a trained model; of this run, it is trained first."""
+    if study.potential in SHIPPED or ":" in study.potential:
+        return []
+    return [f"{study.potential}/{name}" for name in ("card.json", "model.safetensors")]
+
+
 def settings_of(*sections):
     """Return the sections a rule depends on, so that only rules which read a changed key run again."""
     return CFG.model_dump(mode="json", include=set(sections))

@@ -24,6 +24,8 @@ def output_of_study(name):
 
 
 rule dynamics:
+    input:
+        lambda wildcards: potential_files(TRAJECTORIES[wildcards.trajectory].study),
     output:
         checksums=f"{DYNAMICS}/{{trajectory}}/dynamics.sha256.json",
         summary=f"{DYNAMICS}/{{trajectory}}/summary.json",
@@ -59,12 +61,8 @@ def trajectories_of(wildcards):
 
 
 def studies_with(kind):
-    """Return the names of the studies of moments, or of the others, as a wildcard's constraint."""
-    names = [
-        name
-        for name, study in DYNAMIC_STUDIES.items()
-        if (study.moments is not None) == (kind == "moments")
-    ]
+    """Return the names of the studies of a kind, as a wildcard's constraint."""
+    names = [name for name, study in DYNAMIC_STUDIES.items() if study.kind == kind]
     return "|".join(names) or "none"
 
 
@@ -140,3 +138,20 @@ rule dynamics_diffusion:
     shell:
         "python -m workflow_lib dynamics-study --config {CONFIG} --study {wildcards.study}"
         " --trajectories {params.trajectories} --out {params.out} > {log} 2>&1"
+
+
+use rule dynamics_diffusion as dynamics_hopping with:
+    output:
+        checksums=f"{DYNAMICS}/{{study}}/dynamics-study.sha256.json",
+        document=f"{DYNAMICS}/{{study}}/study.json",
+        table=f"{DYNAMICS}/{{study}}/hopping.csv",
+        figure=report(
+            f"{DYNAMICS}/{{study}}/hopping.svg",
+            caption="captions/dynamics_hopping.rst",
+            category="7 Charge-informed studies",
+            labels={"model": "{study}", "figure": "hops of electrons and ions"},
+        ),
+    log:
+        f"{RUN}/logs/dynamics_hopping-{{study}}.log",
+    wildcard_constraints:
+        study=studies_with("hopping"),

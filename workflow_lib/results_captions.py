@@ -51,4 +51,6 @@ CAPTIONS: dict[str, str] = {
     "molecular dynamics.",
     "dynamics/diffusion": "Mean squared displacements of the mobile ions, and their self-diffusion against "
     "temperature with the error that the number of hops allows.",
+    "dynamics/hopping": "Which redox atoms are reduced and on which sites the ions are in time; how long "
+    "electrons and ions stay, and whether they hop together.",
 }

@@ -222,6 +222,22 @@ IN_TABLES: dict[str, dict[str, str]] = {
         "temperatures": "temperatures with a diffusivity",
         "paper": "activation energy of the study it is held against, meV",
     },
+    "dynamics/hopping": {
+        "electron_stay_ps": "mean time that a redox atom stays reduced",
+        "electron_stay_low_ps": "lower limit of its 95 % interval",
+        "electron_stay_high_ps": "upper limit of its 95 % interval; infinite without hops",
+        "ion_stay_ps": "mean time that an ion stays on its site",
+        "ion_stay_low_ps": "lower limit of its 95 % interval",
+        "ion_stay_high_ps": "upper limit of its 95 % interval; infinite without hops",
+        "near_reduced": "mean number of ions near a reduced redox atom",
+        "near_oxidised": "mean number of ions near an oxidised redox atom",
+        "correlation": "of hops of electrons and ions near the same redox atom in the same window, -1 to 1",
+        "correlation_low": "lower limit of 95 % of the correlations that chance gives",
+        "correlation_high": "upper limit of 95 % of the correlations that chance gives",
+        "p_value": "share of shifts in time whose correlation is as far from zero",
+        "exchanges_tried": "exchanges of charge states tried in all replicas",
+        "exchanges_accepted": "exchanges of charge states accepted in all replicas",
+    },
     "checks": {"first": "the first violation, in words"},
 }
 """Columns that mean something of their own in one table, by its name; they come before :data:`MEANINGS`."""

@@ -334,6 +334,20 @@ TABLES: dict[str, Table] = {
         *("dynamics/{model}/activation.csv", "dynamics-study"),
         _columns("system paper", "activation_mev activation_error_mev prefactor_cm2_s", "temperatures"),
     ),
+    "dynamics/hopping": Table(
+        *("dynamics/{model}/hopping.csv", "dynamics-study"),
+        _columns(
+            "system",
+            "temperature_k electron_stay_ps electron_stay_low_ps electron_stay_high_ps ion_stay_ps "
+            "ion_stay_low_ps ion_stay_high_ps near_reduced near_oxidised correlation correlation_low "
+            "correlation_high p_value",
+            "replica electrons electron_hops ions ion_hops exchanges_tried exchanges_accepted",
+        ),
+    ),
+    "dynamics/occupation": Table(
+        *("dynamics/{model}/occupation.csv", "dynamics-study"),
+        _columns("system", "temperature_k time_ps", "replica"),
+    ),
     "checks": Table(
         *("checks/checks.csv", "checks"),
         _columns("check first", count="violations"),
@@ -385,6 +399,7 @@ FIGURES: dict[str, tuple[str, str]] = {
     "charge_inference/charges": ("charge_inference/{model}/charges", "charge-inference"),
     "dynamics/moments": ("dynamics/{model}/moments", "dynamics-study"),
     "dynamics/diffusion": ("dynamics/{model}/diffusion", "dynamics-study"),
+    "dynamics/hopping": ("dynamics/{model}/hopping", "dynamics-study"),
 }
 """Figures by name: file without suffix (each is there as SVG and PNG), and the command that draws it."""
 

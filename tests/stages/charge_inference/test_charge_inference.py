@@ -117,6 +117,8 @@ def test_windows(tmp_path: Path):
         ({"element": "Mn", "formal_charges": {"Na": 1, "F": -1, "Fe": 2}}, "holds no Mn"),
         ({"formal_charges": {"F": -1}}, "formal_charges has none for Na"),
         ({"formal_charges": {"Na": 1, "F": -2}}, r"makes .* neutral \(the other ions carry -99 e\)"),
+        # Half of the Na leaves Fe at +2.5 on average; only without any Na do Fe3+ and Fe4+ balance.
+        ({"states": (3, 4)}, r"no assignment of Fe3\+/Fe4\+ .* neutral"),
         ({"crystal": perovskite(remove={"element": "Na", "fraction": 0.3})}, "5.40 atoms"),
         ({"potential": "ase.calculators.lj:LennardJones"}, "predicts no magnetic moments"),
         ({"potential": "no.such.module:Thing"}, "gives no calculator"),

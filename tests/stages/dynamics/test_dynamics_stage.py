@@ -173,6 +173,130 @@ def test_where_nothing_diffuses_the_figure_says_so(tmp_path: Path):
     assert "no value" in (tmp_path / "toy/diffusion.svg").read_text()
 
 
+def hops(reduced_below: float | None = None, labels: bool = True) -> tuple[Study, dict]:
+    """A study of 40 frames in which one Na hops back and forth, and two Fe near it exchange an electron."""
+    asked = study(
+        systems=({"name": "half", "crystal": perovskite(remove={"element": "Na", "fraction": 0.5})},),
+        moments=None,
+        diffraction=None,
+        hopping={
+            "element": "Fe",
+            "mobile": "Na",
+            "near": 3.7,
+            "window_ps": 0.1,
+            "reduced_below": reduced_below,
+        },
+        run={"production_ps": 4.0, "record_fs": 100.0, "time_step_fs": 2.0},
+    )
+    return asked, {"labels": labels, "moments": reduced_below is not None}
+
+
+def hopping_trajectory(asked: Study, what: dict, folder: Path) -> list[Path]:
+    """Frames 10 to 12 and 20 to 22 on another site; the electron goes and comes with the ion."""
+    [job] = asked.jobs()
+    atoms = job.system.crystal.build(np.random.default_rng(0))
+    crystal = job.system.crystal
+    full = crystal.unit() * crystal.repeat
+    sites = full.positions[full.numbers == 11]
+    taken = atoms.positions[atoms.numbers == 11]
+    free = next(site for site in sites if np.linalg.norm(taken - site, axis=1).min() > 1)
+    ion = int(np.flatnonzero(atoms.numbers == 11)[0])
+    iron = np.flatnonzero(atoms.numbers == 26)
+
+    # The electron moves to the Fe nearest to the ion's new site, from one near its old one.
+    def nearest(place: np.ndarray) -> int:
+        from ase.geometry import get_distances
+
+        _, distance = get_distances(place[None], atoms.positions[iron], cell=atoms.cell, pbc=True)
+        return int(iron[distance[0].argmin()])
+
+    away = {10, 11, 12, 20, 21, 22}
+    steps, frames = asked.run.steps_per_frame, []
+    for frame in range(asked.run.frames + 1):
+        positions = atoms.positions.copy()
+        here = nearest(atoms.positions[ion])
+        if frame in away:
+            positions[ion], here = free, nearest(free)
+        states = np.where(atoms.numbers == 26, 3, 0)
+        states[here] = 2
+        content = {
+            "step": np.array(frame * steps),
+            "energy": np.array([-1.0]),
+            "temperature": np.array([job.temperature]),
+            "positions": positions.astype(np.float32),
+        }
+        if what["labels"]:
+            content["oxidation_states"] = states.astype(np.int8)
+        if what["moments"]:
+            content["magmoms"] = np.where(states == 2, 3.7, 4.3).astype(np.float32)
+        frames.append(content)
+    place = folder / "work" / job.id
+    writer = Writer(place, {"model": "hops"}, {"time_step_fs": asked.run.time_step_fs})
+    atoms.write(place / START, format="extxyz")
+    writer.write(frames, {}, step=len(frames) * steps, chunks=1, tried=30, accepted=4)
+    out = folder / job.id
+    write_json(out / "summary.json", {"source": job.id, "trajectory": str(place)})
+    seal(out, "dynamics", source=job.id)
+    return [out]
+
+
+@pytest.mark.parametrize("reduced_below", [None, 4.0])
+def test_electrons_and_ions_hop_together(reduced_below: float | None, tmp_path: Path):
+    asked, what = hops(reduced_below, labels=reduced_below is None)
+    run_study(asked, hopping_trajectory(asked, what, tmp_path), tmp_path / "toy")
+    [row] = read_table("dynamics/hopping", tmp_path / "toy").to_dict("records")
+    assert (row["electrons"], row["electron_hops"]) == (1, 4)
+    assert (row["ions"], row["ion_hops"]) == (9, 4)
+    assert row["electron_stay_ps"] == pytest.approx(40 * 0.1 / 4)
+    assert row["ion_stay_ps"] == pytest.approx(9 * 40 * 0.1 / 4)
+    assert row["electron_stay_low_ps"] < row["electron_stay_ps"] < row["electron_stay_high_ps"]
+    assert row["correlation"] > row["correlation_high"]
+    assert row["p_value"] < 0.2
+    assert (row["exchanges_tried"], row["exchanges_accepted"]) == (30, 4)
+    occupation = read_table("dynamics/occupation", tmp_path / "toy")
+    assert occupation["ion_0"].nunique() == 2
+    assert occupation.filter(like="reduced_").sum(axis=1).eq(1).all()
+    text = (tmp_path / "toy/hopping.svg").read_text()
+    assert "residence time" in text
+
+
+def test_a_model_without_charges_has_ions_alone(tmp_path: Path):
+    asked, what = hops(labels=False)
+    run_study(asked, hopping_trajectory(asked, what, tmp_path), tmp_path / "toy")
+    [row] = read_table("dynamics/hopping", tmp_path / "toy").to_dict("records")
+    assert row["electrons"] == 0
+    assert row["ion_hops"] == 4
+    assert math.isnan(row["correlation"])
+    assert "says nothing of" in (tmp_path / "toy/hopping.svg").read_text()
+
+
+def test_hops_that_cannot_be_read(tmp_path: Path):
+    asked, _ = hops(4.0)
+    given = hopping_trajectory(asked, {"labels": True, "moments": True}, tmp_path / "both")
+    with pytest.raises(UserError, match="is given them, leave it out"):
+        run_study(asked, given, tmp_path / "toy")
+    given = hopping_trajectory(asked, {"labels": False, "moments": False}, tmp_path / "none")
+    with pytest.raises(UserError, match="predicts no moments"):
+        run_study(asked, given, tmp_path / "toy")
+    other = asked.model_copy(update={"hopping": asked.hopping.model_copy(update={"mobile": "Li"})})
+    with pytest.raises(UserError, match="holds no Li"):
+        run_study(other, given, tmp_path / "toy")
+
+
+def test_a_system_may_have_temperatures_of_its_own(tmp_path: Path):
+    asked = diffusing(
+        systems=(
+            {"name": "fast", "crystal": perovskite(remove=None)},
+            {"name": "slow", "crystal": perovskite(remove=None), "temperatures": (1200.0,)},
+        ),
+    )
+    assert [job.id for job in asked.jobs()][2:] == ["toy-fast-1200k", "toy-slow-1200k"]
+    run_study(asked, walks(asked, tmp_path, {"fast": 100.0, "slow": 300.0}), tmp_path / "toy")
+    activation = read_table("dynamics/activation", tmp_path / "toy").set_index("system")
+    assert activation.loc["fast", "temperatures"] == 3
+    assert math.isnan(activation.loc["slow", "activation_mev"])
+
+
 def test_a_missing_trajectory_is_named(toy: Path, tmp_path: Path):
     with pytest.raises(UserError, match="toy-half-50k are missing"):
         run_study(study(), [], tmp_path / "toy")

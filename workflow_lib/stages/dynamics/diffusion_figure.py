@@ -45,7 +45,7 @@ def _colour(study: Study, system: str) -> str:
 
 def _curves(ax: Any, study: Study, curves: pd.DataFrame) -> None:
     lines = ("-", "--", "-.", ":")
-    hot = sorted(study.temperatures, reverse=True)
+    hot = sorted({job.temperature for job in study.jobs()}, reverse=True)
     for (system, temperature), group in curves.groupby(["system", "temperature_k"]):
         mean = group.groupby("time_ps")[["msd_a2", "msd_error_a2"]].mean()
         colour = _colour(study, str(system))

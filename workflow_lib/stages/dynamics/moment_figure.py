@@ -40,14 +40,14 @@ def draw(
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(2, 2, figsize=(7.4, 5.4))
-    [system] = study.systems
+    [job] = study.jobs()
     _patterns(axes[0][0], study, patterns)
     _coordination(axes[1][0], asked, series)
     _energy(axes[0][1], asked, series, times, energies, peaks)
     _map(figure, axes[1][1], asked, times, histogram, edges)
     figure.suptitle(
-        f"{system.label or system.name}, {study.potential}, {study.run.ensemble} at "
-        f"{study.temperatures[0]:g} K, {times[-1]:.3g} ps",
+        f"{job.system.label or job.system.name}, {study.potential}, {study.run.ensemble} at "
+        f"{job.temperature:g} K, {times[-1]:.3g} ps",
         fontsize=9,
     )
     save_figure(figure, stem)

@@ -9,6 +9,7 @@ import numpy as np
 
 from workflow_lib.core.io import write_json
 from workflow_lib.models.outside import load_predictor
+from workflow_lib.models.trained import LABELS
 from workflow_lib.results_reading import seal
 from workflow_lib.simulation.dynamics.checks import block_mean
 from workflow_lib.simulation.dynamics.run import run_dynamics, weights_identity
@@ -31,12 +32,15 @@ def run_trajectory(
     """Run the dynamics of ``job`` in ``work``; when it is complete, write ``summary.json`` to ``out``.
 
     ``work`` keeps relaxed start and trajectory, so that a killed job, or the next of a sequence, goes on.
+    A model that is given charge states starts with the neutral ones of lowest energy.
     Returns the summary. Raises OutOfTimeError as ``run_dynamics`` does.
     """
     work, out = Path(work), Path(out)
     study = job.study
     model = load_predictor(study.potential, device)
     atoms = job.system.crystal.build(np.random.default_rng(seed))
+    if (states := model.choose(atoms, "search")) is not None:
+        atoms.set_array(LABELS, states)
     start = relaxed_start(
         model,
         atoms,

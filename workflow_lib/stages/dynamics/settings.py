@@ -14,6 +14,8 @@ from workflow_lib.models.identity import NAME
 from workflow_lib.simulation.dynamics.settings import MolecularDynamics, Temperature
 from workflow_lib.simulation.settings import StartSettings
 
+READ = ("moments", "diffusion", "hopping")
+"""What a study may read from its trajectories, each with its own tables and figure."""
 LONGEST = 40
 """Letters of a name; study, system and temperature together name a folder."""
 
@@ -28,6 +30,9 @@ class System(_Section):
     name: str = Field(pattern=NAME, max_length=LONGEST)
     label: str = Field("", description="its name in figures; the name itself if empty")
     crystal: Crystal
+    temperatures: tuple[Temperature, ...] | None = Field(
+        None, min_length=1, description="K; temperatures of this system, if not those of the study"
+    )
 
 
 class MomentStudy(_Section):
@@ -93,6 +98,28 @@ class Diffusion(_Section):
         return value
 
 
+class Hopping(_Section):
+    """Where electrons and ions are in time, how long they stay, and whether they hop together."""
+
+    element: str = Field(description="redox element; its reduced atoms hold the electrons")
+    mobile: str = Field(description="element of the ions that hop between the sites of the full crystal")
+    reduced_below: float | None = Field(
+        None,
+        gt=0,
+        description="moments (muB) below it are the reduced state, for a model that is given no charge "
+        "states but predicts moments; left out, the states are those that the model was given",
+    )
+    reach: float = Field(1.0, gt=0, le=5, description="A; an ion this close to a site has arrived there")
+    near: float = Field(4.0, gt=0, le=20, description="A; ions within it are near a redox atom")
+    window_ps: float = Field(0.5, gt=0, description="time in which hops are counted for their correlation")
+
+    @field_validator("element", "mobile")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        atomic_number(value)
+        return value
+
+
 class Study(_Section):
     """Systems at temperatures with one potential, and what is read from their trajectories."""
 
@@ -108,24 +135,31 @@ class Study(_Section):
     moments: MomentStudy | None = None
     diffraction: Diffraction | None = None
     diffusion: Diffusion | None = None
+    hopping: Hopping | None = None
     differs: str = Field("", description="what differs from the study it is held against, for the caption")
 
     @model_validator(mode="after")
     def _each_once(self) -> Self:
         names = [system.name for system in self.systems]
-        if len(set(names)) != len(names) or len(set(self.temperatures)) != len(self.temperatures):
+        lists = [names, self.temperatures, *(system.temperatures or () for system in self.systems)]
+        if any(len(set(items)) != len(items) for items in lists):
             raise ValueError("systems, temperatures: each may stand once")
-        if self.moments is None and self.diffusion is None:
-            raise ValueError("moments, diffusion: nothing is read from the trajectories; give one of them")
-        if (self.moments or self.diffraction) and len(self.systems) * len(self.temperatures) > 1:
+        if all(getattr(self, name) is None for name in READ):
+            raise ValueError(f"{', '.join(READ)}: nothing is read from the trajectories; give one of them")
+        if (self.moments or self.diffraction) and len(self.jobs()) > 1:
             raise ValueError("moments, diffraction: follow one trajectory; give one system and temperature")
         if self.diffraction is not None and self.moments is None:
             raise ValueError("diffraction: is drawn beside moments; give moments")
         return self
 
+    @property
+    def kind(self) -> str:
+        """What is read from the trajectories; the first in :data:`READ` of several."""
+        return next(name for name in READ if getattr(self, name) is not None)
+
     def jobs(self) -> list[Job]:
         """Return the trajectories of the study."""
-        return [Job(self, system, t) for system in self.systems for t in self.temperatures]
+        return [Job(self, item, t) for item in self.systems for t in item.temperatures or self.temperatures]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What is read from the trajectories of a study: moments and diffraction in time, or diffusion."""
+"""What is read from the trajectories of a study: moments and diffraction in time, diffusion, or hops."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from workflow_lib.simulation.analysis.diffraction import lines, peak
 from workflow_lib.simulation.analysis.diffusion import arrhenius, diffusivity, mean_square
 from workflow_lib.simulation.dynamics.trajectory import Trajectory
 from workflow_lib.stages.dynamics import diffusion_figure, moment_figure
+from workflow_lib.stages.dynamics.hopping import read_hopping
 from workflow_lib.stages.dynamics.settings import Diffraction, Diffusion, Job, MomentStudy, Study
 
 COMMAND = "dynamics-study"
@@ -55,6 +56,8 @@ def run_study(study: Study, folders: Sequence[Path], out: str | Path) -> dict[st
         result |= _moments(study, study.moments, job, trajectories[job.id], out)
     if study.diffusion is not None:
         result |= _diffusion(study, study.diffusion, trajectories, out)
+    if study.hopping is not None:
+        result |= read_hopping(study, study.hopping, trajectories, out)
     write_json(out / "study.json", result)
     seal(out, COMMAND, source=out.name)
     return result
