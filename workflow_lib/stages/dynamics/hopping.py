@@ -56,7 +56,11 @@ def read_hopping(
     for job in study.jobs():
         trajectory = trajectories[job.id]
         for replica in range(len(trajectory.starts)):
-            name = {"system": job.system.name, "temperature_k": job.temperature, "replica": replica}
+            name: dict[str, Any] = {
+                "system": job.system.name,
+                "temperature_k": job.temperature,
+                "replica": replica,
+            }
             track = _track(study, asked, job, trajectory, replica)
             tracks[job.system.name, job.temperature, replica] = track
             rows.append(name | _row(study, asked, track, trajectory.counts))
