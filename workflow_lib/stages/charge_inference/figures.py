@@ -54,7 +54,8 @@ def _moments(ax: Any, atoms: pd.DataFrame, summary: dict[str, Any]) -> None:
     ax.set_xlabel(f"magnetic moment of {summary['element']} ($\\mu_B$)")
     ax.set_ylabel("atoms")
     ax.set_title(f"{second} found: {counts}\nneutral: {neutral} {second}, {smaller} {first}", fontsize=8)
-    ax.legend()
+    ax.set_ylim(top=1.2 * ax.get_ylim()[1])  # room for the legend above the bars
+    ax.legend(ncols=2, loc="upper center")
 
 
 def _components(figure: Any, ax: Any, atoms: pd.DataFrame, summary: dict[str, Any]) -> None:
