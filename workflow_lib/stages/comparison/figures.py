@@ -72,7 +72,7 @@ def comparison_figure(
     spread = "" if seeds > 1 else " One seed: differences may be chance, see contrasts.csv."
     figure.suptitle(
         f"{'Held-out frames of states that also train' if seen else 'Held-out charge-ordered states'}; "
-        f"a mark a trained model{', bars: mean over folds and seeds' if several else ''}. "
+        f"one mark for each trained model{', bars: mean over folds and seeds' if several else ''}. "
         f"Dashed: DFT. Tick in the last panel: untrained network.{spread}"
     )
     save_figure(figure, stem)

@@ -36,6 +36,7 @@ ENERGY_LABEL = "formation energy\n(meV per formula unit)"
 LEAST_ENERGY = 100.0  # meV; ranges of y below these are not worth zooming into
 LEAST_VOLTAGE = 0.2  # V
 WIDTH_OF_ENTRY = 2.4  # inches that an entry of a legend takes
+SEARCHED = {"-": "-."}  # line of a variant with what its search found; dotted for the others
 DODGE = 0.014  # shift in x between variants, so that their points do not cover each other
 
 
@@ -290,7 +291,9 @@ def draw_voltage(
                 part = group[group["scope"] == scope]
                 if part.empty:
                     continue
-                line = ":" if scope == "searched" else look_of(variant).line
+                line = look_of(variant).line
+                if scope == "searched":
+                    line = SEARCHED.get(line, ":")
                 label = f"{variant or 'no variant'}{', with its search' if scope == 'searched' else ''}"
                 band = scope == "enumerated"
                 _staircase(panel, _profiles(part), colours[name], line, label, width=width, band=band)
