@@ -19,7 +19,7 @@ from campaigns.naxfepo4_gpaw.relaxation_estimate import relaxation_estimate
 from campaigns.naxfepo4_gpaw.states import POOR, RICH, ROOT, olivine
 from campaigns.naxfepo4_gpaw.supercell import KIND as SUPERCELL
 from campaigns.naxfepo4_gpaw.supercell import supercell_table
-from campaigns.naxfepo4_gpaw.truth import truth_table
+from campaigns.naxfepo4_gpaw.truth import truth_figure, truth_table
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import write_csv
 from workflow_lib.dft.level_choice import level_figure, level_table, verdict
@@ -73,6 +73,7 @@ def main() -> int:
         level_figure(table, TABLES / "level")
         states = truth_table(records, host, CHOSEN)
         write_csv(states, TABLES / "cells.csv")
+        truth_figure(states, host, TABLES / "cells", earlier=pd.read_csv(TABLES / "states.csv"))
         large = [record for record in records if record.calculation.level.cutoff == CHOSEN.cutoff]
         if any(record.calculation.kind == SUPERCELL for record in large):
             write_csv(

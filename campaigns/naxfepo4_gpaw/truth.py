@@ -164,8 +164,11 @@ def failures(records: Iterable[Record]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["name", "kind", "orbital", "reason"])
 
 
-def truth_figure(table: pd.DataFrame, host: Host, stem: Path) -> None:
-    """Formation energies of all states, other orbitals beside them, and the hull."""
+def truth_figure(table: pd.DataFrame, host: Host, stem: Path, earlier: pd.DataFrame | None = None) -> None:
+    """Draw formation energies of all states, other orbitals beside them, and the hull.
+
+    ``earlier``: the same table of another level, drawn beside in grey, a line from each state to itself.
+    """
     import matplotlib.pyplot as plt
 
     from workflow_lib.core.plotting import COLOUR_DFT, COLOUR_FE2, COLOUR_FE3, OKABE_ITO, style
@@ -182,6 +185,13 @@ def truth_figure(table: pd.DataFrame, host: Host, stem: Path) -> None:
         if energy.isna().all():
             continue
         panel.plot(done["x"], energy, ".", color=colour, label=f"orbital {orbital} on the same atoms")
+    if earlier is not None:
+        both = done.merge(earlier, on="state_key", suffixes=("", "_earlier"))
+        places, before = both["x"] - 0.1, both["formation_mev_fu_earlier"]
+        panel.plot(places, before, "_", ms=10, mew=1.5, color="0.55", label="the same at the first level")
+        panel.plot(
+            [places, both["x"]], [before, both["formation_mev_fu"]], "-", color="0.85", lw=0.6, zorder=0
+        )
     sites = np.full(len(done), host.n_mobile((1, 1, 1)))
     filled = np.round(done["x"] * sites)
     hull = lower_hull(filled, sites, done["energy_ev"], mobile=host.mobile, where="the DFT store")
