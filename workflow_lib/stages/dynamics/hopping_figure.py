@@ -114,6 +114,8 @@ def _residence(ax: Any, asked: Hopping, table: pd.DataFrame) -> None:
             ax.plot([], [], marker, color=colour, label=label)
     ax.plot([], [], "^", color="0.4", markerfacecolor="none", label="no hop seen: lower limit")
     ax.set_yscale("log")
+    ax.set_xticks(sorted(set(table["temperature_k"])))
+    ax.set_xlim(table["temperature_k"].min() - 50, table["temperature_k"].max() + 50)
     ax.set_xlabel("temperature (K)")
     ax.set_ylabel("mean residence time (ps)")
     ax.legend(fontsize=7)
@@ -125,8 +127,11 @@ def _correlation(ax: Any, asked: Hopping, table: pd.DataFrame) -> None:
     ax.set_xlabel("temperature (K)")
     ax.set_ylabel("correlation of hops")
     if own.empty:
-        ax.set_title("none: electrons or ions do not hop", fontsize=8)
+        ax.set_title("no correlation: electrons or ions do not hop", fontsize=8)
+        ax.set_xticks([])
+        ax.set_yticks([])
         return
+    ax.set_xticks(sorted(set(own["temperature_k"])))
     for place, (x, low, high) in enumerate(
         zip(own["temperature_k"], own["correlation_low"], own["correlation_high"], strict=True)
     ):
