@@ -56,7 +56,9 @@ rule phase_diagram_fit:
         gpu=GPU,
     params:
         described=DESCRIBED,
-        system=lambda wildcards: SYSTEMS[wildcards.system].model_dump(mode="json"),
+        system=lambda wildcards: SYSTEMS[wildcards.system].model_dump(
+            mode="json", exclude={"experiment"}
+        ),
         structures=CFG.phase_diagram.structures.model_dump(mode="json"),
         settings=settings_of("charge_order", "redox", "seed", "threads", "device"),
         code=code_of_fit,

@@ -23,7 +23,7 @@ CAPTIONS: dict[str, str] = {
     "charge_order/identical": "Several charge orders on the very same atoms: DFT can compute each, a"
     " model without a label gives them one energy.",
     "search/progress": "Lowest formation energy against the number of relaxations, for each search.",
-    "search/overview": "Relaxations that the genetic algorithm and the random search needed for the "
+    "search/overview": "Relaxations that the genetic, the random and the screened search needed for the "
     "lowest arrangement of each composition.",
     "thermodynamics/hull": "Formation energies of the charge-ordered states and their convex hull, "
     "DFT and models.",

@@ -49,7 +49,7 @@ MEANINGS = {
     "seed": "seed of the training",
     "protocol": "how the energy came about: single-point, distorted, undistorted, reference, search, "
     "relaxation",
-    "method": "ga, random or enumeration",
+    "method": "ga, random, screened (by a cluster expansion) or enumeration",
     "cell": "supercell of the host, e.g. 1x3x1",
     "state_key": "arrangement of ions and charge states; of ions alone where a charge-blind model asked",
     "ion_key": "arrangement of the mobile ions alone",

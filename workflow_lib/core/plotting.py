@@ -20,6 +20,7 @@ COLOUR_ANY = "#5A5A5A"
 SEARCH_METHODS = {
     "ga": ("genetic algorithm", "#1B1B1B", "h"),
     "random": ("random search", "#8C8C8C", "p"),
+    "screened": ("screened by a cluster expansion", "#7A3E9D", "d"),
     "enumeration": ("enumeration", "#56B4E9", "+"),
 }
 """Words, colour and marker of the ways to search; no colour of a family, no marker of a variant."""

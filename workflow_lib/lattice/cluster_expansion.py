@@ -5,7 +5,7 @@ an Ewald term of the formal charges stands beside the clusters. *Not decorated*:
 only; a redox site has no state. Both expand energies in eV per host cell, on the lattice of the full
 host; supercells are the repetitions that an :class:`Arrangement` names.
 
-smol takes seconds to import: only the phase-diagram stage loads this module.
+smol takes seconds to import: this module is loaded where expansions are fitted or read.
 """
 
 from __future__ import annotations
@@ -31,14 +31,12 @@ from workflow_lib.lattice.arrangement import UNIT, Arrangement, Repeat
 from workflow_lib.lattice.ewald import pair_potentials
 from workflow_lib.lattice.host import Host
 from workflow_lib.lattice.multilinear import Multilinear, add, from_tables
-from workflow_lib.lattice.sparse_fit import Fit, sparse_fit
+from workflow_lib.lattice.sparse_fit import DECIMALS, Fit, groups_of_ions, sparse_fit
 
 SAME_SITE = 1e-4
 """Difference of scaled coordinates below which two sites are one."""
 COULOMB = EwaldSummation.CONV_FACT
 """e^2 / (4 pi eps0) in eV A."""
-DECIMALS = 7
-"""Of correlations, to which two arrangements count as one."""
 _Kind = Species | Element | DummySpecies
 
 
@@ -324,12 +322,10 @@ def fit_expansion(
             f"{where}: {distinct} distinct arrangements are too few for {orbits} orbits; relax more of "
             "them or shorten the cut-offs"
         )
-    ions = features[:, space.of_ions].round(DECIMALS)
-    _, groups = np.unique(ions, axis=0, return_inverse=True)
+    groups = groups_of_ions(features[:, space.of_ions])
     ends = [float(per_cell[x == end].min()) for end in (0.0, 1.0)]
     straight = (1 - x) * ends[0] + x * ends[1]
     kept = (x == 0) | (x == 1)
-    groups = groups.ravel()
     fit = sparse_fit(features, per_cell - straight, groups, always=space.unpenalised, kept=kept)
     if space.charges and fit.coefficients[-1] <= 0:
         # A negative dielectric constant: the data cannot tell Ewald's term from the pairs. Without it:

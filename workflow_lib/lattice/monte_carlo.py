@@ -10,7 +10,7 @@ reservoir adds or removes ions together with the electrons that keep the cell ne
 Xie, Zhong, Barroso-Luque, Ouyang and Ceder, Comput. Mater. Sci. 218, 112000, 2023). Proposals among
 the filled and the empty sites are weighed so that each move and its reverse are in detailed balance.
 
-numba compiles at the first call: only the phase-diagram stage loads this module.
+numba compiles at the first call: this module is loaded where something is sampled.
 """
 
 from __future__ import annotations

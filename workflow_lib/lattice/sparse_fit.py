@@ -18,6 +18,8 @@ WEAKEST = 1e-4
 FOLDS = 5
 LEAST_GROUPS = 3
 """Groups that cross-validation needs."""
+DECIMALS = 7
+"""Of correlations, to which two arrangements count as one."""
 FLAT = 1e-7
 """Share of a feature that others do not explain, below which it is left out."""
 
@@ -66,6 +68,11 @@ def sparse_fit(
         held_out[test] = data.features[test] @ data.fit(train, np.array([inner]))[0]
     rest = data.features @ coefficients - data.energies
     return Fit(coefficients, penalty, float(np.sqrt(np.mean(rest**2))), error, held_out)
+
+
+def groups_of_ions(features: np.ndarray) -> np.ndarray:
+    """Return a number [n] for each row, equal where ``features`` [n, f] of the ions alone are equal."""
+    return np.unique(features.round(DECIMALS), axis=0, return_inverse=True)[1].ravel()
 
 
 class _Data:

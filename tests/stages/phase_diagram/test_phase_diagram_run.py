@@ -26,7 +26,16 @@ from workflow_lib.stages.phase_diagram.settings import PhaseDiagramSettings
 SETTINGS = PhaseDiagramSettings.model_validate(
     {
         "systems": [
-            {"name": "na", "potential": "dft", "decorated": {"pairs": 3.9}, "plain": {"pairs": 5.1}}
+            {
+                "name": "na",
+                "potential": "dft",
+                "decorated": {"pairs": 3.9},
+                "plain": {"pairs": 5.1},
+                "experiment": [
+                    {"x": [0.1, 0.9], "temperature": 298, "label": "a gap"},
+                    {"x": [0.6667], "temperature": 298, "label": "a phase"},
+                ],
+            }
         ],
         "sampling": {
             "cell": [1, 1, 2],
@@ -137,6 +146,15 @@ def test_tables_and_figures_of_the_diagram(whole: Path):
     assert middle["voltage_v"].between(2.0, 4.0).all()  # PBE+U puts NaFePO4 at 2.9 V
 
 
+@pytest.mark.draws
+def test_what_experiment_has_found_stands_in_the_diagram(whole: Path, host: Host, tmp_path: Path):
+    shutil.copytree(whole, tmp_path / "all")
+    diagram(tmp_path / "all", host)
+    drawn = (tmp_path / "all/diagram.svg").read_text()
+    for mark in SETTINGS.systems[0].experiment:
+        assert f"experiment, Na: {mark.label}" in drawn
+
+
 def test_equal_seeds_give_equal_tables(whole: Path, host: Host, tmp_path: Path):
     shutil.copytree(whole / "na", tmp_path / "na")
     again = sample(tmp_path / "na", host, 0)
@@ -179,6 +197,18 @@ def test_potentials_that_do_not_exist_are_one_line(reference: Path, host: Host, 
     ("changes", "message"),
     [
         ({"systems": []}, "at least 1"),
+        (
+            {
+                "systems": [
+                    {
+                        "name": "na",
+                        "potential": "dft",
+                        "experiment": [{"x": [0.9, 0.1], "temperature": 298, "label": "a gap"}],
+                    }
+                ]
+            },
+            "the ends of a gap must ascend",
+        ),
         ({"systems": [{"name": "Na", "potential": "dft"}]}, "pattern"),
         ({"systems": [{"name": "na-r1", "potential": "dft"}]}, "name of a replica"),
         ({"systems": [{"name": "na", "potential": "dft"}] * 2}, "name of its own"),

@@ -58,7 +58,10 @@ def run_diagram(
             {part: read_table(f"phase_diagram/replica_{part}", sample) for part in PARTS}
             for sample in samples[name]
         ]
-        system = figures.System(str(summary["label"]), str(summary["mobile"]), {}, {}, {}, pd.DataFrame())
+        system = figures.System(
+            *(str(summary["label"]), str(summary["mobile"]), {}, {}, {}, pd.DataFrame()),
+            experiment=settings.system(name).experiment,
+        )
         for expansion in summary["expansions"]:
             iso = [_of(item["isotherms"], expansion) for item in replicas]
             free = [_of(item["thermal"], expansion) for item in replicas]

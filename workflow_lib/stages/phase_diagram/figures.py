@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from workflow_lib.core.plotting import OKABE_ITO, style
 from workflow_lib.lattice.entropy import ideal_mixing
 from workflow_lib.lattice.isotherms import single_phase
 from workflow_lib.stages.phase_diagram.boundaries import CROSSING, TANGENT, scan
-from workflow_lib.stages.phase_diagram.settings import DECORATED, PLAIN
+from workflow_lib.stages.phase_diagram.settings import DECORATED, PLAIN, Mark
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,6 +37,7 @@ class System:
     free: dict[str, pd.DataFrame]
     boundaries: dict[str, pd.DataFrame]
     entropy: pd.DataFrame
+    experiment: Sequence[Mark] = ()
 
     def with_entropy(self, table: pd.DataFrame) -> System:
         """Return the system with its entropy taken apart."""
@@ -51,7 +53,7 @@ def draw_diagram(systems: Sequence[System], stem: Path) -> None:
 
     Dots: points of one phase of the isotherms, coloured by chemical potential, hollow where the common
     tangents say that two phases are lower; dashed lines: these; crosses: the equilibrium of the branches
-    from the end members.
+    from the end members. What experiment has found stands in both panels of a system.
     """
     import matplotlib.pyplot as plt
 
@@ -67,6 +69,7 @@ def draw_diagram(systems: Sequence[System], stem: Path) -> None:
                 _diagram(panel, system.isotherms[name], system.boundaries[name])
             else:
                 panel.text(0.5, 0.5, "no charge states", transform=panel.transAxes, ha="center")
+            _experiment(panel, system)
             panel.set(xlim=(-0.02, 1.02))
             if place == 0:
                 panel.set_ylabel("temperature (K)")
@@ -79,6 +82,16 @@ def draw_diagram(systems: Sequence[System], stem: Path) -> None:
         handles |= dict(zip(found[1], found[0], strict=True))
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2, fontsize=7)
     save_figure(figure, stem)
+
+
+def _experiment(panel: Axes, system: System) -> None:
+    for mark, symbol in zip(system.experiment, cycle("*^sD"), strict=False):
+        look: dict[str, Any] = {"marker": "|", "ms": 9, "ls": "-", "lw": 1.6}
+        if len(mark.x) == 1:
+            look = {"marker": symbol, "ms": 9 if symbol == "*" else 6, "ls": ""}
+        there = [mark.temperature] * len(mark.x)
+        label = f"experiment, {system.mobile}: {mark.label}"
+        panel.plot(mark.x, there, color=OKABE_ITO[3], mec=OKABE_ITO[3], zorder=5, label=label, **look)
 
 
 def _diagram(panel: Axes, isotherms: pd.DataFrame, boundaries: pd.DataFrame) -> None:

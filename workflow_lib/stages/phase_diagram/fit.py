@@ -10,10 +10,10 @@ import numpy as np
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.progress import say
+from workflow_lib.lattice.annealing import anneal
 from workflow_lib.lattice.arrangement import UNIT, Arrangement
 from workflow_lib.lattice.cluster_expansion import Expansion, Space, fit_expansion
 from workflow_lib.lattice.host import Host
-from workflow_lib.lattice.monte_carlo import Sampler, neutral_exchange
 from workflow_lib.stages.phase_diagram.settings import (
     DECORATED,
     PLAIN,
@@ -29,10 +29,6 @@ from workflow_lib.stages.phase_diagram.structures import (
     training_set,
 )
 
-COOLING = np.geomspace(4000.0, 30.0, 16)
-"""K, temperatures of one search for a ground state on the expansion."""
-COOLING_SWEEPS = 60
-"""Sweeps at each of them; the cells are small."""
 TIE = 1e-5
 """eV a host cell; a predicted ground state must lie farther below what is known than this to be new."""
 SAME = 1e-9
@@ -143,17 +139,7 @@ def ground_states(
         for ions in numbers:
             if ions in (0, host.n_mobile(repeat)):
                 continue
-            start = host.random(repeat, ions, charges=charges, rng=rng)
-            walk = Sampler(
-                energy,
-                host.n_mobile(repeat),
-                expansion.space.occupations(start),
-                exchange=neutral_exchange(host, charges=charges),
-                rng=rng,
-            )
-            for temperature in COOLING:
-                walk.canonical(float(temperature), COOLING_SWEEPS)
-            lowest = host.canonical(expansion.space.arrangement(repeat, walk.occupations))
+            lowest = host.canonical(anneal(expansion.space, energy, repeat, ions, rng)[-1])
             found[host.key(lowest)] = lowest
     return list(found.values())
 

@@ -15,6 +15,7 @@ from workflow_lib.simulation.settings import Cells
 Repeat = tuple[PositiveInt, PositiveInt, PositiveInt]
 Temperature = Annotated[float, Field(gt=0, le=5000)]
 Share = Annotated[float, Field(gt=0, lt=1)]
+Filled = Annotated[float, Field(ge=0, le=1)]
 DECORATED, PLAIN = "decorated", "plain"
 """The two expansions of a system: over ions and charge states, and over the ions alone."""
 SOURCE_NAME = r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?"
@@ -29,6 +30,23 @@ class Cutoffs(_Part):
 
     pairs: float = Field(6.0, gt=0, le=20, description="A")
     triplets: float = Field(0.0, ge=0, le=12, description="A; 0: no triplets")
+
+
+class Mark(_Part):
+    """What experiment has found, drawn in the diagram: a phase, or the two ends of a gap."""
+
+    x: tuple[Filled] | tuple[Filled, Filled] = Field(
+        description="composition of a phase, or the two ends of a gap, ascending"
+    )
+    temperature: float = Field(gt=0, le=5000, description="K")
+    label: str = Field(min_length=1, max_length=80, description="what it is, and who says so")
+
+    @field_validator("x")
+    @classmethod
+    def _gap(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if len(value) == 2 and value[1] <= value[0]:
+            raise ValueError("the ends of a gap must ascend")
+        return value
 
 
 class SystemSettings(_Part):
@@ -51,6 +69,7 @@ class SystemSettings(_Part):
         Cutoffs(), description="of the expansion over ions and charge states, which has Ewald's term too"
     )
     plain: Cutoffs = Field(Cutoffs(pairs=8.0), description="of the expansion over the ions alone")
+    experiment: tuple[Mark, ...] = Field((), description="what experiment has found, for the diagram")
 
 
 class StructureSettings(_Part):

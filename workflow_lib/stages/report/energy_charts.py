@@ -38,6 +38,7 @@ SHIFT = 0.012
 METHODS = {
     "ga": ("genetic algorithm", "circle"),
     "random": ("random search", "x"),
+    "screened": ("screened by a cluster expansion", "diamond-tall-open"),
     "enumeration": ("enumeration", "cross-thin"),
 }
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+LINES = {"ga": "-", "random": "--", "screened": "-."}
+"""The searches that have a budget, with their lines."""
 LEAST_GAIN = 0.5
 """meV per formula unit; below it a bar is too short to be seen, and its number is written."""
 
@@ -72,9 +74,11 @@ def _progress(axes: Axes, rows: pd.DataFrame, all_rows: pd.DataFrame) -> None:
     from matplotlib.ticker import MaxNLocator
 
     if rows["best_mev_fu"].notna().any():
-        for method in ("ga", "random"):
+        for method, line in LINES.items():
             text, colour, marker = METHODS[method]
             own = rows[rows["method"] == method]
+            if own.empty:
+                continue
             end = all_rows.loc[all_rows["method"] == method, "evaluation"].max()
             axes.plot(own["evaluation"], own["formation_mev_fu"], marker, color=colour, ms=4, mfc="none")
             # The lowest energy so far does not change while other compositions are relaxed.
@@ -84,7 +88,7 @@ def _progress(axes: Axes, rows: pd.DataFrame, all_rows: pd.DataFrame) -> None:
                 where="post",
                 color=colour,
                 lw=1.8,
-                ls="-" if method == "ga" else "--",
+                ls=line,
                 label=f"lowest so far, {text}",
             )
         axes.plot([], [], "h", color="0.4", mfc="none", ms=4, label="single arrangements (marks)")
@@ -98,7 +102,8 @@ def _landscape(axes: Axes, found: pd.DataFrame) -> None:
     good = found.dropna(subset=["formation_mev_fu"])
     if good.empty:
         _nothing(axes)
-    shift = {"ga": -0.008, "random": 0.008, "enumeration": 0.0}  # otherwise markers hide each other
+    # Otherwise markers hide each other.
+    shift = {"ga": -0.008, "random": 0.008, "screened": 0.016, "enumeration": 0.0}
     for method, (text, colour, marker) in METHODS.items():
         own = good[good["method"] == method]
         if len(own):
@@ -123,10 +128,10 @@ def search_overview(searches: Iterable[Path], out: Path) -> None:
 
     ``searches`` are folders that :func:`workflow_lib.stages.search.run.run_search` wrote. The
     figure shows the lowest formation energy that the genetic algorithm and random search reached
-    with the same number of relaxations, at the composition that the model's own figure shows. The
-    table has all cells and compositions; for an enumerated cell it tells whether each search found
-    the ground state and after how many relaxations (``*_relaxations_needed``: until the lowest
-    energy). Raises UserError if there are no searches.
+    with the same number of relaxations, at the composition that the model's own figure shows, and what
+    the screened search reached, where it ran. The table has all cells and compositions; for an
+    enumerated cell it tells whether each search found the ground state and after how many relaxations
+    (``*_relaxations_needed``: until the lowest energy). Raises UserError if there are no searches.
     """
     import matplotlib.pyplot as plt
 
@@ -140,22 +145,34 @@ def search_overview(searches: Iterable[Path], out: Path) -> None:
     figure, (left, right) = plt.subplots(1, 2, sharey=True, figsize=(8.2, 1.6 + 0.28 * len(rows)))
     places = np.arange(len(rows))[::-1]
     left.hlines(places, rows["ga_mev_fu"], rows["random_mev_fu"], color="0.75", lw=1.5, zorder=1)
-    for method, size in (("ga", 5), ("random", 9)):  # one marker inside the other where both are equal
+    # One marker inside the other where they are equal.
+    for method, size in (("ga", 5), ("random", 9), ("screened", 13)):
         text, colour, marker = METHODS[method]
         fill = colour if method == "ga" else "none"
         energy = rows[f"{method}_mev_fu"]
+        if energy.isna().all():
+            continue
         left.plot(energy, places, marker, color=colour, mfc=fill, ms=size, label=text)
     left.set_yticks(places, rows["source"])
     left.set_ylim(-0.6, len(rows) - 0.4)
     left.set_xlabel("lowest formation energy found,\neach model's own (meV per formula unit)")
-    gain = rows["random_mev_fu"] - rows["ga_mev_fu"]
-    right.barh(places, gain, height=0.5, color=np.where(gain < 0, METHODS["random"][1], METHODS["ga"][1]))
+    others = [name for name in ("ga", "screened") if rows[f"{name}_mev_fu"].notna().any()]
+    height = 0.5 / max(len(others), 1)
+    for number, method in enumerate(others):
+        gain = rows["random_mev_fu"] - rows[f"{method}_mev_fu"]
+        at = places + height * ((len(others) - 1) / 2 - number)
+        colours = np.where(gain < 0, METHODS["random"][1], METHODS[method][1])
+        right.barh(at, gain, height=height, color=colours)
+        for place, value in zip(at, gain, strict=True):
+            if abs(value) < LEAST_GAIN:
+                text = f"{abs(value):.1f}"
+                right.annotate(text, (0, place), (4, 0), textcoords="offset points", va="center")
     right.axvline(0, color="0.3", lw=0.8)
-    for place, value in zip(places, gain, strict=True):
-        if abs(value) < LEAST_GAIN:
-            text = f"{abs(value):.1f}"
-            right.annotate(text, (0, place), (4, 0), textcoords="offset points", va="center")
-    right.set_xlabel("random search minus genetic algorithm\n(meV per formula unit; > 0: GA lower)")
+    lower = "GA lower" if others == ["ga"] else "GA, screened search lower"
+    right.set_xlabel(
+        f"random search minus {'the others' if len(others) > 1 else 'genetic algorithm'}\n"
+        f"(meV per formula unit; > 0: {lower})"
+    )
     if len(rows):
         first = rows.iloc[0]
         ratio = _reduced(int(first["n_occupied"]), round(first["n_occupied"] / first["x"]))
@@ -188,7 +205,7 @@ def _reached(folder: Path) -> pd.DataFrame:
                 row[f"{method}_mev_fu"] = reached["formation_mev_fu"] if reached else np.nan
                 row[f"{method}_state_key"] = reached["key"] if reached else None
                 row[f"{method}_relaxations_needed"] = reached["order"] if reached else None
-            for method in ("ga", "random"):
+            for method in (name for name in LINES if name in cell["methods"]):
                 found = cell["methods"][method].get("ground_states_found", {})
                 row[f"{method}_found_ground_state"] = found.get(number)
             rows.append(row)

@@ -17,7 +17,7 @@ from workflow_lib.lattice.arrangement import Arrangement
 from workflow_lib.lattice.counting import count_distinct
 from workflow_lib.stages.search.genotype import Lattice
 
-Method = Literal["ga", "random", "enumeration"]
+Method = Literal["ga", "random", "screened", "enumeration"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The search of one model: enumeration if asked for, genetic search and random search."""
+"""The search of one model: enumeration if asked for, genetic, random and perhaps screened search."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from workflow_lib.stages.search.figures import search_figure, shown
 from workflow_lib.stages.search.genotype import Lattice
 from workflow_lib.stages.search.problem import Evaluation, Method, Problem, Record, State
 from workflow_lib.stages.search.random_search import random_search
+from workflow_lib.stages.search.screened_search import screened_search
 from workflow_lib.stages.search.search import genetic_search
 from workflow_lib.stages.search.settings import CellSettings, SearchSettings
 from workflow_lib.stages.search.tables import (
@@ -47,6 +48,9 @@ MAX_ENUMERATED = 2000
 
 SEARCHES = (genetic_search.__module__, random_search.__module__)
 """Modules that decide, with all that they import, what a search asks for next."""
+
+SCREENED = (screened_search.__module__,)
+"""The same for the screened search."""
 
 
 def run_search(
@@ -173,6 +177,20 @@ def search_all(
                 batch=cell.offspring,
                 progress=progress,
             )
+        if settings.screening is not None:
+            own = question | {"screening": settings.screening, "code": code_checksum(*SCREENED)}
+            with _part(seconds, name, cell, "screened") as progress:
+                methods["screened"] = screened_search(
+                    problem,
+                    State(work, f"{cell.name}-screened", own, (seed, *cell.repeat, 2)),
+                    start=np.random.default_rng(streams[0]),
+                    end_members=evaluator.end_members(),
+                    budget=cell.budget,
+                    population=cell.population,
+                    offspring=cell.offspring,
+                    weights=settings.operators,
+                    progress=progress,
+                )
         results[cell.name] = methods
         cells[cell.name] = cell_summary(cell, lattice.n_mobile, problem.distinct, methods)
     if all(cell.repeat != UNIT for cell in settings.cells):

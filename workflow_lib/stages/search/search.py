@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -16,21 +16,25 @@ ATTEMPTS = 60
 """Number of children tried for one new arrangement before a random one is taken instead."""
 
 
-def _breed(
+def breed(
     problem: Problem,
     records: list[Record],
+    known: Mapping[str, int],
     *,
     count: int,
     population: int,
     weights: OperatorWeights,
     bits: np.random.BitGenerator,
 ) -> Batch:
-    """Return up to ``count`` arrangements that no record has, from operators or else drawn at random."""
+    """Return up to ``count`` arrangements that are not ``known`` (key to number of mobile ions).
+
+    They come from operators on the fittest of ``records``, or else are drawn at random.
+    """
     lattice = problem.lattice
     rng = np.random.RandomState(bits)  # shares its bits with a Generator; ase-ga needs a RandomState
     parents = make_population(lattice, records, population, rng)
     selector = make_selector(lattice, weights, rng)
-    found = ions_by_key(records)
+    found = dict(known)
     batch: Batch = []
     while len(batch) < count and (numbers := next_compositions(problem, found)):
         child = None
@@ -79,9 +83,10 @@ def genetic_search(
     progress(state.records)
     while len(state.records) < budget:
         if state.records:
-            children = _breed(
+            children = breed(
                 problem,
                 state.records,
+                ions_by_key(state.records),
                 count=min(offspring, budget - len(state.records)),
                 population=population,
                 weights=weights,

@@ -57,7 +57,7 @@ class CellSettings(BaseModel):
     budget: int = Field(
         default=14,
         ge=2,
-        description="distinct arrangements relaxed by each search, random as well as genetic",
+        description="distinct arrangements relaxed by each search",
     )
     population: int = Field(
         default=6, ge=2, description="arrangements that can have offspring, all compositions"
@@ -163,6 +163,11 @@ class SearchSettings(BaseModel):
 
     cells: tuple[CellSettings, ...] = Field(default_factory=_demo_cells, min_length=1)
     operators: OperatorWeights = OperatorWeights()
+    screening: Literal["cluster-expansion"] | None = Field(
+        default=None,
+        description="a third search with the same budget: a cluster expansion of what it has relaxed "
+        "proposes most of what it relaxes next; null: none",
+    )
     shown_x: float = Field(
         default=2 / 3, gt=0, lt=1, description="the figures show the search at the composition next to this"
     )

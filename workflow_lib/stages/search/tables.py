@@ -19,6 +19,8 @@ Results = dict[str, dict[Method, list[Record]]]
 """Records by supercell and method."""
 
 FOUND = tuple(TABLES["search/found"].columns)
+SEARCHES: tuple[Method, ...] = ("ga", "random", "screened")
+"""The methods that have a budget."""
 HISTORY = (
     "source", "cell", "method", "evaluation", "generation", "operator", "state_key", "x", "n_occupied",
     "formation_mev_fu", "best_mev_fu",
@@ -70,9 +72,9 @@ def history_table(model: str, host: Host, results: Results) -> pd.DataFrame:
     """Return one row per relaxation; ``best_mev_fu`` is the lowest energy so far at its composition."""
     rows = []
     for cell, methods in results.items():
-        for method in ("ga", "random"):
+        for method in SEARCHES:
             best: dict[int, float] = {}
-            for r in methods.get(method, []):  # type: ignore[call-overload]
+            for r in methods.get(method, []):
                 now = milli(r.evaluation.formation)
                 best[r.n_occupied] = np.fmin(best.get(r.n_occupied, np.nan), now)
                 x = host.composition(r.arrangement)
@@ -120,8 +122,8 @@ def cell_summary(
     }
     if cell.enumerate:
         truth = lowest(methods["enumeration"])
-        for method in ("ga", "random"):
-            reached = lowest(methods[method])  # type: ignore[index]
+        for method in (name for name in SEARCHES if name in methods):
+            reached = lowest(methods[method])
             summary["methods"][method]["ground_states_found"] = {
                 n: n in reached
                 and (reached[n].evaluation.formation or 0.0) - (truth[n].evaluation.formation or 0.0)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-METHODS = {name: SEARCH_METHODS[name][0] for name in ("ga", "random")}
+METHODS = {name: SEARCH_METHODS[name][0] for name in ("ga", "random", "screened")}
 ENERGY_LABEL = "formation energy\n(meV per formula unit)"
 LEAST_ENERGY = 100.0  # meV; ranges of y below these are not worth zooming into
 LEAST_VOLTAGE = 0.2  # V
@@ -336,17 +336,17 @@ def draw_found(formation: pd.DataFrame, hulls: pd.DataFrame, level: str, cells: 
         if group.empty:
             _say(panel, "no search")
         for (cell, method), part in group.groupby(["cell", "method"]):
-            random = method == "random"
+            random, hollow = method == "random", method != "ga"
             panel.scatter(
-                part["x"] + (DODGE if random else 0),
+                part["x"] + DODGE * list(METHODS).index(str(method)),
                 part["formation_mev_fu"],
-                s=13 if random else 16,
+                s=13 if hollow else 16,
                 marker=markers[cell],
-                facecolors="none" if random else colours[name],
-                edgecolors="0.45" if random else "none",
+                facecolors="none" if hollow else colours[name],
+                edgecolors="0.45" if random else colours[name] if hollow else "none",
                 alpha=0.75,
                 lw=0.6,
-                zorder=2 if random else 3,
+                zorder=2 if hollow else 3,
                 label=f"{cell} cell, {METHODS[str(method)]}",
             )
         panel.scatter(

@@ -1,0 +1,43 @@
+"""Low arrangements of a cluster expansion: simulated annealing at fixed composition."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from workflow_lib.lattice.arrangement import Arrangement, Repeat
+from workflow_lib.lattice.monte_carlo import Sampler, neutral_exchange
+from workflow_lib.lattice.multilinear import Multilinear
+
+if TYPE_CHECKING:
+    from workflow_lib.lattice.cluster_expansion import Space
+
+COOLING = np.geomspace(4000.0, 30.0, 16)
+"""K, temperatures of one search for a ground state on an expansion."""
+COOLING_SWEEPS = 60
+"""Sweeps at each of them; the cells are small."""
+
+
+def anneal(
+    space: Space, energy: Multilinear, repeat: Repeat, ions: int, rng: np.random.Generator
+) -> list[Arrangement]:
+    """Cool one random arrangement of ``ions`` ions; return what it was after each temperature.
+
+    ``energy`` is that of the supercell on ``space``. The last arrangement is the coldest; those before
+    it are low ones that are not yet the lowest. They are as sampled, not in canonical form.
+    """
+    host, charges = space.host, space.charges
+    start = host.random(repeat, ions, charges=charges, rng=rng)
+    walk = Sampler(
+        energy,
+        host.n_mobile(repeat),
+        space.occupations(start),
+        exchange=neutral_exchange(host, charges=charges),
+        rng=rng,
+    )
+    passed = []
+    for temperature in COOLING:
+        walk.canonical(float(temperature), COOLING_SWEEPS)
+        passed.append(space.arrangement(repeat, walk.occupations))
+    return passed
