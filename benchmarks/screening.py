@@ -117,7 +117,7 @@ def search(
     from workflow_lib.stages.search.settings import OperatorWeights
 
     start = (seed, *cell.repeat, 0)
-    bred = {
+    bred: dict[str, Any] = {
         "start": np.random.default_rng(start),
         "budget": cell.budget,
         "population": cell.population,
@@ -218,6 +218,7 @@ def draw(table: pd.DataFrame, mobile: str, sites: dict[str, int], stem: Path) ->
     ]
     figure, panels = plt.subplots(1, len(shown), figsize=(3.1 * len(shown) + 0.3, 3.3), squeeze=False)
     for panel, (cell, ions) in zip(panels[0], shown, strict=True):
+        name = str(cell)
         part = table[(table["cell"] == cell) & (table["n_occupied"] == ions)]
         for method in METHODS:
             words, colour, _ = SEARCH_METHODS[method]
@@ -229,9 +230,9 @@ def draw(table: pd.DataFrame, mobile: str, sites: dict[str, int], stem: Path) ->
             panel.fill_between(
                 runs.index, runs.min(axis=1), runs.max(axis=1), color=colour, alpha=0.15, lw=0
             )
-        relaxed = "relaxed" if cell == "1x1x1" else "not relaxed"
+        relaxed = "relaxed" if name == "1x1x1" else "not relaxed"
         distinct = int(part["distinct"].iloc[0])
-        panel.set_title(f"{cell}, {ions} of {sites[cell]} {mobile}, {relaxed}\n{distinct} arrangements")
+        panel.set_title(f"{name}, {ions} of {sites[name]} {mobile}, {relaxed}\n{distinct} arrangements")
         panel.set_xlabel("arrangements evaluated at this x")
         panel.set_ylim(0)
     panels[0][0].set_ylabel("lowest so far above the lowest known\n(meV per formula unit)")
