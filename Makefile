@@ -6,7 +6,7 @@ BIN = .venv/bin
 PYTHON ?= $(shell for p in python3.12 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: demo run report test test-report rehearsal test-dft test-gpu test-slurm test-faults lint format venv dft-setup slurm-setup clean
+.PHONY: demo run report test test-report test-tutorial docs rehearsal test-dft test-gpu test-slurm test-faults lint format venv dft-setup slurm-setup clean
 .DEFAULT_GOAL := demo
 
 demo: run report
@@ -36,6 +36,19 @@ test-report: .venv/browser
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core >/dev/null; }; \
 	chromium >/dev/null || { echo "The test of the page needs Chromium: on Debian run 'sudo apt-get install chromium'" >&2; exit 2; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c envs/requirements.lock -r envs/requirements-browser.lock
+	@touch $@
+
+# docs/own-material.md word by word, from a CIF to a voltage curve; a few minutes.
+test-tutorial: .venv/installed
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m tutorial tests/docs
+
+# The documentation as a site, in site/. Opens as files; a warning is an error.
+docs: .venv/docs
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	@echo "Open site/index.html"
+
+.venv/docs: .venv/installed envs/requirements-docs.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c envs/requirements.lock -r envs/requirements-docs.lock
 	@touch $@
 
 # Recomputes one stored frame of each kind with GPAW; DFT=quick takes only the smallest.

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from workflow_lib.core.errors import UserError
     from workflow_lib.frames.foreign import read_frames, write_frames
     from workflow_lib.frames.frame import Frame
+    from workflow_lib.frames.pymatgen_structure import as_atoms
     from workflow_lib.frames.splits import Splits
     from workflow_lib.frames.structure import read_structure
     from workflow_lib.lattice.host import Arrangement, Host
@@ -47,6 +48,7 @@ __all__ = [
     "UserError",
     "VoltageProfile",
     "__version__",
+    "as_atoms",
     "load_predictor",
     "lower_hull",
     "read_frames",
@@ -58,6 +60,7 @@ __all__ = [
 _MODULES = {
     "core.errors": ("UserError",),
     "frames.foreign": ("read_frames", "write_frames"),
+    "frames.pymatgen_structure": ("as_atoms",),
     "frames.structure": ("read_structure",),
     "frames.splits": ("Splits",),
     "frames.frame": ("Frame",),

@@ -126,7 +126,7 @@ class Run:
     def table(self, name: str, model: ModelId | str | None = None) -> pd.DataFrame:
         """Return a table by name; if every model has one, that of ``model`` or all of them together.
 
-        All of them together have the column ``source``, which names the model.
+        Tables of trained models have the column ``id``; for those of other systems it is added here.
         """
         import pandas as pd
 
@@ -142,7 +142,7 @@ class Run:
         for source in wanted:
             folder = (self.folder / table.file.format(model=source)).parent
             part = read_table(name, folder)
-            parts.append(part if "source" in part else part.assign(source=source))
+            parts.append(part if "id" in part else part.assign(id=source))
         return _described(name, pd.concat(parts, ignore_index=True) if len(parts) > 1 else parts[0])
 
     def energies(self) -> pd.DataFrame:

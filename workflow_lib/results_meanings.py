@@ -40,7 +40,8 @@ def unit_of(column: str) -> str:
 
 
 MEANINGS = {
-    "source": "who says so: `dft`, the id of a trained model, or `ewald` (formal charges)",
+    "id": "who says so: `dft`, the id of a trained model, or `ewald` (formal charges)",
+    "system": "system of the study, as the configuration names it",
     "model": "name of the model in the configuration",
     "family": "family of the network",
     "init": "scratch or pretrained",
@@ -57,15 +58,15 @@ MEANINGS = {
     "n_occupied": "number of mobile ions in the cell",
     "formula_units": "formula units in the cell",
     "energy_ev": "energy of the cell",
-    "formation_mev_fu": "formation energy against the end members of the same source",
-    "above_hull_mev_fu": "distance to the convex hull of the same source",
+    "formation_mev_fu": "formation energy against the end members of the same id",
+    "above_hull_mev_fu": "distance to the convex hull of the same id",
     "fmax_ev_a": "largest force on an atom at the end",
     "volume_a3": "volume of the cell",
     "status": "converged, unconverged (out of steps) or diverged; of DFT calculations that of the store: "
     "done, failed, running, interrupted, pending",
     "level": "level of theory of the energies: code/functional/U/cut-off/mesh/magnetic order; of a "
     "potential trained elsewhere its own. Energies of two levels are never subtracted: such rows are "
-    "compared by formation energies and by differences within one source",
+    "compared by formation energies and by differences within one id",
     "degeneracy": "equivalent arrangements in the cell",
     "seen": "whether a frame of the state trained the model or chose its epoch",
     "role": "set of the state in the model's fold: train, validation, test or none",
@@ -92,8 +93,8 @@ IN_TABLES: dict[str, dict[str, str]] = {
         "high": "upper end",
     },
     "training/parity": {
-        "dft": "eV/atom, eV/A, eV/A^3, muB or e, by `label`",
-        "model": "the model's number, units as `dft`",
+        "dft_value": "eV/atom, eV/A, eV/A^3, muB or e, by `label`",
+        "model_value": "the model's number, units as `dft_value`",
         "atom": "index in the frame, -1 for the whole cell",
     },
     "charge_order/reference": {
@@ -147,7 +148,6 @@ IN_TABLES: dict[str, dict[str, str]] = {
         "round": "0: before any expansion; then the round that predicted it as a ground state",
     },
     "phase_diagram/fit": {
-        "source": "system",
         "functions": "functions that the sparse fit kept",
         "rmse_mev_fu": "on the data of the fit",
         "cross_validation_mev_fu": "on groups left out, at the chosen penalty",
@@ -163,7 +163,6 @@ IN_TABLES: dict[str, dict[str, str]] = {
         "equilibrated": "whether the point counts",
     },
     "phase_diagram/boundaries": {
-        "source": "system",
         "rule": "jump (of an isotherm), crossing (of grand free energies) or tangent (of free energies)",
         "scan": "up or down: the direction that shows the jump",
         "x_low": "composition of the phase with fewer ions",
@@ -171,7 +170,6 @@ IN_TABLES: dict[str, dict[str, str]] = {
         "replicas": "replicas that show it",
     },
     "phase_diagram/features": {
-        "source": "system",
         "kind": "solid solution, miscibility gap, eutectoid or compounds, by the common tangents",
         "eutectoid_k": "temperature where a gap divides",
         "eutectoid_x": "composition of the phase that appears there",

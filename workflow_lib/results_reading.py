@@ -6,13 +6,14 @@ bytes belong together, and to which model. Everything that reads a table or docu
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workflow_lib.core.errors import UserError
-from workflow_lib.core.io import read_json, sha256, write_json
+from workflow_lib.core.io import atomic_path, read_json, sha256, write_csv, write_json
 from workflow_lib.core.validation import nearest
-from workflow_lib.results_schema import TABLES, Kind, Table, files_of
+from workflow_lib.results_schema import MODEL, TABLES, Kind, Table, files_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,6 +70,30 @@ def checked(path: str | Path, command: str) -> Path:
     if content["files"].get(path.name) != sha256(path):
         raise UserError(f"{path} was changed or cut since `{command}` wrote it; {again}")
     return path
+
+
+def write_table(
+    name: str, table: pd.DataFrame, folder: str | Path, *, owner: Mapping[str, object] | None = None
+) -> None:
+    """Write a table of :data:`results_schema.TABLES` to its folder, the columns of its model first.
+
+    ``owner``: those columns (``Origin.columns``) where all rows belong to one model, so that the table
+    need not have them.
+    """
+    schema = table_of(name)
+    table = table.assign(**owner or {})
+    first = [column for column in MODEL if column in schema.columns]
+    table = table[[*first, *(column for column in table if column not in first)]]
+    whole = [column for column in ("fold", "seed") if column in first]
+    table = table.astype(dict.fromkeys(whole, "Int64"))
+    path = Path(folder) / Path(schema.file).name
+    if path.suffix == ".parquet":
+        few = [column for column in first if column not in whole]  # the same in every row: stored once
+        with atomic_path(path) as temporary:
+            frame = table.astype(dict.fromkeys(few, "category"))
+            frame.to_parquet(temporary, index=False, compression="zstd")
+    else:
+        write_csv(table, path)
 
 
 def read_table(name: str, folder: str | Path) -> pd.DataFrame:

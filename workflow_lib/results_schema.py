@@ -48,11 +48,12 @@ class Table:
         return "{model}" in self.file
 
 
-IDENTITY: dict[str, Kind] = {
-    **{"source": "text", "model": "text", "variant": "text", "fold": "count", "seed": "count"}
+MODEL: dict[str, Kind] = {
+    **{"id": "text", "model": "text", "family": "text", "variant": "text", "fold": "count", "seed": "count"}
 }
-ENERGIES: dict[str, Kind] = {
-    **{"source": "text", "protocol": "text", "state_key": "text", "ion_key": "text", "x": "number"},
+"""Columns that begin every table whose rows belong to a model, so that any two of them can be joined."""
+ENERGIES: dict[str, Kind] = MODEL | {
+    **{"protocol": "text", "state_key": "text", "ion_key": "text", "x": "number"},
     **{"formula_units": "count", "energy_ev": "number", "fmax_ev_a": "number", "volume_a3": "number"},
     **{"status": "text", "level": "text"},
 }
@@ -104,15 +105,15 @@ TABLES: dict[str, Table] = {
     ),
     "training/history": Table(
         *("training/{model}/history.csv", "train"),
-        _columns(number="learning_rate train_loss validation_loss", count="epoch"),
+        MODEL | _columns(number="learning_rate train_loss validation_loss", count="epoch"),
     ),
     "training/metrics": Table(
         *("training/{model}/metrics.csv", "train"),
-        _columns("set kind label metric unit status", "value low high", "count"),
+        MODEL | _columns("set kind label metric unit status", "value low high", "count"),
     ),
     "training/parity": Table(
         *("training/{model}/parity.parquet", "train"),
-        _columns("frame_id set kind label component", "dft model", "atom", "redox"),
+        MODEL | _columns("frame_id set kind label component", "dft_value model_value", "atom", "redox"),
     ),
     "charge_order/reference": Table(
         *("charge_order/reference.csv", "charge-order-reference"),
@@ -137,19 +138,19 @@ TABLES: dict[str, Table] = {
     ),
     "charge_order/overview": Table(
         *("charge_order/overview.csv", "charge-order-overview"),
-        IDENTITY | _columns("family init protocol", "states_spearman states_mae_mev_fu", flag="headline"),
+        MODEL | _columns("init protocol", "states_spearman states_mae_mev_fu", flag="headline"),
     ),
     "charge_order/pooled": Table(
         *("charge_order/pooled.csv", "charge-order-overview"),
-        _columns("model family init variant protocol", "spearman mae_mev_fu", "folds seeds states"),
+        _columns("model family variant init protocol", "spearman mae_mev_fu", "folds seeds states"),
     ),
     "charge_order/identical": Table(
         *("charge_order/identical/identical.csv", "charge-order-identical"),
-        IDENTITY | _columns("atoms state_key frame_id role status", "dft_mev_fu model_mev_fu"),
+        MODEL | _columns("atoms state_key frame_id role status", "dft_mev_fu model_mev_fu"),
     ),
     "charge_order/identical_scores": Table(
         *("charge_order/identical/identical_scores.csv", "charge-order-identical"),
-        IDENTITY | _columns("", "mae_mev_fu spread_ratio pairs_ordered", "orders pairs"),
+        MODEL | _columns("", "mae_mev_fu spread_ratio pairs_ordered", "orders pairs"),
     ),
     "search/found": Table(
         *("search/{model}/found.csv", "search"),
@@ -157,15 +158,16 @@ TABLES: dict[str, Table] = {
     ),
     "search/history": Table(
         *("search/{model}/history.csv", "search"),
-        _columns(
-            "source cell method operator state_key",
+        MODEL
+        | _columns(
+            "cell method operator state_key",
             "x formation_mev_fu best_mev_fu",
             "evaluation generation n_occupied",
         ),
     ),
     "search/overview": Table(
         *("search/overview.csv", "search-overview"),
-        _columns("source arranged cell", "x ga_mev_fu random_mev_fu", "n_occupied budget", "shown"),
+        MODEL | _columns("arranged cell", "x ga_mev_fu random_mev_fu", "n_occupied budget", "shown"),
     ),
     "search/pending": Table(
         *("search/pending.csv", "search-overview"),
@@ -177,7 +179,7 @@ TABLES: dict[str, Table] = {
     ),
     "thermodynamics/formation": Table(
         *("thermodynamics/formation.csv", "thermodynamics"),
-        IDENTITY
+        MODEL
         | _columns(
             "protocol method cell state_key status level",
             "x energy_ev formation_mev_fu above_hull_mev_fu fmax_ev_a",
@@ -187,22 +189,25 @@ TABLES: dict[str, Table] = {
     ),
     "thermodynamics/hull": Table(
         *("thermodynamics/hull.csv", "thermodynamics"),
-        IDENTITY | _columns("scope state_key cell protocol", "x formation_mev_fu"),
+        MODEL | _columns("scope state_key cell protocol", "x formation_mev_fu"),
     ),
     "thermodynamics/voltage": Table(
         *("thermodynamics/voltage.csv", "thermodynamics"),
-        IDENTITY | _columns("scope", "x_low x_high voltage_v"),
+        MODEL | _columns("scope", "x_low x_high voltage_v"),
     ),
     "thermodynamics/scores": Table(
         *("thermodynamics/scores.csv", "thermodynamics"),
-        IDENTITY | _columns("status", "hull_mae_mev_fu voltage_mae_mv average_voltage_v", "compositions"),
+        MODEL | _columns("status", "hull_mae_mev_fu voltage_mae_mv average_voltage_v", "compositions"),
     ),
     "thermodynamics/summary": Table(
-        "thermodynamics/summary.csv", "thermodynamics", _columns("model variant", "hull_mae_mev_fu_mean")
+        "thermodynamics/summary.csv",
+        "thermodynamics",
+        _columns("model family variant", "hull_mae_mev_fu_mean"),
     ),
     "embedding/points": Table(
         *("embedding/{model}/points.parquet", "embedding"),
-        _columns(
+        MODEL
+        | _columns(
             "origin frame_id state_key kind set network",
             "pc1 pc2",
             "step atom oxidation_state",
@@ -211,7 +216,7 @@ TABLES: dict[str, Table] = {
     ),
     "embedding/overview": Table(
         *("embedding/overview.csv", "embedding-overview"),
-        IDENTITY | _columns("status", "redox_silhouette redox_accuracy"),
+        MODEL | _columns("status", "redox_silhouette redox_accuracy"),
     ),
     "phase_diagram/structures": Table(
         *("phase_diagram/{model}/structures.csv", "phase-diagram-fit"),
@@ -224,7 +229,7 @@ TABLES: dict[str, Table] = {
     "phase_diagram/fit": Table(
         *("phase_diagram/{model}/fit.csv", "phase-diagram-fit"),
         _columns(
-            "source expansion",
+            "system expansion",
             "rmse_mev_fu cross_validation_mev_fu held_out_rmse_mev_fu held_out_rmse_mev_site dielectric "
             "pairs_ordered",
             "structures orbits functions ground_states ground_states_found",
@@ -250,7 +255,7 @@ TABLES: dict[str, Table] = {
     "phase_diagram/boundaries": Table(
         *("phase_diagram/boundaries.csv", "phase-diagram"),
         _columns(
-            "source expansion rule scan",
+            "system expansion rule scan",
             "temperature_k x_low x_low_std x_high x_high_std mu_ev mu_ev_std",
             "replicas",
         ),
@@ -258,27 +263,27 @@ TABLES: dict[str, Table] = {
     "phase_diagram/isotherms": Table(
         *("phase_diagram/isotherms.csv", "phase-diagram"),
         _columns(
-            "source expansion direction",
+            "system expansion direction",
             "temperature_k mu_ev x x_error energy_ev_site heat_capacity_k_site voltage_v",
         ),
     ),
     "phase_diagram/free_energy": Table(
         *("phase_diagram/free_energy.csv", "phase-diagram"),
-        _columns("source expansion", f"temperature_k x {_THERMAL}"),
+        _columns("system expansion", f"temperature_k x {_THERMAL}"),
     ),
     "phase_diagram/entropy": Table(
         *("phase_diagram/entropy.csv", "phase-diagram"),
-        _columns("source", f"temperature_k x {_ENTROPIES}"),
+        _columns("system", f"temperature_k x {_ENTROPIES}"),
     ),
     "phase_diagram/features": Table(
         *("phase_diagram/features.csv", "phase-diagram"),
-        _columns("source expansion kind", "eutectoid_k eutectoid_x closed_k hysteresis_v"),
+        _columns("system expansion kind", "eutectoid_k eutectoid_x closed_k hysteresis_v"),
     ),
     "comparison": Table(
         *("comparison/comparison.csv", "comparison"),
-        IDENTITY
+        MODEL
         | _columns(
-            "family init status level",
+            "init status level",
             "energy_mae_mev_atom force_mae_mev_a states_spearman hull_mae_mev_fu step_voltage_mae_mv "
             "redox_silhouette",
             "parameters train_frames relaxations",
@@ -287,7 +292,7 @@ TABLES: dict[str, Table] = {
     "comparison/contrasts": Table(
         *("comparison/contrasts.csv", "comparison"),
         _columns(
-            "endpoint model family init variant_without variant_with reason",
+            "model family init endpoint variant_without variant_with reason",
             "error_without error_with difference low high",
             "trainings states",
             "decided",
@@ -352,7 +357,7 @@ TABLES: dict[str, Table] = {
         *("checks/checks.csv", "checks"),
         _columns("check first", count="violations"),
     ),
-    "comparison/timings": Table("comparison/timings.csv", "comparison", _columns("source"), sealed=False),
+    "comparison/timings": Table("comparison/timings.csv", "comparison", MODEL, sealed=False),
 }
 
 DOCUMENTS: dict[str, tuple[str, ...]] = {

@@ -145,6 +145,10 @@ def test_relax_writes_a_structure_in_its_cell(
     write(tmp_path / "a.extxyz", atoms)
     out = tmp_path / "b.extxyz"
     done = cli("relax", model_dir, tmp_path / "a.extxyz", out, "--max-steps", 3)
+    # What a long relaxation shows on the way: steps, energy, largest force.
+    first, last = done.stderr.splitlines()
+    assert "relaxing a.extxyz: 0 of 3 steps" in first
+    assert "3 of 3 steps in" in last and "energy -" in last and "largest force" in last
     assert done.returncode == 0, done.stderr
     relaxed = read(out)
     assert np.array_equal(relaxed.cell[:], atoms.cell[:])

@@ -21,7 +21,7 @@ def found(folder, model, rows):
     table = pd.DataFrame(
         [
             {
-                "source": model, "cell": cell, "method": method, "state_key": key, "x": n / sites,
+                "id": model, "cell": cell, "method": method, "state_key": key, "x": n / sites,
                 "n_occupied": n, "formation_mev_fu": energy,
             }
             for cell, method, key, n, sites, energy in rows

@@ -21,12 +21,13 @@ from workflow_lib.frames.splits import SETS, Fold, Splits
 from workflow_lib.frames.table import write_parquet
 from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.models.identity import EWALD, ModelId
+from workflow_lib.models.predictor import Origin
 from workflow_lib.results import Run
 from workflow_lib.results_captions import CAPTIONS
 from workflow_lib.results_meanings import IN_TABLES, MEANINGS, unit_of
 from workflow_lib.results_models import load_model, training_frames
-from workflow_lib.results_reading import checked, read_table, seal, seal_name
-from workflow_lib.results_schema import DFT, ENERGIES, FIGURES, TABLES, files_of
+from workflow_lib.results_reading import checked, read_table, seal, seal_name, write_table
+from workflow_lib.results_schema import DFT, ENERGIES, FIGURES, MODEL, TABLES, files_of
 
 PAINN, MACE = "painn-entropy-f0-s1", "mace-baseline-f0-s1"
 KEY = "1x1x1:Na1001:Fe2323"
@@ -34,7 +35,7 @@ KEY = "1x1x1:Na1001:Fe2323"
 
 def energies(source: str, count: int, **columns: object) -> pd.DataFrame:
     """Rows of a table of energies."""
-    row = {"source": source, "protocol": "distorted", "state_key": KEY, "ion_key": KEY[:13], "x": 0.5}
+    row = {"id": source, "protocol": "distorted", "state_key": KEY, "ion_key": KEY[:13], "x": 0.5}
     row |= {"formula_units": 4, "energy_ev": -180.0, "fmax_ev_a": 0.04, "volume_a3": 300.0}
     row |= {"status": "converged", "level": "GPAW/PBE"} | columns
     return pd.DataFrame([row] * count)
@@ -69,7 +70,7 @@ def test_tables_are_typed_and_described(folder: Path):
     assert table.attrs["units"]["volume_a3"] == "A^3"
     assert "eV/A" in table.attrs["meanings"]["fmax_ev_a"]
     every = run.table("charge_order/states")
-    assert every["source"].value_counts().to_dict() == {PAINN: 3, MACE: 2, EWALD: 1}
+    assert every["id"].value_counts().to_dict() == {PAINN: 3, MACE: 2, EWALD: 1}
     assert every.attrs["units"] == table.attrs["units"]
     assert run.splits.fold(0).role("state of test", "test") == "test"
 
@@ -77,7 +78,7 @@ def test_tables_are_typed_and_described(folder: Path):
 def test_all_energies_of_a_run_are_one_table(folder: Path):
     table = Run(folder).energies()
     assert list(table.columns) == list(ENERGIES)
-    assert set(table["source"]) == {PAINN, MACE, EWALD, DFT} and len(table) == 8
+    assert set(table["id"]) == {PAINN, MACE, EWALD, DFT} and len(table) == 8
 
 
 def test_every_figure_has_a_caption(folder: Path):
@@ -230,3 +231,29 @@ def test_descriptions_are_of_columns_that_exist():
     assert set(MEANINGS) <= set.union(*columns.values())
     for name, meanings in IN_TABLES.items():
         assert set(meanings) <= columns[name], name
+
+
+def test_tables_of_models_begin_alike_so_that_they_join() -> None:
+    """Rows of a model begin with who it is; rows over several trainings with what these share."""
+    joined = 0
+    for name, table in TABLES.items():
+        columns = list(table.columns)
+        if "id" in columns or (table.per_model and name.startswith(("training/", "embedding/"))):
+            assert columns[: len(MODEL)] == list(MODEL), name
+            joined += 1
+        elif "model" in columns:
+            assert columns[:2] == ["model", "family"], name
+    assert joined >= 15
+    assert list(Origin("painn", "painn", "scratch", "entropy", 0, 1).columns(PAINN)) == list(MODEL)
+
+
+def test_a_table_is_written_with_its_model_first(tmp_path: Path) -> None:
+    owner = Origin("painn", "painn", "scratch", "entropy", 0, 1).columns(PAINN)
+    rows = pd.DataFrame({"set": ["test"], "extra": [1.0]})
+    for name in ("training/metrics", "training/parity"):
+        others = {column: [None] for column in TABLES[name].columns if column not in {*owner, *rows}}
+        write_table(name, rows.assign(**others), tmp_path, owner=owner)
+        seal(tmp_path, "train")
+        table = read_table(name, tmp_path)
+        assert list(table)[:7] == [*MODEL, "set"]
+        assert table.loc[0, list(MODEL)].tolist() == [PAINN, "painn", "painn", "entropy", 0, 1]

@@ -116,7 +116,7 @@ def _charge_order(folder: Path, model: str, tilt: float, bump: float) -> None:
     dft = table["energy_ev"]
     order = table["state_key"].str.endswith("Fe2233")
     rows = table.assign(
-        **{"source": model, "protocol": "distorted", "status": "converged", "role": "test"},
+        **{"id": model, "protocol": "distorted", "status": "converged", "role": "test"},
         energy_ev=dft + tilt * table["x"] + bump * order,
         dft_energy_ev=dft,
         dft_formation_mev_fu=table["formation_mev_fu"],
@@ -148,7 +148,7 @@ def _search(folder: Path, model: str, host: Host) -> None:
     for number in range(4):
         arrangement = host.random((1, 3, 1), 8, charges=True, rng=rng)
         key = host.key(arrangement)
-        row = {"source": model, "cell": "1x3x1", "state_key": key, "x": 2 / 3, "n_occupied": 8}
+        row = {"id": model, "cell": "1x3x1", "state_key": key, "x": 2 / 3, "n_occupied": 8}
         row |= {"method": ("ga", "random")[number % 2], "status": "converged", "degeneracy": 12}
         rows.append(row | {"energy_ev": line + 0.3 * number, "protocol": "search", "formula_units": 12})
         if number == 0:
@@ -208,7 +208,7 @@ def _embedding(folder: Path, model: str, frames: list[Frame]) -> None:
 def _identity(model: str) -> dict:
     name, variant, fold, seed = model.split("-")
     return {
-        "source": model,
+        "id": model,
         "model": name,
         "variant": variant,
         "fold": int(fold[1:]),

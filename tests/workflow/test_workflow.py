@@ -106,7 +106,7 @@ def test_smoke_configuration_end_to_end(tmp_path: Path, cleaned: list[str]) -> N
 
     # On identical atoms a charge-blind model is blind by construction, and only such a one.
     identical = pd.read_csv(results / "charge_order/identical/identical_scores.csv")
-    assert set(identical["source"]) == {path.name for path in (results / "training").iterdir()} | {"ewald"}
+    assert set(identical["id"]) == {path.name for path in (results / "training").iterdir()} | {"ewald"}
     blind = identical["charge_labelled"].eq(False)
     assert blind.sum() == 2
     assert (identical.loc[blind, "pairs_ordered"] == 0.5).all()

@@ -166,19 +166,27 @@ def relax(
 
     atoms = read_structure(structure)
     predictor = _model(model, device)
+    from workflow_lib.core.progress import Progress
+    from workflow_lib.simulation.relaxation import Snapshot
     from workflow_lib.simulation.relaxation import relax as run
 
-    [result] = run(
-        predictor,
-        [atoms],
-        fmax=fmax,
-        max_steps=max_steps,
-        batch_size=1,
-        cell=cell,
-        smax=smax,
-        optimiser=optimiser,
-        assign=assign,
-    )
+    with Progress(f"relaxing {structure.name}", max_steps, "step") as progress:
+
+        def show(_: int, step: int, now: Snapshot) -> None:
+            progress.show(step, f"energy {now.energy:.4f} eV, largest force {now.fmax:.4f} eV/A")
+
+        [result] = run(
+            predictor,
+            [atoms],
+            fmax=fmax,
+            max_steps=max_steps,
+            batch_size=1,
+            cell=cell,
+            smax=smax,
+            optimiser=optimiser,
+            record=show,
+            assign=assign,
+        )
     if result.status == "diverged":
         raise UserError(
             f"the relaxation of {structure} diverged after {result.steps} steps ({result.reason}); nothing "

@@ -38,7 +38,7 @@ ACCEPTED: dict[str, tuple[str, ...]] = {
     "virial": ("REF_virial", "REF_virials", "virial", "virials", "dft_virial"),
     "magmoms": ("REF_magmom", "REF_magmoms", "magmoms", "magmom", "magnetic_moments", "dft_magmom"),
     "charges": ("REF_charge", "REF_charges", "bader_charge", "bader_charges", "charges"),
-    "oxidation_states": ("oxidation_states", "oxidation_state"),
+    "oxidation_states": ("oxidation_states", "oxidation_state", "oxi_states"),
     "stress_converged": ("stress_converged",),
     "frame_id": ("frame_id",),
     "group": ("group", "material", "material_id", "mp_id"),

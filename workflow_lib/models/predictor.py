@@ -12,10 +12,13 @@ import torch
 from ase import Atoms
 
 from workflow_lib.core.errors import UserError
+from workflow_lib.frames.pymatgen_structure import as_atoms
 from workflow_lib.models.contract import Batch, Output, Structure
 from workflow_lib.models.identity import OUTSIDE
 
 if TYPE_CHECKING:
+    from pymatgen.core import Structure as PymatgenStructure
+
     from workflow_lib.models.neighbours import Edges
 
 Assign = Literal["labels", "search"]
@@ -55,6 +58,11 @@ class Origin:
     seed: int | None
     redox_embedding: str = "none"
     status: str = "ok"
+
+    def columns(self, identity: str) -> dict[str, object]:
+        """Return the columns that begin every table of its rows; ``identity`` is its id."""
+        own = {"id": identity, "model": self.model, "family": self.family, "variant": self.variant}
+        return own | {"fold": self.fold, "seed": self.seed}
 
     @property
     def outside(self) -> bool:
@@ -178,7 +186,7 @@ class Predictor(ABC):
 
     def predict(
         self,
-        atoms: Sequence[Atoms],
+        atoms: Sequence[Atoms | PymatgenStructure],
         *,
         stress: bool = False,
         batch_size: int = 16,
@@ -186,14 +194,17 @@ class Predictor(ABC):
     ) -> list[Prediction]:
         """Evaluate structures in batches; a UserError names the structure by its place in the list.
 
+        Structures of pymatgen are taken too, with their oxidation states (see ``as_atoms``).
+
         With ``assign="search"`` a structure without charge states is evaluated under each neutral
         assignment and the one of lowest energy is reported.
         """
         owners: list[int] = []
         states: list[np.ndarray | None] = []
         structures: list[Structure] = []
-        for place, item in enumerate(atoms):
+        for place, given in enumerate(atoms):
             try:
+                item = as_atoms(given)
                 for candidate in self.candidates(item, assign):
                     structures.append(self.labelled_structure(item, candidate))
                     states.append(candidate)

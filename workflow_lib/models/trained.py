@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from workflow_lib.core.code import PACKAGE, code_checksum
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import atomic_path, read_json, sha256, to_json, write_json
+from workflow_lib.frames.pymatgen_structure import OXI_STATES
 from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.models.contract import Batch, Output, Potential, Species, Structure
 from workflow_lib.models.device import usable
@@ -202,8 +203,9 @@ class TrainedModel(Predictor):
         """
         if self.rule is None:
             return None
-        if atoms.has(LABELS):
-            states = _whole_numbers(atoms.arrays[LABELS])
+        given = next((name for name in (LABELS, OXI_STATES) if atoms.has(name)), None)
+        if given is not None:
+            states = _whole_numbers(atoms.arrays[given])
             self.rule.check_neutral(atoms.numbers, states)
             return states
         moments = _given_moments(atoms)

@@ -14,6 +14,7 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
+from workflow_lib.frames.pymatgen_structure import OXI_STATES
 from workflow_lib.models.outside import load_predictor
 from workflow_lib.models.predictor import Assign, Predictor
 from workflow_lib.models.trained import LABELS, MOMENTS
@@ -25,11 +26,11 @@ class PotentialCalculator(Calculator):
     ``model`` is a potential, or what ``load_predictor`` takes: a folder, a shipped name, the import path
     of a calculator. Models trained without stress give none, unless loaded with
     ``allow_untrained_stress``. A charge-labelled model reads
-    ``atoms.arrays["oxidation_states"]``, else moments given with the structure, else raises
-    UserError unless ``assign="search"`` (the neutral assignment of lowest energy, searched again at
-    each geometry). A changed array is noticed. ``oxidation_states`` holds the charge states of the
-    last calculation (None for a charge-blind model), ``embeddings`` [n, d] the features that feed
-    the energy.
+    ``atoms.arrays["oxidation_states"]`` (or ``oxi_states``, as pymatgen names it), else moments given
+    with the structure, else raises UserError unless ``assign="search"`` (the neutral assignment of
+    lowest energy, searched again at each geometry). A changed array is noticed. ``oxidation_states``
+    holds the charge states of the last calculation (None for a charge-blind model), ``embeddings``
+    [n, d] the features that feed the energy.
     """
 
     def __init__(self, model: Predictor | str | Path, assign: Assign = "labels", **kwargs: Any) -> None:
@@ -51,7 +52,7 @@ class PotentialCalculator(Calculator):
         changes = super().check_state(atoms, tol=tol)
         if self.atoms is None:
             return changes
-        for name in (LABELS, *MOMENTS):
+        for name in (LABELS, OXI_STATES, *MOMENTS):
             before, now = self.atoms.arrays.get(name), atoms.arrays.get(name)
             if before is None and now is None:
                 continue

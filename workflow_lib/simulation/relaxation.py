@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, Protocol, Self
+from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 import numpy as np
 import torch
@@ -26,10 +26,14 @@ from torch_sim.optimizers import CellFireState, OptimState
 from torch_sim.quantities import system_wise_max_force
 
 from workflow_lib.core.errors import UserError
+from workflow_lib.frames.pymatgen_structure import as_atoms
 from workflow_lib.models.predictor import Assign, Predictor
 from workflow_lib.models.trained import LABELS
 from workflow_lib.simulation.settings import Optimiser
 from workflow_lib.simulation.torchsim import TorchSimModel
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure as PymatgenStructure
 
 TIME_STEP = 0.1
 """First time step of ASE's FIRE."""
@@ -91,7 +95,7 @@ class Recorder(Protocol):
 
 def relax(
     model: Predictor,
-    atoms: Sequence[Atoms],
+    atoms: Sequence[Atoms | PymatgenStructure],
     *,
     fmax: float,
     max_steps: int,
@@ -113,18 +117,20 @@ def relax(
     relaxation. If the device runs out of memory the batch is halved, and unfinished relaxations start
     again (``record`` sees their steps again). Deterministic; raises UserError as ``Predictor.structure``
     does, and for a cell that cannot be relaxed: the model gives no stress, or the structure has no cell.
+    Structures of pymatgen are taken too, as ``Predictor.predict`` does.
     """
     if not atoms:
         return []
+    starts = [as_atoms(item) for item in atoms]
     if cell:
-        _require_cells(model, atoms)
+        _require_cells(model, starts)
     advance: Callable[..., OptimState] = (
         ts.fire_step if optimiser == "fire" else partial(ts.lbfgs_step, max_history=MEMORY)
     )
     results: dict[int, Relaxation] = {}
     size = batch_size
     while len(results) < len(atoms):
-        run = _Run(model, atoms, fmax, smax if cell else None, max_steps, record, record_every)
+        run = _Run(model, starts, fmax, smax if cell else None, max_steps, record, record_every)
         wanted, full = [index for index in range(len(atoms)) if index not in results], None
         try:
             _advance(run, wanted, size, advance, optimiser, assign)

@@ -91,7 +91,7 @@ def test_labelled_model_keeps_the_orders_it_was_given(desks) -> None:
     assert scores["headline_protocol"] == "distorted"
     assert scores["relaxations"] == 32
     assert scores["states_mae_mev_fu"] == protocol["states_mae_mev_fu"] is not None
-    assert (scores["source"], scores["variant"], scores["fold"]) == ("toy-entropy-f0-s1", "entropy", 0)
+    assert (scores["id"], scores["variant"], scores["fold"]) == ("toy-entropy-f0-s1", "entropy", 0)
 
 
 def test_blind_model_cannot_tell_orders_apart_from_an_undistorted_start(desks) -> None:

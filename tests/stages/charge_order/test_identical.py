@@ -61,7 +61,7 @@ def ask(orders, tmp_path, models, splits_path, host, rule) -> tuple[pd.DataFrame
     assert (tmp_path / "out/identical.svg").is_file()
     written = pd.read_csv(tmp_path / "out/identical_scores.csv")
     pd.testing.assert_frame_equal(scores, written, check_dtype=False)
-    return scores.set_index("source"), pd.read_csv(tmp_path / "out/identical.csv")
+    return scores.set_index("id"), pd.read_csv(tmp_path / "out/identical.csv")
 
 
 def test_a_labelled_model_may_be_right_and_a_blind_one_cannot(orders, tmp_path, splits_path, host, rule):
@@ -87,12 +87,12 @@ def test_a_labelled_model_may_be_right_and_a_blind_one_cannot(orders, tmp_path, 
 
     pairs = [abs(one - other) for k, one in enumerate(truth) for other in truth[:k]]
     assert blind["blind_mae_mev_fu"] == pytest.approx(1000 * np.mean(pairs) / 4)
-    first = table[table["source"] == "sees"]
+    first = table[table["id"] == "sees"]
     np.testing.assert_allclose(first["dft_mev_fu"], 250 * (np.array(truth) - np.mean(truth)), atol=1e-6)
     np.testing.assert_allclose(first["dft_mev_fu"], first["model_mev_fu"], atol=1e-6)
     assert [*first["state_key"]] == [f"1x1x1:Na1001:Fe{order}" for order in ORDERS]
     assert set(first["role"]) <= {"train", "validation", "test"}
-    assert table.loc[table["source"] == "broken", "model_mev_fu"].isna().all()
+    assert table.loc[table["id"] == "broken", "model_mev_fu"].isna().all()
 
 
 def test_models_that_answered_before_a_kill_are_not_asked_again(

@@ -48,11 +48,11 @@ def write_charge_order(
         formation_mev_fu=formation,
     )
     name = f"toy-{variant}-f{fold}-s{seed}"
-    scores = {"source": name, "model": "toy", "family": "toy", "init": "scratch", "variant": variant}
+    scores = {"id": name, "model": "toy", "family": "toy", "init": "scratch", "variant": variant}
     scores |= {"fold": fold, "seed": seed, "charge_labelled": True}
     scores |= score_states(states, compared_x, "distorted")
     write_json(root / name / "scores.json", scores)
-    write_sealed("charge_order/states", root / name, states.assign(source=name))
+    write_sealed("charge_order/states", root / name, states.assign(id=name))
     return root / name
 
 
@@ -112,7 +112,7 @@ def test_overview_has_a_row_a_model_and_a_figure(reference: pd.DataFrame, tmp_pa
         for variant, factor in (("entropy", 1.0), ("baseline", 0.1))
     ]
     table = charge_order_overview(folders, tmp_path / "out")
-    assert table["source"].tolist() == ["toy-baseline-f0-s1", "toy-entropy-f0-s1"]
+    assert table["id"].tolist() == ["toy-baseline-f0-s1", "toy-entropy-f0-s1"]
     assert table["redox_spread_ratio"].tolist() == pytest.approx([0.1, 1.0])
     assert table["headline"].all()
     written = pd.read_csv(tmp_path / "out/overview.csv")

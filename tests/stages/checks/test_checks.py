@@ -42,7 +42,7 @@ def sound(frames: list[Frame], host: Host, tmp_path_factory: pytest.TempPathFact
     Splits("state", 711, (Fold.of(0, pairs | {"validation": []}),)).save(run / "dataset/splits.json")
     seal(run / "dataset", "dataset")
     table = build_reference(run / "dataset/frames.parquet", host, run / "charge_order")
-    states = table.assign(source=MODEL, protocol="distorted", seen=False)
+    states = table.assign(id=MODEL, protocol="distorted", seen=False)
     write_sealed("charge_order/states", run / "charge_order" / MODEL, states)
     metals = [{"element": "Na", "level": REFERENCE, "energy_ev": METALS[REFERENCE], "source": "bcc"}]
     run_thermodynamics(

@@ -81,7 +81,13 @@ def write_training(folder: Path, errors: dict[str, float], status: str = "ok") -
     )
     rows = [
         {"frame_id": f"{state}-{k}", "state": state, "set": "test", "kind": "relaxation", "label": "energy"}
-        | {"atom": -1, "component": "", "redox": False, "dft": -7.0, "model": -7.0 + sign * error / 1000}
+        | {
+            "atom": -1,
+            "component": "",
+            "redox": False,
+            "dft_value": -7.0,
+            "model_value": -7.0 + sign * error / 1000,
+        }
         for state, error in errors.items()
         for k, sign in enumerate((1, -1))
     ]
@@ -103,7 +109,7 @@ def write_charge_order(folder: Path, errors: list[float]) -> Path:
     return folder
 
 
-HULL = pd.DataFrame({"source": [], "hull_mae_mev_fu": [], "step_voltage_mae_mv": []})
+HULL = pd.DataFrame({"id": [], "hull_mae_mev_fu": [], "step_voltage_mae_mv": []})
 
 
 def test_errors_are_paired_number_by_number(tmp_path: Path):
@@ -122,7 +128,7 @@ def test_errors_are_paired_number_by_number(tmp_path: Path):
     }
     hull = pd.DataFrame(
         {
-            "source": [path.name for path in trainings],
+            "id": [path.name for path in trainings],
             "hull_mae_mev_fu": [30.0, 20, 33, 20, 36, 20],
             "step_voltage_mae_mv": None,
         }

@@ -83,7 +83,7 @@ def run(frames, host, tmp_path_factory):
 
 def test_each_has_a_row_that_says_its_level(run):
     root, _ = run
-    table = read_table("comparison", root / "comparison").set_index("source")
+    table = read_table("comparison", root / "comparison").set_index("id")
     assert list(table.index) == ["morse-outside", "r2scan-outside"]
     shipped = table.loc["r2scan-outside"]
     assert (shipped["family"], shipped["variant"], shipped["status"]) == ("chgnet", "outside", "ok")
@@ -109,11 +109,11 @@ def test_formation_energies_are_against_its_own_ends(run):
 def test_no_voltage_without_a_metal_of_its_level(run):
     root, _ = run
     voltages = read_table("thermodynamics/voltage", root / "thermodynamics")
-    assert set(voltages["source"]) == {"dft"}
+    assert set(voltages["id"]) == {"dft"}
     scores = json.loads((root / "charge_order/morse-outside/scores.json").read_text())
     assert (scores["variant"], scores["fold"], scores["charge_labelled"]) == ("outside", None, False)
     formation = pd.read_csv(root / "thermodynamics/formation.csv")
-    assert formation.groupby("source")["level"].nunique().max() == 1
+    assert formation.groupby("id")["level"].nunique().max() == 1
 
 
 def test_ids_are_read_back():

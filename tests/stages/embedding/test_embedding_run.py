@@ -271,7 +271,7 @@ def test_a_diverged_model_has_a_reason_and_no_numbers(
     assert table["status"].tolist() == ["ok", "ok", "diverged"]
     # The overview draws the first that has embeddings.
     drawn = pd.read_csv(tmp_path / "overview/overview_points.csv")
-    assert set(drawn["source"]) == {"painn-baseline-f0-s5", "painn-entropy-f0-s5"}
+    assert set(drawn["id"]) == {"painn-baseline-f0-s5", "painn-entropy-f0-s5"}
     for name in ("overview.svg", "overview.png", "overview.csv"):
         assert (tmp_path / "overview" / name).is_file()
 
@@ -353,7 +353,7 @@ def test_a_relaxation_is_followed_only_with_a_charge_order(host: Host):
 def test_overview_of_nothing_is_refused(tmp_path: Path):
     with pytest.raises(UserError, match="no embeddings to show"):
         embedding_overview([], tmp_path)
-    write_json(tmp_path / "m/scores.json", {"source": "m"})
+    write_json(tmp_path / "m/scores.json", {"id": "m"})
     seal(tmp_path / "m", "embedding")
     with pytest.raises(UserError, match="lacks model"):
         embedding_overview([tmp_path / "m"], tmp_path)

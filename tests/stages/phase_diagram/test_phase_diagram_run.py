@@ -127,7 +127,7 @@ def test_tables_and_figures_of_the_diagram(whole: Path):
     for name in ("boundaries", "isotherms", "free_energy", "entropy", "features"):
         table = read_table(f"phase_diagram/{name}", whole)
         assert len(table)
-        assert set(table["source"]) == {"na"}
+        assert set(table["system"]) == {"na"}
     for name in ("diagram", "entropy", "isotherms", "na/fit"):
         assert (whole / f"{name}.svg").stat().st_size > 1000
     free = read_table("phase_diagram/free_energy", whole)

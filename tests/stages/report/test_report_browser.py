@@ -118,7 +118,7 @@ def test_every_control_answers(opened: Page):
 def test_hover_and_click_show_the_numbers_of_the_tables(opened: Page, run_folder: Path):
     table = Run(run_folder).table("thermodynamics/formation")
     drawn(opened, "hull")
-    row = table[(table["source"] == "mace-entropy-f0-s1") & (table["protocol"] == "distorted")]
+    row = table[(table["id"] == "mace-entropy-f0-s1") & (table["protocol"] == "distorted")]
     row = row.sort_values("formation_mev_fu").iloc[-1]  # far from all others, so that it can be pointed at
     places = """([key, source]) => {
         const plot = document.querySelector('[data-chart="hull"] .plot');
@@ -128,7 +128,7 @@ def test_hover_and_click_show_the_numbers_of_the_tables(opened: Page, run_folder
                 return [box.x + a._offset + a.l2p(trace.x[k]), box.y + b._offset + b.l2p(trace.y[k])];
             }
     }"""
-    x, y = opened.evaluate(places, [f"state {row['state_key']}", row["source"]])
+    x, y = opened.evaluate(places, [f"state {row['state_key']}", row["id"]])
     opened.mouse.move(x, y)
     opened.wait_for_selector('[data-chart="hull"] .hovertext')
     said = opened.locator('[data-chart="hull"] .hovertext').first.text_content()

@@ -75,7 +75,7 @@ def test_points_of_the_hull_are_those_of_the_table(run_folder: Path, data: dict)
             )
             if target[1] == source
         ]
-        rows = table[(table["source"] == source) & (table["protocol"] != "search")]
+        rows = table[(table["id"] == source) & (table["protocol"] != "search")]
         assert len(points) == len(rows) == 16
         for energy, key, text in points:
             row = rows[rows["state_key"] == key.removeprefix("state ")].iloc[0]

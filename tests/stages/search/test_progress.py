@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from toy_landscape import SETTINGS, ToyEvaluator
+from toy_landscape import SETTINGS, ToyEvaluator, owner
 
 from workflow_lib.core import progress
 from workflow_lib.core.progress import Progress, duration, pace
@@ -66,7 +66,7 @@ def test_a_search_in_a_log(host, tmp_path, monkeypatch, capsys) -> None:
         host=host,
         settings=SETTINGS,
         seed=5,
-        name="toy",
+        owner=owner("toy"),
         work=tmp_path / "work",
         out=tmp_path / "out",
     )

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from toy_landscape import ROOT, SETTINGS, ToyEvaluator
+from toy_landscape import ROOT, SETTINGS, ToyEvaluator, owner
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import read_json
@@ -29,7 +29,7 @@ def search(
         host=host,
         settings=settings,
         seed=seed,
-        name="toy",
+        owner=owner("toy"),
         work=folder / "work",
         out=folder / out,
     )

@@ -8,12 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from ase.io import read
-from toy_landscape import SETTINGS, ToyEvaluator
+from toy_landscape import SETTINGS, ToyEvaluator, owner
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.models.registry import FAMILIES
 from workflow_lib.models.species import species_alphabet
 from workflow_lib.models.trained import TrainedModel, species_to_card
+from workflow_lib.results_schema import MODEL
 from workflow_lib.simulation.settings import RelaxationSettings
 from workflow_lib.stages.search.figures import search_overview
 from workflow_lib.stages.search.run import check_cells, run_search, search_all
@@ -76,7 +77,7 @@ def test_real_model(models, host, tmp_path, name):
     out = run(models, host, name, tmp_path)
     found = pd.read_csv(out / "found.csv")
     assert tuple(found.columns) == FOUND
-    assert (found["source"] == name).all()
+    assert (found["id"] == name).all()
     charges = name == "labelled"
     assert found["state_key"].str.contains(":Fe").all() == charges
     assert found["state_key"].str.contains(":Fe").any() == charges
@@ -189,7 +190,7 @@ def test_end_members_are_there_without_the_small_cell(models, host, tmp_path):
 def test_diverged_model_leaves_empty_columns_not_an_error(host, tmp_path):
     out = tmp_path / "out"
     search_all(
-        ToyEvaluator(diverge=True), host=host, settings=SETTINGS, seed=1, name="broken",
+        ToyEvaluator(diverge=True), host=host, settings=SETTINGS, seed=1, owner=owner("broken"),
         work=tmp_path / "work", out=out,
     )  # fmt: skip
     found = pd.read_csv(out / "found.csv")
@@ -204,11 +205,11 @@ def test_history_and_overview(host, tmp_path):
     for name, charges in (("a-baseline-f0-s1", False), ("a-entropy-f0-s1", True)):
         folders.append(tmp_path / name)
         search_all(
-            ToyEvaluator(charges), host=host, settings=SETTINGS, seed=1, name=name,
+            ToyEvaluator(charges), host=host, settings=SETTINGS, seed=1, owner=owner(name),
             work=tmp_path / "work", out=folders[-1],
         )  # fmt: skip
     history = pd.read_csv(folders[1] / "history.csv")
-    assert tuple(history.columns) == HISTORY
+    assert tuple(history.columns) == (*MODEL, *HISTORY)
     for _, group in history.groupby(["cell", "method", "n_occupied"]):
         assert np.array_equal(group["best_mev_fu"], np.minimum.accumulate(group["formation_mev_fu"]))
     search_overview(folders, tmp_path / "all")

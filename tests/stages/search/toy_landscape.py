@@ -20,6 +20,7 @@ from embedded import HOST, RULE
 from workflow_lib.lattice.arrangement import Arrangement
 from workflow_lib.lattice.host import Host
 from workflow_lib.lattice.redox import RedoxRule
+from workflow_lib.models.predictor import Origin
 from workflow_lib.stages.search.genotype import Lattice
 from workflow_lib.stages.search.problem import Evaluation
 from workflow_lib.stages.search.settings import CellSettings, SearchSettings
@@ -107,6 +108,12 @@ SETTINGS = SearchSettings(
     )
 )
 
+
+def owner(name: str) -> dict[str, object]:
+    """The columns that name a toy in the tables."""
+    return Origin("toy", "toy", "none", "entropy", 0, 1).columns(name)
+
+
 if __name__ == "__main__":  # killed by a test
     from workflow_lib.stages.search.run import search_all
 
@@ -115,7 +122,7 @@ if __name__ == "__main__":  # killed by a test
         host=OLIVINE,
         settings=SETTINGS,
         seed=5,
-        name="toy",
+        owner=owner("toy"),
         work=Path(sys.argv[1]),
         out=Path(sys.argv[2]),
     )

@@ -73,7 +73,7 @@ def test_dft_voltage_is_that_of_the_stored_energies(reference: Path, tmp_path: P
     states = pd.read_csv(reference / "reference.csv").set_index("x")["energy_ev"]
     expected = -(float(states[1.0]) - float(states[0.0]) - 4 * E_NA) / 4
     table = pd.read_csv(tmp_path / "out/voltage.csv")
-    dft = table[table["source"] == "dft"]
+    dft = table[table["id"] == "dft"]
     average = float(((dft["x_high"] - dft["x_low"]) * dft["voltage_v"]).sum())
     # CSV keeps 10 digits of voltages near 3 V.
     assert average == pytest.approx(expected, abs=1e-8)
@@ -138,7 +138,7 @@ def test_a_metal_given_twice_at_one_level_is_refused():
 def test_formation_energies_are_the_charge_orders(reference: Path, tmp_path: Path):
     run(reference, [write_charge_order(reference, tmp_path / "painn-baseline-f0-s1")], [], tmp_path / "out")
     table = pd.read_csv(tmp_path / "out/formation.csv")
-    dft = table[table["source"] == "dft"].set_index("state_key")
+    dft = table[table["id"] == "dft"].set_index("state_key")
     stored = pd.read_csv(reference / "reference.csv").set_index("state_key")
     # Two independent sums of 180 eV energies read from 10-digit CSV: 1e-7 eV = 1e-4 meV.
     np.testing.assert_allclose(
@@ -157,7 +157,7 @@ def test_scores_by_hand(reference: Path, tmp_path: Path):
     tilt = write_charge_order(reference, tmp_path / "mace-baseline-f0-s1", 0.4 * x)
     bump = write_charge_order(reference, tmp_path / "mace-entropy-f0-s1", 0.08 * (x == 0.5))
     run(reference, [tilt, bump], [], tmp_path / "out")
-    scores = pd.read_csv(tmp_path / "out/scores.csv").set_index("source")
+    scores = pd.read_csv(tmp_path / "out/scores.csv").set_index("id")
     tilted, bumped = scores.loc["mace-baseline-f0-s1"], scores.loc["mace-entropy-f0-s1"]
     assert tilted["hull_mae_mev_fu"] == pytest.approx(0, abs=1e-3)
     assert tilted["voltage_mae_mv"] == pytest.approx(100, abs=1e-3)
@@ -176,7 +176,7 @@ def test_a_model_with_a_false_ground_state_is_told(reference: Path, tmp_path: Pa
     wrong = write_charge_order(reference, tmp_path / "mace-baseline-f0-s1", -4e-3 * (gap + 50) * half)
     run(reference, [wrong], [], tmp_path / "out")
     hull = pd.read_csv(tmp_path / "out/hull.csv")
-    own = hull[hull["source"] == "mace-baseline-f0-s1"].set_index("x")
+    own = hull[hull["id"] == "mace-baseline-f0-s1"].set_index("x")
     assert own.loc[0.5, "formation_mev_fu"] == pytest.approx(-50, abs=1e-3)
     scores = pd.read_csv(tmp_path / "out/scores.csv").iloc[0]
     # A vertex 50 meV below at x = 1/2 lifts the first plateau by 100 mV and lowers the second.
@@ -189,7 +189,7 @@ def test_diverged_end_member_gives_no_numbers_but_a_reason(reference: Path, tmp_
     broken = write_charge_order(reference, tmp_path / "mace-entropy-f0-s1", status=status)
     whole = write_charge_order(reference, tmp_path / "mace-baseline-f0-s1")
     run(reference, [broken, whole], [], tmp_path / "out")
-    scores = pd.read_csv(tmp_path / "out/scores.csv").set_index("source")
+    scores = pd.read_csv(tmp_path / "out/scores.csv").set_index("id")
     assert "x = 1" in scores.loc["mace-entropy-f0-s1", "status"]
     assert np.isnan(scores.loc["mace-entropy-f0-s1", "hull_mae_mev_fu"])
     assert scores.loc["mace-baseline-f0-s1", "hull_mae_mev_fu"] == pytest.approx(0, abs=1e-6)
@@ -242,7 +242,7 @@ def test_search_extends_the_hull_but_not_the_scores(reference: Path, host: Host,
     search = write_search(tmp_path / "search/mace-entropy-f0-s1", reference, host)
     run(reference, [charge_order], [search], tmp_path / "out")
     hull = pd.read_csv(tmp_path / "out/hull.csv")
-    own = hull[(hull["source"] == "mace-entropy-f0-s1") & (hull["scope"] == "searched")]
+    own = hull[(hull["id"] == "mace-entropy-f0-s1") & (hull["scope"] == "searched")]
     vertex = own[np.isclose(own["x"], 2 / 3)]
     assert vertex["formation_mev_fu"].tolist() == pytest.approx([-40], abs=1e-3)
     assert vertex["cell"].tolist() == ["1x3x1"]
@@ -328,5 +328,5 @@ def test_a_ranking_without_relaxations_has_no_hull(reference: Path, tmp_path: Pa
     write_sealed("charge_order/states", tmp_path / "ewald", states)
     model = write_charge_order(reference, tmp_path / "painn-entropy-f0-s1")
     run(reference, [tmp_path / "ewald", model], [], tmp_path / "out")
-    assert pd.read_csv(tmp_path / "out/scores.csv")["source"].tolist() == ["painn-entropy-f0-s1"]
-    assert "ewald" not in set(pd.read_csv(tmp_path / "out/formation.csv")["source"])
+    assert pd.read_csv(tmp_path / "out/scores.csv")["id"].tolist() == ["painn-entropy-f0-s1"]
+    assert "ewald" not in set(pd.read_csv(tmp_path / "out/formation.csv")["id"])

@@ -97,7 +97,7 @@ def test_intervals_cover_the_truth(frames):
                 "frame_id": [f"f{i}" for i in range(40)],
                 "state": [f"s{i}" for i in range(40)],
                 **{"set": "test", "kind": "relaxation", "label": "energy", "atom": -1},
-                **{"component": "", "redox": False, "dft": 0.0, "model": errors / 1e3},
+                **{"component": "", "redox": False, "dft_value": 0.0, "model_value": errors / 1e3},
             }
         )
         row = look(metrics_table(error_sums(parity), seed=trial), kind="all", metric="mae")
@@ -115,7 +115,12 @@ def test_frames_of_one_state_do_not_narrow_an_interval():
                 "frame_id": [f"f{i}" for i in range(5 * repeats)],
                 "state": np.repeat([f"s{i}" for i in range(5)], repeats),
                 **{"set": "test", "kind": "relaxation", "label": "energy", "atom": -1},
-                **{"component": "", "redox": False, "dft": 0.0, "model": np.repeat(errors, repeats)},
+                **{
+                    "component": "",
+                    "redox": False,
+                    "dft_value": 0.0,
+                    "model_value": np.repeat(errors, repeats),
+                },
             }
         )
         row = look(metrics_table(error_sums(parity), seed=1), kind="all", metric="mae")

@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 
 from workflow_lib.core.errors import UserError
-from workflow_lib.core.io import write_csv, write_json
+from workflow_lib.core.io import write_json
 from workflow_lib.frames.splits import Splits
 from workflow_lib.lattice.ewald import ewald_energy
 from workflow_lib.models.identity import EWALD, UNTRAINED
-from workflow_lib.results_reading import read_reference, seal
+from workflow_lib.results_reading import read_reference, seal, write_table
 from workflow_lib.results_schema import CONVERGED, Protocol
 from workflow_lib.stages.charge_order.figures import states_figure
 from workflow_lib.stages.charge_order.protocols import (
@@ -101,8 +101,10 @@ def run_ewald(
             "energy_ev": scale * energies if fits else energies,
         }
     )
+    owner = {"id": EWALD, "model": EWALD, "family": EWALD, "variant": UNTRAINED.name}
+    owner |= dict.fromkeys(("fold", "seed"))
     states = protocol_table(
-        EWALD,
+        owner,
         PROTOCOL,
         answers,
         starts,
@@ -113,14 +115,8 @@ def run_ewald(
         level=UNTRAINED.label,
     )
     states["ewald_ev"] = energies
-    scores: Scores = {
-        "source": EWALD,
-        "model": EWALD,
-        "family": EWALD,
+    scores: Scores = owner | {
         "init": "none",
-        "variant": UNTRAINED.name,
-        "fold": None,
-        "seed": None,
         "model_status": "ok",
         "level": UNTRAINED.label,
         "cells": "fixed",
@@ -135,7 +131,7 @@ def run_ewald(
         for part in (scores, scores["protocols"][PROTOCOL]):
             part |= {name: None for name in part if any(item in name for item in FITTED)}
     out = Path(out)
-    write_csv(states, out / "states.csv")
+    write_table("charge_order/states", states, out)
     unit = "scaled to DFT at one composition" if fits else "unscaled"
     states_figure(
         states,

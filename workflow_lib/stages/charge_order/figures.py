@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 
 from workflow_lib.core.errors import UserError
-from workflow_lib.core.io import save_figure, write_csv
+from workflow_lib.core.io import save_figure
 from workflow_lib.core.plotting import COLOUR_ANY, COLOUR_DFT, OKABE_ITO, SMALL, style
 from workflow_lib.models.identity import look_of, model_colours
-from workflow_lib.results_reading import seal
+from workflow_lib.results_reading import seal, write_table
 from workflow_lib.results_schema import PROTOCOLS
 from workflow_lib.stages.charge_order.pooled import read_scores, scores_across_folds
 from workflow_lib.stages.charge_order.reference import RELAXED
@@ -142,8 +142,8 @@ def charge_order_overview(charge_order_dirs: Sequence[str | Path], out: str | Pa
     """
     out = Path(out)
     table = overview_table(charge_order_dirs)
-    write_csv(table, out / "overview.csv")
-    write_csv(scores_across_folds(charge_order_dirs), out / "pooled.csv")
+    write_table("charge_order/overview", table, out)
+    write_table("charge_order/pooled", scores_across_folds(charge_order_dirs), out)
     _overview_figure(table, out)
     seal(out, "charge-order-overview")
     return table
@@ -156,8 +156,7 @@ def overview_table(charge_order_dirs: Sequence[str | Path]) -> pd.DataFrame:
         scores = read_scores(folder)
         for protocol, values in scores["protocols"].items():
             row = {
-                name: scores[name]
-                for name in ("source", "model", "family", "init", "variant", "fold", "seed")
+                name: scores[name] for name in ("id", "model", "family", "init", "variant", "fold", "seed")
             }
             row |= {"charge_labelled": scores["charge_labelled"], "protocol": protocol}
             row["headline"] = protocol == scores["headline_protocol"]

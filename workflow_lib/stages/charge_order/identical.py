@@ -17,7 +17,7 @@ import pandas as pd
 
 from workflow_lib.core.code import code_checksum
 from workflow_lib.core.errors import UserError
-from workflow_lib.core.io import sha256, write_csv
+from workflow_lib.core.io import sha256
 from workflow_lib.core.kept import Arrays, Kept, key_of
 from workflow_lib.core.progress import Progress
 from workflow_lib.frames.frame import Frame, frame_to_atoms
@@ -25,8 +25,8 @@ from workflow_lib.frames.splits import Splits
 from workflow_lib.frames.table import iter_parquet
 from workflow_lib.lattice.ewald import ewald_energy
 from workflow_lib.models.identity import EWALD, UNTRAINED
-from workflow_lib.results_reading import seal
-from workflow_lib.results_schema import DIVERGED
+from workflow_lib.results_reading import seal, write_table
+from workflow_lib.results_schema import DIVERGED, TABLES
 from workflow_lib.simulation.cache import host_identity
 from workflow_lib.stages.charge_order.protocols import LABELS
 from workflow_lib.stages.charge_order.score import redox_spread, usable
@@ -42,8 +42,6 @@ KIND = "same-positions"
 """``kind`` of frames on positions that another charge order has too."""
 SAME = 1e-6
 """A; atoms that differ by less in every coordinate are identical: the store holds all digits."""
-ORDERS, SCORES = "identical.csv", "identical_scores.csv"
-IDENTITY = ("model", "variant", "fold", "seed", "charge_labelled")
 
 
 def read_identical(
@@ -177,9 +175,7 @@ def run_identical(
         for number, source in enumerate(models, 1):
             model = load(source)
             origin = model.origin
-            identity: dict[str, Any] = {"source": Path(source).name, "model": origin.model}
-            identity |= {name: getattr(origin, name) for name in ("variant", "fold", "seed")}
-            identity["charge_labelled"] = model.charge_labelled
+            identity = origin.columns(Path(source).name) | {"charge_labelled": model.charge_labelled}
             status = origin.status
             fold = None if origin.fold is None else splits.fold(origin.fold)
             energies = np.full(len(table), np.nan)
@@ -201,19 +197,16 @@ def run_identical(
         status="reference",
     )
     unscaled = dict.fromkeys(("spread_ratio", "mae_mev_fu"))
-    scores.append({"source": EWALD, "model": EWALD, "variant": UNTRAINED.name} | score(ewald) | unscaled)
+    own = dict.fromkeys(("id", "model", "family"), EWALD) | {"variant": UNTRAINED.name}
+    scores.append(own | score(ewald) | unscaled)
     orders = pd.concat(answers, ignore_index=True)
     for source, relative in (("dft_energy_ev", "dft_mev_fu"), ("energy_ev", "model_mev_fu")):
         per_unit = orders[source] / orders["formula_units"] * 1000
-        orders[relative] = per_unit - per_unit.groupby([orders["source"], orders["atoms"]]).transform(
-            "mean"
-        )
-    columns = ["source", *IDENTITY, "atoms", "state_key", "frame_id", "role", "status", "dft_mev_fu"]
-    write_csv(orders[[*columns, "model_mev_fu"]], out / ORDERS)
+        orders[relative] = per_unit - per_unit.groupby([orders["id"], orders["atoms"]]).transform("mean")
+    table = "charge_order/identical"
+    write_table(table, orders[[*TABLES[table].columns, "charge_labelled"]], out)
     result = pd.DataFrame(scores)
-    for column in ("fold", "seed"):
-        result[column] = result[column].astype("Int64")
-    write_csv(result, out / SCORES)
+    write_table("charge_order/identical_scores", result, out)
     identical_figure(orders, result, out)
     seal(out, "charge-order-identical")
     kept.remove()

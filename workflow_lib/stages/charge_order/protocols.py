@@ -137,7 +137,7 @@ def _order(atoms: Atoms, magmoms: np.ndarray, host: Host, rule: RedoxRule, level
 
 
 def protocol_table(
-    source: str,
+    owner: Mapping[str, object],
     protocol: Protocol,
     answers: pd.DataFrame,
     structures: Sequence[Atoms],
@@ -150,13 +150,14 @@ def protocol_table(
 ) -> pd.DataFrame:
     """Return one row per state, see ``charge_order/states`` of ``results_schema``.
 
-    Formation energies are relative to the model's own end members; ``level`` is that of its energies,
-    which may differ from the reference's. ``answers`` rows,
-    ``structures``, ``roles`` and ``orders`` follow the rows of ``reference``. An energy that
+    ``owner``: the columns of the model. Formation energies are relative to its own end members; ``level``
+    is that of its energies, which may differ from the reference's. ``answers`` rows, ``structures``,
+    ``roles`` and ``orders`` follow the rows of ``reference``. An energy that
     diverged is written as missing; if an end member is missing, so is every formation energy.
     """
     table = reference[["state_key", "ion_key", "x", "group", "degeneracy", "formula_units"]].copy()
-    table["source"], table["protocol"], table["level"] = source, protocol, level
+    table["protocol"], table["level"] = protocol, level
+    table = table.assign(**owner)
     table["role"] = list(roles)
     table["seen"] = [role in ("train", "validation") for role in roles]
     for name in ("status", "steps", "fmax_ev_a", "energy_ev"):

@@ -18,13 +18,13 @@ import numpy as np
 import pandas as pd
 
 from workflow_lib.core.errors import UserError
-from workflow_lib.core.io import atomic_path, write_csv
+from workflow_lib.core.io import atomic_path
 from workflow_lib.frames.frame import RELAXATION, SINGLE, UNSPECIFIED, Frame, frame_to_atoms, mixed_levels
 from workflow_lib.frames.table import iter_parquet
 from workflow_lib.lattice.arrangement import UNIT
 from workflow_lib.lattice.formation import formation_mev_fu
 from workflow_lib.lattice.polaron import bond_gap
-from workflow_lib.results_reading import STRUCTURES, seal
+from workflow_lib.results_reading import STRUCTURES, seal, write_table
 from workflow_lib.results_schema import CONVERGED, DFT, REFERENCE, TABLES, UNCONVERGED
 
 if TYPE_CHECKING:
@@ -40,7 +40,6 @@ ANSWERS = (RELAXATION, SINGLE, UNSPECIFIED)
 their forces: in another cell than the states they are compared with, they may lie lower."""
 RELAXED = 0.05
 """eV/A; a DFT path that ends with a larger force is shown as not relaxed."""
-TABLE = "reference.csv"
 
 
 class _Answers:
@@ -194,7 +193,7 @@ def build_reference(frames_path: str | Path, host: Host, out_dir: str | Path) ->
         arrangement = found.arrangement(key)
         rows.append(
             {
-                "source": DFT,
+                **{"id": DFT, "model": DFT, "family": DFT, "variant": None, "fold": None, "seed": None},
                 "protocol": REFERENCE,
                 "state_key": key,
                 "ion_key": host.key(arrangement.without_charges()),
@@ -220,7 +219,7 @@ def build_reference(frames_path: str | Path, host: Host, out_dir: str | Path) ->
         list(TABLES["charge_order/reference"].columns)
     ]
     out_dir = Path(out_dir)
-    write_csv(table, out_dir / TABLE)
+    write_table("charge_order/reference", table, out_dir)
     _write_structures([answers[key] for key in table["state_key"]], table, out_dir / STRUCTURES)
     seal(out_dir, "charge-order-reference")
     return table

@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 
 from workflow_lib.core.errors import UserError
-from workflow_lib.core.io import atomic_path, write_csv, write_json
+from workflow_lib.core.io import atomic_path, write_json
 from workflow_lib.core.locks import alone
 from workflow_lib.models.outside_settings import UNSTATED
 from workflow_lib.models.predictor import Predictor
-from workflow_lib.results_reading import read_reference, seal
+from workflow_lib.results_reading import read_reference, seal, write_table
 from workflow_lib.results_schema import CONVERGED, DIVERGED, HEADLINE, PROTOCOLS, Protocol
 from workflow_lib.simulation.cache import RelaxationCache, model_identity
 from workflow_lib.simulation.settings import Stop
@@ -39,10 +39,9 @@ if TYPE_CHECKING:
     from workflow_lib.lattice.arrangement import Arrangement
     from workflow_lib.lattice.host import Host
 
-STATES, SCORES, RELAXED_STRUCTURES = "states.csv", "scores.json", "structures.extxyz"
+SCORES, RELAXED_STRUCTURES = "scores.json", "structures.extxyz"
 TIMINGS = "timings.json"
 """Seconds of each protocol; short if the cache held its relaxations."""
-IDENTITY = ("family", "init", "variant", "fold", "seed")
 Answers = tuple[pd.DataFrame, "list[Atoms]"]
 
 
@@ -72,7 +71,7 @@ def run_charge_order(
     arrangements = [arrangement_of(host, atoms) for atoms in structures]
     roles = state_roles(splits_path, origin.fold, reference)
     alive = origin.status != DIVERGED
-    identity = model_identity(model)
+    identity, owner = model_identity(model), origin.columns(out.name)
     with alone(Path(cache) / f"charge_order-{identity[:20]}", "charge_order"):
         store = RelaxationCache(cache, identity)
         stop = settings.stop(stress_converged=bool(reference["stress_converged"].all()))
@@ -92,7 +91,7 @@ def run_charge_order(
             timings[f"{protocol.replace('-', '_')}_seconds"] = round(perf_counter() - started, 3)
             tables.append(
                 protocol_table(
-                    out.name,
+                    owner,
                     protocol,
                     answers,
                     ends,
@@ -104,10 +103,8 @@ def run_charge_order(
                 )
             )
         states = pd.concat(tables, ignore_index=True)
-        scores: Scores = {name: getattr(origin, name) for name in IDENTITY}
-        scores |= {
-            "source": out.name,
-            "model": origin.model,
+        scores: Scores = owner | {
+            "init": origin.init,
             "model_status": origin.status,
             "level": model.level or UNSTATED,
             "charge_labelled": model.charge_labelled,
@@ -118,7 +115,7 @@ def run_charge_order(
             "dft_states": len(reference),
         }
         scores |= score_states(states, settings.compared_x, HEADLINE)
-        write_csv(states, out / STATES)
+        write_table("charge_order/states", states, out)
         _write_structures(states, answered, model, out / RELAXED_STRUCTURES)
         states_figure(states, out, title=out.name, cells=stop.cells)
         write_json(out / TIMINGS, timings)

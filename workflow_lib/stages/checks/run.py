@@ -104,8 +104,8 @@ def below_hull(thermodynamics: Path) -> Iterator[str]:
     """Yield structures below the convex hull of their own source, drawn through the stored points."""
     formation = read_table("thermodynamics/formation", thermodynamics)
     hulls = read_table("thermodynamics/hull", thermodynamics)
-    for (source, scope), hull in hulls.groupby(["source", "scope"]):
-        own = formation[(formation["source"] == source) & formation["formation_mev_fu"].notna()]
+    for (source, scope), hull in hulls.groupby(["id", "scope"]):
+        own = formation[(formation["id"] == source) & formation["formation_mev_fu"].notna()]
         own = own[(own["protocol"] == SEARCH) == (scope == "searched")]
         line = hull.sort_values("x")
         gap = own["formation_mev_fu"] - np.interp(own["x"], line["x"], line["formation_mev_fu"])
@@ -117,11 +117,11 @@ def wrong_voltages(run: Path, rule: RedoxRule, metals: Mapping[str, float]) -> I
     """Yield voltage profiles that rise with x, or whose integral is not that of the end members."""
     formation = read_table("thermodynamics/formation", run / "thermodynamics")
     voltages = read_table("thermodynamics/voltage", run / "thermodynamics")
-    for (source, scope), steps in voltages.groupby(["source", "scope"]):
+    for (source, scope), steps in voltages.groupby(["id", "scope"]):
         volts = steps.sort_values("x_low")
         if (np.diff(volts["voltage_v"]) > VOLTAGE_TOLERANCE).any():
             yield f"{source}, {scope}: the voltage rises with x"
-        own = formation[(formation["source"] == source) & formation["formation_mev_fu"].notna()]
+        own = formation[(formation["id"] == source) & formation["formation_mev_fu"].notna()]
         energy = metals.get(str(own["level"].iloc[0]))
         if energy is None:
             yield f"{source}, {scope}: a voltage without the metal's energy at the level of its energies"

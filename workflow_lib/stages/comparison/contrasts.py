@@ -41,7 +41,7 @@ LEAST_CLUSTERS = 3
 """Fewer states, or trainings, than this give no variance."""
 CONFIDENCE = 0.95
 COLUMNS = (
-    *("endpoint", "model", "family", "init", "variant_without", "variant_with", "trainings", "states"),
+    *("model", "family", "init", "endpoint", "variant_without", "variant_with", "trainings", "states"),
     *("error_without", "error_with", "difference", "low", "high", "decided", "reason"),
 )
 
@@ -121,12 +121,12 @@ def _errors(
     for endpoint, label in (("energy_mae_mev_atom", "energy"), ("force_mae_mev_a", "forces")):
         rows = parity[parity["label"] == label]
         if len(rows):
-            error = 1000 * (rows["model"] - rows["dft"]).abs()
+            error = 1000 * (rows["model_value"] - rows["dft_value"]).abs()
             key = rows["frame_id"] + " " + rows["atom"].astype(str) + rows["component"].fillna("")
             yield endpoint, pd.DataFrame({"key": key, "state": rows["state"], "error": error})
     if training.name in charge_orders:
         yield "states_mae_mev_fu", _order_errors(charge_orders[training.name])
-    scores = thermodynamics[thermodynamics["source"] == training.name]
+    scores = thermodynamics[thermodynamics["id"] == training.name]
     for endpoint in ("hull_mae_mev_fu", "step_voltage_mae_mv"):
         value = scores[endpoint].dropna()
         yield endpoint, pd.DataFrame({"key": "all", "state": "all", "error": value})

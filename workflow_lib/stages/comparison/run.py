@@ -12,9 +12,9 @@ from typing import Any
 
 import pandas as pd
 
-from workflow_lib.core.io import write_csv
 from workflow_lib.models.identity import EWALD, UNTRAINED
-from workflow_lib.results_reading import read_document, read_table, seal
+from workflow_lib.results_reading import read_document, read_table, seal, write_table
+from workflow_lib.results_schema import MODEL
 from workflow_lib.stages.comparison.contrasts import contrast_table
 from workflow_lib.stages.comparison.figures import comparison_figure
 
@@ -35,19 +35,8 @@ _CHARGE_ORDER = (
 )
 _EMBEDDING = ("redox_silhouette", "redox_silhouette_untrained", "redox_accuracy")
 COLUMNS = (
-    *(
-        "source",
-        "model",
-        "family",
-        "init",
-        "variant",
-        "fold",
-        "seed",
-        "status",
-        "level",
-        "parameters",
-        "train_frames",
-    ),
+    *MODEL,
+    *("init", "status", "level", "parameters", "train_frames"),
     *_METRICS,
     *_CHARGE_ORDER,
     *("hull_mae_mev_fu", "step_voltage_mae_mv"),
@@ -56,7 +45,7 @@ COLUMNS = (
 )
 """Columns of comparison.csv; docs/comparison.md defines each."""
 Folders = Mapping[str, Mapping[str, Path]]
-"""Folders of the stages by stage (``charge_orders``, ``searches``, ``embeddings``) and source."""
+"""Folders of the stages by stage (``charge_orders``, ``searches``, ``embeddings``) and id."""
 
 
 def _held_out(metrics: pd.DataFrame, label: str) -> float | None:
@@ -81,7 +70,7 @@ def _row(training: Path, folders: Folders, thermodynamics: pd.DataFrame) -> dict
     row: dict[str, Any] = {
         key: card[key] for key in ("family", "init", "variant", "fold", "seed", "status")
     }
-    row["source"], row["model"], row["level"] = training.name, card["name"], card["energy_reference"]
+    row["id"], row["model"], row["level"] = training.name, card["name"], card["energy_reference"]
     row["parameters"] = read_document(training / "timings.json", "train", ("parameters",), sealed=False)[
         "parameters"
     ]
@@ -98,7 +87,7 @@ def _answers(source: str, folders: Folders, thermodynamics: pd.DataFrame) -> dic
     """Return the columns that come from the stages after training."""
     charge_order = _optional(folders["charge_orders"], source, "scores.json", "charge-order")
     row = {key: charge_order.get(key) for key in _CHARGE_ORDER}
-    hull = thermodynamics[thermodynamics["source"] == source]
+    hull = thermodynamics[thermodynamics["id"] == source]
     for key in ("hull_mae_mev_fu", "step_voltage_mae_mv"):
         row[key] = None if hull.empty else hull[key].iloc[0]
     embedding = _optional(folders["embeddings"], source, "scores.json", "embedding")
@@ -111,7 +100,7 @@ def _answers(source: str, folders: Folders, thermodynamics: pd.DataFrame) -> dic
 def _outside_row(source: str, folders: Folders, thermodynamics: pd.DataFrame) -> dict[str, Any]:
     """Return the row of a potential that was not trained here: no errors on frames of another level."""
     scores = read_document(folders["charge_orders"][source] / "scores.json", "charge-order")
-    keys = ("source", "model", "family", "init", "variant", "level")
+    keys = ("id", "model", "family", "init", "variant", "level")
     row = {key: scores[key] for key in keys} | {"status": scores["model_status"]}
     return row | _answers(source, folders, thermodynamics)
 
@@ -120,7 +109,7 @@ def _ewald_row(charge_orders: Mapping[str, Path]) -> dict[str, Any]:
     """Return the row of the naive ranking: no training, energies of formal charges."""
     scores = read_document(charge_orders[EWALD] / "scores.json", "charge-order")
     row: dict[str, Any] = {key: scores.get(key) for key in _CHARGE_ORDER}
-    row.update(dict.fromkeys(("source", "model", "family"), EWALD))
+    row.update(dict.fromkeys(("id", "model", "family"), EWALD))
     row.update(init="none", variant=UNTRAINED.name, status="reference", level=UNTRAINED.label)
     return row
 
@@ -131,7 +120,10 @@ def _timings(
     rows = []
     for training in trainings:
         timing = read_document(training / "timings.json", "train", sealed=False)
-        row = {"source": training.name, **{f"training_{key}": value for key, value in timing.items()}}
+        card = read_document(training / "card.json", "train")
+        row = {"id": training.name, "model": card["name"]}
+        row |= {key: card[key] for key in ("family", "variant", "fold", "seed")}
+        row |= {f"training_{key}": value for key, value in timing.items()}
         for stage, folders in (("charge_order", charge_orders), ("search", searches)):
             file = folders[training.name] / "timings.json" if training.name in folders else None
             if file is not None and file.is_file():
@@ -167,12 +159,13 @@ def run_comparison(
     if EWALD in folders["charge_orders"]:
         rows.append(_ewald_row(folders["charge_orders"]))
     table = pd.DataFrame(rows, columns=list(COLUMNS))
-    for column in ("fold", "seed", "parameters", "train_frames", "states_unseen", "relaxations"):
+    for column in ("parameters", "train_frames", "states_unseen", "relaxations"):
         table[column] = table[column].astype("Int64")
     contrasts = contrast_table(trainings, folders["charge_orders"], hull)
-    write_csv(table, out / "comparison.csv")
-    write_csv(contrasts, out / "contrasts.csv")
-    write_csv(_timings(trainings, folders["searches"], folders["charge_orders"]), out / "timings.csv")
+    timings = _timings(trainings, folders["searches"], folders["charge_orders"])
+    write_table("comparison", table, out)
+    write_table("comparison/contrasts", contrasts, out)
+    write_table("comparison/timings", timings, out)
     comparison_figure(
         table,
         out / "comparison",

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 
 from workflow_lib.core.errors import UserError
-from workflow_lib.core.io import write_csv
 from workflow_lib.dft.calculation import Calculation
 from workflow_lib.dft.level import Level
 from workflow_lib.dft.store import Store
@@ -16,7 +15,7 @@ from workflow_lib.lattice.arrangement import Arrangement, Repeat, StateKey
 from workflow_lib.lattice.ewald import electrostatic_order
 from workflow_lib.lattice.formation import MEV, end_energies, formation_energy
 from workflow_lib.lattice.host import Host
-from workflow_lib.results_reading import checked, seal, seal_name
+from workflow_lib.results_reading import checked, seal, seal_name, write_table
 from workflow_lib.results_schema import DFT, RELAXATION, TABLES
 from workflow_lib.stages.dft.settings import DftSettings
 
@@ -122,7 +121,7 @@ def energies(pending: Path, plan: dict[str, list[Calculation]], store: Store, ou
         asked_for = jobs[0]
         rows.append(
             {
-                "source": DFT,
+                **{"id": DFT, "model": DFT, "family": DFT, "variant": None, "fold": None, "seed": None},
                 "protocol": RELAXATION,
                 "state_key": asked_for.state_key,
                 "ion_key": StateKey.parse(asked["state_key"]).ion_key,
@@ -142,6 +141,6 @@ def energies(pending: Path, plan: dict[str, list[Calculation]], store: Store, ou
             }
         )
     table = pd.DataFrame(rows, columns=list(COLUMNS))
-    write_csv(table, Path(out) / "energies.csv")
+    write_table("dft/energies", table, out)
     seal(out, "dft-energies")
     return table

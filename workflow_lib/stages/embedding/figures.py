@@ -13,7 +13,8 @@ from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import save_figure, write_csv
 from workflow_lib.core.plotting import COLOUR_FE2, COLOUR_FE3, SMALL, panel_shape, style
 from workflow_lib.models.identity import OUTSIDE, VARIANTS, look_of
-from workflow_lib.results_reading import read_document, read_table, seal
+from workflow_lib.results_reading import read_document, read_table, seal, write_table
+from workflow_lib.results_schema import MODEL
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,13 +24,8 @@ COLOURS = (COLOUR_FE2, COLOUR_FE3)
 MARKERS = ("o", "^")
 NUMBERS = ("redox_silhouette", "redox_accuracy")
 IDENTITY = (
-    "source",
-    "model",
-    "family",
+    *MODEL,
     "init",
-    "variant",
-    "fold",
-    "seed",
     "redox_embedding",
     "redox",
     "status",
@@ -122,7 +118,7 @@ def model_figure(points: pd.DataFrame, scores: dict[str, Any], stem: Path) -> No
     style()
     if points.empty:
         figure, panel = plt.subplots(figsize=(4.6, 2.4))
-        _say(panel, f"{scores['source']}: no embeddings ({scores['status']})")
+        _say(panel, f"{scores['id']}: no embeddings ({scores['status']})")
         save_figure(figure, stem)
         return
     figure, axes = plt.subplots(1, 2, figsize=(8.4, 4.3))
@@ -140,7 +136,7 @@ def model_figure(points: pd.DataFrame, scores: dict[str, Any], stem: Path) -> No
     where = "held-out states" if scores["headline"] == "held_out" else "all states"
     end = scores["relaxation"]
     note = (
-        f"{scores['source']}; numbers over {where}, full standardised features; relaxation of "
+        f"{scores['id']}; numbers over {where}, full standardised features; relaxation of "
         f"{scores['reference_state']} in its fixed cell: {end['status']} after {end['steps']} steps; "
         "axes of the two panels are not comparable"
     )
@@ -164,7 +160,7 @@ def _read(folders: Sequence[Path]) -> tuple[pd.DataFrame, dict[str, Path]]:
                     row[f"{metric}_{name}{suffix}"] = values.get(metric)
         row["reference_state"] = scores["reference_state"]
         rows.append(row)
-        places[scores["source"]] = folder
+        places[scores["id"]] = folder
     table = pd.DataFrame(rows)
     return table.sort_values(["model", "variant", "fold", "seed"], ignore_index=True), places
 
@@ -209,12 +205,12 @@ def embedding_overview(dirs: Sequence[str | Path], out: str | Path) -> pd.DataFr
         if shown.empty:
             _say(panel, str(group["status"].iloc[0]))
             continue
-        identity = str(shown["source"].iloc[0])
+        identity = str(shown["id"].iloc[0])
         points = read_table("embedding/points", places[identity]).drop(columns="embedding")
         points = points[points["network"] == "trained"]
         _scatter(panel, points, str(shown["redox"].iloc[0]), path=True)
         panel.set(xlabel="PC1", ylabel="PC2")
-        drawn.append(points.assign(source=identity))
+        drawn.append(points)
     note = (
         "node embeddings that feed the energy, redox atoms only, coloured by the charge state in DFT; "
         f"{NOT_COMPARABLE}; points: first fold and seed; s: silhouette, a: accuracy of a linear classifier "
@@ -224,7 +220,7 @@ def embedding_overview(dirs: Sequence[str | Path], out: str | Path) -> pd.DataFr
     figure.supxlabel(fill(note, int(13 * figure.get_figwidth())), fontsize=SMALL, color="0.25")
     _legend(figure, list(axes.flat), 1 if figure.get_figwidth() < 7 else 3)
     save_figure(figure, out / "overview")
-    write_csv(table, out / "overview.csv")
+    write_table("embedding/overview", table, out)
     write_csv(pd.concat(drawn, ignore_index=True) if drawn else pd.DataFrame(), out / "overview_points.csv")
     seal(out, "embedding-overview")
     return table

@@ -11,7 +11,7 @@ import pandas as pd
 from workflow_lib.core.code import code_checksum
 from workflow_lib.core.elements import atomic_number
 from workflow_lib.core.errors import UserError
-from workflow_lib.core.io import atomic_path, sha256, write_csv, write_json
+from workflow_lib.core.io import sha256, write_csv, write_json
 from workflow_lib.core.kept import Kept, key_of
 from workflow_lib.frames.frame import Frame, single_reference
 from workflow_lib.frames.splits import Splits
@@ -19,7 +19,8 @@ from workflow_lib.frames.table import read_parquet
 from workflow_lib.lattice.host import Host
 from workflow_lib.models.predictor import Predictor
 from workflow_lib.models.trained import TrainedModel
-from workflow_lib.results_reading import read_reference, seal
+from workflow_lib.results_reading import read_reference, seal, write_table
+from workflow_lib.results_schema import MODEL
 from workflow_lib.simulation.cache import host_identity
 from workflow_lib.stages.embedding.extract import (
     POINT_COLUMNS,
@@ -41,7 +42,6 @@ from workflow_lib.stages.embedding.scores import (
 from workflow_lib.stages.embedding.settings import EmbeddingSettings
 
 TRAINED, UNTRAINED = "trained", "untrained"
-IDENTITY = ("family", "init", "variant", "fold", "seed", "redox_embedding")
 METRICS = ("silhouette", "accuracy")
 
 
@@ -80,10 +80,9 @@ def run_embedding(
     )
     table = frame_table(known, roles, set(reference["frame_id"]), redox_z)
     require_two_states(table["oxidation_state"].to_numpy(), str(frames_path))
-    scores: dict[str, Any] = {name: getattr(origin, name) for name in IDENTITY}
-    scores |= {
-        "source": out.name,
-        "model": origin.model,
+    scores: dict[str, Any] = origin.columns(out.name) | {
+        "init": origin.init,
+        "redox_embedding": origin.redox_embedding,
         "redox": host.redox,
         "status": origin.status,
         "reference_state": key,
@@ -203,8 +202,7 @@ def _nothing(scores: dict[str, Any], settings: EmbeddingSettings, out: Path) -> 
 
 
 def _write(points: pd.DataFrame, scores: dict[str, Any], out: Path) -> None:
-    with atomic_path(out / "points.parquet") as temporary:
-        points.to_parquet(temporary, index=False, compression="zstd")
+    write_table("embedding/points", points, out, owner={column: scores[column] for column in MODEL})
     write_csv(points.drop(columns="embedding"), out / "pca.csv")
     model_figure(points, scores, out / "pca")
     write_json(out / "scores.json", scores)

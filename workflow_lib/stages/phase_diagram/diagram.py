@@ -79,7 +79,7 @@ def run_diagram(
                 if known is None
                 else voltage(mean["mu_ev"].to_numpy(float), metal_energy=known, charge=host.mobile_charge)
             )
-            identity = {"source": name, "expansion": expansion}
+            identity = {"system": name, "expansion": expansion}
             found = features(settings.sampling.temperatures, tangent_gaps(thermal))
             area = loops(mean, host.mobile_charge)
             named.append({**identity, **found, "hysteresis_v": area.get(_room(area))})
@@ -93,7 +93,7 @@ def run_diagram(
             grouped = entropy.groupby(["temperature_k", "x"])[ENTROPIES]
             joined = grouped.mean().join(grouped.std(ddof=1).add_suffix("_std")).reset_index()
             system = system.with_entropy(joined)
-            parts["entropy"].append(joined.assign(source=name))
+            parts["entropy"].append(joined.assign(system=name))
         shown.append(system)
     for table, rows in parts.items():
         columns = list(TABLES[f"phase_diagram/{table}"].columns)

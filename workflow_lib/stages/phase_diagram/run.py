@@ -105,7 +105,7 @@ def run_fit(
         fitted = fit_system(source, host, system, settings.structures, rng)
     table = structure_table(fitted, source, host)
     fits = pd.DataFrame([fit_row(name, fitted, host) for name in fitted.expansions])
-    fits.insert(0, "source", system.name)
+    fits.insert(0, "system", system.name)
     write_csv(table, out / "structures.csv")
     write_csv(fits, out / "fit.csv")
     for name, expansion in fitted.expansions.items():

@@ -128,7 +128,7 @@ def groups(table: pd.DataFrame, column: str) -> Iterator[tuple[str, pd.DataFrame
 
 def naming(table: pd.DataFrame, variant: str, source: str) -> str:
     """Return the name of a curve: what its variant means, and the model if the variant has several."""
-    several = len(set(table.loc[table["variant"] == variant, "source"])) > 1
+    several = len(set(table.loc[table["variant"] == variant, "id"])) > 1
     return f"{look_of(variant).label}{f', {source}' if several else ''}"
 
 

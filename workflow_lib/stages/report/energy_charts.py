@@ -68,15 +68,15 @@ def _states(table: pd.DataFrame, name: str, structures: Structures, shift: float
     """Return the points of enumerated states of one source or of several."""
     rows = records(table)
     keys = [
-        (state_key_of(row["state_key"]), row["source"])
-        if structures.has(state_key_of(row["state_key"]), row["source"])
+        (state_key_of(row["state_key"]), row["id"])
+        if structures.has(state_key_of(row["state_key"]), row["id"])
         else None
         for row in rows
     ]
     return points(
         *(table["x"] + shift, table["formation_mev_fu"]),
         name=name,
-        hover=[_state_hover(row, row["source"]) for row in rows],
+        hover=[_state_hover(row, row["id"]) for row in rows],
         structures=keys,
         **style,
     )
@@ -90,13 +90,13 @@ def _variants(table: pd.DataFrame) -> list[str]:
 def hull_chart(run: Run, structures: Structures, colours: Colours) -> Chart:
     """Return the hull: DFT and the variants of one model."""
     formation, hulls = run.table("thermodynamics/formation"), run.table("thermodynamics/hull")
-    dft = formation[formation["source"] == DFT]
+    dft = formation[formation["id"] == DFT]
     models = formation[(formation["protocol"] == HEADLINE) & formation["formation_mev_fu"].notna()]
     hulls = hulls[hulls["scope"] == "enumerated"]
     anchor = dft["formation_mev_fu"].to_numpy(float)
     views = {}
     for model in dict.fromkeys(models["model"]):
-        own_hull = hulls[hulls["source"] == DFT]
+        own_hull = hulls[hulls["id"] == DFT]
         traces = [
             line(
                 own_hull["x"],
@@ -120,8 +120,8 @@ def hull_chart(run: Run, structures: Structures, colours: Colours) -> Chart:
                     opacity=opacity,
                 )
             )
-            for number, source in enumerate(dict.fromkeys(group["source"])):
-                own = hulls[hulls["source"] == source]
+            for number, source in enumerate(dict.fromkeys(group["id"])):
+                own = hulls[hulls["id"] == source]
                 traces.append(
                     line(
                         *(own["x"], own["formation_mev_fu"]),
@@ -152,13 +152,13 @@ def voltage_chart(run: Run, colours: Colours) -> Chart | None:
     if voltages.empty:
         return None
     mobile = StateKey.parse(run.table("thermodynamics/formation")["state_key"].iloc[0]).mobile
-    dft, models = voltages[voltages["source"] == DFT], voltages[voltages["source"] != DFT]
+    dft, models = voltages[voltages["id"] == DFT], voltages[voltages["id"] != DFT]
     anchor = dft["voltage_v"].to_numpy(float)
     views = {}
     for model in dict.fromkeys(models["model"]):
         mine = models[models["model"] == model]
         traces = [_steps(dft, "DFT", colour=COLOUR_DFT, width=3)]
-        for (source, scope), own in mine.groupby(["source", "scope"], sort=False):
+        for (source, scope), own in mine.groupby(["id", "scope"], sort=False):
             variant = own["variant"].iloc[0]
             style = look(colours, model, variant)
             searched = scope == "searched"
@@ -195,15 +195,15 @@ def _steps(own: pd.DataFrame, name: str, **style: Any) -> Trace:
 def found_chart(run: Run, structures: Structures, colours: Colours) -> Chart | None:
     """Return what the searches of each model found; None if there was no search."""
     formation, hulls = run.table("thermodynamics/formation"), run.table("thermodynamics/hull")
-    dft = formation[formation["source"] == DFT]
+    dft = formation[formation["id"] == DFT]
     found = formation[(formation["protocol"] == SEARCH) & formation["formation_mev_fu"].notna()]
     if found.empty:
         return None
     anchor = dft["formation_mev_fu"].to_numpy(float)
     views = {}
-    for source, mine in groups(found, "source"):
+    for source, mine in groups(found, "id"):
         style = look(colours, mine["model"].iloc[0], mine["variant"].iloc[0])
-        own = hulls[(hulls["source"] == source) & (hulls["scope"] == "searched")]
+        own = hulls[(hulls["id"] == source) & (hulls["scope"] == "searched")]
         traces = [
             line(
                 own["x"],
@@ -241,8 +241,8 @@ def _found(
 ) -> Trace:
     rows = records(part)
     keys = [
-        (found_key_of(row["state_key"]), row["source"])
-        if structures.has(found_key_of(row["state_key"]), row["source"])
+        (found_key_of(row["state_key"]), row["id"])
+        if structures.has(found_key_of(row["state_key"]), row["id"])
         else None
         for row in rows
     ]
@@ -253,7 +253,7 @@ def _found(
         symbol=symbol,
         size=size,
         opacity=0.75,
-        hover=[_state_hover(row, row["source"]) for row in rows],
+        hover=[_state_hover(row, row["id"]) for row in rows],
         structures=keys,
     )
 
@@ -263,13 +263,13 @@ def orders_chart(run: Run, structures: Structures, colours: Colours) -> Chart:
     states = run.table("charge_order/states")
     states = states[(states["protocol"] == HEADLINE) & states["x"].between(0, 1, inclusive="neither")]
     states = states[states["formation_mev_fu"].notna()]
-    formation = run.table("thermodynamics/formation").set_index(["source", "state_key", "protocol"])
-    identity = run.table("comparison").set_index("source")[["model", "variant"]]
-    states = states.join(identity, on="source", how="inner")
+    formation = run.table("thermodynamics/formation").set_index(["id", "state_key", "protocol"])
+    identity = run.table("comparison").set_index("id")[["model", "variant"]]
+    states = states.join(identity, on="id", how="inner")
     above = formation["above_hull_mev_fu"].groupby(level=[0, 1, 2]).first()
     states["above_hull_mev_fu"] = [
         above.get((source, key, HEADLINE))
-        for source, key in zip(states["source"], states["state_key"], strict=True)
+        for source, key in zip(states["id"], states["state_key"], strict=True)
     ]
     ends = [states["dft_formation_mev_fu"].min() - 10, states["dft_formation_mev_fu"].max() + 10]
     anchor = states["dft_formation_mev_fu"].to_numpy(float)
@@ -301,7 +301,7 @@ def orders_chart(run: Run, structures: Structures, colours: Colours) -> Chart:
 def identical_chart(run: Run, colours: Colours) -> Chart:
     """Return the energies of several charge orders on the same atoms, model against DFT."""
     table = run.table("charge_order/identical").dropna(subset=["model_mev_fu"])
-    scores = run.table("charge_order/identical_scores").set_index("source")
+    scores = run.table("charge_order/identical_scores").set_index("id")
     ends = [table["dft_mev_fu"].min() * 1.1, table["dft_mev_fu"].max() * 1.1]
     anchor = table["dft_mev_fu"].to_numpy(float)
     views = {}
@@ -318,7 +318,7 @@ def identical_chart(run: Run, colours: Colours) -> Chart:
                 hoverinfo="skip",
             ),
         ]
-        for source, group in groups(mine, "source"):
+        for source, group in groups(mine, "id"):
             variant = str(group["variant"].iloc[0])
             style = look(colours, model, variant)
             error = scores["mae_mev_fu"].get(source)

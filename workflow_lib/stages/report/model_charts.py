@@ -10,7 +10,6 @@ import pandas as pd
 
 from workflow_lib.core.digits import ion
 from workflow_lib.core.plotting import COLOUR_DFT, COLOUR_FE2, COLOUR_FE3, OKABE_ITO
-from workflow_lib.models.identity import ModelId
 from workflow_lib.results_schema import DFT
 from workflow_lib.stages.report.charts import (
     Chart,
@@ -119,21 +118,21 @@ def parity_chart(run: Run) -> Chart:
                 part = rows[rows["set"] == name]
                 if part.empty:
                     continue
-                error = (part["model"] - part["dft"]).abs().to_numpy()
+                error = (part["model_value"] - part["dft_value"]).abs().to_numpy()
                 some = np.union1d(_spread(len(part), share // 3), np.argsort(error)[-5:])
                 shown = part.iloc[some]
                 count = f"{len(shown):,} of {len(part):,}" if len(shown) < len(part) else f"{len(part):,}"
                 traces.append(
                     points(
-                        shown["dft"],
-                        shown["model"],
+                        shown["dft_value"],
+                        shown["model_value"],
                         name=f"{words} ({count})",
                         colour=colour,
                         symbol=symbol,
                         size=6,
                     )
                 )
-            both = pd.concat([rows["dft"], rows["model"]])
+            both = pd.concat([rows["dft_value"], rows["model_value"]])
             ends = [both.min(), both.max()]
             traces.append(line(ends, ends, name="as DFT", colour=COLOUR_DFT, width=1, hoverinfo="skip"))
             views[f"{model}, {label}"] = view(traces, f"DFT {LABELS[label]}", f"model {LABELS[label]}")
@@ -153,18 +152,16 @@ def learning_chart(run: Run, colours: Mapping[str, str]) -> Chart:
     column = "validation_forces_mae_mev_a"
     views = {}
     if column in history:
-        history = history.assign(model=[ModelId.parse(source).name for source in history["source"]])
         for name, mine in groups(history.dropna(subset=[column]), "model"):
             traces = []
-            variants = [ModelId.parse(source).variant for source in mine["source"]]
-            for source, own in groups(mine, "source"):
-                variant = ModelId.parse(source).variant
+            for source, own in groups(mine, "id"):
+                variant = own["variant"].iloc[0]
                 style = look(colours, name, variant)
                 marker = {"symbol": style["symbol"], "size": 7, "color": style["colour"]}
                 traces.append(
                     line(
                         *(own["epoch"], own[column]),
-                        name=naming(mine.assign(variant=variants), variant, source),
+                        name=naming(mine, variant, source),
                         colour=style["colour"],
                         dash=style["dash"],
                         mode="lines+markers",

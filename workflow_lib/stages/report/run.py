@@ -97,7 +97,7 @@ def _add_facts(run: Run, structures: Structures) -> None:
     table = run.table("thermodynamics/formation")
     for row in records(table):
         key = state_key_of if row["protocol"] in (HEADLINE, "reference") else found_key_of
-        structure = structures.known.get(key(row["state_key"]), {}).get(row["source"])
+        structure = structures.known.get(key(row["state_key"]), {}).get(row["id"])
         if structure is not None and "f" not in structure:
             structure["f"] = _facts(row)
 
@@ -116,7 +116,7 @@ def _facts(row: dict[str, Any]) -> list[tuple[str, str]]:
             facts.append((name, f"{row[column]:.{digits}f}"))
     if pd.notna(row["degeneracy"]):
         facts.append(("degeneracy", str(int(row["degeneracy"]))))
-    if row["source"] != DFT and pd.notna(row["seen"]):
+    if row["id"] != DFT and pd.notna(row["seen"]):
         facts.append(("seen in training", "yes" if row["seen"] else "no"))
     return facts
 

@@ -14,7 +14,8 @@ from workflow_lib.core.io import save_figure, write_csv
 from workflow_lib.core.plotting import SEARCH_METHODS as METHODS
 from workflow_lib.core.plotting import style
 from workflow_lib.lattice.host import Host
-from workflow_lib.results_reading import read_document, seal
+from workflow_lib.results_reading import read_document, seal, write_table
+from workflow_lib.results_schema import MODEL
 from workflow_lib.stages.search.settings import CellSettings, SearchSettings
 
 if TYPE_CHECKING:
@@ -139,9 +140,9 @@ def search_overview(searches: Iterable[Path], out: Path) -> None:
     if not folders:
         raise UserError("no searches to show: the search needs at least one trained model")
     table = pd.concat([_reached(folder) for folder in folders], ignore_index=True)
-    write_csv(table, Path(out) / "overview.csv")
+    write_table("search/overview", table, out)
     style()
-    rows = table[table["shown"]].drop_duplicates("source").reset_index(drop=True)
+    rows = table[table["shown"]].drop_duplicates("id").reset_index(drop=True)
     figure, (left, right) = plt.subplots(1, 2, sharey=True, figsize=(8.2, 1.6 + 0.28 * len(rows)))
     places = np.arange(len(rows))[::-1]
     left.hlines(places, rows["ga_mev_fu"], rows["random_mev_fu"], color="0.75", lw=1.5, zorder=1)
@@ -153,7 +154,7 @@ def search_overview(searches: Iterable[Path], out: Path) -> None:
         if energy.isna().all():
             continue
         left.plot(energy, places, marker, color=colour, mfc=fill, ms=size, label=text)
-    left.set_yticks(places, rows["source"])
+    left.set_yticks(places, rows["id"])
     left.set_ylim(-0.6, len(rows) - 0.4)
     left.set_xlabel("lowest formation energy found,\neach model's own (meV per formula unit)")
     others = [name for name in ("ga", "screened") if rows[f"{name}_mev_fu"].notna().any()]
@@ -185,13 +186,13 @@ def search_overview(searches: Iterable[Path], out: Path) -> None:
 
 
 def _reached(folder: Path) -> pd.DataFrame:
-    summary = read_document(folder / "summary.json", "search", ("source", "arranged", "cells", "shown"))
+    summary = read_document(folder / "summary.json", "search", (*MODEL, "arranged", "cells", "shown"))
     rows = []
     for name, cell in summary["cells"].items():
         lowest = {method: data["lowest"] for method, data in cell["methods"].items()}
         for number, distinct in cell["distinct_arrangements"].items():
             row = {
-                "source": summary["source"],
+                **{column: summary[column] for column in MODEL},
                 "arranged": summary["arranged"],
                 "cell": name,
                 "n_occupied": int(number),

@@ -12,7 +12,7 @@ from workflow_lib.lattice.arrangement import StateKey
 from workflow_lib.results_reading import read_table, seal
 
 COLUMNS = ("cell", "x", "n_occupied", "state_key", "charge_order", "models", "asked_by", "formation_mev_fu")
-NEEDED = ("source", "cell", "state_key", "x", "n_occupied", "formation_mev_fu")
+NEEDED = ("id", "cell", "state_key", "x", "n_occupied", "formation_mev_fu")
 
 
 def collect_pending(
@@ -39,7 +39,7 @@ def collect_pending(
     every = pd.concat(asked) if asked else pd.DataFrame(columns=list(NEEDED))
     every = every[~every["state_key"].isin(known)]
     rows = []
-    every = every.sort_values("source")
+    every = every.sort_values("id")
     for (cell, x, number, key), group in every.groupby(["cell", "x", "n_occupied", "state_key"]):
         rows.append(
             (
@@ -49,7 +49,7 @@ def collect_pending(
                 key,
                 "open" if StateKey.parse(str(key)).states is None else "given",
                 len(group),
-                ";".join(group["source"]),
+                ";".join(group["id"]),
                 ";".join(f"{energy:.3f}" for energy in group["formation_mev_fu"]),
             )
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain
@@ -14,12 +14,12 @@ import numpy as np
 
 from workflow_lib.core.code import code_checksum
 from workflow_lib.core.errors import UserError
-from workflow_lib.core.io import atomic_path, write_csv, write_json
+from workflow_lib.core.io import atomic_path, write_json
 from workflow_lib.core.locks import alone
 from workflow_lib.core.progress import Progress
 from workflow_lib.lattice.arrangement import UNIT, Arrangement
 from workflow_lib.lattice.host import Host
-from workflow_lib.results_reading import seal
+from workflow_lib.results_reading import seal, write_table
 from workflow_lib.simulation.settings import RelaxationSettings
 from workflow_lib.stages.search.evaluate import Evaluator, ModelEvaluator
 from workflow_lib.stages.search.figures import search_figure, shown
@@ -91,7 +91,7 @@ def run_search(
             host=host,
             settings=settings,
             seed=seed,
-            name=name,
+            owner=model.origin.columns(name),
             work=work,
             out=out,
         )
@@ -129,12 +129,15 @@ def search_all(
     host: Host,
     settings: SearchSettings,
     seed: int,
-    name: str,
+    owner: Mapping[str, object],
     work: Path,
     out: Path,
 ) -> dict[str, float]:
-    """Search in all cells with any source of energies; return the seconds by cell and method."""
-    work, out = Path(work), Path(out)
+    """Search in all cells with any source of energies; return the seconds by cell and method.
+
+    ``owner``: the columns that name the source in the tables (``Origin.columns``).
+    """
+    work, out, name = Path(work), Path(out), str(owner["id"])
     results: Results = {}
     seconds: dict[str, float] = {}
     cells: dict[str, Any] = {}
@@ -196,15 +199,15 @@ def search_all(
     if all(cell.repeat != UNIT for cell in settings.cells):
         results["1x1x1"] = {"enumeration": _end_members(evaluator, host)}
     arranged = "mobile ions and charge states" if evaluator.charges else "mobile ions only"
-    found = found_table(name, host, results, evaluator.level)
-    history = history_table(name, host, results)
-    write_csv(found, out / "found.csv")
-    write_csv(history, out / "history.csv")
+    found = found_table(owner, host, results, evaluator.level)
+    history = history_table(host, results)
+    write_table("search/found", found, out)
+    write_table("search/history", history, out, owner=owner)
     _write_structures(evaluator, host, settings, results, out / "found.extxyz")
     write_json(
         out / "summary.json",
         {
-            "source": name,
+            **owner,
             "charge_labelled": evaluator.charges,
             "arranged": arranged,
             "status": "ok" if found["formation_mev_fu"].notna().any() else "diverged",

@@ -22,7 +22,7 @@ FOUND = tuple(TABLES["search/found"].columns)
 SEARCHES: tuple[Method, ...] = ("ga", "random", "screened")
 """The methods that have a budget."""
 HISTORY = (
-    "source", "cell", "method", "evaluation", "generation", "operator", "state_key", "x", "n_occupied",
+    "cell", "method", "evaluation", "generation", "operator", "state_key", "x", "n_occupied",
     "formation_mev_fu", "best_mev_fu",
 )  # fmt: skip
 SAME_EV = 1e-4
@@ -35,14 +35,15 @@ def milli(value: float | None) -> float:
     return float("nan") if value is None else 1000 * value
 
 
-def found_table(model: str, host: Host, results: Results, level: str) -> pd.DataFrame:
+def found_table(owner: Mapping[str, object], host: Host, results: Results, level: str) -> pd.DataFrame:
     """Return one row per distinct arrangement and method; see ``search/found`` in ``results_schema``.
 
-    ``order`` counts from 1 within cell and method. Keys of charge-blind models name no charge order.
+    ``owner``: the columns of the model. ``order`` counts from 1 within cell and method. Keys of
+    charge-blind models name no charge order.
     """
     rows = [
         {
-            "source": model,
+            **owner,
             "protocol": SEARCH,
             "state_key": r.key,
             "ion_key": StateKey.parse(r.key).ion_key,
@@ -68,7 +69,7 @@ def found_table(model: str, host: Host, results: Results, level: str) -> pd.Data
     return pd.DataFrame(rows, columns=list(FOUND))
 
 
-def history_table(model: str, host: Host, results: Results) -> pd.DataFrame:
+def history_table(host: Host, results: Results) -> pd.DataFrame:
     """Return one row per relaxation; ``best_mev_fu`` is the lowest energy so far at its composition."""
     rows = []
     for cell, methods in results.items():
@@ -78,7 +79,7 @@ def history_table(model: str, host: Host, results: Results) -> pd.DataFrame:
                 now = milli(r.evaluation.formation)
                 best[r.n_occupied] = np.fmin(best.get(r.n_occupied, np.nan), now)
                 x = host.composition(r.arrangement)
-                row = (model, cell, method, r.order, r.generation, r.operator, r.key, x)
+                row = (cell, method, r.order, r.generation, r.operator, r.key, x)
                 rows.append((*row, r.n_occupied, now, best[r.n_occupied]))
     return pd.DataFrame(rows, columns=list(HISTORY))
 

@@ -132,7 +132,7 @@ def _say_same(panel: Axes, curves: dict[str, np.ndarray], *, top: bool) -> None:
 
 def _several(table: pd.DataFrame) -> bool:
     """Return whether any model has several trainings, so that there are means and bands."""
-    return bool(table.drop_duplicates("source").duplicated(["model", "variant"]).any())
+    return bool(table.drop_duplicates("id").duplicated(["model", "variant"]).any())
 
 
 def _x_label(formation: pd.DataFrame) -> str:
@@ -141,7 +141,7 @@ def _x_label(formation: pd.DataFrame) -> str:
 
 def _band(panel: Axes, group: pd.DataFrame, colour: str, line: str, label: str, marker: str) -> None:
     """Draw the lowest energy at each x: mean over trained models, with a band of one standard deviation."""
-    curves = pd.concat([lowest(own) for _, own in group.groupby("source")], axis=1).dropna()
+    curves = pd.concat([lowest(own) for _, own in group.groupby("id")], axis=1).dropna()
     mean = curves.mean(axis=1)
     panel.plot(mean.index, mean, line, marker=marker, ms=4, color=colour, lw=1.3, label=label, zorder=3)
     if curves.shape[1] > 1:
@@ -153,7 +153,7 @@ def draw_formation(
     formation: pd.DataFrame, hulls: pd.DataFrame, level: str, cells: str, stem: Path
 ) -> None:
     """Draw one panel per model: formation energies of the enumerated states, lowest of each x, hull."""
-    dft = formation[formation["source"] == DFT]
+    dft = formation[formation["id"] == DFT]
     examined = formation[formation["protocol"] == HEADLINE]
     models = examined[examined["formation_mev_fu"].notna()]
     names = sorted(set(examined["model"])) or [DFT]
@@ -165,7 +165,7 @@ def draw_formation(
     for panel, name in zip(panels, names, strict=True):
         panel.scatter(dft["x"], dft["formation_mev_fu"], s=16, facecolors="none", edgecolors=COLOUR_DFT)
         _band(panel, dft, COLOUR_DFT, "-", "DFT, lowest at each x", "")
-        own_hull = hulls[(hulls["source"] == DFT) & (hulls["scope"] == "enumerated")]
+        own_hull = hulls[(hulls["id"] == DFT) & (hulls["scope"] == "enumerated")]
         panel.plot(own_hull["x"], own_hull["formation_mev_fu"], ":", color=COLOUR_DFT, lw=1, label="hull")
         grid = np.linspace(0, 1, 101)
         bottoms = {"hull of DFT": np.interp(grid, own_hull["x"], own_hull["formation_mev_fu"])}
@@ -187,8 +187,8 @@ def draw_formation(
                     lw=0,
                 )
             _band(panel, group, colour, look_of(variant).line, _name(variant), look_of(variant).marker)
-            for identity in sorted(set(group["source"])):
-                own = hulls[(hulls["source"] == identity) & (hulls["scope"] == "enumerated")]
+            for identity in sorted(set(group["id"])):
+                own = hulls[(hulls["id"] == identity) & (hulls["scope"] == "enumerated")]
                 panel.plot(own["x"], own["formation_mev_fu"], ":", color=colour, lw=1)
                 if len(own):
                     bottoms[f"hull of {variant}"] = np.interp(grid, own["x"], own["formation_mev_fu"])
@@ -218,7 +218,7 @@ def _profiles(voltages: pd.DataFrame) -> list[VoltageProfile]:
             np.append(own["x_low"].to_numpy(float), own["x_high"].to_numpy(float)[-1]),
             own["voltage_v"].to_numpy(float),
         )
-        for _, own in voltages.groupby("source")
+        for _, own in voltages.groupby("id")
     ]
 
 
@@ -271,18 +271,18 @@ def draw_voltage(
     formation: pd.DataFrame, voltages: pd.DataFrame, level: str, cells: str, stem: Path
 ) -> None:
     """Draw one panel per model: voltage of DFT and of each variant, enumerated states and search."""
-    models = voltages[voltages["source"] != DFT]
+    models = voltages[voltages["id"] != DFT]
     names = sorted(set(formation.loc[formation["protocol"] == HEADLINE, "model"])) or [DFT]
     mobile = StateKey.parse(formation["state_key"].iloc[0]).mobile
     colours = model_colours(set(models["model"]))
-    anchor = voltages.loc[voltages["source"] == DFT, "voltage_v"].to_numpy(float)
+    anchor = voltages.loc[voltages["id"] == DFT, "voltage_v"].to_numpy(float)
     if not len(anchor):
         _no_voltage(mobile, level, stem)
         return
     window = window_of(voltages["voltage_v"].to_numpy(float), anchor, LEAST_VOLTAGE)
     figure, panels = _grid(len(names), columns=3, height=2.4, label=f"voltage (V against {mobile} metal)")
     for panel, name in zip(panels, names, strict=True):
-        known = _profiles(voltages[voltages["source"] == DFT])
+        known = _profiles(voltages[voltages["id"] == DFT])
         _staircase(panel, known, COLOUR_DFT, "-", "DFT", width=1.8)
         curves = {"DFT": _sampled(known)}
         for variant in _variants(models):
@@ -316,7 +316,7 @@ def draw_found(formation: pd.DataFrame, hulls: pd.DataFrame, level: str, cells: 
 
     searched = formation[(formation["protocol"] == SEARCH) & formation["method"].isin(METHODS)]
     found = searched[searched["formation_mev_fu"].notna()]
-    dft = formation[formation["source"] == DFT]
+    dft = formation[formation["id"] == DFT]
     names, variants = sorted(set(searched["model"])) or [DFT], _variants(searched) or [""]
     shape = (len(variants), len(names))
     size = (max(2.5 * shape[1] + 0.6, 6.4), 2.4 * shape[0] + 1.2)
@@ -359,8 +359,8 @@ def draw_found(formation: pd.DataFrame, hulls: pd.DataFrame, level: str, cells: 
             zorder=4,
             label=f"DFT ({', '.join(known)} cell)",
         )
-        for identity in sorted(set(group["source"])):
-            own = hulls[(hulls["source"] == identity) & (hulls["scope"] == "searched")]
+        for identity in sorted(set(group["id"])):
+            own = hulls[(hulls["id"] == identity) & (hulls["scope"] == "searched")]
             panel.plot(own["x"], own["formation_mev_fu"], ":", color=colours[name], lw=1)
         panel.set_ylim(window)
         _note_hidden(panel, group["formation_mev_fu"].to_numpy(), window)
@@ -398,10 +398,10 @@ def draw_all(
     for suffix, wanted in (("", False), ("_controls", True)):
 
         def chosen(table: pd.DataFrame, controls: bool = wanted) -> pd.DataFrame:
-            return table[(table["source"] == DFT) | (table["variant"].isin(CONTROLS) == controls)]
+            return table[(table["id"] == DFT) | (table["variant"].isin(CONTROLS) == controls)]
 
         part = chosen(formation)
-        if suffix and set(part["source"]) == {DFT}:
+        if suffix and set(part["id"]) == {DFT}:
             continue
         draw_formation(part, chosen(hulls), level, cells, out / f"hull{suffix}")
         draw_voltage(part, chosen(voltages), level, cells, out / f"voltage{suffix}")
@@ -409,5 +409,5 @@ def draw_all(
             write_csv(part[part["protocol"] != "search"], out / f"hull{suffix}.csv")
             write_csv(chosen(voltages), out / f"voltage{suffix}.csv")
     draw_found(formation, hulls, level, cells, out / "found")
-    shown = (formation["source"] == DFT) | formation["method"].isin(METHODS)
+    shown = (formation["id"] == DFT) | formation["method"].isin(METHODS)
     write_csv(formation[shown], out / "found.csv")

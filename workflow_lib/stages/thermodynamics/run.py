@@ -19,13 +19,12 @@ import numpy as np
 import pandas as pd
 
 from workflow_lib.core.errors import UserError
-from workflow_lib.core.io import write_csv
 from workflow_lib.lattice.arrangement import StateKey
 from workflow_lib.lattice.hull import Hull, lower_hull
 from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.lattice.voltage import VoltageProfile, voltage_distance_mv, voltage_profile
-from workflow_lib.results_reading import seal
-from workflow_lib.results_schema import HEADLINE, SEARCH
+from workflow_lib.results_reading import seal, write_table
+from workflow_lib.results_schema import HEADLINE, MODEL, SEARCH
 from workflow_lib.stages.thermodynamics import figures, tables
 from workflow_lib.stages.thermodynamics.scores import hull_error, step_voltage_error, summarise
 from workflow_lib.stages.thermodynamics.settings import ThermodynamicsSettings
@@ -33,8 +32,7 @@ from workflow_lib.stages.thermodynamics.settings import ThermodynamicsSettings
 IMPOSSIBLE = 10.0
 """V; no battery has as much. An energy of the metal on another scale gives tens to thousands."""
 ENUMERATED, SEARCHED = "enumerated", "searched"
-IDENTITY = ["source", "model", "variant", "fold", "seed"]
-VOLTAGE_COLUMNS = [*IDENTITY, "scope", "x_low", "x_high", "voltage_v"]
+VOLTAGE_COLUMNS = [*MODEL, "scope", "x_low", "x_high", "voltage_v"]
 SCORES = ["hull_mae_mev_fu", "step_voltage_mae_mv", "voltage_mae_mv", "average_voltage_v"]
 
 
@@ -60,7 +58,7 @@ class Answer:
     @property
     def identity(self) -> dict[str, object]:
         """Columns that identify this result in every table."""
-        return {name: self.structures[name].iloc[0] for name in IDENTITY}
+        return {name: self.structures[name].iloc[0] for name in MODEL}
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +251,7 @@ def run_thermodynamics(
         [row for a in everyone for row in _hull_rows(a, sites_per_fu, settings.accept_unconverged)]
     )
     voltages = pd.DataFrame([row for a in everyone for row in _voltage_rows(a)], columns=VOLTAGE_COLUMNS)
-    columns = [*IDENTITY, "status", "compositions", "compositions_dft", *SCORES, "average_voltage_dft_v"]
+    columns = [*MODEL, "status", "compositions", "compositions_dft", *SCORES, "average_voltage_dft_v"]
     charge = rule.formal_charges[mobile]
     scores = pd.DataFrame([score(a, reference, charge) for a in answers], columns=columns)
     for name, table in (
@@ -263,7 +261,7 @@ def run_thermodynamics(
         ("scores", scores),
         ("summary", summarise(scores, SCORES)),
     ):
-        write_csv(table, out / f"{name}.csv")
+        write_table(f"thermodynamics/{name}", table, out)
     told = "cells and positions relaxed" if cells == "relaxed" else "fixed (Vegard) cells"
     figures.draw_all(formation, hulls, voltages, level=info.level, cells=told, out=out)
     seal(out, "thermodynamics")

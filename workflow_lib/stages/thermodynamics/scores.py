@@ -52,8 +52,9 @@ def spread(values: pd.Series) -> tuple[float, float, int]:
 def summarise(scores: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     """Return mean and spread of score columns over the folds and seeds of each (model, variant)."""
     rows = []
-    for (model, variant), group in scores.groupby(["model", "variant"], sort=True, dropna=False):
-        row: dict[str, object] = {"model": model, "variant": variant}
+    names = ["model", "family", "variant"]
+    for key, group in scores.groupby(names, sort=True, dropna=False):
+        row: dict[str, object] = dict(zip(names, key, strict=True))
         for column in columns:
             row[f"{column}_mean"], row[f"{column}_std"], row[f"{column}_count"] = spread(group[column])
         rows.append(row)

@@ -1,6 +1,6 @@
 """Read the tables of the charge-order stage and the search into one table of structures and energies.
 
-Columns of that table: ``source`` (trained model, or ``dft``), ``model``, ``variant``, ``fold``,
+Columns of that table: ``id`` (trained model, or ``dft``), ``model``, ``family``, ``variant``, ``fold``,
 ``seed``, ``protocol`` (reference, distorted, search), ``method``, ``cell``, ``state_key``, ``x``,
 ``filled`` and ``sites`` (mobile sites of the cell), ``energy_ev`` (of the cell), ``degeneracy``, ``seen``,
 ``status``, ``fmax_ev_a``, ``level`` of theory of the energy.
@@ -18,14 +18,10 @@ from workflow_lib.core.errors import UserError
 from workflow_lib.lattice.arrangement import StateKey
 from workflow_lib.models.identity import EWALD, ModelId
 from workflow_lib.results_reading import read_table
-from workflow_lib.results_schema import DFT, DIVERGED, HEADLINE, REFERENCE, SEARCH, UNCONVERGED
+from workflow_lib.results_schema import DFT, DIVERGED, HEADLINE, MODEL, REFERENCE, SEARCH, UNCONVERGED
 
 COLUMNS = (
-    "source",
-    "model",
-    "variant",
-    "fold",
-    "seed",
+    *MODEL,
     "protocol",
     "method",
     "cell",
@@ -47,7 +43,7 @@ def _complete(table: pd.DataFrame, name: str, protocol: str, where: Path) -> pd.
     model, variant, fold, seed = (name, "", None, None) if name in (DFT, EWALD) else ModelId.parse(name)
     known = [StateKey.parse(key) for key in table["state_key"]]
     table = table.assign(
-        source=name,
+        id=name,
         model=model,
         variant=variant,
         fold=fold,

@@ -103,8 +103,8 @@ def parity_figure(
     table = parity.drop(columns=["redox"])
     energy = table["label"] == "energy"
     composition = table.loc[energy, "frame_id"].map(formulas)
-    mean = table.loc[energy, "dft"].groupby(composition).transform("mean")
-    for column in ("dft", "model"):
+    mean = table.loc[energy, "dft_value"].groupby(composition).transform("mean")
+    for column in ("dft_value", "model_value"):
         table.loc[energy, column] -= mean
     labels = [label for label in _PANELS if (table["label"] == label).any()]
     figure, axes = plt.subplots(1, len(labels), figsize=(3.1 * len(labels), 3.3), squeeze=False)
@@ -119,11 +119,11 @@ def parity_figure(
 
 def _parity_panel(axis: Axes, rows: pd.DataFrame, metrics: pd.DataFrame, label: str) -> None:
     text, unit, factor = _PANELS[label]
-    finite = rows[np.isfinite(rows["model"])]
+    finite = rows[np.isfinite(rows["model_value"])]
     for name, (legend, colour, marker) in SET_STYLE.items():
         chosen = finite[finite["set"] == name]
         axis.plot(
-            *(factor * chosen["dft"], factor * chosen["model"]),
+            *(factor * chosen["dft_value"], factor * chosen["model_value"]),
             marker=marker,
             ls="",
             ms=2.5,
@@ -134,8 +134,8 @@ def _parity_panel(axis: Axes, rows: pd.DataFrame, metrics: pd.DataFrame, label: 
             rasterized=len(chosen) > 500,
         )
     if len(finite):
-        low = factor * finite[["dft", "model"]].to_numpy().min()
-        high = factor * finite[["dft", "model"]].to_numpy().max()
+        low = factor * finite[["dft_value", "model_value"]].to_numpy().min()
+        high = factor * finite[["dft_value", "model_value"]].to_numpy().max()
         axis.axline((low, low), (high, high), color="black", lw=0.7, zorder=0)
     test = metrics.query("set == 'test' and kind == 'all' and metric == 'mae' and label == @label")
     note = "no held-out label"

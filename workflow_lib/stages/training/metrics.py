@@ -30,7 +30,18 @@ REPORTED = {
 """Unit and factor of each label in the metrics table; ``_redox`` means the redox sites only."""
 
 SUMMED = ("set", "kind", "label", "state")
-COLUMNS = ("frame_id", "state", "set", "kind", "label", "atom", "component", "redox", "dft", "model")
+COLUMNS = (
+    "frame_id",
+    "state",
+    "set",
+    "kind",
+    "label",
+    "atom",
+    "component",
+    "redox",
+    "dft_value",
+    "model_value",
+)
 
 
 def parity_table(
@@ -74,8 +85,8 @@ def _rows(frame: Frame, prediction: Prediction, name: str, redox_z: int) -> Iter
                 "atom": atom,
                 "component": component,
                 "redox": np.where(atom >= 0, site[atom], False),
-                "dft": np.ravel(dft).astype(float),
-                "model": np.ravel(model).astype(float),
+                "dft_value": np.ravel(dft).astype(float),
+                "model_value": np.ravel(model).astype(float),
             }
         )
 
@@ -106,7 +117,7 @@ def error_sums(parity: pd.DataFrame) -> pd.DataFrame:
     redox = parity[parity["redox"] & parity["label"].isin(PER_ATOM)]
     redox = redox.assign(label=redox["label"] + "_redox")
     table = pd.concat([parity, redox], ignore_index=True)
-    error = table["model"] - table["dft"]
+    error = table["model_value"] - table["dft_value"]
     table = table[[*SUMMED]].assign(absolute=error.abs(), square=error**2, count=1)
     return table.groupby([*SUMMED], sort=False, as_index=False).sum()
 

@@ -12,7 +12,7 @@ from ase.formula import Formula
 from pydantic import BaseModel
 
 from workflow_lib.core.elements import SYMBOLS
-from workflow_lib.core.io import atomic_path, write_csv, write_json
+from workflow_lib.core.io import write_json
 from workflow_lib.core.locks import alone
 from workflow_lib.core.processor import processor
 from workflow_lib.frames.frame import frame_to_atoms
@@ -22,7 +22,7 @@ from workflow_lib.models.identity import variant_of
 from workflow_lib.models.registry import FAMILIES
 from workflow_lib.models.species import species_alphabet
 from workflow_lib.models.trained import TrainedModel, species_to_card
-from workflow_lib.results_reading import seal
+from workflow_lib.results_reading import seal, write_table
 from workflow_lib.stages.training.checkpoint import CheckpointStore, frames_checksum, training_code
 from workflow_lib.stages.training.data import (
     SetName,
@@ -168,13 +168,13 @@ def _write_results(
     parity, sums = _compare(model, sets, rule.redox_z, untrained, stress=stress)
     metrics = metrics_table(sums, seed)
     metrics["status"] = record.status
-    with atomic_path(out / "parity.parquet") as temporary:
-        parity.to_parquet(temporary, index=False, compression="zstd")
-    write_csv(metrics, out / "metrics.csv")
+    owner = model.origin.columns(out.name)
+    write_table("training/parity", parity, out, owner=owner)
+    write_table("training/metrics", metrics, out, owner=owner)
     history = pd.DataFrame(record.history)
     first = ["epoch", "step", "learning_rate", "train_loss", "validation_loss"]
     history = history.reindex(columns=[*first, *(c for c in history.columns if c not in first)])
-    write_csv(history, out / "history.csv")
+    write_table("training/history", history, out, owner=owner)
     write_json(out / "labels.json", _labels(sets, record, settings))
     write_json(
         out / "timings.json",
