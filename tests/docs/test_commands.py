@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
-import networks
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
 from ase.build import bulk
 from ase.io import write
-from embedded import REFERENCE
+from charge_order_toy import register, save_toy
 from fenced import ROOT, blocks, commands
 from sealed import write_sealed
 
@@ -26,8 +26,6 @@ from workflow_lib.core.io import write_json
 from workflow_lib.frames.frame import Frame, frame_to_atoms
 from workflow_lib.lattice.host import Host
 from workflow_lib.lattice.redox import RedoxRule
-from workflow_lib.models.species import species_alphabet
-from workflow_lib.models.trained import TrainedModel
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "benchmarks/README.md"]
 DOCUMENTS += sorted(ROOT.glob("docs/**/*.md"))
@@ -124,16 +122,12 @@ def test_ci_calls_what_the_table_says() -> None:
 @pytest.fixture(scope="module")
 def desk(
     tmp_path_factory: pytest.TempPathFactory, host: Host, frames: list[Frame], rule: RedoxRule
-) -> Path:
+) -> Iterator[Path]:
     """A folder with the files that the documents' commands read: those of a reader after `make demo`."""
     folder = tmp_path_factory.mktemp("desk")
     for name in ("resources", "config"):
         (folder / name).symlink_to(ROOT / name)
-    species = species_alphabet(rule, [8, 11, 15, 26], "surrogate")
-    potential = networks.build("painn", species=species)
-    own = {"name": "painn", "variant": "entropy", "energy_reference": REFERENCE}
-    own |= {"redox_embedding": "surrogate", "redox": rule.model_dump(mode="json")}
-    TrainedModel(potential, networks.card("painn", potential, **own)).save(folder / MODEL)
+    save_toy(folder / MODEL, rule, "surrogate")
     rows = {"id": ["painn-entropy-f0-s1"], "family": ["painn"], "variant": ["entropy"]}
     write_sealed("comparison", folder / "results/demo/comparison", pd.DataFrame(rows))
     write_json(folder / "results/demo/config.json", {"run": "demo"})
@@ -152,7 +146,9 @@ def desk(
     for place in ("DIR/a.extxyz", "more/b.xyz"):
         (folder / place).parent.mkdir()
         write(folder / place, some[:2] if place.startswith("DIR") else some[2:], format="extxyz")
-    return folder
+    with pytest.MonkeyPatch.context() as patch:
+        register(patch)
+        yield folder
 
 
 def test_commands_of_the_documents_run(

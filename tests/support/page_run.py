@@ -19,7 +19,7 @@ from workflow_lib.frames.frame import Frame
 from workflow_lib.frames.table import write_parquet
 from workflow_lib.lattice.host import Host
 from workflow_lib.lattice.redox import RedoxRule
-from workflow_lib.results_reading import read_reference, seal
+from workflow_lib.results_reading import read_reference, seal, write_table
 from workflow_lib.results_schema import TABLES
 from workflow_lib.stages.charge_order.reference import build_reference
 from workflow_lib.stages.thermodynamics import figures
@@ -116,7 +116,8 @@ def _charge_order(folder: Path, model: str, tilt: float, bump: float) -> None:
     dft = table["energy_ev"]
     order = table["state_key"].str.endswith("Fe2233")
     rows = table.assign(
-        **{"id": model, "protocol": "distorted", "status": "converged", "role": "test"},
+        **_identity(model),
+        **{"protocol": "distorted", "status": "converged", "role": "test"},
         energy_ev=dft + tilt * table["x"] + bump * order,
         dft_energy_ev=dft,
         dft_formation_mev_fu=table["formation_mev_fu"],
@@ -175,14 +176,13 @@ def _training(folder: Path, model: str, frames: list[Frame]) -> None:
             "label": "energy",
             "atom": -1,
         },
-        **{"component": "", "redox": False, "dft": dft, "model": dft + error},
+        **{"component": "", "redox": False, "dft_value": dft, "model_value": dft + error},
     )
-    parity.to_parquet(out / "parity.parquet")
+    write_table("training/parity", parity, out, owner=_identity(model))
     history = pd.DataFrame({"epoch": [1, 2, 3], "learning_rate": 1e-3, "train_loss": [3.0, 2, 1]})
-    write_csv(
-        history.assign(validation_loss=[4.0, 3, 2], validation_forces_mae_mev_a=[300.0, 200, 1e5 * error]),
-        out / "history.csv",
-    )
+    history = history.assign(validation_loss=[4.0, 3, 2])
+    history["validation_forces_mae_mev_a"] = [300.0, 200, 1e5 * error]
+    write_table("training/history", history, out, owner=_identity(model))
     seal(out, "train", source=model)
 
 
@@ -201,7 +201,7 @@ def _embedding(folder: Path, model: str, frames: list[Frame]) -> None:
     ]
     out = folder / "embedding" / model
     out.mkdir(parents=True)
-    pd.DataFrame(rows).to_parquet(out / "points.parquet")
+    write_table("embedding/points", pd.DataFrame(rows), out, owner=_identity(model))
     seal(out, "embedding", source=model)
 
 
@@ -210,6 +210,7 @@ def _identity(model: str) -> dict:
     return {
         "id": model,
         "model": name,
+        "family": name,
         "variant": variant,
         "fold": int(fold[1:]),
         "seed": int(seed[1:]),
@@ -239,7 +240,6 @@ def _comparison(folder: Path, *, decided: bool = False) -> None:
     rows = [
         _identity(model)
         | {
-            "family": model.split("-")[0],
             "init": "scratch",
             "status": "ok",
             "parameters": 1000,

@@ -6,16 +6,32 @@ from pathlib import Path
 
 import pandas as pd
 
-from workflow_lib.core.io import write_csv
-from workflow_lib.results_reading import seal
-from workflow_lib.results_schema import TABLES
+from workflow_lib.core.errors import UserError
+from workflow_lib.models.identity import ModelId
+from workflow_lib.results_reading import seal, write_table
+from workflow_lib.results_schema import MODEL, TABLES
+
+
+def owner_of(name: str) -> dict[str, object]:
+    """The columns of a model by its id, its family named as the model; empty for any other name."""
+    try:
+        known = ModelId.parse(name)
+    except UserError:
+        return {}
+    own = {"id": name, "model": known.name, "family": known.name, "variant": known.variant}
+    return own | {"fold": known.fold, "seed": known.seed}
 
 
 def write_sealed(name: str, folder: Path, table: pd.DataFrame, source: str | None = None) -> Path:
-    """Write a table to ``folder``, columns that it lacks empty, and seal it; returns the file."""
+    """Write a table to ``folder``, columns that it lacks empty, and seal it; returns the file.
+
+    Where the folder is named by a model, its rows are this model's.
+    """
     schema = TABLES[name]
+    if MODEL.items() <= schema.columns.items():
+        table = table.assign(**owner_of(folder.name))
     missing = [column for column in schema.columns if column not in table]
     path = folder / Path(schema.file).name
-    write_csv(table.assign(**dict.fromkeys(missing)), path)
+    write_table(name, table.assign(**dict.fromkeys(missing)), folder)
     seal(folder, schema.command, source=source or (folder.name if schema.per_model else None))
     return path

@@ -91,7 +91,7 @@ def write_training(folder: Path, errors: dict[str, float], status: str = "ok") -
         for state, error in errors.items()
         for k, sign in enumerate((1, -1))
     ]
-    pd.DataFrame(rows).to_parquet(folder / "parity.parquet")
+    write_sealed("training/parity", folder, pd.DataFrame(rows))
     seal(folder, "train", source=folder.name)
     return folder
 
