@@ -73,7 +73,7 @@ def checked(path: str | Path, command: str) -> Path:
 
 
 def write_table(
-    name: str, table: pd.DataFrame, folder: str | Path, *, owner: Mapping[str, object] | None = None
+    name: str, table: pd.DataFrame, folder: str | Path, *, owner: Mapping[str, Any] | None = None
 ) -> None:
     """Write a table of :data:`results_schema.TABLES` to its folder, the columns of its model first.
 

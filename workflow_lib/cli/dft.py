@@ -88,8 +88,12 @@ def dft_status(config: Path, store: Path | None) -> None:
     from workflow_lib.config_files import load_config
     from workflow_lib.dft.store import Store
 
-    opened = Store(store or load_config(config).dft.store)
-    for path in opened.paths():
+    where = store or load_config(config).dft.store
+    opened = Store(where)
+    paths = list(opened.paths())
+    if not paths:
+        click.echo(f"{where} holds no calculation yet")
+    for path in paths:
         try:
             record = opened.read(path)
         except UserError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -59,9 +59,14 @@ class Origin:
     redox_embedding: str = "none"
     status: str = "ok"
 
-    def columns(self, identity: str) -> dict[str, object]:
+    def columns(self, identity: str) -> dict[str, Any]:
         """Return the columns that begin every table of its rows; ``identity`` is its id."""
-        own = {"id": identity, "model": self.model, "family": self.family, "variant": self.variant}
+        own: dict[str, Any] = {
+            "id": identity,
+            "model": self.model,
+            "family": self.family,
+            "variant": self.variant,
+        }
         return own | {"fold": self.fold, "seed": self.seed}
 
     @property

@@ -7,7 +7,7 @@ are only charges of +2 and +3 e at the sites of the interpolated host.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -101,7 +101,7 @@ def run_ewald(
             "energy_ev": scale * energies if fits else energies,
         }
     )
-    owner = {"id": EWALD, "model": EWALD, "family": EWALD, "variant": UNTRAINED.name}
+    owner: dict[str, Any] = {"id": EWALD, "model": EWALD, "family": EWALD, "variant": UNTRAINED.name}
     owner |= dict.fromkeys(("fold", "seed"))
     states = protocol_table(
         owner,

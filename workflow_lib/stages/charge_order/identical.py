@@ -203,8 +203,8 @@ def run_identical(
     for source, relative in (("dft_energy_ev", "dft_mev_fu"), ("energy_ev", "model_mev_fu")):
         per_unit = orders[source] / orders["formula_units"] * 1000
         orders[relative] = per_unit - per_unit.groupby([orders["id"], orders["atoms"]]).transform("mean")
-    table = "charge_order/identical"
-    write_table(table, orders[[*TABLES[table].columns, "charge_labelled"]], out)
+    name = "charge_order/identical"
+    write_table(name, orders[[*TABLES[name].columns, "charge_labelled"]], out)
     result = pd.DataFrame(scores)
     write_table("charge_order/identical_scores", result, out)
     identical_figure(orders, result, out)

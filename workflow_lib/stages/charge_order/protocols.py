@@ -137,7 +137,7 @@ def _order(atoms: Atoms, magmoms: np.ndarray, host: Host, rule: RedoxRule, level
 
 
 def protocol_table(
-    owner: Mapping[str, object],
+    owner: Mapping[str, Any],
     protocol: Protocol,
     answers: pd.DataFrame,
     structures: Sequence[Atoms],

@@ -264,8 +264,6 @@ def orders_chart(run: Run, structures: Structures, colours: Colours) -> Chart:
     states = states[(states["protocol"] == HEADLINE) & states["x"].between(0, 1, inclusive="neither")]
     states = states[states["formation_mev_fu"].notna()]
     formation = run.table("thermodynamics/formation").set_index(["id", "state_key", "protocol"])
-    identity = run.table("comparison").set_index("id")[["model", "variant"]]
-    states = states.join(identity, on="id", how="inner")
     above = formation["above_hull_mev_fu"].groupby(level=[0, 1, 2]).first()
     states["above_hull_mev_fu"] = [
         above.get((source, key, HEADLINE))

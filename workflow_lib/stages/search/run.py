@@ -129,7 +129,7 @@ def search_all(
     host: Host,
     settings: SearchSettings,
     seed: int,
-    owner: Mapping[str, object],
+    owner: Mapping[str, Any],
     work: Path,
     out: Path,
 ) -> dict[str, float]:

@@ -35,7 +35,7 @@ def milli(value: float | None) -> float:
     return float("nan") if value is None else 1000 * value
 
 
-def found_table(owner: Mapping[str, object], host: Host, results: Results, level: str) -> pd.DataFrame:
+def found_table(owner: Mapping[str, Any], host: Host, results: Results, level: str) -> pd.DataFrame:
     """Return one row per distinct arrangement and method; see ``search/found`` in ``results_schema``.
 
     ``owner``: the columns of the model. ``order`` counts from 1 within cell and method. Keys of
