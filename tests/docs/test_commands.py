@@ -24,6 +24,8 @@ from workflow_lib.__main__ import main
 from workflow_lib.config_files import load_config
 from workflow_lib.core.io import write_json
 from workflow_lib.frames.frame import Frame, frame_to_atoms
+from workflow_lib.frames.splits import Fold, Splits
+from workflow_lib.frames.table import write_parquet
 from workflow_lib.lattice.host import Host
 from workflow_lib.lattice.redox import RedoxRule
 
@@ -37,10 +39,10 @@ HERE = [
     "workflow-lib check --config config/smoke.yaml",
     "workflow-lib convert resources/naxfepo4-gpaw/frames.parquet frames.extxyz",
     "workflow-lib predict chgnet-0.3.0 frames.extxyz",
-    "workflow-lib relax chgnet-0.3.0 frames.extxyz relaxed.extxyz --max-steps 20",
+    "workflow-lib relax chgnet-0.3.0 frames.extxyz relaxed.extxyz --max-steps 10",
     f"workflow-lib predict {MODEL} structure.cif --assign search --json",
     f"workflow-lib relax {MODEL} structure.cif relaxed.extxyz --assign search",
-    f"workflow-lib evaluate {MODEL} resources/naxfepo4-gpaw/frames.parquet --json",
+    f"workflow-lib evaluate {MODEL} resources/naxfepo4-gpaw/frames.parquet --unseen",
     "workflow-lib predict chgnet-r2scan structure.cif",
     "workflow-lib relax ase.calculators.emt:EMT start.extxyz relaxed.extxyz",
     'workflow-lib convert my.extxyz my.parquet --energy-reference "VASP/PBE+U(Fe 5.3)/PAW520/3x5x7"',
@@ -132,6 +134,11 @@ def desk(
     write_sealed("comparison", folder / "results/demo/comparison", pd.DataFrame(rows))
     write_json(folder / "results/demo/config.json", {"run": "demo"})
     (folder / "results/smoke").symlink_to(folder / "results/demo")
+    data, trained = folder / "results/demo/dataset", [(f.frame_id, str(f.state_key)) for f in frames[:9]]
+    Splits("state", 711, (Fold.of(0, {"train": trained, "validation": [], "test": []}),)).save(
+        data / "splits.json"
+    )
+    write_parquet(frames, data / "frames.parquet")
     (folder / "results/demo/search").mkdir()
     asked = pd.read_csv(ROOT / "docs/results/demo/pending.csv").head(2)
     asked.to_csv(folder / "results/demo/search/pending.csv", index=False)
