@@ -49,6 +49,7 @@ def draw(
 
 def _electrons(ax: Any, asked: Hopping, track: Track) -> None:
     from matplotlib.colors import ListedColormap
+    from matplotlib.ticker import MaxNLocator
 
     ax.set_xlabel("time (ps)")
     ax.set_ylabel(f"{asked.element} atom")
@@ -62,7 +63,9 @@ def _electrons(ax: Any, asked: Hopping, track: Track) -> None:
         ax.set_xlabel("")
         return
     atoms = track.reduced.shape[1]
-    extent = (0, float(track.times_ps[-1]), -0.5, atoms - 0.5)
+    # A frame is drawn until the next one, where a hop between the two is marked.
+    end = float(track.times_ps[-1] + track.times_ps[1])
+    extent = (0, end, -0.5, atoms - 0.5)
     picture = track.reduced.T[::-1]
     ax.imshow(
         picture,
@@ -75,7 +78,8 @@ def _electrons(ax: Any, asked: Hopping, track: Track) -> None:
     )
     step, atom = np.nonzero(ion_hops(track.sites, track.near))
     ax.plot(track.times_ps[1:][step], atom, "|", color=ION, markersize=7, markeredgewidth=1)
-    ax.set_yticks(range(atoms))
+    ax.set_xlim(0, float(track.times_ps[-1]))
+    ax.yaxis.set_major_locator(MaxNLocator(8, integer=True))
     ax.set_title(f"blue: reduced; bars: a hop of {asked.mobile} nearby", fontsize=8)
 
 
@@ -118,7 +122,7 @@ def _residence(ax: Any, asked: Hopping, table: pd.DataFrame) -> None:
     ax.set_xlim(table["temperature_k"].min() - 50, table["temperature_k"].max() + 50)
     ax.set_xlabel("temperature (K)")
     ax.set_ylabel("mean residence time (ps)")
-    ax.legend(fontsize=7)
+    _legend_above(ax)
 
 
 def _correlation(ax: Any, asked: Hopping, table: pd.DataFrame) -> None:
@@ -138,5 +142,9 @@ def _correlation(ax: Any, asked: Hopping, table: pd.DataFrame) -> None:
         label = "95 % of what chance gives" if place == 0 else None
         ax.plot([x, x], [low, high], color="0.7", linewidth=4, solid_capstyle="butt", label=label)
     ax.plot(own["temperature_k"], own["correlation"], "D", color="black", markersize=4, label="seen")
-    ax.set_title(f"in windows of {asked.window_ps:g} ps", fontsize=8)
-    ax.legend(fontsize=7)
+    ax.set_ylabel(f"correlation of hops in {asked.window_ps:g} ps")
+    _legend_above(ax)
+
+
+def _legend_above(ax: Any) -> None:
+    ax.legend(fontsize=6, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0), columnspacing=0.8)
