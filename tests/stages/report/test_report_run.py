@@ -15,6 +15,8 @@ from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import read_json, write_json
 from workflow_lib.results import Run
 from workflow_lib.stages.report.answer import answer_of
+from workflow_lib.stages.report.charts import SYMBOLS
+from workflow_lib.stages.report.energy_charts import METHODS
 from workflow_lib.stages.report.run import run_report
 
 
@@ -61,6 +63,12 @@ def test_every_trace_is_one_that_plotly_knows(data: dict):
             go.Figure(view)  # raises for a property or value that plotly.js would ignore
             count += 1
     assert count > 20
+
+
+def test_every_marker_draws_something() -> None:
+    """Plotly draws a thin symbol as a line only, which a filled marker does not have."""
+    symbols = [*SYMBOLS.values(), *(symbol for _, symbol in METHODS.values())]
+    assert not [symbol for symbol in symbols if "-thin" in symbol and not symbol.endswith("-open")]
 
 
 def test_points_of_the_hull_are_those_of_the_table(run_folder: Path, data: dict):

@@ -208,7 +208,7 @@ def _training(configuration: dict[str, Any]) -> str:
     parts = []
     for unit in ("epochs", "steps"):
         own = [f"{count:,}" for count, of in known if of == unit]
-        parts += [f"{', '.join(own)} {unit}"] if own else []
+        parts += [f"{' or '.join(own)} {unit}"] if own else []
     return "; ".join(parts) or "none"
 
 

@@ -22,7 +22,7 @@ DIGITS = 6
 """Significant digits of a number on the page; the tables keep all."""
 SYMBOLS = {
     **{"o": "circle", "s": "square", "D": "diamond", "P": "cross", "X": "x", "^": "triangle-up"},
-    **{"*": "star", "+": "cross-thin", "v": "triangle-down"},
+    **{"*": "star", "+": "cross-thin-open", "v": "triangle-down"},
 }
 DASHES = {"-": "solid", "--": "dash", "-.": "dashdot", ":": "dot"}
 

@@ -39,7 +39,7 @@ METHODS = {
     "ga": ("genetic algorithm", "circle"),
     "random": ("random search", "x"),
     "screened": ("screened by a cluster expansion", "diamond-tall-open"),
-    "enumeration": ("enumeration", "cross-thin"),
+    "enumeration": ("enumeration", "cross-thin-open"),
 }
 
 Colours = Mapping[str, str]

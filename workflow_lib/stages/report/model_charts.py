@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from workflow_lib.frames.frame import Frame
     from workflow_lib.results import Run
 
+WIDE = 4.0
+"""Errors that differ by more than this factor are drawn on a logarithmic axis."""
 PARITY_POINTS = 24_000
 """Points of all parity charts together; each label of each model gets its share."""
 LABELS = {
@@ -168,9 +171,10 @@ def learning_chart(run: Run, colours: Mapping[str, str]) -> Chart:
                         marker=marker,
                     )
                 )
-            views[name] = view(
-                traces, "epoch", "validation force error (meV/Å)", yaxis={"type": "log", "dtick": 0.30103}
-            )
+            # Ticks at factors of two, where there are several of them.
+            wide = mine[column].max() > WIDE * mine[column].min() > 0
+            axis = {"yaxis": {"type": "log", "dtick": math.log10(2)}} if wide else {}
+            views[name] = view(traces, "epoch", "validation force error (meV/Å)", **axis)
     return Chart(
         "learning",
         "Learning curves",
