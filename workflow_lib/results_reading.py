@@ -83,7 +83,8 @@ def write_table(
     schema = table_of(name)
     table = table.assign(**owner or {})
     first = [column for column in MODEL if column in schema.columns]
-    table = table[[*first, *(column for column in table if column not in first)]]
+    order = [*first, *(column for column in table if column not in first)]
+    table = table[order] if len(table) else table.reindex(columns=order)  # a run may have no models
     whole = [column for column in ("fold", "seed") if column in first]
     table = table.astype(dict.fromkeys(whole, "Int64"))
     path = Path(folder) / Path(schema.file).name

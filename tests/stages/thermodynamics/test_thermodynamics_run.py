@@ -317,7 +317,7 @@ def test_clear_errors(reference: Path, tmp_path: Path, host: Host):
     (tmp_path / "mace-subset-f0-s1").mkdir()
     pd.DataFrame({"protocol": ["distorted"]}).to_csv(tmp_path / "mace-subset-f0-s1/states.csv")
     seal(tmp_path / "mace-subset-f0-s1", "charge-order", source="mace-subset-f0-s1")
-    with pytest.raises(UserError, match="lacks the columns source, state_key"):
+    with pytest.raises(UserError, match="lacks the columns id, model"):
         run(reference, [tmp_path / "mace-subset-f0-s1"], [], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
