@@ -22,6 +22,13 @@ def owner_of(name: str) -> dict[str, object]:
     return own | {"fold": known.fold, "seed": known.seed}
 
 
+def without_id(path: Path) -> bytes:
+    """The content of a file without the id that its rows begin with, which is the name of its folder."""
+    if path.suffix == ".parquet":
+        return pd.read_parquet(path).drop(columns="id").to_csv().encode()
+    return path.read_bytes().replace(f"\n{path.parent.name},".encode(), b"\n,")
+
+
 def write_sealed(name: str, folder: Path, table: pd.DataFrame, source: str | None = None) -> Path:
     """Write a table to ``folder``, columns that it lacks empty, and seal it; returns the file.
 
