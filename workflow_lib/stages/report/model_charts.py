@@ -173,8 +173,8 @@ def learning_chart(run: Run, colours: Mapping[str, str]) -> Chart:
                 )
             # Ticks at factors of two, where there are several of them.
             wide = mine[column].max() > WIDE * mine[column].min() > 0
-            axis = {"yaxis": {"type": "log", "dtick": math.log10(2)}} if wide else {}
-            views[name] = view(traces, "epoch", "validation force error (meV/Å)", **axis)
+            scale = {"type": "log", "dtick": math.log10(2)} if wide else {"type": "linear"}
+            views[name] = view(traces, "epoch", "validation force error (meV/Å)", yaxis=scale)
     return Chart(
         "learning",
         "Learning curves",
