@@ -29,7 +29,7 @@ def smaller(text: str) -> str:
     for key, value in SMALL.items():
         config[key] = config.get(key, {}) | value if isinstance(value, dict) else value
     config["models"][0]["hyperparameters"] = NETWORK
-    config["search"]["cells"][0] |= {"budget": 4, "population": 2, "offspring": 1, "max_steps": 2}
+    config["search"]["cells"][0] |= {"budget": 4, "population": 3, "offspring": 1, "max_steps": 2}
     return yaml.safe_dump(config, sort_keys=False)
 
 
