@@ -85,7 +85,12 @@ NOT_IN_CI = {
         f"python benchmarks/{name}": "minutes on an idle machine; tests/benchmarks tests its means"
         for name in (
             *("training.py", "relaxation.py", "planning.py", "reading.py", "cleaning.py", "costs.py"),
-            *("sampling.py", "leakage.py", "training.py --family mace --epochs 50 --seeds 5"),
+            *(
+                "sampling.py",
+                "leakage.py",
+                "screening.py --model FOLDER",
+                "training.py --family mace --epochs 50 --seeds 5",
+            ),
         )
     },
 }

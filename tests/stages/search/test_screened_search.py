@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from toy_landscape import ToyEvaluator
+from toy_landscape import ToyEvaluator, owner
 
 from workflow_lib.core.io import read_json
 from workflow_lib.stages.search.figures import search_overview
@@ -100,8 +100,9 @@ def test_the_stage_writes_a_third_search(host, tmp_path):
     settings = SearchSettings(cells=(cell,), screening="cluster-expansion")
     out = tmp_path / "toy"
     search_all(
-        ToyEvaluator(), host=host, settings=settings, seed=5, name="toy", work=tmp_path / "work", out=out
-    )
+        ToyEvaluator(), host=host, settings=settings, seed=5, owner=owner("toy"),
+        work=tmp_path / "work", out=out,
+    )  # fmt: skip
     history = pd.read_csv(out / "history.csv")
     assert history.groupby("method").size().to_dict() == {"ga": 10, "random": 10, "screened": 10}
     methods = read_json(out / "summary.json")["cells"]["1x1x1"]["methods"]
