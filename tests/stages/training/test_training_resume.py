@@ -82,7 +82,7 @@ def test_sigterm_loses_no_batch(when, case, rule, tmp_path):
                 sent = time.monotonic()
         log = "".join(lines)
         assert process.wait(60) == 128 + signal.SIGTERM, log
-    assert time.monotonic() - sent < 10, "the grace period of schedulers is 30 s"
+    assert time.monotonic() - sent < 30, "the grace period of schedulers is 30 s"
     batches = {"step 8": 3, "judging 3": 5}[when]
     where = f"continues after epoch 1 and {batches} of 5 batches"
     assert f"stopped by SIGTERM, all kept: the same command {where}" in log
