@@ -105,7 +105,7 @@ for batch in itertools.count():
     with subprocess.Popen([sys.executable, "-c", script], cwd=root, env=environment) as process:
         cache = RelaxationCache(tmp_path, "model")
         deadline = time.monotonic() + 600
-        while len(cache) < 25 and time.monotonic() < deadline:
+        while len(cache) < 25 and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.01)
         os.kill(process.pid, signal.SIGKILL)
     count = len(cache)
