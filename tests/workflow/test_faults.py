@@ -92,6 +92,7 @@ def test_a_run_through_all_faults_ends_with_the_same_table(run: Run, tmp_path: P
     process = run.start(None)
     run.progress()
     [orphan] = run.trainings()
+    os.kill(orphan, signal.SIGSTOP)  # or it might end before its successor begins
     process.kill()
     process.wait()
     assert run.trainings() == [orphan]
@@ -100,6 +101,7 @@ def test_a_run_through_all_faults_ends_with_the_same_table(run: Run, tmp_path: P
     process = run.start(None)
     until(lambda: len(run.trainings()) == 2, "a successor")
     until(lambda: f"process {orphan} on" in run.log.read_text(), "its word on whom it waits for")
+    os.kill(orphan, signal.SIGCONT)
     run.progress()
     code, output = run.finish(process)
     assert code == 0, output
