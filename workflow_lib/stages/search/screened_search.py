@@ -10,7 +10,7 @@ import numpy as np
 from workflow_lib.lattice.arrangement import Arrangement
 from workflow_lib.stages.search.problem import Evaluation, Problem, Record, State
 from workflow_lib.stages.search.random_search import Batch, draw, ions_by_key, next_compositions
-from workflow_lib.stages.search.search import breed
+from workflow_lib.stages.search.search import breed, by_generations
 from workflow_lib.stages.search.settings import OperatorWeights
 
 if TYPE_CHECKING:
@@ -50,26 +50,29 @@ def screened_search(
 
     lattice = problem.lattice
     screen = Screen(lattice.host, lattice.repeat, charges=lattice.charges)
-    progress(state.records)
-    while len(state.records) < budget:
-        if state.records:
-            batch = _propose(
-                problem,
-                screen,
-                _fit(screen, state.records, end_members),
-                state.records,
-                count=min(offspring, budget - len(state.records)),
-                population=population,
-                weights=weights,
-                bits=state.bits,
-            )
-        else:
-            batch = draw(problem, {}, population, start)
-        if not batch:
-            break
-        state.extend(batch, problem.evaluate([arrangement for _, _, arrangement in batch]))
-        progress(state.records)
-    return state.records
+
+    def proposed(count: int) -> Batch:
+        return _propose(
+            problem,
+            screen,
+            _fit(screen, state.records, end_members),
+            state.records,
+            count=count,
+            population=population,
+            weights=weights,
+            bits=state.bits,
+        )
+
+    return by_generations(
+        problem,
+        state,
+        start=start,
+        budget=budget,
+        population=population,
+        offspring=offspring,
+        propose=proposed,
+        progress=progress,
+    )
 
 
 def _fit(screen: Screen, records: Sequence[Record], end_members: Sequence[Member]) -> Multilinear | None:

@@ -60,6 +60,35 @@ def breed(
     return batch
 
 
+def by_generations(
+    problem: Problem,
+    state: State,
+    *,
+    start: np.random.Generator,
+    budget: int,
+    population: int,
+    offspring: int,
+    propose: Callable[[int], Batch],
+    progress: Callable[[list[Record]], object],
+) -> list[Record]:
+    """Relax a random population, then what ``propose(count)`` gives, up to ``budget`` arrangements in all.
+
+    Ends early if nothing is proposed. ``progress`` is called with the records after each generation.
+    Returns all records.
+    """
+    progress(state.records)
+    while len(state.records) < budget:
+        if state.records:
+            batch = propose(min(offspring, budget - len(state.records)))
+        else:
+            batch = draw(problem, {}, population, start)
+        if not batch:
+            break
+        state.extend(batch, problem.evaluate([arrangement for _, _, arrangement in batch]))
+        progress(state.records)
+    return state.records
+
+
 def genetic_search(
     problem: Problem,
     state: State,
@@ -80,22 +109,25 @@ def genetic_search(
     share (the authors let shares drift). Ends early if every arrangement of every composition is
     known. ``progress`` is called with the records after each generation. Returns all records.
     """
-    progress(state.records)
-    while len(state.records) < budget:
-        if state.records:
-            children = breed(
-                problem,
-                state.records,
-                ions_by_key(state.records),
-                count=min(offspring, budget - len(state.records)),
-                population=population,
-                weights=weights,
-                bits=state.bits,
-            )
-        else:
-            children = draw(problem, {}, population, start)
-        if not children:
-            break
-        state.extend(children, problem.evaluate([arrangement for _, _, arrangement in children]))
-        progress(state.records)
-    return state.records
+
+    def children(count: int) -> Batch:
+        return breed(
+            problem,
+            state.records,
+            ions_by_key(state.records),
+            count=count,
+            population=population,
+            weights=weights,
+            bits=state.bits,
+        )
+
+    return by_generations(
+        problem,
+        state,
+        start=start,
+        budget=budget,
+        population=population,
+        offspring=offspring,
+        propose=children,
+        progress=progress,
+    )
