@@ -78,6 +78,6 @@ class StartSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     fmax: float = Field(0.1, gt=0, le=1, description="eV/A; no force exceeds this")
-    smax: float = Field(0.5, gt=0, le=10, description="GPa; no component of the stress exceeds this")
+    smax: float = Field(0.1, gt=0, le=10, description="GPa; no component of the stress exceeds this")
     max_steps: int = Field(500, ge=0, le=20000, description="0 leaves the structure as it is")
     cell: bool = Field(True, description="relax the cell with the positions")
