@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from campaigns.naxfepo4_gpaw.cell_parts import relaxed_cells
+from campaigns.naxfepo4_gpaw.cell_parts import FIRST, relaxed_cells
 from campaigns.naxfepo4_gpaw.level_parts import CHOSEN
 from campaigns.naxfepo4_gpaw.states import DATA, again, relaxed_states, seeded
 from workflow_lib.dft.calculation import Calculation
@@ -52,7 +52,7 @@ def strained_series(record: Record, rng: np.random.Generator, name: str) -> Calc
 
 def cell_strains(store: Store, _model: Path | None) -> Iterator[Calculation]:
     """Of every relaxed state eight cells from -4 to +6 % in volume, sheared, atoms displaced."""
-    for key, record in sorted(relaxed_cells(store).items()):
+    for key, record in sorted(relaxed_cells(store).items(), key=_spread):
         yield strained_series(record, seeded("cell strains", key), f"strained {key}")
 
 
@@ -79,7 +79,7 @@ def cell_paths(store: Store, _model: Path | None) -> Iterator[Calculation]:
             if near and same:
                 by_state.setdefault(key, []).append(frame)
                 break
-    for key, frames in sorted(by_state.items()):
+    for key, frames in sorted(by_state.items(), key=_spread):
         if key not in relaxed or relaxed[key].calculation.orbital != earlier[key].calculation.orbital:
             continue
         frames.sort(key=_fmax)
@@ -95,6 +95,12 @@ def cell_paths(store: Store, _model: Path | None) -> Iterator[Calculation]:
             series=[f.positions.tolist() for f in chosen],
             series_cells=[f.cell.tolist() for f in chosen],
         )
+
+
+def _spread(item: tuple[str, object]) -> tuple[int, str]:
+    """Order states so that a campaign that is stopped early has some of every composition."""
+    key = item[0]
+    return FIRST.index(key) if key in FIRST else len(FIRST), key
 
 
 def _fmax(frame: Frame) -> float:

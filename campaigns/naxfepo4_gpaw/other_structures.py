@@ -75,6 +75,8 @@ def chgnet_cell(atoms: Atoms) -> Atoms:
         from chgnet.model.dynamics import CHGNetCalculator
 
         atoms.calc = CHGNetCalculator(use_device="cpu")
-    FIRE(FrechetCellFilter(atoms), logfile=None).run(fmax=0.03, steps=400)
+    # ASE's own factor, the number of atoms, leaves the cell behind.
+    filtered = FrechetCellFilter(atoms, exp_cell_factor=len(atoms) ** 0.5)
+    FIRE(filtered, logfile=None).run(fmax=0.03, steps=400)
     atoms.calc = None
     return atoms

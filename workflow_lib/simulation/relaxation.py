@@ -1,12 +1,12 @@
 """Relaxation of many structures at once, with torch-sim: positions alone, or positions and cell.
 
 Cells follow the logarithm of their deformation (the Frechet filter of ASE and torch-sim), together with
-the positions. A strain counts as much as displacements of sqrt(n) times :data:`CELL_LENGTH` of the n atoms
-together, so that cell and atoms are about equally stiff in cells of any size; ASE's own choice, n, makes
-the cell of n = 126 atoms 126 times softer than this and its relaxation several times as long. Two optimisers, both in ASE's formulation and with ASE's parameters: FIRE (Bitzek et al.,
-Phys. Rev. Lett. 97, 170201 (2006)) stays in the basin it starts in; L-BFGS (Nocedal, Math. Comput. 35,
-773 (1980); no line search) takes about half the steps. Every system has its own step length or history,
-so that its path does not depend on the others in its batch.
+the positions. A strain counts as a displacement of sqrt(n) times :data:`CELL_LENGTH` of all n atoms, so
+that cell and atoms are about equally stiff, however large the cell is; with ASE's own choice, n, a cell of
+126 atoms is 126 times softer and takes several times the steps. Two optimisers, both in ASE's formulation
+and with ASE's parameters: FIRE (Bitzek et al., Phys. Rev. Lett. 97, 170201 (2006)) stays in the basin it
+starts in; L-BFGS (Nocedal, Math. Comput. 35, 773 (1980); no line search) takes about half the steps. Every
+system has its own step length or history, so that its path does not depend on the others in its batch.
 """
 
 from __future__ import annotations

@@ -288,6 +288,13 @@ class SteeredGPAW(Calculator):
             atoms.cell[:], last["cell"], rtol=0, atol=1e-9
         )
 
+    def _ends_here(self) -> bool:
+        """Return whether a single point, or the last geometry of a series, is being computed."""
+        if self.calculation.series is None or self.log is None:
+            return self.calculation.task == "single"
+        record = self.log.record
+        return len(record.frames) + len(record.skipped) + 1 == len(self.calculation.series)
+
     def charges(self) -> list[float]:
         """Return the Bader charges (e) of the last geometry."""
         from workflow_lib.dft.engines.gpaw.bader import bader_charges
@@ -315,8 +322,8 @@ class SteeredGPAW(Calculator):
             self.results["stress"] = work.get_stress().copy()
         self._keep(self.gpaw)
         charges = None
-        # Bader's analysis takes as long as some iterations: of a relaxation its end has it.
-        if self.calculation.charges and self.calculation.task in ("single", "series"):
+        # Bader's analysis takes as long as some iterations: of a relaxation and a series the last has it.
+        if self.calculation.charges and self._ends_here():
             charges = self.charges()
         if self.log is None or self._is_last(work):
             return
