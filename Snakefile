@@ -196,6 +196,10 @@ if COMPARES:
 
         include: "rules/phase_diagram.smk"
 
+    if CFG.ablation:
+
+        include: "rules/ablation.smk"
+
 
 if CFG.charge_inference:
 

@@ -13,6 +13,7 @@ if COMPARES:
         rules.thermodynamics.output,
         rules.embedding_overview.output,
         rules.phase_diagram.output if CFG.phase_diagram else [],
+        rules.ablation.output if CFG.ablation else [],
     ]
 if CFG.charge_inference:
     RESULTS += expand(rules.charge_inference.output, material=MATERIALS)

@@ -26,6 +26,7 @@ from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.models.identity import CONTROLS, NAME, VARIANTS, ModelId
 from workflow_lib.models.outside_settings import OutsideModel
 from workflow_lib.models.registry import FAMILIES
+from workflow_lib.stages.ablation.settings import AblationSettings
 from workflow_lib.stages.charge_inference.settings import ChargeInferenceSettings
 from workflow_lib.stages.charge_order.settings import ChargeOrderSettings
 from workflow_lib.stages.dataset.settings import DatasetSettings
@@ -160,6 +161,9 @@ class Config(Studies):
     phase_diagram: PhaseDiagramSettings | None = Field(
         None, description="diagrams at finite temperature; left out, none are made"
     )
+    ablation: AblationSettings | None = Field(
+        None, description="pairs of models that differ in one thing; left out, the stage does not run"
+    )
 
     @model_validator(mode="after")
     def _paths_usable(self) -> Self:
@@ -269,6 +273,17 @@ class Config(Studies):
                     raise ValueError(
                         describe_errors(error, kind, prefix=f"models[{index}].{what}")
                     ) from error
+        return self
+
+    @model_validator(mode="after")
+    def _ablated_known(self) -> Self:
+        names = [model.name for model in self.models]
+        for study in self.ablation.studies if self.ablation else ():
+            for name in (study.without, study.changed):
+                if name not in names:
+                    raise ValueError(
+                        f"ablation.{study.name}: no model named {name!r}{nearest(name, names)}"
+                    )
         return self
 
     @model_validator(mode="after")

@@ -44,6 +44,8 @@ CAPTIONS: dict[str, str] = {
     "have of it.",
     "phase_diagram/isotherms": "Composition against voltage in both directions, and heat capacity.",
     "comparison": "Every model and metric of the comparison table.",
+    "ablation": "Errors on held-out frames of models that differ in one thing; diamonds: the published "
+    "study; the bar: the 95 % interval of the difference.",
     "charge_inference/charges": "Magnetic moments of the redox atoms after random removals of ions, "
     "before and after relaxation, and principal components of the features behind them: two groups are two "
     "charge states.",

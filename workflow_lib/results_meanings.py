@@ -176,6 +176,18 @@ IN_TABLES: dict[str, dict[str, str]] = {
         "closed_k": "temperature where the last gap is gone; empty if none is within reach",
         "hysteresis_v": "mean difference of voltage between the scans, nearest to 300 K",
     },
+    "ablation": {
+        "label": "quantity whose errors are compared",
+        "unit": "of all errors of the row",
+        "model_without": "model without the change",
+        "model_changed": "model with it",
+        "difference": "error with the change minus error without it, on the same DFT numbers",
+        "low": "lower end of the 95 % interval over states and trainings",
+        "high": "upper end",
+        "decided": "three trainings or more, interval excludes zero; else `reason` says why not",
+        "published_without": "the published error without the change",
+        "published_with": "the published error with it",
+    },
     "charge_inference/atoms": {
         "removal": "number of the random removal",
         "stage": "before or after relaxation",

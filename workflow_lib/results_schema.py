@@ -298,6 +298,15 @@ TABLES: dict[str, Table] = {
             "decided",
         ),
     ),
+    "ablation": Table(
+        *("ablation/ablation.csv", "ablation"),
+        _columns(
+            "study label unit model_without model_changed reason",
+            "error_without error_with difference low high published_without published_with",
+            "trainings states",
+            "decided",
+        ),
+    ),
     "charge_inference/atoms": Table(
         *("charge_inference/{model}/atoms.csv", "charge-inference"),
         _columns("stage", "moment_mub pc1 pc2", "removal atom state"),
@@ -401,6 +410,7 @@ FIGURES: dict[str, tuple[str, str]] = {
         for name in ("diagram", "entropy", "isotherms")
     },
     "comparison": ("comparison/comparison", "comparison"),
+    "ablation": ("ablation/ablation", "ablation"),
     "charge_inference/charges": ("charge_inference/{model}/charges", "charge-inference"),
     "dynamics/moments": ("dynamics/{model}/moments", "dynamics-study"),
     "dynamics/diffusion": ("dynamics/{model}/diffusion", "dynamics-study"),

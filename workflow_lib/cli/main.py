@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import click
 
 from workflow_lib import __version__
+from workflow_lib.cli.ablation import ablation
 from workflow_lib.cli.charge_inference import charge_inference
 from workflow_lib.cli.charge_order import (
     charge_order,
@@ -49,7 +50,7 @@ GROUPS: dict[str, tuple[click.Command, ...]] = {
         *(charge_order_identical, charge_order_overview),
         *(search, search_overview, thermodynamics, embedding, embedding_overview),
         *(phase_diagram_fit, phase_diagram_sample, phase_diagram),
-        *(charge_inference, dynamics, dynamics_study),
+        *(charge_inference, dynamics, dynamics_study, ablation),
         *(comparison, checks, provenance),
     ),
     "Calculations with DFT": (dft_plan, dft_run, dft_status, dft_energies, dft_converge),

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from workflow_lib.core.intervals import LEAST_CLUSTERS, contrast
 from workflow_lib.models.identity import VARIANTS, ModelId
 from workflow_lib.results_reading import read_document, read_table
 from workflow_lib.results_schema import DIVERGED, HEADLINE
@@ -35,53 +35,10 @@ PAIRS = tuple(
     and (not without.charge_labelled or without.shuffled)
 )
 """Variants without (or with a meaningless) label, and with it."""
-LEAST_TRAININGS = 3
-"""Below this number of trainings an interval does not contain what chance does to a training."""
-LEAST_CLUSTERS = 3
-"""Fewer states, or trainings, than this give no variance."""
-CONFIDENCE = 0.95
 COLUMNS = (
     *("model", "family", "init", "endpoint", "variant_without", "variant_with", "trainings", "states"),
     *("error_without", "error_with", "difference", "low", "high", "decided", "reason"),
 )
-
-
-class Interval(NamedTuple):
-    """A mean with its confidence interval (None: too few clusters)."""
-
-    mean: float
-    low: float | None
-    high: float | None
-
-
-def paired_interval(differences: pd.DataFrame) -> Interval:
-    """Return the weighted mean of ``difference`` and its interval, clustered by state and training.
-
-    Columns: ``difference``, ``weight``, ``state``, ``training``. The variance is that of Cameron,
-    Gelbach and Miller (J. Bus. Econ. Stat. 29, 238, 2011): by state plus by training minus by both,
-    never below the larger of the two. Of states or trainings fewer than :data:`LEAST_CLUSTERS` the
-    part is missing. The quantile is Student's for the smaller number of clusters less one.
-    """
-    from scipy.stats import t
-
-    value, weight = (differences[name].to_numpy(float) for name in ("difference", "weight"))
-    share = weight / weight.sum()
-    mean = float((share * value).sum())
-    residual = pd.Series(share * (value - mean), index=differences.index)
-
-    def variance(by: list[str]) -> float:
-        sums = residual.groupby([differences[name] for name in by]).sum().to_numpy()
-        return float((sums**2).sum() * len(sums) / (len(sums) - 1))
-
-    counts = {name: int(differences[name].nunique()) for name in ("state", "training")}
-    clustered = [name for name, count in counts.items() if count >= LEAST_CLUSTERS]
-    if not clustered:
-        return Interval(mean, None, None)
-    parts = [variance([name]) for name in clustered]
-    both = variance(clustered) if len(clustered) > 1 else 0.0
-    freedom = min(counts[name] for name in clustered) - 1
-    half = float(t.ppf((1 + CONFIDENCE) / 2, freedom)) * np.sqrt(max(sum(parts) - both, *parts))
-    return Interval(mean, mean - half, mean + half)
 
 
 def contrast_table(
@@ -90,9 +47,8 @@ def contrast_table(
     """Return one row for each model, pair of variants and endpoint that the run has.
 
     ``error_without``, ``error_with`` and ``difference`` (with minus without: below zero the label helps)
-    are in the unit of the endpoint's column. ``decided``: the interval excludes zero, and there were
-    at least :data:`LEAST_TRAININGS` pairs of trainings; else ``reason`` says what is missing. Trainings
-    that diverged have no part in it.
+    are in the unit of the endpoint's column. ``decided`` and ``reason``: see
+    ``intervals.contrast``. Trainings that diverged have no part in it.
     """
     cards = {path.name: read_document(path / "card.json", "train") for path in trainings}
     good = [path for path in trainings if cards[path.name]["status"] == "ok"]
@@ -107,7 +63,7 @@ def contrast_table(
                     first = {"endpoint": endpoint, "model": name}
                     first |= {key: card[key] for key in ("family", "init")}
                     rows.append(
-                        first | {"variant_without": pair[0], "variant_with": pair[1]} | _row(matched)
+                        first | {"variant_without": pair[0], "variant_with": pair[1]} | contrast(matched)
                     )
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
@@ -164,29 +120,3 @@ def _matched(
             )
             parts.append(both.assign(training=f"{identity.fold} {identity.seed}"))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
-
-
-def _row(matched: pd.DataFrame) -> dict[str, object]:
-    groups = matched.groupby(["state", "training"])
-    units = groups[["error_without", "error_with"]].mean().assign(weight=groups.size()).reset_index()
-    units = units.assign(difference=units["error_with"] - units["error_without"])
-    interval = paired_interval(units)
-    trainings, states = units["training"].nunique(), units["state"].nunique()
-    clear = interval.low is not None and interval.high is not None and interval.low * interval.high > 0
-    if trainings < LEAST_TRAININGS:
-        reason = f"trained {trainings} time{'s' if trainings > 1 else ''}"
-    elif interval.low is None:
-        reason = "too few states"
-    else:
-        reason = "" if clear else "zero lies within the interval"
-    return {
-        "trainings": trainings,
-        "states": states if states > 1 else None,
-        "error_without": matched["error_without"].mean(),
-        "error_with": matched["error_with"].mean(),
-        "difference": interval.mean,
-        "low": interval.low,
-        "high": interval.high,
-        "decided": not reason,
-        "reason": reason or None,
-    }

@@ -38,6 +38,7 @@ TITLES = {
     "phase_diagram": "Phase diagram",
     "dynamics": "Molecular dynamics",
     "charge_inference": "Who is oxidised",
+    "ablation": "What one change of the training does",
     "embedding": "Embeddings",
     "training": "Training",
     "comparison": "Comparison table",

@@ -1,0 +1,106 @@
+"""Errors of two models, paired number by number, in the units and the form of the paper's table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from changed_config import changed_config
+from pydantic import ValidationError
+from sealed import write_sealed
+
+from workflow_lib.config_files import validate_config
+from workflow_lib.core.errors import UserError
+from workflow_lib.core.io import write_json
+from workflow_lib.results_reading import read_table, seal
+from workflow_lib.stages.ablation.run import run_ablation
+from workflow_lib.stages.ablation.settings import AblationStudy
+
+pytestmark = pytest.mark.draws
+STATES = ("a", "b", "c", "d")
+STUDY = AblationStudy(
+    name="moment-term",
+    without="plain",
+    changed="moments",
+    published={"energy": (33, 30), "stress": (0.351, None), "magmoms": (None, 0.032)},
+)
+
+
+def write_training(folder: Path, errors: dict[str, float], status: str = "ok") -> Path:
+    """A model whose labels are off by ``errors`` (in the parity table's units), growing with the state."""
+    folder.mkdir(parents=True)
+    card = {"name": folder.name.split("-")[0], "family": "chgnet", "init": "scratch"}
+    write_json(folder / "card.json", card | {"variant": "baseline", "status": status})
+    rows = [
+        {"frame_id": f"{state}-0", "state": state, "set": kind, "kind": "relaxation", "label": label}
+        | {"atom": -1, "component": "", "redox": False, "dft_value": 1.0}
+        | {"model_value": 1.0 - error * (1 + 0.1 * place) * (1 if kind == "test" else 100)}
+        for label, error in errors.items()
+        for place, state in enumerate(STATES)
+        for kind in ("train", "test")
+    ]
+    write_sealed("training/parity", folder, pd.DataFrame(rows))
+    seal(folder, "train", source=folder.name)
+    return folder
+
+
+@pytest.fixture
+def trainings(tmp_path: Path) -> list[Path]:
+    made = []
+    for seed in (1, 2, 3):
+        plain = {"energy": 0.004, "forces": 0.08, "stress": 0.002}
+        moments = {"energy": 0.002, "forces": 0.08 + 0.01 * (seed - 2), "stress": 0.001, "magmoms": 0.04}
+        made.append(write_training(tmp_path / f"plain-baseline-f0-s{seed}", plain))
+        made.append(write_training(tmp_path / f"moments-baseline-f0-s{seed}", moments))
+    return made
+
+
+def test_errors_differences_and_units(trainings, tmp_path):
+    out = tmp_path / "ablation"
+    run_ablation([STUDY], trainings, out)
+    table = read_table("ablation", out).set_index("label")
+    # States are off by 1, 1.1, 1.2 and 1.3 times the error: 1.15 on average. Train rows are 100 times that.
+    assert table.loc["energy", ["error_without", "error_with"]].tolist() == pytest.approx([4.6, 2.3])
+    assert table.loc["stress", "error_without"] == pytest.approx(1.15 * 0.002 * 160.21766, rel=1e-6)
+    assert table["unit"].tolist() == ["meV/atom", "meV/A", "GPa", "muB"]
+    assert (table.loc["energy", "trainings"], table.loc["energy", "states"]) == (3, 4)
+    assert table.loc["energy", "difference"] == pytest.approx(-2.3)
+    assert table.loc["energy", "high"] < 0 and table.loc["energy", "decided"]
+    # The seeds of the forces fall on both sides of zero.
+    assert table.loc["forces", "difference"] == pytest.approx(0, abs=1e-9)
+    assert (
+        table.loc["forces", "low"] < 0 < table.loc["forces", "high"] and not table.loc["forces", "decided"]
+    )
+    moments = table.loc["magmoms"]
+    assert moments["error_with"] == pytest.approx(0.046) and np.isnan(moments["difference"])
+    assert moments["reason"] == "learned by one alone"
+    assert table.loc["stress", "published_without"] == 0.351 and np.isnan(
+        table.loc["stress", "published_with"]
+    )
+    assert (out / "ablation.svg").stat().st_size > 1000
+
+
+def test_trainings_without_a_partner_have_no_part(trainings, tmp_path):
+    lone = write_training(tmp_path / "plain-baseline-f0-s9", {"energy": 5.0})
+    table = run_ablation([STUDY], [*trainings, lone], tmp_path / "ablation").set_index("label")
+    assert table.loc["energy", "error_without"] == pytest.approx(4.6)
+
+
+def test_pairs_that_diverged_are_named(tmp_path):
+    pair = [
+        write_training(tmp_path / "plain-baseline-f0-s1", {"energy": 1.0}),
+        write_training(tmp_path / "moments-baseline-f0-s1", {"energy": 1.0}, status="diverged"),
+    ]
+    with pytest.raises(UserError, match="no training of plain and moments with one variant, fold and seed"):
+        run_ablation([STUDY], pair, tmp_path / "ablation")
+    assert not (tmp_path / "ablation").exists()
+
+
+def test_a_study_names_two_models_of_the_run():
+    with pytest.raises(ValidationError, match="name two models"):
+        AblationStudy(name="x", without="painn", changed="painn")
+    study = {"name": "x", "without": "painn", "changed": "pain"}
+    with pytest.raises(UserError, match=r"ablation\.x: no model named 'pain'"):
+        validate_config(changed_config("ablation", {"studies": [study]}), "test")
