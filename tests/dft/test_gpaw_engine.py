@@ -89,37 +89,68 @@ def test_the_relaxed_cell_of_fepo4_is_recomputed_at_the_level_that_stands(tmp_pa
     np.testing.assert_allclose(frame["stress"], last["stress"], atol=0.05 * GPa)
 
 
+def manganese_oxide(**changes):
+    """The primitive cell of MnO, two atoms."""
+    from workflow_lib.dft.calculation import Calculation
+
+    values = {
+        "name": "MnO",
+        "group": "MnO",
+        "kind": "test",
+        "task": "single",
+        "numbers": np.array([25, 8]),
+        "positions": np.array([[0.0, 0, 0], [2.22, 2.22, 2.22]]),
+        "cell": 2.22 * (1 - np.eye(3)),
+        "oxidation_states": np.array([2, 0]),
+        "level": Level(cutoff=400.0),
+        "formula_units": 1,
+        "charges": False,
+    }
+    return Calculation(**(values | changes))
+
+
+def computed(request, folder):
+    """The frames of a request, from a store of its own."""
+    store = Store(folder)
+    run_jobs([request], store, formal_charges=FORMAL | {"O": -2})
+    record = store.get(request)
+    assert record.status == "done", record.reason
+    return record.frames
+
+
 @pytest.mark.dft_quick
 def test_control_leaves_no_trace_however_long_it_lasts(tmp_path, monkeypatch):
     """MnO: held until long after the controlled potential has converged, then free."""
-    from workflow_lib.dft.calculation import Calculation
     from workflow_lib.dft.engines.gpaw import engine as gpaw_engine
 
-    oxide = Calculation(
-        name="MnO",
-        group="MnO",
-        kind="test",
-        task="single",
-        numbers=np.array([25, 8]),
-        positions=np.array([[0.0, 0, 0], [2.22, 2.22, 2.22]]),
-        cell=2.22 * (1 - np.eye(3)),
-        oxidation_states=np.array([2, 0]),
-        level=Level(cutoff=400.0),
-        formula_units=1,
-        charges=False,
-    )
-    energies = []
+    last = []
     for hold in (9, 40):
         only = gpaw_engine.ScfSettings(hold, gpaw_engine.STEADY, 100)
         monkeypatch.setattr(gpaw_engine, "SCF_FALLBACKS", (only,))
-        store = Store(tmp_path / str(hold))
-        run_jobs([oxide], store, formal_charges=FORMAL | {"O": -2})
-        record = store.get(oxide)
-        assert record.status == "done", record.reason
-        energies.append(record.frames[-1]["energy"])
-    assert record.frames[-1]["scf_iterations"] > 40
+        last.append(computed(manganese_oxide(), tmp_path / str(hold))[-1])
+    assert last[1]["scf_iterations"] > 40
     # The penalty left on is worth 0.1 eV and more; 1 meV is the noise of two starts.
-    assert energies[1] == pytest.approx(energies[0], abs=1e-3)
+    assert last[1]["energy"] == pytest.approx(last[0]["energy"], abs=1e-3)
+
+
+@pytest.mark.dft_quick
+def test_a_density_that_follows_the_atoms_is_a_start_and_nothing_else(tmp_path):
+    """MnO, strained, sheared and displaced: the energy of a cold start in a fraction of its iterations."""
+    first = manganese_oxide()
+    strain = np.array([[1.02, 0.01, 0.0], [0.01, 0.99, 0.0], [0.0, 0.0, 1.01]])
+    cell = first.cell @ strain
+    positions = first.positions @ strain + [[0, 0, 0], [0.05, 0, 0.08]]
+    series = {
+        "task": "series",
+        "series": np.array([first.positions, positions]),
+        "series_cells": np.array([first.cell, cell]),
+    }
+    followed = computed(manganese_oxide(**series), tmp_path / "series")[1]
+    cold = computed(manganese_oxide(positions=positions, cell=cell), tmp_path / "cold")[0]
+    assert followed["scf_iterations"] < 0.8 * cold["scf_iterations"]
+    assert followed["energy"] == pytest.approx(cold["energy"], abs=1e-3)
+    np.testing.assert_allclose(followed["forces"], cold["forces"], atol=FORCE)
+    assert followed["magmoms"][0] == pytest.approx(cold["magmoms"][0], abs=MOMENT)
 
 
 @pytest.mark.dft

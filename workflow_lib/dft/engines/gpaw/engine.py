@@ -23,6 +23,7 @@ from workflow_lib.dft.engines.gpaw.start import (
     even_grid,
     keep,
     kept,
+    moved,
     restore,
     symmetry_input,
 )
@@ -242,6 +243,8 @@ class SteeredGPAW(Calculator):
         try:
             if self.gpaw is None:
                 self.gpaw = self._from_kept(atoms)
+            else:
+                moved(self.gpaw, atoms)
             if self.gpaw is not None:
                 return self._evaluate(atoms, self.gpaw)
         except (KohnShamConvergenceError, StateLost, np.linalg.LinAlgError):

@@ -76,6 +76,45 @@ def carried(low: Any, high: Any, atoms: Atoms) -> Any:
     return high
 
 
+def moved(calculator: Any, atoms: Atoms) -> None:
+    """Take a converged calculator to new positions, and a new cell, of its atoms.
+
+    What the density has beyond superposed free atoms is carried over in lattice coordinates; the free atoms
+    themselves move. GPAW leaves the valence density where it was: at 0.1 A that start costs ten iterations
+    more, and the magnetic order for some of them.
+    """
+    dft, before = calculator.dft, calculator.atoms.copy()
+    moments = calculator.get_magnetic_moments(before)
+    before.set_initial_magnetic_moments(moments)
+    atoms.set_initial_magnetic_moments(moments)
+    free = _free_atoms(calculator, before)
+    beyond = [
+        spin - dft.density.nct_R.data - own for spin, own in zip(dft.density.nt_sR.data, free, strict=True)
+    ]
+    calculator.create_new_calculation_from_old(atoms)
+    dft = calculator.dft
+    density, narrower = dft.density, before.get_volume() / atoms.get_volume()
+    for spin, own in enumerate(_free_atoms(calculator, atoms)):
+        grid = density.nt_sR.data.shape[1:]
+        density.nt_sR.data[spin] = narrower * resampled(beyond[spin], grid) + own + density.nct_R.data
+    _use_density(dft)
+
+
+def _free_atoms(calculator: Any, atoms: Atoms) -> Any:
+    """The pseudo valence density ``[spins, x, y, z]`` of superposed free atoms with given moments."""
+    builder = calculator.params.dft_component_builder(atoms, log=calculator.log, comm=calculator.dft.comm)
+    density = builder.density_from_superposition(builder.create_basis_set())
+    return density.nt_sR.data - density.nct_R.data
+
+
+def _use_density(dft: Any) -> None:
+    """Make a density that was put together consistent: its charge, symmetry, potential, wave functions."""
+    dft.density.normalize(dft.pot_calc.charge)
+    dft.density.symmetrize(dft.ibzwfs.ibz.symmetries)
+    dft.potential, dft.energies, _ = dft.pot_calc.calculate(dft.density, dft.ibzwfs, dft.potential.vHt_x)
+    settle(dft)
+
+
 def settle(dft: Any) -> None:
     """Converge the wave functions a little in the potential there is."""
     loop, density = dft.scf_loop, dft.density
@@ -153,10 +192,7 @@ def restore(calculator: Any, atoms: Atoms, arrays: Mapping[str, np.ndarray]) -> 
     for spin, values in enumerate(arrays["valence"]):
         density.nt_sR.data[spin] = resampled(values, density.nt_sR.data.shape[1:]) + density.nct_R.data
     density.D_asii.data[:] = arrays["matrices"]
-    density.normalize(dft.pot_calc.charge)
-    density.symmetrize(dft.ibzwfs.ibz.symmetries)
-    dft.potential, dft.energies, _ = dft.pot_calc.calculate(density, dft.ibzwfs, dft.potential.vHt_x)
-    settle(dft)
+    _use_density(dft)
 
 
 def resampled(values: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
