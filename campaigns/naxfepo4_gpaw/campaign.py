@@ -23,6 +23,7 @@ from campaigns.naxfepo4_gpaw.cell_parts import (
     truth_cells,
 )
 from campaigns.naxfepo4_gpaw.check_parts import cells, convergence, magnetism, noise, sodium
+from campaigns.naxfepo4_gpaw.diagonal import cell_diagonal
 from campaigns.naxfepo4_gpaw.frame_parts import cell_others, cell_paths, cell_same_positions, cell_strains
 from campaigns.naxfepo4_gpaw.level_parts import levels
 from campaigns.naxfepo4_gpaw.lithium_parts import lithium_metal, lithium_states, lithium_strains
@@ -69,6 +70,7 @@ PARTS: dict[str, Callable[[Store, Path | None], Iterator[Calculation]]] = {
         cell_others,
         cell_same_positions,
         cell_two_thirds,
+        cell_diagonal,
         lithium_states,
         lithium_strains,
         lithium_metal,
@@ -82,7 +84,7 @@ def main() -> int:
     parser.add_argument("part", choices=PARTS)
     parser.add_argument("--store", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--model-dir", type=Path, help="for dynamics and two_thirds")
+    parser.add_argument("--model-dir", type=Path, help="for dynamics, two_thirds and cell_diagonal")
     options = parser.parse_args()
     try:
         calculations = list(PARTS[options.part](Store(options.store), options.model_dir))

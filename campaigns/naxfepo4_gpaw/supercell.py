@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from campaigns.naxfepo4_gpaw.diagonal import END, REPEAT
+from campaigns.naxfepo4_gpaw.diagonal import NAME as DIAGONAL
 from workflow_lib.dft.calculation import Calculation
 from workflow_lib.dft.store import Record
 from workflow_lib.lattice.arrangement import StateKey
@@ -78,12 +80,14 @@ def supercell_table(
 
 def _end(records: list[Record], group: str, larger: Record) -> float | None:
     """Energy of an end member per formula unit (eV) on the mesh that folds onto Gamma of ``larger``."""
-    repeat = StateKey.parse(larger.calculation.group).repeat
+    diagonal = larger.calculation.group == DIAGONAL
+    repeat = REPEAT if diagonal else StateKey.parse(larger.calculation.group).repeat
     level = larger.calculation.level
     mesh = tuple(k * n for k, n in zip(level.kpoints, repeat, strict=True))
     for record in records:
         calculation = record.calculation
         at_mesh = calculation.level == level.model_copy(update={"kpoints": mesh})
-        if calculation.group == group and record.status == "done" and at_mesh:
+        own = calculation.name.startswith(END) == diagonal  # the ends are in the cell that samples alike
+        if calculation.group == group and record.status == "done" and at_mesh and own:
             return record.frames[-1]["energy"] / calculation.formula_units
     return None

@@ -91,3 +91,16 @@ def test_without_an_end_at_that_mesh_there_is_no_formation_energy(store):
     table = supercell_table(store.records(), empty=EMPTY, full=FULL).set_index("state")
     assert table.loc["1x3x1:Na110:Fe223", "energy_ev"] == -29.7
     assert table["formation_mev_fu"].isna().all()
+
+
+def test_the_diagonal_order_has_ends_of_its_own_cell(store):
+    answer(store, replace(single("diagonal", [2, 3, 2], kind="supercell"), name="diagonal"), -29.7)
+    formation = "formation_mev_fu"
+    table = supercell_table(store.records(), empty=EMPTY, full=FULL).set_index("state")
+    assert np.isnan(table.loc["diagonal", formation]), "the ends of other cells are no answer"
+    for group, states, energy in ((EMPTY, [3], -9.3), (FULL, [2], -10.8)):
+        end = single(group, states, mesh=(1, 3, 1), shift=0.5)
+        answer(store, replace(end, name=f"end for the diagonal order {group}"), energy)
+    table = supercell_table(store.records(), empty=EMPTY, full=FULL).set_index("state")
+    assert table.loc["diagonal", formation] == pytest.approx(400.0)
+    assert table.loc["1x3x1:Na110:Fe223", formation] == pytest.approx(100.0)
