@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from campaigns.naxfepo4_gpaw.level_parts import CHOSEN, REFERENCE
+from campaigns.naxfepo4_gpaw.page import cells_table, fill
 from campaigns.naxfepo4_gpaw.relaxation_estimate import relaxation_estimate
 from campaigns.naxfepo4_gpaw.states import POOR, RICH, ROOT, olivine
 from campaigns.naxfepo4_gpaw.supercell import KIND as SUPERCELL
@@ -73,7 +74,9 @@ def main() -> int:
         level_figure(table, TABLES / "level")
         states = truth_table(records, host, CHOSEN)
         write_csv(states, TABLES / "cells.csv")
-        truth_figure(states, host, TABLES / "cells", earlier=pd.read_csv(TABLES / "states.csv"))
+        earlier = pd.read_csv(TABLES / "states.csv")
+        truth_figure(states, host, TABLES / "cells", earlier=earlier)
+        fill(TABLES.with_suffix(".md"), cells_table(states, earlier))
         large = [record for record in records if record.calculation.level.cutoff == CHOSEN.cutoff]
         if any(record.calculation.kind == SUPERCELL for record in large):
             write_csv(

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from ase.units import GPa
 from computed_again import calculation_of
@@ -15,7 +16,9 @@ from campaigns.naxfepo4_gpaw.convergence import (
     write_convergence,
 )
 from campaigns.naxfepo4_gpaw.lattice_constants import lattice_table
+from campaigns.naxfepo4_gpaw.page import cells_table, fill
 from campaigns.naxfepo4_gpaw.same_positions import write_same_positions
+from campaigns.naxfepo4_gpaw.states import ROOT
 from campaigns.naxfepo4_gpaw.truth import failures, truth_table, write_truth
 from workflow_lib.core.errors import UserError
 from workflow_lib.dft.calculation import Calculation
@@ -306,3 +309,18 @@ def test_lattice_of_relaxed_cells_beside_what_is_known(tmp_path):
     assert ours["largest_stress_gpa"] == pytest.approx(2.0)
     assert ours["fmax"] == pytest.approx(0.05)
     assert (book["source"], book["volume_a3"]) == ("a book", pytest.approx(72.0))
+
+
+def test_the_page_shows_the_committed_table(tmp_path):
+    """The table in docs/dft.md is that of cells.csv; without its marks nothing is written."""
+    docs = ROOT / "docs"
+    table = cells_table(pd.read_csv(docs / "dft/cells.csv"), pd.read_csv(docs / "dft/states.csv"))
+    page = tmp_path / "dft.md"
+    page.write_text((docs / "dft.md").read_text())
+    fill(page, table)
+    assert page.read_text() == (docs / "dft.md").read_text()
+    assert table.count("\n") == 17
+    page.write_text("no marks")
+    with pytest.raises(ValueError, match="no marks"):
+        fill(page, table)
+    assert page.read_text() == "no marks"
