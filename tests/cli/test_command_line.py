@@ -18,7 +18,7 @@ from workflow_lib.workflow.code import command_modules
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = [entry for commands in GROUPS.values() for entry in commands]
-BY_HAND = {"read", "convert", "evaluate", "predict", "relax", "fetch"}
+BY_HAND = {"read", "convert", "evaluate", "predict", "relax", "export", "fetch"}
 
 
 def test_help_shows_every_command_once_under_its_heading(capsys: pytest.CaptureFixture[str]) -> None:

@@ -81,6 +81,9 @@ NOT_IN_CI = {
     "pip install --no-deps snakemake-logger-plugin-rich==0.5.1": "an optional package outside the lock",
     "snakemake --logger rich ...": "the same package",
     "python benchmarks/costs.py --device cuda": "a GPU",
+    "workflow-lib export results/paper/training/mace-baseline-f0-s711 mace.model": "tests/models",
+    "pip install symmetrix-xl": "an optional package outside the lock",
+    "symmetrix_extract_mace --model mace.model --output mace.json": "the same package; tests/models",
     **{
         f"python benchmarks/{name}": "minutes on an idle machine; tests/benchmarks tests its means"
         for name in (
@@ -89,6 +92,8 @@ NOT_IN_CI = {
                 "sampling.py",
                 "leakage.py",
                 "screening.py --model FOLDER",
+                "relaxation.py --converge --family chgnet",
+                *("dynamics.py", "native_mace.py", "skin.py"),
                 "training.py --family mace --epochs 50 --seeds 5",
             ),
         )

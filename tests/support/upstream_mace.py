@@ -14,14 +14,14 @@ def upstream(potential, **values):
     from e3nn import o3
     from mace import modules  # after e3nn, and only where used: it is slow
 
-    from workflow_lib.models.mace import _building
+    from workflow_lib.models.mace import building
 
     hp = MaceHyperparameters(
         **{"dtype": "float64", "num_channels": 4, "radial_mlp": (8, 8), "mlp_irreps": "4x0e", "r_max": 3.5}
         | values
     )
     irreps = "+".join(f"{hp.num_channels}x{degree}{'eo'[degree % 2]}" for degree in range(hp.max_L + 1))
-    with _building(torch.float64, 1):
+    with building(torch.float64, 1):
         model = modules.ScaleShiftMACE(
             r_max=hp.r_max,
             num_bessel=hp.num_radial_basis,

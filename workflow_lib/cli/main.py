@@ -30,7 +30,7 @@ from workflow_lib.cli.dynamics import dynamics, dynamics_study
 from workflow_lib.cli.embedding import embedding, embedding_overview
 from workflow_lib.cli.frames import convert, read
 from workflow_lib.cli.hosts import host
-from workflow_lib.cli.models import evaluate, predict, relax
+from workflow_lib.cli.models import evaluate, export, predict, relax
 from workflow_lib.cli.phase_diagram import phase_diagram, phase_diagram_fit, phase_diagram_sample
 from workflow_lib.cli.report import appendix, report
 from workflow_lib.cli.search import search, search_overview
@@ -42,7 +42,7 @@ from workflow_lib.core.validation import one_line
 
 PROGRAM = "workflow-lib"
 GROUPS: dict[str, tuple[click.Command, ...]] = {
-    "Files, structures and models": (fetch, read, convert, host, evaluate, predict, relax),
+    "Files, structures and models": (fetch, read, convert, host, evaluate, predict, relax, export),
     "A run and its configuration": (check, report, appendix, clean, schema),
     "Stages, as the rules call them": (
         *(sources, dataset, train),

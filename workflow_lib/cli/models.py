@@ -203,3 +203,25 @@ def relax(
         + ("cell unchanged" if result.smax is None else f"largest stress {result.smax:.3f} GPa")
         + f"; written to {out}"
     )
+
+
+@command()
+@click.argument("model")
+@click.argument("out", type=FILE)
+def export(model: str, out: Path) -> None:
+    """Write a trained MACE as a file of mace-torch.
+
+    MODEL is the folder of the trained model. OUT is read by mace-torch and what takes its models, such as
+    LAMMPS and symmetrix; a species that stands for a charge state has the atomic number of its label there.
+    """
+    predictor = _model(model, "cpu")
+    from workflow_lib.models.trained import TrainedModel
+
+    if not isinstance(predictor, TrainedModel) or predictor.card["family"] != "mace":
+        raise UserError(f"{model} is no trained mace; only that can be a file of mace-torch")
+    from workflow_lib.models.mace_upstream import write_upstream
+
+    write_upstream(predictor, out)
+    labels = predictor.potential.species.surrogates
+    known = f"; charge states as atomic numbers {', '.join(map(str, labels))}" if labels else ""
+    click.echo(f"written to {out}{known}")

@@ -63,7 +63,7 @@ with _quiet_import():
 
 
 @contextlib.contextmanager
-def _building(dtype: torch.dtype, seed: int) -> Iterator[None]:
+def building(dtype: torch.dtype, seed: int) -> Iterator[None]:
     """Set seeded random numbers and the default dtype for one construction; restore both afterwards."""
     default = torch.get_default_dtype()
     try:
@@ -74,6 +74,52 @@ def _building(dtype: torch.dtype, seed: int) -> Iterator[None]:
             yield
     finally:
         torch.set_default_dtype(default)
+
+
+def scale_shift_mace(
+    hp: MaceHyperparameters,
+    numbers: Sequence[int],
+    *,
+    energies: Sequence[float] | None = None,
+    neighbours: float = 1.0,
+    scale: float = 1.0,
+    shift: float = 0.0,
+) -> Any:
+    """Return upstream's ScaleShiftMACE with the current random numbers, in the current default dtype.
+
+    ``numbers``: atomic numbers of the species, with their ``energies`` (eV, zero if left out);
+    ``neighbours``: their mean number; ``scale`` and ``shift``: eV.
+    """
+    irreps = "+".join(f"{hp.num_channels}x{degree}{'eo'[degree % 2]}" for degree in range(hp.max_L + 1))
+    try:
+        readout = o3.Irreps(hp.mlp_irreps)
+    except ValueError as error:
+        raise UserError(
+            f"mace: mlp_irreps is {hp.mlp_irreps[:40]!r}; give irreps such as '16x0e'"
+        ) from error
+    return modules.ScaleShiftMACE(
+        r_max=hp.r_max,
+        num_bessel=hp.num_radial_basis,
+        num_polynomial_cutoff=hp.num_cutoff_basis,
+        max_ell=hp.max_ell,
+        interaction_cls=modules.interaction_classes[hp.interaction],
+        interaction_cls_first=modules.interaction_classes[hp.interaction_first],
+        num_interactions=hp.num_interactions,
+        num_elements=len(numbers),
+        hidden_irreps=o3.Irreps(irreps),
+        MLP_irreps=readout,
+        atomic_energies=np.zeros(len(numbers)) if energies is None else np.array(energies),
+        avg_num_neighbors=neighbours,
+        atomic_numbers=list(numbers),
+        correlation=hp.correlation,
+        gate=torch.nn.functional.silu,
+        pair_repulsion=hp.pair_repulsion,
+        distance_transform=hp.distance_transform,
+        radial_MLP=list(hp.radial_mlp),
+        use_reduced_cg=False,  # default of mace_run_train
+        atomic_inter_scale=scale,
+        atomic_inter_shift=shift,
+    )
 
 
 class MacePotential(Potential):
@@ -110,38 +156,9 @@ class MacePotential(Potential):
             numbers = [species.physical[label] for label in species.labels]
         else:
             numbers = list(species.labels)
-        irreps = "+".join(f"{hp.num_channels}x{degree}{'eo'[degree % 2]}" for degree in range(hp.max_L + 1))
-        try:
-            readout = o3.Irreps(hp.mlp_irreps)
-        except ValueError as error:
-            raise UserError(
-                f"mace: mlp_irreps is {hp.mlp_irreps[:40]!r}; give irreps such as '16x0e'"
-            ) from error
-        with _building(dtype, seed):
-            model = modules.ScaleShiftMACE(
-                r_max=hp.r_max,
-                num_bessel=hp.num_radial_basis,
-                num_polynomial_cutoff=hp.num_cutoff_basis,
-                max_ell=hp.max_ell,
-                interaction_cls=modules.interaction_classes[hp.interaction],
-                interaction_cls_first=modules.interaction_classes[hp.interaction_first],
-                num_interactions=hp.num_interactions,
-                num_elements=len(species.labels),
-                hidden_irreps=o3.Irreps(irreps),
-                MLP_irreps=readout,
-                atomic_energies=np.zeros(len(species.labels)),
-                avg_num_neighbors=1.0,
-                atomic_numbers=numbers,
-                correlation=hp.correlation,
-                gate=torch.nn.functional.silu,
-                pair_repulsion=hp.pair_repulsion,
-                distance_transform=hp.distance_transform,
-                radial_MLP=list(hp.radial_mlp),
-                use_reduced_cg=False,  # default of mace_run_train
-                atomic_inter_scale=1.0,
-                atomic_inter_shift=0.0,
-            )
-            return cls(species, dtype, model, hp.r_max)
+        with building(dtype, seed):
+            model = scale_shift_mace(hp, numbers)
+        return cls(species, dtype, model, hp.r_max)
 
     def set_statistics(self, graphs: Sequence[Graph], forces_rms: float | None = None) -> None:
         """Take the mean number of neighbours and, if given, the energy scale from training data.
