@@ -1,6 +1,7 @@
 """Batched relaxation (workflow_lib.simulation.relaxation) against ASE's FIRE one by one, same weights.
 
     python benchmarks/relaxation.py [--family mace] [--quick] [--cell] [--repeat 1 5 1]
+    python benchmarks/relaxation.py --converge --family chgnet [--optimiser lbfgs] [--structures 2]
 
 The peer is ASE's FIRE on the calculator each package ships (MACECalculator, CHGNetCalculator,
 SpkCalculator). Both sides take the same number of FIRE steps from the first geometries of the DFT
@@ -8,7 +9,8 @@ relaxations, in the same fixed cells, on one thread, by turns in one process; th
 is not counted. Times are of the processor, so that a busy machine changes them little. CHGNet has its
 shipped weights, the others are trained for a few epochs first. With ``--cell`` both sides relax the cells
 too (Frechet filter), with random weights where none are shipped: what a step costs does not depend on them.
-Ends with one line of JSON a family; table in ``results/benchmarks/relaxation.csv``.
+With ``--converge`` cells relax until forces and stress are small, however many steps that takes
+(``convergence.py``). Ends with one line of JSON a family; table in ``results/benchmarks/relaxation.csv``.
 """
 
 from __future__ import annotations
@@ -203,7 +205,7 @@ def main(arguments: list[str] | None = None) -> None:
     import pandas as pd
     from tqdm import tqdm
 
-    from benchmarks.runner import execute, prepare_processes
+    from benchmarks.runner import prepare_processes
     from workflow_lib.core.io import write_csv
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -215,41 +217,54 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--structures", type=int, default=6)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--cell", action="store_true", help="relax the cells too")
+    parser.add_argument(
+        "--converge",
+        action="store_true",
+        help="relax positions and cells to the end (chgnet: shipped weights)",
+    )
+    parser.add_argument("--max-steps", type=int, default=500, help="of --converge")
+    parser.add_argument(
+        "--optimiser", choices=("fire", "lbfgs"), default="fire", help="ours, of --converge; ASE has FIRE"
+    )
     parser.add_argument("--repeat", type=int, nargs=3, default=(1, 1, 1), help="supercell, e.g. 1 5 1")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of results")
     options = parser.parse_args(arguments)
     if options.quick:
         options.repetitions, options.structures, options.steps = 1, 3, 5
     families = options.family or [family for family in FAMILIES if family != "cpainn"]
+    if options.converge and families != ["chgnet"]:
+        parser.error("--converge: only with --family chgnet; random weights have no minimum to find")
     prepare_processes(families)
     data = make_data(options.out / "data")
+    what = "convergence" if options.converge else ("cell-" if options.cell else "") + "relaxation"
+    size = "x".join(map(str, options.repeat))
     lines = []
     for family in tqdm(families, unit="family", file=sys.stderr):
         # The shipped CHGNet has its own architecture.
         own = {} if family != "chgnet" else {"hyperparameters": {"dtype": "float32"}}
         case = make_case(family, data, epochs=EPOCHS, **own)  # type: ignore[arg-type]
         load = os.getloadavg()[0]
-        with tempfile.TemporaryDirectory(prefix="benchmark-") as scratch:
-            timings = Timings(
-                **execute(
-                    "benchmarks.relaxation",
-                    "measure",
-                    case,
-                    Path(scratch),
-                    turns=options.repetitions,
-                    structures=options.structures,
-                    steps=options.steps,
-                    cell=options.cell,
-                    repeat=tuple(options.repeat),
-                )
-            )
-        what = ("cell-" if options.cell else "") + "relaxation"
-        size = "x".join(map(str, options.repeat))
         name = f"{what}/{family}" + ("" if size == "1x1x1" else f"/{size}")
-        lines.append(summarise(name, timings, options.steps, load))
-    write_csv(pd.DataFrame(lines), options.out / f"{'cell-' if options.cell else ''}relaxation.csv")
+        with tempfile.TemporaryDirectory(prefix="benchmark-") as scratch:
+            lines.append(_line(name, case, Path(scratch), options, load))
+    write_csv(pd.DataFrame(lines), options.out / f"{what}.csv")
     for line in lines:
         print(json.dumps(line))
+
+
+def _line(name: str, case: Case, scratch: Path, options: argparse.Namespace, load: float) -> dict[str, Any]:
+    """Measure a family in a process of its own and return its line."""
+    from benchmarks import convergence
+    from benchmarks.runner import execute
+
+    work = {"structures": options.structures, "repeat": tuple(options.repeat)}
+    if options.converge:
+        work |= {"max_steps": options.max_steps, "optimiser": options.optimiser}
+        found = execute("benchmarks.convergence", "measure", case, scratch, **work)
+        return convergence.summarise(name, convergence.Ends(**found), load)
+    work |= {"turns": options.repetitions, "steps": options.steps, "cell": options.cell}
+    found = execute("benchmarks.relaxation", "measure", case, scratch, **work)
+    return summarise(name, Timings(**found), options.steps, load)
 
 
 if __name__ == "__main__":

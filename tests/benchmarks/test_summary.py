@@ -8,6 +8,10 @@ import pytest
 from benchmarks import clock as clock_module
 from benchmarks.cases import Run
 from benchmarks.clock import Clock
+from benchmarks.convergence import Ends
+from benchmarks.convergence import summarise as summarise_convergence
+from benchmarks.dynamics import Timings as DynamicsTimings
+from benchmarks.dynamics import summarise as summarise_dynamics
 from benchmarks.relaxation import Timings
 from benchmarks.relaxation import summarise as summarise_relaxation
 from benchmarks.summary import Pair, check, markdown, rows, summarise
@@ -127,6 +131,34 @@ def test_relaxation_line():
     assert line["name"] == "relaxation/mace"
     assert (line["ratio"], line["ratio_low"], line["ratio_high"]) == (2.0, 1.5, 3.0)
     assert (line["our_s_per_call"], line["peer_s_per_call"]) == (0.1, 0.3)
+
+
+def test_convergence_line_says_who_got_there():
+    def end(steps, seconds, energy, fmax):
+        return {"steps": steps, "seconds": seconds, "energy": energy, "fmax": fmax, "smax": 0.1}
+
+    ends = Ends(
+        atoms=[28, 26],
+        ours=[end(30, 1.0, -6.002, 0.05), end(40, 1.5, -6.0, 0.02)],
+        peer=[end(200, 9.0, -6.0, 0.06), end(150, 6.0, -6.0, 0.05)],
+        max_steps=200,
+    )
+    line = summarise_convergence("convergence/chgnet", ends, load=1.0)
+    assert (line["our_steps"], line["our_reached"], line["peer_steps"], line["peer_reached"]) == (
+        *(70, 2),
+        *(350, 1),
+    )
+    assert (line["our_s"], line["peer_s"], line["ratio"]) == (2.5, 15.0, 6.0)
+    assert line["energy_ours_minus_peer_mev_atom"] == [-2.0, 0.0]
+
+
+def test_dynamics_line():
+    timings = DynamicsTimings(
+        ours=[1.0, 2.0, 1.0], peer=[3.0, 3.0, 2.0], atoms=[28, 26], evaluations=10, difference=1e-3
+    )
+    line = summarise_dynamics("dynamics/painn", timings, load=0.3)
+    assert (line["ratio"], line["ratio_low"], line["ratio_high"]) == (2.0, 1.5, 3.0)
+    assert (line["our_s_per_step"], line["peer_s_per_step"], line["structures"]) == (0.1, 0.3, 2)
 
 
 def test_options():
