@@ -57,7 +57,10 @@ def iterations(turning: bool, monkeypatch) -> int:
     def ion(vector):
         return np.array([np.eye(5), 0.03 * np.eye(5) + 0.94 * np.outer(vector, vector)])
 
-    density = SimpleNamespace(D_asii={0: ion(np.array([0, 0, 0, 0, 1.0])), 1: np.array([np.eye(5)] * 2)})
+    density = SimpleNamespace(
+        nt_sR=SimpleNamespace(data=np.zeros((2, 1))),
+        D_asii={0: ion(np.array([0, 0, 0, 0, 1.0])), 1: np.array([np.eye(5)] * 2)},
+    )
     setups = [SimpleNamespace(l_j=(2,))] * 2
     mixer = TurningMixer(Plain(), setups, [0, 1], 100.0) if turning else Plain()
     mixer.reset()

@@ -40,6 +40,10 @@ def test_canonical_temperatures_pass_and_others_do_not():
     assert "spreads by" in str(judged(500 + 2 * (good - 500)))
     assert "spreads by" in str(judged(500 + 0.3 * (good - 500)))
     assert judged((good + 300)[:100]) is None  # too short to judge
+    # The first tenth still warms up: the mean may pass, the spread does not, and the cure is another.
+    warming = good - 350 * np.clip(1 - np.arange(1000) / 100, 0, 1)
+    assert "raise equilibration_ps" in str(judged(warming))
+    assert "equilibration_ps" not in str(judged(500 + 2 * (good - 500)))
 
 
 def test_block_error_counts_correlation():

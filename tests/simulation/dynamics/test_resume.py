@@ -148,6 +148,13 @@ def test_a_longer_production_continues(tmp_path: Path):
     same(tmp_path / "whole", tmp_path / "grown")
 
 
+def test_where_production_begins_may_be_changed_afterwards(tmp_path: Path):
+    go(tmp_path / "whole")
+    go(tmp_path / "later", production_ps=0.016)
+    go(tmp_path / "later", equilibration_ps=0.016, production_ps=0.032)
+    same(tmp_path / "whole", tmp_path / "later")
+
+
 def test_a_finished_run_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     first = go(tmp_path).read("energy")
     monkeypatch.setattr("workflow_lib.simulation.dynamics.run._Run.chunk", None)

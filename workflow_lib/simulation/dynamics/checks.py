@@ -85,7 +85,18 @@ def temperature_fault(
             "for; equilibrate longer, or take a shorter time step or thermostat time"
         )
     expected = target * math.sqrt(2 / freedom)
-    if not expected / spread <= mean.spread <= expected * spread:
+
+    def fits(found: float) -> bool:
+        return expected / spread <= found <= expected * spread
+
+    if not fits(mean.spread):
+        later = float(np.std(temperatures[len(temperatures) // 2 :]))
+        if fits(later):
+            return (
+                f"the temperature spreads by {mean.spread:.1f} K, and by {later:.1f} K in the second half "
+                f"alone ({expected:.1f} K in equilibrium): the first part is not in equilibrium; raise "
+                "equilibration_ps, the steps made are used again"
+            )
         return (
             f"the temperature spreads by {mean.spread:.1f} K where {freedom} degrees of freedom at "
             f"{target:g} K spread by {expected:.1f} K; take a shorter time step or another thermostat time"

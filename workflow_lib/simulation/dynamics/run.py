@@ -289,7 +289,8 @@ def _identity(
     structures = [
         [item.numbers, item.positions, np.array(item.cell), item.arrays.get(LABELS)] for item in atoms
     ]
-    kept = settings.model_dump(mode="json", exclude={"production_ps", "limits"})
+    # Where equilibration ends and production begins decides what is analysed, not what is computed.
+    kept = settings.model_dump(mode="json", exclude={"equilibration_ps", "production_ps", "limits"})
     parts = {
         "model": weights_identity(model),
         "structure": structures,

@@ -35,8 +35,9 @@ class Limits(BaseModel):
 class MolecularDynamics(BaseModel):
     """Ensemble, times and recording of a run.
 
-    A run is a ramp of the temperature, then equilibration, then production. ``production_ps`` alone
-    may be changed for a trajectory that exists: it is then continued.
+    A run is a ramp of the temperature, then equilibration, then production. Of a trajectory that exists
+    ``equilibration_ps`` and ``production_ps`` may be changed: what there is is used, and continued where it
+    is too short.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -25,6 +25,7 @@ from workflow_lib.dft.engines.gpaw.start import (
     kept,
     moved,
     restore,
+    settle,
     symmetry_input,
 )
 from workflow_lib.dft.store import Log
@@ -39,6 +40,8 @@ MAX_INITIAL_MOMENT = 4.0  # muB
 EIGENSOLVER: dict[str, Any] = {"name": "davidson", "niter": 1}
 """One pass an iteration: mixing sets the pace, and a second costs two thirds more. GPAW's default, PPCG,
 is thrown off by carried wave functions."""
+FOLLOWING = 2
+"""Passes over the wave functions after a turn of orbitals, besides that of the iteration."""
 KEEP_EVERY = 120.0
 """Seconds between two copies of the density that is being made self-consistent."""
 
@@ -206,13 +209,15 @@ class SteeredGPAW(Calculator):
             self.last_kept = time.monotonic()
 
     def _turn(self, calculator: Any) -> None:
-        """Let the mixer of a calculator turn minority orbitals, once for each that it makes."""
+        """Let the mixer of a calculator turn minority orbitals, and the wave functions follow them."""
         from workflow_lib.dft.engines.gpaw.orbital_turning import TurningMixer
 
         loop, sites = calculator.dft.scf_loop, self.calculation.steered_sites()
         if sites and not isinstance(loop.mixer, TurningMixer):
             electrons = calculator.dft.setups.nvalence
             loop.mixer = TurningMixer(loop.mixer, calculator.dft.setups, sites, electrons, self.known)
+        if isinstance(loop.mixer, TurningMixer) and loop.mixer.turned:
+            settle(calculator.dft, FOLLOWING)
 
     def _watched(self, calculator: Any) -> Any:
         """Return the calculator, made to turn orbitals and to keep its density now and then."""

@@ -4,13 +4,15 @@ The +U potential of an ion follows its occupied minority orbital and holds it: a
 crystal field asks for is answered by a few per cent of it in one iteration. Density mixing sees that
 as a tiny residual and creeps. Here the asked turns of all steered ions are watched, in tangent
 coordinates of a few angles an ion, and now and then taken at once, in the size that a fit of the
-Jacobian to all turns so far says; then mixing starts afresh from the turned density. Where
-self-consistency ends is not changed by it, only how many iterations it takes to get there.
+Jacobian to all turns so far says. Then the wave functions settle in the turned potential (the engine's
+work), and the density changes by what that changes of its answer: so the smooth density turns too, and what
+mixing had reached is kept. Where self-consistency ends is not changed by it, only how many iterations it
+takes to get there.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,22 +24,38 @@ to 0.03 along the softest direction of Fe2+ in olivines, more along others), giv
 turn that is asked for is known to the third, in radian."""
 SOFTEST = 0.01
 """Least resistance that is believed."""
-SMALLEST, LARGEST = 0.01, 0.15
+SMALLEST, LARGEST = 0.01, 0.3
 """Radian, of the largest step of an ion. Below the first energies are good to 0.04 meV an ion, and mixing
 is left to finish; the second is how far one step may go."""
 FAR = 0.8
 """Overlap of an orbital with the one its frame starts from, below which the frame is made anew."""
-PATIENCE = 5
+PATIENCE = 2
 """Iterations of mixing between two steps, at least."""
-CREEP = 0.35
-"""Mixing is left alone while it divides the residual by three in three iterations."""
-QUIET = 3e-4
+CREEP = 0.7
+"""Mixing is left alone while it takes three tenths off the residual in an iteration."""
+QUIET = 1.5e-4
 """Electrons per valence electron: density residual below which the slow turns are what is left."""
 
 
 type Known = dict[int, tuple[np.ndarray, np.ndarray]]
 """Of a site the frame [5, 5] of its tangent coordinates (the last column is the orbital they start from),
 and the resistance [4, 4] in them."""
+
+
+class _Copy:
+    """A density: its smooth part and its PAW matrices by atom."""
+
+    def __init__(self, density: Any) -> None:
+        self.smooth = density.nt_sR.data.copy()
+        self.matrices = {site: matrices.copy() for site, matrices in density.D_asii.items()}
+
+
+class _Turning(NamedTuple):
+    """The answer before a turn, what mixing made of it, and its residual."""
+
+    answer: _Copy
+    mixed: _Copy
+    residual: float
 
 
 class TurningMixer:
@@ -60,6 +78,12 @@ class TurningMixer:
         self.known: Known = {} if known is None else known
         self._prior: dict[int, np.ndarray] = {}
         self._path: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
+        self._turning: _Turning | None = None
+
+    @property
+    def turned(self) -> bool:
+        """Whether the last step turned orbitals, which the wave functions have yet to follow."""
+        return self._turning is not None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.mixer, name)
@@ -70,30 +94,44 @@ class TurningMixer:
         self._before = None
         self._residuals.clear()
         self._path.clear()
+        self._turning = None
 
     def mix(self, density: Any) -> float:
         """The next input density in place; returns the residual of the last, electrons."""
+        if self._turning is not None:
+            return self._follow(density, self._turning)
         before, self._before = self._before, None
+        answer = _Copy(density)
         after = self._matrices(density)
         residual = float(self.mixer.mix(density))
         self._residuals.append(residual)
         if before is not None and self._creeps():
             turns = self._step(before, after)
             if turns:
+                self._turning = _Turning(answer, _Copy(density), residual)
                 for site, turn in turns.items():
                     _rotate(density.D_asii[site], self.setups[site], turn)
-                self.mixer.reset()
-                self.mixer.mix(density)
                 self.steps += 1
                 self._residuals.clear()
         self._before = self._matrices(density)
         return residual
 
+    def _follow(self, density: Any, turning: _Turning) -> float:
+        """Change the input by what the turn changed of the answer; mixing begins afresh there."""
+        self._turning = None
+        density.nt_sR.data[:] += turning.mixed.smooth - turning.answer.smooth
+        for site, mixed in turning.mixed.matrices.items():
+            density.D_asii[site][:] += mixed - turning.answer.matrices[site]
+        self.mixer.reset()
+        self.mixer.mix(density)
+        self._before = self._matrices(density)
+        return turning.residual
+
     def _creeps(self) -> bool:
         """Whether mixing has had its time, is near the end, and hardly gets nearer."""
         if len(self._residuals) < PATIENCE:
             return False
-        earlier, last = self._residuals[-4], self._residuals[-1]
+        earlier, last = self._residuals[-2:]
         return last < QUIET * self.electrons and last > CREEP * earlier
 
     def _matrices(self, density: Any) -> dict[int, np.ndarray]:

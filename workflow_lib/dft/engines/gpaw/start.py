@@ -115,11 +115,11 @@ def _use_density(dft: Any) -> None:
     settle(dft)
 
 
-def settle(dft: Any) -> None:
+def settle(dft: Any, passes: int = SETTLING) -> None:
     """Converge the wave functions a little in the potential there is."""
     loop, density = dft.scf_loop, dft.density
     electrons = density.nvalence - density.charge + dft.pot_calc.charge
-    for _ in range(SETTLING):
+    for _ in range(passes):
         loop.eigensolver.iterate(
             dft.ibzwfs, density, dft.potential, loop.hamiltonian, dft.pot_calc, dft.energies
         )
