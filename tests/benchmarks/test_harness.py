@@ -124,6 +124,17 @@ def test_repetitions_are_measured_once_and_kept(tmp_path, monkeypatch):
         list(runner.repetitions(case.with_seed(1, 3), tmp_path / "store", count=1, judged=1))
 
 
+def test_both_sides_walk_the_same_way(tmp_path, monkeypatch):
+    """Dynamics: from the same momenta to the same energies, for two structures side by side."""
+    from benchmarks import dynamics
+
+    monkeypatch.chdir(tmp_path)  # upstream leaves a lock file
+    case = case_of("painn", tmp_path / "data", epochs=2)
+    found = dynamics.measure(case, tmp_path, turns=1, structures=2, steps=10, repeat=(1, 1, 1))
+    assert found.evaluations == 22 and len(found.ours) == len(found.peer) == 1
+    assert found.difference < 1e-3
+
+
 def test_a_failed_run_shows_its_log(tmp_path):
     runner.prepare_processes(["painn"])
     case = case_of("painn", tmp_path / "data", epochs=2)
