@@ -23,8 +23,8 @@ CAPTIONS: dict[str, str] = {
     "charge_order/identical": "Several charge orders on the very same atoms: DFT can compute each, a"
     " model without a label gives them one energy.",
     "search/progress": "Lowest formation energy against the number of relaxations, for each search.",
-    "search/overview": "Relaxations that the genetic, the random and the screened search needed for the "
-    "lowest arrangement of each composition.",
+    "search/overview": "Lowest formation energy that each search reached with the same number of "
+    "relaxations, by the model's own energies, and how far random search stays above the others.",
     "thermodynamics/hull": "Formation energies of the charge-ordered states and their convex hull, "
     "DFT and models.",
     "thermodynamics/voltage": "Open-circuit voltage along the convex hull, DFT and models.",

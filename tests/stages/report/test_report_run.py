@@ -13,11 +13,15 @@ from page_run import HOSTILE, MODELS, write_contrasts
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import read_json, write_json
+from workflow_lib.models.identity import VARIANTS
 from workflow_lib.results import Run
+from workflow_lib.stages.report import model_charts
 from workflow_lib.stages.report.answer import answer_of
 from workflow_lib.stages.report.charts import SYMBOLS
 from workflow_lib.stages.report.energy_charts import METHODS
+from workflow_lib.stages.report.label_charts import LEFT, MARKS, RIGHT, label_charts
 from workflow_lib.stages.report.run import run_report
+from workflow_lib.stages.report.structures import Structures
 
 
 class Elements(HTMLParser):
@@ -69,6 +73,7 @@ def test_every_marker_draws_something() -> None:
     """Plotly draws a thin symbol as a line only, which a filled marker does not have."""
     symbols = [*SYMBOLS.values(), *(symbol for _, symbol in METHODS.values())]
     assert not [symbol for symbol in symbols if "-thin" in symbol and not symbol.endswith("-open")]
+    assert {variant.marker for variant in VARIANTS.values()} <= set(MARKS)
 
 
 def test_points_of_the_hull_are_those_of_the_table(run_folder: Path, data: dict):
@@ -93,6 +98,35 @@ def test_points_of_the_hull_are_those_of_the_table(run_folder: Path, data: dict)
             assert f"degeneracy {row['degeneracy']:.0f}" in text
 
 
+def test_an_interval_that_leaves_the_axis_is_cut_with_an_arrow(run_folder: Path):
+    table = Run(run_folder).table("comparison/contrasts").iloc[:2]
+    rows = table.assign(error_without=8.0, error_with=[8.0, 2.0], difference=[0.0, -6.0])
+    # The axis ends at 1.25 times the largest error: 10.
+    (chart,) = label_charts(
+        rows.assign(low=[-4.0, -9.0], high=[1.0, 3.0]), {"mace": "#000000", "painn": "#000000"}
+    )
+    inside, outside = chart.rows
+    unit = (RIGHT - LEFT) / 10
+    assert inside.interval == pytest.approx((LEFT + 4 * unit, LEFT + 9 * unit)) and inside.cut == (
+        False,
+        False,
+    )
+    assert outside.interval == (0, 100) and outside.cut == (True, True)
+    assert outside.with_label == pytest.approx(LEFT + 2 * unit)
+    assert [text for text, _ in outside.values] == [
+        "painn",
+        "8.0",
+        "2.0",
+        "−6.0",
+        "−9.0",
+        "+3.0",
+        "no: trained 1 time",
+    ]
+    assert [text for _, text in chart.ticks] == ["0", "2", "4", "6", "8", "10"]
+    (chart,) = label_charts(rows.assign(low=np.nan, high=np.nan), {"mace": "#000000", "painn": "#000000"})
+    assert chart.rows[0].interval is None and chart.rows[0].values[4][0] == "none"
+
+
 def test_structures_are_those_of_the_files(run_folder: Path, data: dict):
     run = Run(run_folder)
     for atoms in run.structures("charge_order/reference"):
@@ -111,11 +145,23 @@ def test_atoms_of_the_maps_have_the_charge_state_they_are_coloured_by(data: dict
             assert data["structures"][key][source]["o"][atom] == state
 
 
+def test_many_models_share_the_points_of_the_maps(run_folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(model_charts, "MAP_POINTS", 40)
+    chart = model_charts.embedding_chart(Run(run_folder), Structures())
+    assert chart is not None and list(chart.views) == sorted(MODELS)
+    counts = [sum(len(trace["x"]) for trace in view["data"]) for view in chart.views.values()]
+    assert len(set(counts)) == 1 and 0 < counts[0] <= 4 * 40 / len(MODELS)  # whole frames
+
+
 def test_nothing_is_decided_by_one_training(run_folder: Path):
     answer = answer_of(Run(run_folder))
     assert not answer.decided
     assert answer.verdict.startswith("Not decided by this run: each model was trained once with the label")
-    assert "4.0 instead of 7.0 meV/atom [−5.0 to −1.0]" in answer.numbers
+    assert answer.numbers[0] == (
+        "Energy of held-out frames (meV/atom): lower with the label for 2 of 2 models, "
+        "from −43 % (mace: 7.0 → 4.0 [−5.0 to −1.0]) to −43 % (painn: 7.0 → 4.0 [−5.0 to −1.0])"
+    )
+    assert "forces of NaFePO4 in two ways" in answer.setting
     assert any("330 frames, those with it on 257" in note for note in answer.notes)
     assert dict(answer.size)["Models trained"] == "4, of 2 families"
     assert answer.question.endswith("which Fe is Fe²⁺ and which is Fe³⁺?")

@@ -23,7 +23,7 @@ WORDS = {
 }
 """Primary endpoints, in the order in which the page shows them: the errors of the contrast table."""
 NUMBERS = ("energy_mae_mev_atom", "states_mae_mev_fu")
-"""Endpoints whose numbers stand in the second sentence."""
+"""Endpoints whose numbers stand beside the verdict; the figure shows all."""
 PAPER_PAIR = ("baseline", "entropy")
 """The variants that the question compares, if the run has both."""
 
@@ -32,15 +32,15 @@ PAPER_PAIR = ("baseline", "entropy")
 class Answer:
     """What the page says first.
 
-    ``decided``: whether any difference is; ``size``: (quantity, value) pairs; ``notes``: what the
-    numbers leave out.
+    ``decided``: whether any difference is; ``numbers``: a line for each of :data:`NUMBERS`, or one that
+    says why there are none; ``size``: (quantity, value) pairs; ``notes``: what the numbers leave out.
     """
 
     question: str
     setting: str
     decided: bool
     verdict: str
-    numbers: str
+    numbers: tuple[str, ...]
     size: tuple[tuple[str, str], ...]
     notes: tuple[str, ...]
 
@@ -52,7 +52,7 @@ class Answer:
             "setting": self.setting,
             "decided": self.decided,
             "verdict": self.verdict,
-            "numbers": self.numbers,
+            "numbers": list(self.numbers),
             "size": dict(self.size),
             "notes": list(self.notes),
         }
@@ -86,18 +86,29 @@ def answer_of(run: Run) -> Answer:
     contrasts = headline(run.table("comparison/contrasts"))
     comparison = run.table("comparison")
     setting = (
-        f"The models of this run were trained on DFT frames without and with a label that makes {high} a "
-        "species of its own, and held against DFT: energies, charge orders, convex hull, voltage."
+        f"Each model of this run learnt DFT energies and forces of {_materials(run)} in two ways: without "
+        f"a label, so that all {redox['element']} look alike to it, and with a label that makes {high} a "
+        f"species of its own. Both are compared with DFT: energies and forces, charge orders (which site "
+        f"holds {low} and which {high}), convex hull, voltage."
     )
     return Answer(
         question,
         setting,
         bool(len(contrasts)) and bool(contrasts["decided"].any()),
         _verdict(contrasts),
-        _numbers(contrasts),
+        tuple(_numbers(contrasts)),
         tuple(_size(run, configuration, comparison, contrasts)),
         tuple(_notes(comparison, contrasts, configuration)),
     )
+
+
+def _materials(run: Run) -> str:
+    """Return the composition with the most frames, and how many others there are."""
+    counts = run.summary["frames_by_composition"]
+    most, others = max(counts, key=lambda name: (counts[name], name)), len(counts) - 1
+    if not others:
+        return most
+    return f"{most} and {others} other composition{'s' if others > 1 else ''}"
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -142,36 +153,36 @@ def _why_not(contrasts: pd.DataFrame) -> str:
     if all(str(reason).startswith("trained") for reason in contrasts["reason"]):
         times = {1: "once", 2: "twice"}.get(trainings, f"{trainings} times")
         return (
-            f"each model was trained {times} with the label and {times} without it, and fewer than three "
-            "trainings cannot tell the label from chance"
+            f"each model was trained {times} with the label and {times} without it, and it takes at least "
+            "three trainings of each to tell the effect of the label from chance"
         )
     return "zero lies within the 95 % interval of every difference, or too few states carry it"
 
 
-def _numbers(contrasts: pd.DataFrame) -> str:
-    """Return the second sentence: the best and the worst difference, with their intervals."""
-    parts = []
+def _numbers(contrasts: pd.DataFrame) -> list[str]:
+    """Return for each of :data:`NUMBERS` how many errors the label lowers, and the extreme changes."""
+    lines = []
     for endpoint in NUMBERS:
         rows = contrasts[contrasts["endpoint"] == endpoint]
         if rows.empty:
             continue
         lower = int((rows["difference"] < 0).sum())
         ranked = rows.assign(share=rows["difference"] / rows["error_without"]).sort_values("share")
-        best, worst = (_entry(ranked.iloc[place], endpoint) for place in (0, -1))
+        changes = [_change(ranked.iloc[place]) for place in (0, -1)]
         models = f"{lower} of {len(rows)} model{'s' if len(rows) > 1 else ''}"
-        extremes = f"at best {best}, at worst {worst}" if len(rows) > 1 else best
-        parts.append(f"the error in the {WORDS[endpoint]} was lower for {models}: {extremes}")
-    if not parts:
-        return "No error was measured both with the label and without it."
-    return f"With the label {'; '.join(parts)} (in brackets the 95 % interval of the difference)."
+        extremes = f"from {changes[0]} to {changes[1]}" if len(rows) > 1 else changes[0]
+        words = f"{WORDS[endpoint].capitalize()} ({unit_text(endpoint)})"
+        lines.append(f"{words}: lower with the label for {models}, {extremes}")
+    return lines or ["No error was measured both with the label and without it."]
 
 
-def _entry(row: pd.Series, endpoint: str) -> str:
-    text = f"{row['model']}, {sensible(row['error_with'])} instead of {sensible(row['error_without'])}"
-    text += f" {unit_text(endpoint)}"
+def _change(row: pd.Series) -> str:
+    """Return the change of one error relative to that without the label, both errors and the interval."""
+    text = f"{signed(100 * row['share'])} % ({row['model']}: {sensible(row['error_without'])} → "
+    text += sensible(row["error_with"])
     if row["low"] == row["low"]:  # else too few states for an interval
         text += f" [{signed(row['low'])} to {signed(row['high'])}]"
-    return text
+    return f"{text})"
 
 
 def _size(

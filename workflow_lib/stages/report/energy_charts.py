@@ -120,12 +120,14 @@ def hull_chart(run: Run, structures: Structures, colours: Colours) -> Chart:
                     opacity=opacity,
                 )
             )
-            for number, source in enumerate(dict.fromkeys(group["id"])):
+            sources = list(dict.fromkeys(group["id"]))
+            alike = all(_corners(hulls[hulls["id"] == source]) == _corners(own_hull) for source in sources)
+            for number, source in enumerate(sources):
                 own = hulls[hulls["id"] == source]
                 traces.append(
                     line(
                         *(own["x"], own["formation_mev_fu"]),
-                        name=f"hull, {label}",
+                        name=f"hull, {label}{' (that of DFT)' if alike else ''}",
                         colour=style["colour"],
                         dash=style["dash"],
                         width=1.5,
@@ -146,6 +148,13 @@ def hull_chart(run: Run, structures: Structures, colours: Colours) -> Chart:
     )
 
 
+def _corners(hull: pd.DataFrame) -> list[list[float]]:
+    """Return the vertices of a hull in order, to 0.1 meV."""
+    return (
+        hull.sort_values("x")[["x", "formation_mev_fu"]].round({"formation_mev_fu": 1}).to_numpy().tolist()
+    )
+
+
 def voltage_chart(run: Run, colours: Colours) -> Chart | None:
     """Return the voltage profiles of DFT and of the variants of one model; None without voltages."""
     voltages = run.table("thermodynamics/voltage")
@@ -162,7 +171,12 @@ def voltage_chart(run: Run, colours: Colours) -> Chart | None:
             variant = own["variant"].iloc[0]
             style = look(colours, model, variant)
             searched = scope == "searched"
-            name = naming(mine, variant, source) + (", with its search" if searched else "")
+            other = mine[(mine["id"] == source) & (mine["scope"] != scope)]
+            same = _profile(own) == _profile(other)  # one curve would hide the other
+            if same and searched:
+                continue
+            name = naming(mine, variant, source)
+            name += ", with its search" if searched else ", with its search too" if same else ""
             traces.append(
                 _steps(own, name, colour=style["colour"], dash=style["dash"], width=1 if searched else 2)
             )
@@ -182,6 +196,11 @@ def voltage_chart(run: Run, colours: Colours) -> Chart | None:
         "search found.",
         views,
     )
+
+
+def _profile(own: pd.DataFrame) -> list[list[float]]:
+    """Return the steps of a voltage profile in order, to 0.1 mV."""
+    return own.sort_values("x_low")[["x_low", "x_high", "voltage_v"]].round(4).to_numpy().tolist()
 
 
 def _steps(own: pd.DataFrame, name: str, **style: Any) -> Trace:

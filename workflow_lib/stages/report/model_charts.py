@@ -35,6 +35,9 @@ WIDE = 4.0
 """Errors that differ by more than this factor are drawn on a logarithmic axis."""
 PARITY_POINTS = 24_000
 """Points of all parity charts together; each label of each model gets its share."""
+MAP_POINTS = 8_000
+"""Points of all maps together. A study of a hundred models shows fewer frames of each, so that the page
+stays a file that a browser opens at once."""
 LABELS = {
     "energy": "energy (eV/atom)",
     "forces": "force component (eV/Å)",
@@ -65,10 +68,13 @@ def embedding_chart(run: Run, structures: Structures) -> Chart | None:
     frames = [frame for frame in run.frames() if np.isin(_charges(frame), states).any()]
     if not frames:
         return None
-    chosen = {frames[k].frame_id: frames[k] for k in _spread(len(frames), MOST_FRAMES)}
+    models = run.sources("embedding/points")
+    atoms = sum(int(np.isin(_charges(frame), states).sum()) for frame in frames) / len(frames)
+    most = min(MOST_FRAMES, math.ceil(MAP_POINTS / (atoms * max(len(models), 1))))
+    chosen = {frames[k].frame_id: frames[k] for k in _spread(len(frames), most)}
     add_frames(structures, chosen.values())
     views = {}
-    for model in run.sources("embedding/points"):
+    for model in models:
         table = run.table("embedding/points", model)
         table = table[(table["network"] == "trained") & table["frame_id"].isin(chosen)]
         traces = [

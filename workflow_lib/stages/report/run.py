@@ -14,7 +14,7 @@ from workflow_lib.results_reading import seal
 from workflow_lib.results_schema import DFT, HEADLINE
 from workflow_lib.stages.report.answer import Answer, answer_of, headline
 from workflow_lib.stages.report.charts import records
-from workflow_lib.stages.report.label_charts import label_charts
+from workflow_lib.stages.report.label_charts import HEAD, label_charts
 from workflow_lib.stages.report.sections import sections_of
 from workflow_lib.stages.report.structures import Structures, collect, found_key_of, state_key_of
 
@@ -50,7 +50,7 @@ def run_report(folder: Path, out: Path) -> Path:
     sections = sections_of(run, structures, colours)
     first = label_charts(headline(run.table("comparison/contrasts")), colours)
     _add_facts(run, structures)
-    charts = [*first, *(chart for section in sections for chart in section.charts)]
+    charts = [chart for section in sections for chart in section.charts]
     data = {
         "charts": {chart.name: chart.views for chart in charts},
         "structures": structures.known,
@@ -64,6 +64,7 @@ def run_report(folder: Path, out: Path) -> Path:
         answer=answer,
         beside=other,
         label_charts=first,
+        label_head=HEAD,
         sections=sections,
         data=htmlsafe_json_dumps(data, separators=(",", ":"), allow_nan=False),
         css=(TEMPLATES / "page.css").read_text(),
@@ -85,6 +86,7 @@ def _read_answer(path: Path) -> dict[str, Any]:
         not isinstance(content, dict)
         or not wanted <= content.keys()
         or not isinstance(content["size"], dict)
+        or not isinstance(content["numbers"], list)
     ):
         raise UserError(f"{path} is no answer.json of a report; give results/<run>/report/answer.json")
     return content

@@ -1,6 +1,7 @@
 "use strict";
 (() => {
-  const DATA = JSON.parse(document.getElementById("data").textContent);
+  let parsed;
+  const content = () => parsed ??= JSON.parse(document.getElementById("data").textContent);
   const touch = matchMedia("(pointer: coarse)").matches;
   const CONFIG = { displayModeBar: false, displaylogo: false, responsive: true };
   const el = (name, text) => Object.assign(document.createElement(name), text === undefined ? {} : { textContent: text });
@@ -18,6 +19,14 @@
     return /[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
   };
   const csv = (rows) => rows.map((row) => row.map(quoted).join(",")).join("\n") + "\n";
+
+  // The first screen needs no plotly.js, which takes a browser about a second to read: the first chart below does.
+  function startPlotly() {
+    const text = document.getElementById("plotly"), script = el("script");
+    script.textContent = text.textContent;
+    text.replaceWith(script);
+  }
+  const painted = () => new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
 
   // Charts ------------------------------------------------------------------------------------------
   const BASE = {
@@ -38,7 +47,6 @@
     constructor(figure) {
       this.figure = figure;
       this.name = figure.dataset.chart;
-      this.views = DATA.charts[this.name];
       this.plot = figure.querySelector(".plot");
       this.select = figure.querySelector("select");
       this.values = figure.querySelector(".values");
@@ -52,11 +60,13 @@
       for (const button of figure.querySelectorAll("[data-save]"))
         button.addEventListener("click", () => this.save(button.dataset.save));
     }
+    get views() { return content().charts[this.name]; }
     get label() { return Object.keys(this.views)[this.select ? this.select.selectedIndex : 0]; }
     get view() { return this.views[this.label]; }
     async draw() {
       const first = !this.drawn;
       this.drawn = true;
+      if (!window.Plotly) startPlotly();
       await Plotly.react(this.plot, structuredClone(this.view.data), layoutOf(structuredClone(this.view)), CONFIG);
       if (first) this.plot.on("plotly_click", (event) => {
         const target = event.points[0].customdata;
@@ -114,11 +124,33 @@
     for (const entry of entries) if (entry.isIntersecting) {
       near.unobserve(entry.target);
       const chart = charts.find((item) => item.figure === entry.target);
-      if (!chart.drawn) chart.draw();
+      if (!chart.drawn) painted().then(() => { if (!chart.drawn) chart.draw(); });
     }
   }, { rootMargin: "300px" });
   charts.forEach((chart) => near.observe(chart.figure));
   addEventListener("beforeprint", () => charts.forEach((chart) => { if (!chart.drawn) chart.draw(); }));
+
+  // Errors without and with the label --------------------------------------------------------------
+  async function savePicture(name, svg) {
+    const { width, height } = svg.getBoundingClientRect(), copy = svg.cloneNode(true), canvas = el("canvas");
+    copy.setAttribute("width", width);
+    copy.setAttribute("xmlns", "http://www.w3.org/2000/svg");
+    const image = new Image();
+    image.src = `data:image/svg+xml,${encodeURIComponent(new XMLSerializer().serializeToString(copy))}`;
+    await image.decode();
+    [canvas.width, canvas.height] = [2 * width, 2 * height];
+    const context = canvas.getContext("2d");
+    context.fillStyle = "#fff";
+    context.fillRect(0, 0, canvas.width, canvas.height);
+    context.drawImage(image, 0, 0, canvas.width, canvas.height);
+    canvas.toBlob((blob) => save(`${name}.png`, "image/png", blob));
+  }
+  for (const figure of document.querySelectorAll("figure.label")) {
+    const name = `label-${figure.dataset.label}`, rows = [...figure.querySelectorAll("tr")];
+    figure.querySelector('[data-save="csv"]').addEventListener("click", () =>
+      save(`${name}.csv`, "text/csv", csv(rows.map((row) => [...row.cells].map((cell) => cell.dataset.v ?? cell.textContent)))));
+    figure.querySelector('[data-save="png"]').addEventListener("click", () => savePicture(name, figure.querySelector(".errors")));
+  }
 
   // Tables ------------------------------------------------------------------------------------------
   for (const table of document.querySelectorAll("table.sortable")) {
@@ -169,14 +201,14 @@
     return { atoms, all, vectors };
   }
   const distance = (a, b) => Math.hypot(a[0] - b[0], a[1] - b[1], a[2] - b[2]);
-  const radius = (number) => DATA.elements[number].radius;
-  const isAnion = (number) => DATA.elements[number].anion;
+  const radius = (number) => content().elements[number].radius;
+  const isAnion = (number) => content().elements[number].anion;
 
   function ligands(atom, all) {
     return all.filter((other) => isAnion(other.number) && distance(atom.at, other.at) < 1.25 * (radius(atom.number) + radius(other.number)));
   }
   function species(structure, k) {
-    const own = DATA.elements[structure.z[k]], state = structure.o?.[k];
+    const own = content().elements[structure.z[k]], state = structure.o?.[k];
     const charged = own.states?.[state];
     return charged ? { name: charged.name, colour: charged.colour, size: own.size } : { name: own.symbol, colour: own.colour, size: own.size };
   }
@@ -186,11 +218,11 @@
     const { atoms, all, vectors } = images(structure), groups = new Map(), found = [];
     const drawn = new Map(atoms.map((atom) => [atom.at.map((v) => v.toFixed(2)).join(), atom]));
     for (const atom of atoms) {
-      if (isAnion(atom.number) || DATA.elements[atom.number].mobile) continue;
+      if (isAnion(atom.number) || content().elements[atom.number].mobile) continue;
       const corners = ligands(atom, all);
       corners.forEach((corner) => drawn.set(corner.at.map((v) => v.toFixed(2)).join(), corner));
       if (corners.length >= 4) found.push({
-        type: "mesh3d", alphahull: 0, color: species(structure, atom.k).colour, opacity: DATA.elements[atom.number].states ? 0.55 : 0.35,
+        type: "mesh3d", alphahull: 0, color: species(structure, atom.k).colour, opacity: content().elements[atom.number].states ? 0.55 : 0.35,
         flatshading: true, hoverinfo: "skip", showlegend: false, ...xyz(corners.map((corner) => corner.at)),
       });
     }
@@ -217,7 +249,8 @@
     return { found, groups, atoms, all };
   }
   function drawStructure() {
-    const { key, atom } = shown, source = picker.value, structure = DATA.structures[key][source];
+    if (!window.Plotly) startPlotly();
+    const { key, atom } = shown, source = picker.value, structure = content().structures[key][source];
     shown.source = source;
     const { found, groups, atoms, all } = traces(structure, atom);
     const axis = { visible: false, showspikes: false };
@@ -258,7 +291,7 @@
     }
   }
   function openStructure(key, source, atom) {
-    const known = DATA.structures[key];
+    const known = content().structures[key];
     if (!known) return;
     shown = { key, atom };
     document.getElementById("structure-title").textContent = key.replace(/^\w/, (letter) => letter.toUpperCase());
@@ -271,8 +304,8 @@
   document.getElementById("structure-close").addEventListener("click", () => dialog.close());
   dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
   document.getElementById("structure-save").addEventListener("click", () => {
-    const structure = DATA.structures[shown.key][shown.source], { atoms } = images(structure);
-    const lines = atoms.map((atom) => [DATA.elements[atom.number].symbol, ...atom.at, structure.o?.[atom.k] ?? 0].join(" "));
+    const structure = content().structures[shown.key][shown.source], { atoms } = images(structure);
+    const lines = atoms.map((atom) => [content().elements[atom.number].symbol, ...atom.at, structure.o?.[atom.k] ?? 0].join(" "));
     const head = `Lattice="${structure.c.join(" ")}" Properties=species:S:1:pos:R:3:oxidation_states:I:1 pbc="T T T"`;
     save(`${shown.key}-${shown.source}.xyz`.replace(/[^\w.-]+/g, "_"), "text/plain", `${atoms.length}\n${head}\n${lines.join("\n")}\n`);
   });
