@@ -71,6 +71,7 @@ NOT_IN_CI = {
     "make demo": "half an hour; its stages run in small with config/smoke.yaml",
     "make demo CONFIG=config/chgnet.yaml": "hours; tests/stages runs the same stages in small",
     "snakemake --configfile config/charge-dynamics.yaml --cores 2": "hours; tests/stages/dynamics",
+    "snakemake --configfile config/table-1.yaml --cores 2 --until ablation": "hours; tests/stages/ablation",
     "make demo CONFIG=config/phase-diagram.yaml": "hours; tests/stages runs the same stage in small",
     **{
         f"snakemake --configfile config/{name}.yaml --workflow-profile profiles/slurm": "a cluster, GPUs"
