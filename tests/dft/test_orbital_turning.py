@@ -62,7 +62,7 @@ def iterations(turning: bool, monkeypatch) -> int:
         D_asii={0: ion(np.array([0, 0, 0, 0, 1.0])), 1: np.array([np.eye(5)] * 2)},
     )
     setups = [SimpleNamespace(l_j=(2,))] * 2
-    mixer = TurningMixer(Plain(), setups, [0, 1], 200.0) if turning else Plain()
+    mixer = TurningMixer(Plain(), setups, [0, 1], 100.0) if turning else Plain()
     mixer.reset()
     mixer.mix(density)
     for count in range(1000):

@@ -29,11 +29,12 @@ SMALLEST, LARGEST = 0.01, 0.3
 is left to finish; the second is how far one step may go."""
 FAR = 0.8
 """Overlap of an orbital with the one its frame starts from, below which the frame is made anew."""
-PATIENCE = 2
-"""Iterations of mixing between two steps, at least."""
-CREEP = 0.7
-"""Mixing is left alone while it takes three tenths off the residual in an iteration."""
-QUIET = 1.5e-4
+PATIENCE = 5
+"""Iterations of mixing between two steps, at least: sooner what is asked for is what mixing left over, and
+the orbitals are sent about."""
+CREEP = 0.35
+"""Mixing is left alone while it divides the residual by three in three iterations."""
+QUIET = 3e-4
 """Electrons per valence electron: density residual below which the slow turns are what is left."""
 
 
@@ -131,7 +132,7 @@ class TurningMixer:
         """Whether mixing has had its time, is near the end, and hardly gets nearer."""
         if len(self._residuals) < PATIENCE:
             return False
-        earlier, last = self._residuals[-2:]
+        earlier, last = self._residuals[-4], self._residuals[-1]
         return last < QUIET * self.electrons and last > CREEP * earlier
 
     def _matrices(self, density: Any) -> dict[int, np.ndarray]:
