@@ -137,6 +137,7 @@ def test_a_name_that_make_passes_on(tmp_path: Path) -> None:
 
 CHECKED = {
     *("CONFIG", "DATASET", "CHARGE_ORDER", "SEARCH", "EMBEDDING", "THERMODYNAMICS", "COMPARISON", "DFT"),
+    "ABLATION",
     *("CHECKS", "PHASE_DIAGRAM", "REPORT"),
     *("TRAINING", "SOURCES", "WORK", "RUN", "SOURCES", "log", "threads"),
     *("wildcards.model", "wildcards.source"),

@@ -33,6 +33,8 @@ MODELS = [
     {**model, "variants": VARIANTS.get(model["name"]), "control": model["name"] in UNSEARCHED}
     for model in SMOKE["models"]
 ]
+READOUT = {"name": "readout", "without": "painn", "changed": "cpainn"}
+"""PaiNN and its charge-aware readout, both with labels."""
 
 
 def snakemake(config: Path, *arguments: str) -> list[str]:
@@ -51,6 +53,7 @@ def written(tmp_path: Path, name: str, **changes: object) -> Path:
     config = copy.deepcopy(SMOKE) | {
         "run": name,
         "models": MODELS,
+        "ablation": {"studies": [READOUT]},
         "dft": {"store": str(tmp_path / "store")},
     }
     config |= changes
