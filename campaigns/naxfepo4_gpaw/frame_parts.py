@@ -16,10 +16,10 @@ from workflow_lib.dft.store import Record, Store
 from workflow_lib.frames.frame import Frame
 from workflow_lib.frames.table import read_parquet
 
-VOLUMES = (0.0, -0.01, -0.025, -0.04, 0.015, 0.03, 0.045, 0.06)
+VOLUMES = (0.0, -0.025, -0.04, 0.03, 0.06)
 """Of strained cells against the relaxed one; shears of 1 % come with each."""
 DISPLACEMENTS = (0.0, 0.02, 0.03, 0.04)  # A, taken in turn
-PATH_FRAMES = 6
+PATH_FRAMES = 4
 OTHERS = "relaxation "
 """How the names of the relaxations of the other cathodes begin at the earlier level."""
 
@@ -51,7 +51,7 @@ def strained_series(record: Record, rng: np.random.Generator, name: str) -> Calc
 
 
 def cell_strains(store: Store, _model: Path | None) -> Iterator[Calculation]:
-    """Of every relaxed state eight cells from -4 to +6 % in volume, sheared, atoms displaced."""
+    """Of every relaxed state some cells from -4 to +6 % in volume, sheared, atoms displaced."""
     for key, record in sorted(relaxed_cells(store).items(), key=_spread):
         yield strained_series(record, seeded("cell strains", key), f"strained {key}")
 
@@ -59,7 +59,7 @@ def cell_strains(store: Store, _model: Path | None) -> Iterator[Calculation]:
 def cell_paths(store: Store, _model: Path | None) -> Iterator[Calculation]:
     """Geometries of the earlier level that lie furthest from rest, each in its cell, nearest first.
 
-    Beginnings of relaxations, displaced atoms, dynamics: six of each state, thinned by their largest
+    Beginnings of relaxations, displaced atoms, dynamics: four of each state, thinned by their largest
     force. Only those in the charge order and orbital of the relaxed state.
     """
     relaxed = relaxed_cells(store)

@@ -26,23 +26,23 @@ from workflow_lib.dft.store import Store
 ORDER = (
     "truth_cells",
     "cell_sodium",
+    "cell_strains",
+    "lithium_metal",
+    "lithium_states",
+    "cell_paths",
     "cell_orbitals",
     "cell_lower",
     "cell_magnetism",
-    "cell_strains",
-    "cell_paths",
-    "lithium_states",
-    "lithium_metal",
+    "cell_same_positions",
     "cell_two_thirds",
-    "lithium_strains",
     "cell_others",
+    "lithium_strains",
     "cell_noise",
     "levels",
-    "cell_same_positions",
 )
-STARTED = ("truth_cells", "levels", "lithium_states", "cell_others")
+STARTED = ("truth_cells", "levels", "lithium_states", "cell_others", "cell_strains")
 """Parts whose starts come from models or averages: what was begun under a name is gone on with, though
-another machine might round the start otherwise."""
+another machine might round the start otherwise. And strained cells, of which the first states have more."""
 FORMAL = {"Na": 1, "Li": 1, "P": 5, "O": -2, "Si": 4}
 
 
