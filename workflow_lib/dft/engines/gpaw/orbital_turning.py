@@ -52,11 +52,10 @@ class _Copy:
 
 
 class _Turning(NamedTuple):
-    """The answer before a turn, what mixing made of it, and its residual."""
+    """The answer before a turn, and what mixing made of it."""
 
     answer: _Copy
     mixed: _Copy
-    residual: float
 
 
 class TurningMixer:
@@ -109,7 +108,7 @@ class TurningMixer:
         if before is not None and self._creeps():
             turns = self._step(before, after)
             if turns:
-                self._turning = _Turning(answer, _Copy(density), residual)
+                self._turning = _Turning(answer, _Copy(density))
                 for site, turn in turns.items():
                     _rotate(density.D_asii[site], self.setups[site], turn)
                 self.steps += 1
@@ -118,7 +117,10 @@ class TurningMixer:
         return residual
 
     def _follow(self, density: Any, turning: _Turning) -> float:
-        """Change the input by what the turn changed of the answer; mixing begins afresh there."""
+        """Change the input by what the turn changed of the answer; mixing begins afresh there.
+
+        Returns infinity: the residual is not known, and self-consistency must not end here.
+        """
         self._turning = None
         density.nt_sR.data[:] += turning.mixed.smooth - turning.answer.smooth
         for site, mixed in turning.mixed.matrices.items():
@@ -126,7 +128,7 @@ class TurningMixer:
         self.mixer.reset()
         self.mixer.mix(density)
         self._before = self._matrices(density)
-        return turning.residual
+        return float("inf")
 
     def _creeps(self) -> bool:
         """Whether mixing has had its time, is near the end, and hardly gets nearer."""
