@@ -19,57 +19,67 @@ if TYPE_CHECKING:
     from workflow_lib.models.predictor import Predictor
 
 
+LEG = 100
+"""Steps after which a relaxation is written down and goes on from rest: what a kill costs at most."""
+
+
 def relaxed_start(
     model: Predictor, atoms: Atoms, settings: StartSettings, *, identity: str, path: Path, title: str
 ) -> Atoms:
-    """Return the structure relaxed by the model, from ``path`` if that was made of the same.
+    """Return the structure relaxed by the model, from ``path`` as far as that was made of the same.
 
     ``identity`` is a hash of the potential. The relaxed structure is the one in the file, whose eight
-    digits decide what follows; ``info`` holds ``steps``, ``fmax`` (eV/A) and ``converged``. Raises
+    digits decide what follows; ``info`` holds ``steps``, ``fmax`` (eV/A) and ``converged``. A long
+    relaxation is written every :data:`LEG` steps, where it goes on after a kill to the same numbers. Raises
     UserError for a relaxation that diverges.
     """
     from ase.io import iread, write
 
     made_of = [identity, atoms.numbers, atoms.positions, np.array(atoms.cell), settings.model_dump()]
     digest = hashlib.sha256(to_json(made_of).encode()).hexdigest()
-    if path.is_file():
-        known = next(iread(path, format="extxyz"))
-        if known.info.get("made_of") == digest:
-            return known
-    relaxed = _relax(model, atoms, settings, title) if settings.max_steps else atoms.copy()
-    relaxed.calc = None
-    relaxed.info["made_of"] = digest
-    with atomic_path(path) as temporary:
-        write(temporary, relaxed, format="extxyz")
-    return next(iread(path, format="extxyz"))
+    known = next(iread(path, format="extxyz")) if path.is_file() else None
+    if known is None or known.info.get("made_of") != digest:
+        known = atoms.copy()
+        known.info |= {"steps": 0, "converged": False}
+    title = f"{title}: relaxing the start"
+    with Progress(title, settings.max_steps, "step", announce=False) as shown:
+        while not known.info["converged"] and known.info["steps"] < settings.max_steps:
+            found = _leg(model, known, settings, title, shown)
+            found.info["made_of"] = digest
+            with atomic_path(path) as temporary:
+                write(temporary, found, format="extxyz")
+            known = next(iread(path, format="extxyz"))
+    return known
 
 
-def _relax(model: Predictor, atoms: Atoms, settings: StartSettings, title: str) -> Atoms:
+def _leg(model: Predictor, atoms: Atoms, settings: StartSettings, title: str, shown: Progress) -> Atoms:
+    """Relax by up to :data:`LEG` more steps, from rest."""
     from workflow_lib.simulation.relaxation import Snapshot, relax
 
-    with Progress(f"{title}: relaxing the start", settings.max_steps, "step", announce=False) as shown:
+    before = int(atoms.info["steps"])
 
-        def show(_index: int, step: int, snapshot: Snapshot) -> None:
-            volume = abs(float(np.linalg.det(snapshot.cell)))
-            shown.show(step, f"largest force {snapshot.fmax:.3g} eV/A, {volume:.1f} A^3")
+    def show(_index: int, step: int, snapshot: Snapshot) -> None:
+        volume = abs(float(np.linalg.det(snapshot.cell)))
+        shown.show(before + step, f"largest force {snapshot.fmax:.3g} eV/A, {volume:.1f} A^3")
 
-        [found] = relax(
-            model,
-            [atoms],
-            fmax=settings.fmax,
-            max_steps=settings.max_steps,
-            batch_size=1,
-            cell=settings.cell,
-            smax=settings.smax,
-            record=show,
-        )
+    [found] = relax(
+        model,
+        [atoms],
+        fmax=settings.fmax,
+        max_steps=min(LEG, settings.max_steps - before),
+        batch_size=1,
+        cell=settings.cell,
+        smax=settings.smax,
+        record=show,
+    )
     if found.status == "diverged":
         raise UserError(
-            f"{title}: the relaxation of {atoms.symbols} diverged after {found.steps} steps "
+            f"{title}: {atoms.symbols} diverged after {before + found.steps} steps "
             f"({found.reason}); check cell and sites, or take another potential"
         )
+    found.atoms.calc = None
     found.atoms.info |= {
-        "steps": found.steps,
+        "steps": before + found.steps,
         "fmax": found.fmax,
         "converged": found.status == "converged",
     }

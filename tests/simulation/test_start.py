@@ -1,0 +1,77 @@
+"""The start of a study: written down every few steps, gone on with after a kill to the same numbers."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase.build import bulk
+
+from workflow_lib.models.outside import load_predictor
+from workflow_lib.models.predictor import Predictor
+from workflow_lib.simulation import relaxation, start
+from workflow_lib.simulation.settings import StartSettings
+
+
+@pytest.fixture(scope="module")
+def model() -> Predictor:
+    return load_predictor("ase.calculators.emt:EMT", "cpu")
+
+
+def crystal():
+    atoms = bulk("Cu", cubic=True) * 2
+    atoms.rattle(0.2, seed=3)
+    return atoms
+
+
+def relaxed(model: Predictor, path: Path, **changes):
+    settings = StartSettings.model_validate({"fmax": 0.02, "max_steps": 60, "cell": False} | changes)
+    return start.relaxed_start(model, crystal(), settings, identity="emt", path=path, title="copper")
+
+
+@pytest.fixture(autouse=True)
+def short_legs(monkeypatch):
+    monkeypatch.setattr(start, "LEG", 8)
+
+
+def test_a_killed_relaxation_goes_on_to_the_same_numbers(model, tmp_path, monkeypatch):
+    whole = relaxed(model, tmp_path / "whole.extxyz")
+    assert whole.info["converged"] and whole.info["steps"] > 2 * start.LEG
+    plain, legs = relaxation.relax, []
+
+    def dying(*arguments, **named):
+        if len(legs) == 2:
+            raise KeyboardInterrupt
+        legs.append(named["max_steps"])
+        return plain(*arguments, **named)
+
+    monkeypatch.setattr(relaxation, "relax", dying)
+    with pytest.raises(KeyboardInterrupt):
+        relaxed(model, tmp_path / "killed.extxyz")
+    legs.clear()
+    monkeypatch.setattr(relaxation, "relax", lambda *a, **n: legs.append(n["max_steps"]) or plain(*a, **n))
+    resumed = relaxed(model, tmp_path / "killed.extxyz")
+    assert len(legs) == -(-whole.info["steps"] // start.LEG) - 2  # the first two were not done again
+    assert (tmp_path / "killed.extxyz").read_bytes() == (tmp_path / "whole.extxyz").read_bytes()
+    np.testing.assert_array_equal(resumed.positions, whole.positions)
+    assert resumed.info["steps"] == whole.info["steps"]
+
+
+def test_what_is_finished_is_not_touched_and_what_is_of_another_start_is_made_again(model, tmp_path):
+    path = tmp_path / "start.extxyz"
+    relaxed(model, path)
+    before = path.stat().st_mtime_ns
+    relaxed(model, path)
+    assert path.stat().st_mtime_ns == before
+    tighter = relaxed(model, path, fmax=0.005)
+    assert tighter.info["fmax"] < 0.005 and path.stat().st_mtime_ns > before
+
+
+def test_steps_end_where_they_are_told_to(model, tmp_path):
+    found = relaxed(model, tmp_path / "start.extxyz", max_steps=11)
+    assert found.info["steps"] == 11 and not found.info["converged"]
+    assert relaxed(model, tmp_path / "start.extxyz", max_steps=11).info["steps"] == 11
+
+
+def test_no_steps_leave_the_structure_as_it_is(model, tmp_path):
+    found = relaxed(model, tmp_path / "start.extxyz", max_steps=0)
+    np.testing.assert_array_equal(found.positions, crystal().positions)
