@@ -91,6 +91,7 @@ NOT_IN_CI = {
             *("training.py", "relaxation.py", "planning.py", "reading.py", "cleaning.py", "costs.py"),
             *(
                 "sampling.py",
+                "casm_sampling.py --peer PYTHON",
                 "leakage.py",
                 "screening.py --model FOLDER",
                 "relaxation.py --converge --family chgnet",
