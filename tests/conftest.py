@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from embedded import FRAMES, HOST, ORIGINAL, RULE, host_elements
 from hypothesis import HealthCheck, settings
 from matplotlib.figure import Figure
+from samples import FRAMES, HOST, ORIGINAL, RULE, host_elements
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.frames.frame import Frame, frame_to_atoms, with_labels

@@ -16,12 +16,13 @@ import numpy as np
 import pytest
 import yaml
 from changed_config import DEMO, changed_config
+from samples import REFERENCE
 
 from workflow_lib.config_files import validate_config
 from workflow_lib.core.errors import UserError
 from workflow_lib.dft.calculation import Calculation
 from workflow_lib.dft.jobs import read_jobs, write_jobs
-from workflow_lib.dft.level import Level
+from workflow_lib.dft.level import EMBEDDED
 from workflow_lib.dft.store import Store
 from workflow_lib.frames.frame import with_labels
 from workflow_lib.lattice.host import Host
@@ -196,7 +197,7 @@ def test_names_in_frames_are_no_paths(frames, rule, host: Host, tmp_path: Path) 
 
     source = tmp_path / "in/frames.parquet"
     write_parquet(hostile, source)
-    settings = DatasetSettings(path=str(source), folds={"count": 2, "run": [0]})
+    settings = DatasetSettings(energy_reference=REFERENCE, path=str(source), folds={"count": 2, "run": [0]})
     build_dataset(settings=settings, rule=rule, host=host, seed=1, out=tmp_path / "out")
     assert {path.name for path in tmp_path.iterdir()} == {"in", "out"}
     for path in (tmp_path / "out").iterdir():
@@ -215,7 +216,7 @@ def test_names_of_calculations_are_no_paths(name: str, tmp_path: Path) -> None:
         positions=np.array([[0.0, 0, 0], [2.1, 0, 0]]),
         cell=np.eye(3) * 4.2,
         oxidation_states=np.array([2, 0]),
-        level=Level(),
+        level=EMBEDDED,
         formula_units=1,
     )
     write_jobs([calculation], tmp_path / "jobs")

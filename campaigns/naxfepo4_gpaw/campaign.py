@@ -2,8 +2,9 @@
 
 ``python -m campaigns.naxfepo4_gpaw.campaign PART --store DIR --out jobs.jsonl`` lists one part;
 ``python -m workflow_lib dft-run --jobs jobs.jsonl --store DIR`` computes them. Parts that start from
-relaxed states read them from the store, so ``truth`` comes first. Random displacements take their
-seed from the part and the state: the same command writes the same jobs.
+relaxed states read them from the store, so ``truth_cells`` comes first; it starts from what the first
+level (500 eV, Gamma) left in ``store.tar.xz``. Random displacements take their seed from the part and
+the state: the same command writes the same jobs.
 """
 
 from __future__ import annotations
@@ -22,19 +23,10 @@ from campaigns.naxfepo4_gpaw.cell_parts import (
     cell_two_thirds,
     truth_cells,
 )
-from campaigns.naxfepo4_gpaw.check_parts import cells, convergence, magnetism, noise, sodium
 from campaigns.naxfepo4_gpaw.diagonal import cell_diagonal
 from campaigns.naxfepo4_gpaw.frame_parts import cell_others, cell_paths, cell_same_positions, cell_strains
 from campaigns.naxfepo4_gpaw.level_parts import levels
 from campaigns.naxfepo4_gpaw.lithium_parts import lithium_metal, lithium_states, lithium_strains
-from campaigns.naxfepo4_gpaw.training_parts import (
-    chemistries,
-    dynamics,
-    dynamics_walks,
-    rattle_relaxations,
-    rattles,
-)
-from campaigns.naxfepo4_gpaw.truth_parts import lower, orbitals, same_positions, truth, two_thirds
 from workflow_lib.core.errors import UserError
 from workflow_lib.dft.calculation import Calculation
 from workflow_lib.dft.jobs import write_jobs
@@ -43,21 +35,6 @@ from workflow_lib.dft.store import Store
 PARTS: dict[str, Callable[[Store, Path | None], Iterator[Calculation]]] = {
     part.__name__: part
     for part in (
-        truth,
-        orbitals,
-        lower,
-        convergence,
-        cells,
-        sodium,
-        magnetism,
-        noise,
-        same_positions,
-        rattles,
-        rattle_relaxations,
-        dynamics,
-        dynamics_walks,
-        two_thirds,
-        chemistries,
         levels,
         truth_cells,
         cell_sodium,

@@ -9,9 +9,9 @@ import numpy as np
 from ase import Atoms
 
 from campaigns.naxfepo4_gpaw.cell_parts import relaxed_cells
+from campaigns.naxfepo4_gpaw.chgnet_cell import chgnet_cell
 from campaigns.naxfepo4_gpaw.frame_parts import strained_series
 from campaigns.naxfepo4_gpaw.level_parts import CHOSEN, TOLERANCE
-from campaigns.naxfepo4_gpaw.other_structures import chgnet_cell
 from campaigns.naxfepo4_gpaw.states import POOR, again, bcc_metal, seeded
 from workflow_lib.dft.calculation import Calculation
 from workflow_lib.dft.store import Record, Store

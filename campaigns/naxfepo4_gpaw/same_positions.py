@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from workflow_lib.core.io import save_figure, write_csv
+from workflow_lib.dft.calculation import Calculation
 from workflow_lib.dft.store import Record
 from workflow_lib.lattice.arrangement import StateKey
 from workflow_lib.stages.charge_order.identical import KIND, SAME
@@ -28,49 +31,69 @@ way above the relaxed atoms, meV per cell."""
 MOST_COLUMNS = 5
 
 
-def pairs_on_same_positions(records: Iterable[Record]) -> list[tuple[Record, Record]]:
-    """Finished walks of two orders that end on identical atoms; the lower at the start comes first."""
-    walks = [
-        record
-        for record in records
-        if record.calculation.kind == KIND
-        and record.status == "done"
-        and record.calculation.series is not None
-        and len(record.frames) == len(record.calculation.series)
-    ]
-    walks.sort(key=lambda record: (record.frames[0]["energy"], record.calculation.name))
-    pairs = []
-    for number, one in enumerate(walks):
-        for other in walks[number + 1 :]:
-            first, second = (np.array(record.frames[-1]["positions"]) for record in (one, other))
-            if np.array_equal(one.calculation.numbers, other.calculation.numbers) and np.allclose(
-                first, second, rtol=0, atol=SAME
-            ):
-                pairs.append((one, other))
-    return pairs
+@dataclass(frozen=True, slots=True)
+class Walk:
+    """An order carried from its relaxed atoms towards those of another: ``energies`` [k + 1] in eV.
+
+    ``positions`` [k + 1, n, 3] and ``cells`` [k + 1, 3, 3] in A; the relaxed ones come first.
+    """
+
+    calculation: Calculation
+    positions: np.ndarray
+    cells: np.ndarray
+    energies: np.ndarray
+
+    @property
+    def order(self) -> StateKey:
+        """The order, by its arrangement."""
+        return StateKey.parse(self.calculation.group)
+
+    @property
+    def way(self) -> np.ndarray:
+        """How far each geometry is on the way to the other order's atoms [k + 1], 0 to 1/2."""
+        scaled = np.linalg.solve(self.cells.mT, self.positions.mT).mT
+        distance = np.linalg.norm(scaled - scaled[0], axis=(1, 2))
+        return distance / distance[-1] / 2
+
+    def ends_where(self, other: Walk) -> bool:
+        """Whether both end on identical atoms in one cell."""
+        same = np.array_equal(self.calculation.numbers, other.calculation.numbers)
+        return same and all(
+            np.allclose(one[-1], two[-1], rtol=0, atol=SAME)
+            for one, two in ((self.positions, other.positions), (self.cells, other.cells))
+        )
 
 
-def same_positions_table(pairs: Iterable[tuple[Record, Record]]) -> pd.DataFrame:
+def pairs_on_same_positions(records: Iterable[Record]) -> list[tuple[Walk, Walk]]:
+    """Finished walks of two orders that end on identical atoms; the lower one relaxed comes first."""
+    records = list(records)
+    by_digest = {record.calculation.digest: record for record in records}
+    walks = []
+    for record in records:
+        calculation = record.calculation
+        relaxed = by_digest.get(calculation.provenance.get("start", ""))
+        if calculation.kind == KIND and record.status == "done" and relaxed and not record.skipped:
+            frames = [relaxed.frames[-1], *record.frames]
+            positions, cells, energies = (
+                np.array([frame[name] for frame in frames]) for name in ("positions", "cell", "energy")
+            )
+            walks.append(Walk(calculation, positions, cells, energies))
+    walks.sort(key=lambda walk: (walk.energies[0], walk.calculation.name))
+    return [pair for pair in combinations(walks, 2) if pair[0].ends_where(pair[1])]
+
+
+def same_positions_table(pairs: Iterable[tuple[Walk, Walk]]) -> pd.DataFrame:
     """One row a pair of :func:`pairs_on_same_positions` (:data:`COLUMNS`), sorted by ions and orders."""
     rows = []
     for one, other in pairs:
-        units = one.calculation.formula_units
-        key, against = (StateKey.parse(record.calculation.group) for record in (one, other))
-        energies = np.array([[r.frames[k]["energy"] for k in (0, -1)] for r in (one, other)])
-        relaxed, half = (energies[1] - energies[0]) / units * 1000
+        energies = np.array([walk.energies[[0, -1]] for walk in (one, other)])
+        relaxed, half = (energies[1] - energies[0]) / one.calculation.formula_units * 1000
         rises = (energies[:, 1] - energies[:, 0]) * 1000
-        rows.append((key.ion_key, key.order, against.order, relaxed, half, *rises))
+        rows.append((one.order.ion_key, one.order.order, other.order.order, relaxed, half, *rises))
     return pd.DataFrame(rows, columns=list(COLUMNS)).sort_values(["ions", "order", "other"])
 
 
-def _way(record: Record) -> np.ndarray:
-    """How far each geometry of a walk is on the way to the other order's atoms, 0 to 1/2."""
-    positions = np.array([frame["positions"] for frame in record.frames])
-    distance = np.linalg.norm(positions - positions[0], axis=(1, 2))
-    return distance / distance[-1] / 2
-
-
-def same_positions_figure(pairs: list[tuple[Record, Record]], stem: Path) -> None:
+def same_positions_figure(pairs: list[tuple[Walk, Walk]], stem: Path) -> None:
     """A panel a pair: energy of either order (eV per cell) from its relaxed atoms to the middle."""
     import matplotlib.pyplot as plt
 
@@ -82,14 +105,11 @@ def same_positions_figure(pairs: list[tuple[Record, Record]], stem: Path) -> Non
         rows, columns, figsize=(2.3 * columns + 0.6, 2.2 * rows + 0.4), sharex=True, squeeze=False
     )
     for axis, (one, other) in zip(axes.flat, pairs, strict=False):
-        zero = one.frames[0]["energy"]
-        for record, mirrored in ((one, False), (other, True)):
-            way = 1 - _way(record) if mirrored else _way(record)
-            energies = [frame["energy"] - zero for frame in record.frames]
-            axis.plot(way, energies, "o-", label=StateKey.parse(record.calculation.group).order)
+        for walk, mirrored in ((one, False), (other, True)):
+            way = 1 - walk.way if mirrored else walk.way
+            axis.plot(way, walk.energies - one.energies[0], "o-", label=walk.order.order)
         axis.axvline(0.5, color="0.6", linewidth=0.8, linestyle=":")
-        key = StateKey.parse(one.calculation.group)
-        axis.set_title(f"{key.mobile}{key.ions}", fontsize=8)
+        axis.set_title(f"{one.order.mobile}{one.order.ions}", fontsize=8)
         axis.set_xticks([0, 0.5, 1])
         axis.tick_params(labelbottom=True)  # the panel below may be empty
         axis.legend(fontsize=6)

@@ -21,7 +21,8 @@ DATA = ROOT / "resources" / "naxfepo4-gpaw"
 
 HOST = ROOT / "resources" / "hosts" / "olivine-nafepo4.json"
 
-LEVEL = Level()
+LEVEL = Level(cutoff=500.0, kpoints=(1, 1, 1))
+"""The level the campaign began with, converged for charge orders of one cell alone."""
 
 METALS = {"Na": "sodium", "Li": "lithium"}
 
@@ -96,9 +97,3 @@ def lower_seeds(
         ground = relaxed[single.group]
         if record.frames[-1]["energy"] < ground.frames[-1]["energy"] - NOISE_EV:
             yield ground, single
-
-
-def deformation(rng: np.random.Generator) -> np.ndarray:
-    """Deformation [3, 3]: up to 2 % of isotropic strain, shears of 0.4 %."""
-    shear = rng.normal(0, 0.006, (3, 3))
-    return np.eye(3) * (1 + rng.uniform(-0.02, 0.02)) + (shear + shear.T) / 2

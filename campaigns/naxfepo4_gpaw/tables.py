@@ -1,8 +1,9 @@
 """Tables of the level that stands: which it is, the states relaxed at it, voltages; from the store.
 
 ``python -m campaigns.naxfepo4_gpaw.tables --store DIR`` writes ``level*.csv``, ``level.png``,
-``cells.csv``, ``voltage.csv`` and ``two_thirds.csv`` to ``docs/dft``; what is not computed yet is left
-out, and the states say so.
+``cells.csv``, ``voltage.csv``, ``failures.csv``, ``same_positions.csv`` and ``two_thirds.csv`` to
+``docs/dft``, and the table of states into ``docs/dft.md``; what is not computed yet is left out, and the
+states say so.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ import pandas as pd
 from campaigns.naxfepo4_gpaw.level_parts import CHOSEN, REFERENCE
 from campaigns.naxfepo4_gpaw.page import cells_table, fill
 from campaigns.naxfepo4_gpaw.relaxation_estimate import relaxation_estimate
+from campaigns.naxfepo4_gpaw.same_positions import write_same_positions
 from campaigns.naxfepo4_gpaw.states import POOR, RICH, ROOT, olivine
 from campaigns.naxfepo4_gpaw.supercell import KIND as SUPERCELL
 from campaigns.naxfepo4_gpaw.supercell import supercell_table
-from campaigns.naxfepo4_gpaw.truth import truth_figure, truth_table
+from campaigns.naxfepo4_gpaw.truth import failures, truth_figure, truth_table
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import write_csv
 from workflow_lib.dft.level_choice import level_figure, level_table, verdict
@@ -74,7 +76,7 @@ def main() -> int:
         level_figure(table, TABLES / "level")
         states = truth_table(records, host, CHOSEN)
         write_csv(states, TABLES / "cells.csv")
-        earlier = pd.read_csv(TABLES / "states.csv")
+        earlier = pd.read_csv(TABLES / "first_level.csv")
         truth_figure(states, host, TABLES / "cells", earlier=earlier)
         fill(TABLES.with_suffix(".md"), cells_table(states, earlier))
         large = [record for record in records if record.calculation.level.cutoff == CHOSEN.cutoff]
@@ -83,6 +85,9 @@ def main() -> int:
                 supercell_table(large, empty=POOR, full=RICH, gain=relaxation_estimate),
                 TABLES / "two_thirds.csv",
             )
+        at_level = [record for record in records if record.calculation.level == CHOSEN]
+        write_csv(failures(at_level), TABLES / "failures.csv")
+        write_same_positions(at_level, TABLES)
         sodium = sodium_energy(records)
         if sodium is not None:
             write_csv(voltages(states, sodium, host), TABLES / "voltage.csv")

@@ -10,7 +10,7 @@ import pandas as pd
 from ase.units import GPa
 
 from workflow_lib.core.errors import UserError
-from workflow_lib.core.io import save_figure, write_csv
+from workflow_lib.core.io import save_figure
 from workflow_lib.dft.level import Level
 from workflow_lib.dft.store import Record
 from workflow_lib.lattice.arrangement import UNIT
@@ -202,13 +202,3 @@ def truth_figure(table: pd.DataFrame, host: Host, stem: Path, earlier: pd.DataFr
     panel.set_ylabel("formation energy (meV per formula unit)")
     panel.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     save_figure(figure, stem)
-
-
-def write_truth(records: Iterable[Record], host: Host, level: Level, out: Path) -> pd.DataFrame:
-    """Write ``states.csv``, ``failures.csv`` and the figure ``states`` to ``out``; returns the states."""
-    records = list(records)
-    table = truth_table(records, host, level)
-    write_csv(table, out / "states.csv")
-    write_csv(failures(records), out / "failures.csv")
-    truth_figure(table, host, out / "states")
-    return table

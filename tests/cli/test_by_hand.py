@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from ase.io import read, write
+from samples import REFERENCE, ROOT
 
 from workflow_lib.__main__ import main
 from workflow_lib.config_files import load_config
@@ -20,9 +21,6 @@ from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.models.registry import FAMILIES
 from workflow_lib.models.species import species_alphabet
 from workflow_lib.models.trained import TrainedModel, species_to_card
-
-ROOT = Path(__file__).parents[2]
-REFERENCE = "GPAW/PBE+U(Co 3.32, Fe 5.3, Mn 3.9, Ni 6.2)/PW500/Gamma"
 
 
 class Said(NamedTuple):

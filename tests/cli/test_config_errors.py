@@ -84,13 +84,13 @@ def test_mistakes_name_key_and_remedy(path: str, value: object, words: list[str]
 
 
 def test_the_level_of_dft_has_a_default_for_the_frames_of_this_project_only() -> None:
-    """Frames of another level were once compared with what GPAW computes at 500 eV."""
+    """Frames of another level were once compared with what GPAW computes at the level of ours."""
     config = changed_config("dft", {"engine": "gpaw"})
     validate_config(config, "test.yaml")
-    config["dataset"]["energy_reference"] = "GPAW/PBE+U(Fe 5.3)/PW800/1x2x2 shifted"
-    with pytest.raises(UserError, match=r"dft\.level: state the level .*PW800.*PW500"):
+    config["dataset"]["energy_reference"] = "GPAW/PBE+U(Fe 5.3)/PW600/1x2x2 shifted"
+    with pytest.raises(UserError, match=r"dft\.level: state the level .*PW600.*PW800"):
         validate_config(config, "test.yaml")
-    config["dft"]["level"] = {"cutoff": 800.0, "kpoints": [1, 2, 2], "shifted": True}
+    config["dft"]["level"] = {"cutoff": 600.0, "kpoints": [1, 2, 2], "shifted": True}
     validate_config(config, "test.yaml")
 
 

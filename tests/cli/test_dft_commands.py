@@ -4,7 +4,7 @@ import json
 
 import pandas as pd
 import pytest
-from embedded import ROOT
+from samples import ROOT
 
 from workflow_lib.__main__ import main
 from workflow_lib.config_files import load_config

@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 import yaml
 from changed_config import DEMO
-from embedded import HOST
 from fuzz import WORDS, answer_or_line, edited, edits
 from hypothesis import given
 from hypothesis import strategies as st
+from samples import HOST
 
 from workflow_lib.config_files import load_config
 from workflow_lib.dft.calculation import Calculation
 from workflow_lib.dft.jobs import read_jobs
-from workflow_lib.dft.level import Level
+from workflow_lib.dft.level import EMBEDDED
 from workflow_lib.lattice.host import Host
 from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.stages.sources.table import load_sources
@@ -157,7 +157,7 @@ def test_a_table_of_sources(document: dict[str, Any]) -> None:
 @given(
     changed(
         Calculation(
-            **{"name": "oxide", "group": "FeO", "kind": "single", "task": "single", "level": Level()},
+            **{"name": "oxide", "group": "FeO", "kind": "single", "task": "single", "level": EMBEDDED},
             numbers=np.array([26, 8]),
             positions=np.array([[0.0, 0, 0], [2.1, 0, 0]]),
             cell=np.eye(3) * 4.2,

@@ -22,6 +22,6 @@ def half(host) -> Calculation:
         positions=atoms.positions,
         cell=atoms.cell[:],
         oxidation_states=atoms.get_array("oxidation_states"),
-        level=Level(code="VASP", cutoff=520),
+        level=Level(code="VASP", cutoff=520, kpoints=(1, 1, 1)),
         formula_units=4,
     )

@@ -26,7 +26,7 @@ def single(cell, cutoff, sodium=0, strain=0.0):
         positions=np.arange(len(numbers))[:, None] * np.array([1.0, 1.0, 1.0]),
         cell=np.eye(3) * cell * (1 + strain),
         oxidation_states=np.array([3 - sodium, 0, 0, 0, *[0] * sodium]),
-        level=Level(cutoff=cutoff),
+        level=Level(cutoff=cutoff, kpoints=(1, 1, 1)),
         formula_units=1,
     )
 
@@ -48,14 +48,15 @@ def store(tmp_path):
 
 @pytest.mark.parametrize("cutoff", CUTOFFS[:2])
 def test_the_slope_is_that_of_the_energies(store, cutoff):
-    assert basis_slope(store.records(), Level(cutoff=cutoff)) == pytest.approx(-2.0, rel=1e-9)
+    level = Level(cutoff=cutoff, kpoints=(1, 1, 1))
+    assert basis_slope(store.records(), level) == pytest.approx(-2.0, rel=1e-9)
 
 
 def test_without_a_higher_cutoff_of_one_mesh_nothing_is_known(store):
-    assert basis_slope(store.records(), Level(cutoff=500.0)) is None
+    assert basis_slope(store.records(), Level(cutoff=500.0, kpoints=(1, 1, 1))) is None
     finer = single(5.0, 600.0)
     answered(store, replace(finer, level=Level(cutoff=600.0, kpoints=(2, 2, 2))), -30.0)
-    assert basis_slope(store.records(), Level(cutoff=500.0)) is None
+    assert basis_slope(store.records(), Level(cutoff=500.0, kpoints=(1, 1, 1))) is None
     assert basis_slope(store.records(), Level(cutoff=300.0, kpoints=(2, 2, 2))) == pytest.approx(-2.0)
 
 

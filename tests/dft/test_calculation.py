@@ -11,6 +11,8 @@ from workflow_lib.lattice.arrangement import Arrangement
 
 FORMAL = {"Na": 1, "P": 5, "O": -2}
 
+LEVEL = Level(cutoff=500.0, kpoints=(1, 1, 1))
+
 
 @pytest.fixture
 def half(host) -> Calculation:
@@ -25,7 +27,7 @@ def half(host) -> Calculation:
         positions=atoms.positions,
         cell=atoms.cell[:],
         oxidation_states=atoms.get_array("oxidation_states"),
-        level=Level(),
+        level=LEVEL,
         formula_units=4,
         state_key=host.key(arrangement),
     )
@@ -66,11 +68,11 @@ def test_equivalent_starts_of_a_relaxation_share_a_key(host, half):
         {"orbital": "b"},
         {"task": "relaxation"},
         {"unsteered": True},
-        {"level": Level(cutoff=600).model_dump()},
-        {"level": Level(kpoints=(1, 3, 1)).model_dump()},
-        {"level": Level(kpoints=(1, 2, 2), shifted=True).model_dump()},
-        {"level": Level(hubbard_u={"Fe": 4.0}).model_dump()},
-        {"level": Level(magnetism="antiferromagnetic").model_dump()},
+        {"level": Level(cutoff=600, kpoints=(1, 1, 1)).model_dump()},
+        {"level": Level(cutoff=500.0, kpoints=(1, 3, 1)).model_dump()},
+        {"level": Level(cutoff=500.0, kpoints=(1, 2, 2), shifted=True).model_dump()},
+        {"level": LEVEL.model_copy(update={"hubbard_u": {"Fe": 4.0}}).model_dump()},
+        {"level": LEVEL.model_copy(update={"magnetism": "antiferromagnetic"}).model_dump()},
     ],
 )
 def test_whatever_changes_the_energy_changes_the_key(half, change):
@@ -85,11 +87,11 @@ def test_the_charge_order_is_part_of_the_key(half):
 
 
 def test_levels_have_telling_names_and_differ_in_all_settings():
-    assert Level().energy_reference == "GPAW/PBE+U(Co 3.32, Fe 5.3, Mn 3.9, Ni 6.2)/PW500/Gamma"
-    assert Level(kpoints=(1, 2, 2)).energy_reference.endswith("/PW500/1x2x2")
-    assert Level(width=0.1).digest != Level().digest
+    assert LEVEL.energy_reference == "GPAW/PBE+U(Co 3.32, Fe 5.3, Mn 3.9, Ni 6.2)/PW500/Gamma"
+    assert Level(cutoff=500.0, kpoints=(1, 2, 2)).energy_reference.endswith("/PW500/1x2x2")
+    assert LEVEL.model_copy(update={"width": 0.1}).digest != LEVEL.digest
     with pytest.raises(ValueError, match="at least one point"):
-        Level(kpoints=(0, 1, 1))
+        Level(cutoff=500.0, kpoints=(0, 1, 1))
 
 
 def test_a_shifted_mesh_is_another_level_and_an_old_level_keeps_its_checksum():
@@ -101,9 +103,9 @@ def test_a_shifted_mesh_is_another_level_and_an_old_level_keeps_its_checksum():
     assert plain.energy_reference.endswith("/PW800/1x2x2")
     assert plain.digest != shifted.digest
     # What a store of before this setting was filed under.
-    assert Level().digest.startswith("9f370297fac4")
+    assert LEVEL.digest.startswith("9f370297fac4")
     with pytest.raises(ValueError, match="a shift does not move it"):
-        Level(kpoints=(1, 3, 1), shifted=True)
+        Level(cutoff=500.0, kpoints=(1, 3, 1), shifted=True)
 
 
 def test_each_geometry_of_a_series_may_have_its_cell(half):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from samples import LEVEL
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.dft.level import Level
@@ -14,7 +15,7 @@ SETTINGS = DftSettings(level=Level(cutoff=600.0, kpoints=(1, 2, 2), shifted=True
 
 def test_what_a_level_is_held_against():
     assert finer(SETTINGS.level).energy_reference.endswith("/PW700/2x2x2 shifted")
-    assert finer(Level()).energy_reference.endswith("/PW600/2x2x2 shifted")
+    assert finer(LEVEL).energy_reference.endswith("/PW600/2x2x2 shifted")
 
 
 def test_ends_and_two_orders_on_the_same_ions_are_computed(host):
@@ -67,4 +68,4 @@ def test_a_level_off_in_formation_energies_is_refused_in_numbers(host, tmp_path,
 
 
 def replace_level(settings):
-    return settings.model_copy(update={"level": Level(cutoff=650.0)})
+    return settings.model_copy(update={"level": Level(cutoff=650.0, kpoints=(1, 1, 1))})

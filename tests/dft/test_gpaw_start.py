@@ -16,7 +16,7 @@ from workflow_lib.dft.calculation import Calculation
 from workflow_lib.dft.engines.gpaw import engine as gpaw_engine
 from workflow_lib.dft.engines.gpaw import hessian, tasks
 from workflow_lib.dft.engines.gpaw.start import even_grid, keep, kept, resampled, symmetry_input
-from workflow_lib.dft.level import Level
+from workflow_lib.dft.level import EMBEDDED
 from workflow_lib.dft.store import Store
 from workflow_lib.dft.symmetry import operations
 
@@ -141,7 +141,7 @@ def test_an_interrupted_relaxation_goes_on_as_if_nothing_had_happened(task, tmp_
         positions=atoms.positions,
         cell=atoms.cell[:],
         oxidation_states=np.zeros(4, dtype=int),
-        level=Level(),
+        level=EMBEDDED,
         formula_units=1,
         unsteered=True,
     )

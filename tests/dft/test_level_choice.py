@@ -12,7 +12,7 @@ from workflow_lib.dft.level_choice import level_table, verdict
 from workflow_lib.dft.store import Record
 from workflow_lib.lattice.host import Arrangement
 
-COARSE, FINE = Level(cutoff=500.0), Level(cutoff=900.0, kpoints=(2, 2, 2), shifted=True)
+COARSE, FINE = Level(cutoff=500.0, kpoints=(1, 1, 1)), Level(cutoff=900.0, kpoints=(2, 2, 2), shifted=True)
 STATES = {
     "empty": ((), ()),
     "full": ((0, 1, 2, 3), (0, 1, 2, 3)),

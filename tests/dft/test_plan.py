@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from invented_hosts import magnesium_phosphate, magnesium_silicate, two_sodium
+from samples import LEVEL
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.dft.jobs import read_jobs, write_jobs
@@ -22,7 +23,7 @@ from workflow_lib.stages.dft.plan import (
 )
 from workflow_lib.stages.dft.settings import DftSettings
 
-SETTINGS = DftSettings()
+SETTINGS = DftSettings(level=LEVEL)
 GIVEN, OPEN = "1x1x1:Na1100:Fe2323", "1x1x1:Na1010"
 
 
@@ -73,8 +74,8 @@ def test_a_plan_holds_each_arrangement_with_both_ends(host, rule, pending, tmp_p
 
 
 def test_supercells_are_compared_with_ends_at_the_equivalent_mesh(host, rule):
-    assert level_of(Level(), (1, 3, 1)).kpoints == (1, 3, 1)
-    assert level_of(Level(kpoints=(1, 2, 2)), (1, 3, 2)).kpoints == (1, 6, 4)
+    assert level_of(LEVEL, (1, 3, 1)).kpoints == (1, 3, 1)
+    assert level_of(Level(cutoff=500.0, kpoints=(1, 2, 2)), (1, 3, 2)).kpoints == (1, 6, 4)
     empty, full = end_members(host, SETTINGS, (1, 3, 1))
     assert empty.level.energy_reference.endswith("1x3x1")
     assert (len(empty), len(full)) == (24, 28)
@@ -137,7 +138,8 @@ def test_a_damaged_job_file_names_the_line(tmp_path, host, rule, pending):
 def test_an_engine_must_fit_the_level():
     with pytest.raises(ValueError, match="engine vasp computes at level"):
         DftSettings(engine="vasp")
-    assert DftSettings(engine="vasp", level=Level(code="VASP", cutoff=520)).engine == "vasp"
+    level = Level(code="VASP", cutoff=520, kpoints=(1, 1, 1))
+    assert DftSettings(engine="vasp", level=level).engine == "vasp"
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ import pytest
 from workflow_lib.core.errors import UserError
 from workflow_lib.dft.calculation import Calculation
 from workflow_lib.dft.jobs import run_jobs
-from workflow_lib.dft.level import Level
+from workflow_lib.dft.level import EMBEDDED, Level
 from workflow_lib.dft.store import Store
 
 
@@ -31,7 +31,7 @@ def calculation(name="oxide", shift=0.0, **changes) -> Calculation:
         "positions": np.array([[0.0, 0, 0], [2.1 + shift, 0, 0]]),
         "cell": np.eye(3) * 4.2,
         "oxidation_states": np.array([2, 0]),
-        "level": Level(),
+        "level": EMBEDDED,
         "formula_units": 1,
     }
     return Calculation(**(content | changes))
@@ -166,7 +166,7 @@ def test_a_second_writer_is_turned_away_and_a_reader_sees_running(tmp_path):
 
 def test_a_calculation_begun_elsewhere_is_left_to_the_other(tmp_path, monkeypatch):
     """Also one that was free when looked at: two workers with one list reach it at the same time."""
-    level = Level(code="VASP", cutoff=520)
+    level = Level(code="VASP", cutoff=520, kpoints=(1, 1, 1))
     wanted = calculation(level=level)
     request = {"formal_charges": {"Fe": 2, "O": -2}}
     with Store(tmp_path).writing(wanted):

@@ -25,7 +25,7 @@ def single(group, states, *, mesh=(1, 1, 1), kind="convergence", shift=0.0) -> C
         positions=np.array([[2.5 * site + shift, 0, 0] for site in range(n)]),
         cell=np.diag([2.5 * n, 4, 4]),
         oxidation_states=np.array(states),
-        level=Level(kpoints=mesh),
+        level=Level(cutoff=500.0, kpoints=mesh),
         formula_units=n,
     )
 

@@ -17,7 +17,7 @@ from workflow_lib.dft.engines.vasp.inputs import (
     run_folders,
     write_inputs,
 )
-from workflow_lib.dft.level import Level
+from workflow_lib.dft.level import EMBEDDED
 
 POTENTIALS = {"Na": "Na_pv", "Fe": "Fe_pv", "P": "P", "O": "O"}
 
@@ -125,7 +125,7 @@ def test_an_unsteered_calculation_has_a_free_total_and_starts_magnetic(half):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"level": Level().model_dump()}, "set level.code to VASP"),
+        ({"level": EMBEDDED.model_dump()}, "set level.code to VASP"),
         ({"orbital": "b"}, "use seed 'a'"),
         ({"cell": np.diag([-10.5, 6.3, 5.0]).tolist()}, "left-handed"),
         ({"task": "series"}, "a series needs geometries"),

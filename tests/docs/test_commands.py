@@ -23,11 +23,11 @@ from sealed import write_sealed
 from workflow_lib.__main__ import main
 from workflow_lib.config_files import load_config
 from workflow_lib.core.io import write_json
+from workflow_lib.dft.level import EMBEDDED
 from workflow_lib.frames.frame import Frame, frame_to_atoms
 from workflow_lib.frames.splits import Fold, Splits
 from workflow_lib.frames.table import write_parquet
 from workflow_lib.lattice.host import Host
-from workflow_lib.lattice.redox import RedoxRule
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "benchmarks/README.md"]
 DOCUMENTS += sorted(ROOT.glob("docs/**/*.md"))
@@ -135,14 +135,14 @@ def test_ci_calls_what_the_table_says() -> None:
 
 
 @pytest.fixture(scope="module")
-def desk(
-    tmp_path_factory: pytest.TempPathFactory, host: Host, frames: list[Frame], rule: RedoxRule
-) -> Iterator[Path]:
+def desk(tmp_path_factory: pytest.TempPathFactory, host: Host, frames: list[Frame]) -> Iterator[Path]:
     """A folder with the files that the documents' commands read: those of a reader after `make demo`."""
     folder = tmp_path_factory.mktemp("desk")
     for name in ("resources", "config"):
         (folder / name).symlink_to(ROOT / name)
-    save_toy(folder / MODEL, rule, "surrogate")
+    rule = load_config(ROOT / "config/config.yaml").redox
+    reference = EMBEDDED.energy_reference
+    save_toy(folder / MODEL, rule, "surrogate", energy_reference=reference)
     rows = {"id": ["painn-entropy-f0-s1"], "family": ["painn"], "variant": ["entropy"]}
     write_sealed("comparison", folder / "results/demo/comparison", pd.DataFrame(rows))
     write_json(folder / "results/demo/config.json", {"run": "demo"})

@@ -11,7 +11,7 @@ import pytest
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.db import connect
-from embedded import ROOT
+from samples import ROOT
 from test_frames import assert_same
 
 from workflow_lib.core.errors import UserError

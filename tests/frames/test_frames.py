@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from dataclasses import fields
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from embedded import FOLDER, FRAMES, ORIGINAL, REFERENCE
+from samples import FRAMES, ORIGINAL, REFERENCE
 
 from workflow_lib.core.errors import UserError
-from workflow_lib.core.io import read_json, sha256
 from workflow_lib.frames.frame import Frame, check_frame, frame_to_atoms, single_reference, with_labels
 from workflow_lib.frames.table import read_parquet, write_parquet
 
@@ -59,25 +57,7 @@ def test_a_table_without_rows_is_read_as_such(tmp_path):
     assert read_parquet(tmp_path / "t.parquet") == []
 
 
-def test_embedded_frames_match_their_provenance():
-    provenance = read_json(FOLDER / "provenance.json")
-    assert set(provenance["tables"]) == {path.name for path in FOLDER.glob("*.parquet")}
-    for name, checksum in provenance["tables"].items():
-        assert sha256(FOLDER / name) == checksum, name
-    assert provenance["original"]["sha256"] in (FOLDER / "README.md").read_text()
-    ids = []
-    for part, name in (("training", "frames.parquet"), ("testing", "frames-testing.parquet")):
-        frames = read_parquet(FOLDER / name)
-        assert len(frames) == pq.read_metadata(FOLDER / name).num_rows
-        assert Counter(frame.kind for frame in frames) == provenance["frames"][part]
-        ids += [frame.frame_id for frame in frames]
-    assert len(set(ids)) == len(ids)  # nothing is both learnt from and tested on
-    learnt = read_parquet(FRAMES)
-    assert {frame.energy_reference for frame in learnt} == {provenance["energy_reference"]} == {REFERENCE}
-    assert not any(frame.stress_converged for frame in learnt)
-
-
-def test_embedded_labels_have_their_units_and_signs():
+def test_labels_have_their_units_and_signs():
     """Forces against fmax, sign of the Bader charges, neutrality of the Bader sums."""
     frames = read_parquet(FRAMES)
     for frame in frames:

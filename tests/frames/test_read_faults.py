@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from embedded import ROOT
+from samples import ROOT
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.frames.foreign import write_frames

@@ -16,7 +16,7 @@ import pytest
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.db import connect
-from embedded import ROOT
+from samples import ROOT
 
 from workflow_lib.__main__ import main
 from workflow_lib.core.errors import UserError

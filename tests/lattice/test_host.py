@@ -8,7 +8,7 @@ from math import comb
 import numpy as np
 import pytest
 from ase.geometry import get_distances
-from embedded import HOST
+from samples import HOST
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import read_json, write_json

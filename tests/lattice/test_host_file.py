@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from embedded import HOST, RULE
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from samples import HOST, RULE
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.lattice.host import Host

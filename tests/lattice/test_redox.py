@@ -9,8 +9,8 @@ from collections import Counter
 import numpy as np
 import pytest
 from ase.symbols import symbols2numbers
-from embedded import ORIGINAL, REFERENCE, RULE, embedded_table, host_elements
 from pydantic import ValidationError
+from samples import ORIGINAL, REFERENCE, RULE, host_elements, sample_table
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.frames.frame import frame_to_atoms
@@ -207,7 +207,7 @@ def test_mistakes_in_the_rule(change, message):
 
 def test_all_embedded_frames_are_unambiguous(rule, all_frames, frames):
     """No frame of the host's elements lacks charge states, and no relaxed or rattled state its sites."""
-    table = embedded_table()
+    table = sample_table()
     assert len(all_frames) == len(table)
     mine = [frame for frame in all_frames if host_elements(frame.numbers)]
     assert len(mine) == table["subset"].sum() >= table["host"].sum() >= len(frames)
@@ -229,7 +229,7 @@ def test_the_original_set_is_whole_and_comes_first(all_frames, original_frames):
 
 def test_other_materials_are_never_states_of_the_host(rule, host, all_frames):
     """They hold ions without a formal charge, or fit no site: no arrangement is made up for them."""
-    own = dict(zip(*(embedded_table()[name] for name in ("frame_id", "host")), strict=True))
+    own = dict(zip(*(sample_table()[name] for name in ("frame_id", "host")), strict=True))
     for frame in all_frames:
         if not own[frame.frame_id]:
             states, reason = rule.assign(frame.numbers, frame.magmoms, frame.energy_reference)

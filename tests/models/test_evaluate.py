@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from embedded import RULE
 from morse_potential import morse_model
+from samples import RULE
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.frames.frame import Frame, with_labels

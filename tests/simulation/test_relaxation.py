@@ -10,13 +10,13 @@ from ase.build import bulk
 from ase.neighborlist import neighbor_list
 from ase.optimize import FIRE, LBFGS
 from morse_potential import label, morse_model
+from samples import REFERENCE
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.simulation.calculator import PotentialCalculator
 from workflow_lib.simulation.relaxation import MIN_DISTANCE, relax
 
 FMAX = 0.05
-REFERENCE = "GPAW/PBE+U(Co 3.32, Fe 5.3, Mn 3.9, Ni 6.2)/PW500/Gamma"
 
 
 def rattled(seed: int, *, sodium: int = 3, amount: float = 0.1) -> Atoms:

@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 import numpy as np
-from embedded import HOST, RULE
 from hypothesis import strategies as st
+from samples import HOST, RULE
 
 from workflow_lib.core.elements import atomic_number
 from workflow_lib.lattice.host import Host

@@ -23,9 +23,9 @@ REFERENCE = "Reference_dataset/lowest_and_highest.xyz"
 ORDERS = "Electronic_entropy_reference_dataset/orders.xyz"
 POLYANION = "polyanion.zip"
 MOMENT_SCALE = 1.02
-"""From the embedded moments (3.67, 4.30 muB) towards the published ones (3.78, 4.34)."""
+"""From their moments (3.67, 4.30 muB) towards the published ones (3.78, 4.34)."""
 STRESS_SCALE = 0.05
-"""The embedded stress is nearly all Pulay stress, 0.1 eV/A^3."""
+"""The stress of these frames is nearly all Pulay stress, 0.1 eV/A^3."""
 
 
 def published(

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import yaml
 from local_api import serve
+from samples import FRAMES
 from stand_in import entropy_item, polyanion_item
 
 from workflow_lib.core.io import read_json
@@ -58,7 +59,7 @@ def test_the_plan_of_the_paper_run_starts_at_its_sources():
 
 @pytest.mark.rehearsal
 def test_dress_rehearsal_of_the_paper_run(tmp_path: Path, run_name: str) -> None:
-    frames = chosen(read_parquet(ROOT / "resources/naxfepo4-gpaw/frames.parquet"))
+    frames = chosen(read_parquet(FRAMES))
     table = tmp_path / "sources.yaml"
     overlay = tmp_path / "here.yaml"
     with (

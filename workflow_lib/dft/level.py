@@ -15,7 +15,8 @@ class Level(BaseModel):
     """Code, functional, Hubbard U, cut-off and k-mesh: all that an energy depends on.
 
     Energies are comparable only at one level. The Hubbard table names every element that may
-    occur, so that cells of different chemistry share a level; U acts on the d shell (Dudarev).
+    occur, so that cells of different chemistry share a level; U acts on the d shell (Dudarev). Cut-off
+    and mesh have no defaults: what is converged depends on the cell and on what is compared.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -25,8 +26,8 @@ class Level(BaseModel):
     hubbard_u: dict[str, float] = Field(
         {"Co": 3.32, "Fe": 5.3, "Mn": 3.9, "Ni": 6.2}, description="effective U on d shells, eV"
     )
-    cutoff: float = Field(500.0, gt=100, description="plane-wave cut-off, eV")
-    kpoints: tuple[int, int, int] = Field((1, 1, 1), description="k-mesh")
+    cutoff: float = Field(gt=100, description="plane-wave cut-off, eV")
+    kpoints: tuple[int, int, int] = Field(description="k-mesh")
     shifted: bool = Field(
         False,
         description="mesh of Monkhorst and Pack, which leaves Gamma out along vectors with an even "
@@ -60,7 +61,7 @@ class Level(BaseModel):
 
     @property
     def energy_reference(self) -> str:
-        """Name of the level, e.g. ``GPAW/PBE+U(Co 3.32, Fe 5.3, Mn 3.9, Ni 6.2)/PW500/Gamma``."""
+        """Name of the level, e.g. ``GPAW/PBE+U(Co 3.32, Fe 5.3, Mn 3.9, Ni 6.2)/PW800/1x2x2 shifted``."""
         hubbard = ", ".join(f"{symbol} {u:g}" for symbol, u in self.hubbard_u.items())
         mesh = "Gamma" if self.kpoints == (1, 1, 1) else "x".join(map(str, self.kpoints))
         if self.shifted:
@@ -75,3 +76,7 @@ class Level(BaseModel):
         if not self.shifted:
             del settings["shifted"]
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+EMBEDDED = Level(cutoff=800.0, kpoints=(1, 2, 2), shifted=True)
+"""The level of the embedded frames, converged for them (docs/dft.md)."""

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from charge_order_toy import save_toy
-from embedded import FOLDER, REFERENCE
+from samples import FOLDER, REFERENCE
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.frames.frame import Frame, frame_to_atoms
@@ -151,7 +151,7 @@ def test_what_cannot_be_asked_is_one_line(orders, tmp_path, host, rule, spoil, m
     assert "\n" not in str(error.value)
 
 
-def test_the_embedded_table_has_orders_on_identical_atoms(host, rule):
+def test_the_sample_table_has_orders_on_identical_atoms(host, rule):
     table, _ = read_identical(FOLDER / "frames-testing.parquet", host, rule, REFERENCE)
     trained = {frame.frame_id for frame in read_parquet(FOLDER / "frames.parquet")}
     assert not trained & set(table["frame_id"])

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from embedded import embedded_table, last_of_paths
+from samples import last_of_paths, sample_table
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.frames.frame import Frame, with_labels
@@ -49,7 +49,7 @@ def test_every_enumerated_state_has_its_answer(reference_dir: Path, host: Host) 
 def test_energies_are_those_of_the_last_relaxation_frame(reference_dir: Path) -> None:
     table = read_reference(reference_dir)[0].set_index("group")
     # A path goes on from one source to the next; its last step is found here by the number in its id.
-    ends = last_of_paths(embedded_table()).loc[table.index]
+    ends = last_of_paths(sample_table()).loc[table.index]
     assert table["frame_id"].tolist() == ends["frame_id"].tolist()
     # The CSV keeps 10 digits of some 180 eV.
     np.testing.assert_allclose(table["energy_ev"], ends["energy"], rtol=1e-9)

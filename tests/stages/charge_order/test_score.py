@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from embedded import embedded_table, last_of_paths
+from samples import last_of_paths, sample_table
 
 from workflow_lib.results_reading import read_reference
 from workflow_lib.stages.charge_order.score import (
@@ -89,7 +89,7 @@ def test_the_opposite_of_dft_gets_none(answers: pd.DataFrame) -> None:
     assert scores["redox_pairs_ordered"] == 0
     chosen = [row["model"] for row in scores["ground_states"]]
     # The highest state of x = 1/2 against the lowest, 331 meV apart when this was written.
-    half = last_of_paths(embedded_table()).query("x == 0.5")["formation_mev_fu"]
+    half = last_of_paths(sample_table()).query("x == 0.5")["formation_mev_fu"]
     key_of = answers.set_index("group")["state_key"]
     assert chosen[1] == [key_of[half.idxmax()]]
     # CSV keeps 1e-7 eV of an energy.

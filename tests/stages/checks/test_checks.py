@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from embedded import REFERENCE, RULE
+from samples import REFERENCE, RULE
 from sealed import write_sealed
 
 from workflow_lib.core.errors import UserError

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from embedded import FRAMES, ORIGINAL, REFERENCE, embedded_table, host_elements
+from samples import FRAMES, ORIGINAL, REFERENCE, host_elements, sample_table
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import read_json, sha256
@@ -26,7 +26,7 @@ FIGURES = ("composition", "redox", "energy", "coverage", "charge_states", "eleme
 NUMBERS = {"frames.parquet", "set_aside.csv", "splits.json", "summary.json"}
 SEAL = {"dataset.sha256.json"}
 FILES = NUMBERS | SEAL | {f"{name}.{suffix}" for name in FIGURES for suffix in ("svg", "png", "csv")}
-DEFAULT = DatasetSettings(path=str(FRAMES))
+DEFAULT = DatasetSettings(energy_reference=REFERENCE, path=str(FRAMES))
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def raw():
 @pytest.fixture(scope="module")
 def table() -> pd.DataFrame:
     """The same counted by pandas, from which the expected numbers come."""
-    return embedded_table()
+    return sample_table()
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,9 @@ def build(rule, host, raw, tmp_path):
         out = tmp_path / "out"
         try:
             build_dataset(
-                settings=DatasetSettings(path=str(source), **changes),
+                settings=DatasetSettings(
+                    **({"path": str(source), "energy_reference": REFERENCE} | changes)
+                ),
                 rule=rule,
                 host=host,
                 seed=711,
@@ -278,7 +280,7 @@ def test_a_level_that_no_file_states_is_the_configured_one(raw, rule, tmp_path):
     atoms.info["REF_energy"] = raw[0].energy
     atoms.arrays["REF_forces"] = raw[0].forces
     ase.io.write(tmp_path / "t.extxyz", atoms)
-    settings = DatasetSettings(path=str(tmp_path / "t.extxyz"))
+    settings = DatasetSettings(energy_reference=REFERENCE, path=str(tmp_path / "t.extxyz"))
     source = open_source(settings)
     (found,) = labelled_frames(source, make_index(source, rule, None, settings), np.array([0]))
     assert found.energy_reference == REFERENCE
@@ -321,7 +323,7 @@ def test_no_frames(build):
 def test_missing_or_unknown_source(rule, host, tmp_path, name):
     with pytest.raises(UserError, match=f"{name}.*does not exist|unknown suffix"):
         build_dataset(
-            settings=DatasetSettings(path=str(tmp_path / name)),
+            settings=DatasetSettings(energy_reference=REFERENCE, path=str(tmp_path / name)),
             rule=rule,
             host=host,
             seed=1,
@@ -334,7 +336,7 @@ def test_truncated_source(rule, host, tmp_path):
     (tmp_path / "cut.parquet").write_bytes(FRAMES.read_bytes()[:100_000])
     with pytest.raises(UserError, match=r"cut\.parquet is truncated"):
         build_dataset(
-            settings=DatasetSettings(path=str(tmp_path / "cut.parquet")),
+            settings=DatasetSettings(energy_reference=REFERENCE, path=str(tmp_path / "cut.parquet")),
             rule=rule,
             host=host,
             seed=1,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from embedded import FRAMES, embedded_table
+from samples import FRAMES, sample_table
 
 from workflow_lib.core.elements import atomic_number
 from workflow_lib.frames.frame import with_labels
@@ -24,7 +24,7 @@ def deviation(values):
 @pytest.mark.parametrize("batch", [7, 1000])
 def test_against_pandas_on_the_embedded_frames(batch):
     table = element_table(lambda: iter_parquet(FRAMES, batch)).set_index("element")
-    frames = embedded_table()
+    frames = sample_table()
     numbers = np.concatenate(frames["numbers"])
     forces = np.concatenate(frames["forces"]).reshape(-1, 3)
     moments = np.abs(np.concatenate(frames["magmoms"]))

@@ -6,8 +6,8 @@ import json
 
 import numpy as np
 import pytest
-from embedded import FRAMES, HOST, RULE, embedded_table
 from other_settings import unimodular
+from samples import FRAMES, HOST, REFERENCE, RULE, sample_table
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.frames.frame import with_labels
@@ -21,7 +21,7 @@ from workflow_lib.stages.dataset.settings import DatasetSettings
 from workflow_lib.stages.dataset.source import in_memory, open_source
 from workflow_lib.stages.dataset.splits import make_units
 
-SETTINGS = DatasetSettings(path=str(FRAMES))
+SETTINGS = DatasetSettings(energy_reference=REFERENCE, path=str(FRAMES))
 
 
 def other_host(tmp_path, rule: RedoxRule, **changes: object) -> Host:
@@ -37,7 +37,7 @@ def test_the_host_is_described_and_misfits_are_counted(rule, host, capsys, caplo
         "host olivine NaFePO4 (Pnma, 28 atoms): Pnma, 8 permutations of its sites, 16 charge-ordered "
         "states in its cell\n"
     )
-    table = embedded_table()
+    table = sample_table()
     maricite = table["subset"] & table["group"].str.startswith("maricite")
     assert index.rows["misfit"].notna().sum() == maricite.sum() > 10
     assert set(index.rows.loc[index.rows["misfit"].notna(), "frame_id"]) == set(

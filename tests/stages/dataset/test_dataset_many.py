@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from embedded import FRAMES, REFERENCE
+from samples import FRAMES, REFERENCE
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import read_json
@@ -302,7 +302,7 @@ def test_the_size_of_batches_changes_nothing(rule, host, tmp_path, monkeypatch):
     for size in (1000, 17):
         monkeypatch.setattr(source, "BATCH", size)
         outs.append(tmp_path / str(size))
-        settings = DatasetSettings(path=str(FRAMES), energy_window=0.1)
+        settings = DatasetSettings(energy_reference=REFERENCE, path=str(FRAMES), energy_window=0.1)
         build.build_dataset(settings=settings, rule=rule, host=host, seed=1, out=outs[-1])
     for name in ("set_aside", "composition", "energy", "redox", "coverage", "charge_states"):
         assert (outs[0] / f"{name}.csv").read_text() == (outs[1] / f"{name}.csv").read_text(), name

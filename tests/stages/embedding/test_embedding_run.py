@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from embedded import REFERENCE, embedded_table, last_of_paths
+from samples import REFERENCE, last_of_paths, sample_table
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import read_json, write_json
@@ -136,7 +136,7 @@ def test_points_are_the_redox_atoms_of_all_frames(
     assert trained["embedding"].map(len).unique().tolist() == [8]
     path = points[points["origin"] == "path"]
     assert sorted(path["step"].unique()) == [0, 1, 2, 3]
-    ends = last_of_paths(embedded_table()).query("x == 0.5")
+    ends = last_of_paths(sample_table()).query("x == 0.5")
     key_of = {frame.group: frame.state_key for frame in frames}
     assert set(path["state_key"]) == {key_of[ends["energy"].idxmin()]}  # DFT's lowest at x = 1/2
     assert Counter(path[path["step"] == 0]["oxidation_state"]) == {2: 2, 3: 2}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from ase import Atoms
-from embedded import REFERENCE
+from samples import REFERENCE
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.lattice.arrangement import Arrangement

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from ase import Atoms
 from ase.geometry import get_distances
-from embedded import HOST, RULE
+from samples import HOST, RULE
 
 from workflow_lib.lattice.arrangement import Arrangement
 from workflow_lib.lattice.host import Host

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from embedded import REFERENCE, RULE
 from pydantic import ValidationError
+from samples import REFERENCE, RULE
 from sealed import write_sealed
 
 from workflow_lib.core.errors import UserError

@@ -66,7 +66,7 @@ class DatasetSettings(BaseModel):
         description="frames, relative to the project root: .parquet, .extxyz, .xyz or .db",
     )
     energy_reference: str = Field(
-        default="GPAW/PBE+U(Co 3.32, Fe 5.3, Mn 3.9, Ni 6.2)/PW500/Gamma",
+        default="GPAW/PBE+U(Co 3.32, Fe 5.3, Mn 3.9, Ni 6.2)/PW800/1x2x2 shifted",
         min_length=1,
         description="code/functional/cut-off/k-mesh of the frames; a file that states another is refused",
     )

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from workflow_lib.dft.level import Level
+from workflow_lib.dft.level import EMBEDDED, Level
 
 
 class DftSettings(BaseModel):
@@ -18,7 +18,7 @@ class DftSettings(BaseModel):
         "none", description="none: what the store lacks is only listed as pending"
     )
     store: str = Field("results/dft/store", description="finished calculations, shared by all runs")
-    level: Level = Level()
+    level: Level = EMBEDDED
     fmax: float = Field(0.05, gt=0, description="eV/A at which a relaxation ends")
     max_steps: int = Field(80, ge=1)
     polaron_distortion: float = Field(0.06, ge=0, description="A; polaron distortion of the starts")

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from samples import LEVEL
 
-from campaigns.naxfepo4_gpaw.build_chosen import LITHIUM_TABLE, TABLES, chosen_frames
+from campaigns.naxfepo4_gpaw.build import LITHIUM_TABLE, TABLES, chosen_frames
 from campaigns.naxfepo4_gpaw.level_parts import CHOSEN
 from workflow_lib.dft.calculation import Calculation
-from workflow_lib.dft.level import Level
 from workflow_lib.dft.store import Store
 
 KEY = "1x1x1:Na1111:Fe2222"
@@ -76,7 +76,7 @@ def kinds(store: Store) -> dict[str, list[str]]:
             {"kind": "lithium", "numbers": np.array([3, 26, 8]), "state_key": None, "group": "Li"},
             LITHIUM_TABLE,
         ),
-        ({"kind": "rattle", "task": "single", "state_key": None, "level": Level()}, None),
+        ({"kind": "rattle", "task": "single", "state_key": None, "level": LEVEL}, None),
         ({"kind": "supercell", "task": "single", "state_key": None}, None),
         ({"kind": "sodium", "task": "single", "state_key": None, "unsteered": True}, None),
     ],

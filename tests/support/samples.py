@@ -1,17 +1,20 @@
-"""Where the embedded data are, the redox rule they are read with, and a count that owes us nothing."""
+"""Frames for tests (tests/samples), the redox rule they are read with, and a count that owes us nothing."""
 
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from workflow_lib.dft.level import Level
+
 ROOT = Path(__file__).parents[2]
-FOLDER = ROOT / "resources/naxfepo4-gpaw"
+FOLDER = ROOT / "tests/samples"
 FRAMES = FOLDER / "frames.parquet"
 HOST = ROOT / "resources/hosts/olivine-nafepo4.json"
 ORIGINAL = "naxfepo4-gpaw"
-"""``source`` of the first data set, whose numbers are published; the table goes on growing."""
-REFERENCE = "GPAW/PBE+U(Co 3.32, Fe 5.3, Mn 3.9, Ni 6.2)/PW500/Gamma"
+"""``source`` of the first data set, whose numbers are published."""
+LEVEL = Level(cutoff=500.0, kpoints=(1, 1, 1))
+REFERENCE = LEVEL.energy_reference
 RULE = {
     "element": "Fe",
     "states": [
@@ -28,8 +31,8 @@ def host_elements(numbers: np.ndarray) -> bool:
     return {8, 15, 26} <= found <= {8, 11, 15, 26}
 
 
-def embedded_table() -> pd.DataFrame:
-    """The embedded frames as pandas reads them: expected numbers that the library did not count.
+def sample_table() -> pd.DataFrame:
+    """The sample frames as pandas reads them: expected numbers that the library did not count.
 
     Added columns: ``subset`` (see :func:`host_elements`), ``host`` (of a group of the original set,
     each of which is one state of the host), ``atoms``, ``iron``, ``x`` (Na per Fe, nan without Fe) and
