@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from samples import HOST, ROOT
+from samples import HOST, ROOT, check_bader_charges
 
 from workflow_lib.config_files import load_config
 from workflow_lib.core.io import read_json, sha256
@@ -61,12 +61,7 @@ def test_labels_have_their_units_and_signs(learnt):
         assert frame.fmax == pytest.approx(np.linalg.norm(frame.forces, axis=1).max())
         left.append(np.abs(frame.forces.mean(axis=0)).max())
         np.testing.assert_array_equal(frame.stress, frame.stress.T)
-        if frame.charges is not None:
-            assert abs(frame.charges.sum()) < 1e-3  # e; all electrons are in some basin
-            sodium = frame.charges[frame.numbers == 11]
-            assert np.all((sodium > 0.8) & (sodium < 0.9)), frame.frame_id
-            assert (frame.charges[frame.numbers == 8] < 0).all()
-            assert (frame.charges[frame.numbers != 8] > 0).all()
+        check_bader_charges(frame)
     # eV/A an atom; the real-space grid breaks translation, so that PAW forces do not quite sum to zero.
     # 0.3 meV/A at most were seen, far below what a wrong unit would give.
     assert max(left) < 1e-3 and np.median(left) < 1e-4

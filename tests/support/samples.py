@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from workflow_lib.dft.level import Level
+from workflow_lib.frames.frame import Frame
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "tests/samples"
@@ -29,6 +30,17 @@ def host_elements(numbers: np.ndarray) -> bool:
     """Whether a frame holds Fe, P and O, Na or not, and nothing else: the host or a polymorph of it."""
     found = {int(z) for z in numbers}
     return {8, 15, 26} <= found <= {8, 11, 15, 26}
+
+
+def check_bader_charges(frame: Frame) -> None:
+    """Assert the signs of the charges of a frame of GPAW, that of Na, and that no electron is lost."""
+    if frame.charges is None:
+        return
+    assert abs(frame.charges.sum()) < 1e-3  # e; all electrons are in some basin
+    sodium = frame.charges[frame.numbers == 11]
+    assert np.all((sodium > 0.8) & (sodium < 0.9)), frame.frame_id
+    assert (frame.charges[frame.numbers == 8] < 0).all()
+    assert (frame.charges[frame.numbers != 8] > 0).all()
 
 
 def sample_table() -> pd.DataFrame:
