@@ -204,20 +204,25 @@ class Config(Studies):
 
     @model_validator(mode="after")
     def _cells_have_stress(self) -> Self:
-        if self.charge_order.cell != "relaxed":
-            return self
-        for index, model in enumerate(self.models):
+        if self.charge_order.cell == "relaxed":
             try:
-                training = self.training_of(model.name)
+                self.check_stress_learnt()
             except ValidationError:
                 return self  # reported where the trainings are checked
+            except UserError as error:
+                raise ValueError(str(error)) from error
+        return self
+
+    def check_stress_learnt(self) -> None:
+        """Raise UserError if a model of this run trains without stress and so could relax no cell."""
+        for index, model in enumerate(self.models):
+            training = self.training_of(model.name)
             untouched = model.init == "pretrained" and training.epochs == 0
             if not untouched and "stress" not in {term.label for term in training.loss}:
-                raise ValueError(
+                raise UserError(
                     f"models[{index}]: {model.name} trains without stress and cannot relax cells; add a "
                     "stress term to its loss, or set charge_order.cell to fixed"
                 )
-        return self
 
     @model_validator(mode="after")
     def _outside_names_differ(self) -> Self:

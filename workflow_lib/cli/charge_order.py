@@ -21,9 +21,13 @@ def charge_order_reference(config: Config, dataset: Path, out: Path) -> None:
     from workflow_lib.results_reading import checked
     from workflow_lib.stages.charge_order.reference import build_reference
 
-    build_reference(
+    reference = build_reference(
         checked(dataset / "frames.parquet", "dataset"), Host.load(config.host, config.redox), out
     )
+    # Whether `cell: auto` relaxes cells is known from here on: before models train, not after.
+    converged = bool(reference["stress_converged"].all())
+    if config.charge_order.stop(stress_converged=converged).cells == "relaxed":
+        config.check_stress_learnt()
 
 
 @stage(model_option, folder("--reference"), folder("--dataset"), folder("--work"))

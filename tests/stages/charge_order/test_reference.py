@@ -9,9 +9,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from changed_config import changed_config
 from samples import last_of_paths, sample_table
 
+from workflow_lib.__main__ import main
 from workflow_lib.core.errors import UserError
+from workflow_lib.core.io import write_json
 from workflow_lib.frames.frame import Frame, with_labels
 from workflow_lib.frames.table import write_parquet
 from workflow_lib.lattice.host import Host
@@ -280,3 +283,35 @@ def test_material_without_moments_is_no_reason_to_warn(
 ) -> None:
     rebuilt([silent(f, 0.0) for f in frames if f.kind == "relaxation"], host, tmp_path / "out")
     assert "hold no moments" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("converged", "cell", "told"), [(True, "auto", True), (True, "fixed", False), (False, "auto", False)]
+)
+def test_models_without_stress_are_told_before_they_train(
+    frames: list[Frame],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    converged: bool,
+    cell: str,
+    told: bool,
+) -> None:
+    """`cell: auto` relaxes cells where every state has a converged stress, which the frames decide."""
+    dataset = tmp_path / "dataset"
+    dataset.mkdir()
+    stress = np.zeros((3, 3))
+    labelled = [with_labels(frame, stress=stress, stress_converged=converged) for frame in frames]
+    write_parquet(labelled, dataset / "frames.parquet")
+    seal(dataset, "dataset")
+    config = changed_config("charge_order.cell", cell)
+    for settings in (config["training"], *(model.get("training", {}) for model in config["models"])):
+        settings["loss"] = [term for term in settings.get("loss", ()) if term["label"] != "stress"]
+    for model in config["models"]:
+        model["training"] = {k: v for k, v in model.get("training", {}).items() if v != []}
+    write_json(tmp_path / "config.json", config)
+    options = ["--config", str(tmp_path / "config.json"), "--dataset", str(dataset)]
+    code = main(["charge-order-reference", *options, "--out", str(tmp_path / "out")])
+    said = capsys.readouterr().err
+    assert (code, "mace trains without stress and cannot relax cells" in said) == (
+        (2, True) if told else (0, False)
+    )
