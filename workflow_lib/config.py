@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from workflow_lib.core.errors import UserError
-from workflow_lib.core.validation import describe_errors, nearest, short
+from workflow_lib.core.validation import check_distinct, describe_errors, nearest, short
 from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.models.identity import CONTROLS, NAME, VARIANTS, ModelId
 from workflow_lib.models.outside_settings import OutsideModel
@@ -225,14 +225,6 @@ class Config(Studies):
                 )
 
     @model_validator(mode="after")
-    def _outside_names_differ(self) -> Self:
-        names = [model.name for model in self.models] + [item.name for item in self.outside]
-        for item in self.outside:
-            if names.count(item.name) > 1:
-                raise ValueError(f"outside: the name {item.name!r} is used twice; names must differ")
-        return self
-
-    @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.sources and self.dataset.path != DatasetSettings.model_fields["path"].default:
             raise ValueError(
@@ -245,9 +237,8 @@ class Config(Studies):
                 "the frames of this project only"
             )
         names = [model.name for model in self.models]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"models: the name {name!r} is used twice; names must differ")
+        check_distinct(names, "models")
+        check_distinct((*names, *(item.name for item in self.outside)), "outside")
         for control in self.controls:
             if control.model not in names:
                 raise ValueError(

@@ -28,6 +28,15 @@ def nearest(value: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
 
 
+def check_distinct(names: Iterable[str], where: str) -> None:
+    """Raise ValueError, for pydantic to report, if two things of one section have the same name."""
+    seen = set()
+    for name in names:
+        if name in seen:
+            raise ValueError(f"{where}: the name {short(name)} is used twice; names must differ")
+        seen.add(name)
+
+
 def describe_errors(error: ValidationError, model: type[BaseModel], prefix: str = "") -> str:
     """Return all mistakes that pydantic found, one clause each: where, what, and what would be right."""
     clauses = []

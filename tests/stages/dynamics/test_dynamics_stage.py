@@ -334,7 +334,7 @@ def test_settings_that_contradict(changes: dict, words: str):
 
 
 def test_stage_settings():
-    with pytest.raises(ValidationError, match="would be run twice"):
+    with pytest.raises(ValidationError, match="is used twice"):
         DynamicsSettings.model_validate({"studies": (study().model_dump(), study().model_dump())})
     with pytest.raises(ValidationError, match="max_wall_hours"):
         DynamicsSettings.model_validate({"studies": (study().model_dump(),), "jobs": 3})

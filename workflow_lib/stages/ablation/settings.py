@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from workflow_lib.core.validation import check_distinct
 from workflow_lib.models.identity import NAME
 
 Error = Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
@@ -44,7 +45,5 @@ class AblationSettings(BaseModel):
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
-        names = [study.name for study in self.studies]
-        if len(set(names)) != len(names):
-            raise ValueError("studies: names must differ")
+        check_distinct((study.name for study in self.studies), "studies")
         return self

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from workflow_lib.core.elements import atomic_number
+from workflow_lib.core.validation import check_distinct
 from workflow_lib.lattice.crystal import Crystal
 from workflow_lib.models.identity import NAME
 from workflow_lib.simulation.settings import StartSettings
@@ -75,7 +76,5 @@ class ChargeInferenceSettings(BaseModel):
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
-        names = [study.name for study in self.studies]
-        if len(set(names)) != len(names):
-            raise ValueError("studies: names must differ")
+        check_distinct((study.name for study in self.studies), "studies")
         return self

@@ -9,6 +9,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from workflow_lib.core.elements import atomic_number
+from workflow_lib.core.validation import check_distinct
 from workflow_lib.lattice.crystal import Crystal
 from workflow_lib.models.identity import NAME
 from workflow_lib.simulation.dynamics.settings import MolecularDynamics, Temperature
@@ -187,10 +188,7 @@ class DynamicsSettings(_Section):
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
-        ids = [job.id for job in self.trajectories()]
-        for name in ids:
-            if ids.count(name) > 1:
-                raise ValueError(f"studies: {name} would be run twice; names must differ")
+        check_distinct((job.id for job in self.trajectories()), "studies")
         if self.jobs > 1 and self.max_wall_hours is None:
             raise ValueError("jobs: a sequence of jobs needs max_wall_hours, the time of one")
         return self

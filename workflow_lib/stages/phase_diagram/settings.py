@@ -9,7 +9,7 @@ from typing import Annotated, Self
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
 
 from workflow_lib.core.errors import UserError
-from workflow_lib.core.validation import nearest
+from workflow_lib.core.validation import check_distinct, nearest
 from workflow_lib.simulation.settings import Cells
 
 Repeat = tuple[PositiveInt, PositiveInt, PositiveInt]
@@ -159,16 +159,14 @@ class PhaseDiagramSettings(_Part):
     structures: StructureSettings = StructureSettings()
     sampling: SamplingSettings = SamplingSettings()
 
-    @field_validator("systems")
-    @classmethod
-    def _distinct(cls, value: tuple[SystemSettings, ...]) -> tuple[SystemSettings, ...]:
-        names = [system.name for system in value]
-        if len(set(names)) != len(names):
-            raise ValueError("every system needs a name of its own")
+    @model_validator(mode="after")
+    def _names_usable(self) -> Self:
+        names = [system.name for system in self.systems]
+        check_distinct(names, "systems")
         for name in names:
             if re.search(r"-r\d+$", name):
-                raise ValueError(f"{name} is the name of a replica's folder; choose another")
-        return value
+                raise ValueError(f"systems: {name} is the name of a replica's folder; choose another")
+        return self
 
     def system(self, name: str) -> SystemSettings:
         """Return a system by its name; raise UserError if there is none."""
