@@ -5,10 +5,10 @@
 One trained model, two supercells of the host, the stage's own searches:
 
 - `1x1x1`, relaxed: the cell can be enumerated, so the lowest arrangements are known.
-- `1x3x1`, **not relaxed** (energies of the distorted starts in the Vegard cell): every search evaluates
-  `--budget` arrangements of each composition. The lowest *known* arrangement is the lowest that any search
-  evaluated; of compositions named by `--enumerate` it is the lowest that there is, because every distinct
-  arrangement is evaluated once.
+- `1x3x1`: every search evaluates `--budget` arrangements of each composition, **not relaxed** (energies of
+  the distorted starts in the Vegard cell), or with `--relax` relaxed as the search stage does it. The
+  lowest *known* arrangement is the lowest that any search evaluated; of compositions named by
+  `--enumerate` it is the lowest that there is, because every distinct arrangement is evaluated once.
 
 Energies are kept by arrangement, so ten seeds of three searches cost no more than the arrangements that
 they ask for, and an interrupted run goes on. Ends with one line of JSON; writes a table (a row a search,
@@ -21,7 +21,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -136,7 +136,7 @@ def search(
 
 
 def compare(
-    name: str,
+    relaxed: bool,
     problem: Problem,
     cell: CellSettings,
     end_members: Any,
@@ -147,6 +147,7 @@ def compare(
 ) -> pd.DataFrame:
     """Return a row for each evaluation of each search; ``every`` has ions and energies of an enumeration.
 
+    ``relaxed`` says what the energies are.
     ``above_mev_fu`` is how far the lowest so far of a composition lies above the lowest known one.
     """
     rows: list[dict[str, Any]] = []
@@ -156,7 +157,8 @@ def compare(
                 own = record.evaluation.formation
                 rows.append(
                     {
-                        "cell": name,
+                        "cell": cell.name,
+                        "relaxed": relaxed,
                         "method": method,
                         "seed": seed,
                         "n_occupied": record.n_occupied,
@@ -164,7 +166,7 @@ def compare(
                         "formation_ev_fu": np.nan if own is None else own,
                     }
                 )
-        print(f"{name}: seed {seed + 1} of {seeds}", file=sys.stderr, flush=True)
+        print(f"{cell.name}: seed {seed + 1} of {seeds}", file=sys.stderr, flush=True)
     table = pd.DataFrame(rows)
     table["distinct"] = table["n_occupied"].map(problem.distinct)
     lowest = table.groupby("n_occupied")["formation_ev_fu"].min()
@@ -179,7 +181,8 @@ def compare(
 def needed(table: pd.DataFrame) -> pd.DataFrame:
     """Return, for each cell, composition and search, how many seeds found the lowest and how soon."""
     rows = []
-    for (cell, ions, method), own in table.groupby(["cell", "n_occupied", "method"], sort=True):
+    by = ["cell", "relaxed", "n_occupied", "method"]
+    for (cell, relaxed, ions, method), own in table.groupby(by, sort=True):
         firsts = []
         for _, run in own.groupby("seed"):
             hit = run[run["above_mev_fu"] <= 1000 * SAME_EV]
@@ -189,6 +192,7 @@ def needed(table: pd.DataFrame) -> pd.DataFrame:
         rows.append(
             {
                 "cell": cell,
+                "relaxed": relaxed,
                 "n_occupied": ions,
                 "distinct": int(own["distinct"].iloc[0]),
                 "method": method,
@@ -230,7 +234,7 @@ def draw(table: pd.DataFrame, mobile: str, sites: dict[str, int], stem: Path) ->
             panel.fill_between(
                 runs.index, runs.min(axis=1), runs.max(axis=1), color=colour, alpha=0.15, lw=0
             )
-        relaxed = "relaxed" if name == "1x1x1" else "not relaxed"
+        relaxed = "relaxed" if part["relaxed"].iloc[0] else "not relaxed"
         distinct = int(part["distinct"].iloc[0])
         panel.set_title(f"{name}, {ions} of {sites[name]} {mobile}, {relaxed}\n{distinct} arrangements")
         panel.set_xlabel("arrangements evaluated at this x")
@@ -241,27 +245,30 @@ def draw(table: pd.DataFrame, mobile: str, sites: dict[str, int], stem: Path) ->
     save_figure(figure, stem)
 
 
+def evaluator_of(
+    model: Predictor, host: Host, relaxation: RelaxationSettings, cell: CellSettings, folder: Path
+) -> ModelEvaluator:
+    """Return the search stage's evaluator: positions and cells relaxed, kept in ``folder``."""
+    from workflow_lib.simulation.cache import RelaxationCache, model_identity
+    from workflow_lib.stages.search.evaluate import ModelEvaluator
+    from workflow_lib.stages.search.settings import SearchSettings
+
+    cache = RelaxationCache(folder / "relaxations", model_identity(model))
+    stop = relaxation.stop(stress_converged=True)  # that of the embedded frames is
+    return ModelEvaluator(model, host, cache, SearchSettings(cells=(cell,)), relaxation, stop, cell.name)
+
+
 def small_cell(
     model: Predictor, host: Host, relaxation: RelaxationSettings, seeds: int, folder: Path
 ) -> tuple[pd.DataFrame, int]:
     """Compare in the host's own cell, relaxed; return the table and the number of its mobile sites."""
     from workflow_lib.lattice.arrangement import UNIT
-    from workflow_lib.simulation.cache import RelaxationCache, model_identity
-    from workflow_lib.stages.search.evaluate import ModelEvaluator
     from workflow_lib.stages.search.genotype import Lattice
     from workflow_lib.stages.search.problem import Problem
-    from workflow_lib.stages.search.settings import CellSettings, SearchSettings
+    from workflow_lib.stages.search.settings import CellSettings
 
     cell = CellSettings(budget=14, population=4, offspring=1)
-    settings = SearchSettings(cells=(cell,))
-    evaluator: ModelEvaluator = ModelEvaluator(
-        model,
-        host,
-        RelaxationCache(folder / "relaxations", model_identity(model)),
-        settings,
-        relaxation,
-        relaxation.stop(stress_converged=False),
-    )
+    evaluator = evaluator_of(model, host, relaxation, cell, folder)
     lattice = Lattice(host, UNIT, True, cell.occupations(host))
     arrangements = [a for n in lattice.compositions for a in host.enumerate(UNIT, n, charges=True)]
     found = evaluator.evaluate(arrangements, cell)
@@ -270,22 +277,23 @@ def small_cell(
     every = [(len(a.occupied), own.formation) for a, own in zip(arrangements, found, strict=True)]
     good = [(ions, energy) for ions, energy in every if energy is not None]
     ends = evaluator.end_members()
-    table = compare(cell.name, problem, cell, ends, every=good, seeds=seeds, folder=folder / "states")
+    table = compare(True, problem, cell, ends, every=good, seeds=seeds, folder=folder / "relaxed")
     return table, lattice.n_mobile
 
 
 def large_cell(
     model: Predictor,
     host: Host,
-    distortion: float,
+    relaxation: RelaxationSettings,
     *,
+    relaxed: bool,
     ions: Sequence[int],
     budget: int,
     enumerated: Sequence[int],
     seeds: int,
     folder: Path,
 ) -> tuple[pd.DataFrame, int]:
-    """Compare in the 1x3x1 cell, not relaxed; return the table and the number of its mobile sites."""
+    """Compare in the 1x3x1 cell; return the table and the number of its mobile sites."""
     from workflow_lib.stages.search.genotype import Lattice
     from workflow_lib.stages.search.problem import Problem
     from workflow_lib.stages.search.settings import CellSettings
@@ -297,17 +305,30 @@ def large_cell(
         population=8 * len(ions),
         offspring=4,
     )
-    source = Unrelaxed(model, host, distortion, folder)
+    evaluate: Callable[[Sequence[Arrangement]], list[Evaluation]]
+    if relaxed:
+        relaxing = evaluator_of(model, host, relaxation, cell, folder)
+        evaluate, ends = partial(relaxing.evaluate, cell=cell), relaxing.end_members()
+    else:
+        source = Unrelaxed(model, host, relaxation.polaron_distortion, folder)
+        members = [member for end in host.end_members(charges=True) for member in end]
+        evaluate, ends = source.evaluate, list(zip(members, source.evaluate(members), strict=True))
     lattice = Lattice(host, cell.repeat, True, cell.occupations(host))
-    problem = Problem(lattice, source.evaluate)
     every: list[tuple[int, float]] = []
     for number in enumerated:
         arrangements = host.enumerate(cell.repeat, number, charges=True)
         print(f"{cell.name}: {len(arrangements)} of {number} ions", file=sys.stderr, flush=True)
-        every += [(number, float(own.formation or 0)) for own in source.evaluate(arrangements)]
-    members = [member for end in host.end_members(charges=True) for member in end]
-    ends = list(zip(members, source.evaluate(members), strict=True))
-    table = compare(cell.name, problem, cell, ends, every=every, seeds=seeds, folder=folder / "states")
+        known = [own.formation for own in evaluate(arrangements)]
+        every += [(number, energy) for energy in known if energy is not None]
+    table = compare(
+        relaxed,
+        Problem(lattice, evaluate),
+        cell,
+        ends,
+        every=every,
+        seeds=seeds,
+        folder=folder / ("relaxed" if relaxed else "unrelaxed"),
+    )
     assert lattice.n_mobile == prod(cell.repeat) * host.n_mobile((1, 1, 1))
     return table, lattice.n_mobile
 
@@ -322,6 +343,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--enumerate", type=int, nargs="+", default=(), help="compositions of 1x3x1 to enumerate: minutes"
     )
+    parser.add_argument("--relax", action="store_true", help="relax 1x3x1 too: hours")
     parser.add_argument("--work", type=Path, default=WORK, help="where energies are kept")
     parser.add_argument("--out", type=Path, help="stem of tables and figure (default: WORK/screening)")
     options = parser.parse_args(arguments)
@@ -343,7 +365,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     large, large_sites = large_cell(
         model,
         host,
-        relaxation.polaron_distortion,
+        relaxation,
+        relaxed=options.relax,
         ions=options.ions,
         budget=options.budget,
         enumerated=options.enumerate,
