@@ -304,6 +304,8 @@ def large_cell(
         budget=budget * len(ions),
         population=8 * len(ions),
         offspring=4,
+        fmax=0.1,  # as the demo searches this cell
+        max_steps=100,
     )
     evaluate: Callable[[Sequence[Arrangement]], list[Evaluation]]
     if relaxed:
