@@ -17,7 +17,7 @@ from workflow_lib.core.errors import UserError
 from workflow_lib.frames.frame import Frame
 from workflow_lib.frames.reading.part import ReadSettings
 from workflow_lib.frames.reading.run import read_sources
-from workflow_lib.frames.reading.vasp_level import level_of_outcar
+from workflow_lib.frames.reading.vasp_level import VaspLevel, level_of_outcar
 from workflow_lib.frames.table import read_parquet
 
 FILES = Path(__file__).parents[1] / "dft/vasp_files"
@@ -328,3 +328,67 @@ def test_two_potentials_of_one_element_are_said(tmp_path):
     assert "Si is PAW_PBE Si_d 01Jan2001, in " in told[0]
     (tmp_path / "b/vasprun.xml").write_bytes(XML)
     assert not any("different potentials" in line for line in read(tmp_path)[1]["statements"])
+
+
+def blocks_of_atoms(blocks: list[str], u: list[float]) -> bytes:
+    """The relaxation of two Si atoms as one with these blocks of one atom each and LDAU in its INCAR."""
+    text = gzip.decompress((FILES / "si-relax/vasprun.xml.gz").read_bytes()).decode()
+    count = text.count("<rc><c>Si</c><c>   1</c></rc>")
+    assert count == len(blocks)
+    for number, symbol in enumerate(blocks, start=1):
+        text = text.replace("<rc><c>Si</c><c>   1</c></rc>", f"<rc><c>{symbol}</c><c> {number}</c></rc>", 1)
+    types = "".join(
+        f"<rc><c> 1</c><c>{symbol}</c><c> 1.0</c><c> 4.0</c><c>PAW_PBE {symbol}_pv 05Jan2001</c></rc>"
+        for symbol in blocks
+    )
+    text = re.sub(r"<rc><c>   2</c><c>Si</c>.*?</rc>", types, text)
+    shells, zeros = ("2 " * len(u), "0 " * len(u))
+    tags = (
+        '<i type="logical" name="LDAU"> T </i><i type="int" name="LDAUTYPE"> 2</i>'
+        f'<v type="int" name="LDAUL"> {shells}</v><v name="LDAUU"> {" ".join(map(str, u))}</v>'
+        f'<v name="LDAUJ"> {zeros}</v></incar>'
+    )
+    return text.replace("</incar>", tags, 1).encode()
+
+
+@pytest.mark.parametrize(
+    ("blocks", "u", "table"),
+    [
+        (["Fe", "Li"], [5.3, 0.0], "Fe 5.3"),
+        (["Fe", "Fe"], [5.3, 5.3], "Fe 5.3"),  # kept apart to begin as Fe2+ and Fe3+
+        (["Mn", "Fe"], [3.9, 5.3], "Fe 5.3, Mn 3.9"),
+        (["Fe", "Fe"], [5.3, 0.0], "blocks of Fe have different U (5.3 and 0 eV)"),
+        (
+            ["Fe", "Li"],
+            [5.3],
+            "LDAUL, LDAUU and LDAUJ have 1, 1, 1 columns for the 2 blocks of atoms Fe Li",
+        ),
+    ],
+)
+def test_each_block_of_atoms_has_its_column_of_u(tmp_path, blocks, u, table):
+    """LDAUU and the potentials have a column a block, and a POSCAR may have two blocks of one element."""
+    (tmp_path / "vasprun.xml").write_bytes(blocks_of_atoms(blocks, u))
+    if "of" in table:
+        with pytest.raises(UserError, match=re.escape(table)):
+            read(tmp_path)
+        return
+    found, _ = read(tmp_path)
+    assert {frame.energy_reference for frame in found} == {f"VASP/PBE+U({table})/PW300/shifted 4x4x4"}
+
+
+@pytest.mark.parametrize(
+    ("functional", "hubbard", "stated", "differences"),
+    [
+        ("PBE+IVDW12", {"Fe": 5.3}, "VASP/PBE+IVDW12+U(Fe 5.3)/PW520", []),
+        ("PBE+IVDW12", {}, "VASP/PBE/PW520", ["the functional is PBE+IVDW12, not PBE"]),
+        ("PBE", {}, "VASP/PBE+IVDW12/PW520", ["the functional is PBE, not PBE+IVDW12"]),
+        ("PBE hybrid(0.3, 0.2)", {}, "VASP/PBE hybrid(0.3, 0.2)/PW520", []),
+        ("PBE+SOC+LDAUTYPE1", {"V": 3.25}, "VASP/PBE+SOC+LDAUTYPE1+U(V 3.25)/PW520", []),
+        ("PBE", {"V": 3.25}, "VASP/PBE+U(V 3.25 eV)/520 eV", []),  # 25 eV is no cut-off
+        ("PBE", {"V": 3.25}, "VASP/PBE+U(V 3.25 eV)/500 eV", ["the cut-off is 520 eV, not 500"]),
+    ],
+)
+def test_a_stated_level_is_compared_with_all_that_a_run_adds(functional, hubbard, stated, differences):
+    level = VaspLevel(functional, hubbard, 520.0, (2, 4, 4), True)
+    assert level.differences(stated) == differences
+    assert level.differences(level.name) == []

@@ -20,7 +20,12 @@ from workflow_lib.frames.reading.vasp import (
     read_whole_steps,
     stress,
 )
-from workflow_lib.frames.reading.vasp_level import VaspLevel, level_of_outcar, level_of_vasprun
+from workflow_lib.frames.reading.vasp_level import (
+    VaspLevel,
+    level_of_outcar,
+    level_of_vasprun,
+    potentials_of,
+)
 
 SAME_ENERGY = 1e-3
 """eV; ionic steps of vasprun.xml and of the OUTCAR beside it that differ by more are not the same."""
@@ -78,8 +83,7 @@ def read_vasprun(path: Path, defaults: Defaults) -> Batches:
     limit = int(vasprun.parameters["NELM"])
     steps = vasprun.ionic_steps
     moments = _moments_beside(path, [energy(step) for step in steps], defaults)
-    for title, symbol in zip(vasprun.potcar_symbols, dict.fromkeys(vasprun.atomic_symbols), strict=False):
-        defaults.potentials[symbol] = title
+    defaults.potentials |= dict(potentials_of(vasprun))
     vectors = bool(vasprun.parameters.get("LNONCOLLINEAR"))
     if vectors:
         defaults.note(NON_COLLINEAR)

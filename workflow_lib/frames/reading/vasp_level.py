@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from workflow_lib.core.elements import SYMBOLS
+from workflow_lib.core.errors import UserError
 
 if TYPE_CHECKING:
     from pymatgen.io.vasp.outputs import Vasprun
@@ -24,6 +25,11 @@ _FUNCTIONALS = (
     *("r2SCAN", "rSCAN", "SCAN", "HSE06", "HSE03", "PBE0", "B3LYP", "PBEsol", "revPBE", "RPBE", "PBE"),
     *("PW91", "AM05", "LDA"),
 )
+_CUTOFF = re.compile(r"\b(?:PW|PAW|ENCUT|E)[ _=]?(\d{2,4}(?:\.\d+)?)|(?<![\d.])(\d{2,4}(?:\.\d+)?) ?eV")
+_ADDED = re.compile(r"\+(?:IVDW\d+|vdW|SOC|LDAUTYPE\d)| hybrid\([^)]*\)")
+"""What :func:`_functional` adds to the name of a functional."""
+SAME_U = 1e-3
+"""eV; values of U that differ by less are the same."""
 _CODES = ("VASP", "GPAW", "Espresso", "CP2K", "ABINIT", "CASTEP", "FHI-aims", "SIESTA", "CRYSTAL")
 
 
@@ -66,10 +72,14 @@ class VaspLevel:
         functional = _functional_in(stated)
         if functional is not None:
             compared = True
-            if functional.lower() != self.functional.lower():
-                found.append(f"the functional is {self.functional}, not {functional}")
+            asked_too, added = (_ADDED.findall(text) for text in (stated, self.functional))
+            base = re.split(r"[+ ]", self.functional)[0]
+            if functional.lower() != base.lower() or sorted(asked_too) != sorted(added):
+                found.append(
+                    f"the functional is {self.functional}, not {''.join([functional, *asked_too])}"
+                )
             found += self._hubbard_differences(stated)
-        cutoff = re.search(r"\b(?:PW|PAW|ENCUT|E)[ _=]?(\d{2,4}(?:\.\d+)?)|(\d{2,4}(?:\.\d+)?) ?eV", stated)
+        cutoff = _CUTOFF.search(re.sub(r"\+U ?\([^)]*\)", "+U", stated))
         if cutoff and self.cutoff is not None:
             compared = True
             asked = float(cutoff[1] or cutoff[2])
@@ -99,7 +109,7 @@ class VaspLevel:
         return [
             f"U of {symbol} is {u:g} eV, not {asked.get(symbol, 0):g}"
             for symbol, u in self.hubbard.items()
-            if abs(u - asked.get(symbol, 0.0)) > 1e-3
+            if abs(u - asked.get(symbol, 0.0)) > SAME_U
         ]
 
 
@@ -144,10 +154,10 @@ def level_of_vasprun(vasprun: Vasprun) -> VaspLevel:
     titles = vasprun.potcar_symbols
     if "PAW_PBE" not in titles[0] and "LEXCH" not in settings:
         settings["LEXCH"] = "91" if "GGA" in titles[0] else "CA"
-    species = list(dict.fromkeys(vasprun.atomic_symbols))
-    hubbard = dict.fromkeys(species, 0.0)
+    hubbard = dict.fromkeys(vasprun.atomic_symbols, 0.0)
     if settings.get("LDAU"):
-        hubbard = _hubbard(species, *(settings.get(key) for key in ("LDAUL", "LDAUU", "LDAUJ")))
+        columns = (settings.get(key) for key in ("LDAUL", "LDAUU", "LDAUJ"))
+        hubbard |= _hubbard([symbol for symbol, _ in potentials_of(vasprun)], *columns)
     kpoints = vasprun.kpoints
     automatic = kpoints.style.name in ("Gamma", "Monkhorst", "Automatic") and len(kpoints.kpts) == 1
     mesh = tuple(int(n) for n in kpoints.kpts[0]) if automatic and len(kpoints.kpts[0]) == 3 else None
@@ -163,15 +173,38 @@ def level_of_vasprun(vasprun: Vasprun) -> VaspLevel:
     )
 
 
-def _hubbard(species: Sequence[str], shells: Any, u: Any, j: Any) -> dict[str, float]:
-    """Return the effective U (eV) of each species; 0 if no shell has one."""
-    columns = [np.ravel(np.asarray(one, dtype=float)) for one in (shells, u, j) if one is not None]
-    if len(columns) != 3 or any(len(one) < len(species) for one in columns):
-        return dict.fromkeys(species, 0.0)
-    return {
-        symbol: float(columns[1][i] - columns[2][i]) if columns[0][i] >= 0 else 0.0
-        for i, symbol in enumerate(species)
-    }
+def potentials_of(vasprun: Vasprun) -> list[tuple[str, str]]:
+    """Return element and title of the potential of each block of atoms; a POSCAR may repeat an element."""
+    titles = [
+        (re.match(r"\s*\S+\s+([A-Z][a-z]?)(?![a-z])", title), title) for title in vasprun.potcar_symbols
+    ]
+    return [(found[1] if found else "", title) for found, title in titles]
+
+
+def _hubbard(blocks: Sequence[str], shells: Any, u: Any, j: Any) -> dict[str, float]:
+    """Return the effective U (eV) of each element from the columns of its blocks; 0 if no shell has one.
+
+    Raises UserError if the columns are not those of the blocks, or blocks of one element disagree: such
+    energies would be filed under a level that is not theirs.
+    """
+    if any(one is None for one in (shells, u, j)):
+        return dict.fromkeys(blocks, 0.0)
+    columns = [np.ravel(np.asarray(one, dtype=float)) for one in (shells, u, j)]
+    if any(len(one) < len(blocks) for one in columns):
+        counts = ", ".join(str(len(one)) for one in columns)
+        raise UserError(
+            f"LDAUL, LDAUU and LDAUJ have {counts} columns for the {len(blocks)} blocks of atoms "
+            f"{' '.join(blocks)}, so the U of an element is not known"
+        )
+    found: dict[str, float] = {}
+    for symbol, shell, own, exchange in zip(blocks, *(list(one) for one in columns), strict=False):
+        effective = float(own - exchange) if shell >= 0 else 0.0
+        if abs(found.setdefault(symbol, effective) - effective) > SAME_U:
+            raise UserError(
+                f"blocks of {symbol} have different U ({found[symbol]:g} and {effective:g} eV), which no "
+                "level of theory here can say"
+            )
+    return found
 
 
 def level_of_outcar(header: str) -> VaspLevel:
@@ -183,13 +216,13 @@ def level_of_outcar(header: str) -> VaspLevel:
 
     tags = ("GGA", "METAGGA", "LEXCH", "LHFCALC", "AEXX", "HFSCREEN", "LUSE_VDW", "IVDW", "LSORBIT")
     settings = {tag: last(rf"(?m)^\s*{tag}\s*=\s*(\S+)") for tag in tags}
-    species = [symbol.strip() for symbol in re.findall(r"VRHFIN\s*=\s*([A-Z][a-z]?)\s*:", header)]
-    hubbard = dict.fromkeys(species, 0.0)
+    blocks = re.findall(r"VRHFIN\s*=\s*([A-Z][a-z]?)\s*:", header)
+    hubbard = dict.fromkeys(blocks, 0.0)
     selected = re.search(r"LDA\+U is selected(?:, type is set to LDAUTYPE = *(\d))?", header)
     if "LDAUU" in header and selected:
         settings |= {"LDAU": "T", "LDAUTYPE": selected[1]}
         columns = [(last(rf"LDAU{letter}\s*=\s*([-\d. ]+)") or "").split() for letter in ("L", "U", "J")]
-        hubbard = _hubbard(species, *columns)
+        hubbard = _hubbard(blocks, *(column or None for column in columns))
     divisions = re.search(r"generate k-points for:\s*(\d+)\s+(\d+)\s+(\d+)", header)
     cutoff = last(r"ENCUT\s*=\s*([\d.]+)")
     count = last(r"NKPTS\s*=\s*(\d+)")
