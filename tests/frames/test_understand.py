@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from samples import RULE
 
 from workflow_lib.frames.foreign import write_frames
 from workflow_lib.frames.frame import Frame, with_labels
@@ -23,6 +25,7 @@ from workflow_lib.frames.reading.part import ReadSettings
 from workflow_lib.frames.reading.run import read_sources
 from workflow_lib.frames.reading.understand import orient_charges, recognise_surrogates, stress_unit
 from workflow_lib.frames.table import read_parquet
+from workflow_lib.lattice.redox import RedoxRule
 
 NA, FE, GA = 11, 26, 31
 
@@ -131,6 +134,18 @@ def test_gallium_proper_stays(frames, rule):
         np.testing.assert_array_equal(frame.numbers, numbers)
         assert frame.oxidation_states is None
     assert recognise_surrogates([labelled(mixed(frames)[0])], rule, "never") == {}
+
+
+def test_a_moment_is_no_evidence_for_a_surrogate_that_has_one_itself(frames):
+    raw = copy.deepcopy(RULE)
+    raw["states"][1]["surrogate"] = "Mn"
+    del raw["formal_charges"]["Mn"]
+    empty = next(frame for frame in frames if NA not in frame.numbers)
+    frame = with_labels(empty, numbers=np.where(empty.numbers == FE, 25, empty.numbers))
+    numbers = frame.numbers.copy()
+    assert np.abs(frame.magmoms[numbers == 25]).min() > 2
+    assert recognise_surrogates([frame], RedoxRule.model_validate(raw), "auto") == {"surrogates_unsure": 1}
+    np.testing.assert_array_equal(frame.numbers, numbers)
 
 
 def test_states_that_are_not_neutral_are_never_forced(frames, rule):

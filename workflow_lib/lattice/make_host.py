@@ -169,7 +169,9 @@ def _checked(content: dict) -> HostFile:
 def _stand_in(described: HostFile) -> RedoxRule:
     """Return a rule for locating atoms, which needs no charges because sites do not depend on them."""
     low, high = described.oxidation_states
-    marks = [{"surrogate": symbol, "new_species": symbol} for symbol in (described.redox, described.mobile)]
+    # Nothing is labelled here, but a mark must be no element of the crystal.
+    free = next(SYMBOLS[z] for z in range(1, len(SYMBOLS)) if z not in described.numbers)
+    marks = [{"surrogate": symbol, "new_species": symbol} for symbol in (described.redox, free)]
     return RedoxRule.model_validate(
         {
             "element": described.redox,

@@ -102,6 +102,14 @@ class RedoxRule(BaseModel):
             atomic_number(symbol)
         if self.element in self.formal_charges:
             raise ValueError(f"{self.element} takes part in the redox couple: no fixed charge")
+        for state in self.states:
+            for name in ("surrogate", "new_species"):
+                if (label := getattr(state, name)) in self.formal_charges:
+                    raise ValueError(
+                        f"{name} {label} of {self.element}{state.oxidation}+ is an ion of the material "
+                        "(formal_charges): a network could not tell the two apart; choose an element that "
+                        "no frame holds"
+                    )
         return self
 
     @cached_property

@@ -26,6 +26,8 @@ _NA_BADER = (0.5, 1.05)  # e; Na in oxides and polyanions has 0.86 to 0.88
 Surrogates = Literal["auto", "always", "never"]
 MAGNETIC = 2.0  # muB; Fe3+ shown as Ga has above 3
 NOT_MAGNETIC = 0.5  # muB; real Ga has 0.0
+_OPEN_SHELL = [*range(21, 30), *range(39, 48), *range(57, 80), *range(89, 112)]
+"""Atomic numbers of the metals with d or f electrons, which have large moments themselves."""
 DOUBTFUL = 0.05
 """Stress below it is certainly eV/A^3: 0.05 GPa is less than is left in most relaxed cells. Up to 1 it may
 be either, and is taken as eV/A^3, as by ``foreign.read_frames``."""
@@ -85,12 +87,12 @@ def recognise_surrogates(frames: Sequence[Frame], rule: RedoxRule, mode: Surroga
     """Turn surrogate species (Ga for Fe3+) back into the element with its oxidation state, in place.
 
     ``auto``: only if every surrogate atom has the moment of a magnetic ion (above 2 muB), which a
-    real Ga never has. ``always``: every frame of the file is labelled so, also those without a
+    real Ga never has; a surrogate that may have one itself, such as Mn, stays. ``always``: every frame of the file is labelled so, also those without a
     surrogate. ``never``: elements are taken as written. The other sites of the redox element get
     the lower state. States that are not neutral stay null. Group and formula units that followed
     from the composition follow from the new one. Counts ``surrogates_turned`` (frames),
-    ``surrogates_kept`` (no moment: the element itself), ``surrogates_unsure`` (moments missing or
-    between; left unchanged) and ``surrogates_not_neutral``.
+    ``surrogates_kept`` (no moment: the element itself), ``surrogates_unsure`` (moments missing,
+    between, or no evidence; left unchanged) and ``surrogates_not_neutral``.
     """
     counts: Counter[str] = Counter()
     marked = [state for state in rule.states if state.surrogate != rule.element]
@@ -112,7 +114,7 @@ def recognise_surrogates(frames: Sequence[Frame], rule: RedoxRule, mode: Surroga
 
 
 def _verdict(frame: Frame, site: np.ndarray) -> str:
-    if frame.magmoms is None:
+    if frame.magmoms is None or np.isin(frame.numbers[site], _OPEN_SHELL).any():
         return "unsure"
     moments = np.abs(np.asarray(frame.magmoms))[site]
     if moments.min() > MAGNETIC:
