@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from campaigns.naxfepo4_gpaw.level_parts import CHOSEN
-from campaigns.naxfepo4_gpaw.truth import lowest_relaxations
+from campaigns.naxfepo4_gpaw.truth import lowest_relaxations, same_orbitals
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import sha256, write_json
 from workflow_lib.dft.export import frames_of
@@ -41,7 +41,7 @@ def chosen_frames(records: Iterable[Record]) -> dict[str, list[Frame]]:
     at_level = [record for record in records if record.calculation.level == CHOSEN and record.frames]
     # Of two relaxations of a state the lower one comes last, so that the last frame is its lowest.
     at_level.sort(key=lambda r: (r.calculation.group, r.calculation.kind, -r.frames[-1]["energy"]))
-    ground = {key: record.calculation.orbital for key, record in lowest_relaxations(at_level).items()}
+    relaxed = lowest_relaxations(at_level)
     chosen: dict[str, list[Record]] = {name: [] for name in (*TABLES.values(), LITHIUM_TABLE)}
     for record in at_level:
         calculation = record.calculation
@@ -50,7 +50,10 @@ def chosen_frames(records: Iterable[Record]) -> dict[str, list[Frame]]:
         if LITHIUM in calculation.numbers:
             chosen[LITHIUM_TABLE].append(record)
             continue
-        lowest = calculation.orbital == ground.get(calculation.group, calculation.orbital)
+        ground = relaxed.get(calculation.group)
+        if calculation.kind == "orbital" and ground and same_orbitals(record.frames[-1], ground.frames[-1]):
+            continue  # the seed turned into the ground orbital: a copy of a frame that is learnt from
+        lowest = ground is None or calculation.orbital == ground.calculation.orbital
         chosen[TABLES[calculation.kind in TRAINING and lowest]].append(record)
     names = state_names(record.calculation.group for record in at_level)
     return {name: _named(frames_of(own, SOURCE), names) for name, own in chosen.items()}

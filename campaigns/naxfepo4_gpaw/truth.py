@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,8 @@ from workflow_lib.lattice.host import Host
 from workflow_lib.lattice.polaron import bond_gap
 
 ORBITALS = "abc"
+SAME_ORBITAL = 0.95
+"""Overlap of two minority orbitals that are one; the first seven that turned back had 0.9994 and more."""
 COLUMNS = (
     "state_key",
     "x",
@@ -48,7 +51,8 @@ COLUMNS = (
 """``orbital``: seed of the lowest relaxation; ``formation``: meV per formula unit against the end
 members; ``orbital_a``, ``orbital_b``, ``orbital_c``: single
 points of the other orbital seeds at the same atoms, against this state's energy there, empty where
-they collapsed; ``noise``: the same orbital from a cold start; moments in muB and Bader charges in e
+they turned into its own orbitals or lost the charge order; ``noise``: the same orbitals from another start,
+also a seed that turned into them; moments in muB and Bader charges in e
 are means over the sites of the lower and higher charge state; ``bond_gap``: mean Fe-O distance of
 the lower-state sites minus that of the higher-state ones; volume and edges of the cell in A^3 and A;
 ``stress``: largest component that is left, GPa (empty where it is not computed)."""
@@ -144,10 +148,20 @@ def _described(record: Record, host: Host, singles: list[Record]) -> dict[str, o
             continue
         step = (single.frames[-1]["energy"] - there[-1]["energy"]) / calculation.formula_units * 1000
         if single.calculation.orbital != calculation.orbital:
-            row[f"orbital_{single.calculation.orbital}_mev_fu"] = step
+            turned_back = same_orbitals(single.frames[-1], there[-1])
+            name = "noise_mev_fu" if turned_back else f"orbital_{single.calculation.orbital}_mev_fu"
+            row[name] = step
         elif np.allclose(single.calculation.cell, frame["cell"]):
             row["noise_mev_fu"] = step
     return row
+
+
+def same_orbitals(frame: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two geometries in one charge order ended with the same minority orbitals."""
+    first, second = (one.get("orbitals") or {} for one in (frame, other))
+    if not first or first.keys() != second.keys():
+        return False
+    return min(abs(np.dot(first[site][:-1], second[site][:-1])) for site in first) > SAME_ORBITAL
 
 
 def failures(records: Iterable[Record]) -> pd.DataFrame:

@@ -34,7 +34,14 @@ def asked(**changes) -> Calculation:
     return replace(plain, **changes)
 
 
-def answer(store: Store, calculation: Calculation, energy: float, states: list[int] | None = None) -> None:
+def answer(
+    store: Store,
+    calculation: Calculation,
+    energy: float,
+    states: list[int] | None = None,
+    minority: tuple[float, ...] = (0.0, 0.0, 1.0, 0.0, 0.0),
+) -> None:
+    """``minority``: d orbital of the minority electron of Fe2+."""
     states = calculation.oxidation_states.tolist() if states is None else states
     with store.writing(calculation) as log:
         log.frame(
@@ -46,6 +53,7 @@ def answer(store: Store, calculation: Calculation, energy: float, states: list[i
                 "stress": np.zeros((3, 3)).tolist(),
                 "magmoms": [MOMENT[state] for state in states],
                 "states": states,
+                "orbitals": {"1": [*minority, 0.95]},
             }
         )
         log.end("done")
@@ -82,7 +90,7 @@ def kinds(store: Store) -> dict[str, list[str]]:
     ],
 )
 def test_each_kind_has_its_table(store, changes, table):
-    answer(store, asked(**changes), -9.0)
+    answer(store, asked(**changes), -9.0, minority=(1.0, 0.0, 0.0, 0.0, 0.0))
     expected = {LEARN: ["relaxation"]}
     if table:
         expected[table] = sorted([*expected.get(table, []), changes["kind"]])
@@ -95,6 +103,13 @@ def test_only_the_lowest_orbital_of_a_state_is_learnt_from(store, energy, orbita
     tables = chosen_frames(store.records())
     assert [frame.orbital for frame in tables[LEARN]] == [orbital]
     assert len(tables[TEST]) == 1
+
+
+def test_a_seed_that_turned_into_the_ground_orbital_is_in_no_table(store):
+    """It repeats a frame that is learnt from, under another seed's name."""
+    seed = {"kind": "orbital", "task": "single", "orbital": "b", "state_key": None}
+    answer(store, asked(**seed), -10.0, minority=(0.02, 0.0, -0.9998, 0.0, 0.0))
+    assert kinds(store) == {LEARN: ["relaxation"]}
 
 
 def test_frames_in_another_charge_state_are_in_no_table(store):

@@ -156,6 +156,18 @@ def test_the_table_of_states_names_all_sixteen(states, host, tmp_path):
     assert (tmp_path / "states.svg").is_file()
 
 
+def test_a_seed_that_turned_back_is_noise_and_no_other_orbital(states, host):
+    """Kinds and seeds say what was steered to; where the electron ended is in the orbitals."""
+    records = list(states.records())
+    ground = next(r for r in records if r.calculation.state_key == "1x1x1:Na1100:Fe2323")
+    [seed] = [r for r in records if r.calculation.orbital == "b"]
+    for sign, record in ((1, ground), (-1, seed)):
+        sites = map(str, ground.calculation.steered_sites())
+        record.frames[-1]["orbitals"] = {site: [0.0, 0.0, sign, 0.0, 0.0, 0.95] for site in sites}
+    row = truth_table(records, host, LEVEL).set_index("state_key").loc["1x1x1:Na1100:Fe2323"]
+    assert np.isnan(row["orbital_b_mev_fu"])
+
+
 def test_other_seeds_are_compared_on_their_own_atoms_after_a_further_step(states, host):
     record = next(r for r in states.records() if r.calculation.state_key == "1x1x1:Na1100:Fe2323")
     last = record.frames[-1]

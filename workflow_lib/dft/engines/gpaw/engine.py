@@ -102,10 +102,9 @@ class SteeredGPAW(Calculator):
         """Return GPAW's input at a cut-off (eV) except for the mixer; ``suffix`` names its text file."""
         level = self.calculation.level
         text = None if self.text is None else str(self.text).removesuffix(".txt") + f"{suffix}.txt"
-        # The first level's frames, at Gamma, are of GPAW's own grids.
-        grid = {"gpts": even_grid(atoms.cell[:], cutoff)} if level.shifted else {}
-        return grid | {
+        return {
             "mode": {"name": "pw", "ecut": cutoff},
+            "gpts": self._grid(atoms, cutoff),
             "xc": level.functional,
             "kpts": {"size": level.kpoints} | ({} if level.shifted else {"gamma": True}),
             "spinpol": True,
@@ -116,6 +115,10 @@ class SteeredGPAW(Calculator):
             "setups": {s: f":d,{u}" for s, u in level.hubbard_u.items() if s in set(atoms.symbols)},
             "txt": text,
         }
+
+    def _grid(self, atoms: Atoms, cutoff: float) -> tuple[int, int, int] | None:
+        """Return the points of a cell's density grid; None, GPAW's own, for the first level's frames."""
+        return even_grid(atoms.cell[:], cutoff) if self.calculation.level.shifted else None
 
     def _prepare(self, atoms: Atoms) -> tuple[dict[int, np.ndarray], dict[int, float]]:
         """Set the initial moments; return targets and strengths of the control by atom."""
@@ -249,7 +252,7 @@ class SteeredGPAW(Calculator):
             if self.gpaw is None:
                 self.gpaw = self._from_kept(atoms)
             else:
-                moved(self.gpaw, atoms)
+                moved(self.gpaw, atoms, self._grid(atoms, self.calculation.level.cutoff))
             if self.gpaw is not None:
                 return self._evaluate(atoms, self.gpaw)
         except (KohnShamConvergenceError, StateLost, np.linalg.LinAlgError):
@@ -350,6 +353,7 @@ class SteeredGPAW(Calculator):
                 "states": states.tolist(),
                 "orbitals": minority_orbitals(self.gpaw, self.calculation),
                 "density_criterion": CONVERGENCE["density"],
+                "grid": [int(points) for points in self.gpaw.dft.density.nt_sR.desc.size],
                 "scf_iterations": int(self.gpaw.get_number_of_iterations()),
                 "seconds": time.time() - started,
                 "cpu_seconds": time.process_time() - busy,

@@ -76,9 +76,11 @@ def carried(low: Any, high: Any, atoms: Atoms) -> Any:
     return high
 
 
-def moved(calculator: Any, atoms: Atoms) -> None:
-    """Take a converged calculator to new positions, and a new cell, of its atoms.
+def moved(calculator: Any, atoms: Atoms, grid: tuple[int, int, int] | None) -> None:
+    """Take a converged calculator to new positions, and a new cell with its density grid, of its atoms.
 
+    The grid is that of the new cell: one kept from where the calculator began would make the energy depend
+    on its way, by up to 2.4 meV for 28 atoms where a cell had grown by two per cent along an axis.
     What the density has beyond superposed free atoms is carried over in lattice coordinates; the free atoms
     themselves move. GPAW leaves the valence density where it was: at 0.1 A that start costs ten iterations
     more, and the magnetic order for some of them.
@@ -91,12 +93,13 @@ def moved(calculator: Any, atoms: Atoms) -> None:
     beyond = [
         spin - dft.density.nct_R.data - own for spin, own in zip(dft.density.nt_sR.data, free, strict=True)
     ]
+    calculator.params.gpts = grid
     calculator.create_new_calculation_from_old(atoms)
     dft = calculator.dft
     density, narrower = dft.density, before.get_volume() / atoms.get_volume()
     for spin, own in enumerate(_free_atoms(calculator, atoms)):
-        grid = density.nt_sR.data.shape[1:]
-        density.nt_sR.data[spin] = narrower * resampled(beyond[spin], grid) + own + density.nct_R.data
+        points = density.nt_sR.data.shape[1:]
+        density.nt_sR.data[spin] = narrower * resampled(beyond[spin], points) + own + density.nct_R.data
     _use_density(dft)
 
 
