@@ -177,7 +177,9 @@ def test_species_alphabet(rule):
 def test_a_label_stands_for_one_element(rule, embedding, taken):
     """Frames may hold an element that formal_charges lacks; the order of the elements does not matter."""
     for elements in ([8, 26, taken], [taken, 26, 8]):
-        with pytest.raises(UserError, match="frames with (Ga|Ac) itself; choose as (surrogate|new_species)"):
+        with pytest.raises(
+            UserError, match="frames with (Ga|Ac) itself; choose as (surrogate|new_species)"
+        ):
             species_alphabet(rule, elements, embedding)
         assert species_alphabet(rule, elements, "none").labels == (8, 26, taken)
     assert taken in species_alphabet(rule, [8, taken], embedding).labels  # without iron there is no label
@@ -205,7 +207,10 @@ def test_a_rule_survives_the_card_of_a_model(rule):
         (lambda r: r["formal_charges"].update(Fe=2), "takes part in the redox couple"),
         (lambda r: r["formal_charges"].update(Xx=2), "no element 'Xx'"),
         (lambda r: r["states"][1].update(surrogate="P"), r"surrogate P of Fe3\+ is an ion of the material"),
-        (lambda r: r["states"][0].update(new_species="Na"), r"new_species Na of Fe2\+ is an ion of the mat"),
+        (
+            lambda r: r["states"][0].update(new_species="Na"),
+            r"new_species Na of Fe2\+ is an ion of the mat",
+        ),
         (lambda r: r["states"][0]["magmom"].update({REFERENCE: [3.9, 3.5]}), "runs from 3.9 to 3.5"),
         (lambda r: r.update(colour="red"), "Extra inputs are not permitted"),
     ],
