@@ -1,12 +1,13 @@
 """Pending arrangements become calculations, and the store's answers become formation energies."""
 
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
 import pandas as pd
 import pytest
 from invented_hosts import magnesium_phosphate, magnesium_silicate, two_sodium
-from samples import LEVEL
+from samples import LEVEL, ROOT
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.dft.jobs import read_jobs, write_jobs
@@ -14,12 +15,15 @@ from workflow_lib.dft.level import Level
 from workflow_lib.dft.store import Store
 from workflow_lib.lattice.arrangement import Arrangement
 from workflow_lib.lattice.ewald import electrostatic_order, ewald_energy
+from workflow_lib.lattice.host import Host
+from workflow_lib.lattice.host_file import read_host_file
 from workflow_lib.stages.dft.plan import (
     end_members,
     energies,
     level_of,
     missing,
     plan_pending,
+    relaxation_of,
 )
 from workflow_lib.stages.dft.settings import DftSettings
 
@@ -85,6 +89,68 @@ def _answer(store, calculation, energy):
     with store.writing(calculation) as log:
         log.frame({"energy": energy, "forces": [[0.03, 0, 0.04]] * len(calculation)})
         log.end("done")
+
+
+@pytest.fixture
+def answered(host, tmp_path):
+    """A store that knows one arrangement of the embedded host, and the request it answers."""
+    store, known = Store(tmp_path / "store"), relaxation_of(host.parse(GIVEN), host, SETTINGS, LEVEL)
+    _answer(store, known, -179.9)
+    return store, known
+
+
+def _edited(rule, **changes):
+    described = read_host_file(ROOT / "resources/hosts/olivine-nafepo4.json", rule)
+    return Host(described.model_copy(update=changes), rule)
+
+
+def test_an_answer_for_another_crystal_is_refused_where_it_is_read_and_where_it_is_written(
+    host, rule, answered
+):
+    store, known = answered
+    longer = {f"cell_{end}": 1.001 * getattr(host, f"cell_{end}") for end in ("full", "empty")}
+    swapped = {}
+    for name in ("scaled_full", "scaled_empty"):
+        sites = getattr(host, name).copy()
+        sites[[*host.mobile_sites, *host.redox_sites]] = sites[[*host.redox_sites, *host.mobile_sites]]
+        swapped[name] = sites
+    # With the iron sites in another order the same digits name another charge order.
+    order = np.arange(len(host.numbers))
+    order[host.redox_sites] = np.roll(host.redox_sites, 1)
+    renumbered = {name: getattr(host, name)[order] for name in ("scaled_full", "scaled_empty")}
+    for changes, why in ((longer, "0.1 %"), (swapped, "an atom lies"), (renumbered, "an atom lies")):
+        other = _edited(rule, **changes)
+        asked = replace(relaxation_of(host.parse(GIVEN), other, SETTINGS, LEVEL), state_key=known.state_key)
+        assert asked.digest == known.digest
+        with pytest.raises(UserError, match=f"of another host: .*{why}.*; give this host a store"):
+            store.get(asked)
+        with pytest.raises(UserError, match="of another host"), store.writing(asked):
+            pass
+
+
+def test_an_answer_is_known_again_however_its_crystal_is_written_down(host, rule, answered):
+    store, known = answered
+    order = np.random.default_rng(5).permutation(len(known))
+    turn, _ = np.linalg.qr(np.random.default_rng(6).normal(size=(3, 3)))
+    shaken = known.positions + 0.05 * np.random.default_rng(7).uniform(-1, 1, known.positions.shape)
+    asked = replace(
+        known,
+        numbers=known.numbers[order],
+        oxidation_states=known.oxidation_states[order],
+        positions=((shaken + known.cell[1]) @ turn)[order],
+        cell=known.cell @ turn,
+    )
+    assert store.get(asked).status == "done"
+    undistorted = SETTINGS.model_copy(update={"polaron_distortion": 0.0})
+    arrangement = host.parse(GIVEN)
+    mobile, redox = host.permutations((1, 1, 1))
+    for moved, turned in zip(mobile, redox, strict=True):
+        equivalent = Arrangement(
+            (1, 1, 1),
+            tuple(int(moved[site]) for site in arrangement.occupied),
+            tuple(int(turned[site]) for site in arrangement.reduced),
+        )
+        assert store.get(relaxation_of(equivalent, host, undistorted, LEVEL)).status == "done"
 
 
 def test_energies_stay_pending_until_all_three_are_there(host, rule, pending, tmp_path):

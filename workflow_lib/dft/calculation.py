@@ -73,7 +73,8 @@ class Calculation:
         """What the store files the answer under.
 
         A relaxation of a host arrangement is named by arrangement, orbital and level: equivalent
-        starts share the answer. Else the geometry counts, whatever the order of the atoms.
+        starts share the answer, and the store refuses one of another host. Else the geometry counts,
+        whatever the order of the atoms.
         """
         task = self.task if self.task in ("single", "series") else f"{self.task} to {self.fmax:g} eV/A"
         what = self.state_key if self.task == "relaxation" and self.state_key else self._geometry()

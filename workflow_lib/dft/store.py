@@ -27,6 +27,7 @@ from workflow_lib.core.errors import BusyError, UserError
 from workflow_lib.core.io import disk_is_full
 from workflow_lib.core.strict import parse_json
 from workflow_lib.dft.calculation import Calculation
+from workflow_lib.dft.equivalent_start import unlike
 
 if TYPE_CHECKING:
     import numpy as np
@@ -194,10 +195,27 @@ class Store:
         return record
 
     def get(self, calculation: Calculation) -> Record:
-        """What is known of a calculation; status ``missing`` where nothing is."""
+        """What is known of a calculation; status ``missing`` where nothing is.
+
+        UserError where the answer under its name is one for another host.
+        """
         path = self.path(calculation)
         record = self.read(path) if path.exists() else None
-        return record or Record(calculation, "missing")
+        return self._asked(calculation, record, path)
+
+    def _asked(self, calculation: Calculation, record: Record | None, path: Path) -> Record:
+        """The record found at ``path``, or a missing one; UserError where it answers another question."""
+        if record is None:
+            return Record(calculation, "missing")
+        by_name = (
+            calculation.task == "relaxation" and calculation.state_key
+        )  # else the key holds the geometry
+        if by_name and (why := unlike(calculation, record.calculation)):
+            raise UserError(
+                f"{path} holds {calculation.state_key} of another host: {why}; give this host a store of "
+                "its own (dft.store)"
+            )
+        return record
 
     def paths(self) -> list[Path]:
         """All logs, in the order of their names."""
@@ -214,7 +232,8 @@ class Store:
         """The log of a calculation, for this process alone; begins a new attempt.
 
         Raises BusyError where another process works on it, UserError where the folder cannot be
-        written. A finished calculation is opened without a new attempt: look at ``log.record.status``.
+        written or the log is of another host. A finished calculation is opened without a new attempt:
+        look at ``log.record.status``.
         """
         path = self.path(calculation)
         try:
@@ -231,7 +250,7 @@ class Store:
             handle.seek(0)
             record, whole = self._parse(handle.read(), path)
             handle.truncate(whole)
-            log = Log(handle, path, record or Record(calculation, "missing"))
+            log = Log(handle, path, self._asked(calculation, record, path))
             if log.record.status != "done":
                 log.append(
                     {

@@ -34,8 +34,10 @@ def level_of(level: Level, repeat: Repeat) -> Level:
 def relaxation_of(arrangement: Arrangement, host: Host, settings: DftSettings, level: Level) -> Calculation:
     """The steered relaxation of one arrangement, from the distorted Vegard structure.
 
-    Raises UserError for an arrangement that is not neutral.
+    Equivalent arrangements give the same atoms, so that the store knows them again. Raises UserError for
+    an arrangement that is not neutral.
     """
+    arrangement = host.canonical(arrangement)
     atoms = host.build(arrangement, polaron_distortion=settings.polaron_distortion)
     states = atoms.get_array("oxidation_states")
     host.rule.check_neutral(atoms.numbers, states)
@@ -115,7 +117,9 @@ def energies(pending: Path, plan: dict[str, list[Calculation]], store: Store, ou
         last = record.frames[-1] if record.frames and status == "done" else None
         formation = None
         if all(r.status == "done" for r in records):
-            energy, *ends = (r.frames[-1]["energy"] / r.calculation.formula_units for r in records)
+            energy, *ends = (
+                r.frames[-1]["energy"] / job.formula_units for r, job in zip(records, jobs, strict=True)
+            )
             empty, full = end_energies(ends, [StateKey.parse(str(job.state_key)).x for job in jobs[1:]])
             formation = MEV * formation_energy(energy, asked["x"], empty, full)
         asked_for = jobs[0]
