@@ -115,5 +115,20 @@ def test_dft_settings_are_checked_with_the_configuration(run, config):
 
 def test_converge_first_says_what_to_compute(run, config, tmp_path):
     said = run("dft-converge", "--config", config, "--out", tmp_path / "level")
-    assert said.startswith("16 of 16 single points are missing; compute them with 'workflow-lib dft-run")
-    assert len(read_jobs(tmp_path / "level" / "jobs.jsonl")) == 16
+    assert said.startswith("17 of 17 single points are missing; compute them with 'workflow-lib dft-run")
+    assert len(read_jobs(tmp_path / "level" / "jobs.jsonl")) == 17
+
+
+def test_converge_names_what_failed_and_how_to_try_it_again(run, config, tmp_path):
+    run("dft-converge", "--config", config, "--out", tmp_path / "level")
+    path = tmp_path / "level" / "jobs.jsonl"
+    lost, *others = read_jobs(path)
+    store = Store(load_config(config).dft.store)
+    for job in others:
+        with store.writing(job) as log:
+            log.end("done")
+    with store.writing(lost) as log:
+        log.end("failed", "collapsed to Fe 2 2 3 3")
+    said = run("dft-converge", "--config", config, "--out", tmp_path / "level", status=2)
+    assert f"1 of 17 single points failed ({lost.name}: collapsed to Fe 2 2 3 3)" in said
+    assert f"dft-run --jobs {path} --retry-failed" in said

@@ -115,22 +115,23 @@ def dft_converge(config: Config, store: Path | None, out: Path) -> None:
     """Judge the level for this host.
 
     First call: writes the jobs that tell to DIR/jobs.jsonl, for dft-run. When they are done: the table,
-    and an error where formation energies, orders, forces or stress are off by more than they may be.
+    and an error where formation energies, orders, forces or stress are off by more than they may be, or
+    where jobs failed.
     """
     from workflow_lib.dft.jobs import write_jobs
     from workflow_lib.dft.store import Store
     from workflow_lib.lattice.host import Host
-    from workflow_lib.stages.dft.converge import finer, judge, level_jobs
+    from workflow_lib.stages.dft.converge import finer, judge, level_jobs, open_jobs
 
     host, reference = Host.load(config.host, config.redox), finer(config.dft.level)
     opened = Store(store or config.dft.store)
     jobs = level_jobs(host, config.dft, reference)
-    missing = [job for job in jobs if opened.get(job).status != "done"]
-    if missing:
-        write_jobs(jobs, out / "jobs.jsonl")
+    path = out / "jobs.jsonl"
+    write_jobs(jobs, path)
+    if missing := open_jobs(jobs, opened, path):
         click.echo(
             f"{len(missing)} of {len(jobs)} single points are missing; compute them with "
-            f"'workflow-lib dft-run --jobs {out / 'jobs.jsonl'}' and ask again"
+            f"'workflow-lib dft-run --jobs {path}' and ask again"
         )
         return
     judge(host, config.dft, reference, opened, out)

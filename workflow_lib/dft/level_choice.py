@@ -15,11 +15,13 @@ import numpy as np
 import pandas as pd
 from ase.units import GPa
 
+from workflow_lib.core.elements import SYMBOLS
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import save_figure
 from workflow_lib.dft.basis_error import FORMATION_LIMIT, plane_waves
 from workflow_lib.dft.level import Level
 from workflow_lib.dft.store import Record
+from workflow_lib.lattice.formation import MEV, formation_energy
 
 KIND = "level"
 COLUMNS = (
@@ -40,9 +42,10 @@ COLUMNS = (
     "scf_iterations",
     "cpu_seconds",
 )
-"""Formation: against the ends at the same level and strain; order: above the lowest of the same ions;
-errors against the reference: largest force component, pressure (mean) and largest stress component
-(``stress_error`` as computed, without the isotropic part where a constant is calibrated);
+"""``x``: filled fraction of the mobile sites, empty while an end is missing; formation: against the ends at
+the same level and strain; order: above the lowest of the same ions; errors against the reference: largest
+force component, pressure (mean) and largest stress component (``stress_error`` as computed, without the
+isotropic part where a constant is calibrated);
 ``plane_waves``: deviation of their number from the ideal one of the cell and cut-off."""
 
 
@@ -78,7 +81,8 @@ def level_table(records: Iterable[Record], reference: Level, *, empty: str, full
             found[calculation.level.digest, strain, calculation.group] = record
     if not found:
         raise UserError("the store holds no finished single points of kind 'level'; run that part first")
-    formation, order = _formation(found, empty, full), _order(found)
+    filling = _filling(found, empty, full)
+    formation, order = _formation(found, filling, empty, full), _order(found)
     rows = []
     for key, record in found.items():
         level, strain, group = record.calculation.level, *key[1:]
@@ -87,7 +91,7 @@ def level_table(records: Iterable[Record], reference: Level, *, empty: str, full
         count, ideal = plane_waves(record.calculation.cell, level)
         row: dict[str, object] = {
             "structure": group,
-            "x": _sodium(record),
+            "x": filling.get(group),
             "strain": strain,
             "cutoff_ev": level.cutoff,
             "mesh": mesh_of(level),
@@ -113,26 +117,42 @@ def level_table(records: Iterable[Record], reference: Level, *, empty: str, full
     return table.sort_values(["strain", "mesh", "cutoff_ev", "x", "structure"], ignore_index=True)
 
 
-def _sodium(record: Record) -> float:
-    """Mobile ions per formula unit, told by the charge states they bring."""
-    states = record.calculation.oxidation_states
-    return float((states == 2).sum() / max(1, (states > 0).sum()))
+def _filling(found: dict[Key, Record], empty: str, full: str) -> dict[str, float]:
+    """Filled fraction of the mobile sites by group: 0 in ``empty``, 1 in ``full``, told by composition.
+
+    Charge states do not tell it: ends may be of mixed valence. Empty while an end is missing.
+    """
+    contents: dict[str, np.ndarray] = {}
+    for (_, _, group), record in found.items():
+        calculation = record.calculation
+        contents[group] = (
+            np.bincount(calculation.numbers, minlength=len(SYMBOLS)) / calculation.formula_units
+        )
+    if not {empty, full} <= set(contents):
+        return {}
+    added = contents[full] - contents[empty]  # per formula unit; the mobile ions alone
+    return {
+        group: float((content - contents[empty]) @ added / (added @ added))
+        for group, content in contents.items()
+    }
 
 
 def _per_unit(record: Record) -> float:
     return record.frames[-1]["energy"] / record.calculation.formula_units
 
 
-def _formation(found: dict[Key, Record], empty: str, full: str) -> dict[Key, float]:
+def _formation(
+    found: dict[Key, Record], filling: dict[str, float], empty: str, full: str
+) -> dict[Key, float]:
     """Energies (meV per formula unit), where both ends are known at the same level and strain."""
     energies = {}
     for (level, strain, group), record in found.items():
         ends = [found.get((level, strain, end)) for end in (empty, full)]
         if group in (empty, full) or ends[0] is None or ends[1] is None:
             continue
-        x = _sodium(record)
-        line = (1 - x) * _per_unit(ends[0]) + x * _per_unit(ends[1])
-        energies[level, strain, group] = (_per_unit(record) - line) * 1000
+        at_empty, at_full = _per_unit(ends[0]), _per_unit(ends[1])
+        formation = formation_energy(_per_unit(record), filling[group], at_empty, at_full)
+        energies[level, strain, group] = MEV * formation
     return energies
 
 

@@ -24,13 +24,20 @@ from workflow_lib.stages.dft.plan import relaxation_of
 from workflow_lib.stages.dft.settings import DftSettings
 
 STRAINS = (0.0, 0.02)
+BASIS = "basis"
+"""Kind of the single point that tells the basis error alone."""
 
 
 def finer(level: Level) -> Level:
-    """What a level is held against: 100 eV more, two points where it has one along a vector, shifted."""
-    kpoints = tuple(2 if points == 1 else points for points in level.kpoints)
-    shifted = level.shifted or level.kpoints != kpoints
-    return level.model_copy(update={"cutoff": level.cutoff + 100.0, "kpoints": kpoints, "shifted": shifted})
+    """What a level is held against: 100 eV more, one more point along every vector.
+
+    A mesh that holds all points of the other could share its error, so none is doubled; it is shifted where
+    a number of points is even.
+    """
+    x, y, z = (points + 1 for points in level.kpoints)
+    shifted = not (x % 2 and y % 2 and z % 2)
+    changes = {"cutoff": level.cutoff + 100.0, "kpoints": (x, y, z), "shifted": shifted}
+    return level.model_copy(update=changes)
 
 
 def structures(host: Host) -> list[Arrangement]:
@@ -53,18 +60,28 @@ def structures(host: Host) -> list[Arrangement]:
 
 
 def level_jobs(host: Host, settings: DftSettings, reference: Level) -> list[Calculation]:
-    """The single points, those at the configured level first; the finer ones start from their density."""
+    """The single points, those at the configured level first; the finer ones start from their density.
+
+    The last one, of the full end, has the finer cut-off on the configured mesh: with it the store knows
+    what a plane wave is worth (:func:`workflow_lib.dft.basis_error.basis_slope`).
+    """
     jobs = []
     coarse: dict[tuple[str, float], str] = {}
-    for level in (settings.level, reference):
-        for arrangement in structures(host):
+    basis = settings.level.model_copy(update={"cutoff": reference.cutoff})
+    arrangements = structures(host)
+    for level, chosen, strains, kind in (
+        (settings.level, arrangements, STRAINS, KIND),
+        (reference, arrangements, STRAINS, KIND),
+        (basis, arrangements[1:2], STRAINS[:1], BASIS),
+    ):
+        for arrangement in chosen:
             plain = relaxation_of(arrangement, host, settings, level)
-            for strain in STRAINS:
+            for strain in strains:
                 content = plain.to_json()
                 density = coarse.get((plain.group, strain))
                 content |= {
-                    "name": f"level {plain.group} {level.cutoff:g} eV {mesh_of(level)} strain {strain:g}",
-                    "kind": KIND,
+                    "name": f"{kind} {plain.group} {level.cutoff:g} eV {mesh_of(level)} strain {strain:g}",
+                    "kind": kind,
                     "task": "single",
                     "charges": False,
                     "cell": (plain.cell * (1 + strain)).tolist(),
@@ -75,6 +92,22 @@ def level_jobs(host: Host, settings: DftSettings, reference: Level) -> list[Calc
                 coarse.setdefault((plain.group, strain), job.digest)
                 jobs.append(job)
     return jobs
+
+
+def open_jobs(jobs: list[Calculation], store: Store, path: Path) -> list[Calculation]:
+    """Return which of the single points in the job file ``path`` are not computed yet.
+
+    Raises UserError, naming them with their reasons, where some have failed.
+    """
+    records = [store.get(job) for job in jobs]
+    failed = [record for record in records if record.status == "failed"]
+    if failed:
+        reasons = "; ".join(f"{record.calculation.name}: {record.reason}" for record in failed)
+        raise UserError(
+            f"{len(failed)} of {len(jobs)} single points failed ({reasons}); try them again with "
+            f"'workflow-lib dft-run --jobs {path} --retry-failed', or choose another level"
+        )
+    return [job for job, record in zip(jobs, records, strict=True) if record.status != "done"]
 
 
 def judge(host: Host, settings: DftSettings, reference: Level, store: Store, out: Path) -> pd.DataFrame:
