@@ -27,8 +27,11 @@ def _item(key: str, value) -> str:
     return f'<i{kind} name="{key}">{value}</i>\n'
 
 
-def vasprun_text(calculation: Calculation, geometries, forces, iterations) -> str:
-    """Invented vasprun.xml of the calculation: geometries and forces come in its order of atoms."""
+def vasprun_text(calculation: Calculation, geometries, forces, iterations, style="Gamma") -> str:
+    """Invented vasprun.xml of the calculation: geometries and forces come in its order of atoms.
+
+    ``style`` is what VASP calls the mesh.
+    """
     order = poscar_order(calculation.numbers)
     symbols = [calculation.atoms().symbols[i] for i in order]
     names = dict(zip(dict.fromkeys(symbols), potcar_symbols(calculation), strict=True))
@@ -44,7 +47,8 @@ def vasprun_text(calculation: Calculation, geometries, forces, iterations) -> st
         '<?xml version="1.0" encoding="ISO-8859-1"?>\n<modeling>\n<generator>',
         _item("program", "vasp"), _item("version", "6.4.0"), "</generator>\n<incar>",
         *(_item(key, value) for key, value in incar(calculation).items()),
-        '</incar>\n<kpoints><generation param="Gamma"><v type="int" name="divisions">1 1 1</v>',
+        f'</incar>\n<kpoints><generation param="{style}"><v type="int" name="divisions">',
+        " ".join(map(str, calculation.level.kpoints)), "</v>",
         '</generation><varray name="kpointlist"><v>0 0 0</v></varray><varray name="weights"><v>1</v>',
         "</varray></kpoints>\n<parameters>", _item("NELM", 100), _item("NSW", 80), _item("IBRION", 2),
         _item("EDIFFG", -0.02), '</parameters>\n<atominfo><array name="atoms"><set>',

@@ -2,13 +2,13 @@
 
 import gzip
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from invented_vasp import (
-    REAL,
-)
+from invented_vasp import REAL, moments_of, outcar_text, vasprun_text
+from pymatgen.io.vasp.inputs import Kpoints
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.dft.calculation import Calculation
@@ -162,6 +162,25 @@ def test_another_level_than_the_one_asked_for_is_refused(silicon, change, messag
     other = Calculation.from_json(calculation.to_json() | {"level": level.model_dump()})
     with pytest.raises(UserError, match=message):
         read_run(folder, other, np.array([0]))
+
+
+@pytest.mark.parametrize("shifted", [False, True])
+def test_the_mesh_that_was_written_is_the_one_that_is_read(half, tmp_path, shifted):
+    """VASP says in vasprun.xml what KPOINTS asked for."""
+    level = half.level.model_copy(update={"kpoints": (1, 2, 2), "shifted": shifted})
+    asked = replace(half, task="single", level=level)
+    write_inputs(asked, tmp_path)
+    mesh = Kpoints.from_file(tmp_path / "KPOINTS")
+    assert tuple(mesh.kpts[0]) == level.kpoints
+    frame = [asked.positions], [np.zeros((len(asked), 3))], [20]
+    for style in ("Gamma", "Monkhorst-Pack"):
+        (tmp_path / "vasprun.xml").write_text(vasprun_text(asked, *frame, style))
+        (tmp_path / "OUTCAR").write_text(outcar_text(asked, moments_of(asked)))
+        if style.startswith(mesh.style.name):
+            assert len(read_run(tmp_path, *read_card(tmp_path)).frames) == 1
+        else:
+            with pytest.raises(UserError, match=f"k-mesh is .*, not {mesh.style.name}"):
+                read_run(tmp_path, *read_card(tmp_path))
 
 
 def test_settings_that_the_level_does_not_ask_for_are_refused(silicon):

@@ -94,8 +94,9 @@ def _check_method(vasprun: Vasprun, calculation: Calculation, where: Path) -> No
         if key in ran and not _same(ran[key], NEUTRAL[key]):
             raise UserError(f"{where}: {key} is {ran[key]}, which the level does not ask for; run it again")
     mesh, style = tuple(vasprun.kpoints.kpts[0]), vasprun.kpoints.style.name
-    if (mesh, style) != ((asked := tuple(calculation.level.kpoints)), "Gamma"):
-        raise UserError(f"{where}: the k-mesh is {style} {mesh}, not Gamma {asked}; run it again")
+    asked, kind = tuple(calculation.level.kpoints), "Monkhorst" if calculation.level.shifted else "Gamma"
+    if (mesh, style) != (asked, kind):
+        raise UserError(f"{where}: the k-mesh is {style} {mesh}, not {kind} {asked}; run it again")
     titles = [" ".join(title.split()[:2]) for title in vasprun.potcar_symbols]
     if titles != (names := [f"PAW_PBE {name}" for name in potcar_symbols(calculation)]):
         raise UserError(f"{where}: potentials {', '.join(titles)}, not {', '.join(names)}; run it again")
