@@ -203,6 +203,15 @@ class Config(Studies):
         return self
 
     @model_validator(mode="after")
+    def _ends_have_a_mesh(self) -> Self:
+        for index, cell in enumerate(self.search.cells):
+            try:
+                self.dft.level.in_unit_cell(cell.repeat)
+            except UserError as error:
+                raise ValueError(f"search.cells[{index}]: {error}") from error
+        return self
+
+    @model_validator(mode="after")
     def _cells_have_stress(self) -> Self:
         if self.charge_order.cell == "relaxed":
             try:

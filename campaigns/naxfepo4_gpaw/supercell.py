@@ -82,11 +82,10 @@ def _end(records: list[Record], group: str, larger: Record) -> float | None:
     """Energy of an end member per formula unit (eV) on the mesh that folds onto Gamma of ``larger``."""
     diagonal = larger.calculation.group == DIAGONAL
     repeat = REPEAT if diagonal else StateKey.parse(larger.calculation.group).repeat
-    level = larger.calculation.level
-    mesh = tuple(k * n for k, n in zip(level.kpoints, repeat, strict=True))
+    level = larger.calculation.level.in_unit_cell(repeat)
     for record in records:
         calculation = record.calculation
-        at_mesh = calculation.level == level.model_copy(update={"kpoints": mesh})
+        at_mesh = calculation.level == level
         own = calculation.name.startswith(END) == diagonal  # the ends are in the cell that samples alike
         if calculation.group == group and record.status == "done" and at_mesh and own:
             return record.frames[-1]["energy"] / calculation.formula_units

@@ -63,6 +63,8 @@ def test_shipped_configurations_are_valid(name: str) -> None:
         ("models.0.training", {"epochs": "5"}, ["models[0].training.epochs", "valid integer"]),
         ("models.0.hyperparameters", {"r_max": "4"}, ["models[0].hyperparameters.r_max", "valid number"]),
         ("dataset.subset_elements", "Na", ["dataset.subset_elements", "list"]),
+        # What a shifted mesh with one point samples there is no shifted mesh of the unit cell.
+        ("search.cells.0.repeat", [2, 1, 1], ["search.cells[0]", "1x2x2", "2x1x1", "dft.level.kpoints"]),
         # Everything is trained once.
         ("variants", ["baseline", "baseline"], ["variants", "mace-baseline-f0-s1", "2 times"]),
         ("models.0.variants", ["entropy", "entropy"], ["variants", "mace-entropy-f0-s1", "2 times"]),

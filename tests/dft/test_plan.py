@@ -1,11 +1,12 @@
 """Pending arrangements become calculations, and the store's answers become formation energies."""
 
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 import pandas as pd
 import pytest
+from ase.dft.kpoints import monkhorst_pack
 from invented_hosts import magnesium_phosphate, magnesium_silicate, two_sodium
 from samples import LEVEL, ROOT
 
@@ -20,7 +21,6 @@ from workflow_lib.lattice.host_file import read_host_file
 from workflow_lib.stages.dft.plan import (
     end_members,
     energies,
-    level_of,
     missing,
     plan_pending,
     relaxation_of,
@@ -78,11 +78,35 @@ def test_a_plan_holds_each_arrangement_with_both_ends(host, rule, pending, tmp_p
 
 
 def test_supercells_are_compared_with_ends_at_the_equivalent_mesh(host, rule):
-    assert level_of(LEVEL, (1, 3, 1)).kpoints == (1, 3, 1)
-    assert level_of(Level(cutoff=500.0, kpoints=(1, 2, 2)), (1, 3, 2)).kpoints == (1, 6, 4)
+    assert LEVEL.in_unit_cell((1, 3, 1)).kpoints == (1, 3, 1)
+    assert Level(cutoff=500.0, kpoints=(1, 2, 2)).in_unit_cell((1, 3, 2)).kpoints == (1, 6, 4)
     empty, full = end_members(host, SETTINGS, (1, 3, 1))
     assert empty.level.energy_reference.endswith("1x3x1")
     assert (len(empty), len(full)) == (24, 28)
+
+
+def _points(level, repeat=(1, 1, 1)):
+    """Scaled k-points of the unit cell that a mesh of its supercell samples."""
+    found = monkhorst_pack(level.kpoints)
+    if not level.shifted:
+        found = found + [(points % 2 == 0) / (2 * points) for points in level.kpoints]
+    folded = (np.array(list(product(*map(range, repeat))))[:, None] + found) / repeat
+    return np.unique(np.round(folded.reshape(-1, 3) % 1, 6) % 1, axis=0)
+
+
+def test_the_mesh_of_the_ends_samples_the_same_points_or_is_refused():
+    meshes = (((1, 1, 1), False), ((2, 1, 3), False), ((1, 2, 2), True), ((2, 3, 4), True))
+    for (kpoints, shifted), repeat in product(meshes, product((1, 2, 3), repeat=3)):
+        level = Level(cutoff=500.0, kpoints=kpoints, shifted=shifted)
+        plain = Level.model_construct(
+            **(level.model_dump() | {"kpoints": tuple(np.multiply(kpoints, repeat))})
+        )
+        same = np.array_equal(_points(plain), _points(level, repeat))
+        if same:
+            assert level.in_unit_cell(repeat).kpoints == plain.kpoints
+        else:
+            with pytest.raises(UserError, match="supercell equals none of the unit cell"):
+                level.in_unit_cell(repeat)
 
 
 def _answer(store, calculation, energy):

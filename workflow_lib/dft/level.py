@@ -9,6 +9,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from workflow_lib.core.elements import atomic_number
+from workflow_lib.core.errors import UserError
+from workflow_lib.lattice.arrangement import Repeat
 
 
 class Level(BaseModel):
@@ -58,6 +60,24 @@ class Level(BaseModel):
                 "leave shifted away"
             )
         return self
+
+    def in_unit_cell(self, repeat: Repeat) -> Level:
+        """Return the level whose mesh in the unit cell equals this one's in the supercell ``repeat``.
+
+        Gamma in a 1x3x1 supercell samples the points of a 1x3x1 mesh of the unit cell. UserError for a
+        shifted mesh with an odd number of points along a vector that is repeated an even number of times:
+        what it samples is centred on Gamma there and shifted elsewhere, which is no mesh of a level.
+        """
+        for points, times in zip(self.kpoints, repeat, strict=True):
+            if self.shifted and points % 2 and times % 2 == 0:
+                raise UserError(
+                    f"the shifted mesh {'x'.join(map(str, self.kpoints))} of a "
+                    f"{'x'.join(map(str, repeat))} supercell equals none of the unit cell, so there are no "
+                    "ends to compare with; give dft.level.kpoints an even number of points along each "
+                    "vector that is repeated an even number of times, or leave shifted away"
+                )
+        x, y, z = (points * times for points, times in zip(self.kpoints, repeat, strict=True))
+        return self.model_copy(update={"kpoints": (x, y, z)})
 
     @property
     def energy_reference(self) -> str:

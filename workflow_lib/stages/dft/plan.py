@@ -22,15 +22,6 @@ from workflow_lib.stages.dft.settings import DftSettings
 COLUMNS = tuple(TABLES["dft/energies"].columns)
 
 
-def level_of(level: Level, repeat: Repeat) -> Level:
-    """The level whose mesh in the unit cell equals that of ``level`` in the supercell ``repeat``.
-
-    Gamma in a 1x3x1 supercell samples the points of a 1x3x1 mesh of the unit cell.
-    """
-    x, y, z = (k * r for k, r in zip(level.kpoints, repeat, strict=True))
-    return level.model_copy(update={"kpoints": (x, y, z)})
-
-
 def relaxation_of(arrangement: Arrangement, host: Host, settings: DftSettings, level: Level) -> Calculation:
     """The steered relaxation of one arrangement, from the distorted Vegard structure.
 
@@ -61,7 +52,7 @@ def relaxation_of(arrangement: Arrangement, host: Host, settings: DftSettings, l
 
 def end_members(host: Host, settings: DftSettings, repeat: Repeat) -> list[Calculation]:
     """Return both ends of the composition in the unit cell, at the mesh a supercell is compared at."""
-    level = level_of(settings.level, repeat)
+    level = settings.level.in_unit_cell(repeat)
     empty, full = host.end_members(charges=True)
     return [relaxation_of(end, host, settings, level) for end in (*empty, *full)]
 
