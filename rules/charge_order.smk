@@ -77,7 +77,7 @@ rule charge_order_ewald:
         mem_mb=2000,
     params:
         described=DESCRIBED,
-        settings=settings_of("redox"),
+        settings=settings_of("redox", "charge_order"),
         code=code_of("charge-order-ewald"),
     message:
         "Ranking the states by formal-charge Ewald energies"

@@ -68,6 +68,7 @@ def charge_order_ewald(config: Config, reference: Path, dataset: Path, out: Path
         host=Host.load(config.host, config.redox),
         rule=config.redox,
         splits_path=checked(dataset / "splits.json", "dataset"),
+        settings=config.charge_order,
         out=out,
     )
 

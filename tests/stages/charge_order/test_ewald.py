@@ -10,8 +10,11 @@ import pandas as pd
 import pytest
 from ase.build import bulk
 from ase.units import Bohr, Hartree
+from changed_config import changed_config
 
+from workflow_lib.__main__ import main
 from workflow_lib.core.errors import UserError
+from workflow_lib.core.io import read_json, write_json
 from workflow_lib.lattice.ewald import ewald_energy
 from workflow_lib.lattice.host import Host
 from workflow_lib.lattice.redox import RedoxRule
@@ -42,7 +45,12 @@ def test_ranking_of_the_reference(
     reference_dir: Path, splits_path: Path, host: Host, rule: RedoxRule, tmp_path: Path
 ) -> None:
     scores = run_ewald(
-        reference_dir=reference_dir, host=host, rule=rule, splits_path=splits_path, out=tmp_path / "ewald"
+        reference_dir=reference_dir,
+        host=host,
+        rule=rule,
+        splits_path=splits_path,
+        settings=ChargeOrderSettings(),
+        out=tmp_path / "ewald",
     )
     states = pd.read_csv(tmp_path / "ewald/states.csv")
     assert len(states) == 16
@@ -69,7 +77,7 @@ def test_a_slope_that_is_not_positive_leaves_fitted_scores_out(
     table["formation_mev_fu"] = -table["formation_mev_fu"]
     table.to_csv(upside / "reference.csv", index=False)
     seal(upside, "charge-order-reference")
-    arguments = {"host": host, "rule": rule, "splits_path": splits_path}
+    arguments = {"host": host, "rule": rule, "splits_path": splits_path, "settings": ChargeOrderSettings()}
     scores = run_ewald(reference_dir=upside, out=tmp_path / "a", **arguments)
     straight = run_ewald(reference_dir=reference_dir, out=tmp_path / "b", **arguments)
     assert scores["ewald_scale"] is None
@@ -87,7 +95,29 @@ def test_composition_without_rivals_is_a_clear_line(
             host=host,
             rule=rule,
             splits_path=splits_path,
-            out=tmp_path / "ewald",
             settings=ChargeOrderSettings(compared_x=0.6),
+            out=tmp_path / "ewald",
         )
     assert not (tmp_path / "ewald").exists()
+
+
+@pytest.mark.parametrize("compared_x", [0.25, 0.75])
+def test_the_command_ranks_the_composition_of_the_configuration(
+    reference_dir: Path, splits_path: Path, tmp_path: Path, compared_x: float
+) -> None:
+    """Its row stands beside those of models, which compare this composition."""
+    dataset = tmp_path / "dataset"
+    dataset.mkdir()
+    shutil.copy(splits_path, dataset)
+    seal(dataset, "dataset")
+    write_json(tmp_path / "config.json", changed_config("charge_order.compared_x", compared_x))
+    options = ["--config", str(tmp_path / "config.json"), "--reference", str(reference_dir)]
+    out = tmp_path / "ewald"
+    assert main(["charge-order-ewald", *options, "--dataset", str(dataset), "--out", str(out)]) == 0
+    scores = read_json(out / "scores.json")
+    states = pd.read_csv(out / "states.csv")
+    own = states[np.isclose(states["x"], compared_x)]
+    assert (scores["compared_x"], scores["states_total"]) == (compared_x, len(own)) == (compared_x, 2)
+    # At x = 1/2 the slope is positive; DFT orders these two states against their formal charges.
+    assert np.diff(own["ewald_ev"]) * np.diff(own["dft_energy_ev"]) < 0
+    assert scores["ewald_scale"] is None and scores["states_mae_mev_fu_all"] is None

@@ -67,17 +67,16 @@ def run_ewald(
     host: Host,
     rule: RedoxRule,
     splits_path: str | Path,
+    settings: ChargeOrderSettings,
     out: str | Path,
-    settings: ChargeOrderSettings | None = None,
 ) -> Scores:
     """Rank the reference states by Ewald energies; write the files of a trained model (see :data:`NOTE`).
 
     ``states.csv`` also has the column ``ewald_ev`` (unscaled, eV per cell); ``energy_ev`` and
-    ``formation_mev_fu`` are scaled. ``role`` is the state's set in the first fold of
-    ``splits_path``, for comparison with trained models; ``seen`` says whether these have seen it.
-    Raises UserError if the compared composition has too few states to fit the scale.
+    ``formation_mev_fu`` are scaled by the states of ``settings.compared_x``. ``role`` is the state's
+    set in the first fold of ``splits_path``, for comparison with trained models; ``seen`` says whether
+    these have seen it. Raises UserError if the compared composition has too few states to fit the scale.
     """
-    settings = settings or ChargeOrderSettings()
     reference, structures = read_reference(reference_dir)
     first = Splits.load(splits_path).folds[0].number
     starts = [host.build(arrangement_of(host, atoms)) for atoms in structures]
