@@ -135,10 +135,13 @@ IN_TABLES: dict[str, dict[str, str]] = {
     "comparison/contrasts": {
         "endpoint": "column of the comparison table; the errors are in its unit",
         "difference": "error with the label minus error without it, on the same DFT numbers",
-        "low": "lower end of the 95 % interval over states and trainings",
+        "low": "lower end of the 95 % interval over states and folds (below three folds: over states and "
+        "trainings, given the training sets)",
         "high": "upper end",
         "trainings": "pairs of trainings (folds and seeds) behind the row",
-        "decided": "three trainings or more, interval excludes zero; else `reason` says why not",
+        "decided": "three trainings or more, interval excludes zero",
+        "reason": "why not decided; or that the interval is given the training sets of the folds, "
+        "because there are fewer than three",
     },
     "phase_diagram/structures": {
         "asked_key": "the arrangement that was relaxed",
@@ -182,9 +185,12 @@ IN_TABLES: dict[str, dict[str, str]] = {
         "model_without": "model without the change",
         "model_changed": "model with it",
         "difference": "error with the change minus error without it, on the same DFT numbers",
-        "low": "lower end of the 95 % interval over states and trainings",
+        "low": "lower end of the 95 % interval over states and folds (below three folds: over states and "
+        "trainings, given the training sets)",
         "high": "upper end",
-        "decided": "three trainings or more, interval excludes zero; else `reason` says why not",
+        "decided": "three trainings or more, interval excludes zero",
+        "reason": "why not decided; or that the interval is given the training sets of the folds, "
+        "because there are fewer than three",
         "published_without": "the published error without the change",
         "published_with": "the published error with it",
     },

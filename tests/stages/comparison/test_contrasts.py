@@ -89,13 +89,30 @@ def test_errors_are_paired_number_by_number(tmp_path: Path):
     assert energy["difference"] == pytest.approx(-5, abs=1e-6)
     # Three states differ by -4, -5 and -6: Student's interval is 4.303 / sqrt(3) wide on each side.
     assert (energy["low"], energy["high"]) == pytest.approx((-5 - 2.484, -5 + 2.484), abs=1e-3)
-    assert energy["decided"] and pd.isna(energy["reason"])
+    assert energy["decided"] and energy["reason"] == "given the training set of 1 fold"
     states = table.loc["states_mae_mev_fu"]
     # Relative to their means the errors are -3, 0, 3 and -1, 0, 1 meV per formula unit.
     assert states[["error_without", "error_with"]].tolist() == pytest.approx([2, 2 / 3], abs=1e-9)
     assert table.loc["hull_mae_mev_fu", "difference"] == pytest.approx(-13, abs=1e-9)
     assert table.loc["hull_mae_mev_fu", "decided"]  # -10, -13, -16
     assert "step_voltage_mae_mv" not in table.index
+
+
+def test_seeds_of_one_fold_are_no_independent_trainings(tmp_path: Path):
+    """The label helps two folds of three, each with three seeds that agree: that may be chance."""
+    gains = {0: -6.0, 1: -5.0, 2: 4.0}
+    trainings = [
+        write_training(tmp_path / f"painn-{variant}-f{fold}-s{seed}", {f"state of {fold}": error})
+        for fold, gain in gains.items()
+        for seed in (1, 2, 3)
+        for variant, error in (("baseline", 10.0), ("entropy", 10.0 + gain))
+    ]
+    row = contrast_table(trainings, {}, HULL).iloc[0]
+    assert row["trainings"] == 9 and row["difference"] == pytest.approx(-7 / 3, abs=1e-6)
+    # Student's interval of three numbers.
+    half = 4.3026527 * np.std(list(gains.values()), ddof=1) / 3**0.5
+    assert row["high"] - row["difference"] == pytest.approx(half, abs=1e-4)
+    assert not row["decided"] and row["reason"] == "zero lies within the interval"
 
 
 def test_one_training_decides_nothing(tmp_path: Path):

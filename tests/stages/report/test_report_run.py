@@ -178,8 +178,9 @@ def test_a_decided_run_says_so(copy: Path):
     assert answer.decided
     assert answer.verdict == (
         "Yes: the label lowers the error of the energy of held-out frames (mace and painn); of the "
-        "energies of unseen charge orders (mace and painn)."
+        "energies of unseen charge orders (mace and painn), given the training sets of this run."
     )
+    assert any(note.startswith("There are fewer than three folds") for note in answer.notes)
 
 
 def test_the_answer_of_another_run_stands_beside(copy: Path, run_folder: Path, page: Path):

@@ -65,8 +65,11 @@ def run_ablation(studies: Sequence[AblationStudy], trainings: Sequence[Path], ou
 
 
 def _errors(trainings: Sequence[Path], name: str) -> pd.DataFrame:
-    """Return the absolute errors of all good trainings of a model: label, key, state, training, error."""
-    parts = [pd.DataFrame(columns=["label", "key", "state", "training", "error"])]
+    """Return the absolute errors of all good trainings of a model.
+
+    Columns: label, key, state, fold, training, error.
+    """
+    parts = [pd.DataFrame(columns=["label", "key", "state", "fold", "training", "error"])]
     for path in trainings:
         identity = ModelId.parse(path.name)
         if identity.name != name or read_document(path / "card.json", "train")["status"] != "ok":
@@ -76,9 +79,8 @@ def _errors(trainings: Sequence[Path], name: str) -> pd.DataFrame:
         key = rows["frame_id"] + " " + rows["atom"].astype(str) + rows["component"].fillna("")
         error = (rows["model_value"] - rows["dft_value"]).abs()
         own = {"label": rows["label"], "key": key, "state": rows["state"], "error": error}
-        parts.append(
-            pd.DataFrame(own | {"training": f"{identity.variant} {identity.fold} {identity.seed}"})
-        )
+        training = f"{identity.variant} {identity.fold} {identity.seed}"
+        parts.append(pd.DataFrame(own | {"fold": identity.fold, "training": training}))
     return pd.concat(parts[1:] or parts, ignore_index=True)
 
 

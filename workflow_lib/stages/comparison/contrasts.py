@@ -2,7 +2,7 @@
 
 Two trainings of one model, fold and seed differ in their variant alone, and both are held against the
 same DFT numbers, so their errors are compared one by one. The errors within a charge-ordered state
-resemble each other, as do those of one training; the interval allows for both.
+resemble each other, as do those of one fold; the interval allows for both (see ``core/intervals.py``).
 """
 
 from __future__ import annotations
@@ -118,5 +118,5 @@ def _matched(
             both = own[endpoint].merge(
                 other[endpoint][["key", "error"]], on="key", suffixes=("_without", "_with")
             )
-            parts.append(both.assign(training=f"{identity.fold} {identity.seed}"))
+            parts.append(both.assign(fold=identity.fold, training=f"{identity.fold} {identity.seed}"))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from workflow_lib.core.digits import ion, sensible, signed
+from workflow_lib.core.intervals import LEAST_CLUSTERS, LEAST_TRAININGS
 from workflow_lib.results_meanings import unit_of
 
 if TYPE_CHECKING:
@@ -137,7 +138,8 @@ def _verdict(contrasts: pd.DataFrame) -> str:
         if len(rows)
     ]
     undecided = f"; not decided for {_listed(open_models)}" if open_models else ""
-    return f"{start}: the label {', and it '.join(parts)}{undecided}."
+    given = ", given the training sets of this run" if decided["reason"].notna().any() else ""
+    return f"{start}: the label {', and it '.join(parts)}{given}{undecided}."
 
 
 def _by_endpoint(rows: pd.DataFrame) -> list[str]:
@@ -234,10 +236,15 @@ def _notes(comparison: pd.DataFrame, contrasts: pd.DataFrame, configuration: dic
         return []
     notes = []
     trainings = int(contrasts["trainings"].max())
-    if trainings < 3:
+    if trainings < LEAST_TRAININGS:
         notes.append(
             "The intervals hold the spread over charge-ordered states alone: how much a second training "
             "with another seed would differ is not in them."
+        )
+    elif comparison["fold"].nunique() < LEAST_CLUSTERS:
+        notes.append(
+            "There are fewer than three folds, so the intervals are given the training sets of this run: "
+            "how much other training sets would change the differences is not in them."
         )
     without, label = contrasts["variant_without"].iloc[0], contrasts["variant_with"].iloc[0]
     frames = {

@@ -126,7 +126,8 @@ def _row(row: Mapping[str, Any], top: float, colour: str) -> LabelRow:
     exact = [f"{value:.10g}" for value in numbers]
     if not known:
         shown, exact = [*shown, "none", ""], [*exact, "", ""]
-    decided = "yes" if row["decided"] else f"no: {row['reason']}"
+    why = row["reason"] if isinstance(row["reason"], str) else ""  # empty: decided for any training set
+    decided = ": ".join(filter(None, ("yes" if row["decided"] else "no", why)))
     said = [(name, text) for name, text in zip(HEAD[1:], (*shown, decided), strict=True) if text]
     return LabelRow(
         *(row["model"], colour, _place(without, top), _place(with_label, top)),
