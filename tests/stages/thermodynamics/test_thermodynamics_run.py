@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -37,13 +38,18 @@ def reference(frames: list[Frame], host: Host, tmp_path_factory: pytest.TempPath
 
 
 def write_charge_order(
-    reference: Path, folder: Path, shift: float | np.ndarray = 0.0, **changes: object
+    reference: Path,
+    folder: Path,
+    shift: float | np.ndarray = 0.0,
+    drop: pd.Series | None = None,
+    **changes: object,
 ) -> Path:
-    """A model that answers DFT's energies, each moved by ``shift`` (eV a cell)."""
+    """A model with DFT's energies, each moved by ``shift`` (eV a cell); without the states to ``drop``."""
     states = pd.read_csv(reference / "reference.csv")
     states = states.assign(protocol="distorted", status="converged", steps=3, fmax_ev_a=0.04, seen=False)
     states["energy_ev"] += shift
     states = states.assign(**changes)
+    states = states if drop is None else states[~drop]
     other = states.assign(protocol="undistorted", energy_ev=0.0)
     write_sealed("charge_order/states", folder, pd.concat([other, states]))
     return folder
@@ -211,6 +217,26 @@ def test_diverged_state_stays_listed_outside_the_hull(reference: Path, tmp_path:
     assert lost["formation_mev_fu"].isna().all()
     assert not lost["on_hull"].any()
     assert pd.read_csv(tmp_path / "out/scores.csv").iloc[0]["compositions"] == 2  # of 1/4, 1/2 and 3/4
+
+
+def test_a_state_of_dft_barred_from_the_hull_has_no_part_in_the_scores(reference: Path, tmp_path: Path):
+    """A model that is right wherever DFT converged is right, however low DFT's other states lie."""
+    states = pd.read_csv(reference / "reference.csv")
+    lowest = states[states["x"] == 0.5]["energy_ev"].idxmin()
+    barred = (states.index == lowest) | (states["x"] == 0.25)
+    model = write_charge_order(reference, tmp_path / "mace-entropy-f0-s1", drop=barred)
+    folder = tmp_path / "reference"
+    shutil.copytree(reference, folder)
+    states.loc[barred, "status"] = "unconverged"
+    states.loc[lowest, "energy_ev"] -= 0.8
+    states.to_csv(folder / "reference.csv", index=False)
+    seal(folder, "charge-order-reference")
+    settings = SETTINGS.model_copy(update={"accept_unconverged": False})
+    out = run(folder, [model], [], tmp_path / "out", settings)
+    scores = pd.read_csv(out / "scores.csv").iloc[0]
+    assert scores["compositions"] == scores["compositions_dft"] == 2
+    for error in ("hull_mae_mev_fu", "step_voltage_mae_mv", "voltage_mae_mv"):
+        assert scores[error] == pytest.approx(0, abs=1e-3), error
 
 
 def write_search(folder: Path, reference: Path, host: Host) -> Path:

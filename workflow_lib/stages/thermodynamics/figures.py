@@ -153,7 +153,7 @@ def draw_formation(
     formation: pd.DataFrame, hulls: pd.DataFrame, level: str, cells: str, stem: Path
 ) -> None:
     """Draw one panel per model: formation energies of the enumerated states, lowest of each x, hull."""
-    dft = formation[formation["id"] == DFT]
+    dft = formation[(formation["id"] == DFT) & formation["formation_mev_fu"].notna()]
     examined = formation[formation["protocol"] == HEADLINE]
     models = examined[examined["formation_mev_fu"].notna()]
     names = sorted(set(examined["model"])) or [DFT]
@@ -316,7 +316,7 @@ def draw_found(formation: pd.DataFrame, hulls: pd.DataFrame, level: str, cells: 
 
     searched = formation[(formation["protocol"] == SEARCH) & formation["method"].isin(METHODS)]
     found = searched[searched["formation_mev_fu"].notna()]
-    dft = formation[formation["id"] == DFT]
+    dft = formation[(formation["id"] == DFT) & formation["formation_mev_fu"].notna()]
     names, variants = sorted(set(searched["model"])) or [DFT], _variants(searched) or [""]
     shape = (len(variants), len(names))
     size = (max(2.5 * shape[1] + 0.6, 6.4), 2.4 * shape[0] + 1.2)

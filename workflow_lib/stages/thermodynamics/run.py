@@ -66,7 +66,8 @@ class Reservoir:
     """The metal that exchanges the mobile ion.
 
     ``energy_ev``: eV per atom at the level of the frames, None if unknown (no voltages);
-    ``charge``: number of electrons that go with one ion, its formal charge.
+    ``charge``: formal charge of the ion: the electrons that the host takes up with it, below zero for
+    an anion, whose host gives them up.
     """
 
     element: str
@@ -120,23 +121,24 @@ def analyse(
 def score(answer: Answer, reference: Answer, charge: int) -> dict[str, object]:
     """Return one row of ``scores.csv``: a model's enumerated hull and voltage against DFT's.
 
-    ``charge``: electrons that go with one mobile ion.
+    ``charge``: formal charge of the mobile ion.
     """
     row: dict[str, object] = {**answer.identity, "status": answer.status}
     row |= dict.fromkeys(["compositions", "compositions_dft", *SCORES], None)
-    inside = reference.structures["x"].between(0, 1, inclusive="neither")
-    row["compositions_dft"] = reference.structures.loc[inside, "x"].nunique()
+    # What may not enter a hull has no formation energy, and no part in any score.
+    dft = reference.structures[reference.structures["formation_mev_fu"].notna()]
+    row["compositions_dft"] = dft.loc[dft["x"].between(0, 1, inclusive="neither"), "x"].nunique()
     known = reference.voltages.get(ENUMERATED)
     row["average_voltage_dft_v"] = known.average if known else None
     if not answer.hulls:
         return row
     enumerated = answer.structures[answer.structures["protocol"] == HEADLINE]
     good = enumerated[enumerated["formation_mev_fu"].notna()]
-    error, compositions = hull_error(good, reference.structures)
+    error, compositions = hull_error(good, dft)
     row |= {
         "compositions": compositions,
         "hull_mae_mev_fu": error,
-        "step_voltage_mae_mv": step_voltage_error(good, reference.structures, charge)
+        "step_voltage_mae_mv": step_voltage_error(good, dft, charge)
         if answer.level == reference.level
         else None,
     }
