@@ -20,6 +20,7 @@ from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.results_reading import seal
 from workflow_lib.stages.charge_order.reference import build_reference
 from workflow_lib.stages.thermodynamics.run import run_thermodynamics
+from workflow_lib.stages.thermodynamics.scores import step_voltage_error
 from workflow_lib.stages.thermodynamics.settings import ThermodynamicsSettings
 
 LEVEL = REFERENCE
@@ -237,6 +238,15 @@ def test_a_state_of_dft_barred_from_the_hull_has_no_part_in_the_scores(reference
     assert scores["compositions"] == scores["compositions_dft"] == 2
     for error in ("hull_mae_mev_fu", "step_voltage_mae_mv", "voltage_mae_mv"):
         assert scores[error] == pytest.approx(0, abs=1e-3), error
+
+
+@pytest.mark.parametrize("charge", [1, 2])
+def test_errors_of_voltage_steps_do_not_know_the_sign_of_the_ion(charge: int):
+    model = pd.DataFrame({"x": [0, 0.5, 1], "energy_ev": [0, -4.0, -8.0], "sites": 4})
+    dft = model.assign(energy_ev=[0, -4.8, -8.0])
+    # 0.2 eV a site at x = 1/2, over steps of 1/2: 400 meV an ion.
+    for sign in (1, -1):
+        assert step_voltage_error(model, dft, sign * charge) == pytest.approx(400 / charge)
 
 
 def write_search(folder: Path, reference: Path, host: Host) -> Path:

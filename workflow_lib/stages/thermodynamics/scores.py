@@ -28,8 +28,9 @@ def step_voltage_error(model: pd.DataFrame, reference: pd.DataFrame, charge: int
 
     A step is the voltage between the lowest states of two neighbouring compositions that both tables
     have, on the hull or not: V = -[E(x2) - E(x1) - (x2 - x1) E(metal)] / [z (x2 - x1)] with E per mobile
-    site. The metal drops out of the difference. Unlike the average voltage, whose error is that of the
-    end members alone, this one depends on every composition. None with fewer than two of them.
+    site and z = ``charge``, the formal charge of the ion, below zero for an anion. The metal drops out of
+    the difference. Unlike the average voltage, whose error is that of the end members alone, this one
+    depends on every composition. None with fewer than two of them.
     """
     energies = []
     for table in (model, reference):
@@ -39,7 +40,7 @@ def step_voltage_error(model: pd.DataFrame, reference: pd.DataFrame, charge: int
     if len(gap) < 2:
         return None
     x = gap.index.to_numpy(dtype=float)
-    return float(1000 * np.abs(np.diff(gap.to_numpy()) / np.diff(x)).mean() / charge)
+    return float(1000 * np.abs(np.diff(gap.to_numpy()) / np.diff(x)).mean() / abs(charge))
 
 
 def spread(values: pd.Series) -> tuple[float, float, int]:
