@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,15 +29,18 @@ def write_charge_order(
     factor: float,
     variant: str = "entropy",
     compared_x: float = 0.5,
+    shift: float | pd.Series = 0.0,
+    tested: Sequence[str] = (),
 ) -> Path:
-    """A model whose formation energies are ``factor`` times DFT's; fold 0 and 1 split the states.
+    """A model whose formation energies are ``factor`` times DFT's plus ``shift`` (meV per formula unit).
 
-    Each fold's model has a zero of energy of its own, as separate trainings do.
+    Fold 0 and 1 split the states but for those that are always ``tested``. Each fold's model has a zero
+    of energy of its own, as separate trainings do.
     """
     x = reference["x"].to_numpy()
     inner = (x > 0) & (x < 1)
-    unseen = inner & (np.arange(len(reference)) % 2 == fold)
-    formation = factor * reference["formation_mev_fu"]
+    unseen = inner & ((np.arange(len(reference)) % 2 == fold) | reference["state_key"].isin(tested))
+    formation = factor * reference["formation_mev_fu"] + shift
     energy = UNITS * formation / 1000 - 100.0 * (fold + 1) - 3.0 * x
     states = reference.assign(
         protocol="distorted",
@@ -89,10 +93,51 @@ def test_a_single_fold_pools_what_it_holds_out(reference: pd.DataFrame, tmp_path
     assert (row["ground_states_found"], row["ground_states_total"]) == (None, 0)
 
 
+def test_a_blind_model_is_blind_whatever_its_folds_differ_by(
+    reference: pd.DataFrame, tmp_path: Path
+) -> None:
+    """Pairs of charge orders are one model's: the difference between two models orders none of them."""
+    blind = reference.groupby("ion_key")["formation_mev_fu"].transform("mean")
+    folders = [
+        write_charge_order(tmp_path, reference, fold=fold, seed=1, factor=0.0, shift=blind + 40.0 * fold)
+        for fold in (0, 1)
+    ]
+    (row,) = scores_across_folds(folders).to_dict("records")
+    assert row["redox_spread_ratio"] == pytest.approx(0, abs=1e-9)
+    assert row["redox_pairs_ordered"] == 0.5
+
+
+@pytest.mark.parametrize("count", [1, 10])
+def test_a_state_that_every_fold_holds_out_counts_once(
+    reference: pd.DataFrame, tmp_path: Path, count: int
+) -> None:
+    """States with frames for testing; of ten, all of the compared composition."""
+    tested = reference.loc[reference["x"] == 0.5, "state_key"].iloc[:count].tolist()
+    folders = [
+        write_charge_order(tmp_path, reference, fold=fold, seed=1, factor=factor, tested=tested)
+        for fold, factor in ((0, 0.5), (1, 1.5))
+    ]
+    (row,) = scores_across_folds(folders).to_dict("records")
+    assert (row["folds"], row["states"], row["states_missing"]) == (2, 10, 0)
+    if count == 10:  # each energy is the mean of half and of one and a half times DFT's
+        assert row["mae_mev_fu"] == pytest.approx(0, abs=1e-6)
+        assert row["spearman"] == 1
+
+
+def test_a_state_of_some_folds_only_is_of_another_split(reference: pd.DataFrame, tmp_path: Path) -> None:
+    one = reference.loc[reference["x"] == 0.5, "state_key"].iloc[0]
+    folders = [
+        write_charge_order(tmp_path, reference, fold=fold, seed=1, factor=1.0, tested=tested)
+        for fold, tested in ((0, [one]), (1, [one]), (2, []))
+    ]
+    with pytest.raises(UserError, match=f"state {one} is held out in 2 of 3 folds"):
+        scores_across_folds(folders)
+
+
 def test_exams_that_do_not_belong_together(reference: pd.DataFrame, tmp_path: Path) -> None:
     first = write_charge_order(tmp_path / "a", reference, fold=0, seed=1, factor=1.0)
     again = write_charge_order(tmp_path / "b", reference, fold=0, seed=1, factor=1.0)
-    with pytest.raises(UserError, match="held out in two of the folds"):
+    with pytest.raises(UserError, match=r"toy-entropy has two results of fold 0 and seed 1"):
         scores_across_folds([first, again])
     other = write_charge_order(tmp_path / "c", reference, fold=1, seed=1, factor=1.0, compared_x=0.25)
     with pytest.raises(UserError, match="compare different compositions"):

@@ -2,8 +2,10 @@
 
 A state is predicted by the model of the fold that holds it out. Models of different folds have
 different zeros of energy, so formation energies are pooled: they are relative to each model's own
-end members, on which every fold has trained. Differences between states of different folds
-therefore contain the difference between two models, which is part of the actual error.
+end members, on which every fold has trained. Rank correlation, MAE and ground states therefore
+contain the difference between two models, which is part of the actual error. Pairs of charge orders
+are formed within a fold: what a model makes of a pair is its own. A state that every fold holds out
+(one with frames for testing) counts once, with the mean of its energies over the folds.
 """
 
 from __future__ import annotations
@@ -17,7 +19,14 @@ import pandas as pd
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.results_reading import read_document, read_table
-from workflow_lib.stages.charge_order.score import Scores, ground_states, ranking, redox_spread, usable
+from workflow_lib.stages.charge_order.score import (
+    Scores,
+    ground_states,
+    pairs_spread,
+    ranking,
+    redox_pairs,
+    usable,
+)
 
 POOLED = ("spearman", "mae_mev_fu", "redox_spread_ratio", "redox_pairs_ordered", "ground_states_found")
 """Pooled scores; the table has their mean over seeds and, as ``_std``, their standard deviation."""
@@ -38,7 +47,8 @@ def scores_across_folds(charge_order_dirs: Sequence[str | Path]) -> pd.DataFrame
     ``ground_states_total`` is the mean number of compositions of which every state is unseen and
     whose ground state counts (see ``score.ground_states``). Standard deviations (n - 1) are empty
     for a single seed. Untrained rankings form groups of their own. Raises UserError if members of
-    one group compare different compositions or hold one state out twice.
+    one group compare different compositions, share fold and seed, or hold a state out in some of their
+    folds but not in one or in all, as folds of one split do.
     """
     groups: dict[tuple[str, str], list[tuple[Scores, pd.DataFrame]]] = {}
     for folder in charge_order_dirs:
@@ -71,12 +81,18 @@ def _pool_protocol(
     members: Sequence[tuple[Scores, pd.DataFrame]], protocol: str, compared_x: float
 ) -> dict[str, Any]:
     """Return the pooled scores of one group and protocol."""
-    seeds: dict[Any, list[pd.DataFrame]] = {}
+    seeds: dict[Any, dict[Any, pd.DataFrame]] = {}
     for scores, states in members:
         rows = states[states["protocol"] == protocol]
         rows = rows.assign(states_of_x=rows.groupby("x")["x"].transform("size"))
-        seeds.setdefault(scores["seed"], []).append(rows[~rows["seen"].astype(bool)])
-    per_seed = [_pool_seed(pd.concat(parts, ignore_index=True), compared_x) for parts in seeds.values()]
+        folds, fold = seeds.setdefault(scores["seed"], {}), scores["fold"]
+        if fold in folds:
+            raise UserError(
+                f"{scores['model']}-{scores['variant']} has two results of fold {fold} and seed "
+                f"{scores['seed']}; pool each training once"
+            )
+        folds[fold] = rows[~rows["seen"].astype(bool)]
+    per_seed = [_pool_seed(list(folds.values()), compared_x) for folds in seeds.values()]
     row: dict[str, Any] = {
         "seeds": len(per_seed),
         "states": min(item["states"] for item in per_seed),
@@ -90,18 +106,15 @@ def _pool_protocol(
     return row
 
 
-def _pool_seed(unseen: pd.DataFrame, compared_x: float) -> dict[str, Any]:
-    """Return the scores of one seed's unseen states, from formation energies (eV per cell)."""
-    twice = unseen.loc[unseen["state_key"].duplicated(), "state_key"]
-    if len(twice):
-        raise UserError(f"state {twice.iloc[0]} is held out in two of the folds; pool folds of one split")
-    table = unseen.copy()
-    for target, source in (("energy_ev", "formation_mev_fu"), ("dft_energy_ev", "dft_formation_mev_fu")):
-        table[target] = table[source] * table["formula_units"] / 1000
+def _pool_seed(folds: Sequence[pd.DataFrame], compared_x: float) -> dict[str, Any]:
+    """Return the scores of one seed's unseen states, one table a fold, from formation energies."""
+    own = [_formation_ev(unseen) for unseen in folds]
+    table = _once(own)
     good = usable(table)
     compared = good[np.isclose(good["x"], compared_x)]
     correlation, error = ranking(compared)
-    spread = redox_spread(good)
+    pairs = pd.concat([redox_pairs(usable(part)) for part in own])
+    spread = pairs_spread(pairs.groupby(["first", "second"], as_index=False).mean())
     # Ground states are compared only at compositions of which every enumerated state was held out.
     whole = table[table["x"].map(table["x"].value_counts()) == table["states_of_x"]]
     found = [row for row in ground_states(whole) if row["counts"]]
@@ -115,3 +128,31 @@ def _pool_seed(unseen: pd.DataFrame, compared_x: float) -> dict[str, Any]:
         "ground_states_found": sum(item["found"] for item in found) if found else None,
         "ground_states_total": len(found),
     }
+
+
+def _formation_ev(states: pd.DataFrame) -> pd.DataFrame:
+    """Return the states with formation energies (eV per cell) in the place of energies."""
+    units = states["formula_units"] / 1000
+    return states.assign(
+        energy_ev=states["formation_mev_fu"] * units, dft_energy_ev=states["dft_formation_mev_fu"] * units
+    )
+
+
+def _once(folds: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Return one row a state; the energy of one that every fold holds out is the mean of its usable ones.
+
+    Raises UserError for a state that several folds hold out, but not all.
+    """
+    table = pd.concat(folds, ignore_index=True)
+    times = table["state_key"].value_counts()
+    wrong = times.index[(times > 1) & (times < len(folds))]
+    if len(wrong):
+        raise UserError(
+            f"state {wrong[0]} is held out in {times[wrong[0]]} of {len(folds)} folds; "
+            "pool folds of one split"
+        )
+    good = usable(table)
+    mean = good.groupby("state_key")["energy_ev"].mean()
+    # Usable rows first: a state is lost only if every fold has lost it.
+    once = pd.concat([good, table]).drop_duplicates("state_key").sort_index()
+    return once.assign(energy_ev=once["state_key"].map(mean))

@@ -136,29 +136,46 @@ def _error_above(known: pd.DataFrame, ground: str) -> float | None:
     return float(np.abs((gap[~is_ground] - gap[is_ground][0]) / units).mean()) * 1000
 
 
-def redox_spread(table: pd.DataFrame) -> Scores:
+def redox_pairs(table: pd.DataFrame) -> pd.DataFrame:
+    """Return all pairs of states with the same ``ion_key``, one row a pair.
+
+    Columns: ``first`` and ``second`` (state keys), ``model_ev`` and ``dft_ev`` (energy of the first
+    minus that of the second, eV per cell).
+    """
+    rows = []
+    for _, group in table.groupby("ion_key"):
+        ordered = group.sort_values("state_key")
+        keys, model, dft = (ordered[name].to_list() for name in ("state_key", "energy_ev", "dft_energy_ev"))
+        rows += [
+            (keys[i], keys[j], model[i] - model[j], dft[i] - dft[j])
+            for i, j in combinations(range(len(keys)), 2)
+        ]
+    return pd.DataFrame(rows, columns=["first", "second", "model_ev", "dft_ev"])
+
+
+def pairs_spread(pairs: pd.DataFrame) -> Scores:
     """Return how strongly the model distinguishes charge orders on the same ions.
 
-    Over all pairs of states with the same ``ion_key``: ``redox_spread_ratio`` = RMS of the model's
+    Over all rows of ``pairs`` (see :func:`redox_pairs`): ``redox_spread_ratio`` = RMS of the model's
     energy differences over RMS of DFT's (1 is right, 0 is blind), and ``redox_pairs_ordered``, the
     fraction of pairs that the model puts in DFT's order (a tie counts half; 0.5 is chance).
     """
-    model, dft = [], []
-    for _, group in table.groupby("ion_key"):
-        for first, second in combinations(range(len(group)), 2):
-            model.append(group["energy_ev"].iloc[first] - group["energy_ev"].iloc[second])
-            dft.append(group["dft_energy_ev"].iloc[first] - group["dft_energy_ev"].iloc[second])
     scores: Scores = {
-        "redox_pairs": len(dft),
+        "redox_pairs": len(pairs),
         "redox_spread_ratio": None,
         "redox_pairs_ordered": None,
     }
-    if len(dft) >= MIN_PAIRS and np.any(np.abs(dft) > 0):
-        ours, theirs = np.array(model, dtype=float), np.array(dft, dtype=float)
+    ours, theirs = (pairs[name].to_numpy(dtype=float) for name in ("model_ev", "dft_ev"))
+    if len(pairs) >= MIN_PAIRS and np.any(np.abs(theirs) > 0):
         scores["redox_spread_ratio"] = float(np.sqrt(np.mean(ours**2) / np.mean(theirs**2)))
         right = np.where(np.abs(ours) < TIE, 0.5, np.sign(ours) == np.sign(theirs))
         scores["redox_pairs_ordered"] = float(right.mean())
     return scores
+
+
+def redox_spread(table: pd.DataFrame) -> Scores:
+    """Return the scores of :func:`pairs_spread` over all pairs of a table of one model."""
+    return pairs_spread(redox_pairs(table))
 
 
 def minimum_over_orders(table: pd.DataFrame) -> Scores:
