@@ -165,6 +165,9 @@ IN_TABLES: dict[str, dict[str, str]] = {
         "autocorrelation": "sweeps between independent samples",
         "equilibrated": "whether the point counts",
     },
+    "phase_diagram/isotherms": {
+        "single_phase": "whether the point does not stand between two steep steps",
+    },
     "phase_diagram/boundaries": {
         "rule": "jump (of an isotherm), crossing (of grand free energies) or tangent (of free energies)",
         "scan": "up or down: the direction that shows the jump",

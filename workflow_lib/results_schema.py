@@ -265,6 +265,8 @@ TABLES: dict[str, Table] = {
         _columns(
             "system expansion direction",
             "temperature_k mu_ev x x_error energy_ev_site heat_capacity_k_site voltage_v",
+            "replica",
+            flag="single_phase",
         ),
     ),
     "phase_diagram/free_energy": Table(

@@ -11,9 +11,9 @@ from workflow_lib.lattice.isotherms import Gap
 from workflow_lib.stages.phase_diagram.boundaries import (
     boundary_table,
     features,
+    isotherm_table,
     loops,
     mean_free_energies,
-    mean_isotherms,
 )
 
 W = 0.1  # eV, of a regular solution, which unmixes below 580 K
@@ -83,8 +83,40 @@ def test_all_rules_find_the_gap_of_a_regular_solution():
     # Both branches have constant x, so their grand free energies cross at 0 by symmetry.
     assert crossing["mu_ev"] == pytest.approx(0.0, abs=1e-6)
     assert crossing["mu_ev_std"] == 0
-    assert loops(mean_isotherms(isotherms), 1)[400.0] == pytest.approx(0.098, abs=1e-6)
-    assert loops(mean_isotherms(isotherms), 2)[400.0] == pytest.approx(0.049, abs=1e-6)
+    assert loops(isotherm_table(isotherms), 1)[400.0] == pytest.approx(0.098, abs=1e-6)
+    assert loops(isotherm_table(isotherms), 2)[400.0] == pytest.approx(0.049, abs=1e-6)
+
+
+@pytest.mark.parametrize("places", [(0.055, 0.085), (0.035, 0.055, 0.145), (0.055,), (0.055, 0.055)])
+def test_replicas_that_jump_at_different_places_have_no_phase_between(places: tuple[float, ...]):
+    isotherms = [isotherm(400.0, place, -place) for place in places]
+    table = boundary_table(isotherms, [free((400.0,))] * len(places), energies=(0.0, 0.0), species=1)
+    jumps = table[table["rule"] == "jump"]
+    assert jumps["scan"].tolist() == ["up", "down"]
+    assert jumps["x_low"].tolist() == pytest.approx([0.01, 0.01])
+    assert jumps["x_high"].tolist() == pytest.approx([0.99, 0.99])
+    assert jumps["replicas"].tolist() == [len(places)] * 2
+    mean = float(np.mean(places))
+    assert jumps["mu_ev"].tolist() == pytest.approx([mean, -mean])
+    if len(places) > 1:
+        assert jumps["mu_ev_std"].tolist() == pytest.approx([np.std(places, ddof=1)] * 2, abs=1e-12)
+        assert jumps["x_low_std"].tolist() == pytest.approx([0, 0], abs=1e-12)
+    # What is drawn and stored is what some replica was at.
+    points = isotherm_table(isotherms)
+    assert set(points["x"]) == {0.01, 0.99}
+    assert points["single_phase"].all()
+    # The loop of each is 0.98 times the distance of its two steps.
+    assert loops(points, 1)[400.0] == pytest.approx(2 * 0.98 * mean, abs=1e-6)
+
+
+def test_gaps_of_replicas_that_differ_are_not_averaged():
+    """One replica stops half way, the other does not: three gaps, each of one replica."""
+    one, other = isotherm(400.0, 0.055, -0.055), isotherm(400.0, 0.055, -0.055)
+    other.loc[(other["direction"] == "up") & other["mu_ev"].between(0.03, 0.09), "x"] = 0.5
+    table = boundary_table([one, other], [free((400.0,))] * 2, energies=(0.0, 0.0), species=1)
+    up = table[(table["rule"] == "jump") & (table["scan"] == "up")]
+    found = list(zip(up["x_low"], up["x_high"], up["replicas"], strict=True))
+    assert sorted(found) == [(0.01, 0.5, 1), (0.01, 0.99, 1), (0.5, 0.99, 1)]
 
 
 def test_noise_of_the_stated_size_makes_no_gap():
@@ -96,11 +128,13 @@ def test_noise_of_the_stated_size_makes_no_gap():
     assert mean["free_energy_error_ev_site"].min() >= 3e-4 / np.sqrt(3) * 0.999
 
 
-def test_points_that_some_replica_lacks_are_left_out():
+def test_points_that_did_not_equilibrate_are_left_out():
     one, other = isotherm(400.0, 0.0, 0.0), isotherm(400.0, 0.0, 0.0)
     other.loc[other["mu_ev"] == 0.05, "equilibrated"] = False
-    assert 0.05 not in set(mean_isotherms([one, other])["mu_ev"])
-    assert len(mean_isotherms([one, one])) == len(one)
+    points = isotherm_table([one, other])
+    assert len(points) == 2 * len(one) - 2
+    assert points.groupby("mu_ev").size()[0.05] == 2  # both scans of the first
+    assert len(isotherm_table([one, one])) == 2 * len(one)
 
 
 def gap(low: float, high: float) -> Gap:

@@ -1,19 +1,30 @@
 """Phase boundaries from the samples of all replicas, by three rules, and the names of what they make.
 
-``jump``: the CHGNet study's rule, on the mean isotherm of each scan direction. ``crossing``: the
-branches from the two end members have equal grand free energy there. ``tangent``: common tangents of
-the canonical free energies. The first shows hysteresis, the others do not.
+``jump``: the CHGNet study's rule, on each isotherm. ``crossing``: the branches from the two end members
+have equal grand free energy there. ``tangent``: common tangents of the canonical free energies. The first
+shows hysteresis, the others do not.
+
+Isotherms of replicas are never averaged: two that jump at different mu have a mean that stands still half
+way, and no replica was ever there. Their gaps are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import astuple
 from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 
-from workflow_lib.lattice.isotherms import Gap, common_tangents, equilibrium, hysteresis, jumps
+from workflow_lib.lattice.isotherms import (
+    Gap,
+    common_tangents,
+    equilibrium,
+    hysteresis,
+    jumps,
+    single_phase,
+)
 
 JUMP, CROSSING, TANGENT = "jump", "crossing", "tangent"
 NOISE = 3.0
@@ -21,25 +32,28 @@ NOISE = 3.0
 LEAST = 1e-5
 """eV a mobile site; the least tolerance of a tangent."""
 APART = 0.2
-"""Difference of the middles in x below which the gaps of two replicas are one."""
+"""Difference in x, of either end, below which the gaps of two replicas are one."""
+UP, DOWN, BOTH = "up", "down", "both"
+"""Scans that a gap was found in."""
 COLUMNS = [
     *("rule", "temperature_k", "scan", "x_low", "x_low_std", "x_high", "x_high_std", "mu_ev", "mu_ev_std"),
     "replicas",
 ]
 
 
-def mean_isotherms(replicas: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Return the mean over replicas of the points of isotherms that equilibrated in all of them.
+def isotherm_table(replicas: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Return the points of one expansion that equilibrated, with the number of their ``replica``.
 
-    Grids of replicas differ only in where they end; what all have counts.
+    ``single_phase`` marks those that do not stand between two steep steps of their own isotherm.
     """
-    joined = pd.concat(replicas, ignore_index=True)
-    keys = ["expansion", "temperature_k", "direction", "mu_ev"]
-    joined = joined[joined["equilibrated"]].assign(mu_ev=joined["mu_ev"].round(6))
-    grouped = joined.groupby(keys, sort=True)
-    mean = grouped[["x", "energy_ev_site", "heat_capacity_k_site"]].mean()
-    mean["x_error"] = grouped["x"].std(ddof=1) / np.sqrt(len(replicas))
-    return mean[grouped.size() == len(replicas)].reset_index()
+    parts = [own[own["equilibrated"]].assign(replica=number) for number, own in enumerate(replicas)]
+    scans = ["replica", "temperature_k", "direction"]
+    table = pd.concat(parts).drop(columns="equilibrated").sort_values([*scans, "mu_ev"], ignore_index=True)
+    table["single_phase"] = True
+    for _, own in table.groupby(scans):
+        one = single_phase(own["mu_ev"].to_numpy(float), own["x"].to_numpy(float))
+        table.loc[own.index, "single_phase"] = one
+    return table
 
 
 def mean_free_energies(replicas: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -66,25 +80,25 @@ def scan(table: pd.DataFrame, direction: str) -> tuple[np.ndarray, np.ndarray]:
 
 def both_scans(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return ``(mu, x up, x down)`` where both scans of one temperature have a point."""
-    up, down = scan(table, "up"), scan(table, "down")
+    up, down = scan(table, UP), scan(table, DOWN)
     shared = np.intersect1d(up[0], down[0])
     return shared, up[1][np.isin(up[0], shared)], down[1][np.isin(down[0], shared)]
 
 
 def jump_gaps(isotherms: pd.DataFrame) -> list[tuple[float, str, Gap]]:
-    """Return ``(temperature, scan, gap)`` by the jump rule, from mean isotherms of one expansion."""
+    """Return ``(temperature, scan, gap)`` by the jump rule, from one replica's isotherms."""
     return [
         (float(temperature), direction, gap)  # type: ignore[arg-type]
         for temperature, own in isotherms.groupby("temperature_k")
-        for direction in ("up", "down")
+        for direction in (UP, DOWN)
         for gap in jumps(*scan(own, direction))
     ]
 
 
 def crossing_gaps(
     isotherms: pd.DataFrame, *, energies: tuple[float, float], species: float
-) -> list[tuple[float, Gap]]:
-    """Return ``(temperature, gap)`` where the branches from the two ends are in equilibrium.
+) -> list[tuple[float, str, Gap]]:
+    """Return ``(temperature, "both", gap)`` where the branches from the two ends are in equilibrium.
 
     ``energies`` of the end members are in eV a mobile site.
     """
@@ -97,7 +111,7 @@ def crossing_gaps(
         except (ValueError, IndexError):  # the points near an end member never equilibrated
             continue
         if gap:
-            found.append((kelvin, gap))
+            found.append((kelvin, BOTH, gap))
     return found
 
 
@@ -123,15 +137,15 @@ def boundary_table(
     energies: tuple[float, float],
     species: float,
 ) -> pd.DataFrame:
-    """Return all gaps of one expansion, by all rules; spreads are those of the replicas' own gaps."""
-    rows = [
-        _row(JUMP, temperature, direction, [gap])
-        for temperature, direction, gap in jump_gaps(mean_isotherms(isotherms))
-    ]
+    """Return all gaps of one expansion, by all rules; spreads are those of the replicas' own gaps.
+
+    A gap by jump or crossing is the mean of those replicas (``replicas``) that have it.
+    """
     settled = [own[own["equilibrated"]] for own in isotherms]
     crossings = [crossing_gaps(own, energies=energies, species=species) for own in settled]
     mean = tangent_gaps(mean_free_energies(free))
     own_tangents = [tangent_gaps(own) for own in free]
+    rows = [_row(JUMP, *item) for item in _joined([jump_gaps(own) for own in settled])]
     rows += [_row(CROSSING, *item) for item in _joined(crossings)]
     for temperature, gap in mean:
         near = [
@@ -150,24 +164,48 @@ def _middle(gap: Gap) -> float:
     return (gap.x_low + gap.x_high) / 2
 
 
-def _joined(replicas: Sequence[Sequence[tuple[float, Gap]]]) -> list[tuple[float, str, list[Gap]]]:
-    """Return the gaps of each temperature with those of the replicas that have one."""
-    by: dict[float, list[Gap]] = {}
-    for gaps in replicas:
-        for temperature, gap in gaps:
-            by.setdefault(temperature, []).append(gap)
-    return [(temperature, "both", gaps) for temperature, gaps in sorted(by.items())]
+def _joined(
+    replicas: Sequence[Sequence[tuple[float, str, Gap]]],
+) -> list[tuple[float, str, list[Gap]]]:
+    """Return each gap of each temperature and scan as the list of the replicas' own."""
+    places = {item[:2] for gaps in replicas for item in gaps}
+    found = []
+    for place in sorted(places, key=lambda place: (place[0], place[1] == DOWN)):
+        groups: list[list[Gap]] = []
+        for gaps in replicas:
+            own = [gap for *at, gap in gaps if tuple(at) == place]
+            pairs = _paired([_mean(group) for group in groups], own)
+            for number, gap in pairs.items():
+                groups[number].append(gap)
+            groups += [[gap] for gap in own if gap not in pairs.values()]
+        found += [(*place, group) for group in sorted(groups, key=lambda group: _mean(group).x_low)]
+    return found
+
+
+def _paired(targets: Sequence[Gap], gaps: Sequence[Gap]) -> dict[int, Gap]:
+    """Return which of one replica's gaps is which target (by its place): each once, the nearest first."""
+    pairs = sorted(
+        (max(abs(gap.x_low - target.x_low), abs(gap.x_high - target.x_high)), place, number)
+        for place, target in enumerate(targets)
+        for number, gap in enumerate(gaps)
+    )
+    found: dict[int, Gap] = {}
+    for apart, place, number in pairs:
+        if apart < APART and place not in found and gaps[number] not in found.values():
+            found[place] = gaps[number]
+    return found
+
+
+def _mean(gaps: Sequence[Gap]) -> Gap:
+    return Gap(*(float(np.mean(values)) for values in zip(*map(astuple, gaps), strict=True)))
 
 
 def _row(rule: str, temperature: float, direction: str, gaps: Sequence[Gap]) -> dict[str, object]:
     row: dict[str, object] = {"rule": rule, "temperature_k": temperature, "scan": direction}
-    for column, values in (
-        ("x_low", [gap.x_low for gap in gaps]),
-        ("x_high", [gap.x_high for gap in gaps]),
-        ("mu_ev", [gap.mu for gap in gaps]),
-    ):
-        row[column] = float(np.mean(values))
-        row[f"{column}_std"] = float(np.std(values, ddof=1)) if len(values) > 1 else np.nan
+    mean = astuple(_mean(gaps))
+    spread = np.std([astuple(gap) for gap in gaps], axis=0, ddof=1) if len(gaps) > 1 else [np.nan] * 3
+    for column, value, std in zip(("x_low", "x_high", "mu_ev"), mean, spread, strict=True):
+        row[column], row[f"{column}_std"] = value, float(std)
     return row | {"replicas": len(gaps)}
 
 
@@ -196,10 +234,11 @@ def features(temperatures: Sequence[float], gaps: Sequence[tuple[float, Gap]]) -
 
 
 def loops(isotherms: pd.DataFrame, charge: int) -> dict[float, float]:
-    """Return the area between the two scans (V, at equal x), by temperature, of mean isotherms."""
-    found = {}
-    for temperature, own in isotherms.groupby("temperature_k"):
+    """Return the area between the two scans (V, at equal x), by temperature: the mean over replicas."""
+    found: dict[float, list[float]] = {}
+    for _, own in isotherms.groupby(["temperature_k", "replica"]):
         mu, up, down = both_scans(own)
         if len(mu) > 1:
-            found[float(temperature)] = hysteresis(mu, up, down) / charge  # type: ignore[arg-type]
-    return found
+            areas = found.setdefault(float(own["temperature_k"].iloc[0]), [])
+            areas.append(hysteresis(mu, up, down) / charge)
+    return {temperature: float(np.mean(areas)) for temperature, areas in found.items()}

@@ -18,9 +18,9 @@ from workflow_lib.stages.phase_diagram import figures
 from workflow_lib.stages.phase_diagram.boundaries import (
     boundary_table,
     features,
+    isotherm_table,
     loops,
     mean_free_energies,
-    mean_isotherms,
     tangent_gaps,
 )
 from workflow_lib.stages.phase_diagram.replica import FIT, SUMMARY
@@ -72,21 +72,21 @@ def run_diagram(
                 settings.sampling,
             )
             gaps = boundary_table(iso, free, energies=lattice.end_energies(), species=lattice.species)
-            mean, thermal = mean_isotherms(iso), mean_free_energies(free)
+            points, thermal = isotherm_table(iso), mean_free_energies(free)
             known = metal(host.mobile, str(summary["level"]))
-            mean["voltage_v"] = (
+            points["voltage_v"] = (
                 np.nan
                 if known is None
-                else voltage(mean["mu_ev"].to_numpy(float), metal_energy=known, charge=host.mobile_charge)
+                else voltage(points["mu_ev"].to_numpy(float), metal_energy=known, charge=host.mobile_charge)
             )
             identity = {"system": name, "expansion": expansion}
             found = features(settings.sampling.temperatures, tangent_gaps(thermal))
-            area = loops(mean, host.mobile_charge)
+            area = loops(points, host.mobile_charge)
             named.append({**identity, **found, "hysteresis_v": area.get(_room(area))})
             parts["boundaries"].append(gaps.assign(**identity))
-            parts["isotherms"].append(mean.assign(**identity))
+            parts["isotherms"].append(points.assign(**identity))
             parts["free_energy"].append(thermal.assign(**identity))
-            system.isotherms[expansion], system.free[expansion] = mean, thermal
+            system.isotherms[expansion], system.free[expansion] = points, thermal
             system.boundaries[expansion] = gaps
         entropy = pd.concat([item["entropy"] for item in replicas], ignore_index=True)
         if len(entropy):

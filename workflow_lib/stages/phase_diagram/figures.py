@@ -14,8 +14,7 @@ import pandas as pd
 from workflow_lib.core.io import save_figure
 from workflow_lib.core.plotting import OKABE_ITO, style
 from workflow_lib.lattice.entropy import ideal_mixing
-from workflow_lib.lattice.isotherms import single_phase
-from workflow_lib.stages.phase_diagram.boundaries import CROSSING, TANGENT, scan
+from workflow_lib.stages.phase_diagram.boundaries import CROSSING, TANGENT
 from workflow_lib.stages.phase_diagram.settings import DECORATED, PLAIN, Mark
 
 if TYPE_CHECKING:
@@ -96,24 +95,20 @@ def _experiment(panel: Axes, system: System) -> None:
 
 def _diagram(panel: Axes, isotherms: pd.DataFrame, boundaries: pd.DataFrame) -> None:
     tangents = boundaries[boundaries["rule"] == TANGENT]
-    for temperature, own in isotherms.groupby("temperature_k"):
+    colours = {"vmin": isotherms["mu_ev"].min(), "vmax": isotherms["mu_ev"].max(), "cmap": "viridis"}
+    for temperature, own in isotherms[isotherms["single_phase"]].groupby("temperature_k"):
         gaps = tangents[np.isclose(tangents["temperature_k"], float(temperature))]  # type: ignore[arg-type]
-        for direction in ("up", "down"):
-            mu, x = scan(own, direction)
-            if len(mu) < 2:
-                continue
-            one = single_phase(mu, x)
-            inside = np.zeros(len(x), dtype=bool)
-            for low, high in gaps[["x_low", "x_high"]].to_numpy(float):
-                inside |= (x > low + EDGE) & (x < high - EDGE)
-            there, left = np.full(len(x), temperature), one & inside
-            label = "metastable, of one phase"
-            panel.scatter(
-                x[left], there[left], s=9, facecolors="none", edgecolors="0.6", lw=0.6, label=label
-            )
-            stable = one & ~inside
-            label = "one phase (coloured by chemical potential)"
-            panel.scatter(x[stable], there[stable], c=mu[stable], s=9, cmap="viridis", lw=0, label=label)
+        mu, x = own["mu_ev"].to_numpy(float), own["x"].to_numpy(float)
+        inside = np.zeros(len(x), dtype=bool)
+        for low, high in gaps[["x_low", "x_high"]].to_numpy(float):
+            inside |= (x > low + EDGE) & (x < high - EDGE)
+        there = np.full(len(x), temperature)
+        label = "metastable, of one phase"
+        panel.scatter(
+            x[inside], there[inside], s=9, facecolors="none", edgecolors="0.6", lw=0.6, label=label
+        )
+        label = "one phase (coloured by chemical potential)"
+        panel.scatter(x[~inside], there[~inside], c=mu[~inside], s=9, lw=0, label=label, **colours)
     looks: tuple[tuple[str, dict[str, Any], str], ...] = (
         (TANGENT, {"color": "0.15", "ls": "--", "lw": 1.0}, "two phases (common tangents)"),
         (CROSSING, {"color": OKABE_ITO[5], "ls": "", "marker": "x", "ms": 5}, "branches in equilibrium"),
@@ -169,7 +164,7 @@ def _parts(panel: Axes, system: System) -> None:
 
 
 def draw_isotherms(systems: Sequence[System], stem: Path) -> None:
-    """Draw both scans at the temperature nearest to 300 K, as voltage or chemical potential, and C(T)."""
+    """Draw both scans of every replica at the temperature nearest to 300 K, as V or mu, and C(T)."""
     import matplotlib.pyplot as plt
 
     style()
@@ -181,10 +176,12 @@ def draw_isotherms(systems: Sequence[System], stem: Path) -> None:
             near = float(temperatures[np.abs(temperatures - ROOM).argmin()])
             for direction, line in (("up", "-"), ("down", "--")):
                 own = table[(table["temperature_k"] == near) & (table["direction"] == direction)]
-                own = own.sort_values("mu_ev")
                 column = "voltage_v" if volts else "mu_ev"
                 label = f"{near:g} K, {TITLES[name]}, {'filling' if direction == 'up' else 'emptying'}"
-                left.plot(own["x"], own[column], line, color=OKABE_ITO[place], lw=1, label=label)
+                for _, replica in own.groupby("replica"):
+                    look: dict[str, Any] = {"color": OKABE_ITO[place], "lw": 0.8, "label": label}
+                    left.plot(replica["x"], replica[column], line, **look)
+                    label = "_"  # one entry of the legend for all replicas
             free = system.free[name]
             for x in _three(free["x"].to_numpy(float)):
                 own = free[free["x"] == x].sort_values("temperature_k")
