@@ -119,6 +119,35 @@ def test_gaps_of_replicas_that_differ_are_not_averaged():
     assert sorted(found) == [(0.01, 0.5, 1), (0.01, 0.99, 1), (0.5, 0.99, 1)]
 
 
+def compounds(middle: float) -> pd.DataFrame:
+    """Free energies with phases at x = 0.2 and 0.8, and one at 1/2 where ``middle`` (eV) is negative."""
+    table = free((300.0,))
+    values = np.full(len(X), 0.3)
+    for x, energy in ((0, 0.5), (0.2, 0), (0.5, middle), (0.8, 0), (1, 0.5)):
+        values[np.abs(X - x).argmin()] = energy
+    return table.assign(free_energy_ev_site=values)
+
+
+@pytest.mark.parametrize(
+    "middles", [(-0.002, 0.006), (-0.002, -0.002, 0.006), (0.006, 0.006), (-0.01, 0.0)]
+)
+def test_each_replica_counts_at_most_once_in_a_tangent(middles: tuple[float, ...]):
+    """However the gaps of a replica divide: where it has two instead of one, neither is this one."""
+    replicas = [compounds(middle) for middle in middles]
+    isotherms = [isotherm(300.0, 0.0, 0.0)] * len(middles)
+    table = boundary_table(isotherms, replicas, energies=(0.0, 0.0), species=1)
+    tangents = table[table["rule"] == "tangent"]
+    divided = np.mean(middles) < 0
+    low = [0.2, 0.5] if divided else [0.2]
+    inner = tangents[tangents["x_low"].between(0.1, 0.6)]
+    assert inner["x_low"].tolist() == pytest.approx(low, abs=0.01)
+    agree = sum((middle < 0) == divided for middle in middles)
+    assert inner["replicas"].tolist() == [agree] * len(low)
+    assert not (inner[["x_low_std", "x_high_std"]] > 1e-9).any(axis=None)
+    outer = tangents.drop(inner.index)
+    assert outer["replicas"].tolist() == [len(middles)] * len(outer)
+
+
 def test_noise_of_the_stated_size_makes_no_gap():
     replicas = [free((700.0,), error=3e-4, seed=seed) for seed in (1, 2, 3)]
     table = boundary_table([isotherm(700.0, 0.0, 0.0)] * 3, replicas, energies=(0.0, 0.0), species=1)

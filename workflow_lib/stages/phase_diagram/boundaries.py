@@ -143,25 +143,26 @@ def boundary_table(
     """
     settled = [own[own["equilibrated"]] for own in isotherms]
     crossings = [crossing_gaps(own, energies=energies, species=species) for own in settled]
-    mean = tangent_gaps(mean_free_energies(free))
-    own_tangents = [tangent_gaps(own) for own in free]
     rows = [_row(JUMP, *item) for item in _joined([jump_gaps(own) for own in settled])]
     rows += [_row(CROSSING, *item) for item in _joined(crossings)]
-    for temperature, gap in mean:
-        near = [
-            other
-            for gaps in own_tangents
-            for kelvin, other in gaps
-            if kelvin == temperature and abs(_middle(other) - _middle(gap)) < APART
-        ]
-        row = _row(TANGENT, temperature, "", near or [gap])
-        ends = {"x_low": gap.x_low, "x_high": gap.x_high, "mu_ev": gap.mu}
-        rows.append(row | ends | {"replicas": len(near)})
+    rows += _tangent_rows(tangent_gaps(mean_free_energies(free)), [tangent_gaps(own) for own in free])
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _middle(gap: Gap) -> float:
-    return (gap.x_low + gap.x_high) / 2
+def _tangent_rows(
+    mean: Sequence[tuple[float, Gap]], replicas: Sequence[Sequence[tuple[float, Gap]]]
+) -> list[dict[str, object]]:
+    """Return the gaps of the mean free energies, with the spread of the replicas' own that are near."""
+    rows = []
+    for temperature in sorted({temperature for temperature, _ in mean}):
+        targets, *own = ([gap for at, gap in gaps if at == temperature] for gaps in (mean, *replicas))
+        pairs = [_paired(targets, gaps) for gaps in own]
+        for place, gap in enumerate(targets):
+            near = [found[place] for found in pairs if place in found]
+            row = _row(TANGENT, temperature, "", near or [gap])
+            ends = {"x_low": gap.x_low, "x_high": gap.x_high, "mu_ev": gap.mu}
+            rows.append(row | ends | {"replicas": len(near)})
+    return rows
 
 
 def _joined(
