@@ -33,6 +33,7 @@ def search(config: Config, model: str, reference: Path, work: Path, out: Path) -
         settings=config.search,
         relaxation=config.charge_order,
         stress_converged=bool(states["stress_converged"].all()),
+        states=states["state_key"].tolist(),
         seed=config.seed,
         work=work / "search",
         cache=work / "relaxations",

@@ -56,7 +56,7 @@ def models(rule, tmp_path_factory):
     return folder
 
 
-def run(models, host, name, folder, *, work="work", out="out", settings=REAL):
+def run(models, host, name, folder, *, work="work", out="out", settings=REAL, states=()):
     run_search(
         model=TrainedModel.load(models / name),
         name=name,
@@ -64,6 +64,7 @@ def run(models, host, name, folder, *, work="work", out="out", settings=REAL):
         settings=settings,
         relaxation=RELAXATION,
         stress_converged=False,
+        states=states,
         seed=3,
         work=folder / work / "search",
         cache=folder / work / "relaxations",
@@ -107,6 +108,7 @@ def test_real_model(models, host, tmp_path, name):
     timings = json.loads((out / "timings.json").read_text())
     # Whatever can be asked for twice is answered by the cache; the end members' stop is their own.
     assert summary["relaxations"] <= timings["relaxations_made"] <= summary["relaxations"] + 2
+    assert summary["relaxations_beyond_charge_orders"] == timings["relaxations_made"]
 
     images = read(out / "found.extxyz", ":")
     lowest = (
@@ -159,24 +161,32 @@ def test_interrupted_with_a_real_model(models, host, tmp_path, monkeypatch, call
             assert path.read_bytes() == (again / path.name).read_bytes(), path.name
 
 
-def test_small_cell_shares_the_relaxations_of_the_charge_orders(models, host, tmp_path):
+@pytest.mark.parametrize(("name", "shared"), [("labelled", 16), ("blind", 7)])
+def test_small_cell_shares_the_relaxations_of_the_charge_orders(models, host, tmp_path, name, shared):
     from workflow_lib.simulation.cache import RelaxationCache, model_identity, relax_arrangements
 
-    model = TrainedModel.load(models / "labelled")
+    model = TrainedModel.load(models / name)
     cache = RelaxationCache(tmp_path / "work/relaxations", model_identity(model))
     states = [a for n in range(5) for a in host.enumerate((1, 1, 1), n, charges=True)]
     relax_arrangements(
         model,
         host,
         states,
-        polaron_distortion=RELAXATION.polaron_distortion,
+        polaron_distortion=RELAXATION.polaron_distortion if name == "labelled" else 0.0,
         stop=RELAXATION.stop(stress_converged=False),
         batch_size=RELAXATION.batch_size,
         cache=cache,
     )
-    settings = SearchSettings(cells=REAL.cells[:1])
-    out = run(models, host, "labelled", tmp_path, settings=settings)
-    assert json.loads((out / "timings.json").read_text())["relaxations_made"] == 0
+    assert len(cache) == shared
+    keys = [host.key(state) for state in states]
+    out = run(models, host, name, tmp_path, states=keys)
+    beyond = json.loads((out / "summary.json").read_text())["relaxations_beyond_charge_orders"]
+    # Those of the large cell alone.
+    assert beyond == json.loads((out / "timings.json").read_text())["relaxations_made"] > 0
+    assert len(cache) == shared + beyond
+    again = run(models, host, name, tmp_path, states=keys, out="again")
+    assert json.loads((again / "timings.json").read_text())["relaxations_made"] == 0
+    assert json.loads((again / "summary.json").read_text())["relaxations_beyond_charge_orders"] == beyond
 
 
 def test_end_members_are_there_without_the_small_cell(models, host, tmp_path):

@@ -56,6 +56,7 @@ class ToyEvaluator:
 
     identity = "toy"
     level = "toy"
+    charge_orders: frozenset[str] = frozenset()
 
     def __init__(
         self,
@@ -69,6 +70,9 @@ class ToyEvaluator:
         self.charges = charges
         self.fail_after, self.delay, self.diverge = fail_after, delay, diverge
         self.asked: list[str] = []
+
+    def relaxation(self, key: str, cell: CellSettings | None) -> str:
+        return key
 
     def evaluate(self, arrangements: Sequence[Arrangement], cell: CellSettings) -> list[Evaluation]:
         time.sleep(self.delay)

@@ -93,7 +93,9 @@ def _answers(source: str, folders: Folders, thermodynamics: pd.DataFrame) -> dic
     embedding = _optional(folders["embeddings"], source, "scores.json", "embedding")
     row.update({key: embedding.get(key) for key in _EMBEDDING})
     search = _optional(folders["searches"], source, "summary.json", "search")
-    row["relaxations"] = charge_order.get("relaxations", 0) + search.get("relaxations", 0)
+    # The stages share a cache: what both ask for is one relaxation.
+    beyond = search.get("relaxations_beyond_charge_orders", 0)
+    row["relaxations"] = charge_order.get("relaxations", 0) + beyond
     return row
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from math import isfinite
 from typing import TYPE_CHECKING, Protocol
 
-from workflow_lib.lattice.arrangement import Arrangement
+from workflow_lib.lattice.arrangement import Arrangement, StateKey
 from workflow_lib.lattice.formation import end_energies, formation_energy
 from workflow_lib.lattice.host import Host
 from workflow_lib.models.outside_settings import UNSTATED
@@ -17,6 +17,7 @@ from workflow_lib.simulation.cache import (
     host_identity,
     model_identity,
     relax_arrangements,
+    relaxation_key,
 )
 from workflow_lib.simulation.settings import RelaxationSettings, Stop
 from workflow_lib.stages.search.problem import Evaluation, finite
@@ -44,6 +45,13 @@ class Evaluator(Protocol):
     def identity(self) -> str:
         """What decides the energies; an interrupted search resumes only if this is unchanged."""
 
+    @property
+    def charge_orders(self) -> frozenset[str]:
+        """Names of the relaxations that the charge-order stage makes, whoever is first."""
+
+    def relaxation(self, key: str, cell: CellSettings | None) -> str:
+        """Return the name of an arrangement's relaxation; ``cell`` None: as an end member."""
+
     def evaluate(self, arrangements: Sequence[Arrangement], cell: CellSettings) -> list[Evaluation]:
         """Return the relaxed energies of arrangements, in their order."""
 
@@ -62,7 +70,7 @@ class ModelEvaluator:
     are in eV per formula unit relative to the end members, which the same model relaxes in the
     host's own cell, to the smallest ``fmax`` and with the largest number of steps of all cells. If
     an end member diverges, there is no formation energy. ``name`` identifies the model in messages
-    about long relaxations.
+    about long relaxations; ``states`` are the keys of the states that the charge-order stage relaxes.
     """
 
     def __init__(
@@ -74,6 +82,7 @@ class ModelEvaluator:
         relaxation: RelaxationSettings,
         stop: Stop,
         name: str = "model",
+        states: Iterable[str] = (),
     ) -> None:
         self.model, self.host, self.cache, self.name = model, host, cache, name
         self.stop, self.batch_size = stop, relaxation.batch_size
@@ -84,12 +93,21 @@ class ModelEvaluator:
         self._end_stop = replace(
             stop, fmax=min(item.fmax for item in stops), max_steps=max(item.max_steps for item in stops)
         )
+        asked = states if self.charges else {StateKey.parse(key).ion_key for key in states}
+        self.charge_orders = frozenset(self._name(key, stop) for key in asked)
 
     def _stop(self, cell: CellSettings) -> Stop:
         """Return when the relaxations in a cell end."""
         fmax = self.stop.fmax if cell.fmax is None else cell.fmax
         steps = self.stop.max_steps if cell.max_steps is None else cell.max_steps
         return replace(self.stop, fmax=fmax, max_steps=steps)
+
+    def _name(self, key: str, stop: Stop) -> str:
+        return relaxation_key(self.host, key, polaron_distortion=self.polaron_distortion, stop=stop)
+
+    def relaxation(self, key: str, cell: CellSettings | None) -> str:
+        """Return the name of an arrangement's relaxation in the cache; ``cell`` None: as an end member."""
+        return self._name(key, self._end_stop if cell is None else self._stop(cell))
 
     @property
     def identity(self) -> str:

@@ -61,6 +61,7 @@ def run_search(
     settings: SearchSettings,
     relaxation: RelaxationSettings,
     stress_converged: bool,
+    states: Sequence[str],
     seed: int,
     work: Path,
     cache: Path,
@@ -69,7 +70,8 @@ def run_search(
     """Search with a potential and write what was found to ``out``; ``name`` is its id in the tables.
 
     ``relaxation`` sets the starting structures and, if a cell does not, when relaxations stop;
-    ``stress_converged`` (of the DFT reference) decides whether cells relax if the settings leave it open.
+    ``stress_converged`` (of the DFT reference) decides whether cells relax if the settings leave it
+    open; ``states`` are the keys of its states, which the charge-order stage relaxes.
     ``work`` keeps the state of the searches, ``cache`` the relaxations shared with the charge-order
     stage: both survive an interruption, after which the same call resumes and ends with the same
     tables. Writes ``found.csv``, ``history.csv``, ``found.extxyz``, ``summary.json``,
@@ -83,7 +85,7 @@ def run_search(
     with alone(Path(cache) / f"search-{identity[:20]}", "search"):
         store = RelaxationCache(cache, identity)
         stop = relaxation.stop(stress_converged=stress_converged)
-        evaluator = ModelEvaluator(model, host, store, settings, relaxation, stop, name=name)
+        evaluator = ModelEvaluator(model, host, store, settings, relaxation, stop, name, states)
         before = len(store)
         started = time.perf_counter()
         seconds = search_all(
@@ -212,6 +214,9 @@ def search_all(
             "arranged": arranged,
             "status": "ok" if found["formation_mev_fu"].notna().any() else "diverged",
             "relaxations": sum(cell["relaxations"] for cell in cells.values()),
+            "relaxations_beyond_charge_orders": len(
+                _relaxations(evaluator, host, settings, results) - evaluator.charge_orders
+            ),
             "shown": {
                 "cell": settings.largest.name,
                 "n_occupied": shown(settings.largest, host, settings.shown_x),
@@ -222,6 +227,16 @@ def search_all(
     search_figure(found, history, host, settings, f"{name}: arranges {arranged}", out / "progress")
     seal(out, "search", source=out.name)
     return seconds
+
+
+def _relaxations(evaluator: Evaluator, host: Host, settings: SearchSettings, results: Results) -> set[str]:
+    """Return the names of all relaxations of the searches, those of the end members among them."""
+    empty, full = host.end_members(charges=evaluator.charges)
+    return {evaluator.relaxation(host.key(member), None) for member in (*empty, *full)} | {
+        evaluator.relaxation(record.key, cell)
+        for cell in settings.cells
+        for record in chain.from_iterable(results[cell.name].values())
+    }
 
 
 def _enumerate(problem: Problem) -> list[Record]:
