@@ -3,10 +3,13 @@
 import numpy as np
 import pytest
 
+from workflow_lib.core.elements import SYMBOLS
 from workflow_lib.core.errors import UserError
 from workflow_lib.dft.calculation import Calculation
-from workflow_lib.dft.charge_state import describe, realised_states
+from workflow_lib.dft.charge_state import describe, realised_states, require_steerable
+from workflow_lib.dft.jobs import run_jobs
 from workflow_lib.dft.level import Level
+from workflow_lib.dft.store import Store
 from workflow_lib.lattice.arrangement import Arrangement
 
 FORMAL = {"Na": 1, "P": 5, "O": -2}
@@ -184,3 +187,26 @@ def test_orbital_seeds_stand_for_all_sites_or_for_each_with_a_choice(half):
     assert all(seeds[site] == "a" for site in np.flatnonzero(half.oxidation_states == 3))
     with pytest.raises(UserError, match="one letter, or 2"):
         changed(half, orbital="abc").check(FORMAL)
+
+
+@pytest.mark.parametrize(
+    ("symbol", "code", "said"),
+    [
+        ("V", "GPAW", "V2.*no Hubbard U.*add V to dft.level.hubbard_u"),
+        ("Cr", "VASP", "Cr2.*no Hubbard U.*add Cr to dft.level.hubbard_u"),
+        ("Mn", "GPAW", "Mn3.*no known window of GPAW moments; add it to MOMENTS"),
+        ("Mn", "VASP", "Mn[23].*no known window of VASP moments; add it to MOMENTS"),
+    ],
+)
+def test_an_ion_that_no_engine_can_hold_is_named_before_it_runs(half, tmp_path, symbol, code, said):
+    level = LEVEL.model_copy(update={"code": code})
+    numbers = np.where(half.numbers == 26, SYMBOLS.index(symbol), half.numbers)
+    other = changed(half, numbers=numbers.tolist(), level=level.model_dump())
+    with pytest.raises(UserError, match=said):
+        run_jobs([half, other], Store(tmp_path), formal_charges=FORMAL)
+    assert not list(tmp_path.iterdir())
+    free = changed(other, unsteered=True)
+    require_steerable(free)  # nothing is to be held
+    with Store(tmp_path).writing(other) as log:
+        log.end("done")
+    assert run_jobs([other], Store(tmp_path), formal_charges=FORMAL).known == [other.name]

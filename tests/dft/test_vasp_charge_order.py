@@ -14,12 +14,10 @@ from invented_vasp import (
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.dft.calculation import Calculation
+from workflow_lib.dft.charge_state import realised_states
 from workflow_lib.dft.engines.vasp.engine import compute
 from workflow_lib.dft.engines.vasp.inputs import read_card, write_inputs
-from workflow_lib.dft.engines.vasp.outputs import (
-    read_run,
-    vasp_states,
-)
+from workflow_lib.dft.engines.vasp.outputs import read_run
 from workflow_lib.dft.store import Store
 from workflow_lib.frames.reading.vasp import bader_charges
 
@@ -106,18 +104,8 @@ def test_a_series_keeps_the_geometries_that_kept_their_charge_order(half, tmp_pa
 )
 def test_moments_between_the_windows_are_ambiguous(half, moment, state):
     magmoms = np.full(len(half), moment)
-    assert set(vasp_states(half, magmoms)[half.numbers == 26]) == {state}
-    assert set(vasp_states(half, magmoms)[half.numbers != 26]) == {0}
-
-
-def test_an_element_without_known_moments_is_named(half):
-    manganese = Calculation.from_json(
-        half.to_json() | {"numbers": np.where(half.numbers == 26, 25, half.numbers).tolist()}
-    )
-    with pytest.raises(UserError, match="Mn"):
-        vasp_states(manganese, np.zeros(len(half)))
-    windows = {("Mn", 2): (4.0, 5.0), ("Mn", 3): (3.0, 3.9)}
-    assert set(vasp_states(manganese, np.full(len(half), 4.5), windows)) == {0, 2}
+    assert set(realised_states(half, magmoms)[half.numbers == 26]) == {state}
+    assert set(realised_states(half, magmoms)[half.numbers != 26]) == {0}
 
 
 @pytest.mark.parametrize("column", ["electrons", "cations positive", "cations negative"])

@@ -5,16 +5,39 @@ from __future__ import annotations
 import numpy as np
 
 from workflow_lib.core.elements import SYMBOLS
+from workflow_lib.core.errors import UserError
 from workflow_lib.dft.calculation import Calculation
 
-MOMENTS: dict[tuple[str, int], tuple[float, float]] = {
-    ("Fe", 2): (3.50, 3.85),
-    ("Fe", 3): (4.10, 4.50),
-    ("Mn", 2): (4.35, 4.85),
-    ("Co", 2): (2.45, 2.95),
-    ("Ni", 2): (1.55, 1.95),
+MOMENTS: dict[str, dict[tuple[str, int], tuple[float, float]]] = {
+    "GPAW": {
+        ("Fe", 2): (3.50, 3.85),
+        ("Fe", 3): (4.10, 4.50),
+        ("Mn", 2): (4.35, 4.85),
+        ("Co", 2): (2.45, 2.95),
+        ("Ni", 2): (1.55, 1.95),
+    },
+    "VASP": {("Fe", 2): (3.0, 3.79), ("Fe", 3): (4.3, 5.0)},
 }
-"""Windows in muB of high-spin ions in GPAW's augmentation spheres, PBE+U, 500 eV and more."""
+"""Windows in muB of high-spin ions by code, element and oxidation state, PBE+U: in GPAW's augmentation
+spheres at 500 eV and more, and in VASP's. Between two windows a hole has not localised: fits none."""
+
+
+def require_steerable(calculation: Calculation) -> None:
+    """Raise UserError for a steered ion that has no Hubbard U or no window of moments.
+
+    Without the first nothing holds its charge state, without the second nothing tells whether it got there.
+    """
+    level = calculation.level
+    for site in calculation.steered_sites():
+        symbol, state = SYMBOLS[int(calculation.numbers[site])], int(calculation.oxidation_states[site])
+        ion = f"{calculation.name}: {symbol}{state}+"
+        if symbol not in level.hubbard_u:
+            raise UserError(f"{ion} has no Hubbard U to hold it; add {symbol} to dft.level.hubbard_u")
+        if (symbol, state) not in MOMENTS[level.code]:
+            raise UserError(
+                f"{ion} has no known window of {level.code} moments; add it to MOMENTS in "
+                "workflow_lib/dft/charge_state.py"
+            )
 
 
 def realised_states(calculation: Calculation, magmoms: np.ndarray) -> np.ndarray:
@@ -28,7 +51,7 @@ def realised_states(calculation: Calculation, magmoms: np.ndarray) -> np.ndarray
         moment = abs(float(magmoms[site]))
         fitting = [
             state
-            for (element, state), (low, high) in MOMENTS.items()
+            for (element, state), (low, high) in MOMENTS[calculation.level.code].items()
             if element == symbol and low <= moment <= high
         ]
         states[site] = fitting[0] if len(fitting) == 1 else -1

@@ -14,6 +14,7 @@ from workflow_lib.core.io import atomic_path
 from workflow_lib.core.strict import JSON_BYTES, parse_json, read_text
 from workflow_lib.dft.basis_error import basis_warnings
 from workflow_lib.dft.calculation import Calculation
+from workflow_lib.dft.charge_state import require_steerable
 from workflow_lib.dft.store import Log, Store
 
 _log = logging.getLogger(__name__)
@@ -72,14 +73,16 @@ def run_jobs(
     ``<store>/text/<digest>.txt``), VASP by the user's ``command`` in ``<store>/vasp/<digest>``. All
     calculations are checked before the first starts. A failed one stays failed unless
     ``retry_failed``. A level at which cells of unequal composition should not be compared is said first.
-    Raises UserError for bad input, a missing code or potential, and a store that
-    cannot be written.
+    Raises UserError for bad input, ions that cannot be steered, a missing code or potential, and a store
+    that cannot be written.
     """
     for calculation in calculations:
         calculation.check(formal_charges)
     # What the store answers needs no engine.
-    ours = [c for c in calculations if c.level.code == "GPAW" and store.get(c).status != "done"]
-    if ours:
+    ahead = [c for c in calculations if store.get(c).status != "done"]
+    for calculation in ahead:
+        require_steerable(calculation)
+    if ours := [c for c in ahead if c.level.code == "GPAW"]:
         from workflow_lib.dft.engines.gpaw.installed import require_gpaw, require_paw_sets
 
         require_gpaw()

@@ -24,7 +24,7 @@ from workflow_lib.dft.engines.vasp.inputs import (
     run_folders,
     write_inputs,
 )
-from workflow_lib.dft.engines.vasp.outputs import VASP_MOMENTS, Run, Windows, read_run
+from workflow_lib.dft.engines.vasp.outputs import Run, read_run
 from workflow_lib.dft.store import Log
 
 _log = logging.getLogger(__name__)
@@ -83,9 +83,7 @@ def _lost(calculation: Calculation, run: Run) -> str | None:
     return f"collapsed to {describe(calculation, states)}"
 
 
-def collect(
-    calculation: Calculation, log: Log, folder: str | Path, windows: Windows = VASP_MOMENTS
-) -> None:
+def collect(calculation: Calculation, log: Log, folder: str | Path) -> None:
     """Read what VASP left in ``folder`` into the log and close it as ``done`` or ``failed``.
 
     All files are read before the first line is written. ``failed``, with the reason, where the last
@@ -102,7 +100,7 @@ def collect(
     ):
         raise UserError(f"{folder} holds another calculation than {calculation.name}, or other atoms first")
     runs = [
-        read_run(path, calculation, order, positions, windows)
+        read_run(path, calculation, order, positions)
         for path, positions in run_folders(calculation, folder)
     ]
     if calculation.charges and any(run.labelled and run.frames[-1]["charges"] is None for run in runs):

@@ -7,7 +7,6 @@ belong to the last ionic step alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ from workflow_lib.core.compressed import find
 from workflow_lib.core.elements import SYMBOLS
 from workflow_lib.core.errors import UserError
 from workflow_lib.dft.calculation import Calculation
+from workflow_lib.dft.charge_state import realised_states
 from workflow_lib.dft.engines.vasp.inputs import incar, potcar_symbols
 from workflow_lib.frames.reading.vasp import (
     bader_charges,
@@ -30,9 +30,6 @@ from workflow_lib.frames.reading.vasp import (
 if TYPE_CHECKING:
     from pymatgen.io.vasp.outputs import Outcar, Vasprun
 
-Windows = Mapping[tuple[str, int], tuple[float, float]]
-VASP_MOMENTS: Windows = {("Fe", 2): (3.0, 3.79), ("Fe", 3): (4.3, 5.0)}
-"""muB in VASP's spheres, PBE+U. Between the two a hole has not localised: fits none."""
 METHOD = ("ENCUT", "ISMEAR", "SIGMA", "ISPIN", "NUPDOWN", "LASPH", "LDAUTYPE", "LDAUL", "LDAUU", "LDAUJ")
 """INCAR keys that change energies and that this stage sets: what ran must have had the same."""
 NEUTRAL: dict[str, Any] = {
@@ -55,32 +52,6 @@ class Run:
     skipped: list[tuple[int, str]] = field(default_factory=list)
     labelled: bool = False
     relaxed: bool = False
-
-
-def vasp_states(
-    calculation: Calculation, magmoms: np.ndarray, windows: Windows = VASP_MOMENTS
-) -> np.ndarray:
-    """Oxidation states [n] by moment; -1 where it fits no window, 0 at sites that were given none.
-
-    Raises UserError where a wanted state has no window: nothing could tell whether it was reached.
-    """
-    states = np.zeros(len(calculation), dtype=np.int64)
-    for site in np.flatnonzero(calculation.oxidation_states):
-        symbol = SYMBOLS[int(calculation.numbers[site])]
-        wanted = int(calculation.oxidation_states[site])
-        if (symbol, wanted) not in windows and not calculation.unsteered:
-            raise UserError(
-                f"{calculation.name}: no window of VASP moments is known for {symbol}{wanted}+; "
-                "add it to VASP_MOMENTS in workflow_lib/dft/engines/vasp/outputs.py"
-            )
-        moment = abs(float(magmoms[site]))
-        fitting = [
-            state
-            for (element, state), (low, high) in windows.items()
-            if element == symbol and low <= moment <= high
-        ]
-        states[site] = fitting[0] if len(fitting) == 1 else -1
-    return states
 
 
 def _check_method(vasprun: Vasprun, calculation: Calculation, where: Path) -> None:
@@ -133,7 +104,6 @@ def read_run(
     calculation: Calculation,
     order: np.ndarray,
     positions: np.ndarray | None = None,
-    windows: Windows = VASP_MOMENTS,
 ) -> Run:
     """Frames of one run of VASP, every converged ionic step one.
 
@@ -189,12 +159,12 @@ def read_run(
         )
     run.labelled = (len(steps) - 1) not in dict(run.skipped)
     if run.labelled:
-        run.frames[-1] |= _site_labels(folder, calculation, order, outcar, windows)
+        run.frames[-1] |= _site_labels(folder, calculation, order, outcar)
     return run
 
 
 def _site_labels(
-    folder: Path, calculation: Calculation, order: np.ndarray, outcar: Outcar, windows: Windows
+    folder: Path, calculation: Calculation, order: np.ndarray, outcar: Outcar
 ) -> dict[str, Any]:
     """Moments, charge states and Bader charges after the last ionic step."""
     back = np.argsort(order)
@@ -206,7 +176,7 @@ def _site_labels(
     magmoms = np.array([site["tot"] for site in outcar.magnetization], dtype=float)[back]
     labels: dict[str, Any] = {
         "magmoms": magmoms.tolist(),
-        "states": vasp_states(calculation, magmoms, windows).tolist(),
+        "states": realised_states(calculation, magmoms).tolist(),
     }
     path = find(folder, "ACF.dat") if calculation.charges else None
     if path is not None:
