@@ -59,6 +59,26 @@ def test_plan_writes_the_arrangement_and_both_ends(run, config, pending, tmp_pat
     assert {path.stem for path in (tmp_path / "each").iterdir()} == {job.digest for job in jobs}
 
 
+def test_plan_warns_of_unequal_cells_until_their_basis_error_is_known(
+    config, pending, run, tmp_path, capsys
+):
+    """Each calculation alone, as a workflow hands them over, has nothing to be compared with."""
+
+    def warned():
+        arguments = ["dft-plan", "--config", config, "--pending", pending, "--each", tmp_path / "each"]
+        assert main([str(argument) for argument in arguments]) == 0
+        return capsys.readouterr().err
+
+    assert "warning: at GPAW/" in warned() and "cells of 3 compositions" in warned()
+    run("dft-converge", "--config", config, "--out", tmp_path)
+    store = Store(load_config(config).dft.store)
+    for job in read_jobs(tmp_path / "jobs.jsonl"):
+        with store.writing(job) as log:
+            log.frame({"energy": -190.0, "forces": [[0, 0, 0]] * len(job)})
+            log.end("done")
+    assert warned() == ""
+
+
 def test_energies_and_status_read_the_store(run, config, pending, tmp_path):
     settings = load_config(config)
     plan = plan_pending(pending, Host.load(settings.host, settings.redox), settings.dft)

@@ -32,13 +32,20 @@ def dft_plan(config: Config, pending: Path, out: Path | None, each: Path | None)
 
     Those that would answer the pending arrangements of the searches.
     """
+    from workflow_lib.dft.basis_error import basis_warnings
     from workflow_lib.dft.jobs import write_jobs
     from workflow_lib.dft.store import Store
     from workflow_lib.lattice.host import Host
     from workflow_lib.stages.dft.plan import missing, plan_pending
 
-    plan = plan_pending(pending, Host.load(config.host, config.redox), config.dft)
-    calculations = missing(plan, Store(config.dft.store))
+    plan, store = (
+        plan_pending(pending, Host.load(config.host, config.redox), config.dft),
+        Store(config.dft.store),
+    )
+    calculations = missing(plan, store)
+    # Said here, where all cells are known: a workflow hands them to dft-run one by one.
+    for line in basis_warnings([job for jobs in plan.values() for job in jobs], store.records()):
+        click.echo(f"warning: {line}", err=True)
     if each:
         each.mkdir(parents=True, exist_ok=True)
         for calculation in calculations:
