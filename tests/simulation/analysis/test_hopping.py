@@ -80,6 +80,25 @@ def test_an_ion_hops_when_it_arrives(drift: float):
     assert places([-4.2, -8.1, -12.0], drift).tolist() == [1, 0, 1]  # unwrapped
 
 
+@given(
+    st.lists(st.floats(-12, 12), min_size=2, max_size=8),
+    st.lists(st.floats(0.9, 1.1), min_size=8, max_size=8),
+    st.floats(-3, 3),
+)
+def test_sites_follow_cell_and_drift(x: list[float], growth: list[float], shift: float):
+    """A cell that breathes, with all atoms in it, and a drift of all of them move no ion to another site."""
+    x = [round(place / 4) * 4 + 0.5 for place in x]  # close to a site in a cell of any size here
+    frames = len(x)
+    scale = np.array([1.0, *growth[1:]])[:frames, None, None]
+    moved = shift * np.arange(frames)[:, None, None]
+    ion, rest = np.zeros((frames, 1, 3)), np.zeros((frames, 2, 3))
+    ion[:, 0, 0], rest[:, 1, 0] = x, 40.0  # an atom far off goes a long way when the cell grows
+    cells = np.repeat(CELL[None], frames, axis=0)
+    at_rest = sites_of(ion, cells, SITES, rest, 1.0)
+    found = sites_of(scale * ion + moved, scale * cells, SITES, scale * rest + moved, 1.0)
+    assert found.tolist() == at_rest.tolist()
+
+
 def test_hops_near_redox_atoms_by_hand():
     found = np.array([[0, 2], [1, 2], [1, 2], [1, 0]])
     near = np.array([[True, False], [False, True], [False, False]])

@@ -14,6 +14,7 @@ from workflow_lib.core.io import write_json
 from workflow_lib.results_reading import read_document, read_table, seal
 from workflow_lib.simulation.analysis.diffusion import KB_EV
 from workflow_lib.simulation.dynamics.trajectory import START, Writer
+from workflow_lib.stages.dynamics import hopping_figure
 from workflow_lib.stages.dynamics.run import run_trajectory
 from workflow_lib.stages.dynamics.settings import DynamicsSettings, Study
 from workflow_lib.stages.dynamics.study import run_study
@@ -191,8 +192,11 @@ def hops(reduced_below: float | None = None, labels: bool = True) -> tuple[Study
     return asked, {"labels": labels, "moments": reduced_below is not None}
 
 
-def hopping_trajectory(asked: Study, what: dict, folder: Path) -> list[Path]:
-    """Frames 10 to 12 and 20 to 22 on another site; the electron goes and comes with the ion."""
+def hopping_trajectory(asked: Study, what: dict, folder: Path, drift: float = 0.0) -> list[Path]:
+    """Frames 10 to 12 and 20 to 22 on another site; the electron goes and comes with the ion.
+
+    All atoms drift by ``drift`` A a frame.
+    """
     [job] = asked.jobs()
     atoms = job.system.crystal.build(np.random.default_rng(0))
     crystal = job.system.crystal
@@ -217,6 +221,7 @@ def hopping_trajectory(asked: Study, what: dict, folder: Path) -> list[Path]:
         here = nearest(atoms.positions[ion])
         if frame in away:
             positions[ion], here = free, nearest(free)
+        positions += drift * frame
         states = np.where(atoms.numbers == 26, 3, 0)
         states[here] = 2
         content = {
@@ -258,6 +263,21 @@ def test_electrons_and_ions_hop_together(reduced_below: float | None, tmp_path: 
     assert occupation.filter(like="reduced_").sum(axis=1).eq(1).all()
     text = (tmp_path / "toy/hopping.svg").read_text()
     assert "residence time" in text
+
+
+def test_sites_do_not_depend_on_drift_or_on_where_production_begins(tmp_path: Path, monkeypatch):
+    """Langevin noise moves the whole crystal while it equilibrates; the sites are those of the start."""
+    monkeypatch.setattr(hopping_figure, "draw", lambda *_, **__: None)  # slow, and nothing of it is read
+    asked, what = hops()
+    late = asked.model_copy(
+        update={"run": asked.run.model_copy(update={"equilibration_ps": 0.8, "production_ps": 3.2})}
+    )
+    tables = {}
+    for name, of, drift in (("still", asked, 0.0), ("drifts", asked, 0.2), ("late", late, 0.2)):
+        run_study(of, hopping_trajectory(of, what, tmp_path / name, drift), tmp_path / name / "toy")
+        tables[name] = read_table("dynamics/occupation", tmp_path / name / "toy").filter(like="ion_")
+    assert tables["drifts"].equals(tables["still"])
+    assert tables["late"].equals(tables["still"].iloc[8:].reset_index(drop=True))
 
 
 def test_a_model_without_charges_has_ions_alone(tmp_path: Path):

@@ -59,14 +59,18 @@ def sites_of(
     """Return the site of each ion in every frame, [frames, ions].
 
     ``positions`` [frames, n, 3] A, unwrapped; ``cells`` [frames, 3, 3] A; ``sites`` [m, 3] fractional;
-    ``frame`` [frames, n, 3] A the atoms at rest, whose drift is removed. An ion is at the nearest site at
+    ``frame`` [frames, n, 3] A the atoms at rest, whose drift is removed. The first frame must be the start
+    of the trajectory, where nothing has drifted off the sites. An ion is at the nearest site at
     first, then at the last one that it came within ``reach`` (A) of: one that swings between two sites,
     or turns back half way, has not hopped.
     """
-    drift = frame.mean(axis=1) - frame[0].mean(axis=0)
+    inverse = np.linalg.inv(cells)
+    # In fractions of each frame's cell: atoms that follow a cell which grows have not drifted.
+    centre = (frame.mean(axis=1)[:, None] @ inverse)[:, 0]
+    drift = centre - centre[0]
     found = np.empty(positions.shape[:2], dtype=int)
-    for number, (now, cell) in enumerate(zip(positions - drift[:, None], cells, strict=True)):
-        scaled = now @ np.linalg.inv(cell)
+    for number, (now, cell) in enumerate(zip(positions, cells, strict=True)):
+        scaled = now @ inverse[number] - drift[number]
         between = scaled[:, None] - sites[None]
         distance = np.linalg.norm((between - np.round(between)) @ cell, axis=2)
         nearest = distance.argmin(axis=1)

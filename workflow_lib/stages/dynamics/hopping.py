@@ -82,8 +82,9 @@ def _track(study: Study, asked: Hopping, job: Job, trajectory: Trajectory, repli
     crystal = job.system.crystal
     full = crystal.unit() * crystal.repeat
     places = full.get_scaled_positions()[full.numbers == atomic_number(asked.mobile)]
-    positions, cells = trajectory.positions(replica)[first:], trajectory.cells(replica)[first:]
-    sites = sites_of(positions[:, mobile], cells, places, positions[:, ~mobile], asked.reach)
+    # From the start on, also where production begins later: what drifts meanwhile is known from there alone.
+    positions, cells = trajectory.positions(replica), trajectory.cells(replica)
+    sites = sites_of(positions[:, mobile], cells, places, positions[:, ~mobile], asked.reach)[first:]
     _, distance = get_distances(
         places @ atoms.cell[:], atoms.positions[redox], cell=atoms.cell, pbc=atoms.pbc
     )
