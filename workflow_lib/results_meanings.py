@@ -42,6 +42,7 @@ def unit_of(column: str) -> str:
 MEANINGS = {
     "id": "who says so: `dft`, the id of a trained model, or `ewald` (formal charges)",
     "system": "system of the study, as the configuration names it",
+    "asked_k": "temperature asked for; `temperature_k` is the thermostat's, in NVE the mean of production",
     "model": "name of the model in the configuration",
     "family": "family of the network",
     "init": "scratch or pretrained",

@@ -336,13 +336,13 @@ TABLES: dict[str, Table] = {
     "dynamics/peaks": Table(*("dynamics/{model}/peaks.csv", "dynamics-study"), _columns("", "time_ps")),
     "dynamics/msd": Table(
         *("dynamics/{model}/msd.csv", "dynamics-study"),
-        _columns("system", "temperature_k time_ps msd_a2 msd_error_a2 framework_msd_a2", "replica"),
+        _columns("system", "temperature_k asked_k time_ps msd_a2 msd_error_a2 framework_msd_a2", "replica"),
     ),
     "dynamics/diffusion": Table(
         *("dynamics/{model}/diffusion.csv", "dynamics-study"),
         _columns(
             "system reason",
-            "temperature_k diffusivity_cm2_s diffusivity_error_cm2_s hops exponent",
+            "temperature_k asked_k diffusivity_cm2_s diffusivity_error_cm2_s hops exponent",
             "replica ions",
         ),
     ),
@@ -354,7 +354,7 @@ TABLES: dict[str, Table] = {
         *("dynamics/{model}/hopping.csv", "dynamics-study"),
         _columns(
             "system",
-            "temperature_k electron_stay_ps electron_stay_low_ps electron_stay_high_ps ion_stay_ps "
+            "temperature_k asked_k electron_stay_ps electron_stay_low_ps electron_stay_high_ps ion_stay_ps "
             "ion_stay_low_ps ion_stay_high_ps near_reduced near_oxidised correlation correlation_low "
             "correlation_high p_value",
             "replica electrons electron_hops ions ion_hops exchanges_tried exchanges_accepted",
@@ -362,7 +362,7 @@ TABLES: dict[str, Table] = {
     ),
     "dynamics/occupation": Table(
         *("dynamics/{model}/occupation.csv", "dynamics-study"),
-        _columns("system", "temperature_k time_ps", "replica"),
+        _columns("system", "temperature_k asked_k time_ps", "replica"),
     ),
     "checks": Table(
         *("checks/checks.csv", "checks"),

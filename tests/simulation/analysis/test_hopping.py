@@ -86,7 +86,7 @@ def test_an_ion_hops_when_it_arrives(drift: float):
     st.floats(-3, 3),
 )
 def test_sites_follow_cell_and_drift(x: list[float], growth: list[float], shift: float):
-    """A cell that breathes, with all atoms in it, and a drift of all of them move no ion to another site."""
+    """A cell that breathes with its atoms, and a drift of them all, move no ion to another site."""
     x = [round(place / 4) * 4 + 0.5 for place in x]  # close to a site in a cell of any size here
     frames = len(x)
     scale = np.array([1.0, *growth[1:]])[:frames, None, None]

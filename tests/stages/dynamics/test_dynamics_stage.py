@@ -14,7 +14,7 @@ from workflow_lib.core.io import write_json
 from workflow_lib.results_reading import read_document, read_table, seal
 from workflow_lib.simulation.analysis.diffusion import KB_EV
 from workflow_lib.simulation.dynamics.trajectory import START, Writer
-from workflow_lib.stages.dynamics import hopping_figure
+from workflow_lib.stages.dynamics import diffusion_figure, hopping_figure
 from workflow_lib.stages.dynamics.run import run_trajectory
 from workflow_lib.stages.dynamics.settings import DynamicsSettings, Study
 from workflow_lib.stages.dynamics.study import run_study
@@ -94,15 +94,21 @@ def test_diffraction_in_time(toy: Path):
         assert (toy / "toy" / name).stat().st_size > 5000
 
 
-def walks(asked: Study, folder: Path, energy_mev: dict[str, float], step: float = 0.15) -> list[Path]:
-    """Trajectories of Li that hop with an activated rate in a framework at rest."""
+def walks(
+    asked: Study, folder: Path, energy_mev: dict[str, float], step: float = 0.15, hot: float = 1.0
+) -> list[Path]:
+    """Trajectories of Na that hop with an activated rate in a framework at rest.
+
+    Their temperature is ``hot`` times the one that is asked for.
+    """
     made = []
     rng = np.random.default_rng(0)
     for job in asked.jobs():
         atoms = job.system.crystal.build(rng)
         mobile = atoms.numbers == 11
         frames = asked.run.frames + 1
-        length = step * math.exp(-energy_mev[job.system.name] / 2000 / (KB_EV * job.temperature))
+        temperature = hot * job.temperature
+        length = step * math.exp(-energy_mev[job.system.name] / 2000 / (KB_EV * temperature))
         moves = np.zeros((frames, len(atoms), 3))
         moves[1:, mobile] = rng.normal(0, length, (frames - 1, int(mobile.sum()), 3))
         positions = (atoms.positions + moves.cumsum(axis=0)).astype(np.float32)
@@ -115,7 +121,7 @@ def walks(asked: Study, folder: Path, energy_mev: dict[str, float], step: float 
             {
                 "step": np.array(frame * steps),
                 "energy": np.array([-1.0]),
-                "temperature": np.array([job.temperature]),
+                "temperature": np.array([temperature]),
                 "positions": positions[frame],
             }
             for frame in range(frames)
@@ -162,6 +168,22 @@ def test_activation_of_known_walks(tmp_path: Path):
     text = (tmp_path / "toy/diffusion.svg").read_text()
     assert "self-diffusion" in text
     assert "meV" in text
+
+
+def test_without_a_thermostat_the_measured_temperature_counts(tmp_path: Path, monkeypatch):
+    """NVE from a relaxed start has half the temperature at which its velocities were drawn."""
+    monkeypatch.setattr(diffusion_figure, "draw", lambda *_, **__: None)
+    run = {"ensemble": "nve", "production_ps": 40.0, "record_fs": 100.0, "time_step_fs": 2.0}
+    known = {"fast": 100.0, "slow": 200.0}
+    twice = diffusing(run=run, temperatures=(1200.0, 1800.0, 2400.0))
+    run_study(twice, walks(twice, tmp_path / "nve", known, hot=0.5), tmp_path / "nve/toy")
+    same = diffusing()
+    run_study(same, walks(same, tmp_path / "nvt", known), tmp_path / "nvt/toy")
+    tables = {name: read_table("dynamics/diffusion", tmp_path / name / "toy") for name in ("nve", "nvt")}
+    assert set(tables["nve"]["asked_k"]) == {1200.0, 1800.0, 2400.0}
+    assert tables["nve"].drop(columns="asked_k").equals(tables["nvt"].drop(columns="asked_k"))
+    fits = [read_table("dynamics/activation", tmp_path / name / "toy") for name in ("nve", "nvt")]
+    assert fits[0].equals(fits[1])
 
 
 def test_where_nothing_diffuses_the_figure_says_so(tmp_path: Path):

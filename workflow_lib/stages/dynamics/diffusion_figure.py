@@ -46,12 +46,13 @@ def _colour(study: Study, system: str) -> str:
 def _curves(ax: Any, study: Study, curves: pd.DataFrame) -> None:
     lines = ("-", "--", "-.", ":")
     hot = sorted({job.temperature for job in study.jobs()}, reverse=True)
-    for (system, temperature), group in curves.groupby(["system", "temperature_k"]):
+    for (system, asked), group in curves.groupby(["system", "asked_k"]):
         mean = group.groupby("time_ps")[["msd_a2", "msd_error_a2"]].mean()
         colour = _colour(study, str(system))
-        line = lines[hot.index(float(str(temperature))) % len(lines)]
+        line = lines[hot.index(float(str(asked))) % len(lines)]
+        temperature = group["temperature_k"].mean()
         label = next(item.label or item.name for item in study.systems if item.name == system)
-        ax.plot(mean.index, mean["msd_a2"], line, color=colour, label=f"{label}, {temperature:g} K")
+        ax.plot(mean.index, mean["msd_a2"], line, color=colour, label=f"{label}, {temperature:.4g} K")
         ax.fill_between(
             mean.index,
             mean["msd_a2"] - mean["msd_error_a2"],
@@ -91,7 +92,7 @@ def _arrhenius(ax: Any, study: Study, table: pd.DataFrame, fits: dict[str, Arrhe
             )
         without = table[(table["system"] == system.name) & table["diffusivity_cm2_s"].isna()]
         notes += [
-            f"{system.label or system.name}, {row.temperature_k:g} K: {row.reason}"
+            f"{system.label or system.name}, {row.temperature_k:.4g} K: {row.reason}"
             for row in without.itertuples()
         ]
     ax.set_xlabel("1000 / T (1/K)")

@@ -18,6 +18,7 @@ from workflow_lib.models.trained import LABELS
 from workflow_lib.simulation.analysis.hopping import correlation, ion_hops, residence, sites_of
 from workflow_lib.simulation.dynamics.trajectory import Trajectory
 from workflow_lib.stages.dynamics import hopping_figure
+from workflow_lib.stages.dynamics.rows import row_of
 from workflow_lib.stages.dynamics.settings import Hopping, Job, Study
 
 OF_ELECTRONS = (
@@ -56,13 +57,9 @@ def read_hopping(
     for job in study.jobs():
         trajectory = trajectories[job.id]
         for replica in range(len(trajectory.starts)):
-            name: dict[str, Any] = {
-                "system": job.system.name,
-                "temperature_k": job.temperature,
-                "replica": replica,
-            }
+            name = row_of(job, trajectory, replica)
             track = _track(study, asked, job, trajectory, replica)
-            tracks[job.system.name, job.temperature, replica] = track
+            tracks[job.system.name, name["temperature_k"], replica] = track
             rows.append(name | _row(study, asked, track, trajectory.counts))
             tables.append(_occupation(track).assign(**name))
     table = pd.DataFrame(rows)
@@ -82,7 +79,7 @@ def _track(study: Study, asked: Hopping, job: Job, trajectory: Trajectory, repli
     crystal = job.system.crystal
     full = crystal.unit() * crystal.repeat
     places = full.get_scaled_positions()[full.numbers == atomic_number(asked.mobile)]
-    # From the start on, also where production begins later: what drifts meanwhile is known from there alone.
+    # From the start on, wherever production begins: only there is it known that nothing has drifted.
     positions, cells = trajectory.positions(replica), trajectory.cells(replica)
     sites = sites_of(positions[:, mobile], cells, places, positions[:, ~mobile], asked.reach)[first:]
     _, distance = get_distances(

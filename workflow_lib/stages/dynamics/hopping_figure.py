@@ -40,7 +40,7 @@ def draw(
     _correlation(axes[1][1], asked, table)
     system = next(item for item in study.systems if item.name == shown[0])
     figure.suptitle(
-        f"{system.label or system.name}, {Path(study.potential).name}; left: {shown[1]:g} K, "
+        f"{system.label or system.name}, {Path(study.potential).name}; left: {shown[1]:.4g} K, "
         f"{track.times_ps[-1]:.3g} ps",
         fontsize=9,
     )
@@ -118,7 +118,7 @@ def _residence(ax: Any, asked: Hopping, table: pd.DataFrame) -> None:
             ax.plot([], [], marker, color=colour, label=label)
     ax.plot([], [], "^", color="0.4", markerfacecolor="none", label="no hop seen: lower limit")
     ax.set_yscale("log")
-    ax.set_xticks(sorted(set(table["temperature_k"])))
+    ax.set_xticks(sorted(set(table["temperature_k"].round())))
     ax.set_xlim(table["temperature_k"].min() - 50, table["temperature_k"].max() + 50)
     ax.set_xlabel("temperature (K)")
     ax.set_ylabel("mean residence time (ps)")
@@ -135,7 +135,7 @@ def _correlation(ax: Any, asked: Hopping, table: pd.DataFrame) -> None:
         ax.set_xticks([])
         ax.set_yticks([])
         return
-    ax.set_xticks(sorted(set(own["temperature_k"])))
+    ax.set_xticks(sorted(set(own["temperature_k"].round())))
     for place, (x, low, high) in enumerate(
         zip(own["temperature_k"], own["correlation_low"], own["correlation_high"], strict=True)
     ):

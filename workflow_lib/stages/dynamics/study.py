@@ -20,6 +20,7 @@ from workflow_lib.simulation.analysis.diffusion import arrhenius, diffusivity, m
 from workflow_lib.simulation.dynamics.trajectory import Trajectory
 from workflow_lib.stages.dynamics import diffusion_figure, moment_figure
 from workflow_lib.stages.dynamics.hopping import read_hopping
+from workflow_lib.stages.dynamics.rows import row_of
 from workflow_lib.stages.dynamics.settings import Diffraction, Diffusion, Job, MomentStudy, Study
 
 COMMAND = "dynamics-study"
@@ -204,7 +205,7 @@ def _diffusion(
                 trajectory.positions(replica)[first:], atoms, asked.element, study.run.frame_ps
             )
             answer = diffusivity(found, asked.site_distance)
-            name = {"system": job.system.name, "temperature_k": job.temperature, "replica": replica}
+            name = row_of(job, trajectory, replica)
             curves.append(
                 pd.DataFrame(
                     name
@@ -234,7 +235,8 @@ def _diffusion(
         good = table[(table["system"] == system.name) & table["diffusivity_cm2_s"].notna()]
         # Two replicas at one temperature are two points, but one temperature gives no slope.
         fit = None
-        if len(set(good["temperature_k"])) > 1:
+        temperatures = len(set(good["asked_k"]))
+        if temperatures > 1:
             fit = arrhenius(
                 good["temperature_k"].to_numpy(),
                 good["diffusivity_cm2_s"].to_numpy(),
@@ -244,7 +246,7 @@ def _diffusion(
         lines_of.append(
             {
                 "system": system.name,
-                "temperatures": len(set(good["temperature_k"])),
+                "temperatures": temperatures,
                 "activation_mev": None if fit is None else 1000 * fit.energy,
                 "activation_error_mev": None if fit is None else 1000 * fit.energy_error,
                 "prefactor_cm2_s": None if fit is None else fit.prefactor,
