@@ -28,6 +28,15 @@ def seal_name(command: str) -> str:
     return f"{command}{SEAL}"
 
 
+def clear(folder: str | Path, command: str) -> None:
+    """Remove what ``command`` wrote to ``folder`` before, so that its seal names nothing old.
+
+    For commands that do not always write the same files, before they write the first of them.
+    """
+    for name in (*files_of(command), seal_name(command)):
+        (Path(folder) / name).unlink(missing_ok=True)
+
+
 def seal(folder: str | Path, command: str, *, source: str | None = None) -> None:
     """Write the checksums of the files that ``command`` wrote to ``folder``; the last step of a stage.
 

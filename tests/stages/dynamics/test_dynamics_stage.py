@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import write_json
-from workflow_lib.results_reading import read_document, read_table, seal
+from workflow_lib.results_reading import read_document, read_table, seal, sealed_files
 from workflow_lib.simulation.analysis.diffusion import KB_EV
 from workflow_lib.simulation.dynamics.trajectory import START, Writer
 from workflow_lib.stages.dynamics import diffusion_figure, hopping_figure
@@ -300,6 +300,23 @@ def test_sites_do_not_depend_on_drift_or_on_where_production_begins(tmp_path: Pa
         tables[name] = read_table("dynamics/occupation", tmp_path / name / "toy").filter(like="ion_")
     assert tables["drifts"].equals(tables["still"])
     assert tables["late"].equals(tables["still"].iloc[8:].reset_index(drop=True))
+
+
+def test_a_study_leaves_nothing_of_what_it_read_before(tmp_path: Path, monkeypatch):
+    """Hops are taken out of the configuration: their tables go, and the seal no longer names them."""
+    for figure in (diffusion_figure, hopping_figure):
+        monkeypatch.setattr(figure, "draw", lambda *_, **__: None)
+    asked, what = hops()
+    both = asked.model_copy(update={"diffusion": diffusing().diffusion})
+    folders, out = hopping_trajectory(both, what, tmp_path), tmp_path / "toy"
+    run_study(both, folders, out)
+    (out / "hopping.svg").write_text("<svg/>")
+    (out / "mine.txt").write_text("of the user")
+    run_study(both.model_copy(update={"hopping": None}), folders, out)
+    left = {path.name for path in out.iterdir()}
+    sealed = {path.name for path in sealed_files(out / "dynamics-study.sha256.json")}
+    assert sealed == {"study.json", "msd.csv", "diffusion.csv", "activation.csv"}
+    assert left == sealed | {"dynamics-study.sha256.json", "mine.txt"}
 
 
 def test_a_model_without_charges_has_ions_alone(tmp_path: Path):

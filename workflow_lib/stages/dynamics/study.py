@@ -12,7 +12,7 @@ import pandas as pd
 from workflow_lib.core.elements import atomic_number
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import write_csv, write_json
-from workflow_lib.results_reading import read_document, seal
+from workflow_lib.results_reading import clear, read_document, seal
 from workflow_lib.simulation.analysis.charges import classified, moment_histogram
 from workflow_lib.simulation.analysis.coordination import averaged, coordination
 from workflow_lib.simulation.analysis.diffraction import lines, peak
@@ -52,6 +52,7 @@ def run_study(study: Study, folders: Sequence[Path], out: str | Path) -> dict[st
         "trajectories": list(summaries.values()),
         "differs": study.differs,
     }
+    clear(out, COMMAND)
     if study.moments is not None:
         [job] = study.jobs()
         result |= _moments(study, study.moments, job, trajectories[job.id], out)

@@ -19,7 +19,7 @@ from workflow_lib.core.progress import say
 from workflow_lib.lattice.formation import formation_mev_fu
 from workflow_lib.lattice.host import Host
 from workflow_lib.models.identity import ModelId
-from workflow_lib.results_reading import read_table, seal
+from workflow_lib.results_reading import clear, read_table, seal
 from workflow_lib.results_schema import DFT
 from workflow_lib.simulation.settings import RelaxationSettings
 from workflow_lib.stages.phase_diagram.fit import Fitted, fit_row, fit_system
@@ -106,6 +106,7 @@ def run_fit(
     table = structure_table(fitted, source, host)
     fits = pd.DataFrame([fit_row(name, fitted, host) for name in fitted.expansions])
     fits.insert(0, "system", system.name)
+    clear(out, FIT)  # a charge-blind model has one expansion, others two
     write_csv(table, out / "structures.csv")
     write_csv(fits, out / "fit.csv")
     for name, expansion in fitted.expansions.items():

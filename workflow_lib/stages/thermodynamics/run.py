@@ -23,7 +23,7 @@ from workflow_lib.lattice.arrangement import StateKey
 from workflow_lib.lattice.hull import Hull, lower_hull
 from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.lattice.voltage import VoltageProfile, voltage_distance_mv, voltage_profile
-from workflow_lib.results_reading import seal, write_table
+from workflow_lib.results_reading import clear, seal, write_table
 from workflow_lib.results_schema import HEADLINE, MODEL, SEARCH
 from workflow_lib.stages.thermodynamics import figures, tables
 from workflow_lib.stages.thermodynamics.scores import hull_error, step_voltage_error, summarise
@@ -256,6 +256,7 @@ def run_thermodynamics(
     columns = [*MODEL, "status", "compositions", "compositions_dft", *SCORES, "average_voltage_dft_v"]
     charge = rule.formal_charges[mobile]
     scores = pd.DataFrame([score(a, reference, charge) for a in answers], columns=columns)
+    clear(out, "thermodynamics")  # controls have figures only where there are controls
     for name, table in (
         ("formation", formation.drop(columns=["filled", "sites"])),
         ("hull", hulls),
