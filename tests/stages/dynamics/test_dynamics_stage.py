@@ -246,6 +246,8 @@ def hopping_trajectory(asked: Study, what: dict, folder: Path, drift: float = 0.
         positions += drift * frame
         states = np.where(atoms.numbers == 26, 3, 0)
         states[here] = 2
+        if "states" in what:
+            states[iron] = what["states"]
         content = {
             "step": np.array(frame * steps),
             "energy": np.array([-1.0]),
@@ -262,7 +264,7 @@ def hopping_trajectory(asked: Study, what: dict, folder: Path, drift: float = 0.
     atoms.write(place / START, format="extxyz")
     writer.write(frames, {}, step=len(frames) * steps, chunks=1, tried=30, accepted=4)
     out = folder / job.id
-    write_json(out / "summary.json", {"source": job.id, "trajectory": str(place)})
+    write_json(out / "summary.json", {"source": job.id, "trajectory": str(place)} | what.get("says", {}))
     seal(out, "dynamics", source=job.id)
     return [out]
 
@@ -300,6 +302,24 @@ def test_sites_do_not_depend_on_drift_or_on_where_production_begins(tmp_path: Pa
         tables[name] = read_table("dynamics/occupation", tmp_path / name / "toy").filter(like="ion_")
     assert tables["drifts"].equals(tables["still"])
     assert tables["late"].equals(tables["still"].iloc[8:].reset_index(drop=True))
+
+
+@pytest.mark.parametrize(("state", "electrons"), [(2, 18), (3, 0)])
+def test_a_crystal_of_one_charge_state(state: int, electrons: int, tmp_path: Path, monkeypatch):
+    """NaFePO4 is all Fe2+, FePO4 all Fe3+: the rule of the model says which, not the other atoms."""
+    monkeypatch.setattr(hopping_figure, "draw", lambda *_, **__: None)
+    asked, what = hops()
+    what["states"] = state
+    old = hopping_trajectory(asked, what, tmp_path / "old")
+    with pytest.raises(UserError, match=f"all Fe are {state}\\+.* run `workflow-lib dynamics` again"):
+        run_study(asked, old, tmp_path / "toy")
+    given = hopping_trajectory(asked, what | {"says": {"reduced": {"Fe": 2}}}, tmp_path / "new")
+    run_study(asked, given, tmp_path / "toy")
+    [row] = read_table("dynamics/hopping", tmp_path / "toy").to_dict("records")
+    assert (row["electrons"], row["electron_hops"]) == (electrons, 0)
+    other = hopping_trajectory(asked, what | {"says": {"reduced": {"Mn": 2}}}, tmp_path / "other")
+    with pytest.raises(UserError, match="are those of Mn"):
+        run_study(asked, other, tmp_path / "toy")
 
 
 def test_a_study_leaves_nothing_of_what_it_read_before(tmp_path: Path, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,15 +51,22 @@ class Track:
 
 
 def read_hopping(
-    study: Study, asked: Hopping, trajectories: dict[str, Trajectory], out: Path
+    study: Study,
+    asked: Hopping,
+    trajectories: dict[str, Trajectory],
+    summaries: dict[str, dict[str, Any]],
+    out: Path,
 ) -> dict[str, Any]:
-    """Write ``hopping.csv``, ``occupation.csv`` and the figure of a study; return the rows of the first."""
+    """Write ``hopping.csv``, ``occupation.csv`` and the figure of a study; return the rows of the first.
+
+    ``trajectories`` and ``summaries`` are by the id of the job.
+    """
     rows, tables, tracks = [], [], {}
     for job in study.jobs():
         trajectory = trajectories[job.id]
         for replica in range(len(trajectory.starts)):
             name = row_of(job, trajectory, replica)
-            track = _track(study, asked, job, trajectory, replica)
+            track = _track(study, asked, job, trajectory, summaries[job.id], replica)
             tracks[job.system.name, name["temperature_k"], replica] = track
             rows.append(name | _row(study, asked, track, trajectory.counts))
             tables.append(_occupation(track).assign(**name))
@@ -69,7 +77,14 @@ def read_hopping(
     return {"hopping": table.to_dict("records")}
 
 
-def _track(study: Study, asked: Hopping, job: Job, trajectory: Trajectory, replica: int) -> Track:
+def _track(
+    study: Study,
+    asked: Hopping,
+    job: Job,
+    trajectory: Trajectory,
+    summary: Mapping[str, Any],
+    replica: int,
+) -> Track:
     first = study.run.first_frame
     atoms = trajectory.starts[replica]
     redox, mobile = (atoms.numbers == atomic_number(name) for name in (asked.element, asked.mobile))
@@ -86,12 +101,18 @@ def _track(study: Study, asked: Hopping, job: Job, trajectory: Trajectory, repli
         places @ atoms.cell[:], atoms.positions[redox], cell=atoms.cell, pbc=atoms.pbc
     )
     times = trajectory.times_ps[first:] - trajectory.times_ps[first]
-    reduced = _reduced(study, asked, job, trajectory, replica, redox)
+    reduced = _reduced(study, asked, job, trajectory, summary, replica, redox)
     return Track(times, reduced, sites, distance <= asked.near)
 
 
 def _reduced(
-    study: Study, asked: Hopping, job: Job, trajectory: Trajectory, replica: int, redox: np.ndarray
+    study: Study,
+    asked: Hopping,
+    job: Job,
+    trajectory: Trajectory,
+    summary: Mapping[str, Any],
+    replica: int,
+    redox: np.ndarray,
 ) -> np.ndarray | None:
     """Return which redox atoms are reduced [frames, atoms]; None for a model that says nothing of it."""
     first = study.run.first_frame
@@ -103,13 +124,29 @@ def _reduced(
                 f"{study.potential} is given them, leave it out"
             )
         own = labels[:, redox]
-        return own[first:] < own.max()
+        return own[first:] == _low(summary, asked.element, own, job)
     if asked.reduced_below is None:
         return None
     moments = trajectory.per_atom("magmoms", replica)
     if moments is None:
         raise UserError(f"{job.id}: {study.potential} predicts no moments; leave reduced_below out")
     return np.abs(moments[first:, redox]) < asked.reduced_below
+
+
+def _low(summary: Mapping[str, Any], element: str, states: np.ndarray, job: Job) -> int:
+    """Return the charge state (e) of a reduced atom, by the rule of the model that made the trajectory."""
+    if "reduced" in summary:
+        if element not in summary["reduced"]:
+            known = ", ".join(summary["reduced"])
+            raise UserError(f"{job.id}: its charge states are those of {known}; ask for their hops")
+        return int(summary["reduced"][element])
+    # A summary of an earlier version does not say it; between two states it is clear.
+    if states.min() == states.max():
+        raise UserError(
+            f"{job.id}: all {element} are {states.min()}+, and its summary does not say whether that is "
+            "the reduced state; run `workflow-lib dynamics` again, the steps made are kept"
+        )
+    return int(states.min())
 
 
 def _row(study: Study, asked: Hopping, track: Track, counts: dict[str, int]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from workflow_lib.core.io import write_json
 from workflow_lib.models.outside import load_predictor
-from workflow_lib.models.trained import LABELS
+from workflow_lib.models.trained import LABELS, TrainedModel
 from workflow_lib.results_reading import seal
 from workflow_lib.simulation.dynamics.checks import block_mean
 from workflow_lib.simulation.dynamics.run import run_dynamics, weights_identity
@@ -32,7 +32,8 @@ def run_trajectory(
     """Run the dynamics of ``job`` in ``work``; when it is complete, write ``summary.json`` to ``out``.
 
     ``work`` keeps relaxed start and trajectory, so that a killed job, or the next of a sequence, goes on.
-    A model that is given charge states starts with the neutral ones of lowest energy.
+    A model that is given charge states starts with the neutral ones of lowest energy; ``reduced`` in the
+    summary has the lower one by element.
     Returns the summary. Raises OutOfTimeError as ``run_dynamics`` does.
     """
     work, out = Path(work), Path(out)
@@ -59,7 +60,9 @@ def run_trajectory(
         max_wall_s=max_wall_s,
         title=job.id,
     )
+    rule = model.rule if isinstance(model, TrainedModel) else None
     summary = summarise(job, trajectory, start.info)
+    summary["reduced"] = {} if rule is None else {rule.element: rule.low}
     write_json(out / "summary.json", summary)
     seal(out, "dynamics", source=out.name)
     return summary

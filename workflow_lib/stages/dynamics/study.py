@@ -59,7 +59,7 @@ def run_study(study: Study, folders: Sequence[Path], out: str | Path) -> dict[st
     if study.diffusion is not None:
         result |= _diffusion(study, study.diffusion, trajectories, out)
     if study.hopping is not None:
-        result |= read_hopping(study, study.hopping, trajectories, out)
+        result |= read_hopping(study, study.hopping, trajectories, summaries, out)
     write_json(out / "study.json", result)
     seal(out, COMMAND, source=out.name)
     return result
