@@ -8,9 +8,11 @@ from ase.calculators.emt import EMT
 from morse_potential import label, morse_model
 
 from workflow_lib.core.errors import UserError
-from workflow_lib.models.outside import load_predictor
+from workflow_lib.models import outside
+from workflow_lib.models.outside import AsePredictor, import_calculator, load_predictor
 from workflow_lib.models.testing import check_predictor, olivine
 from workflow_lib.simulation.calculator import PotentialCalculator
+from workflow_lib.simulation.dynamics.run import weights_identity
 from workflow_lib.simulation.relaxation import relax
 
 
@@ -47,6 +49,21 @@ def test_a_calculator_by_path_is_a_potential():
     assert relaxed.status == "converged"
     # EMT's perfect crystal: forces vanish by symmetry, so the rattled one returns to it.
     assert relaxed.energy == pytest.approx(EMT().get_potential_energy(bulk("Cu", cubic=True)), abs=1e-3)
+
+
+def test_dynamics_know_a_calculator_by_what_it_is_not_by_this_programs_code(monkeypatch):
+    """A trajectory of days goes on after an update of the program; caches of energies begin anew."""
+
+    def both(path: str, **arguments: object) -> tuple[str, str]:
+        model = AsePredictor(import_calculator(path, arguments), path, arguments=arguments)
+        return model.identity, weights_identity(model)
+
+    emt, fixed = both("ase.calculators.emt:EMT"), both("ase.calculators.emt:EMT", asap_cutoff=True)
+    lj = both("ase.calculators.lj:LennardJones")
+    monkeypatch.setattr(outside, "code_checksum", lambda *_: "another version")
+    updated = both("ase.calculators.emt:EMT")
+    assert updated[0] != emt[0] and updated[1] == emt[1]
+    assert len({emt[1], fixed[1], lj[1]}) == 3
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,10 @@ def import_calculator(path: str, arguments: Mapping[str, Any] | None = None) -> 
     return calculator
 
 
+def _digest(values: list[Any]) -> str:
+    return hashlib.sha256(to_json(values).encode()).hexdigest()
+
+
 class AsePredictor(Predictor):
     """A calculator of ASE behind the predictor protocol: charge-blind, one structure after another.
 
@@ -141,10 +145,14 @@ class AsePredictor(Predictor):
 
     @property
     def identity(self) -> str:
-        """Hash of path, arguments and parameters."""
+        """Hash of path, arguments, parameters and the code that asks the calculator."""
+        return _digest([self.calculator_identity, code_checksum(__name__)])
+
+    @property
+    def calculator_identity(self) -> str:
+        """Hash of path, arguments and parameters alone, which stays when this program changes."""
         parameters = {key: repr(value) for key, value in getattr(self.calculator, "parameters", {}).items()}
-        text = to_json([self.path, self.arguments, parameters, code_checksum(__name__)])
-        return hashlib.sha256(text.encode()).hexdigest()
+        return _digest([self.path, self.arguments, parameters])
 
     @property
     def gives_stress(self) -> bool:

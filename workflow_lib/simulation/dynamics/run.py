@@ -28,6 +28,7 @@ from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import atomic_path, to_json
 from workflow_lib.core.locks import alone
 from workflow_lib.core.progress import Progress, duration
+from workflow_lib.models.outside import AsePredictor
 from workflow_lib.models.predictor import Assign, Predictor
 from workflow_lib.models.trained import LABELS, TrainedModel
 from workflow_lib.simulation.dynamics import checks
@@ -264,6 +265,8 @@ def weights_identity(model: Predictor) -> str:
     A trajectory of days goes on after an update of the program; header and provenance say which
     versions made it.
     """
+    if isinstance(model, AsePredictor):
+        return model.calculator_identity
     if not isinstance(model, TrainedModel):
         return model.identity
     keys = ("tensors_sha256", "family", "hyperparameters", "species", "redox_embedding")
