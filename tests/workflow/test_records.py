@@ -149,6 +149,20 @@ def test_swapped_folders_are_made_again_and_touch_accepts_what_is_there(copied: 
     assert not (copied / "ran.txt").exists()
 
 
+def test_an_input_that_is_replaced_while_its_job_runs_is_not_taken_for_read(copied: Path) -> None:
+    """The job reads the old one; the next start makes its outputs from the new one."""
+    # Of rules made in a loop all run with the last name; the others' commands are recorded without it.
+    written(copied, {NAMES[-1]: "; sleep 1; echo replaced > ../../../data/{rule}.txt"})
+    name = NAMES[-1]
+    said = snakemake(copied)
+    assert f"{name} must run again: data/{name}.txt changed while it ran" in said
+    assert (copied / f"results/run/{name}/out.txt").read_text() == f"{name}\n"
+    snakemake(copied)
+    assert (copied / f"results/run/{name}/out.txt").read_text() == "replaced\n"
+    assert (copied / "ran.txt").read_text().split() == [name, "end"] * 2
+    assert "Nothing to be done" in snakemake(copied, "-n")
+
+
 def test_a_job_that_was_begun_counts_for_nothing(copied: Path) -> None:
     """A kill leaves no record, whatever the outputs look like, and whoever reads them runs again too."""
     made = Made(copied / "results/run")

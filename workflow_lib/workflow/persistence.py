@@ -49,6 +49,11 @@ async def _never(file: Any, time: float) -> bool:
     return False
 
 
+def _name(job: Any) -> str:
+    """Return the name of a job in messages."""
+    return " ".join([job.rule.name, *job.wildcards_dict.values()])
+
+
 class RecordedPersistence(FilePersistence):
     """Snakemake's store of notes, whose answers on what changed come from the records of a run."""
 
@@ -57,29 +62,45 @@ class RecordedPersistence(FilePersistence):
         self.made = made
         self.max_checksum_file_size = 0  # the records hold checksums, each file is read once
         self._said: set[str] = set()
+        self._inputs: dict[str, dict[str, str | None]] = {}
 
     def started(self, job: Any, external_jobid: str | None = None) -> None:
-        """Note that a job begins: what it leaves if it is killed counts for nothing."""
+        """Note that a job begins, and its inputs: what it leaves if it is killed counts for nothing."""
         self.made.forget(job.rule.name, dict(job.wildcards_dict))
+        if job.output and self.dag.workflow.is_main_process:
+            self._inputs[_name(job)] = self.made.of(job.input)
         super().started(job, external_jobid)
 
     async def finished(self, job: Any) -> None:
-        """Note that a job has ended, and what made its outputs."""
+        """Note that a job has ended, and what made its outputs.
+
+        Nothing is noted if an input is no longer what it was at the start: which of the two the job
+        read is unknown, so it runs again.
+        """
         await super().finished(job)
         if job.output and self.dag.workflow.is_main_process:
-            outputs = self.made.of(job.output)
-            if None not in outputs.values():  # else it failed, and Snakemake removes what it left
-                self.made.write(
-                    Record(
-                        rule=job.rule.name,
-                        wildcards=dict(job.wildcards_dict),
-                        command=job.rule.shellcmd,
-                        params=plain(dict(job.params.items())),
-                        inputs=self.made.of(job.input),
-                        outputs=outputs,
-                        made_with=made_with(),
-                    )
+            outputs, inputs = self.made.of(job.output), self.made.of(job.input)
+            if None in outputs.values():  # it failed, and Snakemake removes what it left
+                return
+            begun = self._inputs.pop(_name(job), inputs)  # files that --touch accepts were read by no job
+            if replaced := [path for path in inputs if inputs[path] != begun.get(path)]:
+                print(
+                    f"{_name(job)} must run again: {', '.join(replaced)} changed while it ran; give the "
+                    "same command once more",
+                    file=sys.stderr,
                 )
+                return
+            self.made.write(
+                Record(
+                    rule=job.rule.name,
+                    wildcards=dict(job.wildcards_dict),
+                    command=job.rule.shellcmd,
+                    params=plain(dict(job.params.items())),
+                    inputs=inputs,
+                    outputs=outputs,
+                    made_with=made_with(),
+                )
+            )
 
     def has_metadata(self, job: Any) -> bool:
         """Return true: a job without a record is one whose code is unknown."""
@@ -124,9 +145,8 @@ class RecordedPersistence(FilePersistence):
 
     def _say(self, job: Any, sentences: list[str]) -> list[str]:
         """Print once why a job runs again, and return the reasons."""
-        name = " ".join([job.rule.name, *job.wildcards_dict.values()])
         more = f"; and {len(sentences) - SAID} more" if len(sentences) > SAID else ""
-        line = f"{name} runs again: {'; '.join(sentences[:SAID])}{more}"
+        line = f"{_name(job)} runs again: {'; '.join(sentences[:SAID])}{more}"
         if sentences and line not in self._said:
             self._said.add(line)
             print(line, file=sys.stderr)
