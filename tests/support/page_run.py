@@ -33,6 +33,7 @@ MODELS = {  # id: shift of the energies with x in eV a cell, and of the order Fe
     "painn-baseline-f0-s1": (-0.20, -0.3),
     "painn-entropy-f0-s1": (0.10, 0.2),
 }
+SYSTEMS = ("NaxFePO4", "LixFePO4")
 FRAMES = 40
 E_NA = -1.3238
 
@@ -46,6 +47,7 @@ def configuration() -> dict:
         "models": [{"name": name, "family": name} for name in ("mace", "painn")],
         "training": {"epochs": 3, "max_steps": None},
         "report": {"beside": None},
+        "phase_diagram": {"systems": [{"name": name} for name in SYSTEMS]},
         "note": HOSTILE,
     }
 
@@ -104,7 +106,7 @@ def _dataset(folder: Path, frames: list[Frame]) -> None:
     )
     picture = '<svg xmlns="http://www.w3.org/2000/svg" width="90" height="40">{}</svg>'
     (folder / "redox.svg").write_text(picture.format('<rect width="90" height="40"/>'))
-    for system in ("NaxFePO4", "LixFePO4"):  # a stage that the page knows nothing of
+    for system in SYSTEMS:  # a stage that the page knows nothing of
         (folder.parent / "phase_diagram" / system).mkdir(parents=True)
         (folder.parent / "phase_diagram" / system / "fit.svg").write_text(picture.format(""))
         seal(folder.parent / "phase_diagram" / system, "phase-diagram-fit", source=system)
@@ -160,6 +162,22 @@ def _search(folder: Path, model: str, host: Host) -> None:
     write_sealed("search/found", out, pd.DataFrame(rows))
     write(out / "found.extxyz", found, format="extxyz")
     seal(out, "search", source=model)
+
+
+def leave_behind(folder: Path, frames: list[Frame]) -> None:
+    """Add what an earlier configuration left: a model, another seed, a system, a study of a stage."""
+    for model in ("chgnet-baseline-f0-s1", "mace-baseline-f0-s9"):
+        _training(folder, model, frames[:FRAMES])
+    picture = '<svg xmlns="http://www.w3.org/2000/svg" width="90" height="40"/>'
+    for place, command in (
+        ("phase_diagram/KxFePO4/fit.svg", "phase-diagram-fit"),
+        ("dynamics/old/hopping.svg", "dynamics-study"),
+        ("ablation/ablation.svg", "ablation"),
+    ):
+        path = folder / place
+        path.parent.mkdir(parents=True)
+        path.write_text(picture)
+        seal(path.parent, command)
 
 
 def _training(folder: Path, model: str, frames: list[Frame]) -> None:

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import plotly.graph_objects as go
 import pytest
-from page_run import HOSTILE, MODELS, write_contrasts
+from page_run import HOSTILE, MODELS, leave_behind, write_contrasts
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import read_json, write_json
+from workflow_lib.frames.frame import Frame
 from workflow_lib.models.identity import VARIANTS
 from workflow_lib.results import Run
 from workflow_lib.stages.report import model_charts
@@ -170,6 +171,11 @@ def test_nothing_is_decided_by_one_training(run_folder: Path):
 @pytest.fixture
 def copy(run_folder: Path, tmp_path: Path) -> Path:
     return shutil.copytree(run_folder, tmp_path / "toy", ignore=shutil.ignore_patterns("report"))
+
+
+def test_what_an_earlier_configuration_left_is_not_on_the_page(copy: Path, page: Path, frames: list[Frame]):
+    leave_behind(copy, [frame for frame in frames if frame.state_key])
+    assert run_report(copy, copy / "report").read_text() == page.read_text()
 
 
 def test_a_decided_run_says_so(copy: Path):

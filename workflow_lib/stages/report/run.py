@@ -14,6 +14,7 @@ from workflow_lib.results_reading import seal
 from workflow_lib.results_schema import DFT, HEADLINE
 from workflow_lib.stages.report.answer import Answer, answer_of, headline
 from workflow_lib.stages.report.charts import records
+from workflow_lib.stages.report.current import CurrentRun
 from workflow_lib.stages.report.label_charts import HEAD, label_charts
 from workflow_lib.stages.report.sections import sections_of
 from workflow_lib.stages.report.structures import Structures, collect, found_key_of, state_key_of
@@ -32,17 +33,18 @@ OTHER = "#8A8A8A"
 def run_report(folder: Path, out: Path) -> Path:
     """Write ``index.html`` and ``answer.json`` of a run into ``out`` and return the page.
 
-    Beside the answer stands that of the run that ``report.beside`` names. Raises UserError if the run
-    has no comparison table, or its results are damaged.
+    The page shows what the configuration names, and nothing that an earlier one left in the folder. Beside
+    the answer stands that of the run that ``report.beside`` names. Raises UserError if the run has no
+    comparison table, or its results are damaged.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from jinja2.utils import htmlsafe_json_dumps
     from plotly.offline import get_plotlyjs
 
-    run = Run(folder)
-    missing = {"comparison", "comparison/contrasts"} - set(run.tables)
+    missing = {"comparison", "comparison/contrasts"} - set(Run(folder).tables)
     if missing:
         raise UserError(f"{folder} has no table {', '.join(sorted(missing))}; run the workflow first")
+    run = CurrentRun(folder)
     beside = run.configuration.get("report", {}).get("beside")
     answer, other = answer_of(run), _read_answer(Path(beside)) if beside else None
     colours = model_colours(run.table("comparison")["model"])

@@ -1,0 +1,43 @@
+"""The results that the present configuration of a run names; a folder may hold those of earlier ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+
+from workflow_lib.results import Run
+
+LISTS = {
+    **{"dynamics": "studies", "charge_inference": "studies", "ablation": "studies"},
+    "phase_diagram": "systems",
+}
+"""Sections of the configuration whose results are there only with them, and what each lists by name."""
+
+
+class CurrentRun(Run):
+    """A run without the models, studies and systems that its configuration no longer names.
+
+    Models are those of the comparison table, which has all that the configuration asks for.
+    """
+
+    @cached_property
+    def _models(self) -> frozenset[str]:
+        return frozenset(self.table("comparison")["id"])
+
+    def _named(self, stage: str) -> frozenset[str]:
+        """Return the names of a stage's studies or systems; none where it is not configured."""
+        section = self.configuration.get(stage) or {}
+        return frozenset(item["name"] for item in section.get(LISTS[stage], ()))
+
+    def _paths(self, pattern: str) -> Iterator[Path]:
+        stage = pattern.partition("/")[0]
+        if stage in LISTS:
+            names = self._named(stage)
+            if not names:
+                return
+        elif "{model}" in pattern:
+            names = self._models
+        for path in super()._paths(pattern):
+            if "{model}" not in pattern or path.parent.name in names:
+                yield path
