@@ -127,6 +127,12 @@ def test_nothing_to_clean_is_no_fault(project: Path, capsys: pytest.CaptureFixtu
     assert "nothing to remove" in capsys.readouterr().out
 
 
+def test_the_page_of_no_run_makes_no_folder(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", "results/typo"]) == 2
+    assert "results/typo is no run folder" in capsys.readouterr().err
+    assert not (project / "results/typo").exists()
+
+
 def test_a_report_needs_results(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, *config = configured(project, "run: three")
     assert main(["appendix", *config]) == 2

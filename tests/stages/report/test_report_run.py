@@ -17,7 +17,7 @@ from workflow_lib.frames.frame import Frame
 from workflow_lib.models.identity import VARIANTS
 from workflow_lib.results import Run
 from workflow_lib.stages.report import model_charts
-from workflow_lib.stages.report.answer import answer_of
+from workflow_lib.stages.report.answer import answer_of, training_length
 from workflow_lib.stages.report.charts import SYMBOLS
 from workflow_lib.stages.report.energy_charts import METHODS
 from workflow_lib.stages.report.label_charts import LEFT, MARKS, RIGHT, label_charts
@@ -176,6 +176,24 @@ def copy(run_folder: Path, tmp_path: Path) -> Path:
 def test_what_an_earlier_configuration_left_is_not_on_the_page(copy: Path, page: Path, frames: list[Frame]):
     leave_behind(copy, [frame for frame in frames if frame.state_key])
     assert run_report(copy, copy / "report").read_text() == page.read_text()
+
+
+def test_the_most_steps_are_no_length_of_the_training():
+    plain, longer = {"name": "a"}, {"name": "b", "training": {"epochs": 1200}}
+    limited, none = (
+        {"name": "c", "training": {"max_steps": 100_000}},
+        {"name": "d", "training": {"epochs": 0}},
+    )
+    training = {"epochs": 24, "max_steps": None}
+
+    def length(*models: dict) -> str:
+        return training_length({"training": training, "models": models})
+
+    assert length(plain) == "24 epochs"
+    assert length(plain, longer, plain) == "24 or 1,200 epochs"
+    assert length(limited) == "24 epochs, at most 100,000 steps"
+    assert length(plain, limited) == "24 epochs; 24 epochs, at most 100,000 steps"
+    assert length(none) == "none"
 
 
 def test_a_decided_run_says_so(copy: Path):

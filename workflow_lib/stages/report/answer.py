@@ -197,7 +197,7 @@ def _size(
     size = [
         ("Models trained", f"{len(trained)}, of {families} famil{'ies' if families > 1 else 'y'}"),
         ("Folds × seeds", f"{folds} × {seeds}"),
-        ("Training", _training(configuration)),
+        ("Training", training_length(configuration)),
         ("Frames that train", _range(trained["train_frames"])),
     ]
     size.append(("Frames in all", f"{run.summary['frames']['kept']:,}"))
@@ -211,17 +211,20 @@ def _size(
     return size
 
 
-def _training(configuration: dict[str, Any]) -> str:
-    lengths = []
+def training_length(configuration: dict[str, Any]) -> str:
+    """Return how long the configuration lets the models train; ``max_steps`` is a limit, no length."""
+    by_limit: dict[int | None, list[int]] = {}
     for model in configuration["models"]:
         settings = configuration["training"] | model.get("training", {})
-        steps = settings.get("max_steps")
-        lengths.append((steps, "steps") if steps else (settings["epochs"], "epochs"))
-    known = [length for length in dict.fromkeys(lengths) if length[0]]
-    parts = []
-    for unit in ("epochs", "steps"):
-        own = [f"{count:,}" for count, of in known if of == unit]
-        parts += [f"{' or '.join(own)} {unit}"] if own else []
+        own = by_limit.setdefault(settings.get("max_steps"), [])
+        if settings["epochs"] and settings["epochs"] not in own:
+            own.append(settings["epochs"])
+    parts = [
+        f"{' or '.join(f'{count:,}' for count in epochs)} epochs"
+        + (f", at most {limit:,} steps" if limit else "")
+        for limit, epochs in by_limit.items()
+        if epochs
+    ]
     return "; ".join(parts) or "none"
 
 
