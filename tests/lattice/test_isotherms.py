@@ -45,7 +45,7 @@ def branch(temperature: float, *, from_full: bool) -> np.ndarray:
 def test_the_binodal_of_a_regular_solution_by_free_energies():
     temperature = 400.0
     up, down = branch(temperature, from_full=False), branch(temperature, from_full=True)
-    gap = equilibrium(MU, up, down, energies=(0.0, 0.0), temperature=temperature, species=1)
+    gap = equilibrium(MU, up, down, energies=(0.0, 0.0), temperature=temperature, species=(1, 1))
     assert gap is not None
     low, high = regular(temperature)
     # Trapezoids of a grid of 2 meV.
@@ -86,7 +86,7 @@ def test_an_isotherm_without_a_jump_is_one_phase_and_its_free_energy_is_that_of_
         )
         # Exact: -kT ln(1 + exp(mu/kT)). Beyond the grid the first term of the dilute series counts.
         np.testing.assert_allclose(phi, -kt * np.log1p(np.exp(mu / kt)), atol=1e-6)
-    assert equilibrium(mu, x, x, energies=(0, 0), temperature=temperature, species=1) is None
+    assert equilibrium(mu, x, x, energies=(0, 0), temperature=temperature, species=(1, 1)) is None
     assert single_phase(mu, x).all()
     assert jumps(mu, x) == []
     assert hysteresis(mu, x, x) == 0
@@ -99,6 +99,19 @@ def test_the_dilute_limit_counts_every_species_that_moves():
     x = np.exp(mu / (2 * kt))
     phi = integrate_isotherm(mu, x, end_energy=0.0, temperature=temperature, from_full=False, species=2)
     np.testing.assert_allclose(phi, -2 * kt * x, atol=1e-7)
+
+
+def test_the_dilute_limit_of_a_full_host_of_mixed_valence():
+    """Ions, and electrons on two sites an ion: f = -kT (s(x) + 2 s(x/2)). Vacancies alone are dilute."""
+    temperature, kt = 300.0, BOLTZMANN * 300
+    vacant = np.geomspace(0.4, 1e-3, 4000)
+    x = 1 - vacant
+    mu = kt * np.log(x / vacant) + kt * np.log((x / 2) / (1 - x / 2))
+    free_energy = -kt * (ideal_mixing(x) + 2 * ideal_mixing(x / 2))
+    found = integrate_isotherm(
+        mu, x, end_energy=-2 * kt * np.log(2), temperature=temperature, from_full=True, species=1
+    )
+    np.testing.assert_allclose(found, free_energy - mu * x, atol=1e-7)
 
 
 def test_an_isotherm_that_begins_elsewhere_cannot_be_integrated():
@@ -130,7 +143,7 @@ def test_a_steep_solid_solution_is_no_equilibrium_of_two_phases():
     noisy = x.copy()
     noisy[middle] += 0.021
     assert len(jumps(mu, noisy)) == 1
-    found = equilibrium(mu, noisy, noisy, energies=(0, 0), temperature=700, species=1)
+    found = equilibrium(mu, noisy, noisy, energies=(0, 0), temperature=700, species=(1, 1))
     assert found is None
 
 
@@ -139,7 +152,7 @@ def test_a_third_phase_between_the_branches_leaves_no_equilibrium_of_them():
     mu = np.round(np.arange(-0.2, 0.2001, 0.01), 6)
     x = np.where(mu < -0.03, 0.0, np.where(mu < 0.03, 0.5, 1.0))
     assert len(jumps(mu, x)) == 2
-    assert equilibrium(mu, x, x, energies=(0, 0), temperature=300, species=1) is None
+    assert equilibrium(mu, x, x, energies=(0, 0), temperature=300, species=(1, 1)) is None
 
 
 def test_branches_that_do_not_cross_have_no_equilibrium():

@@ -8,12 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 from exact_sums import averages, neutral_states, random_energy, ring
-from invented_hosts import magnesium_phosphate, magnesium_silicate, two_sodium
+from invented_hosts import lithium_manganate, magnesium_phosphate, magnesium_silicate, two_sodium
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.lattice.entropy import BOLTZMANN, log_choices
 from workflow_lib.lattice.host import Host
-from workflow_lib.lattice.monte_carlo import Exchange, Sampler, check_size, neutral_exchange
+from workflow_lib.lattice.monte_carlo import (
+    Exchange,
+    Sampler,
+    check_size,
+    dilute_species,
+    neutral_exchange,
+)
 from workflow_lib.lattice.multilinear import Multilinear
 from workflow_lib.lattice.sampling_statistics import mean_of
 
@@ -212,6 +218,19 @@ def test_runs_that_mean_nothing_are_refused():
 def test_an_exchange_keeps_any_host_neutral(host, expected: Exchange):
     assert neutral_exchange(host(), charges=True) == expected
     assert neutral_exchange(host(), charges=False) == ALONE
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        (magnesium_silicate, (2, 2)),
+        (two_sodium, (1.5, 1.5)),
+        (lithium_manganate, (2, 1)),  # full, half of the manganese is reduced: its electrons are not few
+    ],
+)
+def test_what_is_dilute_next_to_an_end_member(host, expected: tuple[float, float]):
+    assert dilute_species(host(), charges=True) == expected
+    assert dilute_species(host(), charges=False) == (1, 1)
 
 
 def test_a_supercell_beyond_memory_is_refused(host: Host):

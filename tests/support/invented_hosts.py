@@ -72,6 +72,24 @@ def two_sodium(couple: tuple[int, int] = (2, 4)) -> Host:
     return Host(described, rule_of("Fe", *couple, {"Na": 1, "O": -2, "F": -1}))
 
 
+def lithium_manganate() -> Host:
+    """LiMn2O4 with Mn3+/Mn4+: the full host has mixed valence, half of its sites are reduced."""
+    cell = np.diag([5.0, 5.0, 5.6]).tolist()
+    scaled = GRID[:7].tolist()
+    described = HostFile.model_validate(
+        {
+            "name": "invented LiMn2O4",
+            "mobile": "Li",
+            "redox": "Mn",
+            "oxidation_states": (3, 4),
+            "formula_units": 1,
+            "numbers": (3, 25, 25, 8, 8, 8, 8),
+            **{"cell_full": cell, "cell_empty": cell, "scaled_full": scaled, "scaled_empty": scaled},
+        }
+    )
+    return Host(described, rule_of("Mn", 3, 4, {"Li": 1, "O": -2}))
+
+
 @st.composite
 def hosts(draw: st.DrawFn, cells: tuple[tuple[float, float, float], ...] = CELLS) -> Host:
     """A host on the points of a grid, moved off them or not, with any charges."""

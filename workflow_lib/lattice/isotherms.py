@@ -69,10 +69,11 @@ def integrate_isotherm(
 ) -> np.ndarray:
     """Return the grand free energy [n] (eV a mobile site) along an isotherm that begins at an end member.
 
-    ``mu`` [n] ascends; ``end_energy`` is that of the end member in eV a mobile site. From the empty
-    host (or, ``from_full``, the full one) the part of the integral beyond the grid is that of a dilute
-    solution, kT times the distance from the end member times ``species``, the number of species that
-    move with each ion (ion and electron: 2). Raises ValueError if the isotherm does not begin there.
+    ``mu`` [n] ascends; ``end_energy`` is the free energy of the end member in eV a mobile site (of one of
+    mixed valence its charges have entropy). From the empty host (or, ``from_full``, the full one) the part
+    of the integral beyond the grid is that of a dilute solution, kT times the distance from the end member
+    times ``species``, the number of species that are dilute for each ion (ion and electron: 2).
+    Raises ValueError if the isotherm does not begin there.
     """
     mu, x = np.asarray(mu, dtype=float), np.asarray(x, dtype=float)
     kt = BOLTZMANN * temperature
@@ -108,10 +109,12 @@ def equilibrium(
     *,
     energies: tuple[float, float],
     temperature: float,
-    species: float,
+    species: tuple[float, float],
 ) -> Gap | None:
     """Return where the branch from the empty and that from the full host are in equilibrium.
 
+    ``energies`` (free energies, eV a mobile site) and ``species`` are those of :func:`integrate_isotherm`
+    for the empty and for the full host.
     Each branch counts up to its first jump, beyond which it is of another phase. None where one phase
     leads to the other without a jump, or where the branches do not cross before they jump: there is a
     third phase between them, which no path from an end member reaches reversibly. A gap narrower than
@@ -122,10 +125,10 @@ def equilibrium(
         return None
     low_end, high_begin = rises[0][0], falls[-1][1]
     low = integrate_isotherm(
-        *(mu, x_up), end_energy=energies[0], temperature=temperature, from_full=False, species=species
+        *(mu, x_up), end_energy=energies[0], temperature=temperature, from_full=False, species=species[0]
     )
     high = integrate_isotherm(
-        *(mu, x_down), end_energy=energies[1], temperature=temperature, from_full=True, species=species
+        *(mu, x_down), end_energy=energies[1], temperature=temperature, from_full=True, species=species[1]
     )
     part = slice(high_begin, low_end + 1)
     found = crossing(mu[part], low[part], high[part])

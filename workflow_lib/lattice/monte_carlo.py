@@ -23,7 +23,7 @@ import numba
 import numpy as np
 
 from workflow_lib.core.errors import UserError
-from workflow_lib.lattice.arrangement import Repeat
+from workflow_lib.lattice.arrangement import UNIT, Repeat
 from workflow_lib.lattice.entropy import BOLTZMANN
 from workflow_lib.lattice.host import Host
 from workflow_lib.lattice.multilinear import Multilinear
@@ -149,8 +149,22 @@ def neutral_exchange(host: Host, *, charges: bool) -> Exchange:
     return Exchange(step // divisor, host.mobile_charge // divisor)
 
 
+def dilute_species(host: Host, *, charges: bool) -> tuple[float, float]:
+    """Return how many species are dilute for each ion (vacancy) near the empty (full) host.
+
+    The ion and its share of electrons; at an end member of mixed valence the ion alone, because its
+    electrons are few among many.
+    """
+    exchange = neutral_exchange(host, charges=charges)
+    found = []
+    for ions in (0, host.n_mobile(UNIT)):
+        mixed = charges and 0 < host.n_reduced(UNIT, ions) < host.n_redox(UNIT)
+        found.append(1.0 if mixed else 1 + exchange.reduced / exchange.ions)
+    return found[0], found[1]
+
+
 def check_size(host: Host, repeat: Repeat) -> None:
-    """Raise UserError for a supercell that has no mixed composition or more sites than memory allows."""
+    """Raise UserError for a supercell with more sites than memory allows."""
     sites = host.n_mobile(repeat) + host.n_redox(repeat)
     if sites > 6000:
         raise UserError(f"{'x'.join(map(str, repeat))} has {sites} sites; sampling takes 6000 at most")

@@ -67,9 +67,7 @@ def isotherm(temperature: float, up_at: float, down_at: float) -> pd.DataFrame:
 
 def test_all_rules_find_the_gap_of_a_regular_solution():
     isotherms = [isotherm(400.0, 0.055, -0.045), isotherm(400.0, 0.055, -0.045)]
-    table = boundary_table(
-        isotherms, [free((400.0, 700.0)), free((400.0, 700.0))], energies=(0.0, 0.0), species=1
-    )
+    table = boundary_table(isotherms, [free((400.0, 700.0)), free((400.0, 700.0))], species=(1, 1))
     tangent = table[table["rule"] == "tangent"]
     assert tangent["temperature_k"].tolist() == [400.0]  # at 700 K all is one phase
     low = float(tangent["x_low"].iloc[0])
@@ -87,10 +85,20 @@ def test_all_rules_find_the_gap_of_a_regular_solution():
     assert loops(isotherm_table(isotherms), 2)[400.0] == pytest.approx(0.049, abs=1e-6)
 
 
+@pytest.mark.parametrize("shift", [-0.02, 0.0, 0.015])
+def test_the_branches_begin_at_the_free_energies_of_the_end_members(shift: float):
+    """One of mixed valence has entropy: its branch goes down with its free energy, and mu by as much."""
+    lower = free((400.0,))
+    lower.loc[lower["x"] == 1, "free_energy_ev_site"] += shift
+    table = boundary_table([isotherm(400.0, 0.055, -0.045)] * 2, [lower] * 2, species=(1, 1))
+    crossing = table[table["rule"] == "crossing"].iloc[0]
+    assert crossing["mu_ev"] == pytest.approx(shift / 0.98, abs=1e-9)  # the phases differ by 0.98 in x
+
+
 @pytest.mark.parametrize("places", [(0.055, 0.085), (0.035, 0.055, 0.145), (0.055,), (0.055, 0.055)])
 def test_replicas_that_jump_at_different_places_have_no_phase_between(places: tuple[float, ...]):
     isotherms = [isotherm(400.0, place, -place) for place in places]
-    table = boundary_table(isotherms, [free((400.0,))] * len(places), energies=(0.0, 0.0), species=1)
+    table = boundary_table(isotherms, [free((400.0,))] * len(places), species=(1, 1))
     jumps = table[table["rule"] == "jump"]
     assert jumps["scan"].tolist() == ["up", "down"]
     assert jumps["x_low"].tolist() == pytest.approx([0.01, 0.01])
@@ -113,7 +121,7 @@ def test_gaps_of_replicas_that_differ_are_not_averaged():
     """One replica stops half way, the other does not: three gaps, each of one replica."""
     one, other = isotherm(400.0, 0.055, -0.055), isotherm(400.0, 0.055, -0.055)
     other.loc[(other["direction"] == "up") & other["mu_ev"].between(0.03, 0.09), "x"] = 0.5
-    table = boundary_table([one, other], [free((400.0,))] * 2, energies=(0.0, 0.0), species=1)
+    table = boundary_table([one, other], [free((400.0,))] * 2, species=(1, 1))
     up = table[(table["rule"] == "jump") & (table["scan"] == "up")]
     found = list(zip(up["x_low"], up["x_high"], up["replicas"], strict=True))
     assert sorted(found) == [(0.01, 0.5, 1), (0.01, 0.99, 1), (0.5, 0.99, 1)]
@@ -135,7 +143,7 @@ def test_each_replica_counts_at_most_once_in_a_tangent(middles: tuple[float, ...
     """However the gaps of a replica divide: where it has two instead of one, neither is this one."""
     replicas = [compounds(middle) for middle in middles]
     isotherms = [isotherm(300.0, 0.0, 0.0)] * len(middles)
-    table = boundary_table(isotherms, replicas, energies=(0.0, 0.0), species=1)
+    table = boundary_table(isotherms, replicas, species=(1, 1))
     tangents = table[table["rule"] == "tangent"]
     divided = np.mean(middles) < 0
     low = [0.2, 0.5] if divided else [0.2]
@@ -150,7 +158,7 @@ def test_each_replica_counts_at_most_once_in_a_tangent(middles: tuple[float, ...
 
 def test_noise_of_the_stated_size_makes_no_gap():
     replicas = [free((700.0,), error=3e-4, seed=seed) for seed in (1, 2, 3)]
-    table = boundary_table([isotherm(700.0, 0.0, 0.0)] * 3, replicas, energies=(0.0, 0.0), species=1)
+    table = boundary_table([isotherm(700.0, 0.0, 0.0)] * 3, replicas, species=(1, 1))
     assert not (table["rule"] == "tangent").any()
     mean = mean_free_energies(replicas)
     assert mean["free_energy_error_ev_site"].max() < 8e-4

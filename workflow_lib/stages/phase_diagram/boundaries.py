@@ -96,18 +96,21 @@ def jump_gaps(isotherms: pd.DataFrame) -> list[tuple[float, str, Gap]]:
 
 
 def crossing_gaps(
-    isotherms: pd.DataFrame, *, energies: tuple[float, float], species: float
+    isotherms: pd.DataFrame, free: pd.DataFrame, *, species: tuple[float, float]
 ) -> list[tuple[float, str, Gap]]:
     """Return ``(temperature, "both", gap)`` where the branches from the two ends are in equilibrium.
 
-    ``energies`` of the end members are in eV a mobile site.
+    The end members' free energies are those of ``free``, of the same replica; ``species`` that are dilute
+    next to the empty and to the full host, for each ion.
     """
     found = []
     for temperature, own in isotherms.groupby("temperature_k"):
         kelvin = float(temperature)  # type: ignore[arg-type]
         mu, up, down = both_scans(own)
+        there = free[np.isclose(free["temperature_k"], kelvin)].sort_values("x")
+        empty, full = there["free_energy_ev_site"].iloc[[0, -1]].tolist()
         try:
-            gap = equilibrium(mu, up, down, energies=energies, temperature=kelvin, species=species)
+            gap = equilibrium(mu, up, down, energies=(empty, full), temperature=kelvin, species=species)
         except (ValueError, IndexError):  # the points near an end member never equilibrated
             continue
         if gap:
@@ -134,15 +137,16 @@ def boundary_table(
     isotherms: Sequence[pd.DataFrame],
     free: Sequence[pd.DataFrame],
     *,
-    energies: tuple[float, float],
-    species: float,
+    species: tuple[float, float],
 ) -> pd.DataFrame:
     """Return all gaps of one expansion, by all rules; spreads are those of the replicas' own gaps.
 
     A gap by jump or crossing is the mean of those replicas (``replicas``) that have it.
     """
     settled = [own[own["equilibrated"]] for own in isotherms]
-    crossings = [crossing_gaps(own, energies=energies, species=species) for own in settled]
+    crossings = [
+        crossing_gaps(own, thermal, species=species) for own, thermal in zip(settled, free, strict=True)
+    ]
     rows = [_row(JUMP, *item) for item in _joined([jump_gaps(own) for own in settled])]
     rows += [_row(CROSSING, *item) for item in _joined(crossings)]
     rows += _tangent_rows(tangent_gaps(mean_free_energies(free)), [tangent_gaps(own) for own in free])

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 
 from workflow_lib.core.io import write_csv
-from workflow_lib.lattice.cluster_expansion import Expansion
 from workflow_lib.lattice.host import Host
 from workflow_lib.lattice.isotherms import voltage
-from workflow_lib.results_reading import checked, read_document, read_table, seal
+from workflow_lib.lattice.monte_carlo import dilute_species
+from workflow_lib.results_reading import read_document, read_table, seal
 from workflow_lib.results_schema import TABLES
 from workflow_lib.stages.phase_diagram import figures
 from workflow_lib.stages.phase_diagram.boundaries import (
@@ -24,8 +24,7 @@ from workflow_lib.stages.phase_diagram.boundaries import (
     tangent_gaps,
 )
 from workflow_lib.stages.phase_diagram.replica import FIT, SUMMARY
-from workflow_lib.stages.phase_diagram.sample import Lattice
-from workflow_lib.stages.phase_diagram.settings import PhaseDiagramSettings
+from workflow_lib.stages.phase_diagram.settings import DECORATED, PhaseDiagramSettings
 
 DIAGRAM = "phase-diagram"
 PARTS = ("isotherms", "thermal", "entropy")
@@ -65,13 +64,8 @@ def run_diagram(
         for expansion in summary["expansions"]:
             iso = [_of(item["isotherms"], expansion) for item in replicas]
             free = [_of(item["thermal"], expansion) for item in replicas]
-            lattice = Lattice.of(
-                expansion,
-                Expansion.load(checked(folder / f"{expansion}.json", FIT), host),
-                host,
-                settings.sampling,
-            )
-            gaps = boundary_table(iso, free, energies=lattice.end_energies(), species=lattice.species)
+            species = dilute_species(host, charges=expansion == DECORATED)
+            gaps = boundary_table(iso, free, species=species)
             points, thermal = isotherm_table(iso), mean_free_energies(free)
             known = metal(host.mobile, str(summary["level"]))
             points["voltage_v"] = (

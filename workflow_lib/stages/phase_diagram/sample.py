@@ -46,12 +46,6 @@ class Lattice:
         """Mobile sites."""
         return self.host.n_mobile(self.settings.cell)
 
-    @property
-    def species(self) -> float:
-        """Number of species that move with each ion, itself included."""
-        exchange = neutral_exchange(self.host, charges=self.expansion.charges)
-        return 1 + exchange.reduced / exchange.ions
-
     def compositions(self) -> tuple[int, ...]:
         """Return the numbers of ions that can be neutral."""
         if self.expansion.charges:
@@ -76,14 +70,15 @@ class Lattice:
         exchange = neutral_exchange(self.host, charges=self.expansion.charges)
         return Sampler(self.energy, self.n_mobile, occupations, exchange=exchange, rng=rng, frozen=frozen)
 
-    def end_energies(self) -> tuple[float, float]:
-        """Return the lowest energies of the end members, eV a mobile site."""
+    def average_mu(self) -> float:
+        """Return the chemical potential (eV) at which both end members have the same grand energy.
+
+        About: of an end member of mixed valence it takes a charge order at random.
+        """
         rng = np.random.default_rng(0)
-        found = []
-        for ions in self.ends():
-            walk = self.start(ions, rng)
-            found.append(float(walk.energy.energy(walk.occupations)) / self.n_mobile)
-        return found[0], found[1]
+        walks = [self.start(ions, rng) for ions in self.ends()]
+        empty, full = (float(walk.energy.energy(walk.occupations)) for walk in walks)
+        return (full - empty) / self.n_mobile
 
 
 def isotherms(lattice: Lattice, rng: np.random.Generator, where: str) -> pd.DataFrame:
@@ -163,8 +158,7 @@ def mu_grid(lattice: Lattice, rng: np.random.Generator) -> np.ndarray:
     reaches, at the highest how dilute the solution gets.
     """
     settings = lattice.settings
-    empty, full = lattice.end_energies()
-    middle = round((full - empty) / settings.mu_step) * settings.mu_step
+    middle = round(lattice.average_mu() / settings.mu_step) * settings.mu_step
     reach = [middle, middle]
     for side, (sign, ions) in enumerate(zip((-1, 1), lattice.ends(), strict=True)):
         opposite = lattice.ends()[1 - side]
