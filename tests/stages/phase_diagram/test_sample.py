@@ -129,6 +129,18 @@ def test_isotherms_reach_beyond_the_hysteresis(host: Host, plain_space: Space):
         assert ends.iloc[-1] > 0.98
 
 
+@pytest.mark.parametrize("step", [0.01, 0.02, 0.03, 0.04, 0.07, 0.1])
+def test_grids_of_all_replicas_have_the_same_points(step: float, host: Host, plain_space: Space):
+    lattice = ideal(plain_space, host, SETTINGS.model_copy(update={"mu_step": step}))
+    for seed in range(4):
+        grid = mu_grid(lattice, np.random.default_rng(seed))
+        np.testing.assert_allclose(np.diff(grid), step)
+        np.testing.assert_allclose(grid, step * np.round(grid / step), atol=1e-9)
+        # It reaches as far as was asked for: to where a scan has arrived at either end member.
+        assert grid[0] < -3.05
+        assert grid[-1] > -2.95
+
+
 def test_energies_that_reach_no_end_member_are_one_line(host: Host, plain_space: Space):
     """Ions that repel each other so much that a half-full host stays half full 5 eV from the average."""
     lattice = changed(ideal(plain_space, host), field=-150.0, pairs=20.0)

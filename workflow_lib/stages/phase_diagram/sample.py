@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,7 @@ from workflow_lib.lattice.sampling_statistics import Mean, mean_of
 from workflow_lib.stages.phase_diagram.settings import SamplingSettings
 
 MARGIN = 0.1
-"""eV by which the range of chemical potentials grows until it reaches the end members."""
+"""eV, to the next whole step, by which the range of mu grows until it reaches the end members."""
 FARTHEST = 5.0
 """eV from the average at which a range that still reaches no end member is an error."""
 UP, DOWN = "up", "down"
@@ -155,24 +156,25 @@ def mu_grid(lattice: Lattice, rng: np.random.Generator) -> np.ndarray:
     """Return chemical potentials (eV, ascending) at whose ends either scan has arrived at the end member.
 
     Found from the opposite end member: at the lowest temperature that shows how far the hysteresis
-    reaches, at the highest how dilute the solution gets.
+    reaches, at the highest how dilute the solution gets. All are whole multiples of ``mu_step``, so that
+    replicas differ only in where they end.
     """
     settings = lattice.settings
-    middle = round(lattice.average_mu() / settings.mu_step) * settings.mu_step
+    step, growth = settings.mu_step, ceil(MARGIN / settings.mu_step)
+    middle = round(lattice.average_mu() / step)
     reach = [middle, middle]
     for side, (sign, ions) in enumerate(zip((-1, 1), lattice.ends(), strict=True)):
         opposite = lattice.ends()[1 - side]
         for temperature in (settings.temperatures[-1], settings.temperatures[0]):
             walk = lattice.start(opposite, rng)
-            while not _arrived(lattice, walk, temperature, reach[side], ions):
-                reach[side] += sign * MARGIN
-                if abs(reach[side] - middle) > FARTHEST:
+            while not _arrived(lattice, walk, temperature, step * reach[side], ions):
+                reach[side] += sign * growth
+                if step * abs(reach[side] - middle) > FARTHEST:
                     raise UserError(
                         f"{lattice.name}: no end member at {temperature:g} K within {FARTHEST:g} eV of the "
                         "average chemical potential; the expansion lies outside its data"
                     )
-    count = round((reach[1] - reach[0]) / settings.mu_step)
-    return reach[0] + settings.mu_step * np.arange(count + 1)
+    return step * np.arange(reach[0], reach[1] + 1)
 
 
 def _arrived(lattice: Lattice, walk: Sampler, temperature: float, mu: float, ions: int) -> bool:
