@@ -15,6 +15,7 @@ from workflow_lib.stages.phase_diagram.fit import (
     fit_system,
     order_scores,
 )
+from workflow_lib.stages.phase_diagram.run import SEARCHED
 from workflow_lib.stages.phase_diagram.settings import (
     DECORATED,
     PLAIN,
@@ -46,6 +47,14 @@ def test_known_energies_are_fitted_and_their_ground_states_found(host: Host, kno
     asked = [host.key(arrangement) for arrangement in known.asked]
     assert len(asked) == len(set(asked))  # nothing is relaxed twice
     assert fit_row(PLAIN, fitted, host)["structures"] < len(fitted.answers)
+
+
+def test_without_a_round_nothing_is_said_of_new_ground_states(host: Host, known: KnownSource):
+    fitted = fit_system(
+        known, host, SYSTEM, STRUCTURES.model_copy(update={"rounds": 0}), np.random.default_rng(1)
+    )
+    assert fitted.converged is None
+    assert SEARCHED[fitted.converged] == "not searched for new ones"
 
 
 def test_the_first_arrangements_hold_ends_and_every_composition(host: Host):

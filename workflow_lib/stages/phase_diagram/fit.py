@@ -43,8 +43,8 @@ class Fitted:
     data: dict[str, tuple[list[Arrangement], np.ndarray]]
     answers: list[Answer]
     rounds: list[int]
-    converged: bool
-    """Whether the last round found no arrangement that was not known."""
+    converged: bool | None
+    """Whether the last round found no arrangement that was not known; None where nothing was searched."""
 
 
 def fit_system(
@@ -62,8 +62,9 @@ def fit_system(
     rounds = [0] * len(answers)
     spaces = _spaces(source, host, system)
     expansions, data = _fit(spaces, answers, host, system.name)
-    converged = not source.open
-    for number in range(1, settings.rounds + 1 if source.open else 0):
+    rounds_to_go = settings.rounds if source.open else 0
+    converged = False if rounds_to_go else None
+    for number in range(1, rounds_to_go + 1):
         name = DECORATED if DECORATED in expansions else PLAIN
         found = ground_states(expansions[name], host, settings, rng)
         asked = {host.key(answer.asked) for answer in answers}

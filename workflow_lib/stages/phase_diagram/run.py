@@ -34,6 +34,11 @@ from workflow_lib.stages.phase_diagram.structures import (
 )
 
 FIT, SUMMARY = "phase-diagram-fit", "summary.json"
+SEARCHED = {
+    True: "nothing new in the last round",
+    False: "the last round still found new ones",
+    None: "not searched for new ones",
+}
 
 
 def source_of(
@@ -116,8 +121,7 @@ def run_fit(
     counted = ", ".join(f"{number} {order}" for order, number in orders.items())
     say(
         f"{system.name}: {len(fitted.answers)} structures ({counted}), {left_out} left out, "
-        f"{unconverged(fitted.answers)} out of steps; "
-        + ("nothing new in the last round" if fitted.converged else "the last round still found new ones")
+        f"{unconverged(fitted.answers)} out of steps; " + SEARCHED[fitted.converged]
     )
     write_json(
         out / SUMMARY,
