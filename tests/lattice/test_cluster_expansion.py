@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -184,6 +185,10 @@ def test_data_that_cannot_carry_the_expansion_are_refused(host: Host, spaces: di
     # Of the 60 draws only 14 differ: repetition is no information.
     with pytest.raises(UserError, match=r"painn: \d+ distinct arrangements are too few for 24 orbits"):
         fit_expansion(space, [*ends, *middle], np.zeros(len(middle) + 2), where="painn")
+    # Many charge orders on one arrangement of ions: none can be left out.
+    orders = [Arrangement((1, 2, 1), (0, 1, 2, 4), order) for order in combinations(range(8), 4)]
+    with pytest.raises(UserError, match=r"painn: 1 distinct arrangements of ions .* which needs 3; relax"):
+        fit_expansion(space, [*ends, *orders], np.zeros(len(orders) + 2), where="painn")
 
 
 def test_smols_sampler_and_ours_sample_one_ensemble(host: Host, spaces: dict[bool, Space]):

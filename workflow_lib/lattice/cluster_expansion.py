@@ -31,7 +31,7 @@ from workflow_lib.lattice.arrangement import UNIT, Arrangement, Repeat
 from workflow_lib.lattice.ewald import pair_potentials
 from workflow_lib.lattice.host import Host
 from workflow_lib.lattice.multilinear import Multilinear, add, from_tables
-from workflow_lib.lattice.sparse_fit import DECIMALS, Fit, groups_of_ions, sparse_fit
+from workflow_lib.lattice.sparse_fit import DECIMALS, LEAST_GROUPS, Fit, groups_of_ions, sparse_fit
 
 SAME_SITE = 1e-4
 """Difference of scaled coordinates below which two sites are one."""
@@ -304,8 +304,8 @@ def fit_expansion(
 
     The fit is of formation energies, so that the penalty does not act on what every arrangement of a
     composition shares. Ewald's term is left out (coefficient 0) if the fit would give it a negative
-    dielectric constant. Raises UserError if an end member is missing or if there are fewer distinct
-    arrangements than orbits.
+    dielectric constant. Raises UserError if an end member is missing, if there are fewer distinct
+    arrangements than orbits, or too few arrangements of ions to leave some out.
     """
     features = space.features(arrangements)
     per_cell = np.asarray(energies, dtype=float) / [a.cells for a in arrangements]
@@ -322,10 +322,16 @@ def fit_expansion(
             f"{where}: {distinct} distinct arrangements are too few for {orbits} orbits; relax more of "
             "them or shorten the cut-offs"
         )
+    kept = (x == 0) | (x == 1)
     groups = groups_of_ions(features[:, space.of_ions])
+    between = len(np.unique(groups[~kept]))
+    if between < LEAST_GROUPS:
+        raise UserError(
+            f"{where}: {between} distinct arrangements of ions between the end members are too few for "
+            f"cross-validation, which needs {LEAST_GROUPS}; relax larger supercells"
+        )
     ends = [float(per_cell[x == end].min()) for end in (0.0, 1.0)]
     straight = (1 - x) * ends[0] + x * ends[1]
-    kept = (x == 0) | (x == 1)
     fit = sparse_fit(features, per_cell - straight, groups, always=space.unpenalised, kept=kept)
     if space.charges and fit.coefficients[-1] <= 0:
         # A negative dielectric constant: the data cannot tell Ewald's term from the pairs. Without it:
