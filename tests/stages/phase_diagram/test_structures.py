@@ -144,3 +144,18 @@ def test_a_potential_that_does_not_know_the_elements_is_one_line(host: Host, tmp
     potential.elements = frozenset({8, 26})
     with pytest.raises(UserError, match=r"^fake does not know Na, P of olivine"):
         source(host, potential, tmp_path, monkeypatch, showing([0, 0, 0, 0]))
+
+
+def test_moments_of_a_level_without_windows_are_refused_before_anything_relaxes(
+    host: Host, tmp_path: Path, monkeypatch
+):
+    potential = Potential(moments=True)
+    potential.level = "VASP/r2SCAN"
+    with pytest.raises(
+        UserError, match=r"^fake .* level 'VASP/r2SCAN', .* no magmom window of Fe2\+ and Fe3\+"
+    ):
+        source(host, potential, tmp_path, monkeypatch, showing([LOW] * 4))
+    # A model that carries charge states, or knows none, needs no window.
+    for blind in (Potential(labelled=True, moments=True), Potential()):
+        blind.level = "VASP/r2SCAN"
+        source(host, blind, tmp_path, monkeypatch, showing([LOW] * 4))

@@ -107,6 +107,7 @@ class ModelSource:
         self.stop, self.batch_size = stop, relaxation.batch_size
         self.store = RelaxationCache(cache, model_identity(potential))
         self._check_elements()
+        self._check_windows()
 
     def _check_elements(self) -> None:
         known = self.potential.elements
@@ -115,6 +116,15 @@ class ModelSource:
 
             names = ", ".join(SYMBOLS[z] for z in sorted(missing))
             raise UserError(f"{self.name} does not know {names} of {self.host.name}; choose another")
+
+    def _check_windows(self) -> None:
+        states = self.host.rule.states
+        if self.moments and (without := [s.oxidation for s in states if self.level not in s.magmom]):
+            lacking = " and ".join(f"{self.host.redox}{oxidation}+" for oxidation in without)
+            raise UserError(
+                f"{self.name} predicts moments at the level {self.level!r}, for which redox.states has no "
+                f"magmom window of {lacking}; add one, else nothing says which charge states they show"
+            )
 
     def answers(self, arrangements: Sequence[Arrangement]) -> list[Answer]:
         """Relax arrangements and read what they became."""
