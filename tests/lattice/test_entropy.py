@@ -7,11 +7,13 @@ import pytest
 from exact_sums import averages, neutral_states, random_energy
 from hypothesis import given
 from hypothesis import strategies as st
+from invented_hosts import lithium_manganate, magnesium_silicate, two_sodium
 
 from workflow_lib.lattice.entropy import (
     BOLTZMANN,
     Decomposition,
     ideal_mixing,
+    ideal_with_charges,
     ladder,
     log_choices,
     thermal,
@@ -114,3 +116,21 @@ def test_the_states_of_the_small_cell_are_as_many_as_their_degeneracies(host: Ho
         assert len(arrangements) == distinct
         degenerate = sum(host.degeneracy(arrangement) for arrangement in arrangements)
         assert np.log(degenerate) == pytest.approx(2 * log_choices(4, ions), abs=1e-12)
+
+
+@pytest.mark.parametrize("make", [magnesium_silicate, two_sodium, lithium_manganate])
+def test_ideal_mixing_of_ions_and_charges_is_the_number_of_neutral_arrangements(make):
+    """Of any host, also with other numbers of redox sites or an end member of mixed valence."""
+    host, cell = make(), (20, 20, 20)
+    numbers = host.compositions(cell)[:: len(host.compositions(cell)) // 20]
+    mobile, redox = host.n_mobile(cell), host.n_redox(cell)
+    counted = [log_choices(mobile, n) + log_choices(redox, host.n_reduced(cell, n)) for n in numbers]
+    found = ideal_with_charges(host, np.array(numbers) / mobile)
+    np.testing.assert_allclose(found, np.array(counted) / mobile, atol=2e-3)
+
+
+def test_charges_of_a_full_host_of_mixed_valence_have_entropy():
+    """LiMn2O4: half of two sites an ion are reduced, 2 ln 2 a mobile site; there are no vacancies."""
+    assert ideal_with_charges(lithium_manganate(), np.array([0.0, 1.0])) == pytest.approx(
+        [0, 2 * np.log(2)]
+    )

@@ -8,8 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import lgamma
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from workflow_lib.lattice.arrangement import UNIT
+
+if TYPE_CHECKING:
+    from workflow_lib.lattice.host import Host
 
 BOLTZMANN = 8.617333262e-5
 """eV/K (CODATA 2018)."""
@@ -25,6 +31,18 @@ def ideal_mixing(x: np.ndarray) -> np.ndarray:
     x = np.asarray(x, dtype=float)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.nan_to_num(-x * np.log(x)) + np.nan_to_num(-(1 - x) * np.log(1 - x))
+
+
+def ideal_with_charges(host: Host, x: np.ndarray) -> np.ndarray:
+    """Return the entropy of ideally mixed ions and charges of a host at ``x`` [n], k per mobile site.
+
+    Neutrality says how many redox sites are reduced, linearly in x; at an end member of mixed valence
+    the charges alone have entropy. Raises UserError if an end member is not neutral.
+    """
+    mobile, redox = host.n_mobile(UNIT), host.n_redox(UNIT)
+    empty, full = (host.n_reduced(UNIT, ions) / redox for ions in (0, mobile))
+    x = np.asarray(x, dtype=float)
+    return ideal_mixing(x) + redox / mobile * ideal_mixing((1 - x) * empty + x * full)
 
 
 @dataclass(frozen=True, slots=True)

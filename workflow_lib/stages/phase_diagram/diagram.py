@@ -51,14 +51,14 @@ def run_diagram(
     named: list[dict[str, object]] = []
     shown: list[figures.System] = []
     for folder in systems:
-        summary = read_document(folder / SUMMARY, FIT, ("label", "mobile", "level", "expansions"))
+        summary = read_document(folder / SUMMARY, FIT, ("label", "level", "expansions"))
         name, host = folder.name, hosts[folder.name]
         replicas = [
             {part: read_table(f"phase_diagram/replica_{part}", sample) for part in PARTS}
             for sample in samples[name]
         ]
         system = figures.System(
-            *(str(summary["label"]), str(summary["mobile"]), {}, {}, {}, pd.DataFrame()),
+            *(str(summary["label"]), host, {}, {}, {}, pd.DataFrame()),
             experiment=settings.system(name).experiment,
         )
         for expansion in summary["expansions"]:

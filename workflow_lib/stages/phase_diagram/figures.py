@@ -13,7 +13,8 @@ import pandas as pd
 
 from workflow_lib.core.io import save_figure
 from workflow_lib.core.plotting import OKABE_ITO, style
-from workflow_lib.lattice.entropy import ideal_mixing
+from workflow_lib.lattice.entropy import ideal_mixing, ideal_with_charges
+from workflow_lib.lattice.host import Host
 from workflow_lib.stages.phase_diagram.boundaries import CROSSING, TANGENT
 from workflow_lib.stages.phase_diagram.settings import DECORATED, PLAIN, Mark
 
@@ -31,7 +32,7 @@ class System:
     """What is drawn of a system, by expansion: isotherms, free energies, boundaries; and its entropy."""
 
     label: str
-    mobile: str
+    host: Host
     isotherms: dict[str, pd.DataFrame]
     free: dict[str, pd.DataFrame]
     boundaries: dict[str, pd.DataFrame]
@@ -44,7 +45,7 @@ class System:
 
 
 def _x(system: System) -> str:
-    return f"x (filled fraction of the {system.mobile} sites)"
+    return f"x (filled fraction of the {system.host.mobile} sites)"
 
 
 def draw_diagram(systems: Sequence[System], stem: Path) -> None:
@@ -89,7 +90,7 @@ def _experiment(panel: Axes, system: System) -> None:
         if len(mark.x) == 1:
             look = {"marker": symbol, "ms": 9 if symbol == "*" else 6, "ls": ""}
         there = [mark.temperature] * len(mark.x)
-        label = f"experiment, {system.mobile}: {mark.label}"
+        label = f"experiment, {system.host.mobile}: {mark.label}"
         panel.plot(mark.x, there, color=OKABE_ITO[3], mec=OKABE_ITO[3], zorder=5, label=label, **look)
 
 
@@ -137,7 +138,9 @@ def draw_entropy(systems: Sequence[System], stem: Path) -> None:
                 own = system.free[name][system.free[name]["temperature_k"] == temperature]
                 label = f"{temperature:g} K, {TITLES[name]}"
                 left.plot(own["x"], own["entropy_k_site"], lines, color=OKABE_ITO[place], label=label)
-        left.plot(grid, 2 * ideal_mixing(grid), color="0.6", lw=0.8, label="ideal, ions and charges")
+        if DECORATED in system.free:
+            ideal = ideal_with_charges(system.host, grid)
+            left.plot(grid, ideal, color="0.6", lw=0.8, label="ideal, ions and charges")
         left.plot(grid, ideal_mixing(grid), color="0.6", lw=0.8, ls="--", label="ideal, ions")
         left.set(title=system.label, xlabel=_x(system), ylabel="entropy (k per mobile site)")
         left.legend(fontsize=6)
@@ -191,7 +194,7 @@ def draw_isotherms(systems: Sequence[System], stem: Path) -> None:
                     "-" if name == DECORATED else ":",
                     label=f"x = {x:.2f}, {TITLES[name]}",
                 )
-        metal = f"voltage (V against {system.mobile} metal)"
+        metal = f"voltage (V against {system.host.mobile} metal)"
         left.set(
             title=system.label, xlabel=_x(system), ylabel=metal if volts else "chemical potential (eV)"
         )
