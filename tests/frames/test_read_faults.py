@@ -336,4 +336,4 @@ def test_frames_of_wrong_charges_keep_their_other_labels(frames, tmp_path):
     assert first.charges is None
     assert first.forces is not None
     assert second.charges is not None
-    assert any("far from 0.87 e in 1 frames" in line for line in summary["statements"])
+    assert any("no net Bader charges in 1 frames" in line for line in summary["statements"])

@@ -94,6 +94,22 @@ def test_signs_of_charges(frames):
             assert frame.charges[frame.numbers == NA].mean() == pytest.approx(0.87, abs=0.03)
 
 
+VALENCE = {11: 7, 26: 8, 15: 5, 8: 6}  # electrons of VASP's potentials Na_pv, Fe, P and O
+
+
+def test_electron_counts_are_refused_with_and_without_sodium(frames):
+    """What a column of Bader electrons holds, ZVAL minus the charge, of either sign, is no charge."""
+    some = frames[::40]
+    assert {NA in frame.numbers for frame in some} == {True, False}
+    for sign in (1, -1):
+        counts = [
+            with_labels(f, charges=sign * (np.array([VALENCE[z] for z in f.numbers.tolist()]) - f.charges))
+            for f in some
+        ]
+        assert orient_charges(counts) == {"charges_refused": len(some)}
+        assert all(frame.charges is None for frame in counts)
+
+
 def labelled(frame: Frame) -> Frame:
     """The frame as 31812499 has it: Ga stands where Fe3+ is, moments and all."""
     numbers = frame.numbers.copy()
@@ -141,8 +157,8 @@ def test_a_moment_is_no_evidence_for_a_surrogate_that_has_one_itself(frames):
     raw["states"][1]["surrogate"] = "Mn"
     del raw["formal_charges"]["Mn"]
     empty = next(frame for frame in frames if NA not in frame.numbers)
-    frame = with_labels(empty, numbers=np.where(empty.numbers == FE, 25, empty.numbers))
-    numbers = frame.numbers.copy()
+    numbers = np.where(empty.numbers == FE, 25, empty.numbers)
+    frame = with_labels(empty, numbers=numbers.copy())
     assert np.abs(frame.magmoms[numbers == 25]).min() > 2
     assert recognise_surrogates([frame], RedoxRule.model_validate(raw), "auto") == {"surrogates_unsure": 1}
     np.testing.assert_array_equal(frame.numbers, numbers)

@@ -127,13 +127,17 @@ def _refused(path: Path, item: Damaged) -> str:
 
 def _orient_charges(frames: Sequence[Frame], path: Path) -> None:
     """Reverse the sign of charges that have cations negative, in place; UserError for other charges."""
-    signs, sodium = bader_signs(frames)
-    for index in np.flatnonzero(signs == 0).tolist():
-        raise UserError(
-            f"{path} frame {index}: charges of Na average {sodium[index]:+.2f} e, Bader charges give "
-            "+0.87; give net charges with cations positive, or leave the column out"
+    signs = bader_signs(frames)
+    for index in np.flatnonzero(signs.sign == 0).tolist():
+        found = (
+            f"charges of Na average {signs.sodium[index]:+.2f} e, Bader charges give +0.87"
+            if signs.neutral[index]
+            else f"charges sum to {signs.total[index]:+.2f} e, those of a cell to zero"
         )
-    turned = np.flatnonzero(signs < 0).tolist()
+        raise UserError(
+            f"{path} frame {index}: {found}; give net charges, cations positive, or leave the column out"
+        )
+    turned = np.flatnonzero(signs.sign < 0).tolist()
     for index in turned:
         frames[index].charges = -np.asarray(frames[index].charges)
     if len(turned):

@@ -189,7 +189,10 @@ def _statements(abouts: Sequence[dict[str, Any]], merged: Merged) -> list[str]:
         if number := counts.get("charges_turned"):
             lines.append(f"{path}: cations were negative in {number} frames; sign of their charges turned")
         if number := counts.get("charges_refused"):
-            lines.append(f"{path}: charges of Na are far from 0.87 e in {number} frames and were left out")
+            lines.append(
+                f"{path}: charges are no net Bader charges in {number} frames (Na far from 0.87 e, or a "
+                "cell that does not sum to zero) and were left out"
+            )
         if number := counts.get("surrogates_turned"):
             lines.append(f"{path}: {number} frames show charge states as surrogate species; turned back")
         if number := counts.get("surrogates_unsure"):

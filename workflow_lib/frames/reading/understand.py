@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from workflow_lib.core.elements import SYMBOLS, atomic_number
 from workflow_lib.core.errors import UserError
+from workflow_lib.frames.bader import NA_BADER, charge_tolerance
 from workflow_lib.frames.frame import Frame
 from workflow_lib.frames.labels import (
     STRESS_LIMIT,
@@ -22,7 +23,6 @@ from workflow_lib.frames.labels import (
 from workflow_lib.lattice.redox import RedoxRule
 
 _NA, _O = atomic_number("Na"), atomic_number("O")
-_NA_BADER = (0.5, 1.05)  # e; Na in oxides and polyanions has 0.86 to 0.88
 Surrogates = Literal["auto", "always", "never"]
 MAGNETIC = 2.0  # muB; Fe3+ shown as Ga has above 3
 NOT_MAGNETIC = 0.5  # muB; real Ga has 0.0
@@ -33,44 +33,63 @@ DOUBTFUL = 0.05
 be either, and is taken as eV/A^3, as by ``foreign.read_frames``."""
 
 
-def bader_signs(frames: Sequence[Frame]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the sign ``[frames]`` that makes cations positive, and the mean charge of Na in e (or NaN).
+class BaderSigns(NamedTuple):
+    """Signs of charges, all ``[frames]``: the sign that makes cations positive, and what decided it.
+
+    ``sign`` is 0 where the numbers are no Bader charges. ``sodium``: mean charge of Na in e (NaN
+    without Na or charges). ``total``: the sum of the charges in e (0 without charges); ``neutral``:
+    whether it is that of net charges.
+    """
+
+    sign: np.ndarray
+    sodium: np.ndarray
+    total: np.ndarray
+    neutral: np.ndarray
+
+
+def bader_signs(frames: Sequence[Frame]) -> BaderSigns:
+    """Return the sign of each frame's charges, see :class:`BaderSigns`.
 
     Bader charges of Na in these oxides are 0.86 to 0.88 e; a frame without Na is judged by its
-    oxygen, which is always negative. The sign is 0 if Na is far from +-0.87 e: these are no Bader
-    charges. It is 1 if nothing can be decided.
+    oxygen, which is always negative. The sign is 0 if the charges do not sum to zero, as electron
+    counts do not, or if Na is far from +-0.87 e. It is 1 if nothing can be decided.
     """
     signs, sodium = np.ones(len(frames)), np.full(len(frames), np.nan)
+    total, neutral = np.zeros(len(frames)), np.ones(len(frames), dtype=bool)
     known = [index for index, frame in enumerate(frames) if frame.charges is not None]
     if not known:
-        return signs, sodium
-    sizes = [len(frames[index]) for index in known]
+        return BaderSigns(signs, sodium, total, neutral)
+    sizes = np.array([len(frames[index]) for index in known])
     owner = np.repeat(known, sizes)
     numbers = np.concatenate([frames[index].numbers for index in known])
     charges = np.concatenate([np.asarray(frames[index].charges) for index in known])
+    total = np.bincount(owner, charges, minlength=len(frames))
+    neutral[known] = np.abs(total[known]) <= charge_tolerance(sizes)
     means = []
     for z in (_NA, _O):
         chosen = numbers == z
         count = np.bincount(owner[chosen], minlength=len(frames))
-        total = np.bincount(owner[chosen], charges[chosen], minlength=len(frames))
-        means.append(np.divide(total, count, out=np.full(len(frames), np.nan), where=count > 0))
+        mine = np.bincount(owner[chosen], charges[chosen], minlength=len(frames))
+        means.append(np.divide(mine, count, out=np.full(len(frames), np.nan), where=count > 0))
     sodium, oxygen = means
     oxide, with_na = np.isfinite(oxygen), np.isfinite(oxygen) & np.isfinite(sodium)
     signs[oxide] = -np.sign(oxygen[oxide])
     signs[with_na] = np.sign(sodium[with_na])
     size = np.abs(sodium[with_na])
-    signs[with_na] *= (_NA_BADER[0] <= size) & (size <= _NA_BADER[1])
+    signs[with_na] *= (NA_BADER[0] <= size) & (size <= NA_BADER[1])
     # All zeros on oxygen: nothing to reverse.
     signs[oxide & ~with_na & (signs == 0)] = 1
-    return signs, sodium
+    signs[~neutral] = 0
+    return BaderSigns(signs, sodium, total, neutral)
 
 
 def orient_charges(frames: Sequence[Frame]) -> Counter[str]:
     """Reverse charges that have cations negative, in place; charges that are no Bader charges become null.
 
-    Na decides (+0.87 e), without it O. Counts ``charges_turned`` and ``charges_refused``.
+    Na decides (+0.87 e), without it O; the charges of a cell sum to zero. Counts ``charges_turned``
+    and ``charges_refused``.
     """
-    signs, _ = bader_signs(frames)
+    signs = bader_signs(frames).sign
     counts: Counter[str] = Counter()
     for index in np.flatnonzero(signs != 1).tolist():
         frame = frames[index]
@@ -87,12 +106,13 @@ def recognise_surrogates(frames: Sequence[Frame], rule: RedoxRule, mode: Surroga
     """Turn surrogate species (Ga for Fe3+) back into the element with its oxidation state, in place.
 
     ``auto``: only if every surrogate atom has the moment of a magnetic ion (above 2 muB), which a
-    real Ga never has; a surrogate that may have one itself, such as Mn, stays. ``always``: every frame of the file is labelled so, also those without a
-    surrogate. ``never``: elements are taken as written. The other sites of the redox element get
-    the lower state. States that are not neutral stay null. Group and formula units that followed
-    from the composition follow from the new one. Counts ``surrogates_turned`` (frames),
-    ``surrogates_kept`` (no moment: the element itself), ``surrogates_unsure`` (moments missing,
-    between, or no evidence; left unchanged) and ``surrogates_not_neutral``.
+    real Ga never has; a surrogate that may have one itself, such as Mn, stays. ``always``: every frame
+    of the file is labelled so, also those without a surrogate. ``never``: elements are taken as
+    written. The other sites of the redox element get the lower state. States that are not neutral
+    stay null. Group and formula units that followed from the composition follow from the new one.
+    Counts ``surrogates_turned`` (frames), ``surrogates_kept`` (no moment: the element itself),
+    ``surrogates_unsure`` (moments missing, between, or no evidence; left unchanged) and
+    ``surrogates_not_neutral``.
     """
     counts: Counter[str] = Counter()
     marked = [state for state in rule.states if state.surrogate != rule.element]

@@ -18,13 +18,13 @@ import numpy as np
 from workflow_lib.core.compressed import open_binary
 from workflow_lib.core.elements import SYMBOLS
 from workflow_lib.core.errors import UserError
+from workflow_lib.frames.bader import NA_BADER, charge_tolerance
 from workflow_lib.frames.labels import reason_of
 
 if TYPE_CHECKING:
     from pymatgen.io.vasp.outputs import Outcar, Vasprun
 
 _STEP_END = b"</calculation>"
-NA_BADER = (0.5, 1.05)  # e; 0.87 is usual in oxides and polyanions
 
 
 def read_vasprun(path: Path) -> Vasprun:
@@ -141,7 +141,7 @@ def bader_charges(path: Path, numbers: np.ndarray, valences: np.ndarray) -> np.n
         raise UserError(f"{path} is damaged ({error}); run bader again") from error
     if len(column) != len(numbers):
         raise UserError(f"{path} lists {len(column)} atoms of {len(numbers)}; run bader again")
-    tolerance = 0.1 * max(1.0, len(numbers) / 28)
+    tolerance = charge_tolerance(len(numbers))
     if abs(column.sum() - valences.sum()) < tolerance:
         charges = valences - column
     elif abs(column.sum()) < tolerance:

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from workflow_lib.frames.bader import charge_tolerance
+
 GRID_REFINEMENT = 2
 """Of the density grid; 2 gives charges of Fe within 0.02 e of 4 in olivine NaFePO4."""
 
@@ -43,6 +45,6 @@ def bader_charges(calculator: Any) -> np.ndarray:
         bader.threads = 1
         bader()
     charges = atoms.numbers - np.asarray(bader.atoms_charge)[: len(atoms)]
-    if not np.isfinite(charges).all() or abs(charges.sum()) > 0.1 * max(1, len(atoms) / 28):
+    if not np.isfinite(charges).all() or abs(charges.sum()) > charge_tolerance(len(atoms)):
         raise RuntimeError(f"Bader basins hold {charges.sum():+.2f} e too few electrons")
     return charges
