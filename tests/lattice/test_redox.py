@@ -163,6 +163,14 @@ def test_blind_models_need_no_labels_others_do(rule):
         rule.embed(HALF, None, "surrogate")
 
 
+def test_a_cell_without_redox_sites_needs_no_labels(rule):
+    phosphate = HALF[~SITES]
+    for embedding in ("none", "surrogate", "new-species"):
+        np.testing.assert_array_equal(rule.embed(phosphate, None, embedding), phosphate)
+    with pytest.raises(UserError, match=r"Ga stands for Fe3\+ .* cannot be given Ga itself"):
+        rule.embed(np.append(phosphate, 31), None, "surrogate")
+
+
 def test_species_alphabet(rule):
     elements = (8, 11, 15, 26)
     assert species_alphabet(rule, elements, "none").labels == elements

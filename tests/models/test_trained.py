@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import sha256
+from workflow_lib.frames.labels import ACCEPTED
 from workflow_lib.models import trained as trained_module
 from workflow_lib.models.testing import SPECIES, olivine
 from workflow_lib.models.trained import TrainedModel, species_from_card, species_to_card
@@ -178,14 +179,15 @@ def test_given_labels_reach_the_network(labelled):
     assert abs(other.energy - prediction.energy) > 1e-3
 
 
-def test_labels_from_moments(labelled):
+@pytest.mark.parametrize("column", ACCEPTED["magmoms"])
+def test_labels_from_moments(labelled, column):
     atoms = olivine(filled=2)
     expected = label(atoms, [1, 2])
     del atoms.arrays["oxidation_states"]
     moments = np.where(expected == 3, 4.28, np.where(expected == 2, -3.65, 0.01))
-    atoms.set_array("REF_magmom", moments)
+    atoms.set_array(column, moments)
     assert np.array_equal(labelled.choose(atoms), expected)
-    del atoms.arrays["REF_magmom"]
+    del atoms.arrays[column]
     atoms.calc = SinglePointCalculator(atoms, magmoms=moments)
     assert np.array_equal(labelled.choose(atoms), expected)
 
@@ -206,6 +208,17 @@ def test_moments_of_one_number_each_decide(labelled, attached):
     else:
         atoms.set_array("magmoms", vectors)
     with pytest.raises(UserError, match=rf"{3 * len(atoms)} numbers for {len(atoms)} atoms; give one per"):
+        labelled.predict([atoms])
+
+
+def test_a_structure_without_the_redox_element_needs_no_charge_states(labelled):
+    atoms = olivine(filled=2)
+    del atoms[atoms.numbers == 26]
+    [prediction] = labelled.predict([atoms])
+    assert prediction.oxidation_states is None
+    assert np.array_equal(labelled.structure(atoms).species, atoms.numbers)
+    atoms.numbers[0] = 31  # its label is Fe3+, which this atom is not
+    with pytest.raises(UserError, match=r"Ga stands for Fe3\+ in a charge-labelled model"):
         labelled.predict([atoms])
 
 

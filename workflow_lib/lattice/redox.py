@@ -286,12 +286,24 @@ class RedoxRule(BaseModel):
     def embed(
         self, numbers: np.ndarray, oxidation_states: np.ndarray | None, embedding: Embedding
     ) -> np.ndarray:
-        """Return the labels ``[n]`` a network sees: elements, or surrogates on the redox sites."""
+        """Return the labels ``[n]`` a network sees: elements, or surrogates on the redox sites.
+
+        A cell without redox sites needs no ``oxidation_states``. Raises UserError where they are needed
+        and missing or not neutral, and for a cell with an element that is the label of a charge state.
+        """
         species = np.array(numbers, dtype=np.int64)
         if embedding == "none":
             return species
         if oxidation_states is None:
-            raise UserError("a charge-labelled model needs oxidation states; none were given")
+            if (species == self.redox_z).any():
+                raise UserError("a charge-labelled model needs oxidation states; none were given")
+            marks = {self.label(state, embedding): state for state in self.states}
+            for z in sorted(marks.keys() & set(species.tolist())):
+                raise UserError(
+                    f"{SYMBOLS[z]} stands for {self.element}{marks[z].oxidation}+ in a charge-labelled "
+                    f"model, which cannot be given {SYMBOLS[z]} itself"
+                )
+            return species
         self.check_neutral(species, oxidation_states)
         site = species == self.redox_z
         for state in self.states:

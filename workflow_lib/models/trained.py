@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from workflow_lib.core.code import PACKAGE, code_checksum
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import atomic_path, read_json, sha256, to_json, write_json
+from workflow_lib.frames.labels import ACCEPTED
 from workflow_lib.frames.pymatgen_structure import OXI_STATES
 from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.models.contract import Batch, Output, Potential, Species, Structure
@@ -48,7 +49,7 @@ REQUIRED = (
     "status",
 )
 LABELS = "oxidation_states"
-MOMENTS = ("REF_magmom", "REF_magmoms", "magmoms")
+MOMENTS = ACCEPTED["magmoms"]
 """Per-atom arrays that are searched for given moments, in this order.
 
 ``initial_magmoms`` is a guess made before a calculation, and decides nothing.
@@ -221,10 +222,10 @@ class TrainedModel(Predictor):
     def candidates(self, atoms: Atoms, assign: Assign = "labels") -> list[np.ndarray | None]:
         """Return charge states to evaluate: the given ones, or with ``"search"`` every neutral assignment.
 
-        Raises UserError if none are given and no search was asked for, or if there are more than
-        :data:`MAX_ASSIGNMENTS`.
+        A structure without the redox element has none and needs none: [None]. Raises UserError if none
+        are given and no search was asked for, or if there are more than :data:`MAX_ASSIGNMENTS`.
         """
-        if self.rule is None:
+        if self.rule is None or self.rule.redox_z not in atoms.numbers:
             return [None]
         states = self.oxidation_states(atoms)
         if states is not None:

@@ -17,6 +17,7 @@ from workflow_lib.stages.dataset.settings import DatasetSettings
 from workflow_lib.stages.training.data import (
     EpochOrder,
     LabelledGraphs,
+    leave_out_unlabelled,
     load_sets,
     require_labels,
     shuffle_charge_states,
@@ -106,6 +107,29 @@ def test_models_with_and_without_labels_are_tested_on_the_same_frames(case):
     assert ids(labelled, "test") == ids(blind, "test") == splits["test"][1:]
     for name in ("train", "validation"):
         assert set(ids(blind, name)) - set(ids(labelled, name)) == {splits[name][0]}
+
+
+def test_a_labelled_model_on_all_frames_leaves_out_those_it_cannot_label(case, rule):
+    frames = read_parquet(case / "frames.parquet")
+    splits = json.loads((case / "splits.json").read_text())["folds"][0]
+    places = {frame.frame_id: place for place, frame in enumerate(frames)}
+    manganese, undecided = splits["train"][:2]
+    for name, metal in ((manganese, 25), (undecided, 26)):  # NaMnPO4, and an alloy whose Fe has no state
+        place = places[name]
+        numbers = np.where(frames[place].numbers == 26, metal, frames[place].numbers)
+        numbers[np.flatnonzero(numbers == metal)[0]] = 25
+        frames[place] = with_labels(frames[place], numbers=numbers, oxidation_states=None)
+    write_parquet(frames, case / "frames.parquet")
+    iron = DatasetSettings(subset_elements=("Na", "Fe", "P", "O"), required_elements=("Fe",))
+    sets = load(case, subset=iron, full=True)
+    kept, left_out = leave_out_unlabelled(sets, rule)
+    ids = {name: [frame.frame_id for frame in found] for name, found in sets.items()}
+    assert left_out == 1 and manganese in ids["train"]
+    assert [frame.frame_id for frame in kept["train"]] == [i for i in ids["train"] if i != undecided]
+    assert all(len(kept[name]) == len(sets[name]) for name in ("validation", "test"))
+    for found in kept.values():
+        for frame in found:
+            to_structure(frame, rule, "surrogate")
 
 
 def test_mixed_levels_of_theory_are_refused(case):

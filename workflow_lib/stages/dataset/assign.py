@@ -2,7 +2,7 @@
 
 Nothing is forced: a frame of the chemical subset whose moments leave its charge states open, or
 whose charge states do not make it neutral, is set aside. Frames of other chemistries, which only
-charge-blind variants on the full data use, have no charge states.
+variants on the full data use, have charge states if the same rule gives them; else none.
 """
 
 from __future__ import annotations

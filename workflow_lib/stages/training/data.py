@@ -64,6 +64,23 @@ def load_sets(
     return sets
 
 
+def leave_out_unlabelled(sets: Sets, rule: RedoxRule) -> tuple[Sets, int]:
+    """Return the sets that a charge-labelled model can learn from, and the number of frames left out.
+
+    A frame of another chemistry whose redox sites have no charge states neither trains nor validates;
+    one without redox sites needs none. Test frames are those of the subset, which all have them.
+    """
+
+    def usable(frame: Frame) -> bool:
+        return frame.oxidation_states is not None or rule.redox_z not in frame.numbers
+
+    kept: Sets = {
+        name: list(frames) if name == "test" else [frame for frame in frames if usable(frame)]
+        for name, frames in sets.items()
+    }
+    return kept, sum(len(frames) - len(kept[name]) for name, frames in sets.items())
+
+
 def shuffle_charge_states(sets: Sets, rule: RedoxRule, seed: int) -> Sets:
     """Permute the charge states of each training and validation frame among its sites: the control.
 

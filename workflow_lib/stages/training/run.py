@@ -15,6 +15,7 @@ from workflow_lib.core.elements import SYMBOLS
 from workflow_lib.core.io import write_json
 from workflow_lib.core.locks import alone
 from workflow_lib.core.processor import processor
+from workflow_lib.core.progress import say
 from workflow_lib.frames.frame import frame_to_atoms
 from workflow_lib.frames.subset import Subset
 from workflow_lib.lattice.redox import RedoxRule
@@ -28,6 +29,7 @@ from workflow_lib.stages.training.data import (
     SetName,
     Sets,
     label_count,
+    leave_out_unlabelled,
     load_sets,
     require_labels,
     require_validation,
@@ -78,6 +80,13 @@ def train(
     """
     out, meaning = Path(out), variant_of(variant)
     sets = load_sets(Path(frames_path), Path(splits_path), fold, dataset, full=meaning.dataset == "full")
+    if meaning.dataset == "full" and meaning.charge_labelled:
+        sets, unlabelled = leave_out_unlabelled(sets, rule)
+        if unlabelled:
+            say(
+                f"{unlabelled} frames of other chemistries hold {rule.element} without charge states and "
+                f"are left out of {name} {variant}"
+            )
     require_validation(sets["validation"], settings)
     require_labels(sets["train"], settings.loss, FAMILIES[family].predicts)
     if meaning.shuffled:
