@@ -95,6 +95,15 @@ def test_energy_window_counts_from_the_lowest_frame_of_each_state(unlabelled, ru
     assert all(f.energy / len(f) - by_group[f.group] > 0.02 for f in left)
 
 
+def test_energy_window_never_compares_compositions(unlabelled, rule):
+    """One group of several compositions, off any host: each counts from its own lowest frame."""
+    window = SETTINGS.model_copy(update={"energy_window": 0.02})
+    apart, _ = assign([with_labels(f, group=composition(f)) for f in unlabelled], rule, None, window)
+    together, _ = assign([with_labels(f, group="material") for f in unlabelled], rule, None, window)
+    assert [f.frame_id for f in together] == [f.frame_id for f in apart]
+    assert len({composition(f) for f in together}) == len({composition(f) for f in unlabelled}) > 1
+
+
 def test_without_host_frames_keep_their_group(unlabelled, rule):
     kept, aside = assign(unlabelled, rule, None, SETTINGS)
     assert not aside

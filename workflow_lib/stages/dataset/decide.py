@@ -25,11 +25,15 @@ def decide(index: Index, source: Source, settings: DatasetSettings) -> Index:
 
 
 def _outside_window(rows: pd.DataFrame, window: float | None) -> pd.Series:
-    """Return a reason for each frame more than ``window`` (eV/atom) above the lowest frame of its state."""
+    """Return a reason for each frame more than ``window`` (eV/atom) above the lowest frame of its state.
+
+    A group without states may hold several compositions, whose energies per atom are not comparable.
+    """
     if window is None:
         return pd.Series(dtype=object)
     energy = rows["energy"] / rows["atoms"]
-    above = energy - energy.groupby(rows["state_key"].fillna(rows["group"])).transform("min")
+    state = [rows["state_key"].fillna(rows["group"]), rows["composition"]]
+    above = energy - energy.groupby(state).transform("min")
     above = above[above > window]
     return above.map(
         lambda gap: f"energy {gap:.3f} eV/atom above the lowest of its state, the window is {window:g}"

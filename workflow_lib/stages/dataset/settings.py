@@ -81,7 +81,8 @@ class DatasetSettings(BaseModel):
     energy_window: float | None = Field(
         default=None,
         gt=0,
-        description="eV/atom; frames farther above the lowest frame of their state are set aside",
+        description="eV/atom; frames farther above the lowest frame of their state (without one: of their "
+        "group and composition) are set aside",
     )
     clean: CleanSettings | None = Field(
         default=None, description="cleaning rules of the CHGNet paper; left out, nothing is cleaned"
