@@ -1,11 +1,29 @@
 """Public data, fetched once for all runs and read into one frame table."""
 
+from workflow_lib.stages.sources.fetch import used_in_place
+from workflow_lib.stages.sources.table import find_source
+
 SOURCES = f"{RUN}/sources"
 
 
+def local_files(wildcards):
+    """Return the files of a local source: if one changes, appears or goes, the source is fetched again."""
+    try:
+        name, source = find_source(wildcards.source, CFG.sources.table)
+        only = CFG.sources.wanted(name)
+        return [
+            str(path) for path in used_in_place(name, source, CFG.sources.folder, only)
+        ]
+    except UserError as error:
+        raise WorkflowError(str(error))
+
+
+# The output is a copy of the record of all files with their checksums, so that its content says what changed.
 rule fetch:
+    input:
+        local_files,
     output:
-        touch(f"{SOURCES}/{{source}}.fetched"),
+        f"{SOURCES}/{{source}}.fetched",
     log:
         f"{RUN}/logs/fetch_{{source}}.log",
     resources:
@@ -21,6 +39,7 @@ rule fetch:
     shell:
         "python -m workflow_lib fetch --source {wildcards.source} --sources {params.table:q}"
         " --out {params.folder:q} {params.only:q} > {log} 2>&1"
+        " && cp {params.folder:q}/{wildcards.source}/provenance.json {output:q}"
 
 
 # Compute nodes have no network, so the fetch runs where Snakemake does.

@@ -13,7 +13,7 @@ from workflow_lib.frames.frame import TESTING
 from workflow_lib.frames.reading.part import ReadSettings
 from workflow_lib.frames.reading.run import read_sources
 from workflow_lib.frames.table import read_parquet
-from workflow_lib.stages.sources.fetch import fetch
+from workflow_lib.stages.sources.fetch import fetch, used_in_place
 from workflow_lib.stages.sources.run import CITATIONS, read_fetched
 from workflow_lib.stages.sources.settings import SourcesSettings
 from workflow_lib.stages.sources.table import FigshareSource, LocalSource
@@ -78,6 +78,35 @@ def test_a_file_that_has_gone_is_named(fetched, rule):
     (fetched / "data/remote/files/b/two.extxyz").unlink()
     with pytest.raises(UserError, match=r"two\.extxyz is not here; fetch the source remote again"):
         read_fetched(settings(fetched, remote=()), rule=rule, energy_reference=LEVEL, out=fetched / "out")
+
+
+def test_a_local_file_that_changed_is_named_until_it_is_fetched_again(fetched, frames, rule):
+    def read():
+        chosen = settings(fetched, mine=())
+        read_fetched(chosen, rule=rule, energy_reference=LEVEL, out=fetched / "out")
+        return [frame.frame_id for frame in read_parquet(fetched / "out/frames.parquet")]
+
+    path = fetched / "local/three.extxyz"
+    assert read() == [frame.frame_id for frame in frames[5:9]]
+    path.touch()  # another date is no other content
+    assert len(read()) == 4
+    for content in (frames[9:12], [*frames[5:8], frames[12]]):
+        write_frames(content, path)
+        with pytest.raises(UserError, match=r"three\.extxyz has changed since it was fetched; fetch the"):
+            read()
+        fetch("mine", LocalSource(api="local", path=str(path.parent), citation="Me"), fetched / "data")
+        assert read() == [frame.frame_id for frame in content]
+
+
+def test_files_used_in_place(fetched, frames):
+    """They are the inputs of the rule that fetches: of a remote source there are none."""
+    local = LocalSource(api="local", path=str(fetched / "local"))
+    write_frames(frames[:1], fetched / "local/four.extxyz")
+    found = used_in_place("mine", local, fetched / "data", ())
+    assert [path.name for path in found] == ["four.extxyz", "three.extxyz"]
+    assert used_in_place("mine", local, fetched / "data", ("*four*",)) == found[:1]
+    remote = FigshareSource(api="figshare", address="http://a", item="1", version=1)
+    assert used_in_place("remote", remote, fetched / "data", ()) == []
 
 
 def test_only_a_callers_word_makes_foreign_stress_converged(fetched, rule):

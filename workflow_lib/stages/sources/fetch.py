@@ -216,14 +216,23 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
+def used_in_place(name: str, source: Source, out: str | Path, only: Sequence[str]) -> list[Path]:
+    """Return the files of a source that a fetch to ``out`` uses where they are; none of a remote source.
+
+    Raises UserError if there are none of a local source, or none that ``only`` asks for.
+    """
+    if not isinstance(source, LocalSource):
+        return []
+    found = local_files(name, source.path, leave_out=Path(out) / name)
+    chosen = _select(name, [str(path) for path in found], only)
+    return [path for path in found if str(path) in chosen]
+
+
 def _fetch_local(name: str, source: LocalSource, folder: SourceFolder, only: Sequence[str]) -> Fetched:
     """Record files that are already on this machine; they stay where they are."""
-    found = local_files(name, source.path, leave_out=folder.path)
-    chosen = _select(name, [str(path) for path in found], only)
     digests = {
         str(path): (path, folder.verified.digest(str(path), path, "sha256"))
-        for path in found
-        if str(path) in chosen
+        for path in used_in_place(name, source, folder.path.parent, only)
     }
     unpacked = folder.unpack_all(digests)
     records = [

@@ -13,7 +13,8 @@ from workflow_lib.frames.reading.part import ReadSettings
 from workflow_lib.frames.reading.run import read_sources
 from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.results_reading import seal
-from workflow_lib.stages.sources.settings import SourcesSettings
+from workflow_lib.stages.sources.folder import SourceFolder
+from workflow_lib.stages.sources.settings import FetchSettings, SourcesSettings
 
 CITATIONS = ("source", "title", "doi", "version", "licence", "citation", "files", "bytes", "retrieved")
 
@@ -24,7 +25,8 @@ def read_fetched(
     """Read fetched files into ``out``: the files of ``read_sources``, and ``citations.csv``.
 
     Frames whose file states no level of theory get ``energy_reference``. Returns the summary.
-    Raises UserError if a source is not fetched, and as ``read_sources`` does.
+    Raises UserError if a source is not fetched or a local file has changed since, and as
+    ``read_sources`` does.
     """
     import pandas as pd
 
@@ -42,6 +44,8 @@ def read_fetched(
             here += only
         if missing := [path for path in here if not path.exists()]:
             raise UserError(f"{missing[0]} is not here; fetch the source {name} again")
+        if record["api"] == "local":
+            _check_unchanged(folder, name, files)
         wanted += [str(path) for path in here if path.is_dir() or kind_of(path)]
         citations.append(_citation(record, files))
     reading = ReadSettings(
@@ -75,6 +79,22 @@ def _found(folder: Path, record: dict[str, Any], patterns: tuple[str, ...]) -> l
     here = [_place(folder, file["path"]) for file in record["files"] if _matches(file["path"], patterns)]
     archives = record["unpacked"].items()
     return here + [folder / inner for archive, inner in archives if _matches(archive, patterns)]
+
+
+def _check_unchanged(folder: Path, name: str, files: list[dict[str, Any]]) -> None:
+    """Raise UserError if a file that is used in place is not the one whose checksum was recorded.
+
+    Only files whose size or time has changed are read for it.
+    """
+    verified = SourceFolder(folder, FetchSettings()).verified
+    for file in files:
+        path = Path(file["path"])
+        if not path.is_file():
+            raise UserError(f"{path} is not here; fetch the source {name} again")
+        if path.stat().st_size != file["size"] or (
+            verified.digest(file["path"], path, "sha256") != file["sha256"]
+        ):
+            raise UserError(f"{path} has changed since it was fetched; fetch the source {name} again")
 
 
 def _matches(path: str, patterns: tuple[str, ...]) -> bool:
