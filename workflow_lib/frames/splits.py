@@ -40,15 +40,15 @@ class Fold:
         object.__setattr__(self, "_of_state", _owners("state", self.states))
 
     @classmethod
-    def of(cls, number: int, members: Mapping[SetName, Sequence[tuple[str, str]]]) -> Self:
-        """Make a fold of the frames of each set, given as pairs of frame and state (or group)."""
+    def of(cls, number: int, members: Mapping[SetName, Sequence[tuple[str, ...]]]) -> Self:
+        """Make a fold of the frames of each set, each given with the names of its state (or its group)."""
         placed: set[str] = set()
         states: dict[SetName, frozenset[str]] = {}
         for name in SETS:
-            own = {state for _, state in members[name]} - placed
+            own = {state for _, *names in members[name] for state in names} - placed
             states[name] = frozenset(own)
             placed |= own
-        return cls(number, {name: tuple(frame for frame, _ in members[name]) for name in SETS}, states)
+        return cls(number, {name: tuple(frame for frame, *_ in members[name]) for name in SETS}, states)
 
     def frame_role(self, frame_id: str) -> Role:
         """Return the set that holds this frame itself."""

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.frames.frame import TESTING, with_labels
+from workflow_lib.lattice.arrangement import Arrangement
 from workflow_lib.stages.dataset.settings import DatasetSettings, FoldSettings
 from workflow_lib.stages.dataset.splits import make_splits, make_units
 
@@ -55,6 +56,46 @@ def test_states_never_straddle_and_every_frame_has_one_set(frames, host, count, 
             assert set(fold[f"{part}_states"]) == found[part]
     held_out = [name for fold in splits["folds"] for name in fold["test_states"]]
     assert sorted([*held_out, *ENDS]) == sorted(set(state.values()))
+
+
+def doubled(frame, host):
+    """The frame in a cell twice as long, as a calculation of another group."""
+    small = host.parse(frame.state_key)
+    parts = [
+        tuple(sorted(2 * i + n for i in part for n in (0, 1))) for part in (small.occupied, small.reduced)
+    ]
+    labels = ("numbers", "positions", "forces", "magmoms", "charges", "oxidation_states")
+    arrays = {name: np.concatenate([getattr(frame, name)] * 2) for name in labels}
+    arrays["positions"][len(frame) :] += frame.cell[0]
+    return with_labels(
+        frame,
+        frame_id=f"twice-{frame.frame_id}",
+        group=f"twice-{frame.group}",
+        formula_units=2 * frame.formula_units,
+        cell=frame.cell * [[2], [1], [1]],
+        energy=2 * frame.energy,
+        state_key=host.key(Arrangement((2, 1, 1), *parts)),
+        **arrays,
+    )
+
+
+@pytest.mark.parametrize("split_by", ["state", "ions"])
+def test_a_state_in_a_supercell_shares_the_set_of_its_small_cell(frames, host, split_by):
+    some = frames[::9]
+    twins = {frame.frame_id: doubled(frame, host) for frame in some}
+    chosen = settings(3, split_by=split_by)
+    alone = make_units(some, host, chosen)
+    units = make_units([*some, *twins.values()], host, chosen)
+    assert [unit.name for unit in units] == [unit.name for unit in alone]
+    for fold in make_splits(units, chosen, 711).folds:
+        for frame in some:
+            twin = twins[frame.frame_id]
+            role = fold.frame_role(frame.frame_id)
+            assert fold.frame_role(twin.frame_id) == role
+            assert fold.role(frame.state_key, "?") == fold.role(twin.state_key, "?") == role
+    # With only the supercell among the frames, the state of the small cell is known all the same.
+    only = make_splits(make_units(list(twins.values()), host, chosen), chosen, 711).folds[0]
+    assert all(only.role(f.state_key, "?") == only.frame_role(f"twice-{f.frame_id}") for f in some)
 
 
 def composition_of(key: str) -> float:
@@ -214,10 +255,10 @@ def test_by_frame_a_state_with_a_training_frame_is_never_unseen(frames, host, se
     assert fold["test_states"] == []
     # A state of one frame, and that in the test set, is unseen.
     lonely = fold["test"][0]
-    alone = [with_labels(f, state_key="lonely") if f.frame_id == lonely else f for f in frames]
-    assert splits_of(alone, None, DatasetSettings(split_by="frame"), seed)["folds"][0]["test_states"] == [
-        "lonely"
-    ]
+    key = "1x2x1:Na10000000:Fe23333333"
+    alone = [with_labels(f, state_key=key) if f.frame_id == lonely else f for f in frames]
+    found = splits_of(alone, host, DatasetSettings(split_by="frame"), seed)["folds"][0]
+    assert found["test_states"] == [key]
 
 
 def test_by_frame_too_few_frames(frames, host):

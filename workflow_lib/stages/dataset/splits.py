@@ -1,7 +1,8 @@
 """Which frames train, validate and test: by charge-ordered state, by ions, by material or by frame.
 
 All frames of one unit are in one set: by state, a unit is a charge-ordered state; by ions, all
-charge orders of one arrangement of the mobile ions; by material, all frames of one ``group`` (the
+charge orders of one arrangement of the mobile ions (either is the same in a supercell that repeats it);
+by material, all frames of one ``group`` (the
 split of the CHGNet paper). Units are dealt to folds composition by composition, so that every fold
 holds out its part of each; validation units are taken from the training part. A unit that is dealt
 is held out in exactly one fold. Units with end members of the host (no or all mobile sites
@@ -26,7 +27,7 @@ from workflow_lib.core.errors import UserError
 from workflow_lib.frames.frame import TESTING, Frame
 from workflow_lib.frames.splits import SETS, Fold, SetName, Splits
 from workflow_lib.frames.subset import composition, describe_subset, in_subset
-from workflow_lib.lattice.arrangement import StateKey
+from workflow_lib.lattice.arrangement import UNIT, StateKey
 from workflow_lib.lattice.host import Host
 from workflow_lib.stages.dataset.assign import split_names
 from workflow_lib.stages.dataset.settings import DatasetSettings
@@ -39,8 +40,8 @@ if TYPE_CHECKING:
 class Unit:
     """Frames that share a set: a charge-ordered state (or a group that fits no host), a material, a frame.
 
-    ``states`` names the state, or the group, of each frame. ``always_train``: held out in no fold;
-    ``always_test``: in every fold.
+    ``states`` names the state, or the group, of each frame; where a supercell repeats the state of a
+    smaller cell, also that. ``always_train``: held out in no fold; ``always_test``: in every fold.
     """
 
     name: str
@@ -49,14 +50,15 @@ class Unit:
     always_train: bool
     always_test: bool
     frame_ids: tuple[str, ...]
-    states: tuple[str, ...]
+    states: tuple[tuple[str, ...], ...]
 
 
 def make_units(frames: Sequence[Frame | Light], host: Host | None, settings: DatasetSettings) -> list[Unit]:
     """Return the units of these frames that ``settings.split_by`` asks for, ordered by name."""
     members: dict[str, list[tuple[Frame | Light, str]]] = {}
+    smallest = _smallest(frames, host)
     for frame, state in zip(frames, split_names(frames), strict=True):
-        members.setdefault(_unit_name(frame, state, settings), []).append((frame, state))
+        members.setdefault(_unit_name(frame, state, smallest, settings), []).append((frame, state))
     tested = {name for name, found in members.items() if any(f.kind == TESTING for f, _ in found)}
     elements = {name: {int(z) for f, _ in found for z in f.numbers} for name, found in members.items()}
     holders = Counter(z for name, mine in elements.items() if name not in tested for z in mine)
@@ -72,18 +74,36 @@ def make_units(frames: Sequence[Frame | Light], host: Host | None, settings: Dat
             ),
             always_test=name in tested,
             frame_ids=tuple(frame.frame_id for frame, _ in found),
-            states=tuple(state for _, state in found),
+            states=tuple(tuple(dict.fromkeys((state, smallest.get(state, state)))) for _, state in found),
         )
         for name, found in sorted(members.items())
     ]
 
 
-def _unit_name(frame: Frame | Light, state: str, settings: DatasetSettings) -> str:
+def _smallest(frames: Sequence[Frame | Light], host: Host | None) -> dict[str, str]:
+    """Return the key of the same crystal in its smallest cell, for each state key and key of ions.
+
+    A supercell that repeats a state has the same atoms around each, so what trains on one knows the
+    other. Without a host, which names the smaller cell, a key is its own.
+    """
+    states = {frame.state_key for frame in frames if frame.state_key is not None}
+    keys = states | {StateKey.parse(key).ion_key for key in states}
+    if host is None:
+        return {key: key for key in keys}
+    return {
+        key: key if StateKey.parse(key).repeat == UNIT else host.key(host.parse(key).smallest())
+        for key in keys
+    }
+
+
+def _unit_name(
+    frame: Frame | Light, state: str, smallest: dict[str, str], settings: DatasetSettings
+) -> str:
     match settings.split_by:
         case "state":
-            return state
+            return smallest.get(state, state)
         case "ions":
-            return StateKey.parse(frame.state_key).ion_key if frame.state_key else state
+            return smallest[StateKey.parse(state).ion_key] if state in smallest else state
         case "material":
             return frame.group
         case "frame":
@@ -223,7 +243,9 @@ def _by_frame(units: Sequence[Unit], settings: DatasetSettings, seed: int) -> di
 
 def _fold(number: int, units: Sequence[Unit], sets: dict[str, SetName]) -> Fold:
     """Return the fold; ``sets`` names the set of each unit that does not train."""
-    members: dict[SetName, list[tuple[str, str]]] = {name: [] for name in SETS}
+    members: dict[SetName, list[tuple[str, ...]]] = {name: [] for name in SETS}
     for unit in units:
-        members[sets.get(unit.name, "train")] += zip(unit.frame_ids, unit.states, strict=True)
+        members[sets.get(unit.name, "train")] += [
+            (frame, *states) for frame, states in zip(unit.frame_ids, unit.states, strict=True)
+        ]
     return Fold.of(number, members)
