@@ -186,7 +186,7 @@ def test_a_label_stands_for_one_element(rule, embedding, taken):
     """Frames may hold an element that formal_charges lacks; the order of the elements does not matter."""
     for elements in ([8, 26, taken], [taken, 26, 8]):
         with pytest.raises(
-            UserError, match="frames with (Ga|Ac) itself; choose as (surrogate|new_species)"
+            UserError, match=r"frames with (Ga|Ac) itself; choose as (surrogate|new_species)"
         ):
             species_alphabet(rule, elements, embedding)
         assert species_alphabet(rule, elements, "none").labels == (8, 26, taken)
