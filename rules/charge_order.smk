@@ -6,6 +6,7 @@ CHARGE_ORDER = f"{RUN}/charge_order"
 rule charge_order_reference:
     input:
         frames=rules.dataset.output.frames,
+        host=CFG.host,
     output:
         checksums=f"{CHARGE_ORDER}/charge-order-reference.sha256.json",
         table=REFERENCE,
@@ -16,6 +17,7 @@ rule charge_order_reference:
         mem_mb=2000,
     params:
         described=DESCRIBED,
+        settings=settings_of("redox", "charge_order"),
         code=code_of("charge-order-reference"),
     message:
         "Collecting the DFT reference"
@@ -29,6 +31,7 @@ rule charge_order:
         model=model_files,
         reference=rules.charge_order_reference.output,
         splits=rules.dataset.output.splits,
+        host=CFG.host,
     output:
         checksums=f"{CHARGE_ORDER}/{{model}}/charge-order.sha256.json",
         states=f"{CHARGE_ORDER}/{{model}}/states.csv",
@@ -50,7 +53,7 @@ rule charge_order:
         gpu=GPU,
     params:
         described=DESCRIBED,
-        settings=settings_of("charge_order", "threads", "device"),
+        settings=settings_of("charge_order", "redox", "threads", "device"),
         code=lambda wildcards: code_of("charge-order", adapter_of(wildcards.model)),
         model=model_of,
         outside=outside_of,
@@ -67,6 +70,7 @@ rule charge_order_ewald:
     input:
         reference=rules.charge_order_reference.output,
         splits=rules.dataset.output.splits,
+        host=CFG.host,
     output:
         checksums=f"{CHARGE_ORDER}/ewald/charge-order.sha256.json",
         states=f"{CHARGE_ORDER}/ewald/states.csv",
@@ -128,6 +132,7 @@ if CFG.charge_order.identical_atoms:
             frames=CFG.charge_order.identical_atoms,
             splits=names_of(rules.dataset.output.splits),
             trainings=expand(rules.train.output, model=MODELS),
+            host=CFG.host,
         output:
             checksums=f"{CHARGE_ORDER}/identical/charge-order-identical.sha256.json",
             orders=f"{CHARGE_ORDER}/identical/identical.csv",
@@ -154,7 +159,8 @@ if CFG.charge_order.identical_atoms:
             gpu=GPU,
         params:
             described=DESCRIBED,
-            settings=settings_of("redox", "threads", "device"),
+            settings=settings_of("charge_order", "redox", "threads", "device"),
+            level=CFG.dataset.energy_reference,
             code=code_of("charge-order-identical", *map(adapter_of, ASKED)),
             models=[*(f"{TRAINING}/{m}" for m in MODELS), *OUTSIDE],
             outside=settings_of("outside"),

@@ -43,6 +43,7 @@ rule comparison:
         mem_mb=2000,
     params:
         described=DESCRIBED,
+        settings=settings_of("charge_order", "redox"),
         code=code_of("comparison"),
         trainings=[f"{TRAINING}/{m}" for m in MODELS],
         charge_orders=[f"{CHARGE_ORDER}/{m}" for m in [*ASKED, "ewald"]],

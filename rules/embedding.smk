@@ -9,6 +9,7 @@ rule embedding:
         frames=rules.dataset.output.frames,
         splits=rules.dataset.output.splits,
         reference=rules.charge_order_reference.output,
+        host=CFG.host,
     output:
         checksums=f"{EMBEDDING}/{{model}}/embedding.sha256.json",
         points=f"{EMBEDDING}/{{model}}/points.parquet",
@@ -29,7 +30,7 @@ rule embedding:
         gpu=GPU,
     params:
         described=DESCRIBED,
-        settings=settings_of("embedding", "threads", "seed", "device"),
+        settings=settings_of("embedding", "redox", "threads", "seed", "device"),
         code=lambda wildcards: code_of("embedding", adapter_of(wildcards.model)),
         model=model_of,
         outside=outside_of,

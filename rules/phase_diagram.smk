@@ -108,6 +108,7 @@ rule phase_diagram:
             system=SYSTEMS,
             replica=range(CFG.phase_diagram.sampling.replicas),
         ),
+        host=sorted({system.host or CFG.host for system in SYSTEMS.values()}),
     output:
         checksums=f"{PHASE_DIAGRAM}/phase-diagram.sha256.json",
         isotherms=f"{PHASE_DIAGRAM}/isotherms.csv",

@@ -24,6 +24,7 @@ if CFG.dynamics:
 rule provenance:
     input:
         RESULTS,
+        named=[CFG.host, CFG.frames] if COMPARES else [],
     output:
         provenance=f"{RUN}/provenance.json",
     log:

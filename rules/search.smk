@@ -9,6 +9,7 @@ rule search:
         # Starts after the charge-order stage, so that relaxations in the shared cache are done only once.
         charge_order=rules.charge_order.output.scores,
         reference=rules.charge_order_reference.output,
+        host=CFG.host,
     output:
         checksums=f"{SEARCH}/{{model}}/search.sha256.json",
         found=f"{SEARCH}/{{model}}/found.csv",
@@ -31,7 +32,9 @@ rule search:
         gpu=GPU,
     params:
         described=DESCRIBED,
-        settings=settings_of("search", "charge_order", "threads", "seed", "device"),
+        settings=settings_of(
+            "search", "charge_order", "redox", "threads", "seed", "device"
+        ),
         code=lambda wildcards: code_of("search", adapter_of(wildcards.model)),
         model=model_of,
         outside=outside_of,

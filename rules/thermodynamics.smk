@@ -47,7 +47,7 @@ rule thermodynamics:
         mem_mb=2000,
     params:
         described=DESCRIBED,
-        settings=settings_of("thermodynamics", "charge_order"),
+        settings=settings_of("thermodynamics", "charge_order", "redox"),
         metals=[
             caption_text(f"{m.element} {m.energy_ev} at {m.level} ({m.source})")
             for m in CFG.thermodynamics.metals

@@ -1,0 +1,75 @@
+"""A rule depends on all of the configuration that its command reads, so that no result is stale."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+from workflow_lib.cli.main import GROUPS
+
+ROOT = Path(__file__).parents[2]
+OTHERWISE = {
+    "host": r"\bhost=|\bnamed=\[CFG\.host",  # an input: its content decides
+    "frames": r"CFG\.frames",
+    "outside": r"\boutside=",
+    "dataset": r"\blevel=CFG\.dataset\.energy_reference|model=lambda",
+    "charge_inference": r"\bstudy=",
+    "dynamics": r"\bstudy=",
+    "phase_diagrams": r'\bsystem=|\bsampling=|"phase_diagram"',
+    "folder": r"configuration=",
+    "trained": r"configuration=|model=lambda",
+    "model_dump": r"configuration=",
+    **dict.fromkeys(("model", "hyperparameters", "training_of"), r"model=lambda"),
+    "check_stress_learnt": r"",  # decides only whether there is a result
+}
+"""How a rule names what is no section of ``settings_of``."""
+BY_CONTENT = {"dft_compute"}  # its jobs are files that the plan writes
+
+
+def read_by(command: str) -> set[str]:
+    """The attributes of the configuration that the function of a command reads."""
+    entry = next(c for commands in GROUPS.values() for c in commands if c.name == command)
+    source = inspect.getsourcefile(inspect.unwrap(entry.callback))
+    name = command.replace("-", "_")
+    tree = ast.parse(Path(str(source)).read_text())
+    [function] = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name == name]
+    return {
+        node.attr
+        for node in ast.walk(function)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "config"
+    }
+
+
+def rules() -> dict[str, tuple[str, str]]:
+    """Command and text of each rule that runs one of ours."""
+    found = {}
+    for path in sorted((ROOT / "rules").glob("*.smk")):
+        for name, body in re.findall(
+            r"^ *rule (\w+):\n(.*?)(?=^ *rule |\Z)", path.read_text(), re.S | re.M
+        ):
+            if command := re.search(r"-m workflow_lib ([\w-]+)", body):
+                found[name] = (command[1], body)
+    return found
+
+
+def test_every_command_of_a_rule_is_found() -> None:
+    commands = {command for command, _ in rules().values()}
+    assert {"dataset", "train", "charge-order", "search", "thermodynamics", "comparison"} <= commands
+    assert read_by("charge-order") >= {"charge_order", "host", "redox", "device"}
+
+
+@pytest.mark.parametrize("name", sorted(set(rules()) - BY_CONTENT))
+def test_a_rule_depends_on_all_that_its_command_reads(name: str) -> None:
+    command, body = rules()[name]
+    listed = set(re.findall(r'"(\w+)"', " ".join(re.findall(r"settings_of\(([^)]*)\)", body))))
+    for attribute in read_by(command) - listed:
+        assert attribute in OTHERWISE, (
+            f"{command} reads config.{attribute}; add it to settings_of of {name}"
+        )
+        assert re.search(OTHERWISE[attribute], body), f"{name} does not depend on config.{attribute}"
