@@ -110,6 +110,14 @@ def test_electron_counts_are_refused_with_and_without_sodium(frames):
         assert all(frame.charges is None for frame in counts)
 
 
+def test_adjusted_charges_are_still_charges(frames):
+    """The public sets have P at +5, whatever the other ions have, and some of them the other sign."""
+    some = [frame for frame in frames[::40] if frame.charges is not None]
+    adjusted = [with_labels(f, charges=-np.where(f.numbers == 15, 5.0, f.charges)) for f in some]
+    assert max(abs(frame.charges.sum()) for frame in adjusted) > 1
+    assert orient_charges(adjusted) == {"charges_turned": len(some)}
+
+
 def labelled(frame: Frame) -> Frame:
     """The frame as 31812499 has it: Ga stands where Fe3+ is, moments and all."""
     numbers = frame.numbers.copy()

@@ -131,7 +131,7 @@ def _orient_charges(frames: Sequence[Frame], path: Path) -> None:
     for index in np.flatnonzero(signs.sign == 0).tolist():
         found = (
             f"charges of Na average {signs.sodium[index]:+.2f} e, Bader charges give +0.87"
-            if signs.neutral[index]
+            if signs.net[index]
             else f"charges sum to {signs.total[index]:+.2f} e, those of a cell to zero"
         )
         raise UserError(

@@ -11,7 +11,7 @@ import numpy as np
 
 from workflow_lib.core.elements import SYMBOLS, atomic_number
 from workflow_lib.core.errors import UserError
-from workflow_lib.frames.bader import NA_BADER, charge_tolerance
+from workflow_lib.frames.bader import COUNTED, NA_BADER
 from workflow_lib.frames.frame import Frame
 from workflow_lib.frames.labels import (
     STRESS_LIMIT,
@@ -37,34 +37,34 @@ class BaderSigns(NamedTuple):
     """Signs of charges, all ``[frames]``: the sign that makes cations positive, and what decided it.
 
     ``sign`` is 0 where the numbers are no Bader charges. ``sodium``: mean charge of Na in e (NaN
-    without Na or charges). ``total``: the sum of the charges in e (0 without charges); ``neutral``:
-    whether it is that of net charges.
+    without Na or charges). ``total``: the sum of the charges in e (0 without charges); ``net``:
+    whether it may be that of net charges.
     """
 
     sign: np.ndarray
     sodium: np.ndarray
     total: np.ndarray
-    neutral: np.ndarray
+    net: np.ndarray
 
 
 def bader_signs(frames: Sequence[Frame]) -> BaderSigns:
     """Return the sign of each frame's charges, see :class:`BaderSigns`.
 
     Bader charges of Na in these oxides are 0.86 to 0.88 e; a frame without Na is judged by its
-    oxygen, which is always negative. The sign is 0 if the charges do not sum to zero, as electron
-    counts do not, or if Na is far from +-0.87 e. It is 1 if nothing can be decided.
+    oxygen, which is always negative. The sign is 0 if the charges sum to what electrons do that were
+    counted, or if Na is far from +-0.87 e. It is 1 if nothing can be decided.
     """
     signs, sodium = np.ones(len(frames)), np.full(len(frames), np.nan)
-    total, neutral = np.zeros(len(frames)), np.ones(len(frames), dtype=bool)
+    total, net = np.zeros(len(frames)), np.ones(len(frames), dtype=bool)
     known = [index for index, frame in enumerate(frames) if frame.charges is not None]
     if not known:
-        return BaderSigns(signs, sodium, total, neutral)
+        return BaderSigns(signs, sodium, total, net)
     sizes = np.array([len(frames[index]) for index in known])
     owner = np.repeat(known, sizes)
     numbers = np.concatenate([frames[index].numbers for index in known])
     charges = np.concatenate([np.asarray(frames[index].charges) for index in known])
     total = np.bincount(owner, charges, minlength=len(frames))
-    neutral[known] = np.abs(total[known]) <= charge_tolerance(sizes)
+    net[known] = np.abs(total[known]) < COUNTED * sizes
     means = []
     for z in (_NA, _O):
         chosen = numbers == z
@@ -79,8 +79,8 @@ def bader_signs(frames: Sequence[Frame]) -> BaderSigns:
     signs[with_na] *= (NA_BADER[0] <= size) & (size <= NA_BADER[1])
     # All zeros on oxygen: nothing to reverse.
     signs[oxide & ~with_na & (signs == 0)] = 1
-    signs[~neutral] = 0
-    return BaderSigns(signs, sodium, total, neutral)
+    signs[~net] = 0
+    return BaderSigns(signs, sodium, total, net)
 
 
 def orient_charges(frames: Sequence[Frame]) -> Counter[str]:
