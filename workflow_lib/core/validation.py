@@ -44,6 +44,8 @@ def describe_errors(error: ValidationError, model: type[BaseModel], prefix: str 
         location = item["loc"]
         where = prefix
         for part in location:
+            if part == "[key]":  # pydantic's mark of a key that is wrong; its name stands before it
+                continue
             where += f"[{part}]" if isinstance(part, int) else f".{part}" if where else part
         if item["type"] == "extra_forbidden":
             hint = nearest(str(location[-1]), _valid_keys(model, location[:-1]))

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from workflow_lib.core.elements import atomic_number
+from workflow_lib.core.elements import Element
 from workflow_lib.core.errors import UserError
 from workflow_lib.lattice.arrangement import Repeat
 
@@ -25,7 +25,7 @@ class Level(BaseModel):
 
     code: Literal["GPAW", "VASP"] = "GPAW"
     functional: Literal["PBE"] = "PBE"
-    hubbard_u: dict[str, float] = Field(
+    hubbard_u: dict[Element, float] = Field(
         {"Co": 3.32, "Fe": 5.3, "Mn": 3.9, "Ni": 6.2}, description="effective U on d shells, eV"
     )
     cutoff: float = Field(gt=100, description="plane-wave cut-off, eV")
@@ -40,9 +40,7 @@ class Level(BaseModel):
 
     @field_validator("hubbard_u")
     @classmethod
-    def _known(cls, value: dict[str, float]) -> dict[str, float]:
-        for symbol in value:
-            atomic_number(symbol)
+    def _ordered(cls, value: dict[str, float]) -> dict[str, float]:
         return dict(sorted(value.items()))
 
     @field_validator("kpoints")

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from workflow_lib.core.elements import atomic_number
+from workflow_lib.core.elements import Element
 from workflow_lib.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,14 +29,8 @@ class Site(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    element: str
+    element: Element
     position: tuple[Coordinate, Coordinate, Coordinate]
-
-    @field_validator("element")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        atomic_number(value)
-        return value
 
 
 class Removal(BaseModel):
@@ -44,7 +38,7 @@ class Removal(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    element: str
+    element: Element
     fraction: float = Field(ge=0, le=1, allow_inf_nan=False)
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Annotated, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from workflow_lib.core.elements import SYMBOLS, atomic_number
+from workflow_lib.core.elements import SYMBOLS, Element
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import read_json
 from workflow_lib.lattice.redox import RedoxRule
@@ -32,8 +32,8 @@ class HostFile(BaseModel):
 
     name: str = Field(min_length=1, max_length=200, description="how figures and messages call the host")
     provenance: str = Field("", description="where sites and cells come from")
-    mobile: str = Field(description="element of the mobile ion")
-    redox: str = Field(description="element that changes its oxidation state")
+    mobile: Element = Field(description="element of the mobile ion")
+    redox: Element = Field(description="element that changes its oxidation state")
     oxidation_states: tuple[Annotated[int, Field(strict=True, ge=0, le=9)], ...] = Field(
         min_length=2, max_length=2, description="lower and higher oxidation state"
     )
@@ -45,12 +45,6 @@ class HostFile(BaseModel):
     cell_empty: Cell = Field(description="A; no mobile site occupied")
     scaled_full: Scaled = Field(description="scaled positions [n, 3] in the full cell")
     scaled_empty: Scaled = Field(description="scaled positions of the same sites in the empty cell")
-
-    @field_validator("mobile", "redox")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        atomic_number(value)
-        return value
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

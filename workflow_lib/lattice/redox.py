@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from workflow_lib.core.elements import SYMBOLS, atomic_number
+from workflow_lib.core.elements import SYMBOLS, Element
 from workflow_lib.core.errors import UserError
 
 Embedding = Literal["none", "surrogate", "new-species"]
@@ -54,15 +54,9 @@ class RedoxState(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     oxidation: int = Field(description="formal oxidation state")
-    surrogate: str = Field(description="element whose label marks this state in entropy variants")
-    new_species: str = Field(description="element whose label marks it in the new-species control")
+    surrogate: Element = Field(description="element whose label marks this state in entropy variants")
+    new_species: Element = Field(description="element whose label marks it in the new-species control")
     magmom: dict[str, tuple[float, float]] = Field(description="moment window in muB, by energy reference")
-
-    @field_validator("surrogate", "new_species")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        atomic_number(value)
-        return value
 
     @field_validator("magmom")
     @classmethod
@@ -81,15 +75,9 @@ class RedoxRule(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    element: str
+    element: Element
     states: tuple[RedoxState, RedoxState]
-    formal_charges: dict[str, int] = Field(description="formal charge of every other ion, in e")
-
-    @field_validator("element")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        atomic_number(value)
-        return value
+    formal_charges: dict[Element, int] = Field(description="formal charge of every other ion, in e")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -98,8 +86,6 @@ class RedoxRule(BaseModel):
             raise ValueError("states must be ordered from the lower to the higher oxidation state")
         if low.surrogate == high.surrogate or low.new_species == high.new_species:
             raise ValueError("the two states need different surrogate species")
-        for symbol in self.formal_charges:
-            atomic_number(symbol)
         if self.element in self.formal_charges:
             raise ValueError(f"{self.element} takes part in the redox couple: no fixed charge")
         for state in self.states:

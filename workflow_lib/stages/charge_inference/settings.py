@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from workflow_lib.core.elements import atomic_number
+from workflow_lib.core.elements import Element
 from workflow_lib.core.validation import check_distinct
 from workflow_lib.lattice.crystal import Crystal
 from workflow_lib.models.identity import NAME
@@ -27,11 +27,11 @@ class ChargeInferenceStudy(BaseModel):
         description="shipped name, folder of a model or module:calculator, with moments",
     )
     crystal: Crystal = Field(description="host with the ions that are removed at random")
-    element: str = Field(description="redox element")
+    element: Element = Field(description="redox element")
     states: tuple[int, int] = Field(
         description="oxidation states of the smaller and of the larger moments, such as [4, 3] for vanadium"
     )
-    formal_charges: dict[str, int] = Field(description="formal charge of every other ion, e")
+    formal_charges: dict[Element, int] = Field(description="formal charge of every other ion, e")
     assign: Literal["gap", "window"] = Field(
         "gap", description="divide the moments at their widest gap, or by given windows"
     )
@@ -41,12 +41,6 @@ class ChargeInferenceStudy(BaseModel):
     removals: int = Field(3, ge=1, le=1000, description="random removals, each relaxed on its own")
     start: StartSettings = StartSettings()
     differs: str = Field("", description="what differs from the study it is held against, for the caption")
-
-    @field_validator("element")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        atomic_number(value)
-        return value
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -58,8 +52,6 @@ class ChargeInferenceStudy(BaseModel):
             (_, first), (second, _) = self.windows
             if any(low >= high for low, high in self.windows) or first > second:
                 raise ValueError("windows: give two that do not overlap, each from low to high")
-        for symbol in self.formal_charges:
-            atomic_number(symbol)
         if self.element in self.formal_charges:
             raise ValueError(f"formal_charges: {self.element} is the redox element and has no fixed charge")
         if self.crystal.remove is None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from workflow_lib.core.elements import atomic_number
+from workflow_lib.core.elements import Element
 
 SplitBy = Literal["state", "ions", "material", "frame"]
 
@@ -70,12 +70,12 @@ class DatasetSettings(BaseModel):
         min_length=1,
         description="code/functional/cut-off/k-mesh of the frames; a file that states another is refused",
     )
-    subset_elements: tuple[str, ...] = Field(
+    subset_elements: tuple[Element, ...] = Field(
         default=("Na", "Fe", "P", "O"),
         min_length=1,
         description="the chemical subset: frames of these elements only",
     )
-    required_elements: tuple[str, ...] = Field(
+    required_elements: tuple[Element, ...] = Field(
         default=("Fe", "P", "O"), description="the chemical subset: every frame holds all of these"
     )
     energy_window: float | None = Field(
@@ -116,13 +116,6 @@ class DatasetSettings(BaseModel):
         if isinstance(data, dict) and data.get("split_by") == "frame":
             return {"folds": {"count": 1}, "test_fraction": 0.15, **data}
         return data
-
-    @field_validator("subset_elements", "required_elements")
-    @classmethod
-    def _elements(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for symbol in value:
-            atomic_number(symbol)
-        return value
 
     @model_validator(mode="after")
     def _possible(self) -> Self:

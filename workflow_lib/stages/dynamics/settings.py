@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from workflow_lib.core.elements import atomic_number
+from workflow_lib.core.elements import Element
 from workflow_lib.core.validation import check_distinct
 from workflow_lib.lattice.crystal import Crystal
 from workflow_lib.models.identity import NAME
@@ -39,8 +39,8 @@ class System(_Section):
 class MomentStudy(_Section):
     """Charge states by moments along the trajectory, by coordination."""
 
-    element: str = Field(description="redox element")
-    ligand: str = Field("O", description="element that coordinates it")
+    element: Element = Field(description="redox element")
+    ligand: Element = Field("O", description="element that coordinates it")
     cutoff: float = Field(2.52, gt=0, le=10, description="A; ligands within it are bonded")
     coordination: int = Field(
         6, ge=1, description="ligands of an octahedral site; fewer is a tetrahedral one"
@@ -52,12 +52,6 @@ class MomentStudy(_Section):
         (), description="names of the charge states in the order of their moments, one more than thresholds"
     )
     interval_ps: float = Field(1.0, gt=0, description="time over which means are taken")
-
-    @field_validator("element", "ligand")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        atomic_number(value)
-        return value
 
     @model_validator(mode="after")
     def _one_more(self) -> Self:
@@ -84,7 +78,7 @@ class Diffraction(_Section):
 class Diffusion(_Section):
     """Self-diffusion of one element, from its mean squared displacement."""
 
-    element: str
+    element: Element
     site_distance: float = Field(
         gt=0, le=20, description="A; length of a hop, by which hops are counted for the error (He 2018)"
     )
@@ -92,18 +86,14 @@ class Diffusion(_Section):
         default_factory=dict, description="activation energies of others by system, as text, for the table"
     )
 
-    @field_validator("element")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        atomic_number(value)
-        return value
-
 
 class Hopping(_Section):
     """Where electrons and ions are in time, how long they stay, and whether they hop together."""
 
-    element: str = Field(description="redox element; its reduced atoms hold the electrons")
-    mobile: str = Field(description="element of the ions that hop between the sites of the full crystal")
+    element: Element = Field(description="redox element; its reduced atoms hold the electrons")
+    mobile: Element = Field(
+        description="element of the ions that hop between sites of the full crystal"
+    )
     reduced_below: float | None = Field(
         None,
         gt=0,
@@ -113,12 +103,6 @@ class Hopping(_Section):
     reach: float = Field(1.0, gt=0, le=5, description="A; an ion this close to a site has arrived there")
     near: float = Field(4.0, gt=0, le=20, description="A; ions within it are near a redox atom")
     window_ps: float = Field(0.5, gt=0, description="time in which hops are counted for their correlation")
-
-    @field_validator("element", "mobile")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        atomic_number(value)
-        return value
 
 
 class Study(_Section):

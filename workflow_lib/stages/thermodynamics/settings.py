@@ -5,9 +5,9 @@ from __future__ import annotations
 import difflib
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from workflow_lib.core.elements import atomic_number
+from workflow_lib.core.elements import Element
 
 
 class MetalEnergy(BaseModel):
@@ -15,16 +15,10 @@ class MetalEnergy(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    element: str
+    element: Element
     level: str = Field(min_length=1, description="level of theory of the frames it belongs to")
     energy_ev: float = Field(lt=0, allow_inf_nan=False, description="total energy per atom, eV")
     source: str = Field(min_length=1, description="how it was computed, for captions")
-
-    @field_validator("element")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        atomic_number(value)
-        return value
 
 
 class ThermodynamicsSettings(BaseModel):
