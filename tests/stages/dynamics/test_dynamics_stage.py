@@ -11,8 +11,8 @@ from pydantic import ValidationError
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import write_json
+from workflow_lib.lattice.entropy import BOLTZMANN
 from workflow_lib.results_reading import read_document, read_table, seal, sealed_files
-from workflow_lib.simulation.analysis.diffusion import KB_EV
 from workflow_lib.simulation.dynamics.trajectory import START, Writer
 from workflow_lib.stages.dynamics import diffusion_figure, hopping_figure
 from workflow_lib.stages.dynamics.run import run_trajectory
@@ -108,7 +108,7 @@ def walks(
         mobile = atoms.numbers == 11
         frames = asked.run.frames + 1
         temperature = hot * job.temperature
-        length = step * math.exp(-energy_mev[job.system.name] / 2000 / (KB_EV * temperature))
+        length = step * math.exp(-energy_mev[job.system.name] / 2000 / (BOLTZMANN * temperature))
         moves = np.zeros((frames, len(atoms), 3))
         moves[1:, mobile] = rng.normal(0, length, (frames - 1, int(mobile.sum()), 3))
         positions = (atoms.positions + moves.cumsum(axis=0)).astype(np.float32)
@@ -156,7 +156,7 @@ def test_activation_of_known_walks(tmp_path: Path):
     good = table[table["diffusivity_cm2_s"].notna()]
     assert len(good) >= 5
     for row in good.itertuples():
-        length = 0.15 * math.exp(-known[row.system] / 2000 / (KB_EV * row.temperature_k))
+        length = 0.15 * math.exp(-known[row.system] / 2000 / (BOLTZMANN * row.temperature_k))
         expected = length**2 / (2 * 0.1) * 1e-4
         assert row.diffusivity_cm2_s == pytest.approx(expected, abs=3 * row.diffusivity_error_cm2_s)
     activation = read_table("dynamics/activation", tmp_path / "toy").set_index("system")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from ase import Atoms
 
+from workflow_lib.simulation.analysis.cells import in_mean_cell
+
 
 def coordination(
     positions: np.ndarray, cell: np.ndarray, numbers: np.ndarray, element: int, ligand: int, cutoff: float
@@ -28,5 +30,5 @@ def averaged(positions: np.ndarray, cells: np.ndarray, atoms: Atoms) -> Atoms:
     Averaging removes the thermal noise that would smear a diffraction pattern. ``positions``
     [frames, n, 3] A, ``cells`` [frames, 3, 3] A; elements are those of ``atoms``.
     """
-    mean = np.asarray(positions, dtype=float).mean(axis=0)
+    mean = in_mean_cell(positions, cells).mean(axis=0)
     return Atoms(atoms.numbers, mean, cell=np.asarray(cells, dtype=float).mean(axis=0), pbc=True)

@@ -1,9 +1,10 @@
 """Displacements, mean squared displacement, self-diffusion and its temperature dependence.
 
-The displacement and its mean square over all time origins come from pymatgen-analysis-diffusion (drift of
-the framework removed). The error of a diffusivity follows He, Zhu, Epstein and Mo, npj Comput. Mater. 4,
-18 (2018): with N_eff = max total MSD / a^2 effective hops over the site distance a, the relative standard
-deviation is 3.43 / sqrt(N_eff) + 0.04.
+Displacements are those of unwrapped atoms in the mean cell, without the drift of the framework; the slope
+of their mean square over all time origins comes from pymatgen-analysis-diffusion. The error of a
+diffusivity follows He, Zhu, Epstein and Mo, npj Comput. Mater. 4, 18 (2018): with
+N_eff = max total MSD / a^2 effective hops over the site distance a, the relative standard deviation is
+3.43 / sqrt(N_eff) + 0.04.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import numpy as np
 from ase import Atoms
 
 from workflow_lib.core.errors import UserError
+from workflow_lib.lattice.entropy import BOLTZMANN
+from workflow_lib.simulation.analysis.cells import in_mean_cell
 
 WINDOW = (0.1, 0.5)
 """Part of the production time over which the MSD is fitted: past vibrations, before statistics run out."""
@@ -22,8 +25,6 @@ LINEAR = 0.25
 """Largest deviation of the exponent of MSD ~ t^exponent from 1 that counts as linear."""
 FEWEST_HOPS = 14.0
 """Below it the relative error of He et al. exceeds 95 %: nothing is learned."""
-KB_EV = 8.617333262e-5
-"""Boltzmann constant, eV/K."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,18 +65,22 @@ def displacements(positions: np.ndarray, frame: np.ndarray) -> np.ndarray:
     return moved - moved[:, frame].mean(axis=1)[:, None]
 
 
-def mean_square(positions: np.ndarray, atoms: Atoms, element: str, frame_ps: float) -> MeanSquare:
+def mean_square(
+    positions: np.ndarray, cells: np.ndarray, atoms: Atoms, element: str, frame_ps: float
+) -> MeanSquare:
     """Return the MSD of an element over all time origins from unwrapped positions [frames, atoms, 3] A.
 
-    The drift of all other atoms (of all atoms where there are no others) is removed. Raises UserError for
-    an element that the structure lacks, or a trajectory of fewer than 20 frames.
+    ``cells`` [frames, 3, 3] A: how atoms follow a cell that changes is no diffusion, so that displacements
+    are counted in the mean cell. The drift of all other atoms (of all atoms where there are no others) is
+    removed. Raises UserError for an element that the structure lacks, or a trajectory of fewer than 20
+    frames.
     """
     mobile = np.array([symbol == element for symbol in atoms.symbols])
     if not mobile.any():
         raise UserError(f"{atoms.symbols} holds no {element}, whose diffusion is asked for")
     if len(positions) < 20:
         raise UserError(f"{len(positions)} frames are too few for a mean squared displacement; run longer")
-    moved = displacements(positions, mobile if mobile.all() else ~mobile)
+    moved = displacements(in_mean_cell(positions, cells), mobile if mobile.all() else ~mobile)
     lags = np.unique(np.linspace(1, len(positions) // 2, 200).astype(int))
     squares = _over_origins(moved, lags)
     own = squares[:, mobile]
@@ -129,7 +134,7 @@ class Arrhenius:
 
     def at(self, temperature: np.ndarray) -> np.ndarray:
         """Return the diffusivity at temperatures in K, cm^2/s."""
-        return self.prefactor * np.exp(-self.energy / (KB_EV * np.asarray(temperature, dtype=float)))
+        return self.prefactor * np.exp(-self.energy / (BOLTZMANN * np.asarray(temperature, dtype=float)))
 
 
 def arrhenius(temperatures: np.ndarray, values: np.ndarray, errors: np.ndarray) -> Arrhenius | None:
@@ -143,8 +148,8 @@ def arrhenius(temperatures: np.ndarray, values: np.ndarray, errors: np.ndarray) 
     values, errors = np.asarray(values, dtype=float), np.asarray(errors, dtype=float)
     (slope, offset), covariance = np.polyfit(inverse, np.log(values), 1, w=values / errors, cov="unscaled")
     return Arrhenius(
-        energy=float(-slope * KB_EV),
-        energy_error=float(math.sqrt(covariance[0, 0]) * KB_EV),
+        energy=float(-slope * BOLTZMANN),
+        energy_error=float(math.sqrt(covariance[0, 0]) * BOLTZMANN),
         prefactor=float(np.exp(offset)),
         log10_error=float(math.sqrt(covariance[1, 1]) / math.log(10)),
     )

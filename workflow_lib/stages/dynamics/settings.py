@@ -91,9 +91,7 @@ class Hopping(_Section):
     """Where electrons and ions are in time, how long they stay, and whether they hop together."""
 
     element: Element = Field(description="redox element; its reduced atoms hold the electrons")
-    mobile: Element = Field(
-        description="element of the ions that hop between sites of the full crystal"
-    )
+    mobile: Element = Field(description="element of the ions that hop between sites of the full crystal")
     reduced_below: float | None = Field(
         None,
         gt=0,

@@ -203,7 +203,11 @@ def _diffusion(
         trajectory = trajectories[job.id]
         for replica, atoms in enumerate(trajectory.starts):
             found = mean_square(
-                trajectory.positions(replica)[first:], atoms, asked.element, study.run.frame_ps
+                trajectory.positions(replica)[first:],
+                trajectory.cells(replica)[first:],
+                atoms,
+                asked.element,
+                study.run.frame_ps,
             )
             answer = diffusivity(found, asked.site_distance)
             name = row_of(job, trajectory, replica)
