@@ -289,6 +289,15 @@ class Config(Studies):
                     raise ValueError(
                         f"ablation.{study.name}: no model named {name!r}{nearest(name, names)}"
                     )
+            trained = {
+                name: {model.variant for model in self.trained() if model.name == name}
+                for name in (study.without, study.changed)
+            }
+            if not any(not VARIANTS[variant].control for variant in set.intersection(*trained.values())):
+                raise ValueError(
+                    f"ablation.{study.name}: {study.without} and {study.changed} have no variant in common "
+                    "that is no control, so that no trainings can be paired; give both the same `variants`"
+                )
         return self
 
     @model_validator(mode="after")

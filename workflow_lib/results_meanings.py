@@ -140,7 +140,10 @@ IN_TABLES: dict[str, dict[str, str]] = {
         "trainings, given the training sets)",
         "high": "upper end",
         "trainings": "pairs of trainings (folds and seeds) behind the row",
-        "decided": "three trainings or more, interval excludes zero",
+        "p_value": "of no difference, for this row alone",
+        "p_together": "the same with all rows of the question counted together (Holm); below 0.05 for rows "
+        "with three trainings or more",
+        "decided": "three trainings or more, and p_together below 0.05",
         "reason": "why not decided; or that the interval is given the training sets of the folds, "
         "because there are fewer than three",
     },
@@ -192,7 +195,10 @@ IN_TABLES: dict[str, dict[str, str]] = {
         "low": "lower end of the 95 % interval over states and folds (below three folds: over states and "
         "trainings, given the training sets)",
         "high": "upper end",
-        "decided": "three trainings or more, interval excludes zero",
+        "p_value": "of no difference, for this row alone",
+        "p_together": "the same with all rows of the question counted together (Holm); below 0.05 for rows "
+        "with three trainings or more",
+        "decided": "three trainings or more, and p_together below 0.05",
         "reason": "why not decided; or that the interval is given the training sets of the folds, "
         "because there are fewer than three",
         "published_without": "the published error without the change",

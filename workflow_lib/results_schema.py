@@ -295,8 +295,8 @@ TABLES: dict[str, Table] = {
         *("comparison/contrasts.csv", "comparison"),
         _columns(
             "model family init endpoint variant_without variant_with reason",
-            "error_without error_with difference low high",
-            "trainings states",
+            "error_without error_with difference low high p_value p_together",
+            "trainings folds states",
             "decided",
         ),
     ),
@@ -304,8 +304,9 @@ TABLES: dict[str, Table] = {
         *("ablation/ablation.csv", "ablation"),
         _columns(
             "study label unit model_without model_changed reason",
-            "error_without error_with difference low high published_without published_with",
-            "trainings states",
+            "error_without error_with difference low high p_value p_together published_without "
+            "published_with",
+            "trainings folds states",
             "decided",
         ),
     ),

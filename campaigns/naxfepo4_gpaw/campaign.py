@@ -61,7 +61,7 @@ def main() -> int:
     parser.add_argument("part", choices=PARTS)
     parser.add_argument("--store", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--model-dir", type=Path, help="for dynamics, two_thirds and cell_diagonal")
+    parser.add_argument("--model-dir", type=Path, help="for cell_diagonal: a trained model of this level")
     options = parser.parse_args()
     try:
         calculations = list(PARTS[options.part](Store(options.store), options.model_dir))

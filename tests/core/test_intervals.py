@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import ttest_1samp
 
-from workflow_lib.core.intervals import contrast, paired_interval
+from workflow_lib.core.intervals import contrast, decide, paired_interval
 
 NUMBERS = st.lists(st.floats(-50, 50), min_size=4, max_size=9)
 
@@ -33,6 +33,8 @@ def test_of_one_training_it_is_students_interval_over_states(values):
     assert got.mean == pytest.approx(np.mean(values), abs=1e-9)
     # The same formula in another order of operations.
     assert (got.low, got.high) == pytest.approx((expected.low, expected.high), abs=1e-6)
+    if np.ptp(values) > 1e-6:
+        assert got.p_value == pytest.approx(ttest_1samp(values, 0).pvalue, abs=1e-6)
 
 
 @given(NUMBERS, st.integers(3, 5))
@@ -58,7 +60,7 @@ def test_chance_of_training_widens_the_interval():
 
 def test_two_states_of_one_training_have_no_interval():
     interval = paired_interval(one_training([3.0, 5.0]))
-    assert interval == (4.0, None, None)
+    assert interval == (4.0, None, None, None)
 
 
 def no_effect(rng: np.random.Generator, *, folds: int, seeds: int, states: int) -> pd.DataFrame:
@@ -79,7 +81,9 @@ def no_effect(rng: np.random.Generator, *, folds: int, seeds: int, states: int) 
 @pytest.mark.parametrize("states", [0, 3])
 def test_no_effect_is_decided_in_one_of_twenty_runs(states):
     rng, runs = np.random.default_rng(11), 250
-    found = [contrast(no_effect(rng, folds=4, seeds=3, states=states))["decided"] for _ in range(runs)]
+    found = [
+        contrast(no_effect(rng, folds=4, seeds=3, states=states))["p_value"] < 0.05 for _ in range(runs)
+    ]
     # Three standard deviations of a share of 5 % of 250 runs. Seeds taken for independent trainings give
     # 18 % (hull) and 10 % (states) of the same runs.
     assert np.mean(found) == pytest.approx(0.05, abs=0.041)
@@ -95,15 +99,61 @@ def test_seeds_that_repeat_their_fold_narrow_nothing(values, seeds):
         ]
         return pd.DataFrame(rows)
 
-    assert paired_interval(of(seeds)) == pytest.approx(paired_interval(of(1)), abs=1e-6)
+    assert paired_interval(of(seeds))[:3] == pytest.approx(paired_interval(of(1))[:3], abs=1e-6)
 
 
 def test_below_three_folds_the_reason_says_what_the_interval_is_given():
     rng = np.random.default_rng(3)
     few = no_effect(rng, folds=2, seeds=3, states=3)
     given_sets = "given the training sets of 2 folds"
-    helped = contrast(few.assign(error_with=few["error_with"] - 50))
-    assert helped["decided"] and helped["reason"] == given_sets
-    assert contrast(few)["reason"] == f"zero lies within the interval, {given_sets}"
     many = no_effect(rng, folds=3, seeds=1, states=3)
-    assert contrast(many.assign(error_with=many["error_with"] - 50))["reason"] is None
+    tables = [few.assign(error_with=few["error_with"] - 50), few]
+    tables += [many.assign(error_with=many["error_with"] - 50)]
+    rows = pd.DataFrame([contrast(table) for table in tables]).assign(question=[0, 1, 2])
+    decided = decide(rows, ["question"])
+    assert decided["decided"].tolist() == [True, False, True]
+    reasons = [given_sets, f"zero lies within the interval, {given_sets}", None]
+    assert decided["reason"].tolist() == reasons
+
+
+def rows_of(p_values: list[float], trainings: int = 3, **columns: object) -> pd.DataFrame:
+    """Contrasts of four folds with given p-values; all intervals lie below zero."""
+    rows = pd.DataFrame({"p_value": p_values, "low": -2.0, "high": -1.0, "question": "a", "folds": 4})
+    return rows.assign(trainings=trainings, **columns)
+
+
+def test_holms_p_values_by_hand():
+    """The example of Holm's paper's scheme: the smallest times 4, the next times 3, never falling."""
+    decided = decide(rows_of([0.04, 0.01, 0.015, 0.9]), ["question"])
+    assert decided["p_together"].tolist() == pytest.approx([0.08, 0.04, 0.045, 0.9])
+    assert decided["decided"].tolist() == [False, True, True, False]
+    chance = "may be chance as one of 4 differences"
+    assert decided["reason"].tolist() == [chance, None, None, chance]
+
+
+def test_rows_that_cannot_decide_cost_the_others_nothing():
+    """One training, and a reason of its own, keep a row out; another question is another family."""
+    alone = decide(rows_of([0.04]), ["question"])
+    rows = pd.concat(
+        [
+            rows_of([0.04]),
+            rows_of([0.001], trainings=1),
+            rows_of([0.001], reason="learned by one alone"),
+            rows_of([0.04], question="b"),
+        ],
+        ignore_index=True,
+    )
+    together = decide(rows, ["question"])
+    assert alone["decided"].tolist() == [True]
+    assert together["decided"].tolist() == [True, False, False, True]
+    assert together["reason"].tolist() == [None, "trained 1 time", "learned by one alone", None]
+
+
+def test_where_nothing_has_an_effect_a_table_decides_something_in_one_of_twenty_runs():
+    rng, runs = np.random.default_rng(5), 80
+    wrong = 0
+    for _ in range(runs):
+        rows = [contrast(no_effect(rng, folds=4, seeds=1, states=3)) for _ in range(8)]
+        wrong += decide(pd.DataFrame(rows).assign(question=0), ["question"])["decided"].any()
+    # Three standard deviations of a share of 5 % of 80 runs. Row by row a third of such tables decide one.
+    assert wrong / runs <= 0.05 + 0.073

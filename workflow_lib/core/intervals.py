@@ -3,7 +3,9 @@
 Two models are held against the same DFT numbers, so their errors are compared one by one. The errors
 within one structure's state resemble each other, as do those of one fold, whose trainings share their
 training and test sets; the interval allows for both. Of fewer than three folds nothing can be said of
-other training sets: the interval is then given those of the run, and says so.
+other training sets: the interval is then given those of the run, and says so. Of twenty differences that
+are nothing but chance one has an interval without zero, so what a whole table decides is asked of its
+rows together (:func:`decide`).
 """
 
 from __future__ import annotations
@@ -21,11 +23,12 @@ CONFIDENCE = 0.95
 
 
 class Interval(NamedTuple):
-    """A mean with its confidence interval (None: too few clusters)."""
+    """A mean, its confidence interval and its two-sided p-value against zero (None: too few clusters)."""
 
     mean: float
     low: float | None
     high: float | None
+    p_value: float | None
 
 
 def paired_interval(differences: pd.DataFrame) -> Interval:
@@ -54,47 +57,80 @@ def paired_interval(differences: pd.DataFrame) -> Interval:
     counts = {name: int(differences[name].nunique()) for name in ("state", chance)}
     clustered = [name for name, count in counts.items() if count >= LEAST_CLUSTERS]
     if not clustered:
-        return Interval(mean, None, None)
+        return Interval(mean, None, None, None)
     parts = [variance([name]) for name in clustered]
     both = variance(clustered) if len(clustered) > 1 else 0.0
     freedom = min(counts[name] for name in clustered) - 1
-    half = float(t.ppf((1 + CONFIDENCE) / 2, freedom)) * np.sqrt(max(sum(parts) - both, *parts))
-    return Interval(mean, mean - half, mean + half)
+    error = float(np.sqrt(max(sum(parts) - both, *parts)))
+    half = float(t.ppf((1 + CONFIDENCE) / 2, freedom)) * error
+    p_value = 2 * float(t.sf(abs(mean) / error, freedom)) if error else float(mean == 0)
+    return Interval(mean, mean - half, mean + half, p_value)
 
 
 def contrast(matched: pd.DataFrame) -> dict[str, object]:
-    """Return the mean errors without and with a change, their difference, its interval and what it decides.
+    """Return the mean errors without and with a change, their difference, its interval and its p-value.
 
     ``matched``: one row for each DFT number and training, with ``error_without``, ``error_with``,
     ``state``, ``fold`` and ``training``. ``difference`` is with minus without, in the unit of the errors:
-    below zero the change helps. ``decided``: the interval excludes zero, and there are
-    :data:`LEAST_TRAININGS` trainings or more; else ``reason`` says what is missing. With fewer than
-    :data:`LEAST_CLUSTERS` folds ``reason`` says, decided or not, that the interval is given their
-    training sets.
+    below zero the change helps. What the rows of a table decide: :func:`decide`.
     """
     groups = matched.groupby(["state", "fold", "training"])
     units = groups[["error_without", "error_with"]].mean().assign(weight=groups.size()).reset_index()
     units = units.assign(difference=units["error_with"] - units["error_without"])
     interval = paired_interval(units)
-    trainings, folds, states = (units[name].nunique() for name in ("training", "fold", "state"))
-    clear = interval.low is not None and interval.high is not None and interval.low * interval.high > 0
-    decided = bool(clear and trainings >= LEAST_TRAININGS)
-    if trainings < LEAST_TRAININGS:
-        reason = f"trained {trainings} time{'s' if trainings > 1 else ''}"
-    else:
-        given = (
-            f"given the training set{'s' if folds > 1 else ''} of {folds} fold{'s' if folds > 1 else ''}"
-        )
-        parts = ["" if clear else "zero lies within the interval", given if folds < LEAST_CLUSTERS else ""]
-        reason = ", ".join(filter(None, parts))
+    states = units["state"].nunique()
     return {
-        "trainings": trainings,
+        "trainings": units["training"].nunique(),
+        "folds": units["fold"].nunique(),
         "states": states if states > 1 else None,
         "error_without": matched["error_without"].mean(),
         "error_with": matched["error_with"].mean(),
         "difference": interval.mean,
         "low": interval.low,
         "high": interval.high,
-        "decided": decided,
-        "reason": reason or None,
+        "p_value": interval.p_value,
     }
+
+
+def decide(table: pd.DataFrame, family: list[str]) -> pd.DataFrame:
+    """Return a table of contrasts with ``p_together``, ``decided`` and ``reason``.
+
+    ``family``: columns; rows that agree in them answer one question together. ``p_together`` is the p-value
+    after Holm (Scand. J. Stat. 6, 65, 1979) over the rows of a family that have :data:`LEAST_TRAININGS`
+    trainings or more: all that is decided in a family is right with 95 % confidence. ``decided``:
+    ``p_together`` is below 5 %; else ``reason`` says what is missing. With fewer than
+    :data:`LEAST_CLUSTERS` folds ``reason`` says, decided or not, that the interval is given their training
+    sets. A reason that a row has already is kept, and nothing is decided by that row.
+    """
+    table = table.assign(p_together=np.nan)
+    if "reason" not in table:
+        table = table.assign(reason=None)
+    counted = (table["trainings"] >= LEAST_TRAININGS) & table["p_value"].notna() & table["reason"].isna()
+    for _, rows in table[counted].groupby(family, sort=False):
+        ordered = rows["p_value"].astype(float).sort_values()
+        ahead = len(ordered) - np.arange(len(ordered))
+        table.loc[ordered.index, "p_together"] = np.maximum.accumulate(ordered * ahead).clip(upper=1)
+    sizes = table[counted].groupby(family)["p_value"].transform("size").reindex(table.index)
+    table["decided"] = table["p_together"] < 1 - CONFIDENCE
+    reasons = [
+        row["reason"] if isinstance(row["reason"], str) else _reason(row, size)
+        for (_, row), size in zip(table.iterrows(), sizes, strict=True)
+    ]
+    return table.assign(reason=pd.Series(reasons, index=table.index, dtype=object))
+
+
+def _reason(row: pd.Series, size: float) -> str | None:
+    """Return why a row decides nothing, and that its interval is given the training sets, if it is."""
+    trainings, folds = int(row["trainings"]), int(row["folds"])
+    if trainings < LEAST_TRAININGS:
+        return f"trained {trainings} time{'s' if trainings > 1 else ''}"
+    parts = []
+    if row["low"] <= 0 <= row["high"]:
+        parts.append("zero lies within the interval")
+    elif not row["decided"]:
+        parts.append(f"may be chance as one of {int(size)} differences")
+    if folds < LEAST_CLUSTERS:
+        parts.append(
+            f"given the training set{'s' if folds > 1 else ''} of {folds} fold{'s' if folds > 1 else ''}"
+        )
+    return ", ".join(parts) or None

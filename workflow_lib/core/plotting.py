@@ -66,18 +66,18 @@ def panel_shape(count: int, most_columns: int) -> tuple[int, int]:
     return rows, -(-count // rows)
 
 
-def same_curves(curves: Mapping[str, np.ndarray], tolerance: float) -> str:
-    """Return which curves, sampled at the same places, lie on each other; empty if none do."""
+def same_curves(curves: Mapping[str, np.ndarray], height: float) -> str:
+    """Return which curves, sampled at the same places, are the same to a hundredth of ``height``, or ""."""
     import numpy as np
 
     names, groups = list(curves), []
     while names:
         first, *rest = names
-        same = [name for name in rest if np.max(np.abs(curves[name] - curves[first])) <= tolerance]
+        same = [name for name in rest if np.max(np.abs(curves[name] - curves[first])) <= height / 100]
         if same:
             groups.append(" = ".join([first, *same]))
         names = [name for name in rest if name not in same]
-    return "one curve: " + "; ".join(groups) if groups else ""
+    return "equal within 1 % of the axis: " + "; ".join(groups) if groups else ""
 
 
 def window_of(values: np.ndarray, anchor: np.ndarray, least: float) -> tuple[float, float]:

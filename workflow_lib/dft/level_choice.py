@@ -198,19 +198,19 @@ def level_figure(table: pd.DataFrame, stem: Path) -> None:
     quantities = (
         ("formation_error_mev_fu", "formation energy\n(meV per formula unit)", criteria.formation),
         ("order_error_mev_fu", "charge order\n(meV per formula unit)", criteria.order),
-        ("force_error_mev_a", "largest force component\n(meV/Å)", criteria.force),
-        ("stress_error_gpa", "largest stress component\n(GPa)", criteria.stress),
+        ("force_error_mev_a", "forces, largest component\n(meV/Å)", criteria.force),
+        ("stress_error_gpa", "stress, largest component\n(GPa)", criteria.stress),
     )
     names = table["cutoff_ev"].map("{:g}".format) + " eV\n" + table["mesh"]
     order = list(dict.fromkeys(names))
-    figure, panels = plt.subplots(1, len(quantities), figsize=(13, 3.2))
+    figure, panels = plt.subplots(1, len(quantities), figsize=(13, 3.4), layout="constrained")
     for panel, (column, label, limit) in zip(panels, quantities, strict=True):
         for strain, marker in zip(sorted(table["strain"].unique()), "os^", strict=False):
             rows = table["strain"] == strain
             places = names[rows].map(order.index)
             panel.plot(places, table.loc[rows, column].abs(), marker, label=f"strain {strain:g}", alpha=0.8)
-        panel.axhline(limit, color="0.6", zorder=0)
-        panel.set_xticks(range(len(order)), order, fontsize=6)
+        panel.axhline(limit, color="0.6", zorder=0, label="allowed")
+        panel.set_xticks(range(len(order)), order, fontsize=8)
         panel.set_ylabel(f"error of the {label}")
-    panels[0].legend(fontsize=7)
+    figure.legend(*panels[-1].get_legend_handles_labels(), loc="outside upper center", ncols=4)
     save_figure(figure, stem)

@@ -93,9 +93,23 @@ def test_pairs_that_diverged_are_named(tmp_path):
         write_training(tmp_path / "plain-baseline-f0-s1", {"energy": 1.0}),
         write_training(tmp_path / "moments-baseline-f0-s1", {"energy": 1.0}, status="diverged"),
     ]
-    with pytest.raises(UserError, match="no training of plain and moments with one variant, fold and seed"):
-        run_ablation([STUDY], pair, tmp_path / "ablation")
-    assert not (tmp_path / "ablation").exists()
+    table = run_ablation([STUDY], pair, tmp_path / "ablation")
+    assert set(table["reason"]) == {"no pair of trainings is left that did not diverge"}
+    assert len(table) == 4 and not table["decided"].any() and table["difference"].isna().all()
+    assert (tmp_path / "ablation/ablation.svg").stat().st_size > 1000
+
+
+def test_variants_of_one_seed_are_one_training_and_controls_are_none(tmp_path):
+    pairs = [
+        write_training(tmp_path / f"{name}-{variant}-f0-s1", {"energy": error})
+        for variant in ("baseline", "subset", "entropy", "shuffled")
+        for name, error in (("plain", 1.0), ("moments", 0.5))
+    ]
+    row = run_ablation([STUDY], pairs, tmp_path / "ablation").set_index("label").loc["energy"]
+    assert row["trainings"] == 1 and not row["decided"] and row["reason"] == "trained 1 time"
+    assert row["error_without"] == pytest.approx(1150)
+    without_control = run_ablation([STUDY], pairs[:6], tmp_path / "again").set_index("label").loc["energy"]
+    assert without_control["low"] == row["low"]
 
 
 def test_a_study_names_two_models_of_the_run():
@@ -104,3 +118,11 @@ def test_a_study_names_two_models_of_the_run():
     study = {"name": "x", "without": "painn", "changed": "pain"}
     with pytest.raises(UserError, match=r"ablation\.x: no model named 'pain'"):
         validate_config(changed_config("ablation", {"studies": [study]}), "test")
+
+
+def test_two_models_without_a_common_variant_are_refused():
+    config = changed_config("ablation", {"studies": [{"name": "x", "without": "painn", "changed": "mace"}]})
+    for model in config["models"]:
+        model["variants"] = ["baseline"] if model["name"] == "painn" else ["entropy"]
+    with pytest.raises(UserError, match=r"ablation\.x: painn and mace have no variant in common"):
+        validate_config(config, "test")

@@ -89,6 +89,8 @@ def test_errors_are_paired_number_by_number(tmp_path: Path):
     assert energy["difference"] == pytest.approx(-5, abs=1e-6)
     # Three states differ by -4, -5 and -6: Student's interval is 4.303 / sqrt(3) wide on each side.
     assert (energy["low"], energy["high"]) == pytest.approx((-5 - 2.484, -5 + 2.484), abs=1e-3)
+    # p = 0.013, the smallest of three: together with the others it is 0.04.
+    assert energy["p_together"] == pytest.approx(3 * 0.01307, rel=1e-3)
     assert energy["decided"] and energy["reason"] == "given the training set of 1 fold"
     states = table.loc["states_mae_mev_fu"]
     # Relative to their means the errors are -3, 0, 3 and -1, 0, 1 meV per formula unit.

@@ -58,7 +58,10 @@ def identical_figure(orders: pd.DataFrame, scores: pd.DataFrame, out: Path) -> N
     for axis in axes.flat[len(names) :]:
         axis.set_visible(False)
     figure.supxlabel("DFT energy relative to the mean on the same atoms (meV/f.u.)")
-    figure.supylabel("model")
+    figure.supylabel(
+        "model's energy relative to the mean on the same atoms (meV/f.u.)\nabove: mean error of the pairs",
+        fontsize="small",
+    )
     handles = [
         Line2D([], [], linestyle="", marker=look.marker, color="0.3", label=f"{variant} ({look.label})")
         for variant, look in VARIANTS.items()

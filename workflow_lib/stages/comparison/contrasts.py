@@ -13,18 +13,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from workflow_lib.core.intervals import LEAST_CLUSTERS, contrast
+from workflow_lib.core.intervals import LEAST_CLUSTERS, contrast, decide
 from workflow_lib.models.identity import VARIANTS, ModelId
 from workflow_lib.results_reading import read_document, read_table
 from workflow_lib.results_schema import DIVERGED, HEADLINE
 
-ENDPOINTS = {
-    "energy_mae_mev_atom": "energy of held-out frames",
-    "force_mae_mev_a": "forces of held-out frames",
-    "states_mae_mev_fu": "relative energies of unseen charge orders",
-    "hull_mae_mev_fu": "convex hull",
-    "step_voltage_mae_mv": "steps of the voltage",
-}
+RELATIVE = "states_mae_mev_fu"
+ENDPOINTS = (
+    "energy_mae_mev_atom",
+    "force_mae_mev_a",
+    RELATIVE,
+    "hull_mae_mev_fu",
+    "step_voltage_mae_mv",
+)
 """Errors that the question of the program is decided on; columns of the comparison table."""
 PAIRS = tuple(
     (without.name, with_label.name)
@@ -36,8 +37,9 @@ PAIRS = tuple(
 )
 """Variants without (or with a meaningless) label, and with it."""
 COLUMNS = (
-    *("model", "family", "init", "endpoint", "variant_without", "variant_with", "trainings", "states"),
-    *("error_without", "error_with", "difference", "low", "high", "decided", "reason"),
+    *("model", "family", "init", "endpoint", "variant_without", "variant_with"),
+    *("trainings", "folds", "states", "error_without", "error_with", "difference", "low", "high"),
+    *("p_value", "p_together", "decided", "reason"),
 )
 
 
@@ -47,8 +49,9 @@ def contrast_table(
     """Return one row for each model, pair of variants and endpoint that the run has.
 
     ``error_without``, ``error_with`` and ``difference`` (with minus without: below zero the label helps)
-    are in the unit of the endpoint's column. ``decided`` and ``reason``: see
-    ``intervals.contrast``. Trainings that diverged have no part in it.
+    are in the unit of the endpoint's column. ``p_together``, ``decided`` and ``reason``: see
+    ``intervals.decide``; all models and endpoints of a pair of variants are one family. Trainings that
+    diverged have no part in it.
     """
     cards = {path.name: read_document(path / "card.json", "train") for path in trainings}
     good = [path for path in trainings if cards[path.name]["status"] == "ok"]
@@ -65,13 +68,18 @@ def contrast_table(
                     rows.append(
                         first | {"variant_without": pair[0], "variant_with": pair[1]} | contrast(matched)
                     )
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    if not rows:
+        return pd.DataFrame(columns=list(COLUMNS))
+    return decide(pd.DataFrame(rows), ["variant_without", "variant_with"])[list(COLUMNS)]
 
 
 def _errors(
     training: Path, charge_orders: Mapping[str, Path], thermodynamics: pd.DataFrame
 ) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Yield each endpoint with one model's absolute errors, their states and their keys."""
+    """Yield each endpoint with one model's errors, their states and their keys.
+
+    Errors are absolute but for :data:`RELATIVE`, whose zero is known only among what two models share.
+    """
     parity = read_table("training/parity", training)
     parity = parity[parity["set"] == "test"]
     for endpoint, label in (("energy_mae_mev_atom", "energy"), ("force_mae_mev_a", "forces")):
@@ -81,7 +89,7 @@ def _errors(
             key = rows["frame_id"] + " " + rows["atom"].astype(str) + rows["component"].fillna("")
             yield endpoint, pd.DataFrame({"key": key, "state": rows["state"], "error": error})
     if training.name in charge_orders:
-        yield "states_mae_mev_fu", _order_errors(charge_orders[training.name])
+        yield RELATIVE, _order_errors(charge_orders[training.name])
     scores = thermodynamics[thermodynamics["id"] == training.name]
     for endpoint in ("hull_mae_mev_fu", "step_voltage_mae_mv"):
         value = scores[endpoint].dropna()
@@ -89,7 +97,7 @@ def _errors(
 
 
 def _order_errors(folder: Path) -> pd.DataFrame:
-    """Return the errors of relative energies of unseen states: their mean is ``states_mae_mev_fu``."""
+    """Return the errors of the energies of unseen states, meV per formula unit, but for a constant."""
     compared_x = read_document(folder / "scores.json", "charge-order", ("compared_x",))["compared_x"]
     table = read_table("charge_order/states", folder)
     table = table[
@@ -98,12 +106,8 @@ def _order_errors(folder: Path) -> pd.DataFrame:
         & ~table["seen"].astype(bool)
         & (table["status"] != DIVERGED)
     ].dropna(subset=["energy_ev", "dft_energy_ev"])
-    if len(table) < LEAST_CLUSTERS:
-        return pd.DataFrame({"key": [], "state": [], "error": []})
     gap = 1000 * (table["energy_ev"] - table["dft_energy_ev"]) / table["formula_units"]
-    return pd.DataFrame(
-        {"key": table["state_key"], "state": table["state_key"], "error": (gap - gap.mean()).abs()}
-    )
+    return pd.DataFrame({"key": table["state_key"], "state": table["state_key"], "error": gap})
 
 
 def _matched(
@@ -118,5 +122,10 @@ def _matched(
             both = own[endpoint].merge(
                 other[endpoint][["key", "error"]], on="key", suffixes=("_without", "_with")
             )
+            if endpoint == RELATIVE:
+                if len(both) < LEAST_CLUSTERS:
+                    continue
+                errors_of = ["error_without", "error_with"]
+                both[errors_of] = (both[errors_of] - both[errors_of].mean()).abs()
             parts.append(both.assign(fold=identity.fold, training=f"{identity.fold} {identity.seed}"))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from workflow_lib.core.digits import ion, sensible, signed
 from workflow_lib.core.intervals import LEAST_CLUSTERS, LEAST_TRAININGS
 from workflow_lib.results_meanings import unit_of
+from workflow_lib.results_schema import DIVERGED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -96,7 +97,7 @@ def answer_of(run: Run) -> Answer:
         question,
         setting,
         bool(len(contrasts)) and bool(contrasts["decided"].any()),
-        _verdict(contrasts),
+        _verdict(contrasts, _asked(comparison, contrasts)),
         tuple(_numbers(contrasts)),
         tuple(_size(run, configuration, comparison, contrasts)),
         tuple(_notes(comparison, contrasts, configuration)),
@@ -117,19 +118,28 @@ def _listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def _verdict(contrasts: pd.DataFrame) -> str:
-    """Return the first sentence: what is decided, or why nothing is."""
+def _asked(comparison: pd.DataFrame, contrasts: pd.DataFrame) -> list[str]:
+    """Return the models that the run trains both with and without the label, diverged ones among them."""
     if contrasts.empty:
-        return "This run does not ask it: no model was trained both with and without the label."
+        return []
+    pair = set(contrasts[["variant_without", "variant_with"]].iloc[0])
+    variants = comparison[comparison["fold"].notna()].groupby("model", sort=False)["variant"].agg(set)
+    return [str(name) for name, own in variants.items() if pair <= own]
+
+
+def _verdict(contrasts: pd.DataFrame, asked: Sequence[str]) -> str:
+    """Return the first sentence: what is decided, or why nothing is. ``asked``: the models of the run."""
+    if contrasts.empty:
+        return "This run does not ask it: no model was trained well both with and without the label."
     decided = contrasts[contrasts["decided"]]
     if decided.empty:
         return f"Not decided by this run: {_why_not(contrasts)}."
     better, worse = decided[decided["difference"] < 0], decided[decided["difference"] > 0]
-    open_models = [name for name in dict.fromkeys(contrasts["model"]) if name not in set(decided["model"])]
-    if worse.empty:
-        start = "Yes" if not open_models else f"Yes for {_listed(list(dict.fromkeys(better['model'])))}"
-    elif better.empty:
-        start = "No"
+    open_models = [name for name in asked if name not in set(decided["model"])]
+    if worse.empty or better.empty:
+        start = "Yes" if worse.empty else "No"
+        if open_models:
+            start += f" for {_listed(list(dict.fromkeys(decided['model'])))}"
     else:
         start = "It depends on the model and on the quantity"
     parts = [
@@ -158,7 +168,7 @@ def _why_not(contrasts: pd.DataFrame) -> str:
             f"each model was trained {times} with the label and {times} without it, and it takes at least "
             "three trainings of each to tell the effect of the label from chance"
         )
-    return "zero lies within the 95 % interval of every difference, or too few states carry it"
+    return "no difference is clear of chance where all of them are asked together, with 95 % confidence"
 
 
 def _numbers(contrasts: pd.DataFrame) -> list[str]:
@@ -238,6 +248,9 @@ def _notes(comparison: pd.DataFrame, contrasts: pd.DataFrame, configuration: dic
     if contrasts.empty:
         return []
     notes = []
+    lost = comparison.loc[comparison["status"] == DIVERGED, "id"].tolist()
+    if lost:
+        notes.append(f"These trainings diverged and have no part in the numbers: {', '.join(lost)}.")
     trainings = int(contrasts["trainings"].max())
     if trainings < LEAST_TRAININGS:
         notes.append(

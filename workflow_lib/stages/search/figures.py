@@ -178,7 +178,9 @@ def search_overview(searches: Iterable[Path], out: Path) -> None:
         first = rows.iloc[0]
         ratio = _reduced(int(first["n_occupied"]), round(first["n_occupied"] / first["x"]))
         figure.suptitle(
-            f"{first['cell']} cell, x = {ratio}, {int(first['budget'])} relaxations each", fontsize=9
+            f"{first['cell']} cell, lowest at x = {ratio}; each search relaxed {int(first['budget'])} "
+            "arrangements of all compositions",
+            fontsize=9,
         )
     figure.legend(loc="outside lower center", ncols=2)
     save_figure(figure, Path(out) / "overview")

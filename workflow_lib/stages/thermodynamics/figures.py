@@ -118,7 +118,7 @@ def _colour(handle: Any) -> str:
 def _say_same(panel: Axes, curves: dict[str, np.ndarray], *, top: bool) -> None:
     """Write which curves lie on each other, to a hundredth of the height of the panel."""
     low, high = panel.get_ylim()
-    if said := same_curves(curves, (high - low) / 100):
+    if said := same_curves(curves, high - low):
         at: dict[str, Any] = {"y": 0.97, "va": "top"} if top else {"y": 0.03}
         panel.text(
             x=0.03,
@@ -371,7 +371,8 @@ def draw_found(formation: pd.DataFrame, hulls: pd.DataFrame, level: str, cells: 
             panel.set_ylabel(ENERGY_LABEL)
     pending = [cell for cell in boxes if cell not in known]
     note = (
-        "dotted: convex hull of all that enumeration and search found; DFT and random search shifted in x"
+        "dotted: convex hull of these and of the charge-ordered states of the small cell (from distorted "
+        "starts, not drawn); DFT and random search shifted in x"
     )
     if pending:
         note += f"; DFT for the {', '.join(pending)} cells is pending"
