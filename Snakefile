@@ -14,6 +14,7 @@ from snakemake.exceptions import WorkflowError
 from workflow_lib.config import FAMILIES, Config
 from workflow_lib.config_files import load_studies
 from workflow_lib.core.errors import UserError
+from workflow_lib.lattice.host import Host
 from workflow_lib.models.outside_settings import SHIPPED
 from workflow_lib.workflow.code import code_of
 from workflow_lib.workflow.failed_log import last_lines
@@ -142,6 +143,12 @@ def gpus(wildcards):
     """
     return int(CFG.training_of(TRAINED[wildcards.model].name).device == "cuda")
 
+
+if COMPARES:
+    try:
+        CFG.search.check(Host.load(CFG.host, CFG.redox))
+    except UserError as error:
+        raise WorkflowError(str(error))
 
 # The only texts that captions may name: nothing in them is taken for markup.
 DESCRIBED = described() if COMPARES else {}

@@ -18,6 +18,11 @@ rule charge_order_reference:
     params:
         described=DESCRIBED,
         settings=settings_of("redox", "charge_order"),
+        # What each model learns: the command refuses to let one relax cells that knows no stress.
+        labels={
+            m.name: [term.label for term in CFG.training_of(m.name).loss]
+            for m in CFG.models
+        },
         code=code_of("charge-order-reference"),
     message:
         "Collecting the DFT reference"

@@ -14,6 +14,7 @@ rule checks:
         formation=names_of(rules.thermodynamics.output.formation),
         hull=names_of(rules.thermodynamics.output.hull),
         voltage=names_of(rules.thermodynamics.output.voltage),
+        host=CFG.host,
     output:
         checksums=f"{CHECKS}/checks.sha256.json",
         table=f"{CHECKS}/checks.csv",
@@ -24,7 +25,10 @@ rule checks:
     params:
         settings=settings_of("redox", "thermodynamics"),
         code=code_of("checks"),
+        charge_orders=[f"{CHARGE_ORDER}/{m}" for m in [*ASKED, "ewald"]],
+        searches=[f"{SEARCH}/{m}" for m in SEARCHED],
     message:
         "Checking charge balance, splits, energies, hulls and voltages"
     shell:
-        "python -m workflow_lib checks --config {CONFIG} --run {RUN} --out {CHECKS} > {log} 2>&1"
+        "python -m workflow_lib checks --config {CONFIG} --run {RUN}"
+        " --charge-orders {params.charge_orders} --searches {params.searches} --out {CHECKS} > {log} 2>&1"

@@ -53,6 +53,9 @@ rule dft_compute:
         digest="[0-9a-f]+",
     resources:
         mem_mb=4000,
+    params:
+        settings=settings_of("dft", "redox"),
+        code=code_of("dft-run"),
     message:
         "Computing {wildcards.digest} with DFT"
     shell:

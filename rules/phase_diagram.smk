@@ -97,7 +97,7 @@ rule phase_diagram_sample:
         "Sampling {wildcards.system}, replica {wildcards.replica}"
     shell:
         "python -m workflow_lib phase-diagram-sample --config {CONFIG} --expansions {params.expansions}"
-        " --out {params.out} > {log} 2>&1"
+        " --work {WORK}/phase_diagram_samples --out {params.out} > {log} 2>&1"
 
 
 rule phase_diagram:

@@ -30,6 +30,9 @@ rule fetch:
         mem_mb=1000,
     params:
         table=CFG.sources.table,
+        source=lambda wildcards: find_source(wildcards.source, CFG.sources.table)[
+            1
+        ].model_dump(mode="json"),
         folder=CFG.sources.folder,
         only=lambda wildcards: [
             f"--only={pattern}" for pattern in CFG.sources.wanted(wildcards.source)

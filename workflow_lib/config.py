@@ -120,6 +120,22 @@ class Studies(_Section):
         """The folder of the run's results, relative to the project root."""
         return RESULTS / self.run
 
+    def named(self) -> dict[str, frozenset[str]]:
+        """Return the names that the wildcards of the rules may have in this run, by wildcard."""
+        dynamics, charges = self.dynamics, self.charge_inference
+        return {
+            "model": frozenset(),
+            "material": frozenset(study.name for study in charges.studies) if charges else frozenset(),
+            "study": frozenset(study.name for study in dynamics.studies) if dynamics else frozenset(),
+            "trajectory": frozenset(job.id for job in dynamics.trajectories()) if dynamics else frozenset(),
+        }
+
+    @model_validator(mode="after")
+    def _folder_own(self) -> Self:
+        if self.run in SHARED:
+            raise ValueError(f"run: results/{self.run} is shared by all runs; choose another name")
+        return self
+
     @model_validator(mode="after")
     def _studied_files_usable(self) -> Self:
         crystals = {}
@@ -167,8 +183,6 @@ class Config(Studies):
 
     @model_validator(mode="after")
     def _paths_usable(self) -> Self:
-        if self.run in SHARED:
-            raise ValueError(f"run: results/{self.run} is shared by all runs; choose another name")
         paths = {"host": self.host, "dataset.path": self.dataset.path, "dft.store": self.dft.store}
         if self.report.beside is not None:
             paths["report.beside"] = self.report.beside
@@ -244,6 +258,10 @@ class Config(Studies):
             raise ValueError(
                 "dataset.energy_reference: state the level of theory of your frames; it has a default for "
                 "the frames of this project only"
+            )
+        if all(model.control for model in self.models) and all(item.control for item in self.outside):
+            raise ValueError(
+                "models: all of them are controls, which do not search; leave one without control"
             )
         names = [model.name for model in self.models]
         check_distinct(names, "models")
@@ -346,6 +364,17 @@ class Config(Studies):
         """Return the training settings of a named model: the common ones with its own changes."""
         common = {"device": self.device} | self.training.model_dump(mode="json", exclude_unset=True)
         return strictly(TrainingSettings, common | self.model(name).training)
+
+    def named(self) -> dict[str, frozenset[str]]:
+        """Return the names that the wildcards of the rules may have in this run, by wildcard."""
+        diagram = self.phase_diagram
+        models = [*self.trained(), *(item.identity for item in self.outside)]
+        return super().named() | {
+            "model": frozenset(str(model) for model in models),
+            "source": frozenset(self.sources.items if self.sources else ()),
+            "system": frozenset(item.name for item in diagram.systems) if diagram else frozenset(),
+            "replica": frozenset(map(str, range(diagram.sampling.replicas))) if diagram else frozenset(),
+        }
 
     def trained(self, *, controls: bool = True) -> Iterator[ModelId]:
         """Yield all models this run trains; without ``controls`` only those that also search."""

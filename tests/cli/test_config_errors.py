@@ -85,6 +85,35 @@ def test_mistakes_name_key_and_remedy(path: str, value: object, words: list[str]
         assert word in message, message
 
 
+def test_studies_alone_keep_off_shared_folders_too() -> None:
+    """``make clean`` of such a run would have removed the store of DFT energies."""
+    studies = yaml.safe_load((ROOT / "config/chgnet.yaml").read_text())
+    with pytest.raises(UserError, match="results/dft is shared by all runs"):
+        validate_studies(studies | {"run": "dft"}, "test.yaml")
+
+
+def test_a_run_needs_a_model_that_searches() -> None:
+    models = [model | {"control": True} for model in DEMO["models"]]
+    with pytest.raises(UserError, match="models: all of them are controls"):
+        validate_config(changed_config("models", models) | {"outside": [], "controls": []}, "test.yaml")
+
+
+def test_cells_that_cannot_be_searched_are_said_before_anything_trains(tmp_path: Path) -> None:
+    cells = [{"repeat": [1, 3, 1], "compositions": [40], "budget": 8, "population": 4}]
+    path = tmp_path / "cells.yaml"
+    path.write_text(yaml.safe_dump(changed_config("search", {"cells": cells})))
+    done, _ = run_cli("check", "--config", str(path))
+    assert done.returncode == 2 and "40 Na is no composition to search at" in done.stderr
+    planned = subprocess.run(
+        ["snakemake", "--configfile", str(path), "--cores", "1", "--dry-run"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert planned.returncode != 0 and "40 Na is no composition to search at" in planned.stdout
+
+
 def test_the_level_of_dft_has_a_default_for_the_frames_of_this_project_only() -> None:
     """Frames of another level were once compared with what GPAW computes at the level of ours."""
     config = changed_config("dft", {"engine": "gpaw"})

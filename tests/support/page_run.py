@@ -45,6 +45,7 @@ def configuration() -> dict:
         "redox": RULE,
         "dataset": {"energy_reference": HOSTILE, "split_by": "state"},
         "models": [{"name": name, "family": name} for name in ("mace", "painn")],
+        "charge_order": {"identical_atoms": "identical.parquet"},
         "training": {"epochs": 3, "max_steps": None},
         "report": {"beside": None},
         "phase_diagram": {"systems": [{"name": name} for name in SYSTEMS]},
@@ -178,6 +179,8 @@ def leave_behind(folder: Path, frames: list[Frame]) -> None:
         path.parent.mkdir(parents=True)
         path.write_text(picture)
         seal(path.parent, command)
+    cited = {"source": "old", "citation": "An earlier set of frames", "license": "none", "frames": 3}
+    write_sealed("sources/citations", folder / "sources", pd.DataFrame([cited]))
 
 
 def _training(folder: Path, model: str, frames: list[Frame]) -> None:

@@ -221,7 +221,7 @@ def test_changed_values_name_the_place() -> None:
 
 
 def test_provenance_is_of_what_ran(tmp_path: Path) -> None:
-    """Two jobs of different commits keep theirs; a model that is no longer trained is left out."""
+    """Two jobs of different commits keep theirs; what the run no longer names is left out."""
     made = Made(tmp_path)
     for model, commit in (("a-baseline-f0-s1", "old"), ("b-baseline-f0-s1", "new"), ("c-x-f0-s1", "new")):
         made.write(
@@ -231,9 +231,13 @@ def test_provenance_is_of_what_ran(tmp_path: Path) -> None:
         folder = tmp_path / "training" / model
         folder.mkdir(parents=True)
         (folder / "timings.json").write_text(json.dumps({"processor": processor}))
-    found = collect_provenance(tmp_path, {"run": "x"}, {"a-baseline-f0-s1", "b-baseline-f0-s1"}, [])
+    for rule, wildcards in (("sample", {"system": "old"}), ("sample", {"system": "na"}), ("dataset", {})):
+        made.write(Record(rule, wildcards, "cmd", {}, {}, {"table": "3"}, {"commit": "old"}))
+    named = {"model": {"a-baseline-f0-s1", "b-baseline-f0-s1"}, "system": {"na"}}
+    found = collect_provenance(tmp_path, {"run": "x"}, named, [])
     assert found["processors"] == {"AVX2": ["a-baseline-f0-s1"]}
-    assert set(found["jobs"]) == {"train.a-baseline-f0-s1", "train.b-baseline-f0-s1"}
-    commits = [found["made_with"][job["made_with"]]["commit"] for job in found["jobs"].values()]
+    trained = ["train.a-baseline-f0-s1", "train.b-baseline-f0-s1"]
+    assert set(found["jobs"]) == {*trained, "sample.na", "dataset"}
+    commits = [found["made_with"][found["jobs"][job]["made_with"]]["commit"] for job in trained]
     assert commits == ["old", "new"]
     json.dumps(found)

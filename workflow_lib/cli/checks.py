@@ -5,23 +5,28 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from workflow_lib.cli.common import folder, stage
+from workflow_lib.cli.common import folder, folders, stage
 
 if TYPE_CHECKING:
     from workflow_lib.config import Config
 
 
-@stage(folder("--run"))
-def checks(config: Config, run: Path, out: Path) -> None:
+@stage(folder("--run"), folders("--charge-orders"), folders("--searches"))
+def checks(config: Config, run: Path, charge_orders: list[Path], searches: list[Path], out: Path) -> None:
     """Check the physics of a run's products.
 
     Charge balance, splits, energies, hull and voltage; fails with one line if one does not hold.
     """
+    from workflow_lib.lattice.host import Host
     from workflow_lib.stages.checks.run import run_checks
 
+    mobile = Host.load(config.host, config.redox).mobile
+    metals = [metal for metal in config.thermodynamics.metals if metal.element == mobile]
     run_checks(
         run=run,
+        charge_orders=charge_orders,
+        searches=searches,
         rule=config.redox,
-        metals={metal.level: metal.energy_ev for metal in config.thermodynamics.metals},
+        metals={metal.level: metal.energy_ev for metal in metals},
         out=out,
     )

@@ -61,7 +61,7 @@ def provenance(config: Studies, out: Path) -> None:
         collect_provenance(
             config.folder,
             config.model_dump(mode="json"),
-            {str(model) for model in config.trained()} if isinstance(config, Config) else set(),
+            config.named(),
             [config.frames, config.host] if isinstance(config, Config) else [],
         ),
     )

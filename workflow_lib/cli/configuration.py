@@ -18,9 +18,11 @@ if TYPE_CHECKING:
 def check(config: Studies) -> None:
     """Check a configuration and say what it would run."""
     from workflow_lib.config import Config
+    from workflow_lib.lattice.host import Host
 
     work = []
     if isinstance(config, Config):
+        config.search.check(Host.load(config.host, config.redox))
         work += [
             f"{len(list(config.trained()))} models to train",
             f"{len(config.search.cells)} cells to search",

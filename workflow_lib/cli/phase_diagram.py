@@ -40,8 +40,8 @@ def phase_diagram_fit(config: Config, reference: Path, trainings: Path, work: Pa
     )
 
 
-@stage(folder("--expansions"))
-def phase_diagram_sample(config: Config, expansions: Path, out: Path) -> None:
+@stage(folder("--expansions"), folder("--work"))
+def phase_diagram_sample(config: Config, expansions: Path, work: Path, out: Path) -> None:
     """Sample a system, one replica.
 
     The folder of the results is named by system and replica, such as na-r0.
@@ -57,6 +57,7 @@ def phase_diagram_sample(config: Config, expansions: Path, out: Path) -> None:
         host=Host.load(system.host or config.host, config.redox),
         settings=settings,
         seed=config.seed,
+        work=work,
         out=out,
     )
 

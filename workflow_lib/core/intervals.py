@@ -108,8 +108,9 @@ def decide(table: pd.DataFrame, family: list[str]) -> pd.DataFrame:
     counted = (table["trainings"] >= LEAST_TRAININGS) & table["p_value"].notna() & table["reason"].isna()
     for _, rows in table[counted].groupby(family, sort=False):
         ordered = rows["p_value"].astype(float).sort_values()
-        ahead = len(ordered) - np.arange(len(ordered))
-        table.loc[ordered.index, "p_together"] = np.maximum.accumulate(ordered * ahead).clip(upper=1)
+        left = np.arange(len(ordered), 0, -1)
+        together = np.minimum(1, np.maximum.accumulate(ordered.to_numpy() * left))
+        table["p_together"] = table["p_together"].fillna(pd.Series(together, index=ordered.index))
     sizes = table[counted].groupby(family)["p_value"].transform("size").reindex(table.index)
     table["decided"] = table["p_together"] < 1 - CONFIDENCE
     reasons = [

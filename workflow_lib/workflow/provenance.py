@@ -58,19 +58,22 @@ def made_with() -> dict[str, Any]:
 
 
 def collect_provenance(
-    run: Path, configuration: Mapping[str, Any], models: Collection[str], data: Iterable[str]
+    run: Path,
+    configuration: Mapping[str, Any],
+    named: Mapping[str, Collection[str]],
+    data: Iterable[str],
 ) -> dict[str, Any]:
     """Return the provenance of the run folder ``run``.
 
-    ``models`` are the ids of the models of the present configuration; jobs of others, from an
-    earlier one, are left out. ``data`` are the files that came from outside. Each job names the
-    commit and the versions it ran with, which an interrupted run or an update may have changed
-    between two jobs.
+    ``named``: what the present configuration names, by wildcard of the rules (``model``: ids, ``system``,
+    ...); jobs of other names, from an earlier configuration, are left out. ``data`` are the files that
+    came from outside. Each job names the commit and the versions it ran with, which an interrupted run or
+    an update may have changed between two jobs.
     """
     made: dict[str, Any] = {}
     environments: list[Mapping[str, Any]] = []
     for record in Made(run).records():
-        if record.wildcards.get("model", "") in {"", *models}:
+        if all(value in named.get(name, {value}) for name, value in record.wildcards.items()):
             if record.made_with not in environments:
                 environments.append(record.made_with)
             made[record.name] = _job(record) | {"made_with": environments.index(record.made_with)}
@@ -79,7 +82,7 @@ def collect_provenance(
         "data_sha256": {path: sha256(path) for path in data},
         "jobs": made,
         "made_with": environments,
-        "processors": _processors(run, models),
+        "processors": _processors(run, named["model"]),
     }
 
 

@@ -58,7 +58,8 @@ def sound(frames: list[Frame], host: Host, tmp_path_factory: pytest.TempPathFact
 
 
 def check(run: Path, rule: RedoxRule) -> None:
-    run_checks(run=run, rule=rule, metals=METALS, out=run / "checks")
+    models = {"charge_orders": [run / "charge_order" / MODEL], "searches": []}
+    run_checks(run=run, rule=rule, metals=METALS, out=run / "checks", **models)
 
 
 def test_a_sound_run_passes(sound: Path, rule: RedoxRule):
@@ -66,6 +67,16 @@ def test_a_sound_run_passes(sound: Path, rule: RedoxRule):
     table = read_table("checks", sound / "checks")
     assert table["check"].tolist() == ["charge balance", "splits", "energies", "hull", "voltage"]
     assert (table["violations"] == 0).all()
+
+
+def test_what_an_earlier_configuration_left_is_not_looked_at(sound: Path, rule: RedoxRule, tmp_path: Path):
+    """No rule could make the tables of a model again that the run no longer has."""
+    run = tmp_path / "run"
+    shutil.copytree(sound, run)
+    for place in ("charge_order/gone-baseline-f0-s1/states.csv", "search/gone-baseline-f0-s1/found.csv"):
+        (run / place).parent.mkdir(parents=True)
+        (run / place).write_text("key,energy\n")
+    check(run, rule)
 
 
 def one_electron_more(run: Path) -> None:

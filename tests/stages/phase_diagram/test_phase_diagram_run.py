@@ -81,7 +81,15 @@ def fit(reference: Path, host: Host, out: Path, settings: PhaseDiagramSettings =
 
 def sample(expansions: Path, host: Host, replica: int) -> Path:
     out = expansions.with_name(f"na-r{replica}")
-    run_sample(expansions=expansions, replica=replica, host=host, settings=SETTINGS, seed=1, out=out)
+    run_sample(
+        expansions=expansions,
+        replica=replica,
+        host=host,
+        settings=SETTINGS,
+        seed=1,
+        work=out.parent / "kept",
+        out=out,
+    )
     return out
 
 

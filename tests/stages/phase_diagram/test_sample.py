@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 import pytest
 from smol.cofe import ClusterExpansion
 
 from workflow_lib.core.errors import UserError
+from workflow_lib.core.kept import Kept
 from workflow_lib.lattice.cluster_expansion import Expansion, Space
 from workflow_lib.lattice.entropy import BOLTZMANN, log_choices
 from workflow_lib.lattice.host import Host
 from workflow_lib.lattice.multilinear import Multilinear
+from workflow_lib.stages.phase_diagram.pieces import Pieces
 from workflow_lib.stages.phase_diagram.sample import (
     Lattice,
     entropies,
@@ -20,6 +25,7 @@ from workflow_lib.stages.phase_diagram.sample import (
 )
 from workflow_lib.stages.phase_diagram.settings import DECORATED, PLAIN, SamplingSettings
 
+PIECES = Pieces("toy", (1,))
 NO_TRIPLETS = np.empty((0, 3), dtype=np.int64)
 SETTINGS = SamplingSettings(
     cell=(1, 2, 2),
@@ -52,7 +58,7 @@ def ideal(space: Space, host: Host, settings: SamplingSettings = SETTINGS) -> La
 def test_isotherms_of_an_ideal_solution(host: Host, plain_space: Space, decorated_space: Space):
     for space in (plain_space, decorated_space):
         lattice = ideal(space, host)
-        table = isotherms(lattice, np.random.default_rng(1), "toy")
+        table = isotherms(lattice, PIECES)
         assert set(table["direction"]) == {"up", "down"}
         assert table["equilibrated"].all()
         n = np.arange(lattice.n_mobile + 1)
@@ -74,7 +80,7 @@ def test_isotherms_of_an_ideal_solution(host: Host, plain_space: Space, decorate
 def test_free_energies_of_an_ideal_solution(host: Host, plain_space: Space, decorated_space: Space):
     for space, species in ((plain_space, 1), (decorated_space, 2)):
         lattice = ideal(space, host)
-        table = free_energies(lattice, np.random.default_rng(1), "toy")
+        table = free_energies(lattice, PIECES)
         assert len(table) == 5 * 2
         n = lattice.n_mobile
         ways = np.array([species * log_choices(n, round(x * n)) / n for x in table["x"]])
@@ -87,7 +93,7 @@ def test_free_energies_of_an_ideal_solution(host: Host, plain_space: Space, deco
 
 def test_ideal_ions_and_charges_share_nothing(host: Host, decorated_space: Space):
     lattice = ideal(decorated_space, host)
-    [row] = entropies(lattice, np.random.default_rng(1), "toy").to_dict("records")
+    [row] = entropies(lattice, PIECES).to_dict("records")
     alone = log_choices(16, 8) / 16
     assert row["ions_k_site"] == pytest.approx(alone, abs=1e-6)
     assert row["charges_k_site"] == pytest.approx(alone, abs=1e-6)
@@ -101,7 +107,7 @@ def test_a_point_that_never_equilibrates_is_said_and_left_out(
     lattice = ideal(plain_space, host)
     monkeypatch.setattr("workflow_lib.lattice.sampling_statistics.FEWEST", 1e9)
     with pytest.raises(UserError, match=r"toy: \d+ of \d+ points at 400 K never equilibrate; raise"):
-        isotherms(lattice, np.random.default_rng(1), "toy")
+        isotherms(lattice, PIECES)
     said = capsys.readouterr().err.splitlines()
     assert "not equilibrated after 480 sweeps; left out" in said[0]
 
@@ -117,7 +123,7 @@ def test_isotherms_reach_beyond_the_hysteresis(host: Host, plain_space: Space):
     """Ions that attract each other: each scan stays in its phase far beyond equilibrium, then leaves it."""
     n = 16
     lattice = changed(ideal(plain_space, host), field=-3.0, pairs=-0.04)
-    table = isotherms(lattice, np.random.default_rng(1), "toy")
+    table = isotherms(lattice, PIECES)
     cold = table[table["temperature_k"] == 400]
     middle = -3.0 - 0.04 * (n - 1) / 2  # where both end members have the same grand energy
     beyond = cold[(cold["mu_ev"] - middle).abs() < 0.06]
@@ -146,3 +152,33 @@ def test_energies_that_reach_no_end_member_are_one_line(host: Host, plain_space:
     lattice = changed(ideal(plain_space, host), field=-150.0, pairs=20.0)
     with pytest.raises(UserError, match="the expansion lies outside its data"):
         mu_grid(lattice, np.random.default_rng(1))
+
+
+class Killed(Exception):
+    """What ends a sampling in the middle."""
+
+
+@pytest.mark.parametrize(("sample", "alive", "done"), [(isotherms, 8, 3), (free_energies, 2, 2)])
+def test_a_killed_sampling_goes_on_with_the_same_numbers(
+    sample, alive: int, done: int, host: Host, decorated_space: Space, tmp_path: Path, monkeypatch
+):
+    """Killed at its ninth (third) start: the range of mu and two scans (two compositions) are kept."""
+    lattice = ideal(decorated_space, host)
+    whole = sample(lattice, PIECES)
+    kept = Kept(tmp_path / "kept.sqlite", "isotherms")
+    begin, calls = Lattice.start, iter(range(alive))
+
+    def dies(self: Lattice, *args: object) -> object:
+        if next(calls, None) is None:
+            raise Killed
+        return begin(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Lattice, "start", dies)
+        with pytest.raises(Killed):
+            sample(lattice, Pieces("toy", (1,), kept))
+    assert len(kept) == done
+    pd.testing.assert_frame_equal(sample(lattice, Pieces("toy", (1,), kept)), whole, check_exact=True)
+    # All of it is kept now: nothing is sampled again.
+    monkeypatch.setattr(Lattice, "start", None)
+    pd.testing.assert_frame_equal(sample(lattice, Pieces("toy", (1,), kept)), whole, check_exact=True)

@@ -7,9 +7,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 import pytest
 from page_run import HOSTILE, MODELS, leave_behind, write_contrasts
+from sealed import write_sealed
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import read_json, write_json
@@ -99,6 +101,23 @@ def test_points_of_the_hull_are_those_of_the_table(run_folder: Path, data: dict)
             assert f"degeneracy {row['degeneracy']:.0f}" in text
 
 
+def test_states_that_trained_are_pale_in_the_hull(run_folder: Path, data: dict):
+    table = Run(run_folder).table("thermodynamics/formation")
+    seen = table[(table["id"] == "mace-entropy-f0-s1") & (table["protocol"] != "search")]["seen"]
+    assert 0 < seen.sum() < len(seen)
+    pale = [
+        opacity
+        for trace in data["charts"]["hull"]["mace"]["data"]
+        for opacity, target in zip(
+            np.atleast_1d(trace["marker"].get("opacity", 1.0)) if "marker" in trace else (),
+            trace.get("customdata", ()),
+            strict=False,
+        )
+        if target[1] == "mace-entropy-f0-s1" and opacity < 1
+    ]
+    assert len(pale) == seen.sum()
+
+
 def test_an_interval_that_leaves_the_axis_is_cut_with_an_arrow(run_folder: Path):
     table = Run(run_folder).table("comparison/contrasts").iloc[:2]
     rows = table.assign(error_without=8.0, error_with=[8.0, 2.0], difference=[0.0, -6.0])
@@ -176,6 +195,30 @@ def copy(run_folder: Path, tmp_path: Path) -> Path:
 def test_what_an_earlier_configuration_left_is_not_on_the_page(copy: Path, page: Path, frames: list[Frame]):
     leave_behind(copy, [frame for frame in frames if frame.state_key])
     assert run_report(copy, copy / "report").read_text() == page.read_text()
+
+
+def test_a_comparison_that_is_no_longer_asked_for_is_not_on_the_page(copy: Path, page: Path):
+    title = "Charge orders on identical atoms"
+    assert title in page.read_text()
+    changed = read_json(copy / "config.json")
+    changed["charge_order"]["identical_atoms"] = None
+    write_json(copy / "config.json", changed)
+    assert title not in run_report(copy, copy / "report").read_text()
+
+
+def test_a_model_that_diverged_is_named_and_undecided(copy: Path):
+    """The others alone would say a bare yes."""
+    write_contrasts(copy, decided=True)
+    table = copy / "comparison/contrasts.csv"
+    rows = pd.read_csv(table)
+    write_sealed("comparison/contrasts", copy / "comparison", rows[rows["model"] == "mace"])
+    models = pd.read_csv(copy / "comparison/comparison.csv")
+    models.loc[models["id"] == "painn-entropy-f0-s1", "status"] = "diverged"
+    write_sealed("comparison", copy / "comparison", models)
+    answer = answer_of(Run(copy))
+    assert answer.verdict.startswith("Yes for mace: the label lowers")
+    assert answer.verdict.endswith("not decided for painn.")
+    assert any("painn-entropy-f0-s1" in note and "diverged" in note for note in answer.notes)
 
 
 def test_the_most_steps_are_no_length_of_the_training():

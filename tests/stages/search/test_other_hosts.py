@@ -12,7 +12,6 @@ from workflow_lib.stages.search.genotype import Lattice
 from workflow_lib.stages.search.operators import ChangeComposition, CutSplice, MoveCoupled, make_selector
 from workflow_lib.stages.search.problem import Evaluation, Problem, State
 from workflow_lib.stages.search.random_search import random_search
-from workflow_lib.stages.search.run import check_cells
 from workflow_lib.stages.search.search import genetic_search
 from workflow_lib.stages.search.settings import CellSettings, OperatorWeights, SearchSettings
 
@@ -81,10 +80,10 @@ def test_both_searches_find_their_way(host, repeat, carried, tmp_path):
 def test_what_has_no_end_members_is_refused_before_the_search():
     settings = SearchSettings(cells=(CellSettings(repeat=(1, 2, 1), population=8),))
     with pytest.raises(UserError, match="the full end member of invented MgFePO4 is not neutral"):
-        check_cells(magnesium_phosphate(), settings)
-    check_cells(magnesium_silicate(), settings)
+        settings.check(magnesium_phosphate())
+    settings.check(magnesium_silicate())
     with pytest.raises(UserError, match="has no neutral composition between its end members"):
-        check_cells(two_sodium(), SearchSettings(cells=(CellSettings(),)))
+        SearchSettings(cells=(CellSettings(),)).check(two_sodium())
     with pytest.raises(UserError, match="with 3 Na on 4 sites has no neutral assignment"):
         cells = (CellSettings(repeat=(2, 1, 1), compositions=(3,)),)
-        check_cells(two_sodium(), SearchSettings(cells=cells))
+        SearchSettings(cells=cells).check(two_sodium())

@@ -17,7 +17,7 @@ from workflow_lib.models.trained import TrainedModel, species_to_card
 from workflow_lib.results_schema import MODEL
 from workflow_lib.simulation.settings import RelaxationSettings
 from workflow_lib.stages.search.figures import search_overview
-from workflow_lib.stages.search.run import check_cells, run_search, search_all
+from workflow_lib.stages.search.run import run_search, search_all
 from workflow_lib.stages.search.settings import CellSettings, SearchSettings
 from workflow_lib.stages.search.tables import FOUND, HISTORY
 
@@ -244,7 +244,7 @@ def test_history_and_overview(host, tmp_path):
 def test_endless_enumerations_are_refused(host):
     cells = (CellSettings(repeat=(1, 3, 1), compositions=(8,), enumerate=True),)
     with pytest.raises(UserError, match=r"search.cells \(1x3x1\): enumerate would relax \d+ arrangements"):
-        check_cells(host, SearchSettings(cells=cells))
+        SearchSettings(cells=cells).check(host)
 
 
 def test_missing_model_is_named(host, tmp_path):

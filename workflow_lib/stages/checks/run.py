@@ -7,7 +7,7 @@ that does not hold fails the run with one line.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,16 +29,25 @@ VOLTAGE_TOLERANCE = 1e-6
 """V; energies read with ten digits leave 1e-8 eV a site."""
 
 
-def run_checks(*, run: Path, rule: RedoxRule, metals: Mapping[str, float], out: Path) -> None:
+def run_checks(
+    *,
+    run: Path,
+    charge_orders: Sequence[Path],
+    searches: Sequence[Path],
+    rule: RedoxRule,
+    metals: Mapping[str, float],
+    out: Path,
+) -> None:
     """Check the products in the folder ``run`` and write ``checks.csv``: check, items, violations.
 
-    ``metals``: eV per atom of the mobile ion's metal by level of theory. Raises UserError with one
-    clause for each check that fails, after the table is written.
+    ``charge_orders`` and ``searches``: folders of the models that the run has now; it may hold those of an
+    earlier configuration. ``metals``: eV per atom of the mobile ion's metal by level of theory. Raises
+    UserError with one clause for each check that fails, after the table is written.
     """
     findings = {
         "charge balance": list(unbalanced(run / "dataset", rule)),
         "splits": list(leaks(run / "dataset")),
-        "energies": list(unusable_energies(run)),
+        "energies": list(unusable_energies(run, charge_orders, searches)),
         "hull": list(below_hull(run / "thermodynamics")),
         "voltage": list(wrong_voltages(run, rule, metals)),
     }
@@ -86,13 +95,11 @@ def leaks(dataset: Path) -> Iterator[str]:
                 yield f"fold {fold.number}: {state} is split over {', '.join(sorted(roles))}"
 
 
-def unusable_energies(run: Path) -> Iterator[str]:
+def unusable_energies(run: Path, charge_orders: Sequence[Path], searches: Sequence[Path]) -> Iterator[str]:
     """Yield rows of the tables of energies that report a result but have no finite energy."""
     tables = [("charge_order/reference", run / "charge_order")]
-    tables += [
-        ("charge_order/states", path.parent) for path in sorted(run.glob("charge_order/*/states.csv"))
-    ]
-    tables += [("search/found", path.parent) for path in sorted(run.glob("search/*/found.csv"))]
+    tables += [("charge_order/states", path) for path in charge_orders]
+    tables += [("search/found", path) for path in searches]
     for name, folder in tables:
         table = read_table(name, folder)
         wrong = ~np.isfinite(table["energy_ev"]) & (table["status"] != DIVERGED)

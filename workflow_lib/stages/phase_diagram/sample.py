@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
 
 import numpy as np
@@ -17,6 +18,7 @@ from workflow_lib.lattice.isotherms import DILUTE
 from workflow_lib.lattice.monte_carlo import Frozen, Sampler, Trace, check_size, neutral_exchange
 from workflow_lib.lattice.multilinear import Multilinear
 from workflow_lib.lattice.sampling_statistics import Mean, mean_of
+from workflow_lib.stages.phase_diagram.pieces import Pieces, Rows
 from workflow_lib.stages.phase_diagram.settings import SamplingSettings
 
 MARGIN = 0.1
@@ -82,54 +84,77 @@ class Lattice:
         return (full - empty) / self.n_mobile
 
 
-def isotherms(lattice: Lattice, rng: np.random.Generator, where: str) -> pd.DataFrame:
+def isotherms(lattice: Lattice, pieces: Pieces) -> pd.DataFrame:
     """Return x(mu) at each temperature, scanned up from the empty and down from the full host.
 
     A point that is not equilibrated after all patience is said on stderr and marked. Raises UserError
     if half of an isotherm is, or if no range of mu reaches the end members.
     """
     settings = lattice.settings
-    grid = mu_grid(lattice, rng)
-    rows: list[dict[str, object]] = []
-    empty, full = lattice.ends()
+    found = pieces.rows("mu", lambda rng: [{"mu_ev": float(mu)} for mu in mu_grid(lattice, rng)])
+    grid = np.array([row["mu_ev"] for row in found])
+    rows: Rows = []
     total = 2 * len(settings.temperatures) * len(grid)
-    with Progress(f"{where} isotherms", total, "point", announce=False) as progress:
+    with Progress(f"{pieces.where} isotherms", total, "point", announce=False) as progress:
         for temperature in settings.temperatures:
-            for direction, ions in ((UP, empty), (DOWN, full)):
-                walk = lattice.start(ions, rng)
-                late = 0
-                for mu in grid if direction == UP else grid[::-1]:
-                    trace, x, energy = _point(lattice, walk, temperature, float(mu))
-                    settled = x.equilibrated and energy.equilibrated
-                    late += not settled
-                    rows.append(
-                        {
-                            "expansion": lattice.name,
-                            "temperature_k": temperature,
-                            "direction": direction,
-                            "mu_ev": float(mu),
-                            "x": x.value,
-                            "x_error": x.error,
-                            "energy_ev_site": energy.value,
-                            "energy_error_ev_site": energy.error,
-                            # of the cell at fixed mu, as the variance of E - mu N gives it
-                            "heat_capacity_k_site": _fluctuation(lattice, trace, temperature, float(mu)),
-                            "autocorrelation": max(x.time, energy.time),
-                            "equilibrated": settled,
-                        }
-                    )
-                    progress.show(len(rows))
-                    if not settled:
-                        say(
-                            f"{where}, {temperature:g} K, mu {mu:.3f} eV ({direction}): not equilibrated "
-                            f"after {settings.sweeps * settings.patience} sweeps; left out"
-                        )
+            for direction in (UP, DOWN):
+                rows += pieces.rows(
+                    f"isotherm {temperature} {direction}",
+                    partial(
+                        _scan, lattice, grid, temperature, direction, pieces.where, progress, len(rows)
+                    ),
+                )
+                progress.show(len(rows))
+                late = sum(not row["equilibrated"] for row in rows[-len(grid) :])
                 if late > len(grid) / 2:
                     raise UserError(
-                        f"{where}: {late} of {len(grid)} points at {temperature:g} K never equilibrate; "
-                        "raise sampling.sweeps or leave the temperature out"
+                        f"{pieces.where}: {late} of {len(grid)} points at {temperature:g} K never "
+                        "equilibrate; raise sampling.sweeps or leave the temperature out"
                     )
     return pd.DataFrame(rows)
+
+
+def _scan(
+    lattice: Lattice,
+    grid: np.ndarray,
+    temperature: float,
+    direction: str,
+    where: str,
+    progress: Progress,
+    done: int,
+    rng: np.random.Generator,
+) -> Rows:
+    """Return the points of one isotherm in one direction."""
+    settings = lattice.settings
+    empty, full = lattice.ends()
+    walk = lattice.start(empty if direction == UP else full, rng)
+    rows: Rows = []
+    for mu in (float(mu) for mu in (grid if direction == UP else grid[::-1])):
+        trace, x, energy = _point(lattice, walk, temperature, mu)
+        settled = x.equilibrated and energy.equilibrated
+        rows.append(
+            {
+                "expansion": lattice.name,
+                "temperature_k": temperature,
+                "direction": direction,
+                "mu_ev": mu,
+                "x": x.value,
+                "x_error": x.error,
+                "energy_ev_site": energy.value,
+                "energy_error_ev_site": energy.error,
+                # of the cell at fixed mu, as the variance of E - mu N gives it
+                "heat_capacity_k_site": _fluctuation(lattice, trace, temperature, mu),
+                "autocorrelation": max(x.time, energy.time),
+                "equilibrated": bool(settled),
+            }
+        )
+        progress.show(done + len(rows))
+        if not settled:
+            say(
+                f"{where}, {temperature:g} K, mu {mu:.3f} eV ({direction}): not equilibrated "
+                f"after {settings.sweeps * settings.patience} sweeps; left out"
+            )
+    return rows
 
 
 def _point(lattice: Lattice, walk: Sampler, temperature: float, mu: float) -> tuple[Trace, Mean, Mean]:
@@ -184,7 +209,7 @@ def _arrived(lattice: Lattice, walk: Sampler, temperature: float, mu: float, ion
     return abs(float(trace.ions.mean()) - ions) / lattice.n_mobile < DILUTE / 2
 
 
-def free_energies(lattice: Lattice, rng: np.random.Generator, where: str) -> pd.DataFrame:
+def free_energies(lattice: Lattice, pieces: Pieces) -> pd.DataFrame:
     """Return free energy, entropy and heat capacity on a grid of x and at all temperatures, canonical.
 
     Each composition is cooled from infinite temperature, where its entropy is known exactly.
@@ -194,25 +219,31 @@ def free_energies(lattice: Lattice, rng: np.random.Generator, where: str) -> pd.
     wanted = np.linspace(numbers[0], numbers[-1], settings.compositions + 1)
     chosen = sorted({int(numbers[np.abs(numbers - value).argmin()]) for value in wanted})
     beta = ladder(np.array(settings.temperatures), settings.rungs, hottest=settings.hottest)
-    rows = []
-    with Progress(f"{where} free energies", len(chosen), "composition", announce=False) as progress:
+    rows: Rows = []
+    with Progress(f"{pieces.where} free energies", len(chosen), "composition", announce=False) as progress:
         for done, ions in enumerate(chosen, 1):
-            result = cooled(lattice, lattice.start(ions, rng), beta)
-            for k in np.flatnonzero(np.isclose(result.temperature[:, None], settings.temperatures).any(1)):
-                rows.append(
-                    {
-                        "expansion": lattice.name,
-                        "temperature_k": float(result.temperature[k]),
-                        "x": ions / lattice.n_mobile,
-                        "free_energy_ev_site": float(result.free_energy[k]) / lattice.n_mobile,
-                        "free_energy_error_ev_site": float(result.error[k]) / lattice.n_mobile,
-                        "energy_ev_site": float(result.energy[k]) / lattice.n_mobile,
-                        "entropy_k_site": float(result.entropy[k]) / lattice.n_mobile,
-                        "heat_capacity_k_site": float(result.heat_capacity[k]) / lattice.n_mobile,
-                    }
-                )
+            rows += pieces.rows(f"free energy {ions}", partial(_free_energy, lattice, ions, beta))
             progress.show(done)
     return pd.DataFrame(rows)
+
+
+def _free_energy(lattice: Lattice, ions: int, beta: np.ndarray, rng: np.random.Generator) -> Rows:
+    """Return the thermodynamics of one composition at the temperatures that are asked for."""
+    result = cooled(lattice, lattice.start(ions, rng), beta)
+    asked = np.isclose(result.temperature[:, None], lattice.settings.temperatures).any(1)
+    return [
+        {
+            "expansion": lattice.name,
+            "temperature_k": float(result.temperature[k]),
+            "x": ions / lattice.n_mobile,
+            "free_energy_ev_site": float(result.free_energy[k]) / lattice.n_mobile,
+            "free_energy_error_ev_site": float(result.error[k]) / lattice.n_mobile,
+            "energy_ev_site": float(result.energy[k]) / lattice.n_mobile,
+            "entropy_k_site": float(result.entropy[k]) / lattice.n_mobile,
+            "heat_capacity_k_site": float(result.heat_capacity[k]) / lattice.n_mobile,
+        }
+        for k in np.flatnonzero(asked)
+    ]
 
 
 def cooled(lattice: Lattice, walk: Sampler, beta: np.ndarray, frozen: Frozen | None = None) -> Thermal:
@@ -240,7 +271,7 @@ def log_number(lattice: Lattice, occupations: np.ndarray, frozen: Frozen | None)
     return sum(log_choices(len(part), int(part.sum())) for name, part in parts.items() if name != frozen)
 
 
-def entropies(lattice: Lattice, rng: np.random.Generator, where: str) -> pd.DataFrame:
+def entropies(lattice: Lattice, pieces: Pieces) -> pd.DataFrame:
     """Return S(A,e) and its parts at some compositions and temperatures (charge-decorated expansion).
 
     For each temperature arrangements of the equilibrium are drawn; with one sublattice frozen in such
@@ -248,35 +279,45 @@ def entropies(lattice: Lattice, rng: np.random.Generator, where: str) -> pd.Data
     """
     settings = lattice.settings
     numbers = np.array(lattice.compositions())
-    rows = []
-    points = [(x, t) for x in settings.entropy_x for t in settings.entropy_temperatures]
-    with Progress(f"{where} entropies", len(points), "point", announce=False) as progress:
-        for done, (x, temperature) in enumerate(points, 1):
-            ions = int(numbers[np.abs(numbers / lattice.n_mobile - x).argmin()])
-            beta = ladder(np.array([temperature]), settings.rungs, hottest=settings.hottest)
-            walk = lattice.start(ions, rng)
-            total = cooled(lattice, walk, beta)
-            parts: dict[Frozen, list[float]] = {"ions": [], "charges": []}
-            for _ in range(settings.entropy_orders):
-                walk.canonical(temperature, settings.sweeps)
-                for frozen, found in parts.items():
-                    other = lattice.sampler(walk.occupations, rng, frozen)
-                    found.append(float(cooled(lattice, other, beta, frozen).entropy[-1]))
-            per_site = [
-                float(value) / lattice.n_mobile
-                for value in (total.entropy[-1], np.mean(parts["charges"]), np.mean(parts["ions"]))
-            ]
-            # The ions' own entropy is that with the charges frozen.
-            split = Decomposition(*per_site)
-            rows.append(
-                {
-                    "temperature_k": temperature,
-                    "x": ions / lattice.n_mobile,
-                    "total_k_site": split.total,
-                    "ions_k_site": split.ions,
-                    "charges_k_site": split.charges,
-                    "mutual_k_site": split.mutual,
-                }
-            )
+    points = [
+        (int(numbers[np.abs(numbers / lattice.n_mobile - x).argmin()]), temperature)
+        for x in settings.entropy_x
+        for temperature in settings.entropy_temperatures
+    ]
+    rows: Rows = []
+    with Progress(f"{pieces.where} entropies", len(points), "point", announce=False) as progress:
+        for done, (ions, temperature) in enumerate(points, 1):
+            asked = partial(_entropy, lattice, ions, temperature)
+            rows += pieces.rows(f"entropy {ions} {temperature}", asked)
             progress.show(done)
     return pd.DataFrame(rows)
+
+
+def _entropy(lattice: Lattice, ions: int, temperature: float, rng: np.random.Generator) -> Rows:
+    """Return the entropy of one composition at one temperature and its parts."""
+    settings = lattice.settings
+    beta = ladder(np.array([temperature]), settings.rungs, hottest=settings.hottest)
+    walk = lattice.start(ions, rng)
+    total = cooled(lattice, walk, beta)
+    parts: dict[Frozen, list[float]] = {"ions": [], "charges": []}
+    for _ in range(settings.entropy_orders):
+        walk.canonical(temperature, settings.sweeps)
+        for frozen, found in parts.items():
+            other = lattice.sampler(walk.occupations, rng, frozen)
+            found.append(float(cooled(lattice, other, beta, frozen).entropy[-1]))
+    per_site = [
+        float(value) / lattice.n_mobile
+        for value in (total.entropy[-1], np.mean(parts["charges"]), np.mean(parts["ions"]))
+    ]
+    # The ions' own entropy is that with the charges frozen.
+    split = Decomposition(*per_site)
+    return [
+        {
+            "temperature_k": temperature,
+            "x": ions / lattice.n_mobile,
+            "total_k_site": split.total,
+            "ions_k_site": split.ions,
+            "charges_k_site": split.charges,
+            "mutual_k_site": split.mutual,
+        }
+    ]

@@ -14,6 +14,9 @@ LISTS = {
 }
 """Sections of the configuration whose results are there only with them, and what each lists by name."""
 
+IDENTICAL = "charge_order/identical/"
+"""Where the comparison on identical atoms is, which needs a table that the configuration names."""
+
 
 class CurrentRun(Run):
     """A run without the models, studies and systems that its configuration no longer names.
@@ -25,6 +28,11 @@ class CurrentRun(Run):
     def _models(self) -> frozenset[str]:
         return frozenset(self.table("comparison")["id"])
 
+    @property
+    def _identical_asked(self) -> bool:
+        """Whether the run compares charge orders on identical atoms."""
+        return bool(self.configuration.get("charge_order", {}).get("identical_atoms"))
+
     def _named(self, stage: str) -> frozenset[str]:
         """Return the names of a stage's studies or systems; none where it is not configured."""
         section = self.configuration.get(stage) or {}
@@ -32,6 +40,10 @@ class CurrentRun(Run):
 
     def _paths(self, pattern: str) -> Iterator[Path]:
         stage = pattern.partition("/")[0]
+        if pattern.startswith(IDENTICAL) and not self._identical_asked:
+            return
+        if stage == "sources" and not self.configuration.get("sources"):
+            return
         if stage in LISTS:
             names = self._named(stage)
             if not names:

@@ -110,7 +110,7 @@ def hull_chart(run: Run, structures: Structures, colours: Colours) -> Chart:
         mine = models[models["model"] == model]
         for place, variant in enumerate(_variants(mine)):
             group, style = mine[mine["variant"] == variant], look(colours, model, variant)
-            opacity = [0.4 if seen is True else 1.0 for seen in group["seen"]]
+            opacity = _opacity(group["seen"])
             label = look_of(variant).label
             traces.append(
                 _states(
@@ -146,6 +146,11 @@ def hull_chart(run: Run, structures: Structures, colours: Colours) -> Chart:
         "right.",
         views,
     )
+
+
+def _opacity(seen: pd.Series) -> list[float]:
+    """Return the opacity of each state: pale if it trained; one that DFT alone knows is not."""
+    return [0.4 if trained else 1.0 for trained in seen.fillna(False)]
 
 
 def _corners(hull: pd.DataFrame) -> list[list[float]]:
@@ -300,7 +305,7 @@ def orders_chart(run: Run, structures: Structures, colours: Colours) -> Chart:
                 *(group, look_of(variant).label, structures, 0),
                 colour=style["colour"],
                 symbol=style["symbol"],
-                opacity=[0.4 if seen is True else 1.0 for seen in group["seen"]],
+                opacity=_opacity(group["seen"]),
             )
             trace["x"] = points(group["dft_formation_mev_fu"], [0], name="", colour="")["x"]
             traces.append(trace)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from workflow_lib.core.code import code_checksum
-from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import atomic_path, write_json
 from workflow_lib.core.locks import alone
 from workflow_lib.core.progress import Progress
@@ -42,9 +41,6 @@ if TYPE_CHECKING:
     from ase import Atoms
 
     from workflow_lib.models.predictor import Predictor
-
-MAX_ENUMERATED = 2000
-"""Largest number of distinct arrangements that ``enumerate`` relaxes in one supercell."""
 
 SEARCHES = (genetic_search.__module__, random_search.__module__)
 """Modules that decide, with all that they import, what a search asks for next."""
@@ -80,7 +76,7 @@ def run_search(
     """
     from workflow_lib.simulation.cache import RelaxationCache, model_identity
 
-    check_cells(host, settings)
+    settings.check(host)
     identity = model_identity(model)
     with alone(Path(cache) / f"search-{identity[:20]}", "search"):
         store = RelaxationCache(cache, identity)
@@ -105,24 +101,6 @@ def run_search(
                 **{f"{part}_seconds": value for part, value in seconds.items()},
             },
         )
-
-
-def check_cells(host: Host, settings: SearchSettings) -> None:
-    """Raise UserError for compositions without arrangements and for enumerations that are too long."""
-    from workflow_lib.lattice.counting import count_distinct
-
-    host.end_members(charges=True)
-    for cell in settings.cells:
-        cell.occupations(host)
-        if cell.enumerate:
-            # Charge-blind models have fewer, but one limit holds for all variants.
-            numbers = host.compositions(cell.repeat)
-            count = sum(count_distinct(host, cell.repeat, n, charges=True) for n in numbers)
-            if count > MAX_ENUMERATED:
-                raise UserError(
-                    f"search.cells ({cell.name}): enumerate would relax {count} arrangements, more than "
-                    f"{MAX_ENUMERATED}; leave it out for this cell"
-                )
 
 
 def search_all(

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from workflow_lib.lattice.host import Host
 
 
+MAX_ENUMERATED = 2000
+"""Distinct arrangements of a cell up to which all may be relaxed."""
 LARGEST_SUPERCELL = 1000
 """Cells of the host; a search never ends in a larger one."""
 
@@ -189,3 +191,20 @@ class SearchSettings(BaseModel):
     def largest(self) -> CellSettings:
         """The supercell with the most sites."""
         return max(self.cells, key=lambda cell: prod(cell.repeat))
+
+    def check(self, host: Host) -> None:
+        """Raise UserError for compositions without arrangements and for enumerations that are too long."""
+        from workflow_lib.lattice.counting import count_distinct
+
+        host.end_members(charges=True)
+        for cell in self.cells:
+            cell.occupations(host)
+            if cell.enumerate:
+                # Charge-blind models have fewer, but one limit holds for all variants.
+                numbers = host.compositions(cell.repeat)
+                count = sum(count_distinct(host, cell.repeat, n, charges=True) for n in numbers)
+                if count > MAX_ENUMERATED:
+                    raise UserError(
+                        f"search.cells ({cell.name}): enumerate would relax {count} arrangements, more "
+                        f"than {MAX_ENUMERATED}; leave it out for this cell"
+                    )
