@@ -103,6 +103,11 @@ def potential_files(study):
     return [f"{study.potential}/{name}" for name in ("card.json", "model.safetensors")]
 
 
+def crystal_files(crystal):
+    """Return the file that a study's crystal is read from; none for one that is built from its sites."""
+    return [] if crystal.file is None else [crystal.file]
+
+
 def settings_of(*sections):
     """Return the sections a rule depends on, so that only rules which read a changed key run again."""
     return CFG.model_dump(mode="json", include=set(sections))

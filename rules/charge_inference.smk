@@ -7,6 +7,7 @@ MATERIALS = {study.name: study for study in CFG.charge_inference.studies}
 rule charge_inference:
     input:
         lambda wildcards: potential_files(MATERIALS[wildcards.material]),
+        crystal=lambda wildcards: crystal_files(MATERIALS[wildcards.material].crystal),
     output:
         checksums=f"{CHARGE_INFERENCE}/{{material}}/charge-inference.sha256.json",
         atoms=f"{CHARGE_INFERENCE}/{{material}}/atoms.csv",

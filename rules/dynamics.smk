@@ -26,6 +26,9 @@ def output_of_study(name):
 rule dynamics:
     input:
         lambda wildcards: potential_files(TRAJECTORIES[wildcards.trajectory].study),
+        crystal=lambda wildcards: crystal_files(
+            TRAJECTORIES[wildcards.trajectory].system.crystal
+        ),
     output:
         checksums=f"{DYNAMICS}/{{trajectory}}/dynamics.sha256.json",
         summary=f"{DYNAMICS}/{{trajectory}}/summary.json",

@@ -52,6 +52,8 @@ rule train:
         gpu=gpus,
     params:
         model=lambda wildcards: training_params(wildcards.model),
+        # Which frames a variant on the subset may learn: the files of the dataset are the same for any.
+        chemistry=[CFG.dataset.subset_elements, CFG.dataset.required_elements],
         settings=settings_of("redox", "threads"),
         code=lambda wildcards: code_of("train", adapter_of(wildcards.model)),
         out=subpath(output.card, parent=True),

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.frames.frame import Frame
-from workflow_lib.frames.splits import Splits
 from workflow_lib.frames.table import read_parquet
 from workflow_lib.models.identity import ModelId
 from workflow_lib.models.outside_settings import OutsideModel
+from workflow_lib.results_reading import read_table
 
 if TYPE_CHECKING:
     from workflow_lib.models.predictor import Predictor
@@ -56,7 +56,8 @@ def load_model(folder: str | Path, device: str = "cpu") -> TrainedModel:
 def training_frames(model: str | Path) -> list[Frame] | None:
     """Return the frames that trained the model of a run; None for one that lies elsewhere.
 
-    ``model`` is the folder ``results/<run>/training/<id>``; frames and splits are those of its run.
+    ``model`` is the folder ``results/<run>/training/<id>``; its parity table says which frames of the run's
+    dataset the variant learnt from.
     """
     folder = Path(model)
     dataset = folder.resolve().parent.parent / "dataset"
@@ -64,8 +65,9 @@ def training_frames(model: str | Path) -> list[Frame] | None:
         identity = ModelId.parse(folder.resolve().name)
     except UserError:
         return None
-    known = (folder / "card.json").is_file() and (dataset / "splits.json").is_file()
+    known = (folder / "card.json").is_file() and (dataset / "frames.parquet").is_file()
     if identity.fold is None or not known:
         return None
-    used = set(Splits.load(dataset / "splits.json").fold(identity.fold).frames["train"])
+    parity = read_table("training/parity", folder)
+    used = set(parity.loc[parity["set"] == "train", "frame_id"])
     return [frame for frame in read_parquet(dataset / "frames.parquet") if frame.frame_id in used]

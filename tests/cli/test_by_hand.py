@@ -243,5 +243,14 @@ def test_relax_says_what_a_cif_cannot_hold(
     write(tmp_path / "a.extxyz", frame_to_atoms(half))
     done = cli("relax", model_dir, tmp_path / "a.extxyz", tmp_path / "b.cif", "--max-steps", 1)
     assert done.returncode == 0, done.stderr
-    assert "b.cif has no charge states, energy or forces: CIF cannot hold them" in done.stderr
+    assert "b.cif may have no charge states, energy or forces: .extxyz has them" in done.stderr
     assert len(read(tmp_path / "b.cif")) == len(half)
+
+
+def test_relax_refuses_a_format_before_it_relaxes(
+    cli: Callable[..., Said], tmp_path: Path, model_dir: Path, half: Frame
+) -> None:
+    write(tmp_path / "a.extxyz", frame_to_atoms(half))
+    done = cli("relax", model_dir, tmp_path / "a.extxyz", tmp_path / "b.foo")
+    assert done.returncode == 2 and "ASE knows no format of this suffix" in done.stderr
+    assert "relaxing" not in done.stderr

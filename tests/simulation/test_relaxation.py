@@ -7,6 +7,7 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk
+from ase.constraints import FixAtoms
 from ase.neighborlist import neighbor_list
 from ase.optimize import FIRE, LBFGS
 from morse_potential import label, morse_model
@@ -92,6 +93,32 @@ def test_inputs_and_cells_stay():
     assert atoms == before and atoms.calc is None
     assert np.array_equal(result.atoms.cell, before.cell)
     assert not np.allclose(result.atoms.positions, before.positions, atol=0.01)
+
+
+def test_labels_of_the_start_are_not_those_of_the_relaxed_structure():
+    """A relaxed file that kept REF_energy would train as if DFT had computed it there."""
+    atoms = rattled(0)
+    atoms.info |= {"REF_energy": -1.0, "frame_id": "a-7"}
+    atoms.arrays["REF_forces"] = np.ones((len(atoms), 3))
+    [result] = relax(morse_model(), [atoms], fmax=FMAX, max_steps=2, batch_size=1)
+    assert not result.atoms.info and set(result.atoms.arrays) == {"numbers", "positions"}
+
+
+def test_fixed_atoms_are_refused_and_not_moved():
+    atoms = rattled(0)
+    atoms.set_constraint(FixAtoms([0, 1]))
+    with pytest.raises(UserError, match=r"structure 2 of 2: .* has fixed atoms"):
+        relax(morse_model(), [rattled(1), atoms], fmax=FMAX, max_steps=2, batch_size=1)
+
+
+def test_a_labelled_model_relaxes_what_has_no_redox_element(rule):
+    model = morse_model(rule.model_dump(mode="json"), REFERENCE)
+    atoms = bulk("ONa2", "fluorite", a=5.55, cubic=True)
+    atoms.rattle(0.1, seed=1)
+    both = [atoms, rattled(0)]
+    label(both[1], [0, 1])
+    first, second = relax(model, both, fmax=FMAX, max_steps=500, batch_size=2)
+    assert (first.status, second.status) == ("converged", "converged")
 
 
 def test_steps():

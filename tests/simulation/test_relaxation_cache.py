@@ -183,6 +183,32 @@ def test_other_code_is_another_identity(
     code.code_checksum.cache_clear()
 
 
+def test_ions_that_fall_into_one_another_have_diverged(
+    rule: RedoxRule, host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    """Blind MACE once made O2 in NaFe4(PO4)4, 4.5 eV below its neighbours, and a hull through it."""
+    model = TrainedModel.load(save_toy(tmp_path / "model", rule, "surrogate"))
+    plain = relaxation.relax
+
+    def falls(model, atoms, **named):
+        results = plain(model, atoms, **named)
+        oxygen = np.flatnonzero(atoms[0].numbers == 8)
+        near = sorted(oxygen, key=lambda k: atoms[0].get_distance(oxygen[0], k, mic=True))[1]
+        results[0].atoms.set_distance(oxygen[0], near, 1.27, fix=0, mic=True)
+        return results
+
+    monkeypatch.setattr(relaxation, "relax", falls)
+    cache = RelaxationCache(tmp_path / "cache", model_identity(model))
+    states = [Arrangement((1, 1, 1), (0,), (0,)), Arrangement((1, 1, 1), (0, 1, 2, 3), (0, 1, 2, 3))]
+    first, second = relax_arrangements(model, host, states, polaron_distortion=0.06, cache=cache, **COARSE)
+    assert first.status == "diverged" and second.status != "diverged"
+    assert first.reason == "O and O came as close as 1.27 A, 2.29 at the start"
+    assert "diverged after" in capsys.readouterr().err
+    monkeypatch.setattr(relaxation, "relax", None)
+    [again] = relax_arrangements(model, host, states[:1], polaron_distortion=0.06, cache=cache, **COARSE)
+    assert again.status == "diverged"
+
+
 def test_equivalent_arrangements_are_relaxed_once(rule: RedoxRule, host: Host, tmp_path: Path) -> None:
     folder = save_toy(tmp_path / "model", rule, "surrogate")
     model = TrainedModel.load(folder)

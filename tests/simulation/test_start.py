@@ -75,3 +75,30 @@ def test_steps_end_where_they_are_told_to(model, tmp_path):
 def test_no_steps_leave_the_structure_as_it_is(model, tmp_path):
     found = relaxed(model, tmp_path / "start.extxyz", max_steps=0)
     np.testing.assert_array_equal(found.positions, crystal().positions)
+
+
+def test_what_other_code_relaxed_is_relaxed_again_unless_it_was_used(model, tmp_path, monkeypatch):
+    path = tmp_path / "start.extxyz"
+    first = relaxed(model, path)
+    monkeypatch.setattr(start, "code_checksum", lambda *_: "another")
+    before = path.stat().st_mtime_ns
+    settings = StartSettings.model_validate({"fmax": 0.02, "max_steps": 60, "cell": False})
+    begun = start.relaxed_start(
+        model, crystal(), settings, identity="emt", path=path, title="copper", begun=True
+    )
+    assert path.stat().st_mtime_ns == before
+    np.testing.assert_array_equal(begun.positions, first.positions)
+    relaxed(model, path)
+    assert path.stat().st_mtime_ns > before
+
+
+def test_other_charge_states_are_another_start(model, tmp_path):
+    path = tmp_path / "start.extxyz"
+    settings = StartSettings.model_validate({"fmax": 0.02, "max_steps": 0, "cell": False})
+    times = []
+    for states in ([2, 3], [2, 3], [3, 2]):
+        atoms = crystal()
+        atoms.set_array("oxidation_states", np.resize(states, len(atoms)))
+        found = start.relaxed_start(model, atoms, settings, identity="emt", path=path, title="copper")
+        times.append(found.arrays["oxidation_states"][0])
+    assert times == [2, 2, 3]

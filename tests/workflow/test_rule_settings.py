@@ -16,7 +16,7 @@ OTHERWISE = {
     "host": r"\bhost=|\bnamed=\[CFG\.host",  # an input: its content decides
     "frames": r"CFG\.frames",
     "outside": r"\boutside=",
-    "dataset": r"\blevel=CFG\.dataset\.energy_reference|model=lambda",
+    "dataset": r"\blevel=CFG\.dataset\.energy_reference|\bchemistry=",
     "charge_inference": r"\bstudy=",
     "dynamics": r"\bstudy=",
     "phase_diagrams": r'\bsystem=|\bsampling=|"phase_diagram"',

@@ -162,8 +162,9 @@ def relax(
 
     MODEL as for predict. STRUCTURE and OUT have any format that ASE knows.
     """
-    from workflow_lib.frames.structure import read_structure, write_structure
+    from workflow_lib.frames.structure import read_structure, write_structure, written_format
 
+    name = written_format(out)
     atoms = read_structure(structure)
     predictor = _model(model, device)
     from workflow_lib.core.progress import Progress
@@ -193,10 +194,9 @@ def relax(
             "was written. Start from a structure closer to the training data"
         )
     write_structure(result.atoms, out)
-    if out.suffix == ".cif" and "oxidation_states" in result.atoms.arrays:
-        click.echo(
-            f"{out} has no charge states, energy or forces: CIF cannot hold them; .extxyz does", err=True
-        )
+    if name != "extxyz":
+        lost = "charge states, " if "oxidation_states" in result.atoms.arrays else ""
+        click.echo(f"{out} may have no {lost}energy or forces: .extxyz has them", err=True)
     click.echo(
         f"{result.status} after {result.steps} steps: energy {result.energy:.6f} eV, "
         f"largest force {result.fmax:.4f} eV/A, "

@@ -10,12 +10,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from grimp import ImportGraph
 
+NUMERICAL = ("torch", "mace-torch", "e3nn", "schnetpack", "chgnet", "numpy")
+"""Packages whose code decides what networks learn and predict."""
 PACKAGE = __name__.partition(".")[0]
 ROOT = Path(__file__).parents[1]
 
@@ -52,6 +55,17 @@ def imported(modules: Iterable[str]) -> frozenset[str]:
 def _packages(module: str) -> list[str]:
     parts = module.split(".")
     return [".".join(parts[:length]) for length in range(2, len(parts))]
+
+
+def packages_checksum(*names: str) -> str:
+    """Return a checksum of the versions of installed packages, whose code decides numbers too."""
+    text = ""
+    for name in names:
+        try:
+            text += f"{name} {version(name)}\n"
+        except PackageNotFoundError:
+            text += f"{name} absent\n"
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @cache

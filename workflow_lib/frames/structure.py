@@ -65,18 +65,25 @@ def read_structure(path: str | Path) -> Atoms:
     return atoms
 
 
+def written_format(path: str | Path) -> str:
+    """Return ASE's name of the format that a path's suffix asks for; UserError for an unknown one."""
+    from ase.io.formats import UnknownFileTypeError, filetype, get_ioformat
+
+    try:
+        return get_ioformat(filetype(str(path), read=False)).name
+    except UnknownFileTypeError as error:
+        raise UserError(
+            f"{path}: ASE knows no format of this suffix; use .extxyz, .cif or .vasp"
+        ) from error
+
+
 def write_structure(atoms: Atoms, path: str | Path) -> None:
     """Write one structure in the format of the suffix, atomically; UserError for an unknown one."""
     import ase.io
-    from ase.io.formats import UnknownFileTypeError, filetype
 
+    name = written_format(path)
     with atomic_path(path) as temporary:
-        try:
-            ase.io.write(temporary, atoms, format=filetype(str(path), read=False))
-        except UnknownFileTypeError as error:
-            raise UserError(
-                f"{path}: ASE knows no format of this suffix; use .extxyz, .cif or .vasp"
-            ) from error
+        ase.io.write(temporary, atoms, format=name)
 
 
 def _last_image(path: Path) -> tuple[Atoms, list[Any]]:

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from workflow_lib.core.errors import UserError
+
 SKIN = 0.5
 """A; how much longer than the reach of the potential the edges of a kept list may be."""
 
@@ -71,6 +73,8 @@ def search_cpu(positions: Tensor, cell: Tensor, system: Tensor, distance: float)
 
     counts = torch.bincount(system, minlength=len(cell)).tolist()
     coordinates, cells, start = positions.numpy(), cell.numpy(), 0
+    if not np.isfinite(cells).all():  # matscipy would search for ever
+        raise UserError("the cell of a structure is not finite: its simulation has left all meaning")
     atoms, shifts = [], []
     for count, vectors in zip(counts, cells, strict=True):
         first, second, shift = neighbour_list(

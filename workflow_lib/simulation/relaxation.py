@@ -61,10 +61,10 @@ Status = Literal["converged", "unconverged", "diverged"]
 class Relaxation:
     """End of one relaxation.
 
-    ``atoms``: the input with new positions (and cell, if it was relaxed), its charge states if the model
-    has them, and energy, forces and stress attached; ``energy`` eV; ``fmax`` eV/A, the largest norm of
-    the force on an atom; ``steps`` taken; ``smax`` GPa, the largest component of the stress (None in a
-    fixed cell). ``diverged``: energy, forces or stress not finite, the energy more than
+    ``atoms``: the input's elements at new positions (in a new cell, if it was relaxed), its charge states
+    if the model has them, and energy, forces and stress attached; ``energy`` eV; ``fmax`` eV/A, the
+    largest norm of the force on an atom; ``steps`` taken; ``smax`` GPa, the largest component of the
+    stress (None in a fixed cell). ``diverged``: energy, forces or stress not finite, the energy more than
     :data:`MAX_ENERGY_CHANGE` off, atoms closer than :data:`MIN_DISTANCE` or a volume beyond
     :data:`VOLUMES`; ``reason`` says which. Such a result has no meaning.
     """
@@ -120,12 +120,19 @@ def relax(
     ``record`` is called for the start, every ``record_every``-th step and the end of each
     relaxation. If the device runs out of memory the batch is halved, and unfinished relaxations start
     again (``record`` sees their steps again). Deterministic; raises UserError as ``Predictor.structure``
-    does, and for a cell that cannot be relaxed: the model gives no stress, or the structure has no cell.
+    does, for constraints, and for a cell that cannot be relaxed: the model gives no stress, or the
+    structure has no cell.
     Structures of pymatgen are taken too, as ``Predictor.predict`` does.
     """
     if not atoms:
         return []
     starts = [as_atoms(item) for item in atoms]
+    for place, item in enumerate(starts, 1):
+        if item.constraints:
+            raise UserError(
+                f"structure {place} of {len(starts)}: {item.symbols} has fixed atoms or other constraints, "
+                "which would not be kept; remove them, or relax with ASE and PotentialCalculator"
+            )
     if cell:
         _require_cells(model, starts)
     advance: Callable[..., OptimState] = (
@@ -332,10 +339,11 @@ class _Run:
         positions: np.ndarray,
         cell: np.ndarray,
     ) -> Atoms:
-        relaxed = self.atoms[index].copy()
-        if self.smax is not None:
-            relaxed.set_cell(cell)
-        relaxed.positions = positions
+        # Labels and names of the start are not those of the relaxed structure.
+        start = self.atoms[index]
+        relaxed = Atoms(
+            start.numbers, positions, cell=start.cell if self.smax is None else cell, pbc=start.pbc
+        )
         if state.has_extras(LABELS):
             relaxed.set_array(LABELS, state.atom_extras[LABELS][rows].cpu().numpy(), dtype=int)
         results = {"energy": float(state.energy[place]), "forces": state.forces[rows].cpu().numpy().copy()}

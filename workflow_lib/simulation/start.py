@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from workflow_lib.core.code import NUMERICAL, code_checksum, packages_checksum
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import atomic_path, to_json
 from workflow_lib.core.progress import Progress
+from workflow_lib.models.registry import FAMILIES
 from workflow_lib.simulation.settings import StartSettings
 
 if TYPE_CHECKING:
@@ -19,33 +21,47 @@ if TYPE_CHECKING:
     from workflow_lib.models.predictor import Predictor
 
 
+LABELS = "oxidation_states"
 LEG = 100
 """Steps after which a relaxation is written down and goes on from rest: what a kill costs at most."""
 
 
 def relaxed_start(
-    model: Predictor, atoms: Atoms, settings: StartSettings, *, identity: str, path: Path, title: str
+    model: Predictor,
+    atoms: Atoms,
+    settings: StartSettings,
+    *,
+    identity: str,
+    path: Path,
+    title: str,
+    begun: bool = False,
 ) -> Atoms:
     """Return the structure relaxed by the model, from ``path`` as far as that was made of the same.
 
-    ``identity`` is a hash of the potential. The relaxed structure is the one in the file, whose eight
-    digits decide what follows; ``info`` holds ``steps``, ``fmax`` (eV/A) and ``converged``. A long
-    relaxation is written every :data:`LEG` steps, where it goes on after a kill to the same numbers. Raises
-    UserError for a relaxation that diverges.
+    ``identity`` is a hash of the potential's weights. A structure that other code of this program relaxed
+    is relaxed again, but where something has ``begun`` from it. The relaxed structure is the one in the
+    file, whose eight digits decide what follows; ``info`` holds ``steps``, ``fmax`` (eV/A) and
+    ``converged``. A long relaxation is written every :data:`LEG` steps, where it goes on after a kill to
+    the same numbers. Raises UserError for a relaxation that diverges.
     """
     from ase.io import iread, write
 
     made_of = [identity, atoms.numbers, atoms.positions, np.array(atoms.cell), settings.model_dump()]
+    made_of.append(atoms.arrays.get(LABELS))
     digest = hashlib.sha256(to_json(made_of).encode()).hexdigest()
+    adapters = (family.module for family in FAMILIES.values())
+    code = code_checksum("workflow_lib.simulation.start", *adapters)
+    code += packages_checksum(*NUMERICAL, "torch-sim-atomistic")
     known = next(iread(path, format="extxyz")) if path.is_file() else None
-    if known is None or known.info.get("made_of") != digest:
+    current = known is not None and (begun or known.info.get("code") == code)
+    if known is None or known.info.get("made_of") != digest or not current:
         known = atoms.copy()
         known.info |= {"steps": 0, "converged": False}
     title = f"{title}: relaxing the start"
     with Progress(title, settings.max_steps, "step", announce=False) as shown:
         while not known.info["converged"] and known.info["steps"] < settings.max_steps:
             found = _leg(model, known, settings, title, shown)
-            found.info["made_of"] = digest
+            found.info |= {"made_of": digest, "code": code}
             with atomic_path(path) as temporary:
                 write(temporary, found, format="extxyz")
             known = next(iread(path, format="extxyz"))

@@ -71,8 +71,13 @@ class TorchSimModel(ModelInterface):
         """Return the state of structures with their charge states (see ``Predictor.structure``)."""
         state = ts.io.atoms_to_state(list(atoms), self.device, self.dtype)
         if self.trained.charge_labelled:
-            chosen = [np.asarray(self.trained.choose(item, assign)) for item in atoms]
-            state.atom_extras[LABELS] = torch.as_tensor(np.concatenate(chosen), device=self.device)
+            chosen = [self.trained.choose(item, assign) for item in atoms]
+            # A structure without the redox element has no charge states to choose.
+            states = [
+                np.zeros(len(item), dtype=np.int64) if own is None else np.asarray(own)
+                for item, own in zip(atoms, chosen, strict=True)
+            ]
+            state.atom_extras[LABELS] = torch.as_tensor(np.concatenate(states), device=self.device)
         return state
 
     def forward(self, state: ts.SimState, **_kwargs: object) -> dict[str, torch.Tensor]:

@@ -277,7 +277,9 @@ def _labelled(model: Predictor, atoms: Sequence[Atoms], assign: Assign) -> list[
     """Return copies with nothing but elements, positions, cell and the charge states to use."""
     found = []
     for item in atoms:
-        copy = Atoms(item.numbers, item.positions, cell=item.cell, pbc=item.pbc)
+        # torch-sim takes the volume with its sign; the negative of a left-handed cell is the same lattice.
+        hand = -1.0 if np.linalg.det(np.array(item.cell)) < 0 else 1.0
+        copy = Atoms(item.numbers, item.positions, cell=hand * np.array(item.cell), pbc=item.pbc)
         states = model.choose(item, assign)
         if states is not None:
             copy.set_array(LABELS, np.asarray(states, dtype=np.int64))

@@ -13,7 +13,7 @@ from workflow_lib.models.trained import LABELS, TrainedModel
 from workflow_lib.results_reading import seal
 from workflow_lib.simulation.dynamics.checks import block_mean
 from workflow_lib.simulation.dynamics.run import run_dynamics, weights_identity
-from workflow_lib.simulation.dynamics.trajectory import Trajectory
+from workflow_lib.simulation.dynamics.trajectory import START, Trajectory
 from workflow_lib.simulation.start import relaxed_start
 from workflow_lib.stages.dynamics.settings import Job
 
@@ -49,6 +49,7 @@ def run_trajectory(
         identity=weights_identity(model),
         path=work / "start.extxyz",
         title=job.id,
+        begun=(work / TRAJECTORY / START).is_file(),
     )
     trajectory = run_dynamics(
         model,

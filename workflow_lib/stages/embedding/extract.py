@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.kept import Arrays, Kept
@@ -111,24 +110,21 @@ def frame_features(
     return np.concatenate(parts).astype(np.float64)
 
 
-def untrained(
-    card: Mapping[str, Any], training_frames: Sequence[Frame], device: torch.device | str = "cpu"
-) -> TrainedModel:
-    """Return the network of a card before its first training step: same seed, species and constants.
+def untrained(model: TrainedModel) -> TrainedModel:
+    """Return a network as it was before its first training step: same seed, species and constants.
 
-    A pretrained network has its shipped weights. Species energies are zero, because no embedding
-    depends on them.
+    Constants that were taken from the training frames are the trained network's own. A pretrained network
+    has its shipped weights.
     """
+    card = model.card
     family = FAMILIES[card["family"]]
     hyperparameters = family.hyperparameters.model_validate(card["hyperparameters"])
     species = species_from_card(card["species"])
     potential = family.load().build(hyperparameters, species, init=card["init"], seed=int(card["seed"]))
-    model = TrainedModel(potential, card)
     if card["init"] == "scratch":
-        structures = [model.structure(frame_to_atoms(frame)) for frame in training_frames]
-        potential.set_statistics([potential.graph(structure) for structure in structures])
-    potential.requires_grad_(False).to(device)
-    return model
+        potential.load_state_dict(dict(model.potential.named_buffers()), strict=False)
+    potential.requires_grad_(False).to(model.device)
+    return TrainedModel(potential, card)
 
 
 def reference_key(table: pd.DataFrame, wanted: str | None, x: float) -> str:

@@ -100,8 +100,7 @@ def run_embedding(
         return _nothing(scores | {"status": "embeddings are not finite"}, settings, out)
     before = trained
     if fold is not None and isinstance(model, TrainedModel):
-        train = [frame for frame in known if fold.frame_role(frame.frame_id) == "train"]
-        start, title = untrained(model.card, train, model.device), f"{out.name} untrained"
+        start, title = untrained(model), f"{out.name} untrained"
         before = frame_features(start, known, redox_z, batch_size=size, title=title, kept=kept)
     path, end = follow_relaxation(
         model,

@@ -14,20 +14,18 @@ import os
 import re
 import sys
 from collections.abc import Iterable
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from workflow_lib.core.code import code_checksum
+from workflow_lib.core.code import NUMERICAL, code_checksum, packages_checksum
 from workflow_lib.core.io import atomic_path, to_json, write_json
 from workflow_lib.frames.frame import Frame
 from workflow_lib.models.registry import FAMILIES
 
 _NAME = re.compile(r"epoch(\d{6})-batch(\d{6})-([0-9a-f]{16})\.pt")
-_PACKAGES = ("torch", "mace-torch", "e3nn", "schnetpack", "chgnet", "numpy")
 
 
 def frames_checksum(frames: Iterable[Frame]) -> str:
@@ -46,14 +44,8 @@ def frames_checksum(frames: Iterable[Frame]) -> str:
 
 def training_code(family: str) -> str:
     """Return a checksum of the trainer's code, of a family's adapter, and of the packages below them."""
-    digest = hashlib.sha256()
-    digest.update(code_checksum("workflow_lib.stages.training.run", FAMILIES[family].module).encode())
-    for package in _PACKAGES:
-        try:
-            digest.update(f"{package} {version(package)}".encode())
-        except PackageNotFoundError:
-            digest.update(f"{package} absent".encode())
-    return digest.hexdigest()
+    code = code_checksum("workflow_lib.stages.training.run", FAMILIES[family].module)
+    return f"{code} {packages_checksum(*NUMERICAL)}"
 
 
 class CheckpointStore:
