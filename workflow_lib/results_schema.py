@@ -285,7 +285,7 @@ TABLES: dict[str, Table] = {
         *("comparison/comparison.csv", "comparison"),
         MODEL
         | _columns(
-            "init status level",
+            "init status level redox_states",
             "energy_mae_mev_atom force_mae_mev_a states_spearman hull_mae_mev_fu step_voltage_mae_mv "
             "redox_silhouette",
             "parameters train_frames relaxations",

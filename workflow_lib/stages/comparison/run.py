@@ -41,6 +41,7 @@ COLUMNS = (
     *_CHARGE_ORDER,
     *("hull_mae_mev_fu", "step_voltage_mae_mv"),
     *_EMBEDDING,
+    "redox_states",
     "relaxations",
 )
 """Columns of comparison.csv; docs/comparison.md defines each."""
@@ -92,6 +93,7 @@ def _answers(source: str, folders: Folders, thermodynamics: pd.DataFrame) -> dic
         row[key] = None if hull.empty else hull[key].iloc[0]
     embedding = _optional(folders["embeddings"], source, "scores.json", "embedding")
     row.update({key: embedding.get(key) for key in _EMBEDDING})
+    row["redox_states"] = embedding.get("headline")
     search = _optional(folders["searches"], source, "summary.json", "search")
     # The stages share a cache: what both ask for is one relaxation.
     beyond = search.get("relaxations_beyond_charge_orders", 0)
