@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +111,23 @@ def test_variants_of_one_seed_are_one_training_and_controls_are_none(tmp_path):
     assert row["error_without"] == pytest.approx(1150)
     without_control = run_ablation([STUDY], pairs[:6], tmp_path / "again").set_index("label").loc["energy"]
     assert without_control["low"] == row["low"]
+
+
+def test_many_numbers_are_paired_one_by_one(tmp_path):
+    """Pairs of all numbers with all once took 20 GB for some hundred frames."""
+    pair = [
+        write_training(tmp_path / f"{name}-baseline-f0-s1", {"energy": 1.0})
+        for name in ("plain", "moments")
+    ]
+    for folder in pair:
+        rows = read_table("training/parity", folder)
+        many = pd.concat([rows.assign(frame_id=rows["frame_id"] + f" {k}") for k in range(2500)])
+        write_sealed("training/parity", folder, many.reset_index(drop=True))
+        seal(folder, "train", source=folder.name)
+    tracemalloc.start()
+    run_ablation([STUDY], pair, tmp_path / "ablation")
+    assert tracemalloc.get_traced_memory()[1] < 1e9  # 4 x 10^8 pairs would take 10 GB and more
+    tracemalloc.stop()
 
 
 def test_a_study_names_two_models_of_the_run():

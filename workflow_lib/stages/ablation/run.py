@@ -44,7 +44,7 @@ def run_ablation(studies: Sequence[AblationStudy], trainings: Sequence[Path], ou
     rows = []
     for study in studies:
         without, changed = (_errors(trainings, name) for name in (study.without, study.changed))
-        common = without[PAIR].merge(changed[PAIR]).drop_duplicates()
+        common = without[PAIR].drop_duplicates().merge(changed[PAIR].drop_duplicates())
         without, changed = (part.merge(common, on=PAIR) for part in (without, changed))
         for label, (unit, factor) in ERRORS.items():
             of_label = [part[part["label"] == label] for part in (without, changed)]
