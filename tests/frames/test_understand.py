@@ -81,6 +81,15 @@ def test_wild_stress_is_left_out_and_the_frame_kept(frames, tmp_path):
     assert any("left out in 1 frames" in line for line in summary["statements"])
 
 
+def test_sodium_decides_without_oxygen(frames):
+    """Na in a sulfide with charges counted as electrons more: they were taken as they stood."""
+    sulfide = [
+        with_labels(frame, numbers=np.where(frame.numbers == 8, 16, frame.numbers), charges=-frame.charges)
+        for frame in frames[55:58]
+    ]
+    assert orient_charges(sulfide) == {"charges_turned": 3}
+
+
 def test_signs_of_charges(frames):
     some = [with_labels(frame, charges=-frame.charges) for frame in frames[55:65]]
     some[0].charges = None

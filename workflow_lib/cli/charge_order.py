@@ -19,11 +19,12 @@ def charge_order_reference(config: Config, dataset: Path, out: Path) -> None:
     """
     from workflow_lib.lattice.host import Host
     from workflow_lib.results_reading import checked
-    from workflow_lib.stages.charge_order.reference import build_reference
+    from workflow_lib.stages.charge_order.reference import build_reference, require_compared
 
     reference = build_reference(
         checked(dataset / "frames.parquet", "dataset"), Host.load(config.host, config.redox), out
     )
+    require_compared(reference, config.charge_order.compared_x)
     # Whether `cell: auto` relaxes cells is known from here on: before models train, not after.
     converged = bool(reference["stress_converged"].all())
     if config.charge_order.stop(stress_converged=converged).cells == "relaxed":

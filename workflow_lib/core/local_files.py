@@ -17,6 +17,8 @@ def local_files(name: str, pattern: str, leave_out: Path) -> list[Path]:
     given = Path(pattern).expanduser()
     if given.is_dir():
         found = [path for path in given.rglob("*") if not _hidden(path.relative_to(given))]
+    elif given.is_file():  # whatever letters its name has
+        found = [given]
     else:
         # Path.glob requires a relative pattern; this may be an absolute one.
         found = [Path(path) for path in glob.glob(str(given), recursive=True)]  # noqa: PTH207

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import cached_property
 from itertools import combinations, product
-from math import prod
+from math import comb, prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from workflow_lib.lattice.locate import Reading
     from workflow_lib.lattice.polaron import Shells
 
+MOST_ORDERS = 100_000
+"""Charge orders of an end member of mixed valence that are listed; half a minute's work."""
+_DISTANCES = 4_000_000
+"""Distances computed at once, 0.1 GB."""
 SYMPREC = 1e-3  # A; host files hold exactly symmetric positions
 
 
@@ -136,6 +140,12 @@ class Host:
                     f"the {what} end member of {self.name} is not neutral with {self.rule.couple}, and "
                     f"formation energies need both; {self._neutral(UNIT)} {self.mobile} of {ends[1]} are"
                 )
+            orders = comb(self.n_redox(UNIT), self.n_reduced(UNIT, number)) if charges else 1
+            if orders > MOST_ORDERS:
+                raise UserError(
+                    f"the {what} end member of {self.name} has {orders} charge orders in this cell, more "
+                    f"than the {MOST_ORDERS} that are listed; describe the host by a smaller cell"
+                )
         empty, full = (self.enumerate(UNIT, number, charges=charges) for number in ends)
         return empty, full
 
@@ -198,10 +208,14 @@ class Host:
                 sites = scaled[numbers == z]
                 images = np.einsum("gab,ib->gia", symmetry["rotations"], sites)
                 images += symmetry["translations"][:, None]
-                gap = images[:, :, None] - sites[None, None]
-                gap -= np.round(gap)
-                distance = np.linalg.norm(gap @ cell, axis=-1)
-                tables.append(distance.argmin(axis=-1))
+                # Some operations at once: all of them would take 20 GB for 432 sites of a cubic crystal.
+                parts = np.array_split(images, -(-len(images) * len(sites) ** 2 // _DISTANCES))
+                found = []
+                for part in parts:
+                    gap = part[:, :, None] - sites[None, None]
+                    gap -= np.round(gap)
+                    found.append(np.linalg.norm(gap @ cell, axis=-1).argmin(axis=-1))
+                tables.append(np.concatenate(found))
             both = np.unique(np.concatenate(tables, axis=1), axis=0)
             n = self.n_mobile(repeat)
             self._permutations[repeat] = both[:, :n], both[:, n:]

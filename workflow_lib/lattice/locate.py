@@ -102,6 +102,22 @@ def copies_of_host(host: Host, numbers: np.ndarray, offsets: np.ndarray) -> np.n
     return np.where(fits, copies, 0)
 
 
+def _smaller_cells(host: Host, numbers: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Return which frames [F] have the host's framework in a cell with fewer atoms than the host's."""
+    if len(offsets) < 2:
+        return np.zeros(0, dtype=bool)
+    mobile_z = int(host.numbers[host.mobile_sites[0]])
+    counts = {
+        int(z): np.add.reduceat(numbers == z, offsets[:-1], dtype=np.int64) for z in np.unique(host.numbers)
+    }
+    share = counts[host.rule.redox_z] / len(host.redox_sites)
+    smaller = (share > 0) & (share < 1) & (sum(counts.values()) == np.diff(offsets))
+    for z, count in counts.items():
+        sites = share * np.count_nonzero(host.numbers == z)
+        smaller &= (count <= sites + 1e-9) if z == mobile_z else np.isclose(count, sites)
+    return smaller
+
+
 def locate(
     host: Host,
     numbers: np.ndarray,
@@ -120,6 +136,11 @@ def locate(
     copies = copies_of_host(host, numbers, offsets)
     arrangements: list[Arrangement | None] = [None] * len(copies)
     reasons: list[str | None] = [None] * len(copies)
+    for frame in np.flatnonzero(_smaller_cells(host, numbers, offsets) & (copies == 0)).tolist():
+        if wanted is None or wanted[frame]:
+            reasons[frame] = (
+                f"a smaller cell than that of {host.name}; describe the host by it, or repeat the frame"
+            )
     foreign = np.zeros(len(copies), dtype=bool)
     asked = copies > 0 if wanted is None else (copies > 0) & wanted
     for frame in np.flatnonzero(asked & ~_sound(offsets, positions, cells)).tolist():
@@ -276,12 +297,13 @@ class _Group:
                 continue
             rms[row] = fit.rms[place]
             self.found[row] = Reading(basis, fit.shift[place]), fit.site[place]
-            good = fit.worst[place] <= MATCH
-            self.reasons[row] = (
-                None if good else f"{fit.worst[place]:.2f} A from its site in {self.host.name}"
-            )
-            self.misplaced[row] = None if good else int(fit.atom[place])
-            self.foreign[row] = not good and fit.framework[place] > FOREIGN
+            far, foreign = fit.worst[place] > MATCH, fit.framework[place] > FOREIGN
+            reason = f"{fit.worst[place]:.2f} A from its site in {self.host.name}" if far else None
+            if foreign and not far:  # such as another stacking of the layers
+                reason = f"of a framework {fit.framework[place]:.2f} A off that of {self.host.name}"
+            self.reasons[row] = reason
+            self.misplaced[row] = int(fit.atom[place]) if far or foreign else None
+            self.foreign[row] = foreign
 
     def _other_settings(
         self, row: int, doubtful: np.ndarray, positions: np.ndarray, cells: np.ndarray, rms: np.ndarray

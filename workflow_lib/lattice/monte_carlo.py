@@ -140,10 +140,14 @@ def neutral_exchange(host: Host, *, charges: bool) -> Exchange:
     """Return the smallest exchange with the reservoir that keeps the cell neutral.
 
     Ions of charge z and redox sites that differ by d e: d/g ions with z/g sites, g their common divisor.
-    Without charge states one ion.
+    Without charge states one ion. Raises UserError for mobile anions, which would oxidise as they come in.
     """
     if not charges:
         return Exchange(1, 0)
+    if host.mobile_charge < 0:
+        raise UserError(
+            f"{host.mobile} of {host.name} is an anion; Monte Carlo with charge states knows cations only"
+        )
     step = host.high - host.low
     divisor = gcd(step, host.mobile_charge)
     return Exchange(step // divisor, host.mobile_charge // divisor)

@@ -21,6 +21,9 @@ ORDERS = ("2323", "2332", "2233")
 MOMENT = {2: 3.66, 3: 4.30}
 
 
+MAGNETIC = ("FM", "AFM", "FiM", "NM")
+
+
 @pytest.fixture
 def orders(frames: list[Frame]) -> list[Frame]:
     """Three charge orders on the atoms of one frame of Na1001, displaced so that no two Fe are alike."""
@@ -141,6 +144,11 @@ def test_atoms_are_told_apart_and_the_lowest_orbital_counts(orders, tmp_path, ho
     [
         (lambda orders: orders[:1], "holds no two charge orders on identical atoms"),
         (lambda orders: [replace(f, energy_reference="another") for f in orders], "different levels"),
+        # Their energies differ by tens of meV for another reason than the charge order.
+        (
+            lambda orders: [replace(f, magnetic_order=m) for f, m in zip(orders, MAGNETIC, strict=False)],
+            "holds no two charge orders on identical atoms",
+        ),
         (lambda orders: [replace(f, kind="rattle") for f in orders], "kind 'same-positions'"),
     ],
 )

@@ -22,6 +22,7 @@ from workflow_lib.lattice.polaron import bond_gap
 from workflow_lib.results_reading import read_reference, seal
 from workflow_lib.stages.charge_order.reference import (
     build_reference,
+    require_compared,
 )
 
 
@@ -268,11 +269,14 @@ def test_frames_without_moments_never_replace_those_with_them(
     assert len(static) >= 2
     table = rebuilt([*paths, *static], host, tmp_path / "beside")
     assert table.drop(columns="paths").equals(plain.drop(columns="paths"))
-    assert "hold no moments" not in caplog.text
+    assert "show no magnetic order" not in caplog.text
     # Where nothing else answers they do, and it is said.
     replaced = [silent(f, -0.3) if f in ends else f for f in paths]
     table = rebuilt(replaced, host, tmp_path / "alone")
-    assert "2 of 16 states hold no moments, 1x1x1:Na0000:Fe3333 among them" in caplog.text
+    assert (
+        "the moments of 2 of 16 states, 1x1x1:Na0000:Fe3333 among them, show no magnetic order"
+        in caplog.text
+    )
     inner = table["x"].between(0, 1, inclusive="neither")
     shift = table["formation_mev_fu"] - plain["formation_mev_fu"]
     np.testing.assert_allclose(shift[inner], 75.0, atol=1e-4)
@@ -282,7 +286,7 @@ def test_material_without_moments_is_no_reason_to_warn(
     frames: list[Frame], host: Host, tmp_path: Path, caplog
 ) -> None:
     rebuilt([silent(f, 0.0) for f in frames if f.kind == "relaxation"], host, tmp_path / "out")
-    assert "hold no moments" not in caplog.text
+    assert "show no magnetic order" not in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -315,3 +319,15 @@ def test_models_without_stress_are_told_before_they_train(
     assert (code, "mace trains without stress and cannot relax cells" in said) == (
         (2, True) if told else (0, False)
     )
+
+
+def test_the_compared_composition_needs_states_to_rank(
+    frames: list[Frame], host: Host, tmp_path: Path
+) -> None:
+    """Said before models train: headline numbers would be empty, and the Ewald job would stop the run."""
+    table = rebuilt([f for f in frames if f.kind == "relaxation"], host, tmp_path / "plain")
+    require_compared(table, 0.5)
+    with pytest.raises(UserError, match=r"compared_x is 0\.333, .*1 at 0, 2 at 0\.25, 10 at 0\.5"):
+        require_compared(table, 0.333)
+    with pytest.raises(UserError, match="describe the host by a larger cell"):
+        require_compared(table[table["x"].isin([0, 1])], 0.5)

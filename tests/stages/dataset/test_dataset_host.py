@@ -6,6 +6,8 @@ import json
 
 import numpy as np
 import pytest
+from ase.io import write
+from invented_hosts import magnesium_silicate
 from other_settings import unimodular
 from samples import FRAMES, HOST, REFERENCE, RULE, sample_table
 
@@ -16,6 +18,7 @@ from workflow_lib.lattice.host import Host
 from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.stages.dataset import run
 from workflow_lib.stages.dataset.assign import assign
+from workflow_lib.stages.dataset.decide import decide
 from workflow_lib.stages.dataset.index import OTHER_CRYSTAL, make_index
 from workflow_lib.stages.dataset.settings import DatasetSettings
 from workflow_lib.stages.dataset.source import in_memory, open_source
@@ -165,3 +168,43 @@ def test_mixed_magnetic_orders_of_one_framework_are_said(rule, host, original_fr
     ]
     assert {frame.magnetic_order for frame in empty} == {"FM", "AFM"}
     assert bool(warnings(empty)) is mobile_known
+
+
+def test_formula_units_are_those_of_the_host_at_every_composition(tmp_path):
+    """Mg2Fe4Si4O16 was taken for two formula units of MgFe2Si2O8, and its formation energy for -46 eV."""
+    host, images = magnesium_silicate(), []
+    for ions in range(5):
+        for number, arrangement in enumerate(host.enumerate((1, 1, 1), ions, charges=True)[:3]):
+            atoms = host.build(arrangement)
+            states = atoms.arrays.pop("oxidation_states")
+            atoms.arrays["REF_magmom"] = np.where(states == 2, 3.7, np.where(states == 4, 4.3, 0.0))
+            atoms.arrays["REF_forces"] = np.zeros((len(atoms), 3))
+            atoms.info |= {
+                "REF_energy": -180.0 - 2 * ions,
+                "group": f"{ions}-{number}",
+                "kind": "relaxation",
+            }
+            images.append(atoms)
+    write(tmp_path / "frames.extxyz", images, format="extxyz")
+    level = "VASP/PBE+U/PW520"
+    described = host.rule.model_dump(mode="json")
+    for state, window in zip(described["states"], ([3.5, 3.9], [4.1, 4.5]), strict=True):
+        state["magmom"] = {level: window}
+    rule = RedoxRule.model_validate(described)
+    host.rule = rule
+    settings = DatasetSettings(
+        path=str(tmp_path / "frames.extxyz"),
+        energy_reference=level,
+        subset_elements=("Mg", "Fe", "Si", "O"),
+        required_elements=("Fe",),
+        folds={"count": 2, "run": (0,)},
+    )
+    source = open_source(settings)
+    index = make_index(source, rule, host, settings)
+    assert index.rows["formula_units"].tolist() == [4] * len(images)
+    assert set(index.rows["composition"]) == {
+        *("FeSiO4", "FeMg0.25SiO4", "FeMg0.5SiO4", "FeMg0.75SiO4", "FeMgSiO4")
+    }
+    run.write_labelled(source, decide(index, source, settings), rule, tmp_path / "frames.parquet")
+    kept = read_parquet(tmp_path / "frames.parquet")
+    assert len(kept) == len(images) and {frame.formula_units for frame in kept} == {4}

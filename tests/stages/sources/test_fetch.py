@@ -212,6 +212,29 @@ def test_archives_are_unpacked_once(tmp_path: Path) -> None:
     assert record["unpacked"] == {"models/all.zip": "unpacked/models/all.zip"}
 
 
+def test_archives_that_are_gone_are_not_read(tmp_path: Path) -> None:
+    """What was unpacked of an archive stays, and was read for ever."""
+    data = tmp_path / "data"
+    data.mkdir()
+    for name in ("bad", "good"):
+        with zipfile.ZipFile(data / f"{name}.zip", "w") as archive:
+            archive.writestr(f"{name}.xyz", "1\n\nNa 0 0 0\n")
+    source = LocalSource(api="local", path=str(data))
+    assert len(fetch("local", source, tmp_path / "out").unpacked) == 2
+    (data / "bad.zip").unlink()
+    fetch("local", source, tmp_path / "out")
+    record = json.loads((tmp_path / "out/local/provenance.json").read_text())
+    assert [Path(archive).name for archive in record["unpacked"]] == ["good.zip"]
+
+
+def test_a_file_may_have_brackets_in_its_path(tmp_path: Path) -> None:
+    folder = tmp_path / "run[1]"
+    folder.mkdir()
+    (folder / "a[2].xyz").write_text("1\n\nNa 0 0 0\n")
+    found = fetch("local", LocalSource(api="local", path=str(folder / "a[2].xyz")), tmp_path / "out")
+    assert [path.name for path in found.files] == ["a[2].xyz"]
+
+
 def test_local_files_stay_where_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = tmp_path / "data"
     (data / "deep").mkdir(parents=True)

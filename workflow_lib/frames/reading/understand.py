@@ -50,8 +50,8 @@ class BaderSigns(NamedTuple):
 def bader_signs(frames: Sequence[Frame]) -> BaderSigns:
     """Return the sign of each frame's charges, see :class:`BaderSigns`.
 
-    Bader charges of Na in these oxides are 0.86 to 0.88 e; a frame without Na is judged by its
-    oxygen, which is always negative. The sign is 0 if the charges sum to what electrons do that were
+    Bader charges of Na in salts are 0.8 to 0.9 e; a frame without Na is judged by its oxygen, which is
+    always negative. The sign is 0 if the charges sum to what electrons do that were
     counted, or if Na is far from +-0.87 e. It is 1 if nothing can be decided.
     """
     signs, sodium = np.ones(len(frames)), np.full(len(frames), np.nan)
@@ -72,7 +72,7 @@ def bader_signs(frames: Sequence[Frame]) -> BaderSigns:
         mine = np.bincount(owner[chosen], charges[chosen], minlength=len(frames))
         means.append(np.divide(mine, count, out=np.full(len(frames), np.nan), where=count > 0))
     sodium, oxygen = means
-    oxide, with_na = np.isfinite(oxygen), np.isfinite(oxygen) & np.isfinite(sodium)
+    oxide, with_na = np.isfinite(oxygen), np.isfinite(sodium)
     signs[oxide] = -np.sign(oxygen[oxide])
     signs[with_na] = np.sign(sodium[with_na])
     size = np.abs(sodium[with_na])

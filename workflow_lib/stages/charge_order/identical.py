@@ -106,6 +106,7 @@ def read_identical(
 def _identical(one: Frame, other: Frame) -> bool:
     return (
         np.array_equal(one.numbers, other.numbers)
+        and one.magnetic_order == other.magnetic_order  # else their energies differ for another reason
         and np.allclose(one.cell, other.cell, rtol=0, atol=SAME)
         and np.allclose(one.positions, other.positions, rtol=0, atol=SAME)
     )

@@ -104,7 +104,7 @@ class _Answers:
         unknown = sorted(key for key, frame in answers.items() if frame.magnetic_order is None)
         if shown - {"NM"} and unknown:
             _log.warning(
-                "%s: %d of %d states hold no moments, %s among them, so their magnetic order is unknown; "
+                "%s: the moments of %d of %d states, %s among them, show no magnetic order; "
                 "beside states that are %s it may shift formation energies by tens of meV",
                 where, len(unknown), len(answers), unknown[0], " or ".join(sorted(map(str, shown))),
             )  # fmt: skip
@@ -223,6 +223,18 @@ def build_reference(frames_path: str | Path, host: Host, out_dir: str | Path) ->
     _write_structures([answers[key] for key in table["state_key"]], table, out_dir / STRUCTURES)
     seal(out_dir, "charge-order-reference")
     return table
+
+
+def require_compared(reference: pd.DataFrame, compared_x: float) -> None:
+    """Raise UserError unless DFT knows several states at the composition whose orders are compared."""
+    if np.isclose(reference["x"], compared_x).sum() >= 2:
+        return
+    counts = reference["x"].round(6).value_counts().sort_index()
+    told = ", ".join(f"{count} at {x:.6g}" for x, count in counts.items())
+    raise UserError(
+        f"charge_order.compared_x is {compared_x:.6g}, where DFT knows no two states to rank ({told}); set "
+        "it to a composition with several, or describe the host by a larger cell"
+    )
 
 
 def _largest_force(frame: Frame) -> float:

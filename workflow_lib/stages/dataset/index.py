@@ -6,6 +6,7 @@ It is made in one pass over the frames; what is kept and how it is split is deci
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import prod
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ from workflow_lib.core.elements import SYMBOLS
 from workflow_lib.frames.frame import Frame
 from workflow_lib.frames.subset import formula, in_subset_many
 from workflow_lib.frames.table import FrameBatch
-from workflow_lib.lattice.arrangement import Arrangement
+from workflow_lib.lattice.arrangement import Arrangement, StateKey
 from workflow_lib.lattice.host import Host
 from workflow_lib.lattice.locate import locate
 from workflow_lib.lattice.redox import RedoxRule
@@ -108,11 +109,11 @@ class _Contents:
         self.contents: list[tuple[np.ndarray, int]] = []
         self.names: list[str] = []
 
-    def place(self, batch: FrameBatch) -> np.ndarray:
-        """Return the place in ``contents`` of each frame ``[F]``."""
+    def place(self, batch: FrameBatch, units: np.ndarray) -> np.ndarray:
+        """Return the place in ``contents`` of each frame ``[F]``; ``units``: formula units in its cell."""
         width = len(SYMBOLS)
         counts = np.bincount(batch.owner * width + batch.numbers, minlength=len(batch) * width)
-        both = np.column_stack([counts.reshape(-1, width), batch.values("formula_units")])
+        both = np.column_stack([counts.reshape(-1, width), units])
         distinct, inverse = np.unique(both, axis=0, return_inverse=True)
         return np.array([self._place(row) for row in distinct])[inverse]
 
@@ -170,8 +171,17 @@ def _rows(
     table |= {name: ~batch.missing(name) for name in LABELS}
     table |= _charges_by_state(batch, states, labelled, rule)
     converged = batch.table.column("stress_converged").fill_null(False)
+    units = np.array(
+        [
+            own if key is None or host is None else prod(StateKey.parse(key).repeat) * host.formula_units
+            for key, own in zip(keys, batch.values("formula_units").tolist(), strict=True)
+        ],
+        dtype=np.int64,
+    )
     table |= {
-        "content": contents.place(batch),
+        "content": contents.place(batch, units),
+        # Of a frame on the host's sites they are the host's: what it holds does not tell, Mg2Fe4 or MgFe4.
+        "formula_units": units,
         "atoms": batch.sizes,
         "energy": batch.values("energy"),
         "fmax": batch.values("fmax").astype(float),

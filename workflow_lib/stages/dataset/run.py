@@ -203,6 +203,7 @@ def write_labelled(source: Source, index: Index, rule: RedoxRule, path: Path) ->
     sites = SiteHistograms(rule, mean_charges(index.used()))
     kept, labelled = index.kept, index.rows["labelled"].to_numpy()
     texts = {name: index.rows[name].to_numpy() for name in ("state_key", "group")}
+    units = index.rows["formula_units"].to_numpy()
     texts["energy_reference"] = np.full(len(kept), source.energy_reference, dtype=object)
     with (
         tqdm(total=source.count, desc="writing", unit="frame", leave=False) as bar,
@@ -213,16 +214,20 @@ def write_labelled(source: Source, index: Index, rule: RedoxRule, path: Path) ->
             states = index.states[index.offsets[mine.start] : index.offsets[mine.stop]]
             sites.add(batch, states, kept[mine] & labelled[mine])
             own = {name: column[mine] for name, column in texts.items()}
-            table = _with_labels(batch, states, labelled[mine], own)
+            table = _with_labels(batch, states, labelled[mine], own, units[mine])
             writer.write_table(table.filter(pa.array(kept[mine])))
             bar.update(len(batch))
     return sites
 
 
 def _with_labels(
-    batch: FrameBatch, states: np.ndarray, labelled: np.ndarray, texts: Mapping[str, np.ndarray]
+    batch: FrameBatch,
+    states: np.ndarray,
+    labelled: np.ndarray,
+    texts: Mapping[str, np.ndarray],
+    units: np.ndarray,
 ) -> pa.Table:
-    """Return the rows of a batch with charge states ``[N]`` (where ``labelled``) and texts ``[F]``."""
+    """Return the rows of a batch with charge states ``[N]`` (where ``labelled``), texts, formula units."""
     import pyarrow as pa
 
     table = batch.table
@@ -233,7 +238,8 @@ def _with_labels(
         type=table.schema.field("oxidation_states").type,
         mask=pa.array(~labelled),
     )
-    changes: dict[str, Any] = {"oxidation_states": column}
+    counts = pa.array(units, type=table.schema.field("formula_units").type)
+    changes: dict[str, Any] = {"oxidation_states": column, "formula_units": counts}
     changes |= {name: pa.array(values, type=pa.string()) for name, values in texts.items()}
     for name, values in changes.items():
         table = table.set_column(table.column_names.index(name), table.schema.field(name), values)

@@ -239,7 +239,8 @@ def _fetch_local(name: str, source: LocalSource, folder: SourceFolder, only: Seq
         {"path": str(path), "size": path.stat().st_size, "sha256": digest, "here": True}
         for path, digest in digests.values()
     ]
-    write_provenance(folder.path, name, source, files=records, unpacked=folder.unpacked())
+    here = {archive: inner for archive, inner in folder.unpacked().items() if archive in digests}
+    write_provenance(folder.path, name, source, files=records, unpacked=here)
     return Fetched(
         folder=folder.path,
         files=tuple(path for path, _ in digests.values()),
