@@ -12,9 +12,11 @@ from invented_hosts import magnesium_silicate, rule_of
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.lattice import host as host_module
+from workflow_lib.lattice.ewald import ewald_energy
 from workflow_lib.lattice.host import Host
 from workflow_lib.lattice.locate import Located, locate
 from workflow_lib.lattice.make_host import make_host
+from workflow_lib.lattice.orientation import turned
 
 
 @pytest.fixture(scope="module")
@@ -90,3 +92,32 @@ def test_operations_are_applied_in_parts_to_the_same_end(monkeypatch):
     monkeypatch.setattr(host_module, "_DISTANCES", 1)
     for one, other in zip(whole, magnesium_silicate().permutations((2, 1, 1)), strict=True):
         assert np.array_equal(one, other)
+
+
+def test_a_supercell_and_the_one_it_is_turned_into_have_the_same_states(o3):
+    """In the hexagonal cell the 96 states of 2x1x1 are those of 1x2x1; they could train and test."""
+    keys = {}
+    for repeat in ((2, 1, 1), (1, 2, 1)):
+        found = [a for n in range(7) for a in o3.enumerate(repeat, n, charges=True)]
+        images = [[image for image in turned(o3, a) if image.repeat == (1, 2, 1)] for a in found]
+        keys[repeat] = {o3.key(image[0] if image else a) for a, image in zip(found, images, strict=True)}
+        assert len(keys[repeat]) == len(found) == 96
+    assert keys[2, 1, 1] == keys[1, 2, 1]
+
+
+def test_what_is_turned_keeps_its_electrostatic_energy(o3):
+    rng = np.random.default_rng(2)
+    for _ in range(5):
+        arrangement = o3.random((3, 1, 1), 4, charges=True, rng=rng)
+        energies = []
+        for own in (arrangement, *turned(o3, arrangement)):
+            atoms = o3.build(own)
+            charges = o3.rule.formal(atoms.numbers, atoms.arrays["oxidation_states"])
+            energies.append(ewald_energy(atoms, charges))
+        assert len(energies) == 2  # 3x1x1 and 1x3x1; the long axis is another
+        assert energies[1] == pytest.approx(energies[0], abs=1e-6)  # eV; two Ewald sums
+
+
+def test_the_axes_of_an_orthorhombic_host_are_not_exchanged(host):
+    arrangement = host.random((1, 2, 1), 3, charges=True, rng=np.random.default_rng(1))
+    assert not list(turned(host, arrangement))

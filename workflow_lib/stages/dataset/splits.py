@@ -29,6 +29,7 @@ from workflow_lib.frames.splits import SETS, Fold, SetName, Splits
 from workflow_lib.frames.subset import composition, describe_subset, in_subset
 from workflow_lib.lattice.arrangement import UNIT, StateKey
 from workflow_lib.lattice.host import Host
+from workflow_lib.lattice.orientation import turned
 from workflow_lib.stages.dataset.assign import split_names
 from workflow_lib.stages.dataset.settings import DatasetSettings
 
@@ -81,19 +82,22 @@ def make_units(frames: Sequence[Frame | Light], host: Host | None, settings: Dat
 
 
 def _smallest(frames: Sequence[Frame | Light], host: Host | None) -> dict[str, str]:
-    """Return the key of the same crystal in its smallest cell, for each state key and key of ions.
+    """Return one key for each crystal, that in its smallest cell, for each state key and key of ions.
 
-    A supercell that repeats a state has the same atoms around each, so what trains on one knows the
-    other. Without a host, which names the smaller cell, a key is its own.
+    A supercell that repeats a state has the same atoms around each, and so has one that a symmetry of the
+    host turns into it: what trains on one knows the other. Without a host, which names the smaller cell, a
+    key is its own.
     """
     states = {frame.state_key for frame in frames if frame.state_key is not None}
     keys = states | {StateKey.parse(key).ion_key for key in states}
     if host is None:
         return {key: key for key in keys}
-    return {
-        key: key if StateKey.parse(key).repeat == UNIT else host.key(host.parse(key).smallest())
-        for key in keys
-    }
+
+    def one(key: str) -> str:
+        small = host.parse(key).smallest()
+        return min(host.key(image) for image in (small, *turned(host, small)))
+
+    return {key: key if StateKey.parse(key).repeat == UNIT else one(key) for key in keys}
 
 
 def _unit_name(
