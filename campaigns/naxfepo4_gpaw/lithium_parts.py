@@ -19,7 +19,7 @@ from workflow_lib.dft.symmetry import symmetrised
 
 LITHIUM_LATTICES = (3.39, 3.44, 3.49)  # A
 STEPS = 6
-"""Of a relaxation: these are frames to learn from, not energies to rank, and few come to rest."""
+"""At most; those that are done were at rest (0.1 eV/A, 0.2 GPa) before."""
 
 
 def lithium_states(store: Store, _model: Path | None) -> Iterator[Calculation]:

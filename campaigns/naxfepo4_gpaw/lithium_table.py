@@ -25,8 +25,8 @@ def write_lithium(records: Iterable[Record], states: pd.DataFrame, folder: Path)
     """Write ``lithium.csv`` and ``lithium.png`` to ``folder``, if any relaxation with Li has a geometry.
 
     ``records`` are those at the chosen level, ``states`` the table of the states with Na
-    (``truth.truth_table``). Energies (eV a cell) are those of the last geometry; most relaxations end after
-    a few steps, before they are at rest, and ``fmax_ev_a`` says how far from it. Formation energies are
+    (``truth.truth_table``). Energies (eV a cell) are those of the last geometry; a relaxation ends at 0.1
+    eV/A and 0.2 GPa or after six steps, ``status`` and ``fmax_ev_a`` say which. Formation energies are
     against FePO4 and the relaxed LiFePO4, empty while that is not there.
     """
     sodium = states.set_index("state_key")
@@ -85,7 +85,7 @@ def _draw(table: pd.DataFrame, stem: Path) -> None:
         panel.plot(x + pair, ends, "-", color="0.8", lw=0.7, zorder=0)
     for shift, column, colour, label in (
         (pair[0], "sodium_formation_mev_fu", COLOUR_DFT, "Na$_x$FePO$_4$, relaxed"),
-        (pair[1], "formation_mev_fu", OKABE_ITO[0], "Li$_x$FePO$_4$, a few steps"),
+        (pair[1], "formation_mev_fu", OKABE_ITO[0], "Li$_x$FePO$_4$, to 0.1 eV/Å, 0.2 GPa"),
     ):
         panel.plot(table["x"] + shift, table[column], "_", ms=11, mew=2, color=colour, label=label)
     panel.axhline(0, color="0.6", lw=0.8, ls=":")
