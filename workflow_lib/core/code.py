@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 NUMERICAL = ("torch", "mace-torch", "e3nn", "schnetpack", "chgnet", "numpy")
 """Packages whose code decides what networks learn and predict."""
+SIMULATING = (*NUMERICAL, "torch-sim-atomistic")
+"""Packages whose code decides where a relaxation ends."""
 PACKAGE = __name__.partition(".")[0]
 ROOT = Path(__file__).parents[1]
 

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from workflow_lib.core.code import NUMERICAL, code_checksum, packages_checksum
+from workflow_lib.core.code import SIMULATING, code_checksum, packages_checksum
 from workflow_lib.core.elements import SYMBOLS
 from workflow_lib.core.io import to_json
 from workflow_lib.core.kept import Kept
@@ -70,7 +70,7 @@ def model_identity(model: Predictor) -> str:
     anything else empties no cache. Raises ValueError for a model that was never saved.
     """
     code = code_checksum("workflow_lib.simulation.cache", "workflow_lib.lattice.host")
-    return _digest([model.identity, code, packages_checksum(*NUMERICAL, "torch-sim-atomistic")])
+    return _digest([model.identity, code, packages_checksum(*SIMULATING)])
 
 
 def host_identity(host: Host) -> str:

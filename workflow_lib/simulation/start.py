@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from workflow_lib.core.code import NUMERICAL, code_checksum, packages_checksum
+from workflow_lib.core.code import SIMULATING, code_checksum, packages_checksum
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import atomic_path, to_json
 from workflow_lib.core.progress import Progress
 from workflow_lib.models.registry import FAMILIES
+from workflow_lib.simulation.cache import LABELS
 from workflow_lib.simulation.settings import StartSettings
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from workflow_lib.models.predictor import Predictor
 
 
-LABELS = "oxidation_states"
 LEG = 100
 """Steps after which a relaxation is written down and goes on from rest: what a kill costs at most."""
 
@@ -51,7 +51,7 @@ def relaxed_start(
     digest = hashlib.sha256(to_json(made_of).encode()).hexdigest()
     adapters = (family.module for family in FAMILIES.values())
     code = code_checksum("workflow_lib.simulation.start", *adapters)
-    code += packages_checksum(*NUMERICAL, "torch-sim-atomistic")
+    code += packages_checksum(*SIMULATING)
     known = next(iread(path, format="extxyz")) if path.is_file() else None
     current = known is not None and (begun or known.info.get("code") == code)
     if known is None or known.info.get("made_of") != digest or not current:
