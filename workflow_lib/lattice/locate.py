@@ -83,6 +83,13 @@ class _Fit(NamedTuple):
     shift: np.ndarray
 
 
+def _counts(host: Host, numbers: np.ndarray, offsets: np.ndarray) -> dict[int, np.ndarray]:
+    """Return how many atoms of each element of the host the frames have [F], of one frame or more."""
+    return {
+        int(z): np.add.reduceat(numbers == z, offsets[:-1], dtype=np.int64) for z in np.unique(host.numbers)
+    }
+
+
 def copies_of_host(host: Host, numbers: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """Return how many host cells each frame's composition makes [F]; 0 for another material.
 
@@ -90,9 +97,7 @@ def copies_of_host(host: Host, numbers: np.ndarray, offsets: np.ndarray) -> np.n
     """
     if len(offsets) < 2:
         return np.zeros(0, dtype=np.int64)
-    counts = {
-        int(z): np.add.reduceat(numbers == z, offsets[:-1], dtype=np.int64) for z in np.unique(host.numbers)
-    }
+    counts = _counts(host, numbers, offsets)
     mobile_z = int(host.numbers[host.mobile_sites[0]])
     copies, rest = np.divmod(counts[host.rule.redox_z], len(host.redox_sites))
     fits = (rest == 0) & (copies > 0) & (sum(counts.values()) == np.diff(offsets))
@@ -106,10 +111,8 @@ def _smaller_cells(host: Host, numbers: np.ndarray, offsets: np.ndarray) -> np.n
     """Return which frames [F] have the host's framework in a cell with fewer atoms than the host's."""
     if len(offsets) < 2:
         return np.zeros(0, dtype=bool)
+    counts = _counts(host, numbers, offsets)
     mobile_z = int(host.numbers[host.mobile_sites[0]])
-    counts = {
-        int(z): np.add.reduceat(numbers == z, offsets[:-1], dtype=np.int64) for z in np.unique(host.numbers)
-    }
     share = counts[host.rule.redox_z] / len(host.redox_sites)
     smaller = (share > 0) & (share < 1) & (sum(counts.values()) == np.diff(offsets))
     for z, count in counts.items():

@@ -171,13 +171,11 @@ def _rows(
     table |= {name: ~batch.missing(name) for name in LABELS}
     table |= _charges_by_state(batch, states, labelled, rule)
     converged = batch.table.column("stress_converged").fill_null(False)
-    units = np.array(
-        [
-            own if key is None or host is None else prod(StateKey.parse(key).repeat) * host.formula_units
-            for key, own in zip(keys, batch.values("formula_units").tolist(), strict=True)
-        ],
-        dtype=np.int64,
-    )
+    units = batch.values("formula_units").astype(np.int64)
+    if host is not None:
+        on_sites = {key: prod(StateKey.parse(key).repeat) for key in set(keys) if key is not None}
+        copies = np.array([0 if key is None else on_sites[key] for key in keys])
+        units = np.where(copies > 0, copies * host.formula_units, units)
     table |= {
         "content": contents.place(batch, units),
         # Of a frame on the host's sites they are the host's: what it holds does not tell, Mg2Fe4 or MgFe4.
