@@ -105,7 +105,7 @@ def test_cells_that_cannot_be_searched_are_said_before_anything_trains(tmp_path:
     done, _ = run_cli("check", "--config", str(path))
     assert done.returncode == 2 and "40 Na is no composition to search at" in done.stderr
     planned = subprocess.run(
-        ["snakemake", "--configfile", str(path), "--cores", "1", "--dry-run"],
+        [sys.executable, "-m", "snakemake", "--configfile", str(path), "--cores", "1", "--dry-run"],
         capture_output=True,
         text=True,
         cwd=ROOT,
