@@ -258,7 +258,11 @@ def test_local_files_stay_where_they_are(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_the_real_table() -> None:
     table = load_sources(ROOT / "config/sources.yaml")
-    assert set(table) == {"dtu-31812499", "dtu-27202446", "dtu-27411681", "huggingface-polyanion", "mptrj"}
+    own, *public = table
+    assert public == ["dtu-31812499", "dtu-27202446", "dtu-27411681", "huggingface-polyanion", "mptrj"]
+    assert own == "naxfepo4-gpaw" and isinstance(table[own], LocalSource)
+    found = {path.name for path in ROOT.glob(table[own].path)}
+    assert found >= {"frames.parquet", "frames-lithium.parquet"}
     item = table["dtu-31812499"]
     assert isinstance(item, FigshareSource)
     assert (item.item, item.version, item.size) == ("31812499", 1, 318_081_426)
