@@ -1,9 +1,9 @@
 """Tables of the level that stands: which it is, the states relaxed at it, voltages; from the store.
 
 ``python -m campaigns.naxfepo4_gpaw.tables --store DIR`` writes ``level*.csv``, ``level.png``,
-``cells.csv``, ``voltage.csv``, ``failures.csv``, ``same_positions.csv``, ``lithium.csv`` and
-``two_thirds.csv`` to ``docs/dft``, and the table of states into ``docs/dft.md``; what is not computed yet
-is left out, and the states say so.
+``cells.csv``, ``voltage.csv``, ``failures.csv``, ``same_positions.csv``, ``lithium.csv``,
+``magnetism.csv`` and ``two_thirds.csv`` to ``docs/dft``, and the table of states into ``docs/dft.md``;
+what is not computed yet is left out, and the states say so.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import pandas as pd
 
 from campaigns.naxfepo4_gpaw.level_parts import CHOSEN, REFERENCE
 from campaigns.naxfepo4_gpaw.lithium_table import write_lithium
+from campaigns.naxfepo4_gpaw.magnetism_table import write_magnetism
 from campaigns.naxfepo4_gpaw.page import cells_table, fill
 from campaigns.naxfepo4_gpaw.relaxation_estimate import relaxation_estimate
 from campaigns.naxfepo4_gpaw.same_positions import write_same_positions
@@ -90,6 +91,7 @@ def main() -> int:
         write_csv(failures(at_level), TABLES / "failures.csv")
         write_same_positions(at_level, TABLES)
         write_lithium(at_level, states, TABLES)
+        write_magnetism(records, states, CHOSEN, TABLES)
         sodium = sodium_energy(records)
         if sodium is not None:
             write_csv(voltages(states, sodium, host), TABLES / "voltage.csv")

@@ -9,6 +9,7 @@ from ase.units import GPa
 from computed_again import calculation_of
 from samples import LEVEL
 
+from campaigns.naxfepo4_gpaw.magnetism_table import write_magnetism
 from campaigns.naxfepo4_gpaw.page import cells_table, fill
 from campaigns.naxfepo4_gpaw.same_positions import write_same_positions
 from campaigns.naxfepo4_gpaw.states import ROOT
@@ -220,3 +221,46 @@ def test_the_page_shows_the_committed_table(tmp_path):
     with pytest.raises(ValueError, match="no marks"):
         fill(page, table)
     assert page.read_text() == "no marks"
+
+
+def test_antiferromagnetic_energies_are_against_their_own_ends(tmp_path):
+    store, level = Store(tmp_path / "store"), solid().level
+    other = level.model_copy(update={"magnetism": "antiferromagnetic"})
+    keys = ("1x1x1:Na0000:Fe3333", "1x1x1:Na1001:Fe2323", "1x1x1:Na1111:Fe2222")
+    states = pd.DataFrame(
+        {
+            "state_key": keys,
+            "x": [0.0, 0.5, 1.0],
+            "energy_ev": [-10.0, -20.0, -30.2],
+            "formation_mev_fu": [0.0, 50.0, 0.0],
+        }
+    )
+    for key, energy in zip(keys, (-10.2, -20.2, -30.2), strict=True):
+        base = replace(
+            solid(name=key, strain=-energy / 1000), name=f"afm {key}", kind="magnetism", level=other
+        )
+        calculation = replace(base, oxidation_states=np.array([2, 3], dtype=np.int64))
+        answer(store, calculation, energy, magmoms=[3.66, -4.3])
+    ordinary = replace(solid(), group=keys[0], name="ferromagnetic", kind="magnetism", level=level)
+    answer(store, ordinary, 0.0)  # of the other order: no row
+    write_magnetism(store.records(), states, level, tmp_path)
+    table = pd.read_csv(tmp_path / "magnetism.csv")
+    assert list(table["state_key"]) == list(keys)
+    assert list(table["against_ferromagnetic_mev_fu"]) == pytest.approx([-100.0, -100.0, 0.0])
+    # The middle of -10.2 and -30.2 eV is -20.2: on the line, in a cell of two formula units.
+    assert list(table["formation_mev_fu"]) == pytest.approx([0.0, 0.0, 0.0], abs=1e-9)
+    assert list(table["ferromagnetic_formation_mev_fu"]) == [0.0, 50.0, 0.0]
+    assert set(table["moments_mub"]) == {"+3.66 -4.30"}
+    assert (tmp_path / "magnetism.png").exists()
+
+
+def test_magnetism_without_an_end_has_no_formation_energy(tmp_path):
+    store = Store(tmp_path / "store")
+    other = solid().level.model_copy(update={"magnetism": "antiferromagnetic"})
+    states = pd.DataFrame({"state_key": ["a"], "x": [0.5], "energy_ev": [-20.0], "formation_mev_fu": [3.0]})
+    answer(store, replace(solid(), group="a", name="afm a", kind="magnetism", level=other), -20.4)
+    write_magnetism(store.records(), states, solid().level, tmp_path)
+    table = pd.read_csv(tmp_path / "magnetism.csv")
+    assert table["formation_mev_fu"].isna().all()
+    assert table["against_ferromagnetic_mev_fu"].tolist() == pytest.approx([-200.0])
+    assert not (tmp_path / "magnetism.png").exists()
