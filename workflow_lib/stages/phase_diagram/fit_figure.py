@@ -25,8 +25,9 @@ def draw_fit(fitted: Fitted, host: Host, label: str, stem: Path) -> None:
         held = fit.held_out * 1000 / host.formula_units
         panel.scatter(x, formation, s=16, facecolors="none", edgecolors="0.2", label="relaxed")
         panel.scatter(x, held, s=9, color=OKABE_ITO[0], marker="x", lw=0.8, label="expansion, held out")
-        panel.set(title=f"{label}, {'with' if name == DECORATED else 'without'} charge states")
+        panel.set_title(f"{'with' if name == DECORATED else 'without'} charge states")
         panel.set_xlabel(f"x (filled fraction of the {host.mobile} sites)")
     axes[0][0].set_ylabel("formation energy\n(meV per formula unit)")
     axes[0][-1].legend()
+    figure.suptitle(label)
     save_figure(figure, stem)
