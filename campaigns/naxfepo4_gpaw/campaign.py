@@ -20,19 +20,18 @@ from campaigns.naxfepo4_gpaw.cell_parts import (
     cell_noise,
     cell_orbitals,
     cell_sodium,
-    cell_two_thirds,
     truth_cells,
 )
-from campaigns.naxfepo4_gpaw.diagonal import cell_diagonal
 from campaigns.naxfepo4_gpaw.frame_parts import cell_others, cell_paths, cell_same_positions, cell_strains
 from campaigns.naxfepo4_gpaw.level_parts import levels
 from campaigns.naxfepo4_gpaw.lithium_parts import lithium_metal, lithium_states, lithium_strains
+from campaigns.naxfepo4_gpaw.supercell_parts import cell_supercells
 from workflow_lib.core.errors import UserError
 from workflow_lib.dft.calculation import Calculation
 from workflow_lib.dft.jobs import write_jobs
 from workflow_lib.dft.store import Store
 
-PARTS: dict[str, Callable[[Store, Path | None], Iterator[Calculation]]] = {
+PARTS: dict[str, Callable[[Store], Iterator[Calculation]]] = {
     part.__name__: part
     for part in (
         levels,
@@ -46,8 +45,7 @@ PARTS: dict[str, Callable[[Store, Path | None], Iterator[Calculation]]] = {
         cell_paths,
         cell_others,
         cell_same_positions,
-        cell_two_thirds,
-        cell_diagonal,
+        cell_supercells,
         lithium_states,
         lithium_strains,
         lithium_metal,
@@ -61,10 +59,9 @@ def main() -> int:
     parser.add_argument("part", choices=PARTS)
     parser.add_argument("--store", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--model-dir", type=Path, help="for cell_diagonal: a trained model of this level")
     options = parser.parse_args()
     try:
-        calculations = list(PARTS[options.part](Store(options.store), options.model_dir))
+        calculations = list(PARTS[options.part](Store(options.store)))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

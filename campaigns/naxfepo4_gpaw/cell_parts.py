@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
-
-import numpy as np
 
 from campaigns.naxfepo4_gpaw.level_parts import CHOSEN, TOLERANCE
-from campaigns.naxfepo4_gpaw.states import DATA, POOR, RICH, again, bcc_metal, lower_seeds, relaxed_states
+from campaigns.naxfepo4_gpaw.states import POOR, RICH, again, bcc_metal, lower_seeds, relaxed_states
 from workflow_lib.dft.calculation import Calculation
-from workflow_lib.dft.jobs import read_jobs
 from workflow_lib.dft.store import Record, Store
 from workflow_lib.dft.symmetry import symmetrised
 
@@ -21,7 +17,7 @@ SODIUM_LATTICES = (4.15, 4.2, 4.25)  # A
 SODIUM_MESHES = (12, 16, 20)
 
 
-def truth_cells(store: Store, _model: Path | None) -> Iterator[Calculation]:
+def truth_cells(store: Store) -> Iterator[Calculation]:
     """All 16 states, positions to 0.05 eV/A and cells to 0.2 GPa, from where the earlier level left off."""
     relaxed = relaxed_states(store)
 
@@ -58,7 +54,7 @@ def relaxed_cells(store: Store) -> dict[str, Record]:
     return relaxed_states(store, CHOSEN)
 
 
-def cell_orbitals(store: Store, _model: Path | None) -> Iterator[Calculation]:
+def cell_orbitals(store: Store) -> Iterator[Calculation]:
     """Single points of the other orbital seeds in each relaxed cell that has Fe2+."""
     for key, record in sorted(relaxed_cells(store).items()):
         ground = record.calculation.orbital
@@ -69,7 +65,7 @@ def cell_orbitals(store: Store, _model: Path | None) -> Iterator[Calculation]:
                 )
 
 
-def cell_lower(store: Store, _model: Path | None) -> Iterator[Calculation]:
+def cell_lower(store: Store) -> Iterator[Calculation]:
     """Relaxations of the states for which the single point of another seed came out lower."""
     for ground, single in lower_seeds(store, relaxed_cells(store), CHOSEN):
         yield again(
@@ -83,7 +79,7 @@ def cell_lower(store: Store, _model: Path | None) -> Iterator[Calculation]:
         )
 
 
-def cell_noise(store: Store, _model: Path | None) -> Iterator[Calculation]:
+def cell_noise(store: Store) -> Iterator[Calculation]:
     """The lowest state of each composition once more from a cold start: what an energy is worth."""
     relaxed = relaxed_cells(store)
     for key in FIRST:
@@ -91,7 +87,7 @@ def cell_noise(store: Store, _model: Path | None) -> Iterator[Calculation]:
             yield again(relaxed[key], name=f"noise {key}", kind="noise", charges=False, provenance={})
 
 
-def cell_magnetism(store: Store, _model: Path | None) -> Iterator[Calculation]:
+def cell_magnetism(store: Store) -> Iterator[Calculation]:
     """Antiferromagnetic single points of both ends and of the lowest state at each composition."""
     relaxed = relaxed_cells(store)
     lowest: dict[int, str] = {}
@@ -112,45 +108,9 @@ def cell_magnetism(store: Store, _model: Path | None) -> Iterator[Calculation]:
         )
 
 
-def cell_sodium(_store: Store, _model: Path | None) -> Iterator[Calculation]:
+def cell_sodium(_store: Store) -> Iterator[Calculation]:
     """Bcc sodium at the cut-off of the level: lattice constant, and meshes at the middle one."""
     wanted = [(lattice, 16) for lattice in SODIUM_LATTICES]
     wanted += [(SODIUM_LATTICES[1], mesh) for mesh in SODIUM_MESHES if mesh != 16]
     for lattice, mesh in wanted:
         yield bcc_metal("Na", lattice, mesh, CHOSEN)
-
-
-def cell_two_thirds(store: Store, _model: Path | None) -> Iterator[Calculation]:
-    """Two thirds of Na in the 84-atom cell, and both ends on the mesh that folds onto its.
-
-    The arrangements of ``two_thirds.jsonl``, whose atoms a model of the earlier level relaxed, in a cell
-    whose edges lie between the relaxed ones of the lowest states at x = 1/2 and 3/4. The shifted mesh
-    1x1x2 of the 1x3x1 cell is the shifted mesh 1x3x2 of the small one.
-    """
-    relaxed = relaxed_cells(store)
-    folded = CHOSEN.model_copy(update={"kpoints": (1, 3, 2)})
-    for key in (POOR, RICH):
-        if key in relaxed:
-            yield again(
-                relaxed[key],
-                name=f"end for two thirds {key}",
-                kind="supercell-end",
-                level=folded,
-                charges=False,
-            )
-    if not set(FIRST[2:4]) <= set(relaxed):
-        return
-    half, more = (np.array(relaxed[key].frames[-1]["cell"]) for key in FIRST[2:4])
-    # x = 2/3 lies two thirds of the way from 1/2 to 3/4.
-    edges = np.linalg.norm(half, axis=1) / 3 + 2 * np.linalg.norm(more, axis=1) / 3
-    cell = np.diag(edges * [1, 3, 1])
-    level = CHOSEN.model_copy(update={"kpoints": (1, 1, 2)})
-    for job in read_jobs(DATA / "two_thirds.jsonl"):
-        content = job.to_json()
-        scaled = np.linalg.solve(job.cell.T, job.positions.T).T
-        content |= {
-            "cell": cell.tolist(),
-            "positions": (scaled @ cell).tolist(),
-            "level": level.model_dump(),
-        }
-        yield Calculation.from_json(content)

@@ -8,19 +8,11 @@ sheared: a + b, 3b, c. It is no repeat of the host's cell, and therefore a host 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import numpy as np
 from ase import Atoms
 from ase.build import make_supercell
 
-from campaigns.naxfepo4_gpaw.cell_parts import relaxed_cells
-from campaigns.naxfepo4_gpaw.level_parts import CHOSEN
-from campaigns.naxfepo4_gpaw.states import POOR, RICH, again, olivine
-from workflow_lib.core.errors import UserError
-from workflow_lib.dft.calculation import Calculation
-from workflow_lib.dft.store import Store
+from campaigns.naxfepo4_gpaw.states import olivine
 from workflow_lib.lattice.arrangement import UNIT, Arrangement
 from workflow_lib.lattice.ewald import electrostatic_order
 from workflow_lib.lattice.host import Host
@@ -71,50 +63,3 @@ def diagonal_order(host: Host, small: Host) -> Arrangement:
     occupied = np.flatnonzero((along - chain) % 3 != 0)
     reduced = tuple(range(host.n_reduced(UNIT, len(occupied))))
     return electrostatic_order(Arrangement(UNIT, tuple(map(int, occupied)), reduced), host)
-
-
-def cell_diagonal(store: Store, model: Path | None) -> Iterator[Calculation]:
-    """The ends in the cell that samples as the sheared one does, and the diagonal order.
-
-    Positions and cell of the order are relaxed by ``model``, one of the level that stands that knows
-    charge states and stress.
-    """
-    relaxed = relaxed_cells(store)
-    folded = CHOSEN.model_copy(update={"kpoints": (1, 3, 2)})
-    for key in (POOR, RICH):
-        if key in relaxed:
-            cell = SAME_LATTICE @ np.array(relaxed[key].frames[-1]["cell"])
-            yield again(
-                relaxed[key],
-                name=f"{END} {key}",
-                kind="supercell-end",
-                level=folded,
-                cell=cell.tolist(),
-                charges=False,
-            )
-    if model is None:
-        raise UserError("cell_diagonal needs --model-dir, a charge-labelled model that gives stress")
-    from workflow_lib.models.trained import TrainedModel
-    from workflow_lib.simulation.relaxation import relax
-
-    host = sheared_olivine()
-    start = host.build(diagonal_order(host, olivine()), polaron_distortion=0.06)
-    network = TrainedModel.load(model)
-    [end] = relax(network, [start], fmax=0.03, smax=0.1, max_steps=400, batch_size=1, cell=True)
-    if end.status != "converged":
-        raise UserError(f"{network.name} does not relax the diagonal order: {end.reason or end.status}")
-    atoms = end.atoms
-    yield Calculation(
-        name="two thirds, diagonal",
-        group=NAME,
-        kind="supercell",
-        task="single",
-        numbers=atoms.numbers,
-        positions=atoms.positions,
-        cell=atoms.cell[:],
-        oxidation_states=atoms.get_array("oxidation_states"),
-        level=CHOSEN.model_copy(update={"kpoints": (1, 1, 2)}),
-        formula_units=12,
-        charges=False,
-        provenance={"model_energy_ev": end.energy, "model": network.name},
-    )

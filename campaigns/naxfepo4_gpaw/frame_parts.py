@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 
@@ -52,13 +51,13 @@ def strained_series(record: Record, rng: np.random.Generator, name: str) -> Calc
     )
 
 
-def cell_strains(store: Store, _model: Path | None) -> Iterator[Calculation]:
+def cell_strains(store: Store) -> Iterator[Calculation]:
     """Of every relaxed state some cells from -4 to +6 % in volume, sheared, atoms displaced."""
     for key, record in sorted(relaxed_cells(store).items(), key=_spread):
         yield strained_series(record, seeded("cell strains", key), f"strained {key}")
 
 
-def cell_paths(store: Store, _model: Path | None) -> Iterator[Calculation]:
+def cell_paths(store: Store) -> Iterator[Calculation]:
     """Geometries of the earlier level that lie furthest from rest, each in its cell, nearest first.
 
     Beginnings of relaxations, displaced atoms, dynamics: four of each state, thinned by their largest
@@ -110,7 +109,7 @@ def _fmax(frame: Frame) -> float:
     return frame.fmax
 
 
-def cell_others(store: Store, _model: Path | None) -> Iterator[Calculation]:
+def cell_others(store: Store) -> Iterator[Calculation]:
     """The other cathodes: cell and positions relaxed, then strained."""
     for record in list(store.records()):
         calculation = record.calculation
@@ -131,7 +130,7 @@ def cell_others(store: Store, _model: Path | None) -> Iterator[Calculation]:
             yield strained_series(done, rng, f"strained {calculation.group}")
 
 
-def cell_same_positions(store: Store, _model: Path | None) -> Iterator[Calculation]:
+def cell_same_positions(store: Store) -> Iterator[Calculation]:
     """Two charge orders on identical atoms half way between their relaxed cells; for testing only."""
     relaxed = relaxed_cells(store)
     ends = {key: record.frames[-1] for key, record in relaxed.items()}

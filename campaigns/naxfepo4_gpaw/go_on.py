@@ -34,7 +34,7 @@ ORDER = (
     "cell_lower",
     "cell_magnetism",
     "cell_same_positions",
-    "cell_two_thirds",
+    "cell_supercells",
     "cell_others",
     "lithium_strains",
     "cell_noise",
@@ -76,7 +76,7 @@ def main() -> int:
 
 def wanted(part: str, store: Store) -> list[Calculation]:
     """The calculations of a part."""
-    calculations = list(PARTS[part](store, None))
+    calculations = list(PARTS[part](store))
     if part not in STARTED:
         return calculations
     begun = {(r.calculation.name, r.calculation.level.digest): r.calculation for r in store.records()}

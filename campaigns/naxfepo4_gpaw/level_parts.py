@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from campaigns.naxfepo4_gpaw.states import LEVEL, POOR, RICH, again, relaxed_states
 from workflow_lib.dft.calculation import Calculation
@@ -30,7 +29,7 @@ REFERENCE = level_of(900.0, (2, 2, 2))
 CANDIDATES = (CHOSEN, level_of(700.0, (1, 2, 2)), level_of(600.0, (1, 2, 2)))
 
 
-def levels(store: Store, _model: Path | None) -> Iterator[Calculation]:
+def levels(store: Store) -> Iterator[Calculation]:
     """Both ends and two orders at x = 1/2, as relaxed at the earlier level and strained, at each level.
 
     The most decisive come first: the unstrained cells at the likely level, then at the reference. Each

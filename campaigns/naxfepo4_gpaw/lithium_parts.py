@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 from ase import Atoms
@@ -22,7 +21,7 @@ STEPS = 6
 """At most; those that are done were at rest (0.1 eV/A, 0.2 GPa) before."""
 
 
-def lithium_states(store: Store, _model: Path | None) -> Iterator[Calculation]:
+def lithium_states(store: Store) -> Iterator[Calculation]:
     """The states with Li, positions and cell relaxed from CHGNet's cells with the charge order built in.
 
     CHGNet knows no charge order: the shifts that DFT gives the atoms of the same state with Na against
@@ -59,7 +58,7 @@ def _with_lithium(record: Record, key: str) -> Calculation:
     return symmetrised(changed, TOLERANCE)
 
 
-def lithium_strains(store: Store, _model: Path | None) -> Iterator[Calculation]:
+def lithium_strains(store: Store) -> Iterator[Calculation]:
     """Strained and displaced frames of every state with Li, about where its relaxation ended."""
     for record in list(store.records()):
         calculation = record.calculation
@@ -69,7 +68,7 @@ def lithium_strains(store: Store, _model: Path | None) -> Iterator[Calculation]:
             yield strained_series(record, rng, f"strained {calculation.group}")
 
 
-def lithium_metal(_store: Store, _model: Path | None) -> Iterator[Calculation]:
+def lithium_metal(_store: Store) -> Iterator[Calculation]:
     """Bcc lithium at the cut-off of the level, three lattice constants."""
     for lattice in LITHIUM_LATTICES:
         yield bcc_metal("Li", lattice, 16, CHOSEN)

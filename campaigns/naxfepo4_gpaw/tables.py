@@ -2,7 +2,7 @@
 
 ``python -m campaigns.naxfepo4_gpaw.tables --store DIR`` writes ``level*.csv``, ``level.png``,
 ``cells.csv``, ``voltage.csv``, ``failures.csv``, ``same_positions.csv``, ``lithium.csv``,
-``magnetism.csv`` and ``two_thirds.csv`` to ``docs/dft``, and the table of states into ``docs/dft.md``;
+``magnetism.csv`` and ``supercells.csv`` to ``docs/dft``, and the table of states into ``docs/dft.md``;
 what is not computed yet is left out, and the states say so.
 """
 
@@ -85,7 +85,7 @@ def main() -> int:
         if any(record.calculation.kind == SUPERCELL for record in large):
             write_csv(
                 supercell_table(large, empty=POOR, full=RICH, gain=relaxation_estimate),
-                TABLES / "two_thirds.csv",
+                TABLES / "supercells.csv",
             )
         at_level = [record for record in records if record.calculation.level == CHOSEN]
         write_csv(failures(at_level), TABLES / "failures.csv")

@@ -4,10 +4,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from ase import Atoms
 
+from campaigns.naxfepo4_gpaw.level_parts import CHOSEN
 from campaigns.naxfepo4_gpaw.relaxation_estimate import SOFTEST, harmonic_gain
+from campaigns.naxfepo4_gpaw.states import POOR, RICH, olivine
 from campaigns.naxfepo4_gpaw.supercell import supercell_table
+from campaigns.naxfepo4_gpaw.supercell_parts import JOBS, cell_supercells
+from campaigns.naxfepo4_gpaw.supercell_starts import ARRANGEMENTS
 from workflow_lib.dft.calculation import Calculation
+from workflow_lib.dft.jobs import read_jobs
 from workflow_lib.dft.level import Level
 from workflow_lib.dft.store import Store
 
@@ -104,3 +110,58 @@ def test_the_diagonal_order_has_ends_of_its_own_cell(store):
     table = supercell_table(store.records(), empty=EMPTY, full=FULL).set_index("state")
     assert table.loc["diagonal", formation] == pytest.approx(400.0)
     assert table.loc["1x3x1:Na110:Fe223", formation] == pytest.approx(100.0)
+
+
+def relaxed_end(store: Store, key: str) -> None:
+    host = olivine()
+    atoms = host.build(host.parse(key))
+    calculation = Calculation(
+        name=f"truth {key}",
+        group=key,
+        kind="relaxation",
+        task="cell",
+        numbers=atoms.numbers,
+        positions=atoms.positions,
+        cell=atoms.cell[:],
+        oxidation_states=atoms.get_array("oxidation_states"),
+        level=CHOSEN,
+        formula_units=4,
+        state_key=key,
+    )
+    with store.writing(calculation) as log:
+        frame = {"energy": -1.0, "positions": atoms.positions.tolist(), "cell": atoms.cell.tolist()}
+        log.frame(frame | {"forces": np.zeros((len(atoms), 3)).tolist(), "scf_iterations": 9})
+        log.end("done")
+
+
+def test_every_larger_cell_has_its_ends_in_the_table(tmp_path):
+    store = Store(tmp_path)
+    relaxed_end(store, POOR)
+    relaxed_end(store, RICH)
+    calculations = list(cell_supercells(store))
+    assert len({c.name for c in calculations}) == len(calculations)
+    for calculation in calculations:
+        if calculation.kind == "supercell-end":
+            energy = -100.0 if calculation.group == POOR else -160.0
+        else:
+            # On the line between the ends, so that every formation energy is zero.
+            units, low = calculation.formula_units, (calculation.oxidation_states == 2).sum()
+            energy = units * -25.0 - low * 15.0
+        answer(store, calculation, energy)
+    table = supercell_table(store.records(), empty=POOR, full=RICH)
+    assert list(table["formation_mev_fu"]) == pytest.approx([0.0] * len(ARRANGEMENTS), abs=1e-6)
+    assert sorted(table["state"]) == sorted(ARRANGEMENTS)
+
+
+def test_the_larger_cells_are_the_arrangements_that_are_named():
+    jobs = read_jobs(JOBS)
+    assert [job.group for job in jobs] == list(ARRANGEMENTS)
+    host = olivine()
+    for job in jobs:
+        ions = int((job.numbers == 11).sum())
+        assert ions == (job.oxidation_states == 2).sum()  # neutral
+        if job.group.startswith("1x"):
+            found = host.locate(
+                Atoms(job.numbers, job.positions, cell=job.cell, pbc=True), job.oxidation_states
+            )
+            assert host.key(found) == job.group
