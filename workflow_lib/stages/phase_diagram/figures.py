@@ -20,6 +20,7 @@ from workflow_lib.stages.phase_diagram.settings import DECORATED, PLAIN, Mark
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 TITLES = {DECORATED: "with electronic entropy", PLAIN: "without electronic entropy"}
 ROOM = 300.0  # K
@@ -52,8 +53,9 @@ def draw_diagram(systems: Sequence[System], stem: Path) -> None:
     """Draw temperature against composition, (a) with and (b) without charge states, a row a system.
 
     Dots: points of one phase of the isotherms, coloured by chemical potential, hollow where the common
-    tangents say that two phases are lower; dashed lines: these; crosses: the equilibrium of the branches
-    from the end members. What experiment has found stands in both panels of a system.
+    tangents say that two phases are lower; dashed lines from phase to phase: these; crosses: the
+    equilibrium of the branches from the end members. What experiment has found stands in both panels of
+    a system.
     """
     import matplotlib.pyplot as plt
 
@@ -76,12 +78,17 @@ def draw_diagram(systems: Sequence[System], stem: Path) -> None:
     for system, row in zip(systems, axes, strict=True):
         for panel in row:
             panel.set_xlabel(_x(system), fontsize=8)
+    _legend(figure, ncols=2)
+    save_figure(figure, stem)
+
+
+def _legend(figure: Figure, *, ncols: int) -> None:
+    """Put one legend for all panels below them, each label once."""
     handles: dict[str, Any] = {}
-    for panel in axes.flat:
+    for panel in figure.axes:
         found = panel.get_legend_handles_labels()
         handles |= dict(zip(found[1], found[0], strict=True))
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2, fontsize=7)
-    save_figure(figure, stem)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=ncols, fontsize=7)
 
 
 def _experiment(panel: Axes, system: System) -> None:
@@ -111,7 +118,11 @@ def _diagram(panel: Axes, isotherms: pd.DataFrame, boundaries: pd.DataFrame) -> 
         label = "one phase (coloured by chemical potential)"
         panel.scatter(x[~inside], there[~inside], c=mu[~inside], s=9, lw=0, label=label, **colours)
     looks: tuple[tuple[str, dict[str, Any], str], ...] = (
-        (TANGENT, {"color": "0.15", "ls": "--", "lw": 1.0}, "two phases (common tangents)"),
+        (
+            TANGENT,
+            {"color": "0.15", "ls": "--", "lw": 1.0, "marker": "|", "ms": 8},
+            "two phases (common tangents)",
+        ),
         (CROSSING, {"color": OKABE_ITO[5], "ls": "", "marker": "x", "ms": 5}, "branches in equilibrium"),
     )
     for rule, look, label in looks:
@@ -143,8 +154,8 @@ def draw_entropy(systems: Sequence[System], stem: Path) -> None:
             left.plot(grid, ideal, color="0.6", lw=0.8, label="ideal, ions and charges")
         left.plot(grid, ideal_mixing(grid), color="0.6", lw=0.8, ls="--", label="ideal, ions")
         left.set(title=system.label, xlabel=_x(system), ylabel="entropy (k per mobile site)")
-        left.legend(fontsize=6)
         _parts(right, system)
+    _legend(figure, ncols=4)
     save_figure(figure, stem)
 
 
@@ -163,7 +174,6 @@ def _parts(panel: Axes, system: System) -> None:
             look: dict[str, Any] = {"marker": ".", "color": OKABE_ITO[place]}
             label = f"{name}, x = {x:.2f}"
             panel.plot(own["temperature_k"], own[column], line, label=label, **look)
-    panel.legend(fontsize=6, ncols=2)
 
 
 def draw_isotherms(systems: Sequence[System], stem: Path) -> None:
@@ -199,8 +209,7 @@ def draw_isotherms(systems: Sequence[System], stem: Path) -> None:
             title=system.label, xlabel=_x(system), ylabel=metal if volts else "chemical potential (eV)"
         )
         right.set(xlabel="temperature (K)", ylabel="heat capacity (k per mobile site)")
-        left.legend(fontsize=6)
-        right.legend(fontsize=6)
+    _legend(figure, ncols=3)
     save_figure(figure, stem)
 
 
