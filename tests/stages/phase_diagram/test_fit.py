@@ -32,7 +32,9 @@ STRUCTURES = StructureSettings(cells=((1, 1, 1), (1, 2, 1)), per_composition=2, 
 
 
 def test_known_energies_are_fitted_and_their_ground_states_found(host: Host, known: KnownSource):
-    fitted = fit_system(known, host, SYSTEM, STRUCTURES, np.random.default_rng(1))
+    # How many rounds it takes depends on ties, which round-off breaks: machines differ.
+    patient = STRUCTURES.model_copy(update={"rounds": 12})
+    fitted = fit_system(known, host, SYSTEM, patient, np.random.default_rng(1))
     row = fit_row(DECORATED, fitted, host)
     assert row["held_out_rmse_mev_fu"] < 1e-3
     assert row["pairs_ordered"] == 1.0
