@@ -31,7 +31,7 @@ ARRANGEMENTS = (
     "1x3x1:Na111110100011:Fe222332222323",
     "1x3x1:Na111110010011:Fe223322222323",
 )
-"""In the order of their worth. At x = 3/4 what two labelled models put lowest, 40 meV per formula unit
+"""In the order of their worth. At x = 3/4 what two labelled models put lowest, 26 meV per formula unit
 apart (docs/phase-diagram.md). At x = 2/3 the three lowest of the screened search (docs/screening.csv), the
 diagonal vacancies of the literature, and what the first level's models had lowest."""
 MESHES = {2: (1, 2, 2), 3: (1, 1, 2)}
