@@ -144,10 +144,7 @@ def save_figure(figure: Figure, stem: str | Path) -> None:
     """Write ``<stem>.svg`` and ``<stem>.png`` atomically, without dates, and close the figure."""
     import matplotlib.pyplot as plt
 
-    for suffix, options in (
-        (".svg", {"metadata": {"Date": None}}),
-        (".png", {"metadata": {"Software": None}, "dpi": 160}),
-    ):
+    for suffix, dated in ((".svg", "Date"), (".png", "Software")):
         with atomic_path(Path(f"{stem}{suffix}")) as temporary:
-            figure.savefig(temporary, **options)
+            figure.savefig(temporary, metadata={dated: None}, dpi=160)
     plt.close(figure)

@@ -111,12 +111,12 @@ def _diagram(panel: Axes, isotherms: pd.DataFrame, boundaries: pd.DataFrame) -> 
         for low, high in gaps[["x_low", "x_high"]].to_numpy(float):
             inside |= (x > low + EDGE) & (x < high - EDGE)
         there = np.full(len(x), temperature)
-        label = "metastable, of one phase"
-        panel.scatter(
-            x[inside], there[inside], s=9, facecolors="none", edgecolors="0.6", lw=0.6, label=label
-        )
+        # Tens of thousands of dots: as vectors they would make a page of the run megabytes larger.
+        dots: dict[str, Any] = {"s": 9, "rasterized": True}
+        look: dict[str, Any] = {"facecolors": "none", "edgecolors": "0.6", "lw": 0.6}
+        panel.scatter(x[inside], there[inside], label="metastable, of one phase", **look, **dots)
         label = "one phase (coloured by chemical potential)"
-        panel.scatter(x[~inside], there[~inside], c=mu[~inside], s=9, lw=0, label=label, **colours)
+        panel.scatter(x[~inside], there[~inside], c=mu[~inside], lw=0, label=label, **colours, **dots)
     looks: tuple[tuple[str, dict[str, Any], str], ...] = (
         (
             TANGENT,
@@ -125,10 +125,10 @@ def _diagram(panel: Axes, isotherms: pd.DataFrame, boundaries: pd.DataFrame) -> 
         ),
         (CROSSING, {"color": OKABE_ITO[5], "ls": "", "marker": "x", "ms": 5}, "branches in equilibrium"),
     )
-    for rule, look, label in looks:
+    for rule, line, label in looks:
         ends = boundaries.loc[boundaries["rule"] == rule, ["x_low", "x_high", "temperature_k"]]
         for low, high, temperature in ends.to_numpy(float).tolist():
-            panel.plot([low, high], [temperature] * 2, label=label, **look)
+            panel.plot([low, high], [temperature] * 2, label=label, **line)
 
 
 def draw_entropy(systems: Sequence[System], stem: Path) -> None:
