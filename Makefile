@@ -31,10 +31,10 @@ test-report: .venv/browser
 
 # Playwright drives the system's Chromium; it is installed here if run as root.
 .venv/browser: .venv/installed envs/requirements-browser.lock
-	@chromium() { command -v chromium || command -v chromium-browser || command -v google-chrome; }; \
-	chromium >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && \
+	@installed() { command -v chromium || command -v chromium-browser || command -v google-chrome; }; \
+	installed >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && \
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core >/dev/null; }; \
-	chromium >/dev/null || { echo "The test of the page needs Chromium: on Debian run 'sudo apt-get install chromium'" >&2; exit 2; }
+	installed >/dev/null || { echo "The test of the page needs Chromium: on Debian run 'sudo apt-get install chromium'" >&2; exit 2; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c envs/requirements.lock -r envs/requirements-browser.lock
 	@touch $@
 
