@@ -32,7 +32,7 @@ def browser() -> Iterator[Browser]:
     from playwright.sync_api import sync_playwright
 
     if CHROMIUM is None:
-        pytest.fail("No Chromium on this machine: run 'make .venv/browser' again after removing .venv/browser")
+        pytest.fail("No Chromium on this machine: remove .venv/browser and run 'make .venv/browser'")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS, timeout=PATIENCE)
         yield browser
