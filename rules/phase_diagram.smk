@@ -66,6 +66,7 @@ rule phase_diagram_fit:
             mode="json", exclude={"experiment"}
         ),
         structures=CFG.phase_diagram.structures.model_dump(mode="json"),
+        accept_unconverged=CFG.thermodynamics.accept_unconverged,
         settings=settings_of("charge_order", "redox", "seed", "threads", "device"),
         code=code_of_fit,
         out=subpath(output.fit, parent=True),

@@ -26,6 +26,7 @@ from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.models.identity import CONTROLS, NAME, VARIANTS, ModelId
 from workflow_lib.models.outside_settings import OutsideModel
 from workflow_lib.models.registry import FAMILIES
+from workflow_lib.results_schema import DFT
 from workflow_lib.stages.ablation.settings import AblationSettings
 from workflow_lib.stages.charge_inference.settings import ChargeInferenceSettings
 from workflow_lib.stages.charge_order.settings import ChargeOrderSettings
@@ -324,6 +325,11 @@ class Config(Studies):
         for system in self.phase_diagram.systems if self.phase_diagram else ():
             if system.host and (fault := _fault(system.host)):
                 raise ValueError(f"phase_diagram.systems: {fault}, got {short(system.host)}")
+            if system.potential == DFT and system.host not in (None, self.host):
+                raise ValueError(
+                    f"phase_diagram.systems: the states of dft are those of {short(self.host)}, not of "
+                    f"{short(system.host)}; leave out the host of {system.name}"
+                )
             try:
                 ModelId.parse(system.potential)
             except UserError:

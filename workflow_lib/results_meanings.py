@@ -150,9 +150,9 @@ IN_TABLES: dict[str, dict[str, str]] = {
     "phase_diagram/structures": {
         "asked_key": "the arrangement that was relaxed",
         "state_key": "the arrangement it counts as; empty where it does not count",
-        "order": "how its charge states are known: carried, kept, changed, ambiguous, none, off-site, "
-        "diverged",
-        "round": "0: before any expansion; then the round that predicted it as a ground state",
+        "order": "how its charge states are known: carried, kept, changed, ambiguous, none; or why it "
+        "does not count: off-site, unconverged, diverged",
+        "round": "0: before any expansion; then the round that predicted it to be lower than what is known",
     },
     "phase_diagram/fit": {
         "functions": "functions that the sparse fit kept",
@@ -164,6 +164,7 @@ IN_TABLES: dict[str, dict[str, str]] = {
         "pairs_ordered": "share of pairs of equal x in the right order, held out",
         "ground_states": "compositions with several arrangements",
         "ground_states_found": "those whose lowest arrangement is predicted lowest, held out",
+        "out_of_steps": "structures of the system that count though their relaxation ran out of steps",
     },
     "phase_diagram/replica_isotherms": {
         "autocorrelation": "sweeps between independent samples",

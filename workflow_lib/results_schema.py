@@ -232,7 +232,7 @@ TABLES: dict[str, Table] = {
             "system expansion",
             "rmse_mev_fu cross_validation_mev_fu held_out_rmse_mev_fu held_out_rmse_mev_site dielectric "
             "pairs_ordered",
-            "structures orbits functions ground_states ground_states_found",
+            "structures orbits functions ground_states ground_states_found out_of_steps",
         ),
     ),
     "phase_diagram/replica_isotherms": Table(

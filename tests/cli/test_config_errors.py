@@ -21,7 +21,7 @@ from workflow_lib.core.errors import UserError
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("name", ["config", "smoke", "study", "paper"])
+@pytest.mark.parametrize("name", ["config", "smoke", "study", "paper", "phase-diagram", "table-1"])
 def test_shipped_configurations_are_valid(name: str) -> None:
     config = load_config(ROOT / f"config/{name}.yaml")
     assert list(config.trained())
@@ -65,6 +65,16 @@ def test_shipped_configurations_are_valid(name: str) -> None:
         ("dataset.subset_elements", "Na", ["dataset.subset_elements", "list"]),
         # What a shifted mesh with one point samples there is no shifted mesh of the unit cell.
         ("search.cells.0.repeat", [2, 1, 1], ["search.cells[0]", "1x2x2", "2x1x1", "dft.level.kpoints"]),
+        # DFT's states are sites of one host; another's would be read as if they were its own.
+        (
+            "phase_diagram",
+            {
+                "systems": [
+                    {"name": "li", "potential": "dft", "host": "resources/hosts/olivine-lifepo4.json"}
+                ]
+            },
+            ["phase_diagram.systems", "olivine-nafepo4.json", "leave out the host of li"],
+        ),
         # Everything is trained once.
         ("variants", ["baseline", "baseline"], ["variants", "mace-baseline-f0-s1", "2 times"]),
         ("models.0.variants", ["entropy", "entropy"], ["variants", "mace-entropy-f0-s1", "2 times"]),

@@ -45,10 +45,13 @@ def branch(temperature: float, *, from_full: bool) -> np.ndarray:
 def test_the_binodal_of_a_regular_solution_by_free_energies():
     temperature = 400.0
     up, down = branch(temperature, from_full=False), branch(temperature, from_full=True)
-    gap = equilibrium(MU, up, down, energies=(0.0, 0.0), temperature=temperature, species=(1, 1))
-    assert gap is not None
+    balance = equilibrium(MU, up, down, energies=(0.0, 0.0), temperature=temperature, species=(1, 1))
+    assert balance is not None
+    gap, grand = balance
     low, high = regular(temperature)
     # Trapezoids of a grid of 2 meV.
+    exact = W * low * (1 - low) - BOLTZMANN * temperature * float(ideal_mixing(np.array(low)))
+    assert grand == pytest.approx(exact - gap.mu * low, abs=1e-4)
     assert gap.mu == pytest.approx(0.0, abs=5e-4)
     assert (gap.x_low, gap.x_high) == (pytest.approx(low, abs=5e-3), pytest.approx(high, abs=5e-3))
     assert hysteresis(MU, up, down) > 0.01
@@ -58,21 +61,47 @@ def test_the_binodal_by_common_tangents():
     temperature = 400.0
     x = np.linspace(0, 1, 241)
     f = W * x * (1 - x) - BOLTZMANN * temperature * ideal_mixing(x)
-    [gap] = common_tangents(x, f, tolerance=1e-9)
+    exact = np.zeros(len(x))
+    [gap] = common_tangents(x, f, exact)
     low, high = regular(temperature)
     step = 1 / 240
     assert (gap.x_low, gap.x_high) == (pytest.approx(low, abs=step), pytest.approx(high, abs=step))
     assert gap.mu == pytest.approx(0, abs=1e-9)
     hot = W * x * (1 - x) - BOLTZMANN * 700 * ideal_mixing(x)
-    assert common_tangents(x, hot, tolerance=1e-9) == []
+    assert common_tangents(x, hot, exact) == []
     # A compound at x = 2/3 divides the gap in two.
     compound = f.copy()
     compound[160] -= 0.02
-    two = common_tangents(x, compound, tolerance=1e-9)
+    two = common_tangents(x, compound, exact)
     assert [two[0].x_high, two[1].x_low] == [pytest.approx(2 / 3), pytest.approx(2 / 3)]
-    # Noise below the tolerance makes no gap.
-    noise = np.random.default_rng(1).normal(scale=1e-5, size=len(x))
-    assert common_tangents(x, hot + noise, tolerance=1e-4) == []
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_noise_makes_no_gap_and_divides_none(seed: int):
+    """Of the stated size, at the 25 compositions of the stage: one phase stays one, one gap one."""
+    x = np.linspace(0, 1, 25)
+    errors = np.where((x == 0) | (x == 1), 0.0, 3e-4)
+    noise = errors * np.random.default_rng(seed).normal(size=len(x))
+    hot = W * x * (1 - x) - BOLTZMANN * 700 * ideal_mixing(x)
+    assert common_tangents(x, hot + noise, errors) == []
+    # Two humps whose middle lies on the line between the ends: noise decides on which side.
+    humps = 0.01 * np.abs(np.sin(2 * np.pi * x))
+    [gap] = common_tangents(x, humps + noise, errors)
+    assert (gap.x_low, gap.x_high) == (0, 1)
+    # Clearly below it, it is a phase.
+    phase = humps - np.where(x == 0.5, 10 * errors, 0)
+    assert [g.x_high for g in common_tangents(x, phase + noise, errors)] == [0.5, 1]
+
+
+def test_a_gap_that_is_deeper_than_four_errors_of_its_three_points_counts():
+    x = np.array([0.0, 0.5, 1.0])
+    errors = np.array([0.0, 1e-3, 0.0])
+    for depth, count in ((3.9e-3, 0), (4.1e-3, 1)):
+        assert len(common_tangents(x, np.array([0.0, depth, 0.0]), errors)) == count
+    # The same at the ends of a tangent: half of each counts for a point half way, so 1.22 errors in all.
+    every = np.full(3, 1e-3)
+    for depth, count in ((4.8e-3, 0), (5.0e-3, 1)):
+        assert len(common_tangents(x, np.array([0.0, depth, 0.0]), every)) == count
 
 
 def test_an_isotherm_without_a_jump_is_one_phase_and_its_free_energy_is_that_of_ideal_mixing():

@@ -36,6 +36,7 @@ def phase_diagram_fit(config: Config, reference: Path, trainings: Path, work: Pa
         trainings=trainings,
         cache=work / "relaxations",
         out=out,
+        accept_unconverged=config.thermodynamics.accept_unconverged,
         device=config.device,
     )
 

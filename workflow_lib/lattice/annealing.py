@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from workflow_lib.lattice.arrangement import Arrangement, Repeat
-from workflow_lib.lattice.monte_carlo import Sampler, neutral_exchange
+from workflow_lib.lattice.arrangement import Arrangement
+from workflow_lib.lattice.monte_carlo import Frozen, Sampler, neutral_exchange
 from workflow_lib.lattice.multilinear import Multilinear
 
 if TYPE_CHECKING:
@@ -20,21 +20,26 @@ COOLING_SWEEPS = 60
 
 
 def anneal(
-    space: Space, energy: Multilinear, repeat: Repeat, ions: int, rng: np.random.Generator
+    space: Space,
+    energy: Multilinear,
+    start: Arrangement,
+    rng: np.random.Generator,
+    frozen: Frozen | None = None,
 ) -> list[Arrangement]:
-    """Cool one random arrangement of ``ions`` ions; return what it was after each temperature.
+    """Cool an arrangement at its composition; return what it was after each temperature.
 
-    ``energy`` is that of the supercell on ``space``. The last arrangement is the coldest; those before
-    it are low ones that are not yet the lowest. They are as sampled, not in canonical form.
+    ``energy`` is that of its supercell on ``space``; a ``frozen`` sublattice stays as it is. The last
+    arrangement is the coldest; those before it are low ones that are not yet the lowest. They are as
+    sampled, not in canonical form.
     """
-    host, charges = space.host, space.charges
-    start = host.random(repeat, ions, charges=charges, rng=rng)
+    host, repeat = space.host, start.repeat
     walk = Sampler(
         energy,
         host.n_mobile(repeat),
         space.occupations(start),
-        exchange=neutral_exchange(host, charges=charges),
+        exchange=neutral_exchange(host, charges=space.charges),
         rng=rng,
+        frozen=frozen,
     )
     passed = []
     for temperature in COOLING:

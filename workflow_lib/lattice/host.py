@@ -317,11 +317,14 @@ class Host:
     ) -> Arrangement:
         """Draw an arrangement uniformly among all decorations, neutral by construction."""
         occupied = rng.choice(self.n_mobile(repeat), n_occupied, replace=False)
-        reduced = None
-        if charges:
-            size = self.n_reduced(repeat, n_occupied)
-            reduced = tuple(sorted(map(int, rng.choice(self.n_redox(repeat), size, replace=False))))
-        return Arrangement(repeat, tuple(sorted(map(int, occupied))), reduced)
+        ions = Arrangement(repeat, tuple(sorted(map(int, occupied))), None)
+        return self.random_charges(ions, rng) if charges else ions
+
+    def random_charges(self, ions: Arrangement, rng: np.random.Generator) -> Arrangement:
+        """Return the same ions with a charge order drawn uniformly among all neutral ones."""
+        size = self.n_reduced(ions.repeat, len(ions.occupied))
+        reduced = rng.choice(self.n_redox(ions.repeat), size, replace=False)
+        return Arrangement(ions.repeat, ions.occupied, tuple(sorted(map(int, reduced))))
 
     # Atoms
 

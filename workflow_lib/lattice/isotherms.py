@@ -13,14 +13,19 @@ import numpy as np
 
 from workflow_lib.lattice.entropy import BOLTZMANN
 
-JUMP = 0.05
+STEEP = 0.05
 """In x per :data:`STEP`: the CHGNet study's rule for the end of a solid solution."""
 STEP = 0.01
 """eV"""
 DILUTE = 0.02
 """Largest distance in x from an end member at which an isotherm may begin to be integrated."""
-EQUAL = 1e-12
-"""Relative difference of free energies that counts as none."""
+
+NOISE = 4.0
+"""Standard errors of a difference of free energies beyond which it is more than noise. The hull chooses
+the lowest points and asks for the highest between them: of linear free energies with noise at 25
+compositions 27 % have a difference of 3 somewhere, 1 % one of 4."""
+LEAST = 1e-5
+"""eV a mobile site; a smaller difference of free energies counts as none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +40,7 @@ class Gap:
 def jumps(mu: np.ndarray, x: np.ndarray) -> list[Gap]:
     """Return the gaps of an isotherm ``x`` [n] over ascending ``mu`` [n] (eV) by the jump rule.
 
-    A step counts as a gap if x rises by :data:`JUMP` or more per :data:`STEP`; neighbouring steps that
+    A step counts as a gap if x rises by :data:`STEEP` or more per :data:`STEP`; neighbouring steps that
     do are one gap.
     """
     return [
@@ -49,7 +54,7 @@ def _edges(mu: np.ndarray, x: np.ndarray) -> list[tuple[int, int]]:
     steps = np.diff(np.asarray(mu, dtype=float))
     if (steps <= 0).any():
         raise ValueError("mu must ascend")
-    steep = np.diff(np.asarray(x, dtype=float)) >= JUMP * steps / STEP
+    steep = np.diff(np.asarray(x, dtype=float)) >= STEEP * steps / STEP
     changes = np.flatnonzero(np.diff(np.concatenate([[0], steep.astype(int), [0]])))
     return [(first, last) for first, last in changes.reshape(-1, 2).tolist()]
 
@@ -59,7 +64,7 @@ def single_phase(mu: np.ndarray, x: np.ndarray) -> np.ndarray:
 
     These are the coloured dots of the CHGNet study's Fig. 5.
     """
-    steep = np.diff(np.asarray(x, float)) >= JUMP * np.diff(np.asarray(mu, float)) / STEP
+    steep = np.diff(np.asarray(x, float)) >= STEEP * np.diff(np.asarray(mu, float)) / STEP
     before, after = np.concatenate([[False], steep]), np.concatenate([steep, [False]])
     return ~(before & after)
 
@@ -110,15 +115,19 @@ def equilibrium(
     energies: tuple[float, float],
     temperature: float,
     species: tuple[float, float],
-) -> Gap | None:
+) -> tuple[Gap, float] | None:
     """Return where the branch from the empty and that from the full host are in equilibrium.
+
+    With it the grand free energy of both there, eV a mobile site.
 
     ``energies`` (free energies, eV a mobile site) and ``species`` are those of :func:`integrate_isotherm`
     for the empty and for the full host.
     Each branch counts up to its first jump, beyond which it is of another phase. None where one phase
     leads to the other without a jump, or where the branches do not cross before they jump: there is a
-    third phase between them, which no path from an end member reaches reversibly. A gap narrower than
-    :data:`JUMP` is none either: in small cells a steep solid solution looks like one.
+    third phase between them, which no path from an end member reaches reversibly. Where hysteresis lets
+    both branches pass by a third phase, they are in equilibrium with each other, though it may lie lower:
+    compare its free energy with the one returned. A gap narrower than
+    :data:`STEEP` is none either: in small cells a steep solid solution looks like one.
     """
     rises, falls = _edges(mu, x_up), _edges(mu, x_down)
     if not rises or not falls:
@@ -135,15 +144,18 @@ def equilibrium(
     if found is None:
         return None
     gap = Gap(float(np.interp(found, mu, x_up)), float(np.interp(found, mu, x_down)), found)
-    return gap if gap.x_high - gap.x_low >= JUMP else None
+    if gap.x_high - gap.x_low < STEEP:
+        return None
+    return gap, float(np.interp(found, mu[part], low[part]))
 
 
-def common_tangents(x: np.ndarray, free_energy: np.ndarray, *, tolerance: float) -> list[Gap]:
+def common_tangents(x: np.ndarray, free_energy: np.ndarray, errors: np.ndarray) -> list[Gap]:
     """Return the common tangents of a free energy [n] (eV a mobile site) on a grid ``x`` [n], ascending.
 
-    A tangent is an edge of the lower convex hull from which a grid point in between is more than
-    ``tolerance`` (eV) above: less is noise. Compositions are those of the grid; the true ones lie up to
-    one grid step inside.
+    A tangent is an edge of the lower convex hull below a grid point in between by more than noise:
+    :data:`NOISE` standard errors of that difference of three points, of which ``errors`` [n] (eV) are
+    the own. Two tangents that meet in a point are one unless it lies as clearly below the line between
+    their far ends. Compositions are those of the grid; the true ones lie up to one grid step inside.
     """
     x, f = np.asarray(x, dtype=float), np.asarray(free_energy, dtype=float)
     hull: list[int] = []
@@ -151,13 +163,26 @@ def common_tangents(x: np.ndarray, free_energy: np.ndarray, *, tolerance: float)
         while len(hull) > 1 and _above(x, f, hull[-2], hull[-1], k) >= 0:
             hull.pop()
         hull.append(k)
-    gaps: list[Gap] = []
+    ends: list[tuple[int, int]] = []
     for a, b in pairwise(hull):
-        slope = (f[b] - f[a]) / (x[b] - x[a])
-        above = f[a + 1 : b] - f[a] - slope * (x[a + 1 : b] - x[a])
-        if len(above) and above.max() > tolerance:
-            gaps.append(Gap(float(x[a]), float(x[b]), float(slope)))
-    return gaps
+        if not any(_above(x, f, a, k, b) > _noise(x, errors, a, k, b) for k in range(a + 1, b)):
+            continue
+        if (
+            ends
+            and ends[-1][1] == a
+            and -_above(x, f, ends[-1][0], a, b) <= _noise(x, errors, ends[-1][0], a, b)
+        ):
+            ends[-1] = (ends[-1][0], b)
+        else:
+            ends.append((a, b))
+    return [Gap(float(x[a]), float(x[b]), float((f[b] - f[a]) / (x[b] - x[a]))) for a, b in ends]
+
+
+def _noise(x: np.ndarray, errors: np.ndarray, a: int, b: int, c: int) -> float:
+    """Return the height of point b over the line from a to c (either sign) that may be noise."""
+    part = (x[b] - x[a]) / (x[c] - x[a])
+    error = np.sqrt(errors[b] ** 2 + ((1 - part) * errors[a]) ** 2 + (part * errors[c]) ** 2)
+    return float(max(LEAST, NOISE * error))
 
 
 def _above(x: np.ndarray, f: np.ndarray, a: int, b: int, c: int) -> float:

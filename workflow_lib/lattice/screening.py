@@ -53,7 +53,8 @@ class Screen:
         """Return distinct arrangements of ``ions`` ions in canonical form, lowest by ``energy`` first."""
         passed: dict[str, Arrangement] = {}
         for _ in range(WALKS):
-            for arrangement in anneal(self.space, energy, self.repeat, ions, rng):
+            start = self.host.random(self.repeat, ions, charges=self.space.charges, rng=rng)
+            for arrangement in anneal(self.space, energy, start, rng):
                 canonical = self.host.canonical(arrangement)
                 passed[self.host.key(canonical)] = canonical
         found = list(passed.values())

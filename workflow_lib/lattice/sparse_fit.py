@@ -31,7 +31,8 @@ class Fit:
     ``rmse``: root mean square error on the data themselves; ``cross_validation``: on groups that were
     left out, at the chosen ``penalty`` (relative to the largest); ``held_out`` [n]: predictions of each
     row from fits that never saw its group, not even to choose their penalty; nan for rows that every fit
-    keeps. All in the unit of the energies.
+    keeps, and for all where there are too few groups to choose a penalty without one. All in the unit of
+    the energies.
     """
 
     coefficients: np.ndarray
@@ -64,8 +65,9 @@ def sparse_fit(
     coefficients = data.fit(rows, np.array([penalty]))[0]
     held_out = np.full(len(rows), np.nan)
     for train, test in data.folds(rows):
-        inner = data.choose(train)[0] if data.groups_in(train) >= LEAST_GROUPS else penalty
-        held_out[test] = data.features[test] @ data.fit(train, np.array([inner]))[0]
+        if data.groups_in(train) >= LEAST_GROUPS:
+            inner = data.choose(train)[0]
+            held_out[test] = data.features[test] @ data.fit(train, np.array([inner]))[0]
     rest = data.features @ coefficients - data.energies
     return Fit(coefficients, penalty, float(np.sqrt(np.mean(rest**2))), error, held_out)
 

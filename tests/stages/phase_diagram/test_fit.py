@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pytest
 from conftest import KnownSource
 
 from workflow_lib.core.errors import UserError
+from workflow_lib.lattice.arrangement import Arrangement
 from workflow_lib.lattice.host import Host
 from workflow_lib.stages.phase_diagram.fit import (
     fit_row,
@@ -49,6 +51,29 @@ def test_known_energies_are_fitted_and_their_ground_states_found(host: Host, kno
     asked = [host.key(arrangement) for arrangement in known.asked]
     assert len(asked) == len(set(asked))  # nothing is relaxed twice
     assert fit_row(PLAIN, fitted, host)["structures"] < len(fitted.answers)
+
+
+def test_the_ions_alone_have_the_energy_of_their_lowest_charge_order(host: Host, known: KnownSource):
+    """Whatever order was drawn first: else the expansion of the ions is one of random charge orders."""
+    cells = STRUCTURES.model_copy(update={"rounds": 12, "cells": ((1, 1, 1), (1, 1, 2))})
+    fitted = fit_system(known, host, SYSTEM, cells, np.random.default_rng(3))
+    ions, energies = fitted.data[PLAIN]
+    assert any(arrangement.repeat == (1, 1, 2) for arrangement in ions)
+    first = training_set(
+        [a for a, n in zip(fitted.answers, fitted.rounds, strict=True) if n == 0], host, charges=False
+    )
+    above = 0
+    for arrangement, energy in zip(ions, energies, strict=True):
+        size = host.n_reduced(arrangement.repeat, len(arrangement.occupied))
+        orders = [
+            Arrangement(arrangement.repeat, arrangement.occupied, reduced)
+            for reduced in combinations(range(host.n_redox(arrangement.repeat)), size)
+        ]
+        lowest = known.energies(orders).min()
+        assert energy == pytest.approx(lowest, abs=1e-4)  # eV a cell; the fit may tie what differs by less
+        drawn = [e for a, e in zip(*first, strict=True) if host.key(a) == host.key(arrangement)]
+        above += bool(drawn and drawn[0] > lowest + 1e-3)
+    assert above  # the first draw alone would not do
 
 
 def test_without_a_round_nothing_is_said_of_new_ground_states(host: Host, known: KnownSource):

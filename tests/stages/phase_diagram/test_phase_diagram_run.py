@@ -40,7 +40,7 @@ SETTINGS = PhaseDiagramSettings.model_validate(
         "sampling": {
             "cell": [1, 1, 2],
             "temperatures": [300, 900],
-            "mu_step": 0.1,
+            "mu_step": 0.02,
             "sweeps": 50,
             "ladder_sweeps": 100,
             "replicas": 2,

@@ -39,7 +39,13 @@ class Potential:
 
 
 def source(
-    host: Host, potential: Potential, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Any
+    host: Host,
+    potential: Potential,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: Any,
+    *,
+    accept_unconverged: bool = True,
 ) -> ModelSource:
     """A source whose relaxations end as ``change(atoms)`` makes of the start."""
 
@@ -57,6 +63,7 @@ def source(
         relaxation=RelaxationSettings(),
         stop=RelaxationSettings().stop(stress_converged=False),
         cache=tmp_path,
+        accept_unconverged=accept_unconverged,
     )
 
 
@@ -86,6 +93,37 @@ def test_a_labelled_model_carries_the_charge_states(host: Host, tmp_path: Path, 
     assert (answer.order, host.key(answer.became)) == ("carried", ASKED)  # type: ignore[arg-type]
     assert found.charges
     assert found.distortion == RelaxationSettings().polaron_distortion
+
+
+def test_a_labelled_structure_whose_ion_moved_counts_as_what_it_became(
+    host: Host, tmp_path: Path, monkeypatch
+):
+    def moved(atoms: Atoms) -> tuple[Atoms, str]:
+        ions = np.flatnonzero(atoms.numbers == 11)
+        other = host.build(host.parse("1x1x1:Na1010:Fe2323"))
+        atoms.positions[ions] = other.positions[other.numbers == 11]
+        return atoms, "converged"
+
+    answer = only(source(host, Potential(labelled=True), tmp_path, monkeypatch, moved), host)
+    became = host.parse("1x1x1:Na1010:Fe2323")
+    assert (answer.order, host.key(answer.became)) == (  # type: ignore[arg-type]
+        "changed",
+        host.key(host.canonical(became)),
+    )
+
+
+def test_what_ran_out_of_steps_counts_unless_the_configuration_refuses(
+    host: Host, tmp_path: Path, monkeypatch
+):
+    potential = Potential(labelled=True)
+
+    def late(atoms: Atoms) -> tuple[Atoms, str]:
+        return atoms, "unconverged"
+
+    accepted = only(source(host, potential, tmp_path, monkeypatch, late), host)
+    assert (accepted.order, unconverged([accepted])) == ("carried", 1)
+    refused = only(source(host, potential, tmp_path, monkeypatch, late, accept_unconverged=False), host)
+    assert (refused.order, refused.became, unconverged([refused])) == ("unconverged", None, 0)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ have equal grand free energy there. ``tangent``: common tangents of the canonica
 shows hysteresis, the others do not.
 
 Isotherms of replicas are never averaged: two that jump at different mu have a mean that stands still half
-way, and no replica was ever there. Their gaps are.
+way, and no replica was ever there. Their gaps are. Free energies have one error at each temperature, pooled
+over all compositions: that of one composition, known from two or three replicas, is often far too small.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ import numpy as np
 import pandas as pd
 
 from workflow_lib.lattice.isotherms import (
+    LEAST,
+    NOISE,
+    STEEP,
     Gap,
     common_tangents,
     equilibrium,
@@ -27,10 +31,6 @@ from workflow_lib.lattice.isotherms import (
 )
 
 JUMP, CROSSING, TANGENT = "jump", "crossing", "tangent"
-NOISE = 3.0
-"""Standard errors of a free energy that a tangent must lie below it to be more than noise."""
-LEAST = 1e-5
-"""eV a mobile site; the least tolerance of a tangent."""
 APART = 0.2
 """Difference in x, of either end, below which the gaps of two replicas are one."""
 UP, DOWN, BOTH = "up", "down", "both"
@@ -57,19 +57,37 @@ def isotherm_table(replicas: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 
 def mean_free_energies(replicas: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Return the replicas' mean free energies and entropies, with the larger of two errors.
+    """Return the replicas' mean free energies and entropies, with the error of the means.
 
-    One error is that of each run's energies, the other the scatter of the replicas.
+    It is the larger of two: that of each run's energies, and the scatter of the replicas. Both are root
+    mean squares over all compositions between the end members, whose own free energies are exact unless
+    they are of mixed valence.
     """
     joined = pd.concat(replicas, ignore_index=True)
     grouped = joined.groupby(["expansion", "temperature_k", "x"], sort=True)
     values = ["free_energy_ev_site", "energy_ev_site", "entropy_k_site", "heat_capacity_k_site"]
     mean = grouped[values].mean()
     count = len(replicas)
-    own = np.sqrt(grouped["free_energy_error_ev_site"].apply(lambda e: float((e**2).mean())) / count)
-    scatter = grouped["free_energy_ev_site"].std(ddof=1).fillna(0.0) / np.sqrt(count)
-    mean["free_energy_error_ev_site"] = np.maximum(own, scatter)
-    return mean.reset_index()
+    squares = pd.DataFrame(
+        {
+            "own": grouped["free_energy_error_ev_site"].apply(lambda e: float((e**2).mean())) / count,
+            "scatter": grouped["free_energy_ev_site"].var(ddof=1).fillna(0.0) / count,
+        }
+    ).reset_index()
+    inner = squares["x"].between(0, 1, inclusive="neither")
+    scans = ["expansion", "temperature_k"]
+    pooled = squares[inner].groupby(scans)[["own", "scatter"]].mean().max(axis=1)
+    squares = squares.join(pooled.rename("pooled"), on=scans)
+    error = np.sqrt(np.where(inner, squares["pooled"], squares[["own", "scatter"]].max(axis=1)))
+    return mean.reset_index().assign(free_energy_error_ev_site=error)
+
+
+def _with_errors(replica: pd.DataFrame, mean: pd.DataFrame, count: int) -> pd.DataFrame:
+    """Return one replica's free energies with the error of one run, from that of the mean of ``count``."""
+    grid = ["expansion", "temperature_k", "x"]
+    error = "free_energy_error_ev_site"
+    pooled = mean[[*grid, error]].assign(**{error: mean[error] * np.sqrt(count)})
+    return replica.drop(columns=error).merge(pooled, on=grid, validate="one_to_one")
 
 
 def scan(table: pd.DataFrame, direction: str) -> tuple[np.ndarray, np.ndarray]:
@@ -101,7 +119,8 @@ def crossing_gaps(
     """Return ``(temperature, "both", gap)`` where the branches from the two ends are in equilibrium.
 
     The end members' free energies are those of ``free``, of the same replica; ``species`` that are dilute
-    next to the empty and to the full host, for each ion.
+    next to the empty and to the full host, for each ion. There is none where a phase between the two lies
+    lower, by more than noise.
     """
     found = []
     for temperature, own in isotherms.groupby("temperature_k"):
@@ -110,10 +129,15 @@ def crossing_gaps(
         there = free[np.isclose(free["temperature_k"], kelvin)].sort_values("x")
         empty, full = there["free_energy_ev_site"].iloc[[0, -1]].tolist()
         try:
-            gap = equilibrium(mu, up, down, energies=(empty, full), temperature=kelvin, species=species)
+            balance = equilibrium(mu, up, down, energies=(empty, full), temperature=kelvin, species=species)
         except (ValueError, IndexError):  # the points near an end member never equilibrated
             continue
-        if gap:
+        if balance is None:
+            continue
+        gap, grand = balance
+        between = there[there["x"].between(gap.x_low + STEEP, gap.x_high - STEEP)]
+        lower = grand - (between["free_energy_ev_site"] - gap.mu * between["x"])
+        if not (lower > np.maximum(LEAST, NOISE * between["free_energy_error_ev_site"])).any():
             found.append((kelvin, BOTH, gap))
     return found
 
@@ -122,12 +146,10 @@ def tangent_gaps(free: pd.DataFrame) -> list[tuple[float, Gap]]:
     """Return ``(temperature, gap)`` of the common tangents of free energies of one expansion."""
     found = []
     for temperature, own in free.groupby("temperature_k"):
-        inner = own[own["x"].between(0, 1, inclusive="neither")]
-        error = float(inner["free_energy_error_ev_site"].max())
         gaps = common_tangents(
             own["x"].to_numpy(float),
             own["free_energy_ev_site"].to_numpy(float),
-            tolerance=max(LEAST, NOISE * error),
+            own["free_energy_error_ev_site"].to_numpy(float),
         )
         found += [(float(temperature), gap) for gap in gaps]  # type: ignore[arg-type]
     return found
@@ -143,13 +165,15 @@ def boundary_table(
 
     A gap by jump or crossing is the mean of those replicas (``replicas``) that have it.
     """
+    mean = mean_free_energies(free)
+    free = [_with_errors(own, mean, len(free)) for own in free]
     settled = [own[own["equilibrated"]] for own in isotherms]
     crossings = [
         crossing_gaps(own, thermal, species=species) for own, thermal in zip(settled, free, strict=True)
     ]
     rows = [_row(JUMP, *item) for item in _joined([jump_gaps(own) for own in settled])]
     rows += [_row(CROSSING, *item) for item in _joined(crossings)]
-    rows += _tangent_rows(tangent_gaps(mean_free_energies(free)), [tangent_gaps(own) for own in free])
+    rows += _tangent_rows(tangent_gaps(mean), [tangent_gaps(own) for own in free])
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -223,7 +247,7 @@ def features(temperatures: Sequence[float], gaps: Sequence[tuple[float, Gap]]) -
     ``closed_k``: where the last gap is gone; None if it never is. Temperatures are midway between two that
     were sampled.
     """
-    by = {t: [gap for own, gap in gaps if own == t] for t in temperatures}
+    by = {t: [gap for own, gap in gaps if np.isclose(own, t)] for t in temperatures}
     result: dict[str, object] = {"eutectoid_k": None, "eutectoid_x": None, "closed_k": None}
     last = max((t for t in temperatures if by[t]), default=None)
     if last is None:

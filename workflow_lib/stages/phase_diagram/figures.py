@@ -171,7 +171,7 @@ def _parts(panel: Axes, system: System) -> None:
             ("charges_k_site", "-.", "S'(e)"),
             ("mutual_k_site", ":", "I(A,e)"),
         ):
-            look: dict[str, Any] = {"marker": ".", "color": OKABE_ITO[place]}
+            look: dict[str, Any] = {"marker": ".", "color": OKABE_ITO[place % len(OKABE_ITO)]}
             label = f"{name}, x = {x:.2f}"
             panel.plot(own["temperature_k"], own[column], line, label=label, **look)
 

@@ -65,15 +65,13 @@ def fit_system(
     rounds_to_go = settings.rounds if source.open else 0
     converged = False if rounds_to_go else None
     for number in range(1, rounds_to_go + 1):
-        name = DECORATED if DECORATED in expansions else PLAIN
-        found = ground_states(expansions[name], host, settings, rng)
         asked = {host.key(answer.asked) for answer in answers}
-        lower = below_known(expansions[name], data[name][0], found, host)
-        new = [arrangement for arrangement in lower if host.key(arrangement) not in asked]
+        found = {host.key(a): a for a in predicted_lower(expansions, data, host, settings, rng)}
+        new = [arrangement for key, arrangement in found.items() if key not in asked]
         if not new:
             converged = True
             break
-        say(f"{system.name}: round {number} relaxes {len(new)} predicted ground states")
+        say(f"{system.name}: round {number} relaxes {len(new)} arrangements that are predicted to be lower")
         more = source.answers(new)
         answers += more
         rounds += [number] * len(more)
@@ -104,6 +102,58 @@ def _fit(
         name: fit_expansion(space, *data[name], where=f"{where}, {name}") for name, space in spaces.items()
     }
     return expansions, data
+
+
+def predicted_lower(
+    expansions: dict[str, Expansion],
+    data: dict[str, tuple[list[Arrangement], np.ndarray]],
+    host: Host,
+    settings: StructureSettings,
+    rng: np.random.Generator,
+) -> list[Arrangement]:
+    """Return arrangements, in canonical form, that the expansions put below what is known.
+
+    These are the ground states of each composition and cell. With charge states they are also the lowest
+    charge order on each arrangement of ions that is known or a ground state of the ions alone: the energy
+    of the ions alone is that with the charges relaxed, and one order drawn at random lies above it.
+    """
+    lower = {
+        name: below_known(own, data[name][0], ground_states(own, host, settings, rng), host)
+        for name, own in expansions.items()
+    }
+    if DECORATED not in expansions:
+        return lower[PLAIN]
+    ions = [*data[PLAIN][0], *lower[PLAIN]]
+    return lower[DECORATED] + lower_charges(expansions[DECORATED], data[DECORATED][0], ions, host, rng)
+
+
+def lower_charges(
+    expansion: Expansion,
+    known: Sequence[Arrangement],
+    ions: Sequence[Arrangement],
+    host: Host,
+    rng: np.random.Generator,
+) -> list[Arrangement]:
+    """Return for arrangements of ions the charge orders that lie below all known ones on the same ions.
+
+    Found by cooling the charges on the expansion with the ions frozen; in canonical form.
+    """
+    lowest: dict[str, float] = {}
+    for arrangement, energy in zip(known, _per_cell(expansion, known), strict=True):
+        key = host.key(host.canonical(arrangement.without_charges()))
+        lowest[key] = min(energy, lowest.get(key, np.inf))
+    energies = {repeat: expansion.multilinear(repeat) for repeat in {a.repeat for a in ions}}
+    found = [
+        host.canonical(
+            anneal(expansion.space, energies[a.repeat], host.random_charges(a, rng), rng, "ions")[-1]
+        )
+        for a in ions
+    ]
+    return [
+        charged
+        for own, charged, energy in zip(ions, found, _per_cell(expansion, found), strict=True)
+        if energy < lowest.get(host.key(host.canonical(own)), np.inf) - TIE
+    ]
 
 
 def below_known(
@@ -140,7 +190,8 @@ def ground_states(
         for ions in numbers:
             if ions in (0, host.n_mobile(repeat)):
                 continue
-            lowest = host.canonical(anneal(expansion.space, energy, repeat, ions, rng)[-1])
+            start = host.random(repeat, ions, charges=charges, rng=rng)
+            lowest = host.canonical(anneal(expansion.space, energy, start, rng)[-1])
             found[host.key(lowest)] = lowest
     return list(found.values())
 
@@ -155,7 +206,8 @@ def fit_row(name: str, fitted: Fitted, host: Host) -> dict[str, object]:
     scale = 1000 / host.formula_units
     held = fit.held_out * scale
     seen = np.isfinite(held)
-    error = float(np.sqrt(np.mean((held[seen] - formation[seen]) ** 2)))
+    # Of too few groups none was held out.
+    error = float(np.sqrt(np.mean((held[seen] - formation[seen]) ** 2))) if seen.any() else np.nan
     score = order_scores(x[seen], formation[seen], held[seen])
     return {
         "expansion": name,

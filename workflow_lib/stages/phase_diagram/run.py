@@ -50,11 +50,12 @@ def source_of(
     reference_dir: Path,
     trainings: Path,
     cache: Path,
+    accept_unconverged: bool,
     device: str,
 ) -> Source:
     """Return what gives the energies of a system; raise UserError if there is no such potential."""
     if system.potential == DFT:
-        return DftSource(reference_dir, host)
+        return DftSource(reference_dir, host, accept_unconverged=accept_unconverged)
     from workflow_lib.models.outside import load_predictor
 
     try:
@@ -73,7 +74,14 @@ def source_of(
         fmax=structures.fmax or own.fmax,
         max_steps=structures.max_steps or own.max_steps,
     )
-    return ModelSource(potential, host, relaxation=own, stop=stop, cache=cache)
+    return ModelSource(
+        potential,
+        host,
+        relaxation=own,
+        stop=stop,
+        cache=cache,
+        accept_unconverged=accept_unconverged,
+    )
 
 
 def run_fit(
@@ -87,13 +95,15 @@ def run_fit(
     trainings: Path,
     cache: Path,
     out: Path,
+    accept_unconverged: bool = True,
     device: str = "cpu",
 ) -> None:
     """Relax structures, fit both expansions and write them to ``out``, the folder of the system.
 
     Writes ``structures.csv``, ``fit.csv``, ``decorated.json`` (unless the potential knows no charge
     states) and ``plain.json`` in smol's format, ``summary.json`` and ``fit.*``. Relaxations are kept
-    in ``cache``. Raises UserError where the data cannot carry an expansion.
+    in ``cache``; those that ran out of steps count if ``accept_unconverged``. Raises UserError where the
+    data cannot carry an expansion.
     """
     source = source_of(
         system,
@@ -103,6 +113,7 @@ def run_fit(
         reference_dir=reference_dir,
         trainings=trainings,
         cache=cache,
+        accept_unconverged=accept_unconverged,
         device=device,
     )
     rng = np.random.default_rng([seed, *system.name.encode()])
@@ -111,6 +122,7 @@ def run_fit(
     table = structure_table(fitted, source, host)
     fits = pd.DataFrame([fit_row(name, fitted, host) for name in fitted.expansions])
     fits.insert(0, "system", system.name)
+    fits["out_of_steps"] = unconverged(fitted.answers)
     clear(out, FIT)  # a charge-blind model has one expansion, others two
     write_csv(table, out / "structures.csv")
     write_csv(fits, out / "fit.csv")

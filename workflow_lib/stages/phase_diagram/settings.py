@@ -113,7 +113,7 @@ class SamplingSettings(_Part):
         (200, 300, 400, 500, 600, 700, 800, 900, 1000), min_length=1, description="K, ascending"
     )
     mu_step: float = Field(
-        0.01, gt=0, le=0.1, description="eV, between chemical potentials; they reach from end to end"
+        0.01, gt=0, le=0.02, description="eV, between chemical potentials; they reach from end to end"
     )
     sweeps: int = Field(
         200, ge=50, description="of each point of an isotherm; each tries as many moves as there are sites"
@@ -124,16 +124,21 @@ class SamplingSettings(_Part):
     patience: int = Field(
         8, ge=1, description="a point that is not equilibrated is continued up to this many times `sweeps`"
     )
-    replicas: int = Field(2, ge=1, le=20, description="independent runs, for errors")
+    replicas: int = Field(
+        2,
+        ge=2,
+        le=20,
+        description="independent runs; one alone does not show its error at low temperature",
+    )
     compositions: int = Field(24, ge=4, description="intervals in x at which free energies are computed")
     rungs: int = Field(24, ge=8, description="temperatures on the way down from `hottest`")
     hottest: float = Field(
         30000.0, ge=2000, description="K; the highest finite temperature of a ladder, above it is infinity"
     )
     entropy_x: tuple[Share, ...] = Field(
-        (0.25, 0.5, 0.75), description="compositions at which the entropy is taken apart"
+        (0.25, 0.5, 0.75), min_length=1, description="compositions at which the entropy is taken apart"
     )
-    entropy_temperatures: tuple[Temperature, ...] = Field((300, 600, 1000), description="K")
+    entropy_temperatures: tuple[Temperature, ...] = Field((300, 600, 1000), min_length=1, description="K")
     entropy_orders: int = Field(
         2, ge=1, description="arrangements frozen in turn, drawn from the sampling, a point"
     )

@@ -3,8 +3,9 @@
 What an arrangement counts as is decided by rule. A charge-labelled model carries its charge states.
 Of a charge-blind model that predicts moments, a structure counts as the arrangement that these moments
 show, not as the one that was asked for; if they show none, or none that is neutral, it counts for its
-ions only. A charge-blind model without moments has ions only. A relaxation that diverged, or whose ions
-left their sites, does not count.
+ions only. A charge-blind model without moments has ions only. Ions may have moved to other sites: then a
+structure counts as what it became. A relaxation that diverged, or whose ions left their sites, does not
+count, nor does one that ran out of steps, if the configuration says so.
 """
 
 from __future__ import annotations
@@ -29,9 +30,10 @@ if TYPE_CHECKING:
     from workflow_lib.models.predictor import Predictor
     from workflow_lib.simulation.relaxation import Relaxation
 
-Order = Literal["carried", "kept", "changed", "ambiguous", "none", "off-site", "diverged"]
+Order = Literal["carried", "kept", "changed", "ambiguous", "none", "off-site", "unconverged", "diverged"]
 """How the charge states of a structure are known: carried as labels; kept or changed as the moments
-show; ambiguous where the moments show none; none asked for. The last two do not count at all."""
+show (changed too where an ion moved); ambiguous where the moments show none; none asked for. The last
+three do not count at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +70,10 @@ class DftSource:
 
     name, charges, open = DFT, True, False
 
-    def __init__(self, reference_dir: Path, host: Host) -> None:
+    def __init__(self, reference_dir: Path, host: Host, *, accept_unconverged: bool) -> None:
         table = read_table("charge_order/reference", reference_dir)
+        if not accept_unconverged:
+            table = table[table["status"] == CONVERGED]
         self.level = str(table["level"].iloc[0])
         self.all: list[Answer] = []
         columns = [table[name].tolist() for name in ("state_key", "energy_ev", "status", "fmax_ev_a")]
@@ -96,6 +100,7 @@ class ModelSource:
         relaxation: RelaxationSettings,
         stop: Stop,
         cache: Path,
+        accept_unconverged: bool,
     ) -> None:
         from workflow_lib.simulation.cache import RelaxationCache, model_identity
 
@@ -105,6 +110,7 @@ class ModelSource:
         self.charges = potential.charge_labelled or self.moments
         self.distortion = relaxation.polaron_distortion if self.charges else 0.0
         self.stop, self.batch_size = stop, relaxation.batch_size
+        self.accept_unconverged = accept_unconverged
         self.store = RelaxationCache(cache, model_identity(potential))
         self._check_elements()
         self._check_windows()
@@ -157,20 +163,24 @@ class ModelSource:
     ) -> tuple[Arrangement | None, Order]:
         if relaxed.status == DIVERGED:
             return None, "diverged"
+        if relaxed.status != CONVERGED and not self.accept_unconverged:
+            return None, "unconverged"
         try:
             ions = self.host.locate(relaxed.atoms, None)
         except UserError:
             return None, "off-site"
         if not self.charges:
             return ions, "none"
-        if self.potential.charge_labelled:
-            return asked, "carried"
-        states, reason = self.host.rule.assign(relaxed.atoms.numbers, moments, self.level)
+        labelled = self.potential.charge_labelled
+        if labelled:
+            states, reason = relaxed.atoms.get_array("oxidation_states"), None
+        else:
+            states, reason = self.host.rule.assign(relaxed.atoms.numbers, moments, self.level)
         if states is None or reason is not None:
             return ions, "ambiguous"
         found = self.host.locate(relaxed.atoms, states)
         same = self.host.key(found) == self.host.key(asked)
-        return found, "kept" if same else "changed"
+        return found, ("carried" if labelled else "kept") if same else "changed"
 
 
 def first_arrangements(
