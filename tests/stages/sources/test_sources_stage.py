@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from zipfile import ZipFile
+
 import pandas as pd
 import pytest
 from local_api import serve
@@ -119,11 +122,16 @@ def test_only_a_callers_word_makes_foreign_stress_converged(fetched, rule):
     assert all(frame.stress_converged == (frame.stress is not None) for frame in table[True])
 
 
-def test_files_for_testing_are_marked(fetched, frames, rule):
+@pytest.mark.parametrize("folder", ["{}/data", "data", "link/data"])
+@pytest.mark.parametrize("items", ["a/*", "*"])
+def test_files_for_testing_are_marked(fetched, frames, rule, monkeypatch, folder, items):
+    """However the folder is spelled, and also where the files that train would include them."""
+    (fetched / "link").symlink_to(fetched)
+    monkeypatch.chdir(fetched)
     chosen = SourcesSettings(
-        items={"remote": ("a/*",), "mine": ("*",)},
+        items={"remote": (items,), "mine": ("*",)},
         testing={"remote": ("b/*",)},
-        folder=str(fetched / "data"),
+        folder=folder.format(fetched),
     )
     read_fetched(chosen, rule=rule, energy_reference=LEVEL, out=fetched / "out")
     table = read_parquet(fetched / "out/frames.parquet")
@@ -132,11 +140,43 @@ def test_files_for_testing_are_marked(fetched, frames, rule):
     assert tested == {frame.frame_id for frame in frames[3:5]}
 
 
+def test_an_archive_for_testing_is_marked(frames, rule, tmp_path, monkeypatch):
+    for name, part in (("train", frames[:3]), ("test", frames[3:5])):
+        write_frames(part, tmp_path / f"{name}.extxyz")
+    (tmp_path / "local").mkdir()
+    (tmp_path / "train.extxyz").rename(tmp_path / "local/train.extxyz")
+    with ZipFile(tmp_path / "local/test.zip", "w") as archive:
+        archive.write(tmp_path / "test.extxyz", "inner/test.extxyz")
+    monkeypatch.chdir(tmp_path)
+    fetch("mine", LocalSource(api="local", path="local"), "data")
+    chosen = SourcesSettings(items={"mine": ("*.extxyz",)}, testing={"mine": ("*.zip",)}, folder="data")
+    read_fetched(chosen, rule=rule, energy_reference=LEVEL, out=tmp_path / "out")
+    kinds = [frame.kind == TESTING for frame in read_parquet(tmp_path / "out/frames.parquet")]
+    assert kinds == [False] * 3 + [True] * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern"), [("remote", "c/*"), ("remote", "*.md"), ("mine", "*damaged.extxyz")]
+)
+def test_a_pattern_for_testing_that_marks_no_frame_is_named(fetched, rule, name, pattern):
+    """What it was meant to mark would train."""
+    (fetched / "local/damaged.extxyz").write_text("no frame\n")
+    fetch("mine", LocalSource(api="local", path=str(fetched / "local")), fetched / "data")
+    chosen = SourcesSettings(
+        items={"mine": ("*three.extxyz",), "remote": ("a/*",)},
+        testing={name: (pattern,)},
+        folder=str(fetched / "data"),
+    )
+    with pytest.raises(UserError, match=rf"sources\.testing\.{name}: {re.escape(pattern)} marks no frame"):
+        read_fetched(chosen, rule=rule, energy_reference=LEVEL, out=fetched / "out")
+
+
 def test_a_frame_that_also_stands_elsewhere_is_for_testing(frames, rule, tmp_path):
     """Read as a duplicate, it would train under the name of the file that came first."""
     write_frames(frames[:3], tmp_path / "train.extxyz")
     write_frames(frames[2:4], tmp_path / "test.extxyz")
-    reading = ReadSettings(energy_reference=LEVEL, rule=rule, testing=(str(tmp_path / "test.extxyz"),))
+    testing = {"test": (str(tmp_path / "test.extxyz"),)}
+    reading = ReadSettings(energy_reference=LEVEL, rule=rule, testing=testing)
     summary = read_sources(
         [str(tmp_path / f"{n}.extxyz") for n in ("train", "test")], tmp_path / "o", reading
     )

@@ -6,8 +6,8 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,8 @@ class ReadSettings:
     """The caller's statements about the files: level of theory, formula units, stress, labels.
 
     ``stress_converged`` confirms the stress of all files except frame tables, which state it
-    themselves. ``testing``: paths of the files, or folders, whose frames are for testing only.
+    themselves. ``testing``: files, or folders, whose frames are for testing only, by what
+    names them to the user.
     """
 
     energy_reference: str | None = None
@@ -51,21 +52,21 @@ class ReadSettings:
     stress_converged: bool = False
     surrogates: Surrogates = "auto"
     rule: RedoxRule | None = None
-    testing: tuple[str, ...] = ()
+    testing: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def digest(self) -> str:
-        """Return a checksum that changes if a file would have to be read again."""
+        """Return a checksum that changes if every file would have to be read again."""
         values = asdict(self) | {"rule": self.rule.model_dump(mode="json") if self.rule else None}
+        del values["testing"]  # each part knows whether it is
         return hashlib.sha256(json.dumps([_FORMAT, values], sort_keys=True).encode()).hexdigest()
 
 
 class Part:
     """The three files of one input's part: frames, fingerprints, and what it holds (written last)."""
 
-    def __init__(self, folder: Path, source: Input, settings: ReadSettings) -> None:
-        self.source = source
+    def __init__(self, folder: Path, source: Input, settings: ReadSettings, testing: bool) -> None:
+        self.source, self.testing = source, testing
         self._settings = settings
-        self.testing = any(source.path.is_relative_to(path) for path in settings.testing)
         name = hashlib.sha256(str(source.path).encode()).hexdigest()[:16]
         self.frames = folder / f"{name}.parquet"
         self.prints = folder / f"{name}.npz"
@@ -76,6 +77,7 @@ class Part:
         return {
             "settings": self._settings.digest(),
             "name": self.source.name,
+            "testing": self.testing,
             "size": status.st_size,
             "mtime": status.st_mtime_ns,
         }

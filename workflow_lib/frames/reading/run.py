@@ -6,7 +6,7 @@ import multiprocessing
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -16,6 +16,7 @@ from typing import Any
 from workflow_lib.core.elements import SYMBOLS
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import write_csv, write_json
+from workflow_lib.core.local_files import local_files
 from workflow_lib.core.locks import folder_lock
 from workflow_lib.core.progress import say
 from workflow_lib.frames.labels import UNSTATED
@@ -33,8 +34,8 @@ def read_sources(
 
     ``patterns`` are files, folders or globs. ``jobs`` processes read one file each. After an
     interruption the same call continues with the files that are not done. Damaged frames are set
-    aside, all others are read. Returns the summary. Raises UserError if nothing can be read, the
-    disk is full, or another read is working in ``out``.
+    aside, all others are read. Returns the summary. Raises UserError if nothing can be read, nothing
+    is for testing where it is said to be, the disk is full, or another read is working in ``out``.
     """
     settings, out = settings or ReadSettings(), Path(out)
     if jobs < 1:
@@ -42,13 +43,21 @@ def read_sources(
     if settings.formula_units is not None and settings.formula_units < 1:
         raise UserError(f"--formula-units is {settings.formula_units}; a cell holds at least 1")
     inputs, passed_over = find_inputs(patterns, out)
+    # Found as the inputs are, because only equal spellings of a path can be compared.
+    tested = {
+        what: {file for path in paths for file in local_files(what, path, out)}
+        for what, paths in settings.testing.items()
+    }
+    _check_testing(tested, {source.path for source in inputs})
     books = out / ".read"
     try:
         with folder_lock(books / "lock", WAIT, say, "read"):
-            parts = [Part(books, source, settings) for source in inputs]
+            marked = set().union(*tested.values())
+            parts = [Part(books, source, settings, source.path in marked) for source in inputs]
             abouts = _read_all(parts, jobs)
             if not any(about["frames"] for about in abouts):
                 raise UserError(_nothing(abouts))
+            _check_testing(tested, {Path(about["path"]) for about in abouts if about["frames"]})
             factors = [about["stress"]["factor"] if about["stress"] else 1.0 for about in abouts]
             merged = merge(parts, factors, out / "frames.parquet")
             summary = summarise(abouts, merged, [str(path) for path in passed_over])
@@ -62,6 +71,15 @@ def read_sources(
             "--out, then run the same command again: finished files are kept"
         ) from error
     return summary
+
+
+def _check_testing(tested: Mapping[str, set[Path]], with_frames: set[Path]) -> None:
+    """Raise UserError where none of the files that are said to be for testing is among these."""
+    for what, files in tested.items():
+        if not files & with_frames:
+            raise UserError(
+                f"{what} marks no frame as for testing; give what matches files of frames that can be read"
+            )
 
 
 def _nothing(abouts: Sequence[dict[str, Any]]) -> str:

@@ -32,16 +32,16 @@ def read_fetched(
 
     wanted: list[str] = []
     citations = []
-    testing: list[str] = []
+    testing: dict[str, tuple[str, ...]] = {}
     for name in settings.items:
         folder = Path(settings.folder) / name
         record = _provenance(folder, name)
         files = [file for file in record["files"] if _matches(file["path"], settings.wanted(name))]
         here = _found(folder, record, settings.items[name])
-        if name in settings.testing:
-            only = [path for path in _found(folder, record, settings.testing[name]) if path not in here]
-            testing += [str(path) for path in only]
-            here += only
+        for pattern in settings.testing.get(name, ()):
+            tested = _found(folder, record, (pattern,))
+            testing[f"sources.testing.{name}: {pattern}"] = tuple(map(str, tested))
+            here += [path for path in tested if path not in here]
         if missing := [path for path in here if not path.exists()]:
             raise UserError(f"{missing[0]} is not here; fetch the source {name} again")
         if record["api"] == "local":
@@ -54,7 +54,7 @@ def read_fetched(
         stress_converged=settings.stress_converged,
         surrogates=settings.surrogates,
         rule=rule,
-        testing=tuple(testing),
+        testing=testing,
     )
     if not wanted:
         raise UserError(f"sources {', '.join(settings.items)}: no file of frames among those fetched")

@@ -45,8 +45,8 @@ class SourcesSettings(BaseModel):
     )
     testing: dict[Annotated[str, Field(pattern=SOURCE_NAME)], tuple[str, ...]] = Field(
         default_factory=dict,
-        description="more files of the same sources, with shell patterns; their frames test the models of "
-        "every fold and train none",
+        description="files of the same sources, with shell patterns, whose frames test the models of every "
+        "fold and train none, even where `items` names them too",
     )
     table: str = Field("config/sources.yaml", min_length=1, description="the table of sources")
     folder: str = Field(
