@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from workflow_lib.frames.frame import with_labels
+from workflow_lib.frames.frame import TESTING, with_labels
 from workflow_lib.stages.dataset.assign import assign
 from workflow_lib.stages.dataset.clean import clean, fingerprint
 from workflow_lib.stages.dataset.settings import CleanSettings, DatasetSettings
@@ -130,3 +130,28 @@ def test_the_dataset_stage_sets_cleaned_frames_aside_by_rule(original_frames, ru
     assert {item.category for item in aside} == {"cleaning: duplicate"}
     assert len(kept) + len(aside) == 40
     assert len(aside) == len(clean(frames, SETTINGS))
+
+
+@pytest.mark.parametrize("energy", [-0.001, 0.0, 0.001])  # eV per cell, far below the tolerance
+def test_of_duplicates_the_one_for_testing_is_kept(path, energy):
+    """Wherever it stands and whichever is lower: without it, its state would train."""
+    tested = copy_of(path[0], "tested", energy=energy, kind=TESTING)
+    for frames in ([path[0], tested], [tested, path[0]]):
+        gone = {frames[index].frame_id for index in clean(frames, SETTINGS)}
+        assert gone == {path[0].frame_id}
+    again = copy_of(path[0], "again", energy=2 * energy, seed=1, kind=TESTING)
+    assert len(clean([path[0], tested, again], SETTINGS)) == 2  # among themselves they are duplicates too
+
+
+@pytest.mark.parametrize("energy", [-0.02, 1.01])  # eV/atom, beyond either end of the window
+def test_energies_and_forces_remove_no_frame_for_testing(path, rule, host, energy):
+    n = len(path[0])
+    other = with_labels(
+        path[0], frame_id="other", kind="rattle", energy=path[-1].energy + energy * n, forces=None
+    )
+    tested = with_labels(other, frame_id="tested", kind=TESTING)
+    assert list(clean([other, path[0], path[-1]], SETTINGS)) == [0]
+    assert clean([tested, path[0], path[-1]], SETTINGS) == {}
+    for frame in (other, tested):
+        _, aside = assign([frame, path[0], path[-1]], rule, host, DatasetSettings(energy_window=0.5))
+        assert (frame.frame_id in {item.frame_id for item in aside}) == (frame is other and energy > 0)

@@ -6,7 +6,8 @@ of several relaxations (rule 3), and
 near-duplicates of one material go (rule 4), found by pymatgen's StructureMatcher and an energy matcher
 that both become more stringent as more frames of the material are kept. The paper gives no tolerances
 for rule 4: those of :class:`CleanSettings` are ours. Rule 1 (equal calculation settings) is what the
-dataset stage enforces anyway: one energy reference.
+dataset stage enforces anyway: one energy reference. Frames for testing obey rule 4 alone, and among
+duplicates one of them stays: they mark their state as one that never trains.
 
 StructureMatcher alone compares every pair. Here only pairs of equal composition are, whose energies and
 whose radial fingerprints are close, which a k-d tree finds; and each cell is reduced once, not once a
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from workflow_lib.frames.frame import RELAXATION, Frame
+from workflow_lib.frames.frame import RELAXATION, TESTING, Frame
 from workflow_lib.stages.dataset.settings import CleanSettings
 
 if TYPE_CHECKING:
@@ -101,6 +102,8 @@ def _energy_rules(frames: Sequence[Frame], settings: CleanSettings) -> dict[int,
             paths[""] = min(paths.get("", np.inf), energy)
     relaxed = lowest | {material: min(paths.values()) for material, paths in ends.items()}
     for index, (frame, material) in enumerate(zip(frames, materials, strict=True)):
+        if frame.kind == TESTING:
+            continue
         above = frame.energy / len(frame) - relaxed[material]
         if frame.forces is None:
             removed[index] = f"{RULES[0]}"
@@ -137,10 +140,17 @@ def _candidates(
 
 
 def _duplicates(frames: Sequence[Frame], members: list[int], settings: CleanSettings) -> dict[int, str]:
-    """Return the duplicates in one material: frames that match a lower-energy frame that is kept."""
+    """Return the duplicates in one material: frames that match one that is kept.
+
+    Kept are frames for testing before others, and lower ones before higher ones.
+    """
     from pymatgen.analysis.structure_matcher import StructureMatcher
 
-    members = sorted(members, key=lambda index: (frames[index].energy / len(frames[index]), index))
+    def rank(index: int) -> tuple[bool, float, int]:
+        frame = frames[index]
+        return frame.kind != TESTING, frame.energy / len(frame), index
+
+    members = sorted(members, key=rank)
     near = _candidates(frames, members, settings)
     structures: dict[int, Structure] = {}
     removed: dict[int, str] = {}
@@ -168,8 +178,8 @@ def _duplicates(frames: Sequence[Frame], members: list[int], settings: CleanSett
 def clean(frames: Sequence[Frame], settings: CleanSettings) -> dict[int, str]:
     """Return the frames that the rules remove: place in ``frames`` -> rule and detail.
 
-    Deterministic: of duplicates the lowest frame is kept, of equal ones the first. Materials
-    (``group``) are cleaned one at a time.
+    Deterministic: of duplicates a frame for testing is kept, if there is one, then the lowest frame, of
+    equal ones the first. Materials (``group``) are cleaned one at a time.
     """
     from tqdm import tqdm
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
+from workflow_lib.frames.frame import TESTING
 from workflow_lib.stages.dataset.assign import category
 from workflow_lib.stages.dataset.index import Index, labelled_frames
 from workflow_lib.stages.dataset.settings import DatasetSettings
@@ -28,13 +29,14 @@ def _outside_window(rows: pd.DataFrame, window: float | None) -> pd.Series:
     """Return a reason for each frame more than ``window`` (eV/atom) above the lowest frame of its state.
 
     A group without states may hold several compositions, whose energies per atom are not comparable.
+    Frames for testing stay: without them their state would train.
     """
     if window is None:
         return pd.Series(dtype=object)
     energy = rows["energy"] / rows["atoms"]
     state = [rows["state_key"].fillna(rows["group"]), rows["composition"]]
     above = energy - energy.groupby(state).transform("min")
-    above = above[above > window]
+    above = above[(above > window) & (rows["kind"] != TESTING)]
     return above.map(
         lambda gap: f"energy {gap:.3f} eV/atom above the lowest of its state, the window is {window:g}"
     ).astype(object)
