@@ -18,7 +18,8 @@ def local_files(wildcards):
         raise WorkflowError(str(error))
 
 
-# The output is a copy of the record of all files with their checksums, so that its content says what changed.
+# The output is the record of all files with their checksums, so that its content says what changed. Another run
+# may fetch other files of the same source, so the record in the shared folder may not be this run's.
 rule fetch:
     input:
         local_files,
@@ -41,8 +42,7 @@ rule fetch:
         "Fetching {wildcards.source}"
     shell:
         "python -m workflow_lib fetch --source {wildcards.source} --sources {params.table:q}"
-        " --out {params.folder:q} {params.only:q} > {log} 2>&1"
-        " && cp {params.folder:q}/{wildcards.source}/provenance.json {output:q}"
+        " --out {params.folder:q} {params.only:q} --record {output:q} > {log} 2>&1"
 
 
 # Compute nodes have no network, so the fetch runs where Snakemake does.
@@ -84,5 +84,5 @@ rule sources:
     message:
         "Reading the fetched files into one frame table"
     shell:
-        "python -m workflow_lib sources --config {CONFIG} --out {SOURCES} --jobs {threads}"
-        " > {log} 2>&1"
+        "python -m workflow_lib sources --config {CONFIG} --out {SOURCES} --fetched {input:q}"
+        " --jobs {threads} > {log} 2>&1"

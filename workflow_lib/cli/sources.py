@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from workflow_lib.cli.common import COUNT, FILE, FOLDER, command, config_option, folder, say_read
+from workflow_lib.cli.common import COUNT, FILE, FOLDER, Paths, command, config_option, folder, say_read
 
 if TYPE_CHECKING:
     from workflow_lib.config import Config
@@ -17,8 +17,11 @@ if TYPE_CHECKING:
 @command()
 @config_option
 @folder("--out")
+@click.option(
+    "--fetched", type=Paths(1), required=True, metavar="FILE ...", help="the record of each source's fetch"
+)
 @click.option("--jobs", type=COUNT, default=1, metavar="N", show_default=True, help="files read at once")
-def sources(config: Config, out: Path, jobs: int) -> None:
+def sources(config: Config, out: Path, fetched: list[Path], jobs: int) -> None:
     """Read the fetched files into one frame table.
 
     Also says what to cite, and what was set aside.
@@ -30,6 +33,7 @@ def sources(config: Config, out: Path, jobs: int) -> None:
         raise UserError("the configuration has no section `sources`; see config/paper.yaml")
     summary = read_fetched(
         config.sources,
+        fetched,
         rule=config.redox,
         energy_reference=config.dataset.energy_reference,
         out=out,
@@ -52,10 +56,17 @@ def sources(config: Config, out: Path, jobs: int) -> None:
     help="table of sources",
 )
 @click.option("--only", multiple=True, metavar="GLOB", help="paths wanted; may be repeated")
+@click.option("--record", type=FILE, metavar="FILE", help="also write there which files these are")
 @click.option("--verify", is_flag=True, help="hash files again that look unchanged")
 @click.option("--no-unpack", is_flag=True, help="leave zip and tar archives packed")
 def fetch(
-    source: str, out: Path, table: Path, only: tuple[str, ...], verify: bool, no_unpack: bool
+    source: str,
+    out: Path,
+    table: Path,
+    only: tuple[str, ...],
+    record: Path | None,
+    verify: bool,
+    no_unpack: bool,
 ) -> None:
     """Download and verify a source of data."""
     from workflow_lib.stages.sources.fetch import fetch as run
@@ -64,7 +75,7 @@ def fetch(
 
     name, found = find_source(source, table)
     settings = FetchSettings(verify=verify, unpack=not no_unpack)
-    fetched = run(name, found, out, only=list(only), settings=settings)
+    fetched = run(name, found, out, only=list(only), settings=settings, record=record)
     click.echo(f"{len(fetched.files)} files verified; see {fetched.folder / 'provenance.json'}")
     click.echo(f"licence: {fetched.licence}")
     click.echo(f"cite: {' / '.join(fetched.citation.splitlines())}")

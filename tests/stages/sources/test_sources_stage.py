@@ -35,20 +35,29 @@ def fetched(frames, tmp_path):
     local.mkdir()
     write_frames(frames[5:9], local / "three.extxyz")
     with serve({**contents, "README.md": b"text"}) as api:
-        fetch("remote", FigshareSource.model_validate(api.source()), tmp_path / "data")
-    fetch("mine", LocalSource(api="local", path=str(local), citation="Me"), tmp_path / "data")
+        remote = FigshareSource.model_validate(api.source())
+        fetch("remote", remote, tmp_path / "data", record=tmp_path / "remote.fetched")
+    fetch_mine(tmp_path)
     return tmp_path
+
+
+def fetch_mine(tmp_path, *only, record="mine", path=None):
+    mine = LocalSource(api="local", path=path or str(tmp_path / "local"), citation="Me")
+    fetch("mine", mine, tmp_path / "data", only=only, record=tmp_path / f"{record}.fetched")
 
 
 def settings(tmp_path, **items):
     return SourcesSettings(items=items, folder=str(tmp_path / "data"))
 
 
+def read(chosen, folder, rule, out="out"):
+    records = [folder / f"{name}.fetched" for name in chosen.items]
+    return read_fetched(chosen, records, rule=rule, energy_reference=LEVEL, out=folder / out)
+
+
 def test_all_sources_in_one_table(fetched, frames, rule):
     out = fetched / "out"
-    summary = read_fetched(
-        settings(fetched, remote=(), mine=()), rule=rule, energy_reference=LEVEL, out=out
-    )
+    summary = read(settings(fetched, remote=(), mine=()), fetched, rule)
     assert summary["frames"] == 9
     table = read_parquet(out / "frames.parquet")
     assert [f.frame_id for f in table] == [f.frame_id for f in frames[:9]]
@@ -61,44 +70,71 @@ def test_all_sources_in_one_table(fetched, frames, rule):
 
 def test_patterns_choose_files(fetched, rule):
     chosen = settings(fetched, remote=("b/*",))
-    summary = read_fetched(chosen, rule=rule, energy_reference=LEVEL, out=fetched / "out")
+    summary = read(chosen, fetched, rule)
     assert summary["frames"] == 2
 
 
 @pytest.mark.parametrize(
     ("items", "message"),
     [
-        ({"other": ()}, r"source other is not in .*data/other; run: python -m workflow_lib fetch"),
+        (
+            {"remote": (), "other": ()},
+            r"no record of a fetch of the source other .* --source other --out .*data --record other",
+        ),
+        ({"other": ()}, r"remote\.fetched is no record of a fetch of other"),
         ({"remote": ("*.md",)}, "no file of frames among those fetched"),
     ],
 )
 def test_what_is_missing_is_named(fetched, rule, items, message):
     with pytest.raises(UserError, match=message):
-        read_fetched(settings(fetched, **items), rule=rule, energy_reference=LEVEL, out=fetched / "out")
+        read_fetched(
+            settings(fetched, **items),
+            [fetched / "remote.fetched"],
+            rule=rule,
+            energy_reference=LEVEL,
+            out=fetched / "out",
+        )
 
 
 def test_a_file_that_has_gone_is_named(fetched, rule):
     (fetched / "data/remote/files/b/two.extxyz").unlink()
     with pytest.raises(UserError, match=r"two\.extxyz is not here; fetch the source remote again"):
-        read_fetched(settings(fetched, remote=()), rule=rule, energy_reference=LEVEL, out=fetched / "out")
+        read(settings(fetched, remote=()), fetched, rule)
 
 
 def test_a_local_file_that_changed_is_named_until_it_is_fetched_again(fetched, frames, rule):
-    def read():
-        chosen = settings(fetched, mine=())
-        read_fetched(chosen, rule=rule, energy_reference=LEVEL, out=fetched / "out")
+    def found():
+        read(settings(fetched, mine=()), fetched, rule)
         return [frame.frame_id for frame in read_parquet(fetched / "out/frames.parquet")]
 
     path = fetched / "local/three.extxyz"
-    assert read() == [frame.frame_id for frame in frames[5:9]]
+    assert found() == [frame.frame_id for frame in frames[5:9]]
     path.touch()  # another date is no other content
-    assert len(read()) == 4
+    assert len(found()) == 4
     for content in (frames[9:12], [*frames[5:8], frames[12]]):
         write_frames(content, path)
         with pytest.raises(UserError, match=r"three\.extxyz has changed since it was fetched; fetch the"):
-            read()
-        fetch("mine", LocalSource(api="local", path=str(path.parent), citation="Me"), fetched / "data")
-        assert read() == [frame.frame_id for frame in content]
+            found()
+        fetch_mine(fetched)
+        assert found() == [frame.frame_id for frame in content]
+
+
+def test_runs_that_want_other_files_of_a_source_each_read_their_own(fetched, frames, rule):
+    """They share its folder, and the latest fetch writes there what it alone wants."""
+    write_frames(frames[9:12], fetched / "local/four.extxyz")
+    wanted = {"one": ("*three*",), "two": ("*four*",)}
+    for name, patterns in wanted.items():
+        fetch_mine(fetched, *patterns, record=name)
+    for name, expected in (("one", frames[5:9]), ("two", frames[9:12])):
+        read_fetched(
+            settings(fetched, mine=wanted[name]),
+            [fetched / f"{name}.fetched"],
+            rule=rule,
+            energy_reference=LEVEL,
+            out=fetched / name,
+        )
+        table = read_parquet(fetched / name / "frames.parquet")
+        assert [frame.frame_id for frame in table] == [frame.frame_id for frame in expected]
 
 
 def test_files_used_in_place(fetched, frames):
@@ -116,7 +152,7 @@ def test_only_a_callers_word_makes_foreign_stress_converged(fetched, rule):
     table = {}
     for vouched in (False, True):
         chosen = settings(fetched, mine=()).model_copy(update={"stress_converged": vouched})
-        read_fetched(chosen, rule=rule, energy_reference=LEVEL, out=fetched / f"out{vouched}")
+        read(chosen, fetched, rule, f"out{vouched}")
         table[vouched] = read_parquet(fetched / f"out{vouched}" / "frames.parquet")
     assert not any(frame.stress_converged for frame in table[False])
     assert all(frame.stress_converged == (frame.stress is not None) for frame in table[True])
@@ -133,7 +169,7 @@ def test_files_for_testing_are_marked(fetched, frames, rule, monkeypatch, folder
         testing={"remote": ("b/*",)},
         folder=folder.format(fetched),
     )
-    read_fetched(chosen, rule=rule, energy_reference=LEVEL, out=fetched / "out")
+    read(chosen, fetched, rule)
     table = read_parquet(fetched / "out/frames.parquet")
     assert {frame.frame_id for frame in table} == {frame.frame_id for frame in frames[:9]}
     tested = {frame.frame_id for frame in table if frame.kind == TESTING}
@@ -148,9 +184,9 @@ def test_an_archive_for_testing_is_marked(frames, rule, tmp_path, monkeypatch):
     with ZipFile(tmp_path / "local/test.zip", "w") as archive:
         archive.write(tmp_path / "test.extxyz", "inner/test.extxyz")
     monkeypatch.chdir(tmp_path)
-    fetch("mine", LocalSource(api="local", path="local"), "data")
+    fetch_mine(tmp_path, path="local")
     chosen = SourcesSettings(items={"mine": ("*.extxyz",)}, testing={"mine": ("*.zip",)}, folder="data")
-    read_fetched(chosen, rule=rule, energy_reference=LEVEL, out=tmp_path / "out")
+    read(chosen, tmp_path, rule)
     kinds = [frame.kind == TESTING for frame in read_parquet(tmp_path / "out/frames.parquet")]
     assert kinds == [False] * 3 + [True] * 2
 
@@ -161,14 +197,14 @@ def test_an_archive_for_testing_is_marked(frames, rule, tmp_path, monkeypatch):
 def test_a_pattern_for_testing_that_marks_no_frame_is_named(fetched, rule, name, pattern):
     """What it was meant to mark would train."""
     (fetched / "local/damaged.extxyz").write_text("no frame\n")
-    fetch("mine", LocalSource(api="local", path=str(fetched / "local")), fetched / "data")
+    fetch_mine(fetched)
     chosen = SourcesSettings(
         items={"mine": ("*three.extxyz",), "remote": ("a/*",)},
         testing={name: (pattern,)},
         folder=str(fetched / "data"),
     )
     with pytest.raises(UserError, match=rf"sources\.testing\.{name}: {re.escape(pattern)} marks no frame"):
-        read_fetched(chosen, rule=rule, energy_reference=LEVEL, out=fetched / "out")
+        read(chosen, fetched, rule)
 
 
 def test_a_frame_that_also_stands_elsewhere_is_for_testing(frames, rule, tmp_path):

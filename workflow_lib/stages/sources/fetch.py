@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from workflow_lib.core.errors import UserError
-from workflow_lib.core.io import disk_is_full
+from workflow_lib.core.io import atomic_path, disk_is_full
 from workflow_lib.core.local_files import local_files
 from workflow_lib.core.locks import folder_lock
 from workflow_lib.core.progress import readable, say
@@ -25,7 +25,7 @@ from workflow_lib.stages.sources.listing import (
     read_listing,
 )
 from workflow_lib.stages.sources.progress import Progress
-from workflow_lib.stages.sources.provenance import citation_of, licence_of, write_provenance
+from workflow_lib.stages.sources.provenance import PROVENANCE, citation_of, licence_of, write_provenance
 from workflow_lib.stages.sources.settings import FetchSettings
 from workflow_lib.stages.sources.table import LocalSource, RemoteSource, Source, pinned_version
 from workflow_lib.stages.sources.transport import Web
@@ -49,13 +49,15 @@ def fetch(
     *,
     only: Sequence[str] = (),
     settings: FetchSettings | None = None,
+    record: Path | None = None,
 ) -> Fetched:
     """Fetch the files of a source into ``out/name``, verified; files already there are not fetched again.
 
     ``only``: shell patterns of the paths wanted (``*`` also matches ``/``); none means all. Local
-    sources stay where they are. Raises UserError with one line: network, file list, checksums,
-    disk, archives, or another fetch in progress; the same call then continues where this one
-    stopped.
+    sources stay where they are. ``record``: a file for what this fetch found; ``provenance.json`` in the
+    folder shows that of the latest one, which may have wanted other local files. Raises UserError with
+    one line: network, file list, checksums, disk, archives, or another fetch in progress; the same call
+    then continues where this one stopped.
     """
     settings = settings or FetchSettings()
     path = Path(out) / name
@@ -64,8 +66,13 @@ def fetch(
             # Read only now, because another fetch may have been running until a moment ago.
             folder = SourceFolder(path, settings)
             if isinstance(source, LocalSource):
-                return _fetch_local(name, source, folder, only)
-            return _fetch_remote(name, source, folder, only, settings)
+                fetched = _fetch_local(name, source, folder, only)
+            else:
+                fetched = _fetch_remote(name, source, folder, only, settings)
+            if record is not None:
+                with atomic_path(record) as temporary:
+                    shutil.copyfile(path / PROVENANCE, temporary)
+            return fetched
     except OSError as error:
         raise _disk_error(error, path) from error
 

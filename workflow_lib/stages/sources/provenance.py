@@ -12,6 +12,7 @@ from workflow_lib.core.io import atomic_path, read_json, write_json
 from workflow_lib.stages.sources.listing import Listing
 from workflow_lib.stages.sources.table import LocalSource, RemoteSource, Source
 
+PROVENANCE = "provenance.json"
 UNSTATED = "not stated by the source; ask its authors before you pass the data on"
 
 
@@ -65,7 +66,7 @@ def write_provenance(
         record["path"] = source.path
     else:
         record |= _item(source, listing)
-    path = folder / "provenance.json"
+    path = folder / PROVENANCE
     try:
         before = read_json(path)
         del before["retrieved"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,19 @@ CITATIONS = ("source", "title", "doi", "version", "licence", "citation", "files"
 
 
 def read_fetched(
-    settings: SourcesSettings, *, rule: RedoxRule, energy_reference: str, out: Path, jobs: int = 1
+    settings: SourcesSettings,
+    fetched: Sequence[Path],
+    *,
+    rule: RedoxRule,
+    energy_reference: str,
+    out: Path,
+    jobs: int = 1,
 ) -> dict[str, Any]:
     """Read fetched files into ``out``: the files of ``read_sources``, and ``citations.csv``.
 
-    Frames whose file states no level of theory get ``energy_reference``. Returns the summary.
-    Raises UserError if a source is not fetched or a local file has changed since, and as
+    ``fetched``: the record that the fetch of each source wrote; other runs may have fetched other files
+    of the same source since. Frames whose file states no level of theory get ``energy_reference``. Returns
+    the summary. Raises UserError if a source is not fetched or a local file has changed since, and as
     ``read_sources`` does.
     """
     import pandas as pd
@@ -33,9 +41,8 @@ def read_fetched(
     wanted: list[str] = []
     citations = []
     testing: dict[str, tuple[str, ...]] = {}
-    for name in settings.items:
+    for name, record in _records(settings, fetched).items():
         folder = Path(settings.folder) / name
-        record = _provenance(folder, name)
         files = [file for file in record["files"] if _matches(file["path"], settings.wanted(name))]
         here = _found(folder, record, settings.items[name])
         for pattern in settings.testing.get(name, ()):
@@ -64,14 +71,22 @@ def read_fetched(
     return summary
 
 
-def _provenance(folder: Path, name: str) -> dict[str, Any]:
-    path = folder / "provenance.json"
-    if not path.is_file():
-        raise UserError(
-            f"source {name} is not in {folder}; run: python -m workflow_lib fetch --source {name} "
-            f"--out {folder.parent}"
-        )
-    return read_json(path)
+def _records(settings: SourcesSettings, fetched: Sequence[Path]) -> dict[str, dict[str, Any]]:
+    """Return the record of each source of the run, in the order of its items."""
+    found = {}
+    for path in fetched:
+        record = read_json(path)
+        name = record.get("source") if isinstance(record, dict) else None
+        if name not in settings.items:
+            raise UserError(f"{path} is no record of a fetch of {', '.join(settings.items)}")
+        found[name] = record
+    for name in settings.items:
+        if name not in found:
+            raise UserError(
+                f"no record of a fetch of the source {name} is given; run: python -m workflow_lib fetch "
+                f"--source {name} --out {settings.folder} --record {name}.fetched"
+            )
+    return {name: found[name] for name in settings.items}
 
 
 def _found(folder: Path, record: dict[str, Any], patterns: tuple[str, ...]) -> list[Path]:
