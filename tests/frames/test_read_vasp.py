@@ -286,10 +286,18 @@ def test_a_run_without_spin_has_no_magnetic_order(tmp_path):
     assert {frame.magnetic_order for frame in found} == {"NM"}
 
 
+def as_vectors(block: re.Match[str]) -> str:
+    """The moments along x, y and z, each with the sum that VASP prints below those of several atoms."""
+    total = f"{42 * '-'}\n{block[1].replace('    1', 'tot  ')}\n\n\n"
+    return "".join((block[0] + total).replace("(x)", f"({axis})") for axis in "xyz")
+
+
 def test_vectors_are_not_taken_for_numbers(tmp_path):
-    """A non-collinear run has ISPIN = 1, but it is not non-magnetic."""
+    """A non-collinear run has ISPIN = 1, but it is not non-magnetic; its frames have all but moments."""
     pairs = ((r"ISPIN  =      2", "ISPIN  =      1"), ("LNONCOLLINEAR =      F", "LNONCOLLINEAR =      T"))
-    text = OUTCAR.decode().replace("magnetization (x)", "magnetization (y)")
+    text, blocks = re.subn(r" magnetization \(x\)\n\n.*\n-+\n(.*\n)", as_vectors, OUTCAR.decode())
+    text = re.sub(r"(number of electron .* magnetization +)(\S+)", r"\1 \2 0.0 1.0", text)
+    assert blocks == len(MOMENTS)
     xml = XML.decode().replace('name="LNONCOLLINEAR"> F', 'name="LNONCOLLINEAR"> T')
     xml = re.sub(r'(name="ISPIN"> +)2', r"\g<1>1", xml)
     for old, new in pairs:
@@ -299,6 +307,8 @@ def test_vectors_are_not_taken_for_numbers(tmp_path):
         (tmp_path / name).write_text(content)
         found, summary = read(tmp_path)
         assert {(frame.magmoms is None, frame.magnetic_order) for frame in found} == {(True, None)}
+        assert [int(frame.frame_id[-6:]) for frame in found] == [1, 2, 4]  # all that are converged
+        assert all(frame.forces is not None and frame.stress is not None for frame in found)
         assert sum("moments are vectors" in line for line in summary["statements"]) == 1
 
 
@@ -314,6 +324,15 @@ def test_what_moved_the_atoms_is_the_kind(tmp_path, motion, kind):
         folder.mkdir()
         (folder / name).write_text(content)
         assert {frame.kind for frame in read(folder)[0]} == {kind}
+
+
+def test_why_nothing_could_be_read_is_the_reason_of_a_frame(tmp_path):
+    """Not a note about the file: here that moments are vectors, of a run with one iteration each step."""
+    text = OUTCAR.decode().replace("LNONCOLLINEAR =      F", "LNONCOLLINEAR =      T")
+    text = re.sub(r"(NELM +=) +\d+", r"\1      1", text)
+    (tmp_path / "OUTCAR").write_text(text)
+    with pytest.raises(UserError, match="the first because: not self-consistent after"):
+        read(tmp_path)
 
 
 def test_two_potentials_of_one_element_are_said(tmp_path):

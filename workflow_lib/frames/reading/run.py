@@ -85,10 +85,8 @@ def _check_testing(tested: Mapping[str, set[Path]], with_frames: set[Path]) -> N
 def _nothing(abouts: Sequence[dict[str, Any]]) -> str:
     for about in abouts:
         if about["set_aside"]:
-            reason = next(iter(about["notes"]), about["set_aside"][0]["reason"])
-            return (
-                f"{about['path']}: no frame of {len(abouts)} files can be used, the first because: {reason}"
-            )
+            why = "; ".join([about["set_aside"][0]["reason"], *about["notes"]])
+            return f"{about['path']}: no frame of {len(abouts)} files can be used, the first because: {why}"
     return f"{abouts[0]['path']} holds no frames; check that it was written to the end"
 
 

@@ -192,7 +192,11 @@ def read_outcar(path: Path, defaults: Defaults) -> Batches:
                 atoms = parser.build(step.lines)
                 order = "NM" if unpolarised else None
                 labels = {"energy": step.energy, "magmoms": step.moments, "magnetic_order": order}
-                return atoms, [labels, atoms.calc.results]
+                # Without ASE's moments, which are vectors in a non-collinear run, each and the total one.
+                results = {
+                    name: value for name, value in atoms.calc.results.items() if "magmom" not in name
+                }
+                return atoms, [labels, results]
 
             frames.append(one_frame(defaults, index, load, defaults.name, reference))
         steps = len(frames)
