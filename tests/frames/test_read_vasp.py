@@ -15,7 +15,8 @@ from fuzz import answer_or_line
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.frames.frame import Frame
-from workflow_lib.frames.reading.part import ReadSettings
+from workflow_lib.frames.reading.inputs import Input
+from workflow_lib.frames.reading.part import Part, ReadSettings
 from workflow_lib.frames.reading.run import read_sources
 from workflow_lib.frames.reading.vasp_level import VaspLevel, level_of_outcar
 from workflow_lib.frames.table import read_parquet
@@ -70,6 +71,28 @@ def test_every_ionic_step_has_its_moments(tmp_path):
             assert frame.energy_reference == LEVEL
             assert frame.path == name
             assert frame.kind == "relaxation"
+
+
+def test_a_run_is_read_again_if_a_file_beside_it_or_the_code_has_changed(tmp_path, monkeypatch):
+    """What an interrupted read has finished stays as long as all that decides it."""
+    source = Input(tmp_path / "vasprun.xml", "vasprun", "run")
+    source.path.write_bytes(XML)
+
+    def read_now() -> bool:
+        part = Part(tmp_path / "books", source, ReadSettings(), testing=False)
+        if made := part.about() is None:
+            part.make(lambda _: None)
+        return made
+
+    assert (read_now(), read_now()) == (True, False)
+    for name in ("OUTCAR", "ACF.dat"):
+        for content in (OUTCAR, OUTCAR[:-1]):
+            (tmp_path / name).write_bytes(content)
+            assert (read_now(), read_now()) == (True, False)
+        (tmp_path / name).unlink()
+        assert (read_now(), read_now()) == (True, False)
+    monkeypatch.setattr("workflow_lib.frames.reading.part.code_checksum", lambda module: f"other {module}")
+    assert (read_now(), read_now()) == (True, False)
 
 
 def test_moments_of_another_run_are_not_taken(tmp_path):

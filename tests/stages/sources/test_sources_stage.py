@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+from pathlib import Path
 from zipfile import ZipFile
 
 import pandas as pd
@@ -21,6 +23,7 @@ from workflow_lib.stages.sources.run import CITATIONS, read_fetched
 from workflow_lib.stages.sources.settings import SourcesSettings
 from workflow_lib.stages.sources.table import FigshareSource, LocalSource
 
+RUN = Path(__file__).parents[2] / "dft/vasp_files/si-spin"
 LEVEL = "GPAW/PBE+U(Co 3.32, Fe 5.3, Mn 3.9, Ni 6.2)/PW500/Gamma"
 
 
@@ -146,6 +149,25 @@ def test_files_used_in_place(fetched, frames):
     assert used_in_place("mine", local, fetched / "data", ("*four*",)) == found[:1]
     remote = FigshareSource(api="figshare", address="http://a", item="1", version=1)
     assert used_in_place("remote", remote, fetched / "data", ()) == []
+
+
+@pytest.mark.parametrize("name", ["OUTCAR", "ACF.dat"])
+def test_what_is_read_beside_a_run_is_an_input_too(tmp_path, rule, name):
+    """Whether the patterns name it or not: moments and charges come from there."""
+    run = tmp_path / "local/run"
+    run.mkdir(parents=True)
+    shutil.copy(RUN / "vasprun.xml.gz", run)
+    local = LocalSource(api="local", path=str(tmp_path / "local/**/vasprun.xml.gz"))
+    only = ("*vasprun.xml*",)
+    for patterns in ((), only):
+        assert used_in_place("mine", local, tmp_path / "data", patterns) == [run / "vasprun.xml.gz"]
+    (run / name).write_text("text")
+    for patterns in ((), only):
+        assert used_in_place("mine", local, tmp_path / "data", patterns) == sorted(run.iterdir())
+    fetch_mine(tmp_path, *only, path=local.path)
+    (run / name).write_text("other")
+    with pytest.raises(UserError, match=rf"{name} has changed since it was fetched"):
+        read(settings(tmp_path, mine=only), tmp_path, rule)
 
 
 def test_only_a_callers_word_makes_foreign_stress_converged(fetched, rule):

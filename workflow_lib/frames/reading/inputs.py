@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from workflow_lib.core.compressed import bare_name
+from workflow_lib.core.compressed import bare_name, find
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.local_files import local_files
 
@@ -53,6 +53,18 @@ def _run(path: Path) -> tuple[Path, str]:
     """Return folder and stage of the run of VASP that a file belongs to."""
     vasp = _VASP_NAME.fullmatch(bare_name(path.name))
     return path.parent, (vasp[2] or "") if vasp else ""
+
+
+def beside(path: Path, name: str) -> Path | None:
+    """Return the file of the same run as this vasprun.xml, such as OUTCAR.relax1 of vasprun.xml.relax1."""
+    return find(path.parent, name + bare_name(path.name).removeprefix("vasprun.xml"))
+
+
+def read_with(path: Path) -> list[Path]:
+    """Return the files that are read with this one: with a vasprun.xml its OUTCAR and its ACF.dat."""
+    if kind_of(path) != "vasprun":
+        return []
+    return [found for name in ("OUTCAR", "ACF.dat") if (found := beside(path, name)) is not None]
 
 
 def find_inputs(patterns: Sequence[str], leave_out: Path) -> tuple[list[Input], list[Path]]:

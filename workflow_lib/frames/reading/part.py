@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 
+from workflow_lib.core.code import code_checksum
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import atomic_path, read_json, write_json
 from workflow_lib.frames.frame import PER_ATOM, TESTING, Frame, with_labels
 from workflow_lib.frames.labels import StressUnit
 from workflow_lib.frames.reading.common import Damaged, Defaults
 from workflow_lib.frames.reading.duplicates import fingerprints
-from workflow_lib.frames.reading.inputs import Input
+from workflow_lib.frames.reading.inputs import Input, read_with
 from workflow_lib.frames.reading.others import read_input
 from workflow_lib.frames.reading.understand import (
     Surrogates,
@@ -34,7 +35,6 @@ ROWS, ATOMS = 1000, 100_000
 """A row group ends at the first of these limits; a reader of the table holds one in memory at a time."""
 LABELS = ("forces", "stress", *PER_ATOM[1:])
 _FIXED: dict[str, StressUnit] = dict.fromkeys(("vasprun", "outcar", "table", "mptrj"), "eV/A^3")
-_FORMAT = 3  # raised when parts of earlier versions must not be used
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +55,11 @@ class ReadSettings:
     testing: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def digest(self) -> str:
-        """Return a checksum that changes if every file would have to be read again."""
+        """Return a checksum, of the code too, that changes if every file would have to be read again."""
         values = asdict(self) | {"rule": self.rule.model_dump(mode="json") if self.rule else None}
         del values["testing"]  # each part knows whether it is
-        return hashlib.sha256(json.dumps([_FORMAT, values], sort_keys=True).encode()).hexdigest()
+        decides = json.dumps([code_checksum(__name__), values], sort_keys=True)
+        return hashlib.sha256(decides.encode()).hexdigest()
 
 
 class Part:
@@ -67,19 +68,19 @@ class Part:
     def __init__(self, folder: Path, source: Input, settings: ReadSettings, testing: bool) -> None:
         self.source, self.testing = source, testing
         self._settings = settings
+        self._digest = settings.digest()  # now, because a process of the pool would have to read all code
         name = hashlib.sha256(str(source.path).encode()).hexdigest()[:16]
         self.frames = folder / f"{name}.parquet"
         self.prints = folder / f"{name}.npz"
         self._about = folder / f"{name}.json"
 
     def _stamp(self) -> dict[str, Any]:
-        status = self.source.path.stat()
+        paths = [self.source.path, *read_with(self.source.path)]
         return {
-            "settings": self._settings.digest(),
+            "settings": self._digest,
             "name": self.source.name,
             "testing": self.testing,
-            "size": status.st_size,
-            "mtime": status.st_mtime_ns,
+            "files": [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in paths],
         }
 
     def about(self) -> dict[str, Any] | None:

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from workflow_lib.core.compressed import bare_name, find
 from workflow_lib.core.errors import UserError
 from workflow_lib.frames.frame import RELAXATION, SINGLE, Frame, with_labels
 from workflow_lib.frames.labels import reason_of
 from workflow_lib.frames.reading.common import Batches, Damaged, Defaults, one_frame
+from workflow_lib.frames.reading.inputs import beside
 from workflow_lib.frames.reading.outcar import OutcarFile
 from workflow_lib.frames.reading.vasp import (
     bader_charges,
@@ -117,15 +117,10 @@ def read_vasprun(path: Path, defaults: Defaults) -> Batches:
     yield frames, path.stat().st_size
 
 
-def _beside(path: Path, name: str) -> Path | None:
-    """Return the file of the same run as this vasprun.xml, such as OUTCAR.relax1 of vasprun.xml.relax1."""
-    return find(path.parent, name + bare_name(path.name).removeprefix("vasprun.xml"))
-
-
 def _moments_beside(path: Path, energies: list[float], defaults: Defaults) -> list[np.ndarray | None]:
     """Return moments ``[n]`` of each ionic step from the OUTCAR of the same run; None if it has none."""
     found: list[np.ndarray | None] = [None] * len(energies)
-    outcar = _beside(path, "OUTCAR")
+    outcar = beside(path, "OUTCAR")
     if outcar is None:
         return found
     try:
@@ -150,7 +145,7 @@ def _charges_beside(
     path: Path, numbers: np.ndarray, symbols: list[str], defaults: Defaults
 ) -> np.ndarray | None:
     """Return Bader charges ``[n]`` (e) from the ACF.dat of the same run; None if there are none."""
-    acf, outcar = _beside(path, "ACF.dat"), _beside(path, "OUTCAR")
+    acf, outcar = beside(path, "ACF.dat"), beside(path, "OUTCAR")
     if acf is None or outcar is None:
         return None
     try:

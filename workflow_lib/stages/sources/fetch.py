@@ -15,6 +15,7 @@ from workflow_lib.core.io import atomic_path, disk_is_full
 from workflow_lib.core.local_files import local_files
 from workflow_lib.core.locks import folder_lock
 from workflow_lib.core.progress import readable, say
+from workflow_lib.frames.reading.inputs import read_with
 from workflow_lib.stages.sources.download import download
 from workflow_lib.stages.sources.folder import SourceFolder
 from workflow_lib.stages.sources.listing import (
@@ -226,13 +227,14 @@ def _size(path: Path) -> int:
 def used_in_place(name: str, source: Source, out: str | Path, only: Sequence[str]) -> list[Path]:
     """Return the files of a source that a fetch to ``out`` uses where they are; none of a remote source.
 
+    The OUTCAR and the ACF.dat that are read with a vasprun.xml are among them, whatever ``only`` asks for.
     Raises UserError if there are none of a local source, or none that ``only`` asks for.
     """
     if not isinstance(source, LocalSource):
         return []
     found = local_files(name, source.path, leave_out=Path(out) / name)
-    chosen = _select(name, [str(path) for path in found], only)
-    return [path for path in found if str(path) in chosen]
+    chosen = {Path(path) for path in _select(name, [str(path) for path in found], only)}
+    return sorted(chosen | {other for path in chosen for other in read_with(path)})
 
 
 def _fetch_local(name: str, source: LocalSource, folder: SourceFolder, only: Sequence[str]) -> Fetched:

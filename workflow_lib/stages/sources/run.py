@@ -9,7 +9,7 @@ from typing import Any
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import read_json, write_csv
-from workflow_lib.frames.reading.inputs import kind_of
+from workflow_lib.frames.reading.inputs import kind_of, read_with
 from workflow_lib.frames.reading.part import ReadSettings
 from workflow_lib.frames.reading.run import read_sources
 from workflow_lib.lattice.redox import RedoxRule
@@ -43,7 +43,6 @@ def read_fetched(
     testing: dict[str, tuple[str, ...]] = {}
     for name, record in _records(settings, fetched).items():
         folder = Path(settings.folder) / name
-        files = [file for file in record["files"] if _matches(file["path"], settings.wanted(name))]
         here = _found(folder, record, settings.items[name])
         for pattern in settings.testing.get(name, ()):
             tested = _found(folder, record, (pattern,))
@@ -52,7 +51,9 @@ def read_fetched(
         if missing := [path for path in here if not path.exists()]:
             raise UserError(f"{missing[0]} is not here; fetch the source {name} again")
         if record["api"] == "local":
-            _check_unchanged(folder, name, files)
+            _check_unchanged(folder, name, record["files"])
+        read = {*here, *(other for path in here for other in read_with(path))}
+        files = [file for file in record["files"] if _place(folder, file["path"]) in read]
         wanted += [str(path) for path in here if path.is_dir() or kind_of(path)]
         citations.append(_citation(record, files))
     reading = ReadSettings(
