@@ -55,7 +55,7 @@ def test_labels_units_and_names(tmp_path):
     frames, summary = read(tmp_path, content)
     assert [f.frame_id for f in frames] == ["mp-7-0-3", "mp-7-0-4", "mp-9-1-0"]
     assert [f.group for f in frames] == ["mp-1", "mp-1", "mp-2"]
-    assert [f.path for f in frames] == ["mp-7-0", "mp-7-0", "mp-9-1"]
+    assert [f.path for f in frames] == [f"MPtrj_made_up:{task}" for task in ("mp-7-0", "mp-7-0", "mp-9-1")]
     assert frames[0].energy == CORRECTED
     assert "MP2020" in frames[0].energy_reference
     for frame, crystal in zip(frames, (structure(), moved, structure(0.02)), strict=True):

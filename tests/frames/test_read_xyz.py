@@ -231,7 +231,9 @@ def test_a_folder_of_every_format(frames, tmp_path, jobs):
     assert [Path(path).name for path in summary["passed_over"]] == ["README.md"]
     assert json.loads((tmp_path / "out/summary.json").read_text()) == json.loads(json.dumps(summary))
     ids = {frame.frame_id: frame for frame in found}
-    assert_equal([ids[frame.frame_id] for frame in frames[30:50]], frames[30:50])
+    for name, part in (("ase", frames[30:40]), ("table", frames[40:50])):
+        expected = [with_labels(f, path=None if f.path is None else f"{name}:{f.path}") for f in part]
+        assert_equal([ids[frame.frame_id] for frame in part], expected)
     vasp = [frame for frame in found if frame.source == "si"][-1]
     assert vasp.magmoms is not None
     assert set(vasp.numbers) == {14}

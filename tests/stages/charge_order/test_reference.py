@@ -15,8 +15,10 @@ from samples import last_of_paths, sample_table
 from workflow_lib.__main__ import main
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import write_json
+from workflow_lib.frames.foreign import write_frames
 from workflow_lib.frames.frame import Frame, with_labels
-from workflow_lib.frames.table import write_parquet
+from workflow_lib.frames.reading.run import read_sources
+from workflow_lib.frames.table import read_parquet, write_parquet
 from workflow_lib.lattice.host import Host
 from workflow_lib.lattice.polaron import bond_gap
 from workflow_lib.results_reading import read_reference, seal
@@ -74,6 +76,25 @@ def test_the_original_set_has_its_published_energies(
     for group, expected in (("x050_s8", 38), ("x050_s1", 42), ("x025_s0", 97), ("x050_s6", 350)):
         assert table.loc[group, "formation_mev_fu"] == pytest.approx(expected, abs=0.5)
     assert not (table["status"] == "converged").any()
+
+
+def test_files_that_number_their_runs_alike_keep_all_states(
+    original_frames: list[Frame], host: Host, tmp_path: Path
+) -> None:
+    """Run 1 of every file is the relaxation of another state, and none is converged."""
+    relaxed = [frame for frame in original_frames if frame.kind == "relaxation"]
+    for group in {frame.group for frame in relaxed}:
+        one = [with_labels(frame, path="1") for frame in relaxed if frame.group == group]
+        write_frames(one, tmp_path / f"{group}.extxyz")
+    read_sources([str(tmp_path / "*.extxyz")], tmp_path / "read")
+    together = read_parquet(tmp_path / "read/frames.parquet")
+    assert {(frame.group, frame.path) for frame in together} == {
+        (group, f"{group}:1") for group in {frame.group for frame in relaxed}
+    }
+    columns = ["state_key", "frame_id", "paths", "status"]
+    expected = rebuilt(relaxed, host, tmp_path / "expected")
+    found = rebuilt(together, host, tmp_path / "found")
+    pd.testing.assert_frame_equal(found[columns], expected[columns])
 
 
 def test_lowest_of_several_paths_speaks_for_the_state(

@@ -94,7 +94,10 @@ class Part:
             return None
 
     def make(self, show: Callable[[int], None]) -> dict[str, Any]:
-        """Read the file; call ``show`` with the bytes read so far. Raises UserError, OSError."""
+        """Read the file; call ``show`` with the bytes read so far. Raises UserError, OSError.
+
+        The ``path`` of a frame begins with the name of the file.
+        """
         source, settings = self.source, self._settings
         stamp = self._stamp()
         defaults = Defaults(source.name, settings.energy_reference, settings.formula_units)
@@ -111,6 +114,10 @@ class Part:
                     tally.counts += recognise_surrogates(frames, settings.rule, settings.surrogates)
                 if settings.stress_converged and source.kind != "table":
                     frames = [with_labels(f, stress_converged=f.stress is not None) for f in frames]
+                for frame in frames:
+                    # Two files may number their calculations alike; a run of VASP has the file's own name.
+                    if frame.path is not None and frame.path != source.name:
+                        frame.path = f"{source.name}:{frame.path}"
                 if self.testing:
                     frames = [with_labels(frame, kind=TESTING) for frame in frames]
                 tally.add(frames)
