@@ -38,6 +38,7 @@ rule fetch:
         only=lambda wildcards: [
             f"--only={pattern}" for pattern in CFG.sources.wanted(wildcards.source)
         ],
+        code=code_of("fetch"),
     message:
         "Fetching {wildcards.source}"
     shell:

@@ -65,6 +65,19 @@ def test_every_command_of_a_rule_is_found() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(rules()))
+def test_a_rule_depends_on_the_code_of_its_command(name: str) -> None:
+    command, body = rules()[name]
+    [given] = re.findall(r"\bcode=(?:lambda wildcards: )?(\w+)", body)
+    if given != "code_of":  # a function of its file
+        [body] = [
+            path.read_text()
+            for path in (ROOT / "rules").glob("*.smk")
+            if f"def {given}(" in path.read_text()
+        ]
+    assert re.search(rf'code_of\(\s*"{command}"', body)
+
+
+@pytest.mark.parametrize("name", sorted(rules()))
 def test_a_rule_depends_on_all_that_its_command_reads(name: str) -> None:
     command, body = rules()[name]
     listed = set(re.findall(r'"(\w+)"', " ".join(re.findall(r"settings_of\(([^)]*)\)", body))))
