@@ -11,11 +11,11 @@ def store_content(wildcards):
 
 
 def answers_asked(wildcards):
-    """One job a calculation where an engine is configured."""
+    """One job a calculation where an engine is configured; the store answers those it has."""
     if CFG.dft.engine == "none":
         return []
     jobs = Path(checkpoints.dft_plan.get().output.jobs)
-    return [f"{DFT}/done/{job.stem}.json" for job in sorted(jobs.glob("*.jsonl"))]
+    return [f"{DFT}/done/{job.stem}.sha256.json" for job in sorted(jobs.glob("*.jsonl"))]
 
 
 checkpoint dft_plan:
@@ -43,7 +43,8 @@ rule dft_compute:
     input:
         job=f"{DFT}/jobs/{{digest}}.jsonl",
     output:
-        done=f"{DFT}/done/{{digest}}.json",
+        # It names the answer in the store: if that is removed or changes, the job runs again.
+        done=f"{DFT}/done/{{digest}}.sha256.json",
     log:
         f"{RUN}/logs/dft-{{digest}}.log",
     benchmark:

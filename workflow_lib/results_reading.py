@@ -6,7 +6,8 @@ bytes belong together, and to which model. Everything that reads a table or docu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,9 +48,19 @@ def seal(folder: str | Path, command: str, *, source: str | None = None) -> None
     write_json(folder / seal_name(command), {"command": command, "source": source, "files": files})
 
 
+def seal_elsewhere(marks: Path, command: str, files: Iterable[Path]) -> None:
+    """Write the checksums of files in any folder to the seal ``marks``, by their way from there.
+
+    A rule with this seal among its outputs runs again when one of the files is changed or gone.
+    """
+    place = marks.parent.resolve()  # a run folder may be a link
+    names = {os.path.relpath(file.resolve(), place): sha256(file) for file in files}
+    write_json(marks, {"command": command, "source": None, "files": names})
+
+
 def sealed_files(marks: Path) -> dict[Path, str]:
     """Return the files that a seal names, with their checksums; raise UserError if it is no seal."""
-    return {marks.with_name(name): checksum for name, checksum in _content(marks)["files"].items()}
+    return {marks.parent / name: checksum for name, checksum in _content(marks)["files"].items()}
 
 
 def _content(marks: Path) -> dict[str, Any]:

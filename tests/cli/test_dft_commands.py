@@ -1,6 +1,7 @@
 """The commands of the DFT stage, as a user calls them."""
 
 import json
+import re
 
 import pandas as pd
 import pytest
@@ -11,7 +12,9 @@ from workflow_lib.config_files import load_config
 from workflow_lib.dft.jobs import read_jobs
 from workflow_lib.dft.store import Store
 from workflow_lib.lattice.host import Host
+from workflow_lib.results_reading import SEAL
 from workflow_lib.stages.dft.plan import plan_pending
+from workflow_lib.workflow.made import Made, Record
 
 KEY = "1x1x1:Na1100:Fe2323"
 
@@ -102,6 +105,26 @@ def test_status_names_a_damaged_log_and_lists_the_others(run, config, pending, t
     said = run("dft-status", "--config", config)
     assert said.count(" done ") == 2
     assert f"{damaged} line 1 is damaged" in said
+
+
+def test_an_answer_that_is_taken_out_of_the_store_is_computed_again(run, config, pending, tmp_path):
+    """The plan names what the store answers too, and what is written of it is void without the answer."""
+    test_energies_and_status_read_the_store(run, config, pending, tmp_path)
+    each, out = tmp_path / "each", tmp_path / "run/done/x.sha256.json"
+    said = run("dft-plan", "--config", config, "--pending", pending, "--each", each)
+    assert said == "1 arrangements are pending; 0 calculations would answer them\n"
+    job, *_ = sorted(each.iterdir())
+    assert len(list(each.iterdir())) == 3
+    run("dft-run", "--config", config, "--jobs", job, "--out", out)
+    made = Made(tmp_path / "run")
+    record = Record("dft_compute", {}, "", {}, {}, made.of([str(out)]))
+    assert made.changed_outputs(record, [str(out)]) == []
+    answer = tmp_path / "store" / job.name
+    answer.rename(tmp_path / "aside.jsonl")
+    [sentence] = made.changed_outputs(record, [str(out)])
+    assert f"store/{job.name} is gone since it was written" in sentence
+    [rule] = re.findall(r"\nrule dft_compute:.*?\n\n\n", (ROOT / "rules/dft.smk").read_text(), re.DOTALL)
+    assert f"{{{{digest}}}}{SEAL}" in rule  # else Snakemake would not look into it
 
 
 def test_run_refuses_a_job_that_is_not_neutral(run, config, pending, tmp_path):

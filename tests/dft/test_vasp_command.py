@@ -1,5 +1,6 @@
 """The user's command: run, waited for, read, and what to say where it fails."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -7,11 +8,14 @@ import pytest
 from invented_vasp import (
     write_outputs,
 )
+from samples import ROOT
 
+from workflow_lib.__main__ import main
 from workflow_lib.core.errors import UserError
 from workflow_lib.dft.calculation import Calculation
 from workflow_lib.dft.engines.vasp.engine import collect, compute, submit
 from workflow_lib.dft.engines.vasp.inputs import potcar_symbols, write_inputs
+from workflow_lib.dft.jobs import write_jobs
 from workflow_lib.dft.store import Store
 
 
@@ -60,6 +64,32 @@ def test_a_job_in_a_queue_is_handed_over_once(half, tmp_path):
     with store.writing(half) as log:
         compute(half, log, folder=folder, command=command)
     assert store.get(half).status == "done"
+
+
+def test_a_rules_job_ends_only_when_its_calculation_has(half, tmp_path, capsys, monkeypatch):
+    """Snakemake takes a file that is there for a job that is done, and never asks again."""
+    monkeypatch.chdir(ROOT)
+    store, jobs, out = Store(tmp_path / "store"), tmp_path / "jobs.jsonl", tmp_path / "done.sha256.json"
+    write_jobs([half], jobs)
+    folder = store.root / "vasp" / half.digest
+    give_potcar(half, folder)
+    level = {"code": "VASP", "cutoff": 520, "kpoints": [1, 1, 1]}
+    settings = {"store": str(store.root), "engine": "vasp", "level": level}
+    settings["command"] = script(tmp_path, "print('Submitted batch job 7')")
+    config = tmp_path / "config.yaml"
+    config.write_text(f"{(ROOT / 'config/smoke.yaml').read_text()}\ndft: {json.dumps(settings)}\n")
+    command = ["dft-run", "--config", str(config), "--jobs", str(jobs), "--out", str(out)]
+
+    assert main(command[:-2]) == 0  # by hand the tally says it
+    assert "1 in a queue" in capsys.readouterr().out
+    again = "give the same command again when they are done"
+    assert main(command) == 2 and not out.exists()
+    assert capsys.readouterr().err.splitlines()[-1].endswith(f"1 in a queue; {again}")
+    with store.writing(half):
+        assert main(command) == 2 and not out.exists()
+        assert f"1 in the hands of another process; {again}" in capsys.readouterr().err
+    write_outputs(half, folder)
+    assert main(command) == 0 and out.exists()
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +25,7 @@ store_option = click.option(
 @config_option
 @pending_option
 @click.option("--out", type=FILE, metavar="FILE", help="one job file for all")
-@click.option("--each", type=FOLDER, metavar="DIR", help="one job file a calculation")
+@click.option("--each", type=FOLDER, metavar="DIR", help="one job file a calculation, known or not")
 def dft_plan(config: Config, pending: Path, out: Path | None, each: Path | None) -> None:
     """List the calculations that are missing.
 
@@ -36,7 +35,7 @@ def dft_plan(config: Config, pending: Path, out: Path | None, each: Path | None)
     from workflow_lib.dft.jobs import write_jobs
     from workflow_lib.dft.store import Store
     from workflow_lib.lattice.host import Host
-    from workflow_lib.stages.dft.plan import missing, plan_pending
+    from workflow_lib.stages.dft.plan import calculations_of, missing, plan_pending
 
     plan, store = (
         plan_pending(pending, Host.load(config.host, config.redox), config.dft),
@@ -47,8 +46,9 @@ def dft_plan(config: Config, pending: Path, out: Path | None, each: Path | None)
     for line in basis_warnings([job for jobs in plan.values() for job in jobs], store.records()):
         click.echo(f"warning: {line}", err=True)
     if each:
+        # All of them: a workflow has to know the ones that the store answers, lest it lose an answer.
         each.mkdir(parents=True, exist_ok=True)
-        for calculation in calculations:
+        for calculation in calculations_of(plan):
             write_jobs([calculation], each / f"{calculation.digest}.jsonl")
     if out:
         write_jobs(calculations, out)
@@ -59,30 +59,34 @@ def dft_plan(config: Config, pending: Path, out: Path | None, each: Path | None)
 @config_option
 @click.option("--jobs", type=FILE, required=True, metavar="FILE", help="from dft-plan")
 @store_option
-@click.option("--out", type=FILE, metavar="FILE", help="write the tally as JSON")
+@click.option("--out", type=FILE, metavar="FILE", help="checksums of the answers, once there are all")
 @click.option("--retry-failed", is_flag=True, help="try failed calculations again")
 def dft_run(config: Config, jobs: Path, store: Path | None, out: Path | None, retry_failed: bool) -> None:
     """Compute a job file.
 
-    With the engine of its level; several calls may work on one store at once.
+    With the engine of its level; several calls may work on one store at once. With --out, an error as
+    long as calculations are in a queue or in the hands of another process.
     """
     import logging
 
-    from workflow_lib.core.io import write_json
     from workflow_lib.dft.jobs import read_jobs, run_jobs
     from workflow_lib.dft.store import Store
+    from workflow_lib.results_reading import seal_elsewhere
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    calculations, answers = read_jobs(jobs), Store(store or config.dft.store)
     tally = run_jobs(
-        read_jobs(jobs),
-        Store(store or config.dft.store),
+        calculations,
+        answers,
         formal_charges=config.redox.formal_charges,
         command=config.dft.command,
         retry_failed=retry_failed,
     )
     click.echo(tally)
     if out:
-        write_json(out, asdict(tally))
+        if tally.waiting:
+            raise UserError(f"{tally.waiting}; give the same command again when they are done")
+        seal_elsewhere(out, "dft-run", map(answers.path, calculations))
 
 
 @command()

@@ -36,6 +36,12 @@ class Tally:
             f"{len(self.running)} in the hands of another process, {len(self.queued)} in a queue"
         )
 
+    @property
+    def waiting(self) -> str:
+        """How many calculations wait for others, and for whom; empty if all have ended."""
+        others = {"in the hands of another process": self.running, "in a queue": self.queued}
+        return ", ".join(f"{len(names)} {where}" for where, names in others.items() if names)
+
 
 def write_jobs(calculations: Iterable[Calculation], path: str | Path) -> int:
     """Write calculations as JSON lines, atomically; returns their number."""

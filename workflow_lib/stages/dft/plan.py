@@ -87,10 +87,16 @@ def _pending(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     return table
 
 
+def calculations_of(plan: dict[str, list[Calculation]]) -> list[Calculation]:
+    """Return the calculations of a plan, each once."""
+    return list(
+        {calculation.digest: calculation for jobs in plan.values() for calculation in jobs}.values()
+    )
+
+
 def missing(plan: dict[str, list[Calculation]], store: Store) -> list[Calculation]:
     """What of a plan the store has neither done nor given up, each calculation once."""
-    wanted = {calculation.digest: calculation for jobs in plan.values() for calculation in jobs}
-    return [c for c in wanted.values() if store.get(c).status not in ("done", "failed")]
+    return [c for c in calculations_of(plan) if store.get(c).status not in ("done", "failed")]
 
 
 def energies(pending: Path, plan: dict[str, list[Calculation]], store: Store, out: Path) -> pd.DataFrame:
