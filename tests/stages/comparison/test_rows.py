@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
+import pytest
+from sealed import write_sealed
 
 from workflow_lib.core.io import write_json
 from workflow_lib.results_reading import seal
-from workflow_lib.stages.comparison.run import _answers
+from workflow_lib.results_schema import MODEL
+from workflow_lib.stages.comparison.run import COLUMNS, _answers, _row
 
 NAME = "mace-entropy-f0-s1"
 
@@ -23,3 +26,25 @@ def test_a_relaxation_that_two_stages_ask_for_counts_once(tmp_path: Path) -> Non
     folders = {"charge_orders": {NAME: orders}, "searches": {NAME: search}, "embeddings": {}}
     assert _answers(NAME, folders, pd.DataFrame({"id": []}))["relaxations"] == 56
     assert _answers(NAME, folders | {"searches": {}}, pd.DataFrame({"id": []}))["relaxations"] == 32
+
+
+@pytest.mark.parametrize("status", ["ok", "diverged"])
+def test_a_diverged_training_has_no_numbers(status: str, tmp_path: Path) -> None:
+    """The frames it was evaluated on give finite errors too: those of the weights before it diverged."""
+    training, orders = tmp_path / NAME, tmp_path / "charge_order" / NAME
+    card = {"name": "mace", "family": "mace", "init": "scratch", "variant": "entropy", "fold": 0, "seed": 1}
+    write_json(training / "card.json", card | {"status": status, "energy_reference": "PBE+U"})
+    write_json(training / "timings.json", {"parameters": 17})
+    write_json(training / "labels.json", {"labels": {"energy": {"available": {"train": 30}}}})
+    error = {"set": "test", "kind": "all", "label": "energy", "metric": "mae", "value": 900.0}
+    write_sealed("training/metrics", training, pd.DataFrame([error]))
+    seal(training, "train", source=NAME)
+    write_json(orders / "scores.json", {"states_spearman": 0.5, "relaxations": 32})
+    seal(orders, "charge-order", source=NAME)
+    folders = {"charge_orders": {NAME: orders}, "searches": {}, "embeddings": {}}
+    row = _row(training, folders, pd.DataFrame({"id": []}))
+    kept = {*MODEL, "init", "status", "level", "parameters", "train_frames"}
+    numbers = {column: row[column] for column in set(COLUMNS) - kept if row.get(column) is not None}
+    assert row["parameters"] == 17 and row["train_frames"] == 30
+    expected = {"energy_mae_mev_atom": 900.0, "states_spearman": 0.5, "relaxations": 32}
+    assert numbers == (expected if status == "ok" else {})

@@ -78,6 +78,8 @@ def _row(training: Path, folders: Folders, thermodynamics: pd.DataFrame) -> dict
     row["train_frames"] = read_document(training / "labels.json", "train")["labels"]["energy"]["available"][
         "train"
     ]
+    if row["status"] != "ok":  # numbers of weights that mean nothing
+        return row
     metrics = read_table("training/metrics", training)
     for column, label in _METRICS.items():
         row[column] = _held_out(metrics, label)
