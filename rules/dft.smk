@@ -15,7 +15,9 @@ def answers_asked(wildcards):
     if CFG.dft.engine == "none":
         return []
     jobs = Path(checkpoints.dft_plan.get().output.jobs)
-    return [f"{DFT}/done/{job.stem}.sha256.json" for job in sorted(jobs.glob("*.jsonl"))]
+    return [
+        f"{DFT}/done/{job.stem}.sha256.json" for job in sorted(jobs.glob("*.jsonl"))
+    ]
 
 
 checkpoint dft_plan:
