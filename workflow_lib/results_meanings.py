@@ -105,7 +105,7 @@ IN_TABLES: dict[str, dict[str, str]] = {
     },
     "charge_order/states": {
         "order": "whether predicted moments show the wanted charge order: kept, changed, ambiguous, "
-        "off-site (an atom has left its site); empty where the family predicts none",
+        "off-site (an atom has left its site); empty where the model predicts none",
         "realised_key": "the state that the predicted moments show",
         "moment_gap_mub": "mean predicted moment of the higher-state sites minus that of the others",
         "bond_gap_a": "mean bond length of the lower-state redox sites minus that of the others",

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from ase.io import read, write
+from networks import learnt
 from samples import REFERENCE, ROOT
 
 from workflow_lib.__main__ import main
@@ -60,6 +61,7 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory, rule: RedoxRule) -> Path
         "redox": rule.model_dump(mode="json"),
         "energy_reference": REFERENCE,
         "status": "ok",
+        "training": learnt("energy", "forces", "magmoms", "charges"),
     }
     folder = tmp_path_factory.mktemp("model")
     TrainedModel(potential, card).save(folder)

@@ -385,6 +385,27 @@ def test_moments_are_magnitudes_whatever_the_sign_of_the_head():
 
 # Stress and identity -----------------------------------------------------------------------------
 
+
+@pytest.mark.parametrize(
+    ("init", "training", "heads"),
+    [
+        ("scratch", networks.learnt("energy", "forces"), set()),
+        ("scratch", networks.learnt("energy", "charges"), {"charges"}),
+        ("scratch", networks.learnt("magmoms", "charges") | {"steps": 0}, set()),
+        ("scratch", {}, set()),  # nothing says that they were trained
+        ("pretrained", networks.learnt("energy", "forces"), {"magmoms", "charges"}),  # shipped with them
+    ],
+)
+def test_only_a_learned_head_predicts(init, training, heads):
+    """What the head of a random network gives passes for an error of 1.5 muB, or for charge states."""
+    potential = networks.build("cpainn")
+    model = TrainedModel(potential, networks.card("cpainn", potential, init=init, training=training))
+    assert model.predicts == heads
+    [found] = model.predict([olivine()])
+    assert {name for name in ("magmoms", "charges") if getattr(found, name) is not None} == heads
+    assert set(PotentialCalculator(model).implemented_properties) & {"magmoms", "charges"} == heads
+
+
 LEARNED = {"steps": 10, "settings": {"loss": [{"label": "energy"}, {"label": "stress"}]}}
 
 

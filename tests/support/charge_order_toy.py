@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import ClassVar, Self
 
 import torch
+from networks import learnt
 
 from workflow_lib.lattice.redox import Embedding, RedoxRule
 from workflow_lib.models.contract import Batch, Graph, Output, Potential, Species, Structure
@@ -137,7 +138,7 @@ def save_toy(
         "redox": rule.model_dump(mode="json"),
         "energy_reference": energy_reference or next(iter(rule.states[0].magmom)),
         "status": status,
-        "training": {},
+        "training": learnt("energy", "forces", "magmoms"),
     }
     TrainedModel(potential, card).save(folder)
     return folder

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from networks import learnt
 
 from workflow_lib.models.contract import Batch, Graph, Output, Potential, Species, Structure
 from workflow_lib.models.graph import collate_graphs, edge_graph
@@ -91,6 +92,7 @@ def morse_model(rule: dict | None = None, reference: str = "test", **options) ->
         "redox": rule,
         "energy_reference": reference,
         "status": "ok",
+        "training": learnt("energy", "forces", "magmoms"),
     }
     potential = MorsePotential(species, **options)
     potential.set_reference_energies({label: -0.1 * label for label in species.labels})

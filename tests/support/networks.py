@@ -21,6 +21,11 @@ def build(family: str, *, seed: int = 1, species=SPECIES, **hyperparameters) -> 
     return subject.build(seed=seed, species=species, **hyperparameters)
 
 
+def learnt(*labels: str) -> dict[str, Any]:
+    """What a card says about a training on these labels, as far as a model reads it."""
+    return {"steps": 1, "settings": {"loss": [{"label": label} for label in labels]}}
+
+
 def card(family: str, potential: Potential, **changes: Any) -> dict:
     """Card of a charge-blind model as the trainer writes it."""
     hyperparameters = FAMILIES[family].hyperparameters(**{"dtype": "float64", **SMALL.get(family, {})})
@@ -36,6 +41,6 @@ def card(family: str, potential: Potential, **changes: Any) -> dict:
         "redox_embedding": "none",
         "energy_reference": "test",
         "status": "ok",
-        "training": {},
+        "training": learnt("energy", "forces", "magmoms", "charges"),
         **changes,
     }

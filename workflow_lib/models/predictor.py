@@ -29,7 +29,7 @@ class Prediction:
     """The results of a model for one structure of n atoms.
 
     ``energy`` eV; ``forces`` [n, 3] eV/A; ``stress`` [3, 3] eV/A^3 (tension positive) if asked for;
-    ``magmoms`` [n] muB (magnitudes) and ``charges`` [n] e if the family predicts them;
+    ``magmoms`` [n] muB (magnitudes) and ``charges`` [n] e if the potential predicts them;
     ``embeddings`` [n, d] the input of the energy readout (d = 0 where it is not known);
     ``oxidation_states`` [n] the labels the model was given or chose, None for a charge-blind model.
     """

@@ -111,8 +111,12 @@ class TrainedModel(Predictor):
 
     @property
     def predicts(self) -> frozenset[str]:
-        """Per-atom labels besides forces: a subset of {"magmoms", "charges"}."""
-        return self.potential.predicts
+        """Per-atom labels besides forces, of {"magmoms", "charges"}: those that heads learnt or shipped with.
+
+        What an untrained head gives are random numbers; it is left out of :meth:`evaluate`.
+        """
+        heads = self.potential.predicts
+        return heads if self.card["init"] == "pretrained" else heads & self._learnt
 
     @property
     def charge_labelled(self) -> bool:
@@ -147,8 +151,14 @@ class TrainedModel(Predictor):
             return False  # a card of an earlier program does not say, and a fine-tuned one would pass
         if steps == 0:
             return self.card["init"] == "pretrained"
-        terms = training.get("settings", {}).get("loss", [])
-        return any(term["label"] == "stress" for term in terms)
+        return "stress" in self._learnt
+
+    @property
+    def _learnt(self) -> frozenset[str]:
+        """Labels in the loss of the last training, if it took a step."""
+        training = self.card.get("training", {})
+        terms = [] if training.get("steps") == 0 else training.get("settings", {}).get("loss", [])
+        return frozenset(term["label"] for term in terms)
 
     @property
     def elements(self) -> frozenset[int]:
@@ -289,7 +299,8 @@ class TrainedModel(Predictor):
                 "ask for it by name (allow_untrained_stress=True)"
             )
         output = self.potential(batch, stress=stress)
-        return {key: value.detach() for key, value in output.items()}
+        untrained = self.potential.predicts - self.predicts
+        return {key: value.detach() for key, value in output.items() if key not in untrained}
 
 
 def _whole_numbers(values: np.ndarray) -> np.ndarray:

@@ -107,7 +107,7 @@ def orders_shown(
 ) -> list[dict[str, Any]]:
     """Return the charge order that the predicted moments of each structure show.
 
-    Each has ``order``, ``realised_key`` and ``moment_gap_mub`` (None if the family predicts no
+    Each has ``order``, ``realised_key`` and ``moment_gap_mub`` (None if the model predicts no
     moments).
     """
     empty = {"order": None, "realised_key": None, "moment_gap_mub": None}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -47,11 +47,8 @@ COLUMNS = (
 def parity_table(
     sets: Mapping[str, tuple[Sequence[Frame], Sequence[Prediction]]],
     redox_z: int,
-    untrained: Collection[str] = (),
 ) -> pd.DataFrame:
     """Return one row per number that both DFT and the model give.
-
-    ``untrained``: labels left out, because no loss term trained the head that predicts them.
 
     Columns: frame_id, state (key of its arrangement, else its group), set, kind, label, atom (-1:
     whole cell), component (x, y, z, xx..., or empty), redox (whether the atom is a redox site),
@@ -63,7 +60,6 @@ def parity_table(
         for name, (frames, predictions) in sets.items()
         for frame, prediction in zip(frames, predictions, strict=True)
         for part in _rows(frame, prediction, name, redox_z)
-        if part["label"].iloc[0] not in untrained
     ]
     table = pd.concat(parts, ignore_index=True)
     return table[list(COLUMNS)]

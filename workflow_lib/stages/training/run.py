@@ -172,9 +172,7 @@ def _write_results(
     """Write everything except the model; predictions come from the model as stored on disk."""
     model = TrainedModel.load(out, allow_untrained_stress=True)  # only to compare it with DFT
     stress = any(label_count(frame, "stress") for frames in sets.values() for frame in frames)
-    heads = set() if model.card["init"] == "pretrained" else {"magmoms", "charges"}
-    untrained = heads - {term.label for term in settings.loss}
-    parity, sums = _compare(model, sets, rule.redox_z, untrained, stress=stress)
+    parity, sums = _compare(model, sets, rule.redox_z, stress=stress)
     metrics = metrics_table(sums, seed)
     metrics["status"] = record.status
     owner = model.origin.columns(out.name)
@@ -212,7 +210,7 @@ def _write_results(
 
 
 def _compare(
-    model: TrainedModel, sets: Sets, redox_z: int, untrained: set[str], *, stress: bool
+    model: TrainedModel, sets: Sets, redox_z: int, *, stress: bool
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the numbers of model and DFT side by side, and the sums of their differences.
 
@@ -226,7 +224,7 @@ def _compare(
         for start in range(0, len(chosen), TOGETHER):
             part = chosen[start : start + TOGETHER]
             predictions = model.predict([frame_to_atoms(frame) for frame in part], stress=stress)
-            table = parity_table({name: (part, predictions)}, redox_z, untrained=untrained)
+            table = parity_table({name: (part, predictions)}, redox_z)
             sums.append(error_sums(table))
             ids = {frame.frame_id for place, frame in enumerate(part, start) if place in kept}
             shown.append(table if len(ids) == len(part) else table[table["frame_id"].isin(ids)])
