@@ -11,6 +11,7 @@ from samples import last_of_paths, sample_table
 
 from workflow_lib.results_reading import read_reference
 from workflow_lib.stages.charge_order.score import (
+    TIE,
     ranking,
     redox_spread,
     score_protocol,
@@ -114,6 +115,8 @@ def test_rounding_is_not_ranked() -> None:
     dft = np.array([0.0, 1.0, 2.0, 3.0])
     noise = np.array([3e-6, 2e-6, 1e-6, 0.0])
     assert spearman(noise, dft) is None
+    # A chain of ties is longer than a tie, and one energy all the same.
+    assert spearman(0.8 * TIE * np.arange(4), dft) is None
     # Two ties in DFT's order: ranks 1.5 1.5 3.5 3.5 against 1 2 3 4, correlation 2/sqrt(5).
     assert spearman(np.array([0.0, 0.0, 1.0, 1.0]) + noise, dft) == pytest.approx(2 / 5**0.5)
 

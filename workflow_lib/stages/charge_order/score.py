@@ -60,16 +60,16 @@ def spearman(model: np.ndarray, dft: np.ndarray) -> float | None:
     """Return the Spearman rank correlation of energies in eV per cell; None if one side is constant.
 
     Model energies closer than :data:`TIE` share their mean rank, so that rounding does not rank
-    states that the model cannot distinguish.
+    states that the model cannot distinguish, and so do those that such steps join to a chain.
     """
     from scipy.stats import spearmanr
 
     model, dft = np.asarray(model, dtype=float), np.asarray(dft, dtype=float)
-    if np.ptp(model) < TIE or np.ptp(dft) < TIE:
-        return None
     order = np.argsort(model, kind="stable")
     level = np.empty(len(model), dtype=np.int64)
     level[order] = np.concatenate([[0], np.cumsum(np.diff(model[order]) >= TIE)])
+    if not level.any() or np.ptp(dft) < TIE:
+        return None
     # A function of integers: digits after the twelfth are rounding errors (1 is written as 1).
     return round(float(spearmanr(level, dft).statistic), 12)
 
