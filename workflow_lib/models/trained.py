@@ -111,9 +111,10 @@ class TrainedModel(Predictor):
 
     @property
     def predicts(self) -> frozenset[str]:
-        """Per-atom labels besides forces, of {"magmoms", "charges"}: those that heads learnt or shipped with.
+        """Per-atom labels besides forces, a subset of {"magmoms", "charges"}.
 
-        What an untrained head gives are random numbers; it is left out of :meth:`evaluate`.
+        What an untrained head gives are random numbers: of a model trained from scratch only the labels in
+        its loss count, and :meth:`evaluate` leaves out the others.
         """
         heads = self.potential.predicts
         return heads if self.card["init"] == "pretrained" else heads & self._learnt

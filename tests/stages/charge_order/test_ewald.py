@@ -83,7 +83,36 @@ def test_a_slope_that_is_not_positive_leaves_fitted_scores_out(
     assert scores["ewald_scale"] is None
     assert scores["states_mae_mev_fu"] is None
     assert scores["redox_spread_ratio"] is None
+    assert scores["ground_states_found"] is scores["ground_states_total"] is None
+    rows = scores["protocols"]["undistorted"]["ground_states"]
+    assert all(row["counts"] is row["model_error_mev_fu"] is None for row in rows)
+    assert scores["ground_states_total_all"] == 3
     assert scores["states_spearman"] == -straight["states_spearman"]
+
+
+def test_ranks_do_not_depend_on_the_factor(
+    reference_dir: Path, splits_path: Path, host: Host, rule: RedoxRule, tmp_path: Path
+) -> None:
+    """DFT energies a thousand times nearer to each other make the factor small, and its energies ties."""
+    near = tmp_path / "near"
+    shutil.copytree(reference_dir, near)
+    table = pd.read_csv(near / "reference.csv")
+    table[["energy_ev", "formation_mev_fu"]] /= 1000
+    table.to_csv(near / "reference.csv", index=False)
+    seal(near, "charge-order-reference")
+    arguments = {"host": host, "rule": rule, "splits_path": splits_path, "settings": ChargeOrderSettings()}
+    scores = run_ewald(reference_dir=near, out=tmp_path / "a", **arguments)
+    straight = run_ewald(reference_dir=reference_dir, out=tmp_path / "b", **arguments)
+    assert scores["ewald_scale"] == pytest.approx(straight["ewald_scale"] / 1000)
+    for name in (
+        "states_spearman",
+        "states_spearman_all",
+        "redox_pairs_ordered",
+        "ground_states_found_all",
+    ):
+        assert scores[name] == straight[name] is not None
+    # CSV keeps ten digits of an energy of 200 eV: 1e-7 of a thousandth of 100 meV is 1e-3.
+    assert scores["states_mae_mev_fu"] == pytest.approx(straight["states_mae_mev_fu"] / 1000, rel=1e-2)
 
 
 def test_composition_without_rivals_is_a_clear_line(

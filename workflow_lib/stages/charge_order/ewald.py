@@ -6,6 +6,7 @@ are only charges of +2 and +3 e at the sites of the interpolated host.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,17 +37,18 @@ if TYPE_CHECKING:
 
 PROTOCOL: Protocol = "undistorted"
 NOTE = (
-    "Formal-charge Ewald energies of the undistorted starts, multiplied by one factor ewald_scale "
-    "(an inverse permittivity). The factor is the least-squares slope through the origin of DFT's "
-    "against Ewald's relative energies at the compared composition, over all its states: MAE, "
-    "formation energies and redox_spread_ratio are therefore fitted, in-fold numbers. Rank "
-    "correlation, ground states and the order of pairs are those of the unscaled energies and use no "
-    "DFT at all. Where the slope is not positive the energies stay unscaled, ewald_scale and the "
-    "fitted numbers are null. Scores count the states that the models of the first fold have not seen, "
-    "as theirs do."
+    "Formal-charge Ewald energies of the undistorted starts, multiplied by one factor ewald_scale (an "
+    "inverse permittivity). The factor is the least-squares slope through the origin of DFT's against "
+    "Ewald's relative energies at the compared composition, over all its states: MAE, formation "
+    "energies and redox_spread_ratio are therefore fitted, in-fold numbers, and so is which ground "
+    "states count in ground_states_found, _total and _chance, because their margin is held against the "
+    "error of the scaled energies. Rank correlation, the order of pairs and ground_states_found_all are "
+    "those of the unscaled energies and use no DFT at all. Where the slope is not positive the energies "
+    "stay unscaled, ewald_scale and the fitted numbers are null. Scores count the states that the "
+    "models of the first fold have not seen, as theirs do."
 )
-FITTED = ("_mae_mev_fu", "redox_spread_ratio")
-"""Parts of the names of the scores that depend on the scale."""
+FITTED = re.compile(".*_mae_mev_fu.*|redox_spread_ratio.*|ground_states_(found|total|chance)")
+"""Names of the scores that depend on the scale."""
 
 
 def fitted_scale(ewald: np.ndarray, dft: np.ndarray) -> float:
@@ -59,6 +61,21 @@ def fitted_scale(ewald: np.ndarray, dft: np.ndarray) -> float:
         raise ValueError("a scale needs two states of different Ewald energy")
     first, second = ewald - ewald.mean(), dft - dft.mean()
     return float(first @ second / (first @ first))
+
+
+def _scores(states: pd.DataFrame, compared_x: float, *, fits: bool) -> Scores:
+    """Return the scores of the unscaled energies, the :data:`FITTED` ones those of the scaled energies.
+
+    The latter are None unless the factor ``fits``.
+    """
+    scores = score_states(states.assign(energy_ev=states["ewald_ev"]), compared_x, PROTOCOL)
+    fitted = score_states(states, compared_x, PROTOCOL)
+    own, scaled = scores["protocols"][PROTOCOL], fitted["protocols"][PROTOCOL]
+    for part, other in ((scores, fitted), (own, scaled)):
+        part |= {name: other[name] if fits else None for name in part if FITTED.fullmatch(name)}
+    for row, other in zip(own["ground_states"], scaled["ground_states"], strict=True):
+        row |= {name: other[name] if fits else None for name in ("model_error_mev_fu", "counts")}
+    return scores
 
 
 def run_ewald(
@@ -125,10 +142,7 @@ def run_ewald(
         "dft_relaxed": int((reference["status"] == CONVERGED).sum()),
         "dft_states": len(reference),
     }
-    scores |= score_states(states, settings.compared_x, PROTOCOL)
-    if not fits:
-        for part in (scores, scores["protocols"][PROTOCOL]):
-            part |= {name: None for name in part if any(item in name for item in FITTED)}
+    scores |= _scores(states, settings.compared_x, fits=fits)
     out = Path(out)
     write_table("charge_order/states", states, out)
     unit = "scaled to DFT at one composition" if fits else "unscaled"
