@@ -12,6 +12,9 @@ from workflow_lib.core.elements import Element
 from workflow_lib.core.errors import UserError
 from workflow_lib.lattice.arrangement import Repeat
 
+WIDTH = 0.05
+"""eV; width of levels whose name does not say it."""
+
 
 class Level(BaseModel):
     """Code, functional, Hubbard U, cut-off and k-mesh: all that an energy depends on.
@@ -35,7 +38,7 @@ class Level(BaseModel):
         description="mesh of Monkhorst and Pack, which leaves Gamma out along vectors with an even "
         "number of points; else the mesh is centred on Gamma",
     )
-    width: float = Field(0.05, gt=0, description="Fermi-Dirac (GPAW) or Gaussian (VASP) width, eV")
+    width: float = Field(WIDTH, gt=0, description="Fermi-Dirac (GPAW) or Gaussian (VASP) width, eV")
     magnetism: Literal["ferromagnetic", "antiferromagnetic"] = "ferromagnetic"
 
     @field_validator("hubbard_u")
@@ -79,12 +82,17 @@ class Level(BaseModel):
 
     @property
     def energy_reference(self) -> str:
-        """Name of the level, e.g. ``GPAW/PBE+U(Co 3.32, Fe 5.3, Mn 3.9, Ni 6.2)/PW800/1x2x2 shifted``."""
+        """Name of the level, e.g. ``GPAW/PBE+U(Co 3.32, Fe 5.3, Mn 3.9, Ni 6.2)/PW800/1x2x2 shifted``.
+
+        A width other than :data:`WIDTH`, in eV, and another magnetic order stand at its end.
+        """
         hubbard = ", ".join(f"{symbol} {u:g}" for symbol, u in self.hubbard_u.items())
         mesh = "Gamma" if self.kpoints == (1, 1, 1) else "x".join(map(str, self.kpoints))
         if self.shifted:
             mesh += " shifted"
         name = f"{self.code}/{self.functional}+U({hubbard})/PW{self.cutoff:g}/{mesh}"
+        if self.width != WIDTH:
+            name += f"/width {self.width:g}"
         return name if self.magnetism == "ferromagnetic" else f"{name}/{self.magnetism}"
 
     @property
