@@ -42,7 +42,7 @@ def test_every_state_has_one_set(rows: list[tuple[str, str]]):
 
 def test_what_is_written_is_read(tmp_path: Path):
     first = fold_of([("test", "b"), ("train", "a"), ("validation", "c"), ("train", "d")])
-    splits = Splits("state", 711, (first, Fold.of(4, dict.fromkeys(SETS, ()))), ("a",), True)
+    splits = Splits("state", 711, (first, Fold.of(4, dict.fromkeys(SETS, ()))), ("a",), True, {"2a": "a"})
     splits.save(tmp_path / "splits.json")
     found = Splits.load(tmp_path / "splits.json")
     assert found == splits

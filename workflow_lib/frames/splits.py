@@ -13,6 +13,7 @@ from typing import Any, Literal, Self
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import read_json, write_json
+from workflow_lib.frames.frame import Frame
 
 SetName = Literal["train", "validation", "test"]
 Role = Literal["train", "validation", "test", "none"]
@@ -76,7 +77,8 @@ class Splits:
     """All folds of a dataset and how they were drawn.
 
     ``always_train`` names the units (states, groups) that no fold holds out; ``subset_is_full`` says
-    that the chemical subset is the whole dataset.
+    that the chemical subset is the whole dataset; ``crystals`` names, for each state in a supercell that
+    repeats a smaller cell, the state of the smallest one.
     """
 
     split_by: Literal["state", "ions", "material", "frame"]
@@ -84,6 +86,7 @@ class Splits:
     folds: tuple[Fold, ...]
     always_train: tuple[str, ...] = ()
     subset_is_full: bool = False
+    crystals: Mapping[str, str] = field(default_factory=dict)
     where: str = field(default="the splits", compare=False)
 
     @classmethod
@@ -105,6 +108,7 @@ class Splits:
                 folds,
                 tuple(content["always_train"]),
                 content["subset_is_full"],
+                dict(content["crystals"]),
                 str(path),
             )
         except (KeyError, TypeError) as error:
@@ -124,8 +128,17 @@ class Splits:
             "count": len(self.folds),
             "always_train": list(self.always_train),
             "subset_is_full": self.subset_is_full,
+            "crystals": dict(self.crystals),
             "folds": [fold.content() for fold in self.folds],
         }
+
+    def state_of(self, frame: Frame) -> str:
+        """Return the state of a frame, in the smallest cell that has it; its group if it has none.
+
+        Frames of one crystal are no independent samples, in whichever cell.
+        """
+        state = frame.state_key or frame.group
+        return self.crystals.get(state, state)
 
     def fold(self, number: int) -> Fold:
         """Return a fold by its number; raise UserError if there is none."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import permutations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from workflow_lib.core.elements import atomic_number
 from workflow_lib.core.errors import UserError
-from workflow_lib.lattice.arrangement import UNIT, Arrangement, Repeat
+from workflow_lib.lattice.arrangement import UNIT, Arrangement, Repeat, StateKey
 from workflow_lib.lattice.host import SYMPREC, Host
 
 
@@ -43,6 +43,22 @@ def turned(host: Host, arrangement: Arrangement) -> Iterator[Arrangement]:
             occupied = turn(arrangement.occupied, sites[0])
             reduced = None if arrangement.reduced is None else turn(arrangement.reduced, sites[1])
             yield Arrangement(repeat, occupied, reduced)
+
+
+def smallest_keys(keys: Iterable[str], host: Host) -> dict[str, str]:
+    """Return one key for each crystal, that in its smallest cell, for each state key and key of ions.
+
+    A supercell that repeats a state has the same atoms around each, and so has one that a symmetry of the
+    host turns into it. Raises UserError for a key of another host.
+    """
+
+    def one(key: str) -> str:
+        if StateKey.parse(key).repeat == UNIT:
+            return key
+        small = host.parse(key).smallest()
+        return min(host.key(image) for image in (small, *turned(host, small)))
+
+    return {key: one(key) for key in keys}
 
 
 def _images(

@@ -93,6 +93,9 @@ def test_a_state_in_a_supercell_shares_the_set_of_its_small_cell(frames, host, s
             role = fold.frame_role(frame.frame_id)
             assert fold.frame_role(twin.frame_id) == role
             assert fold.role(frame.state_key, "?") == fold.role(twin.state_key, "?") == role
+    splits = make_splits(units, chosen, 711)
+    assert {splits.state_of(frame) for frame in twins.values()} == {frame.state_key for frame in some}
+    assert splits.crystals == {twins[frame.frame_id].state_key: frame.state_key for frame in some}
     # With only the supercell among the frames, the state of the small cell is known all the same.
     only = make_splits(make_units(list(twins.values()), host, chosen), chosen, 711).folds[0]
     assert all(only.role(f.state_key, "?") == only.frame_role(f"twice-{f.frame_id}") for f in some)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +193,21 @@ def test_a_test_frame_of_a_state_that_trains_is_not_held_out(
     assert scores["by_set"]["held_out"] is None
     points = pd.read_parquet(tmp_path / "by-frame/points.parquet")
     assert set(points.loc[points["origin"] == "frame", "set"]) == {"train"}
+
+
+def test_a_state_in_a_supercell_is_no_other_state(
+    data: Path, results: dict[str, Path], rule: RedoxRule, host: Host, tmp_path: Path
+):
+    """Copies of one crystal on both sides of a classifier would say how well it recalls."""
+    splits = Splits.load(data / "splits.json")
+    first, second, _ = sorted(splits.folds[0].states["test"])
+    replace(splits, crystals={second: first}).save(tmp_path / "splits.json")
+    model = make_model(tmp_path / "model", rule, "baseline")
+    scores = run(data, model, host, tmp_path / "out", splits=tmp_path / "splits.json")
+    before = json.loads((results["baseline"] / "scores.json").read_text())
+    for part in ("all", "held_out"):
+        assert scores["by_set"][part]["atoms"] == before["by_set"][part]["atoms"]
+        assert scores["by_set"][part]["states"] == before["by_set"][part]["states"] - 1
 
 
 @pytest.mark.parametrize("family", ["painn", "mace"])

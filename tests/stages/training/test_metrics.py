@@ -6,10 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from workflow_lib.frames.frame import with_labels
+from workflow_lib.frames.splits import Splits
 from workflow_lib.models.predictor import Prediction
 from workflow_lib.stages.training.metrics import error_sums, metrics_table, parity_table
 
 FE = 26
+SPLITS = Splits("state", 711, ())
 
 
 def predict(frame, *, energy=0.0, force=0.0, moment=0.0, charge=0.0):
@@ -49,7 +52,7 @@ def test_errors_and_units(some):
         predict(frame, energy=shift * len(frame) / 28, force=0.01, moment=0.5, charge=0.25)
         for frame, shift in zip(some, shifts, strict=True)
     ]
-    parity = parity_table({"test": (some, predictions)}, FE)
+    parity = parity_table({"test": (some, predictions)}, FE, SPLITS.state_of)
     table = metrics_table(error_sums(parity), seed=1)
     energy = look(table, kind="all", label="energy", metric="mae")
     # Means of eight exact numbers; energies of 170 eV leave 1e-13 of a meV's parts.
@@ -71,7 +74,9 @@ def test_errors_and_units(some):
 
 def test_kinds_and_sets_stand_apart(some):
     predictions = [predict(frame, energy=0.028 if frame.kind == "rattle" else 0.0) for frame in some]
-    parity = parity_table({"train": (some[:4], predictions[:4]), "test": (some[4:], predictions[4:])}, FE)
+    parity = parity_table(
+        {"train": (some[:4], predictions[:4]), "test": (some[4:], predictions[4:])}, FE, SPLITS.state_of
+    )
     table = metrics_table(error_sums(parity), seed=1)
     assert set(table["set"]) == {"train", "test"}
     kinds = {frame.kind for frame in some[4:]}
@@ -107,6 +112,24 @@ def test_intervals_cover_the_truth(frames):
     assert 0.86 <= hits / 100 <= 0.99
 
 
+def test_a_state_in_a_supercell_is_no_other_state(some):
+    """Else the bootstrap takes copies of one crystal for independent, and the interval is too narrow."""
+    copies = [
+        with_labels(f, frame_id=f"twice-{f.frame_id}", state_key=f"twice-{f.state_key}") for f in some
+    ]
+    both, names = [*some, *copies], {f"twice-{f.state_key}": f.state_key for f in some}
+    predictions = [predict(frame, energy=0.01 * n) for n, frame in enumerate(some)] * 2
+
+    def states(splits: Splits) -> float:
+        parity = parity_table({"test": (both, predictions)}, FE, splits.state_of)
+        return look(metrics_table(error_sums(parity), 1), kind="all", label="energy", metric="mae")[
+            "states"
+        ]
+
+    assert states(replace(SPLITS, crystals=names)) == 6
+    assert states(SPLITS) == 12
+
+
 def test_frames_of_one_state_do_not_narrow_an_interval():
     # Five states, each one number: twenty frames a state that repeat it are worth no more than one.
     errors = np.array([1.0, 2.0, 4.0, 7.0, 11.0]) / 1e3
@@ -135,7 +158,7 @@ def test_frames_of_one_state_do_not_narrow_an_interval():
 def test_intervals_are_reproducible_and_seeded(some):
     rng = np.random.default_rng(5)
     predictions = [predict(frame, energy=float(rng.normal())) for frame in some]
-    parity = parity_table({"test": (some, predictions)}, FE)
+    parity = parity_table({"test": (some, predictions)}, FE, SPLITS.state_of)
     pd.testing.assert_frame_equal(
         metrics_table(error_sums(parity), 1), metrics_table(error_sums(parity), 1)
     )
@@ -146,7 +169,7 @@ def test_intervals_are_reproducible_and_seeded(some):
 
 def test_missing_predictions_and_labels_give_no_rows(some):
     predictions = [replace(predict(frame), charges=None) for frame in some]
-    parity = parity_table({"test": (some, predictions)}, FE)
+    parity = parity_table({"test": (some, predictions)}, FE, SPLITS.state_of)
     assert set(parity["label"]) == {"energy", "forces", "magmoms"}
     # The embedded stress is not converged: it is no reference to be compared with.
     assert "stress" not in set(metrics_table(error_sums(parity), 1)["label"])

@@ -27,9 +27,9 @@ from workflow_lib.core.errors import UserError
 from workflow_lib.frames.frame import TESTING, Frame
 from workflow_lib.frames.splits import SETS, Fold, SetName, Splits
 from workflow_lib.frames.subset import composition, describe_subset, in_subset
-from workflow_lib.lattice.arrangement import UNIT, StateKey
+from workflow_lib.lattice.arrangement import StateKey
 from workflow_lib.lattice.host import Host
-from workflow_lib.lattice.orientation import turned
+from workflow_lib.lattice.orientation import smallest_keys
 from workflow_lib.stages.dataset.assign import split_names
 from workflow_lib.stages.dataset.settings import DatasetSettings
 
@@ -82,22 +82,13 @@ def make_units(frames: Sequence[Frame | Light], host: Host | None, settings: Dat
 
 
 def _smallest(frames: Sequence[Frame | Light], host: Host | None) -> dict[str, str]:
-    """Return one key for each crystal, that in its smallest cell, for each state key and key of ions.
+    """Return the key in the smallest cell for each state key and key of ions: who trains on one knows both.
 
-    A supercell that repeats a state has the same atoms around each, and so has one that a symmetry of the
-    host turns into it: what trains on one knows the other. Without a host, which names the smaller cell, a
-    key is its own.
+    Without a host, which names the smaller cell, a key is its own.
     """
     states = {frame.state_key for frame in frames if frame.state_key is not None}
     keys = states | {StateKey.parse(key).ion_key for key in states}
-    if host is None:
-        return {key: key for key in keys}
-
-    def one(key: str) -> str:
-        small = host.parse(key).smallest()
-        return min(host.key(image) for image in (small, *turned(host, small)))
-
-    return {key: key if StateKey.parse(key).repeat == UNIT else one(key) for key in keys}
+    return {key: key for key in keys} if host is None else smallest_keys(keys, host)
 
 
 def _unit_name(
@@ -186,6 +177,7 @@ def make_splits(units: Sequence[Unit], settings: DatasetSettings, seed: int) -> 
         seed=seed,
         folds=tuple(_fold(number, units, sets) for number, sets in enumerate(folds)),
         always_train=tuple(always),
+        crystals={names[0]: names[-1] for unit in units for names in unit.states if len(names) > 1},
     )
 
 

@@ -70,7 +70,8 @@ def run_embedding(
     redox_z = atomic_number(host.redox)
     known = usable(frames, model, redox_z)
     _check(model, known, frames_path)
-    fold = None if origin.fold is None else Splits.load(splits_path).fold(origin.fold)
+    splits = Splits.load(splits_path)
+    fold = None if origin.fold is None else splits.fold(origin.fold)
     reference, _ = read_reference(reference_dir)
     key = reference_key(reference, settings.reference_state, settings.reference_x)
     roles = (
@@ -114,7 +115,9 @@ def run_embedding(
     )
     scores["relaxation"] = end
     scores["features"] = trained.shape[1]
-    scores |= _numbers(table, trained, before, settings, str(frames_path))
+    # An arrangement in several cells is one state: it may not stand on both sides of the classifier.
+    groups = table["state_key"].map(lambda state: splits.crystals.get(state, state))
+    scores |= _numbers(table, groups.to_numpy(dtype=str), trained, before, settings, str(frames_path))
     parts, explained = [], {}
     for network, features in ((TRAINED, trained), (UNTRAINED, before)):
         states = table["oxidation_state"].to_numpy()
@@ -150,10 +153,17 @@ def _check(model: Predictor, known: list[Frame], frames_path: str | Path) -> Non
 
 
 def _numbers(
-    table: pd.DataFrame, trained: np.ndarray, before: np.ndarray, settings: EmbeddingSettings, where: str
+    table: pd.DataFrame,
+    groups: np.ndarray,
+    trained: np.ndarray,
+    before: np.ndarray,
+    settings: EmbeddingSettings,
+    where: str,
 ) -> dict[str, Any]:
-    """Return silhouettes and accuracies; the headline ones on held-out states if enough, else on all."""
-    groups = table["state_key"].to_numpy(dtype=str)
+    """Return silhouettes and accuracies; the headline ones on held-out states if enough, else on all.
+
+    ``groups`` [n]: the state of each atom of the table, the same for copies in other cells.
+    """
     answers = {
         network: separation(
             features,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -47,10 +47,11 @@ COLUMNS = (
 def parity_table(
     sets: Mapping[str, tuple[Sequence[Frame], Sequence[Prediction]]],
     redox_z: int,
+    state_of: Callable[[Frame], str],
 ) -> pd.DataFrame:
     """Return one row per number that both DFT and the model give.
 
-    Columns: frame_id, state (key of its arrangement, else its group), set, kind, label, atom (-1:
+    Columns: frame_id, state (``state_of`` a frame, see ``Splits``), set, kind, label, atom (-1:
     whole cell), component (x, y, z, xx..., or empty), redox (whether the atom is a redox site),
     dft, model. Energies are in eV/atom, forces in eV/A, stress in eV/A^3, moments (magnitudes) in
     muB, charges in e.
@@ -59,13 +60,15 @@ def parity_table(
         part
         for name, (frames, predictions) in sets.items()
         for frame, prediction in zip(frames, predictions, strict=True)
-        for part in _rows(frame, prediction, name, redox_z)
+        for part in _rows(frame, prediction, name, redox_z, state_of(frame))
     ]
     table = pd.concat(parts, ignore_index=True)
     return table[list(COLUMNS)]
 
 
-def _rows(frame: Frame, prediction: Prediction, name: str, redox_z: int) -> Iterator[pd.DataFrame]:
+def _rows(
+    frame: Frame, prediction: Prediction, name: str, redox_z: int, state: str
+) -> Iterator[pd.DataFrame]:
     n, site = len(frame), np.asarray(frame.numbers) == redox_z
 
     def rows(
@@ -74,7 +77,7 @@ def _rows(frame: Frame, prediction: Prediction, name: str, redox_z: int) -> Iter
         return pd.DataFrame(
             {
                 "frame_id": frame.frame_id,
-                "state": frame.state_key or frame.group,
+                "state": state,
                 "set": name,
                 "kind": frame.kind,
                 "label": label,

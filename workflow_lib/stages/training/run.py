@@ -17,6 +17,7 @@ from workflow_lib.core.locks import alone
 from workflow_lib.core.processor import processor
 from workflow_lib.core.progress import say
 from workflow_lib.frames.frame import frame_to_atoms
+from workflow_lib.frames.splits import Splits
 from workflow_lib.frames.subset import Subset
 from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.models.identity import variant_of
@@ -79,6 +80,7 @@ def train(
     and card and metrics say ``diverged``.
     """
     out, meaning = Path(out), variant_of(variant)
+    splits = Splits.load(splits_path)
     sets = load_sets(Path(frames_path), Path(splits_path), fold, dataset, full=meaning.dataset == "full")
     if meaning.dataset == "full" and meaning.charge_labelled:
         sets, unlabelled = leave_out_unlabelled(sets, rule)
@@ -127,7 +129,7 @@ def train(
             "redox": rule.model_dump(),
             "energy_reference": everything[0].energy_reference,
             "status": record.status,
-            "training": _course(identity, settings, meaning.dataset, sets, record)
+            "training": _course(identity, settings, meaning.dataset, sets, splits, record)
             | {
                 "parameters": sum(p.numel() for p in potential.parameters()),
                 "species_energies_ev": {
@@ -136,12 +138,17 @@ def train(
             },
         }
         TrainedModel(potential, card).save(out)
-        _write_results(out, sets, record, settings, rule, seed)
+        _write_results(out, sets, splits, record, settings, rule, seed)
         seal(out, "train", source=out.name)
 
 
 def _course(
-    identity: dict[str, Any], settings: TrainingSettings, dataset: str, sets: Sets, record: Record
+    identity: dict[str, Any],
+    settings: TrainingSettings,
+    dataset: str,
+    sets: Sets,
+    splits: Splits,
+    record: Record,
 ) -> dict[str, Any]:
     """Return what the card says about the training."""
     return {
@@ -160,19 +167,24 @@ def _course(
         ),
         "frames": {name: len(frames) for name, frames in sets.items()},
         "states": {
-            name: sorted({frame.state_key or frame.group for frame in frames})
-            for name, frames in sets.items()
+            name: sorted({splits.state_of(frame) for frame in frames}) for name, frames in sets.items()
         },
     }
 
 
 def _write_results(
-    out: Path, sets: Sets, record: Record, settings: TrainingSettings, rule: RedoxRule, seed: int
+    out: Path,
+    sets: Sets,
+    splits: Splits,
+    record: Record,
+    settings: TrainingSettings,
+    rule: RedoxRule,
+    seed: int,
 ) -> None:
     """Write everything except the model; predictions come from the model as stored on disk."""
     model = TrainedModel.load(out, allow_untrained_stress=True)  # only to compare it with DFT
     stress = any(label_count(frame, "stress") for frames in sets.values() for frame in frames)
-    parity, sums = _compare(model, sets, rule.redox_z, stress=stress)
+    parity, sums = _compare(model, sets, splits, rule.redox_z, stress=stress)
     metrics = metrics_table(sums, seed)
     metrics["status"] = record.status
     owner = model.origin.columns(out.name)
@@ -210,7 +222,7 @@ def _write_results(
 
 
 def _compare(
-    model: TrainedModel, sets: Sets, redox_z: int, *, stress: bool
+    model: TrainedModel, sets: Sets, splits: Splits, redox_z: int, *, stress: bool
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the numbers of model and DFT side by side, and the sums of their differences.
 
@@ -224,7 +236,7 @@ def _compare(
         for start in range(0, len(chosen), TOGETHER):
             part = chosen[start : start + TOGETHER]
             predictions = model.predict([frame_to_atoms(frame) for frame in part], stress=stress)
-            table = parity_table({name: (part, predictions)}, redox_z)
+            table = parity_table({name: (part, predictions)}, redox_z, splits.state_of)
             sums.append(error_sums(table))
             ids = {frame.frame_id for place, frame in enumerate(part, start) if place in kept}
             shown.append(table if len(ids) == len(part) else table[table["frame_id"].isin(ids)])
