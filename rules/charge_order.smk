@@ -11,6 +11,7 @@ rule charge_order_reference:
         checksums=f"{CHARGE_ORDER}/charge-order-reference.sha256.json",
         table=REFERENCE,
         structures=f"{CHARGE_ORDER}/reference.extxyz",
+        known=f"{CHARGE_ORDER}/known_states.json",
     log:
         f"{RUN}/logs/charge_order_reference.log",
     resources:

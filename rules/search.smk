@@ -49,7 +49,8 @@ rule search:
 rule search_overview:
     input:
         searches=expand(rules.search.output.found, model=SEARCHED),
-        reference=names_of(rules.charge_order_reference.output.table),
+        reference=names_of(rules.charge_order_reference.output.known),
+        host=CFG.host,
     output:
         checksums=f"{SEARCH}/search-overview.sha256.json",
         table=report(
@@ -76,7 +77,7 @@ rule search_overview:
         mem_mb=2000,
     params:
         described=DESCRIBED,
-        settings=settings_of("search"),
+        settings=settings_of("search", "redox"),
         code=code_of("search-overview"),
         searches=[f"{SEARCH}/{m}" for m in SEARCHED],
     message:

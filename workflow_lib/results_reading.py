@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 STRUCTURES = "reference.extxyz"
+KNOWN_STATES = "known_states.json"
+"""State keys in their smallest cells, of all cells, of which the dataset has an answer of DFT."""
 SEAL = ".sha256.json"
 
 

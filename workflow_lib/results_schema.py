@@ -376,7 +376,7 @@ DOCUMENTS: dict[str, tuple[str, ...]] = {
     "sources": ("frames.parquet", "summary.json"),
     "dataset": ("frames.parquet", "splits.json", "summary.json"),
     "train": ("card.json", "model.safetensors", "labels.json"),
-    "charge-order-reference": ("reference.extxyz",),
+    "charge-order-reference": ("reference.extxyz", "known_states.json"),
     "charge-order": ("scores.json", "structures.extxyz"),
     "search": ("summary.json", "found.extxyz"),
     "embedding": ("scores.json",),

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 import pytest
 from sealed import write_sealed
 
 from workflow_lib.core.errors import UserError
+from workflow_lib.core.io import write_json
+from workflow_lib.lattice.arrangement import Arrangement, StateKey
+from workflow_lib.results_reading import seal
 from workflow_lib.stages.search.pending import COLUMNS, collect_pending
 
 A, B, C, D, E = (
     f"1x3x1:Na{ions}:Fe{ions.replace('1', '2').replace('0', '3')}"
-    for ions in ("111111110000", "111111101000", "111111011000", "111100000000", "111010000000")
+    for ions in ("111111110000", "111110111000", "111111100100", "111100000000", "111000100000")
 )
 KNOWN = ("1x1x1:Na1100:Fe2323", "1x1x1:Na1000:Fe2333")
 
@@ -32,11 +36,45 @@ def found(folder, model, rows):
 
 @pytest.fixture
 def reference(tmp_path):
-    table = pd.DataFrame({"state_key": KNOWN})
-    return write_sealed("charge_order/reference", tmp_path / "charge_order", table).parent
+    return known(tmp_path / "charge_order", KNOWN)
 
 
-def test_lowest_of_each_composition_without_what_dft_has(tmp_path, reference):
+def known(folder, keys):
+    """The folder of the reference, as far as the list is read: states in their smallest cells."""
+    write_json(folder / "known_states.json", {"states": sorted(keys)})
+    seal(folder, "charge-order-reference")
+    return folder
+
+
+def supercell(host, key, repeat):
+    """The key of a supercell that repeats a state of the host's cell."""
+    small, copies = host.parse(key), int(np.prod(repeat))
+    parts = (
+        tuple(s * copies + k for s in part for k in range(copies))
+        for part in (small.occupied, small.reduced)
+    )
+    return host.key(Arrangement(repeat, *parts))
+
+
+@pytest.mark.parametrize("repeat", [(1, 1, 2), (1, 2, 1), (2, 1, 1)])
+def test_a_supercell_of_what_dft_has_is_not_asked_for(tmp_path, reference, host, repeat):
+    cell, n = "x".join(map(str, repeat)), 4
+    copy = supercell(host, KNOWN[0], repeat)
+    other = supercell(host, "1x1x1:Na1010:Fe2323", repeat)
+    blind = [str(StateKey.parse(key).ion_key) for key in (copy, other)]
+    rows = [(cell, "ga", key, n, 8, 1.0 + k) for k, key in enumerate((copy, other, *blind))]
+    table = collect_pending([found(tmp_path, "m", rows)], reference, host, tmp_path, lowest=4)
+    assert set(table["state_key"]) == {other, blind[1]}
+
+
+def test_a_larger_cell_that_dft_has_is_not_asked_for(tmp_path, host):
+    reference = known(tmp_path / "charge_order", [*KNOWN, A])
+    rows = [("1x3x1", "ga", A, 8, 12, 1.0), ("1x3x1", "ga", B, 8, 12, 2.0)]
+    table = collect_pending([found(tmp_path, "m", rows)], reference, host, tmp_path)
+    assert table["state_key"].tolist() == [B]
+
+
+def test_lowest_of_each_composition_without_what_dft_has(tmp_path, reference, host):
     big = "1x3x1"
     one = found(
         tmp_path,
@@ -52,7 +90,7 @@ def test_lowest_of_each_composition_without_what_dft_has(tmp_path, reference):
         ],
     )
     two = found(tmp_path, "a-entropy", [(big, "ga", C, 8, 12, 9.5)])
-    table = collect_pending([one, two], reference, tmp_path, lowest=2)
+    table = collect_pending([one, two], reference, host, tmp_path, lowest=2)
     assert tuple(table.columns) == COLUMNS
     assert table[["n_occupied", "state_key"]].to_numpy().tolist() == [
         [4, D],
@@ -67,40 +105,40 @@ def test_lowest_of_each_composition_without_what_dft_has(tmp_path, reference):
     assert written["state_key"].tolist() == table["state_key"].tolist()
 
 
-def test_what_dft_has_takes_no_other_arrangements_place(tmp_path, reference):
+def test_what_dft_has_takes_no_other_arrangements_place(tmp_path, reference, host):
     """The two lowest are asked for, not the two lowest that are unknown."""
     rows = [
         ("1x1x1", "ga", KNOWN[0], 2, 4, 1.0),
         ("1x1x1", "ga", "1x1x1:Na1001:Fe2323", 2, 4, 2.0),
         ("1x1x1", "ga", "1x1x1:Na1010:Fe2323", 2, 4, 3.0),
     ]
-    table = collect_pending([found(tmp_path, "m", rows)], reference, tmp_path, lowest=2)
+    table = collect_pending([found(tmp_path, "m", rows)], reference, host, tmp_path, lowest=2)
     assert table["state_key"].tolist() == ["1x1x1:Na1001:Fe2323"]
 
 
-def test_charge_blind_arrangements_are_open_and_known_by_their_ions(tmp_path, reference):
+def test_charge_blind_arrangements_are_open_and_known_by_their_ions(tmp_path, reference, host):
     rows = [
         ("1x1x1", "ga", "1x1x1:Na1100", 2, 4, 1.0),
         ("1x1x1", "ga", "1x1x1:Na1010", 2, 4, 2.0),
     ]
-    table = collect_pending([found(tmp_path, "m", rows)], reference, tmp_path)
+    table = collect_pending([found(tmp_path, "m", rows)], reference, host, tmp_path)
     assert table["state_key"].tolist() == ["1x1x1:Na1010"]
     assert table["charge_order"].tolist() == ["open"]
 
 
-def test_nothing_pending_is_an_empty_table(tmp_path, reference):
+def test_nothing_pending_is_an_empty_table(tmp_path, reference, host):
     path = found(tmp_path, "m", [("1x1x1", "ga", KNOWN[0], 2, 4, 1.0)])
-    assert collect_pending([path], reference, tmp_path).empty
-    assert collect_pending([], reference, tmp_path).empty
+    assert collect_pending([path], reference, host, tmp_path).empty
+    assert collect_pending([], reference, host, tmp_path).empty
     assert tuple(pd.read_csv(tmp_path / "pending.csv").columns) == COLUMNS
 
 
-def test_missing_and_cut_tables_are_named(tmp_path, reference):
+def test_missing_and_cut_tables_are_named(tmp_path, reference, host):
     with pytest.raises(UserError, match=r"nowhere/found.csv does not exist; make it again"):
-        collect_pending([tmp_path / "nowhere"], reference, tmp_path)
+        collect_pending([tmp_path / "nowhere"], reference, host, tmp_path)
     folder = found(tmp_path, "m", [("1x1x1", "ga", KNOWN[0], 2, 4, 1.0)])
     text = (folder / "found.csv").read_text()
     (folder / "found.csv").write_text(text[: len(text) // 2])
     with pytest.raises(UserError, match=r"found.csv was changed or cut since `search` wrote it"):
-        collect_pending([folder], reference, tmp_path)
+        collect_pending([folder], reference, host, tmp_path)
     assert not (tmp_path / "pending.csv").exists()

@@ -47,8 +47,10 @@ def search_overview(config: Config, searches: list[Path], reference: Path, out: 
 
     Also lists the arrangements that DFT should compute next.
     """
+    from workflow_lib.lattice.host import Host
     from workflow_lib.stages.search.figures import search_overview as run
     from workflow_lib.stages.search.pending import collect_pending
 
     run(searches, out)
-    collect_pending(searches, reference, out, lowest=config.search.pending_per_composition)
+    host = Host.load(config.host, config.redox)
+    collect_pending(searches, reference, host, out, lowest=config.search.pending_per_composition)

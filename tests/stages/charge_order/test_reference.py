@@ -14,7 +14,7 @@ from samples import last_of_paths, sample_table
 
 from workflow_lib.__main__ import main
 from workflow_lib.core.errors import UserError
-from workflow_lib.core.io import write_json
+from workflow_lib.core.io import read_json, write_json
 from workflow_lib.frames.foreign import write_frames
 from workflow_lib.frames.frame import Frame, with_labels
 from workflow_lib.frames.reading.run import read_sources
@@ -26,6 +26,8 @@ from workflow_lib.stages.charge_order.reference import (
     build_reference,
     require_compared,
 )
+
+LARGER = ("111111110000", "111110111000", "111111100100")
 
 
 def rebuilt(frames: list[Frame], host: Host, folder: Path) -> pd.DataFrame:
@@ -340,6 +342,27 @@ def test_models_without_stress_are_told_before_they_train(
     assert (code, "mace trains without stress and cannot relax cells" in said) == (
         (2, True) if told else (0, False)
     )
+
+
+def test_states_of_larger_cells_are_known_and_no_answers(
+    frames: list[Frame], host: Host, tmp_path: Path
+) -> None:
+    """Nobody asks DFT again for what the dataset has, in whichever cell; a strained frame is no answer."""
+    paths = [frame for frame in frames if frame.kind == "relaxation"]
+    plain = rebuilt(paths, host, tmp_path / "plain")
+    larger = [f"1x3x1:Na{ions}:Fe{ions.replace('1', '2').replace('0', '3')}" for ions in LARGER]
+    last = paths[-1]
+    still = np.zeros_like(last.forces)
+    end = with_labels(last, frame_id="end", path="end", state_key=larger[0])
+    point = with_labels(last, frame_id="one", path=None, kind="single", state_key=larger[1], forces=still)
+    moved = with_labels(
+        last, frame_id="rattled", path=None, kind="rattle", state_key=larger[2], forces=still
+    )
+    table = rebuilt([*paths, end, point, moved], host, tmp_path / "more")
+    pd.testing.assert_frame_equal(table, plain)
+    for folder, more in (("plain", []), ("more", larger[:2])):
+        states = read_json(tmp_path / folder / "out/known_states.json")["states"]
+        assert states == sorted([*plain["state_key"], *more])
 
 
 def test_the_compared_composition_needs_states_to_rank(

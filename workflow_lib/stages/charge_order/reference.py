@@ -18,13 +18,14 @@ import numpy as np
 import pandas as pd
 
 from workflow_lib.core.errors import UserError
-from workflow_lib.core.io import atomic_path
+from workflow_lib.core.io import atomic_path, write_json
 from workflow_lib.frames.frame import RELAXATION, SINGLE, UNSPECIFIED, Frame, frame_to_atoms, mixed_levels
 from workflow_lib.frames.table import iter_parquet
 from workflow_lib.lattice.arrangement import UNIT
 from workflow_lib.lattice.formation import formation_mev_fu
+from workflow_lib.lattice.orientation import smallest_keys
 from workflow_lib.lattice.polaron import bond_gap
-from workflow_lib.results_reading import STRUCTURES, seal, write_table
+from workflow_lib.results_reading import KNOWN_STATES, STRUCTURES, seal, write_table
 from workflow_lib.results_schema import CONVERGED, DFT, REFERENCE, TABLES, UNCONVERGED
 
 if TYPE_CHECKING:
@@ -53,20 +54,26 @@ class _Answers:
         self._calculations: dict[tuple[str | None, str], set[str]] = defaultdict(set)
         # The last frame of each relaxation, None where that is no state of the cell or is converged.
         self._ends: dict[str, Frame | None] = {}
+        # In cells of any size: what converged frames show, and what the last one of each relaxation does.
+        self._known: set[tuple[str | None, str]] = set()
+        self._known_ends: dict[str, tuple[str | None, str] | None] = {}
 
     def add(self, frame: Frame) -> None:
-        """Add a frame; ignore one of another cell or without a state."""
+        """Add a frame; of one of another cell only the state counts, one without a state is ignored."""
         self.levels.add(frame.energy_reference)
         if frame.kind not in ANSWERS:
             return
-        here = frame.oxidation_states is not None and frame.state_key is not None
-        here = here and self.arrangement(frame.state_key).repeat == CELL  # type: ignore[arg-type]
-        converged = here and _largest_force(frame) <= RELAXED
+        fits = frame.oxidation_states is not None and frame.state_key is not None
+        here = fits and self.arrangement(frame.state_key).repeat == CELL  # type: ignore[arg-type]
+        converged = fits and _largest_force(frame) <= RELAXED
+        where = (frame.magnetic_order, str(frame.state_key))
         if frame.kind == RELAXATION:
             self._ends[_calculation(frame)] = frame if here and not converged else None
-        if not converged:
+            self._known_ends[_calculation(frame)] = where if fits else None
+        if converged:
+            self._known.add(where)
+        if not (here and converged):
             return
-        where = (frame.magnetic_order, str(frame.state_key))
         self._calculations[where].add(_calculation(frame))
         if where not in self._converged or frame.energy < self._converged[where].energy:
             self._converged[where] = frame
@@ -77,11 +84,12 @@ class _Answers:
             self._arrangements[key] = self._host.parse(key)
         return self._arrangements[key]
 
-    def best(self, where: str) -> tuple[dict[str, Frame], dict[str, int]]:
+    def best(self, where: str) -> tuple[dict[str, Frame], dict[str, int], set[str]]:
         """Return the frame that represents each state, and the number of calculations ending in the state.
 
         If a state has no converged frame, the lowest end of its unconverged relaxations represents
-        it. Only one magnetic order counts, see :meth:`_order`.
+        it. Only one magnetic order counts, see :meth:`_order`. Beside these, the states of cells of any
+        size that are answered in the same way.
         """
         found, calculations = dict(self._converged), dict(self._calculations)
         for name, frame in self._ends.items():
@@ -108,7 +116,9 @@ class _Answers:
                 "beside states that are %s it may shift formation energies by tens of meV",
                 where, len(unknown), len(answers), unknown[0], " or ".join(sorted(map(str, shown))),
             )  # fmt: skip
-        return answers, {key: len(names) for key, names in counts.items()}
+        every = self._known | {end for end in self._known_ends.values() if end is not None}
+        known = {key for order, key in every if order in kept}
+        return answers, {key: len(names) for key, names in counts.items()}, known
 
     def _order(self, found: dict[tuple[str | None, str], Frame], where: str) -> set[str | None]:
         """Return the magnetic orders whose energies may be compared: one, with frames that show none.
@@ -167,11 +177,15 @@ def _calculation(frame: Frame) -> str:
 
 
 def build_reference(frames_path: str | Path, host: Host, out_dir: str | Path) -> pd.DataFrame:
-    """Write ``reference.csv`` (see ``results_schema``) and ``reference.extxyz``; return the table.
+    """Write ``reference.csv`` (see ``results_schema``), ``reference.extxyz``, ``known_states.json``.
+
+    Returns the table.
 
     The state of a frame is its ``state_key``, which the dataset stage wrote. Left out are frames
     without oxidation states, not on the sites of the host, or of larger cells, which are not
-    enumerated. Raises UserError if levels of theory are mixed, no frame represents a state, an end
+    enumerated; the states of the latter are in ``known_states.json`` alone.
+
+    Raises UserError if levels of theory are mixed, no frame represents a state, an end
     member is missing, or magnetic orders are mixed so that none of them has both end members.
     """
     where = str(frames_path)
@@ -181,7 +195,7 @@ def build_reference(frames_path: str | Path, host: Host, out_dir: str | Path) ->
             found.add(frame)
     if len(found.levels) != 1:
         raise mixed_levels(found.levels, where)
-    answers, calculations = found.best(where)
+    answers, calculations, known = found.best(where)
     if not answers:
         raise UserError(
             f"{where} holds no answer for a state of the {host.name} cell; the stage needs frames with "
@@ -221,6 +235,7 @@ def build_reference(frames_path: str | Path, host: Host, out_dir: str | Path) ->
     out_dir = Path(out_dir)
     write_table("charge_order/reference", table, out_dir)
     _write_structures([answers[key] for key in table["state_key"]], table, out_dir / STRUCTURES)
+    write_json(out_dir / KNOWN_STATES, {"states": sorted(set(smallest_keys(known, host).values()))})
     seal(out_dir, "charge-order-reference")
     return table
 
