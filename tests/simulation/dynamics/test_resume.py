@@ -71,7 +71,6 @@ CASES = {
     "langevin": {"ensemble": "nvt-langevin", "ramp_ps": 0.02},
     "nose-hoover": {"ensemble": "nvt-nose-hoover"},
     "npt-isotropic": {"ensemble": "npt-isotropic"},
-    "npt-triclinic": {"ensemble": "npt-triclinic"},
 }
 
 

@@ -1,9 +1,9 @@
 """The ensembles of molecular dynamics, by torch-sim's integrators.
 
 NVE: velocity Verlet. Langevin: BAOAB splitting (Leimkuhler and Matthews, Proc. R. Soc. A 472, 20160138
-(2016)). Nose-Hoover: chains of three (Martyna et al., Mol. Phys. 87, 1117 (1996)). NPT: stochastic cell
-rescaling (Bernetti and Bussi, J. Chem. Phys. 153, 114107 (2020); Del Tatto et al., Appl. Sci. 12, 1139
-(2022)) with stochastic velocity rescaling.
+(2016)). Nose-Hoover: chains of three (Martyna et al., Mol. Phys. 87, 1117 (1996)). NPT: isotropic
+stochastic cell rescaling (Bernetti and Bussi, J. Chem. Phys. 153, 114107 (2020)) with stochastic velocity
+rescaling.
 """
 
 from __future__ import annotations
@@ -73,13 +73,16 @@ class Ensemble:
             return ts.nvt_langevin_step(state, self.model, dt=self.dt, kT=kt, gamma=1 / self.tau)
         if self.settings.ensemble == "nvt-nose-hoover":
             return ts.nvt_nose_hoover_step(state, self.model, dt=self.dt, kT=kt)
-        advance = (
-            ts.npt_crescale_isotropic_step
-            if self.settings.ensemble == "npt-isotropic"
-            else ts.npt_crescale_triclinic_step
+        # Not npt_crescale_triclinic_step: torch-sim 0.6.2 scales its cell from the wrong side, so that the
+        # atoms move in fractions of it.
+        return ts.npt_crescale_isotropic_step(
+            state,
+            self.model,
+            dt=self.dt,
+            kT=kt,
+            external_pressure=self.settings.pressure_gpa * GPA,
+            tau=self.tau,
         )
-        pressure = self.settings.pressure_gpa * GPA
-        return advance(state, self.model, dt=self.dt, kT=kt, external_pressure=pressure, tau=self.tau)
 
 
 def degrees_of_freedom(settings: MolecularDynamics, n_atoms: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Ensemble = Literal["nve", "nvt-langevin", "nvt-nose-hoover", "npt-isotropic", "npt-triclinic"]
+Ensemble = Literal["nve", "nvt-langevin", "nvt-nose-hoover", "npt-isotropic"]
 Temperature = Annotated[float, Field(ge=1, le=10000, description="K", allow_inf_nan=False)]
 
 
