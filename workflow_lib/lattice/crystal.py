@@ -87,6 +87,16 @@ class Crystal(BaseModel):
         cell = self._cell(self.sites)
         return _primitive(cell) if self.primitive else cell
 
+    def full(self) -> Atoms:
+        """Return the supercell with every site filled: nothing removed, added ions on all their sites.
+
+        UserError for an unreadable file.
+        """
+        atoms = self.unit() * self.repeat
+        if self.stuff is None:
+            return atoms
+        return _filled(atoms, self._places(self.stuff, atoms.cell[:]), self.stuff.site.element)
+
     def build(self, rng: np.random.Generator, unit: Atoms | None = None) -> Atoms:
         """Return the supercell with ions removed and added at random.
 
@@ -96,8 +106,8 @@ class Crystal(BaseModel):
         given = self.unit()
         atoms = (given if unit is None else unit) * self.repeat
         if self.stuff is not None:
-            orbit, cell = self._cell((self.stuff.site,)), (given * self.repeat).cell[:]
-            atoms = _stuffed(atoms, _within(orbit, cell), self.stuff, rng)
+            places = self._places(self.stuff, (given * self.repeat).cell[:])
+            atoms = _stuffed(atoms, rng.permutation(places), self.stuff)
         if self.remove is not None:
             sites = [i for i, symbol in enumerate(atoms.symbols) if symbol == self.remove.element]
             if not sites:
@@ -112,6 +122,10 @@ class Crystal(BaseModel):
                 )
             del atoms[sorted(rng.choice(sites, round(count), replace=False).tolist())]
         return atoms
+
+    def _places(self, stuff: Stuffing, cell: np.ndarray) -> np.ndarray:
+        """Return the fractional coordinates [n, 3] in ``cell`` of the sites that added ions may take."""
+        return _within(self._cell((stuff.site,)), cell)
 
     def _cell(self, sites: tuple[Site, ...]) -> Atoms:
         from ase.io import iread
@@ -168,25 +182,30 @@ def _within(orbit: Atoms, cell: np.ndarray) -> np.ndarray:
     return scaled[((scaled > -1e-6) & (scaled < 1 - 1e-6)).all(axis=1)]
 
 
-def _stuffed(atoms: Atoms, sites: np.ndarray, stuff: Stuffing, rng: np.random.Generator) -> Atoms:
-    """Return atoms with ``stuff.count`` ions on sites at fractional coordinates [n, 3].
+def _stuffed(atoms: Atoms, sites: np.ndarray, stuff: Stuffing) -> Atoms:
+    """Return atoms with ``stuff.count`` ions on the first free sites; UserError for too few of them."""
+    taken = _filled(atoms, sites, stuff.site.element, stuff.count)
+    added = len(taken) - len(atoms)
+    if added < stuff.count:
+        raise UserError(
+            f"stuff: only {added} of {stuff.count} {stuff.site.element} find a free site in "
+            f"{atoms.symbols}; ask for fewer, or take a larger supercell"
+        )
+    return taken
+
+
+def _filled(atoms: Atoms, sites: np.ndarray, element: str, most: int | None = None) -> Atoms:
+    """Return atoms with up to ``most`` ions on sites at fractional coordinates [n, 3], in their order.
 
     Sites closer than :data:`NEAREST` to an atom or an ion already added are passed over.
     """
     from ase.geometry import get_distances
 
     taken = atoms.copy()
-    added = 0
-    for place in rng.permutation(sites) @ atoms.cell[:]:
-        if added == stuff.count:
+    for place in sites @ atoms.cell[:]:
+        if len(taken) - len(atoms) == most:
             break
         _, distance = get_distances(place[None], taken.positions, cell=taken.cell, pbc=True)
         if distance.min() >= NEAREST:
-            taken += type(atoms)(stuff.site.element, positions=place[None])
-            added += 1
-    if added < stuff.count:
-        raise UserError(
-            f"stuff: only {added} of {stuff.count} {stuff.site.element} find a free site in "
-            f"{atoms.symbols}; ask for fewer, or take a larger supercell"
-        )
+            taken += type(atoms)(element, positions=place[None])
     return taken

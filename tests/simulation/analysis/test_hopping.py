@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from workflow_lib.core.errors import UserError
 from workflow_lib.simulation.analysis.hopping import correlation, ion_hops, residence, sites_of
 
 FRAME_PS = 0.02
@@ -78,6 +79,15 @@ def test_an_ion_hops_when_it_arrives(drift: float):
     assert places([0.1, 2.4, 1.8, 0.3], drift).tolist() == [0, 0, 0, 0]
     assert places([3.9, 5.0, 6.2, 7.4, 8.1], drift).tolist() == [1, 1, 1, 0, 0]
     assert places([-4.2, -8.1, -12.0], drift).tolist() == [1, 0, 1]  # unwrapped
+
+
+def test_ions_begin_on_sites_of_their_own():
+    """An ion that begins off all sites, or two on one, are not on the sites that are given."""
+    with pytest.raises(UserError, match=r"ion 0 begins 1\.30 A from .*, beyond reach \(1 A\)"):
+        places([1.3, 0.0])
+    two = np.array([[[0.1, 0, 0], [7.8, 0, 0]]])
+    with pytest.raises(UserError, match="ions 0, 1 begin on one site, number 0"):
+        sites_of(two, CELL[None], SITES, np.zeros((1, 1, 3)), 1.0)
 
 
 @given(

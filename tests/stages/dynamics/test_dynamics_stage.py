@@ -11,12 +11,13 @@ from pydantic import ValidationError
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import write_json
+from workflow_lib.lattice.crystal import Crystal
 from workflow_lib.lattice.entropy import BOLTZMANN
 from workflow_lib.results_reading import read_document, read_table, seal, sealed_files
 from workflow_lib.simulation.dynamics.trajectory import START, Writer
 from workflow_lib.stages.dynamics import diffusion_figure, hopping_figure
 from workflow_lib.stages.dynamics.run import run_trajectory
-from workflow_lib.stages.dynamics.settings import DynamicsSettings, Study
+from workflow_lib.stages.dynamics.settings import Diffraction, DynamicsSettings, Study, System
 from workflow_lib.stages.dynamics.study import run_study
 
 pytestmark = pytest.mark.draws
@@ -222,7 +223,7 @@ def hopping_trajectory(asked: Study, what: dict, folder: Path, drift: float = 0.
     [job] = asked.jobs()
     atoms = job.system.crystal.build(np.random.default_rng(0))
     crystal = job.system.crystal
-    full = crystal.unit() * crystal.repeat
+    full = crystal.full()
     sites = full.positions[full.numbers == 11]
     taken = atoms.positions[atoms.numbers == 11]
     free = next(site for site in sites if np.linalg.norm(taken - site, axis=1).min() > 1)
@@ -259,6 +260,7 @@ def hopping_trajectory(asked: Study, what: dict, folder: Path, drift: float = 0.
         if what["moments"]:
             content["magmoms"] = np.where(states == 2, 3.7, 4.3).astype(np.float32)
         frames.append(content)
+    atoms.set_cell(atoms.cell * atoms.cell.handedness)  # as the run writes it
     place = folder / "work" / job.id
     writer = Writer(place, {"model": "hops"}, {"time_step_fs": asked.run.time_step_fs})
     atoms.write(place / START, format="extxyz")
@@ -267,6 +269,67 @@ def hopping_trajectory(asked: Study, what: dict, folder: Path, drift: float = 0.
     write_json(out / "summary.json", {"source": job.id, "trajectory": str(place)} | what.get("says", {}))
     seal(out, "dynamics", source=job.id)
     return [out]
+
+
+def of_crystal(asked: Study, **crystal: object) -> Study:
+    """The same study of another crystal."""
+    return Study.model_validate(
+        asked.model_dump() | {"systems": ({"name": "half", "crystal": perovskite(**crystal)},)}
+    )
+
+
+def test_ions_on_the_sites_of_added_ones(tmp_path: Path, monkeypatch):
+    """Added Na stand on edges of the cube, which are sites as its corners are: each ion has its own."""
+    monkeypatch.setattr(hopping_figure, "draw", lambda *_, **__: None)
+    asked, what = hops()
+    edges = {"site": {"element": "Na", "position": (0.5, 0.0, 0.0)}, "count": 4}
+    asked = of_crystal(asked, remove=None, stuff=edges)
+    assert (asked.systems[0].crystal.full().numbers == 11).sum() == 18 + 3 * 18
+    run_study(asked, hopping_trajectory(asked, what, tmp_path), tmp_path / "toy")
+    [row] = read_table("dynamics/hopping", tmp_path / "toy").to_dict("records")
+    assert (row["ions"], row["ion_hops"]) == (22, 4)
+    occupation = read_table("dynamics/occupation", tmp_path / "toy").filter(like="ion_")
+    assert (occupation.nunique(axis=1) == 22).all()
+
+
+@pytest.mark.parametrize("hand", [1, -1])
+def test_the_hand_of_a_cell_moves_no_site(hand: int, tmp_path: Path, monkeypatch):
+    """The run turns a left-handed cell round, and its sites with it."""
+    monkeypatch.setattr(hopping_figure, "draw", lambda *_, **__: None)
+    asked, what = hops()
+    half = {"element": "Na", "fraction": 0.5}
+    shifted = asked.systems[0].crystal.unit()
+    shifted.translate([0.7, 0.5, 0.4])  # off the centres of inversion
+    shifted.set_cell(hand * shifted.cell)
+    shifted.write(tmp_path / "crystal.extxyz")
+    file = {"file": str(tmp_path / "crystal.extxyz"), "repeat": (3, 3, 2), "remove": half}
+    asked = asked.model_copy(update={"systems": (System(name="half", crystal=Crystal(**file)),)})
+    run_study(asked, hopping_trajectory(asked, what, tmp_path), tmp_path / "toy")
+    [row] = read_table("dynamics/hopping", tmp_path / "toy").to_dict("records")
+    assert (row["ions"], row["ion_hops"]) == (9, 4)
+
+
+def test_ions_that_start_on_no_site(tmp_path: Path):
+    """The trajectory of another crystal than that of the configuration: its ions are on no site of it."""
+    asked, what = hops()
+    folders = hopping_trajectory(asked, what, tmp_path)
+    sites = list(perovskite()["sites"])
+    sites[0] = {"element": "Na", "position": (0.5, 0.5, 0.25)}
+    with pytest.raises(UserError, match=r"toy-half-50k, Na: ion \d+ begins .* beyond reach \(1 A\)"):
+        run_study(of_crystal(asked, sites=tuple(sites)), folders, tmp_path / "toy")
+
+
+@pytest.mark.parametrize("reduced", ["below", "above"])
+def test_the_reduced_state_is_on_the_side_that_is_named(reduced: str, tmp_path: Path, monkeypatch):
+    """Moments of V3+ are larger than those of V4+, of Fe2+ smaller than of Fe3+."""
+    monkeypatch.setattr(hopping_figure, "draw", lambda *_, **__: None)
+    asked, what = hops(4.0, labels=False)
+    side = {"reduced_below": None, f"reduced_{reduced}": 4.0}
+    asked = asked.model_copy(update={"hopping": asked.hopping.model_copy(update=side)})
+    run_study(asked, hopping_trajectory(asked, what, tmp_path), tmp_path / "toy")
+    [row] = read_table("dynamics/hopping", tmp_path / "toy").to_dict("records")
+    # One Fe has the smaller moment; when it changes places with another, both sides hop.
+    assert (row["electrons"], row["electron_hops"]) == ({"below": 1, "above": 17}[reduced], 4)
 
 
 @pytest.mark.parametrize("reduced_below", [None, 4.0])

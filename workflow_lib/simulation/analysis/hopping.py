@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from workflow_lib.core.errors import UserError
+
 CONFIDENCE = 0.95
 """Of all intervals."""
 
@@ -62,7 +64,8 @@ def sites_of(
     ``frame`` [frames, n, 3] A the atoms at rest, whose drift is removed. The first frame must be the start
     of the trajectory, where nothing has drifted off the sites. An ion is at the nearest site at
     first, then at the last one that it came within ``reach`` (A) of: one that swings between two sites,
-    or turns back half way, has not hopped.
+    or turns back half way, has not hopped. Raises UserError where an ion of the first frame is beyond
+    reach of every site, or two are on one: then these are not the sites of the ions.
     """
     inverse = np.linalg.inv(cells)
     # In fractions of each frame's cell: atoms that follow a cell which grows have not drifted.
@@ -74,9 +77,31 @@ def sites_of(
         between = scaled[:, None] - sites[None]
         distance = np.linalg.norm((between - np.round(between)) @ cell, axis=2)
         nearest = distance.argmin(axis=1)
-        there = distance.min(axis=1) <= reach
+        off = distance.min(axis=1)
+        if number == 0:
+            _check_start(nearest, off, reach)
+        there = off <= reach
         found[number] = nearest if number == 0 else np.where(there, nearest, found[number - 1])
     return found
+
+
+def _check_start(nearest: np.ndarray, off: np.ndarray, reach: float) -> None:
+    """Raise UserError unless each ion is within ``reach`` (A) of a site of its own.
+
+    ``nearest`` [ions] sites; ``off`` [ions] A from them.
+    """
+    right = "describe the crystal whose sites its ions are on"
+    if (off > reach).any():
+        ion = int(off.argmax())
+        raise UserError(
+            f"ion {ion} begins {off[ion]:.2f} A from the nearest site, beyond reach ({reach:g} A); "
+            f"{right}, or raise reach"
+        )
+    ions = np.bincount(nearest)
+    if ions.max() > 1:
+        site = int(ions.argmax())
+        both = ", ".join(map(str, np.flatnonzero(nearest == site)))
+        raise UserError(f"ions {both} begin on one site, number {site}; {right}")
 
 
 def ion_hops(found: np.ndarray, near: np.ndarray) -> np.ndarray:

@@ -50,25 +50,43 @@ class Track:
     near: np.ndarray
 
 
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """One replica of a trajectory, and what is asked of it."""
+
+    job: Job
+    asked: Hopping
+    trajectory: Trajectory
+    summary: Mapping[str, Any]
+    number: int
+
+    @property
+    def first(self) -> int:
+        """Frame at which production begins."""
+        return self.job.study.run.first_frame
+
+
 def read_hopping(
     study: Study,
     asked: Hopping,
-    trajectories: dict[str, Trajectory],
-    summaries: dict[str, dict[str, Any]],
+    trajectories: Mapping[str, Trajectory],
+    summaries: Mapping[str, Mapping[str, Any]],
     out: Path,
 ) -> dict[str, Any]:
     """Write ``hopping.csv``, ``occupation.csv`` and the figure of a study; return the rows of the first.
 
-    ``trajectories`` and ``summaries`` are by the id of the job.
+    ``trajectories`` and ``summaries`` are by the id of the job. Raises UserError where the elements asked
+    for are missing, ions do not start on the sites of their crystal, or the charge states cannot be read.
     """
     rows, tables, tracks = [], [], {}
     for job in study.jobs():
         trajectory = trajectories[job.id]
-        for replica in range(len(trajectory.starts)):
-            name = row_of(job, trajectory, replica)
-            track = _track(study, asked, job, trajectory, summaries[job.id], replica)
-            tracks[job.system.name, name["temperature_k"], replica] = track
-            rows.append(name | _row(study, asked, track, trajectory.counts))
+        for number in range(len(trajectory.starts)):
+            name = row_of(job, trajectory, number)
+            replica = Replica(job, asked, trajectory, summaries[job.id], number)
+            track = _track(replica)
+            tracks[job.system.name, name["temperature_k"], number] = track
+            rows.append(name | _row(replica, track))
             tables.append(_occupation(track).assign(**name))
     table = pd.DataFrame(rows)
     write_csv(table, out / "hopping.csv")
@@ -77,64 +95,60 @@ def read_hopping(
     return {"hopping": table.to_dict("records")}
 
 
-def _track(
-    study: Study,
-    asked: Hopping,
-    job: Job,
-    trajectory: Trajectory,
-    summary: Mapping[str, Any],
-    replica: int,
-) -> Track:
-    first = study.run.first_frame
-    atoms = trajectory.starts[replica]
+def _track(replica: Replica) -> Track:
+    job, asked, trajectory = replica.job, replica.asked, replica.trajectory
+    atoms = trajectory.starts[replica.number]
     redox, mobile = (atoms.numbers == atomic_number(name) for name in (asked.element, asked.mobile))
     for found, name in ((redox, asked.element), (mobile, asked.mobile)):
         if not found.any():
             raise UserError(f"{job.id}: {atoms.symbols} holds no {name}, whose hops are asked for")
-    crystal = job.system.crystal
-    full = crystal.unit() * crystal.repeat
+    full = job.system.crystal.full()
     places = full.get_scaled_positions()[full.numbers == atomic_number(asked.mobile)]
+    # The run takes the negative of a left-handed cell, in which fractions change their sign.
+    places = places * full.cell.handedness * atoms.cell.handedness
     # From the start on, wherever production begins: only there is it known that nothing has drifted.
-    positions, cells = trajectory.positions(replica), trajectory.cells(replica)
-    sites = sites_of(positions[:, mobile], cells, places, positions[:, ~mobile], asked.reach)[first:]
+    positions, cells = trajectory.positions(replica.number), trajectory.cells(replica.number)
+    try:
+        sites = sites_of(positions[:, mobile], cells, places, positions[:, ~mobile], asked.reach)
+    except UserError as error:
+        raise UserError(f"{job.id}, {asked.mobile}: {error}") from error
     _, distance = get_distances(
         places @ atoms.cell[:], atoms.positions[redox], cell=atoms.cell, pbc=atoms.pbc
     )
+    first = replica.first
     times = trajectory.times_ps[first:] - trajectory.times_ps[first]
-    reduced = _reduced(study, asked, job, trajectory, summary, replica, redox)
-    return Track(times, reduced, sites, distance <= asked.near)
+    return Track(times, _reduced(replica, redox), sites[first:], distance <= asked.near)
 
 
-def _reduced(
-    study: Study,
-    asked: Hopping,
-    job: Job,
-    trajectory: Trajectory,
-    summary: Mapping[str, Any],
-    replica: int,
-    redox: np.ndarray,
-) -> np.ndarray | None:
+def _reduced(replica: Replica, redox: np.ndarray) -> np.ndarray | None:
     """Return which redox atoms are reduced [frames, atoms]; None for a model that says nothing of it."""
-    first = study.run.first_frame
-    labels = trajectory.per_atom(LABELS, replica)
+    job, asked, trajectory = replica.job, replica.asked, replica.trajectory
+    given = "reduced_below" if asked.reduced_below is not None else "reduced_above"
+    border = getattr(asked, given)
+    labels = trajectory.per_atom(LABELS, replica.number)
     if labels is not None:
-        if asked.reduced_below is not None:
+        if border is not None:
             raise UserError(
-                f"{job.id}: reduced_below is for models that are given no charge states; "
-                f"{study.potential} is given them, leave it out"
+                f"{job.id}: {given} is for models that are given no charge states; "
+                f"{job.study.potential} is given them, leave it out"
             )
         own = labels[:, redox]
-        return own[first:] == _low(summary, asked.element, own, job)
-    if asked.reduced_below is None:
+        return own[replica.first :] == _low(replica, own)
+    if border is None:
         return None
-    moments = trajectory.per_atom("magmoms", replica)
+    moments = trajectory.per_atom("magmoms", replica.number)
     if moments is None:
-        raise UserError(f"{job.id}: {study.potential} predicts no moments; leave reduced_below out")
-    return np.abs(moments[first:, redox]) < asked.reduced_below
+        raise UserError(f"{job.id}: {job.study.potential} predicts no moments; leave {given} out")
+    sizes = np.abs(moments[replica.first :, redox])
+    return sizes < border if given == "reduced_below" else sizes > border
 
 
-def _low(summary: Mapping[str, Any], element: str, states: np.ndarray, job: Job) -> int:
-    """Return the charge state (e) of a reduced atom, by the rule of the model that made the trajectory."""
+def _low(replica: Replica, states: np.ndarray) -> int:
+    """Return the charge state (e) of a reduced atom, by the rule of the model that made the trajectory.
+
+    ``states`` [frames, atoms] e, of the whole trajectory.
+    """
+    job, element, summary = replica.job, replica.asked.element, replica.summary
     if "reduced" in summary:
         if element not in summary["reduced"]:
             known = ", ".join(summary["reduced"])
@@ -149,9 +163,9 @@ def _low(summary: Mapping[str, Any], element: str, states: np.ndarray, job: Job)
     return int(states.min())
 
 
-def _row(study: Study, asked: Hopping, track: Track, counts: dict[str, int]) -> dict[str, Any]:
+def _row(replica: Replica, track: Track) -> dict[str, Any]:
     """Return residence times, neighbours and correlation of one replica."""
-    frame = study.run.frame_ps
+    frame, counts = replica.job.study.run.frame_ps, replica.trajectory.counts
     moved = track.sites[1:] != track.sites[:-1]
     ions = residence(moved.size, int(moved.sum()), frame)
     row: dict[str, Any] = {
@@ -168,7 +182,7 @@ def _row(study: Study, asked: Hopping, track: Track, counts: dict[str, int]) -> 
     left = reduced[:-1] & ~reduced[1:]
     electrons = residence(int(reduced[:-1].sum()), int(left.sum()), frame)
     around = track.near[track.sites].sum(axis=1)  # [frames, redox atoms]
-    window = max(1, round(asked.window_ps / frame))
+    window = max(1, round(replica.asked.window_ps / frame))
     together = correlation(reduced[1:] != reduced[:-1], ion_hops(track.sites, track.near), window)
     return row | {
         "electrons": round(float(reduced.sum(axis=1).mean())),

@@ -95,12 +95,28 @@ class Hopping(_Section):
     reduced_below: float | None = Field(
         None,
         gt=0,
-        description="moments (muB) below it are the reduced state, for a model that is given no charge "
-        "states but predicts moments; left out, the states are those that the model was given",
+        description="moments (muB) below it are the reduced state, such as Fe2+ beside Fe3+, for a model "
+        "that is given no charge states but predicts moments; left out with reduced_above, the states are "
+        "those that the model was given",
+    )
+    reduced_above: float | None = Field(
+        None,
+        gt=0,
+        description="the same where the reduced state has the larger moment, such as V3+ beside V4+, Mn3+ "
+        "beside Mn4+, Ni2+ beside Ni3+",
     )
     reach: float = Field(1.0, gt=0, le=5, description="A; an ion this close to a site has arrived there")
     near: float = Field(4.0, gt=0, le=20, description="A; ions within it are near a redox atom")
     window_ps: float = Field(0.5, gt=0, description="time in which hops are counted for their correlation")
+
+    @model_validator(mode="after")
+    def _one_side(self) -> Self:
+        if self.reduced_below is not None and self.reduced_above is not None:
+            raise ValueError(
+                "reduced_below, reduced_above: give one, by whether the reduced state has the smaller or "
+                "the larger moment"
+            )
+        return self
 
 
 class Study(_Section):
