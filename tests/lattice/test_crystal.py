@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 from ase.build import bulk
+from ase.geometry import get_distances
 from ase.io import write
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matscipy.neighbours import neighbour_list
 from pydantic import ValidationError
 
 from workflow_lib.core.errors import UserError
@@ -66,6 +68,49 @@ def test_extra_ions_in_a_primitive_cell():
     orbit = {"element": "Li", "position": (0.25, 0.25, 0.25)}
     atoms = salt(primitive=True, stuff={"site": orbit, "count": 2}).build(np.random.default_rng(0))
     assert atoms.get_chemical_formula() == "ClLi2Na"
+
+
+@pytest.mark.parametrize(("origin", "shift"), [(1, 0.125), (2, 0.0)])
+def test_added_ions_have_the_same_surroundings_in_the_primitive_cell(origin: int, shift: float):
+    """Spinel LiMn2O4 with K on 16c, in both origins of Fd-3m: the cell changes no distance."""
+    crystal = Crystal.model_validate(
+        {
+            "spacegroup": 227,
+            "origin": origin,
+            "lengths": (8.24, 8.24, 8.24),
+            "sites": [
+                {"element": "Li", "position": (0.125 - shift,) * 3},
+                {"element": "Mn", "position": (0.5 + shift,) * 3},
+                {"element": "O", "position": (0.2625 + shift,) * 3},
+            ],
+            "stuff": {"site": {"element": "K", "position": (shift,) * 3}, "count": 1},
+        }
+    )
+    found = {}
+    for primitive in (False, True):
+        atoms = crystal.model_copy(update={"primitive": primitive}).full()
+        assert (atoms.symbols == "K").sum() == (4 if primitive else 16)
+        first, distance = neighbour_list("id", atoms, 4.5)
+        found[primitive] = [np.sort(distance[first == ion]) for ion in np.flatnonzero(atoms.symbols == "K")]
+    for surroundings in found[False] + found[True]:
+        assert surroundings == pytest.approx(found[False][0], abs=1e-9)
+
+
+def test_the_full_crystal_holds_every_structure_made_of_it():
+    """Each atom of a crystal with ions removed and added is on a site of the full one."""
+    orbit = {"element": "Li", "position": (0.25, 0.25, 0.25)}
+    crystal = salt(
+        repeat=(2, 1, 1),
+        stuff={"site": orbit, "count": 5},
+        remove={"element": "Na", "fraction": 0.5},
+    )
+    full, made = crystal.full(), crystal.build(np.random.default_rng(1))
+    assert full.get_chemical_formula() == "Cl8Li16Na8"
+    for element in ("Li", "Na", "Cl"):
+        own, sites = (item[item.symbols == element] for item in (made, full))
+        _, distance = get_distances(own.positions, sites.positions, cell=full.cell, pbc=True)
+        assert (distance.argmin(axis=1)[:, None] == distance.argmin(axis=1)).sum() == len(own)
+        assert distance.min(axis=1) == pytest.approx(0, abs=1e-9)
 
 
 def test_a_relaxed_cell_takes_removals_and_extra_ions():

@@ -160,10 +160,14 @@ class Crystal(BaseModel):
 
 
 def _primitive(atoms: Atoms) -> Atoms:
+    """Return the primitive cell, each atom where it is in the given one; UserError if there is none."""
     import spglib
     from ase import Atoms as AtomsClass
 
-    found = spglib.find_primitive((atoms.cell[:], atoms.get_scaled_positions(), atoms.numbers))
+    # find_primitive idealises: it may move the origin and turn the axes, and added ions stay behind.
+    found = spglib.standardize_cell(
+        (atoms.cell[:], atoms.get_scaled_positions(), atoms.numbers), to_primitive=True, no_idealize=True
+    )
     if found is None:
         raise UserError(f"{atoms.symbols}: no primitive cell was found; leave primitive out")
     cell, scaled, numbers = found
