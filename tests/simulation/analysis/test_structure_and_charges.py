@@ -51,13 +51,13 @@ def test_average_takes_the_noise_away():
 def test_lines_of_rock_salt_are_where_bragg_says():
     """All indices odd or all even; the supercell has no others and the same strengths."""
     atoms = bulk("NaCl", "rocksalt", a=5.64, cubic=True)
-    angles, strengths = lines(atoms)
+    angles, strengths = lines(atoms, "CuKa", (10.0, 60.0))
     seen = angles[strengths > 1e-3 * strengths.max()]
     squares = [3, 4, 8, 11, 12]
     expected = [np.degrees(2 * np.arcsin(KALPHA * np.sqrt(n) / (2 * 5.64))) for n in squares]
     assert seen == pytest.approx(expected, abs=0.01)
     assert angles[strengths.argmax()] == pytest.approx(expected[1], abs=0.01)  # (200) is the strongest
-    _, larger = lines(atoms * (2, 1, 1))
+    _, larger = lines(atoms * (2, 1, 1), "CuKa", (10.0, 60.0))
     assert larger.sum() == pytest.approx(strengths.sum(), rel=1e-6)
 
 

@@ -42,7 +42,7 @@ def study(**changes: object) -> Study:
         "start": {"max_steps": 0},
         "run": RUN,
         "moments": MOMENTS,
-        "diffraction": {"patterns": 2, "average_ps": 0.1},
+        "diffraction": {"patterns": 2, "average_ps": 0.1, "radiation": "CoKa1"},
     }
     return Study.model_validate(values | changes)
 
@@ -93,6 +93,14 @@ def test_diffraction_in_time(toy: Path):
     assert {"peak_15", "peak_18"} <= set(peaks)
     for name in ("moments.svg", "moments.png"):
         assert (toy / "toy" / name).stat().st_size > 5000
+    assert "averaged structures (Co K$\\alpha_1$)" in (toy / "toy/moments.svg").read_text()
+
+
+def test_every_radiation_of_pymatgen_may_be_asked_for():
+    from pymatgen.analysis.diffraction.xrd import WAVELENGTHS
+
+    field = Diffraction.model_json_schema()["properties"]["radiation"]
+    assert sorted(field["enum"]) == sorted(WAVELENGTHS)
 
 
 def walks(
@@ -468,6 +476,13 @@ def test_questions_without_an_answer(toy: Path, tmp_path: Path):
         ({"moments": MOMENTS | {"states": ("one",)}}, "1 thresholds divide 2"),
         ({"moments": MOMENTS | {"thresholds": (4.0, 3.0), "states": ("a", "b", "c")}}, "ascending"),
         ({"moments": MOMENTS | {"element": "Qq"}}, "Qq"),
+        ({"diffraction": {"radiation": "CuK"}}, "'CuKa', "),
+        ({"diffraction": {"peaks": (18.0, 61.0)}}, "61 degrees is outside the patterns"),
+        ({"run": RUN | {"ensemble": "nve", "exchange_every": 10}}, "exchange_every: nve keeps the energy"),
+        (
+            {"hopping": {"element": "Fe", "mobile": "Na", "reduced_below": 4.0, "reduced_above": 3.0}},
+            "reduced_above: give one",
+        ),
     ],
 )
 def test_settings_that_contradict(changes: dict, words: str):

@@ -5,23 +5,22 @@ from __future__ import annotations
 import numpy as np
 from ase import Atoms
 
-RANGE = (10.0, 60.0)
-"""2 theta in degrees."""
 WIDTH = 0.3
 """Standard deviation in degrees of the Gaussians that lines are drawn with."""
 
 
-def lines(atoms: Atoms, radiation: str = "CuKa") -> tuple[np.ndarray, np.ndarray]:
-    """Return the lines of a powder pattern within :data:`RANGE`: 2 theta (degrees) and intensities.
+def lines(atoms: Atoms, radiation: str, within: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the lines of a powder pattern: 2 theta (degrees) and intensities, both [n].
 
-    Intensities are for one atom and on no other scale, so that patterns of one material compare.
+    ``radiation`` as pymatgen names it; ``within``: range of 2 theta, degrees. Intensities are for one atom
+    and on no other scale, so that patterns of one material compare.
     """
     from pymatgen.analysis.diffraction.xrd import XRDCalculator
     from pymatgen.io.ase import AseAtomsAdaptor
 
     structure = AseAtomsAdaptor.get_structure(atoms)
     pattern = XRDCalculator(wavelength=radiation).get_pattern(
-        structure, scaled=False, two_theta_range=RANGE
+        structure, scaled=False, two_theta_range=within
     )
     # A pattern's intensity grows with the square of the atoms in the cell.
     return np.asarray(pattern.x), np.asarray(pattern.y) / len(atoms) ** 2

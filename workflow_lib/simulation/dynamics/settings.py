@@ -76,6 +76,11 @@ class MolecularDynamics(BaseModel):
             )
         if self.ensemble == "nve" and self.ramp_ps:
             raise ValueError("ramp_ps: nve has no thermostat that could ramp; take nvt or leave it out")
+        if self.ensemble == "nve" and self.exchange_every is not None:
+            raise ValueError(
+                "exchange_every: nve keeps the energy, which an exchange of charge states changes; "
+                "take nvt or leave it out"
+            )
         if self.production_ps * 1000 < self.record_fs:
             raise ValueError("production_ps: shorter than record_fs, so that nothing would be recorded")
         return self

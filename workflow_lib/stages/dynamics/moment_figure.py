@@ -10,8 +10,8 @@ import pandas as pd
 
 from workflow_lib.core.io import save_figure
 from workflow_lib.core.plotting import OKABE_ITO, style
-from workflow_lib.simulation.analysis.diffraction import RANGE, broadened
-from workflow_lib.stages.dynamics.settings import MomentStudy, Study
+from workflow_lib.simulation.analysis.diffraction import broadened
+from workflow_lib.stages.dynamics.settings import TWO_THETA, MomentStudy, Study
 
 TIME_BINS = 200
 """Most columns of the map of moments."""
@@ -56,23 +56,30 @@ def draw(
 def _patterns(ax: Any, study: Study, patterns: pd.DataFrame) -> None:
     ax.set_xlabel("2$\\theta$ (degrees)")
     ax.set_yticks([])
-    if patterns.empty:
+    asked = study.diffraction
+    if asked is None:
         ax.set_title("no diffraction asked for", fontsize=8)
         return
-    grid = np.linspace(*RANGE, 1500)
+    grid = np.linspace(*TWO_THETA, 1500)
     curves = {
         float(str(time)): broadened(group["two_theta"].to_numpy(), group["intensity"].to_numpy(), grid)
         for time, group in patterns.groupby("time_ps")
     }
-    height = max(curve.max() for curve in curves.values())
+    height = max((curve.max() for curve in curves.values()), default=1.0)
     for place, (time, curve) in enumerate(curves.items()):
         ax.plot(grid, curve / height + 0.7 * place, color=OKABE_ITO[place % len(OKABE_ITO)], linewidth=0.9)
-        ax.text(RANGE[1], 0.7 * place + 0.05, f"{time:.3g} ps", ha="right", fontsize=7)
-    asked = study.diffraction
-    for angle in asked.peaks if asked else ():
+        ax.text(TWO_THETA[1], 0.7 * place + 0.05, f"{time:.3g} ps", ha="right", fontsize=7)
+    for angle in asked.peaks:
         ax.axvline(angle, color="0.6", linestyle=":", linewidth=0.8)
     ax.set_ylabel("intensity")
-    ax.set_title("X-ray diffraction of averaged structures (Cu K$\\alpha$)", fontsize=8)
+    ax.set_title(f"X-ray diffraction of averaged structures ({_radiation(asked.radiation)})", fontsize=8)
+
+
+def _radiation(name: str) -> str:
+    """Return pymatgen's name of a radiation as it is written: CuKa1 is Cu K alpha_1."""
+    line = {"a": "alpha", "b": "beta"}[name[3]]
+    index = f"_{name[4:]}" if name[4:] else ""
+    return f"{name[:2]} K$\\{line}{index}$"
 
 
 def _coordination(ax: Any, asked: MomentStudy, series: pd.DataFrame) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -17,6 +17,13 @@ from workflow_lib.simulation.settings import StartSettings
 
 READ = ("moments", "diffusion", "hopping")
 """What a study may read from its trajectories, each with its own tables and figure."""
+TWO_THETA = (10.0, 60.0)
+"""Degrees: range of the simulated patterns."""
+Radiation = Literal[
+    "CuKa", "CuKa1", "CuKa2", "CuKb1", "MoKa", "MoKa1", "MoKa2", "MoKb1", "CrKa", "CrKa1", "CrKa2", "CrKb1",
+    "FeKa", "FeKa1", "FeKa2", "FeKb1", "CoKa", "CoKa1", "CoKa2", "CoKb1", "AgKa", "AgKa1", "AgKa2", "AgKb1",
+]  # fmt: skip
+"""The radiations of pymatgen, by its names."""
 LONGEST = 40
 """Letters of a name; study, system and temperature together name a folder."""
 
@@ -72,7 +79,16 @@ class Diffraction(_Section):
     average_ps: float = Field(1.0, gt=0, description="time over which a structure is averaged")
     peaks: tuple[float, ...] = Field((15.0, 18.0), description="2 theta (degrees) followed in time")
     window: float = Field(0.8, gt=0, description="degrees to either side that belong to a peak")
-    radiation: str = Field("CuKa", description="radiation, as pymatgen names it")
+    radiation: Radiation = Field("CuKa", description="radiation, as pymatgen names it")
+
+    @model_validator(mode="after")
+    def _peaks_in_range(self) -> Self:
+        low, high = TWO_THETA
+        if outside := [place for place in self.peaks if not low <= place <= high]:
+            raise ValueError(
+                f"peaks: {outside[0]:g} degrees is outside the patterns, which go from {low:g} to {high:g}"
+            )
+        return self
 
 
 class Diffusion(_Section):

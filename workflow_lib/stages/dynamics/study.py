@@ -21,7 +21,14 @@ from workflow_lib.simulation.dynamics.trajectory import Trajectory
 from workflow_lib.stages.dynamics import diffusion_figure, moment_figure
 from workflow_lib.stages.dynamics.hopping import read_hopping
 from workflow_lib.stages.dynamics.rows import row_of
-from workflow_lib.stages.dynamics.settings import Diffraction, Diffusion, Job, MomentStudy, Study
+from workflow_lib.stages.dynamics.settings import (
+    TWO_THETA,
+    Diffraction,
+    Diffusion,
+    Job,
+    MomentStudy,
+    Study,
+)
 
 COMMAND = "dynamics-study"
 FRAMES_AN_INTERVAL = 10
@@ -174,7 +181,9 @@ def _diffraction(
 
     def around(frame: int) -> tuple[float, np.ndarray, np.ndarray]:
         frames = slice(max(0, frame - half), min(last, frame + half) + 1)
-        angles, strengths = lines(averaged(positions[frames], cells[frames], atoms), asked.radiation)
+        angles, strengths = lines(
+            averaged(positions[frames], cells[frames], atoms), asked.radiation, TWO_THETA
+        )
         return frame * study.run.frame_ps, angles, strengths
 
     patterns = []
