@@ -6,9 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from moment_calculator import CALCULATOR, perovskite
+from morse_potential import morse_model
 from pydantic import ValidationError
+from samples import REFERENCE
 
 from workflow_lib.core.errors import UserError
+from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.results_reading import read_document, read_table
 from workflow_lib.stages.charge_inference import run as stage
 from workflow_lib.stages.charge_inference.run import run_charge_inference
@@ -129,6 +132,14 @@ def test_what_cannot_be(changes: dict, words: str, tmp_path: Path):
         run(tmp_path, **changes)
     assert "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())  # before anything was relaxed
+
+
+def test_a_model_that_is_given_charge_states(rule: RedoxRule, tmp_path: Path, monkeypatch):
+    """It was told that --assign search helps, which is no option of this stage."""
+    model = morse_model(rule.model_dump(mode="json"), REFERENCE)
+    monkeypatch.setattr(stage, "load_predictor", lambda *_: model)
+    with pytest.raises(UserError, match=r"is given the charge states .* take a model that is given none"):
+        run(tmp_path)
 
 
 @pytest.mark.parametrize(

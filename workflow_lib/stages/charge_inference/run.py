@@ -16,6 +16,7 @@ from workflow_lib.lattice.redox import IMPOSSIBLE, reduced_sites
 from workflow_lib.models.moment_features import moment_features
 from workflow_lib.models.outside import load_predictor
 from workflow_lib.models.predictor import Predictor
+from workflow_lib.models.trained import TrainedModel
 from workflow_lib.results_reading import seal
 from workflow_lib.simulation.analysis.charges import Assignment, by_gap, by_window, separation
 from workflow_lib.simulation.dynamics.run import weights_identity
@@ -34,11 +35,17 @@ def run_charge_inference(
 
     The host's cell is relaxed first; each removal is then relaxed from its ideal sites. Relaxed structures
     are kept in ``work``, so that a killed job goes on with the next. Removal i draws with ``seed + i``.
-    Returns the summary. Raises UserError for a model without moments, a host without the redox element,
-    and a composition that no assignment makes neutral, before anything is relaxed.
+    Returns the summary. Raises UserError for a model without moments or that is given charge states, a
+    host without the redox element, and a composition that no assignment makes neutral, before anything is
+    relaxed.
     """
     work, out = Path(work), Path(out)
     model = load_predictor(study.potential, device)
+    if isinstance(model, TrainedModel) and model.rule is not None:
+        raise UserError(
+            f"{model.name} is given the charge states that are read from moments here; take a model that "
+            "is given none, such as a baseline or chgnet-0.2.0"
+        )
     if "magmoms" not in model.predicts:
         raise UserError(f"{model.name} predicts no magnetic moments; take one that does, such as chgnet")
     unit = study.crystal.unit()
