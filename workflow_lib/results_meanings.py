@@ -63,6 +63,7 @@ MEANINGS = {
     "above_hull_mev_fu": "distance to the convex hull of the same id",
     "fmax_ev_a": "largest force on an atom at the end",
     "volume_a3": "volume of the cell",
+    "start_status": "of the relaxed start of the trajectory: converged or unconverged (out of steps)",
     "status": "converged, unconverged (out of steps) or diverged; of DFT calculations that of the store: "
     "done, failed, running, interrupted, pending",
     "level": "level of theory of the energies: code/functional/U/cut-off/mesh/magnetic order; of a "
@@ -214,6 +215,7 @@ IN_TABLES: dict[str, dict[str, str]] = {
         "pc2": "second principal component",
     },
     "charge_inference/removals": {
+        "host_status": "of the relaxed host from which the ions are removed, as `status`",
         "sites": "redox atoms",
         "smaller": "atoms in the state of smaller moments",
         "larger": "atoms in the state of larger moments",

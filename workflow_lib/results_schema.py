@@ -317,7 +317,7 @@ TABLES: dict[str, Table] = {
     "charge_inference/removals": Table(
         *("charge_inference/{model}/removals.csv", "charge-inference"),
         _columns(
-            "formula status",
+            "formula status host_status",
             "fmax_ev_a volume_a3 smaller_moment_mub larger_moment_mub gap_mub silhouette_moments "
             "silhouette_features silhouette_moments_before",
             "removal steps sites neutral_larger smaller larger ambiguous",
@@ -342,7 +342,7 @@ TABLES: dict[str, Table] = {
     "dynamics/diffusion": Table(
         *("dynamics/{model}/diffusion.csv", "dynamics-study"),
         _columns(
-            "system reason",
+            "system start_status reason",
             "temperature_k asked_k diffusivity_cm2_s diffusivity_error_cm2_s hops exponent",
             "replica ions",
         ),
@@ -354,7 +354,7 @@ TABLES: dict[str, Table] = {
     "dynamics/hopping": Table(
         *("dynamics/{model}/hopping.csv", "dynamics-study"),
         _columns(
-            "system",
+            "system start_status",
             "temperature_k asked_k electron_stay_ps electron_stay_low_ps electron_stay_high_ps ion_stay_ps "
             "ion_stay_low_ps ion_stay_high_ps near_reduced near_oxidised correlation correlation_low "
             "correlation_high p_value",

@@ -66,8 +66,13 @@ def test_what_is_finished_is_not_touched_and_what_is_of_another_start_is_made_ag
     assert tighter.info["fmax"] < 0.005 and path.stat().st_mtime_ns > before
 
 
-def test_steps_end_where_they_are_told_to(model, tmp_path):
+def test_steps_end_where_they_are_told_to(model, tmp_path, capsys):
     found = relaxed(model, tmp_path / "start.extxyz", max_steps=11)
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("copper: relaxing the start ended after 11 steps without rest")
+    relaxed(model, tmp_path / "rests.extxyz")
+    relaxed(model, tmp_path / "given.extxyz", max_steps=0)
+    assert "without rest" not in capsys.readouterr().err  # at rest, or as asked for
     assert found.info["steps"] == 11 and not found.info["converged"]
     assert relaxed(model, tmp_path / "start.extxyz", max_steps=11).info["steps"] == 11
 

@@ -11,7 +11,7 @@ import numpy as np
 from workflow_lib.core.code import SIMULATING, code_checksum, packages_checksum
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import atomic_path, to_json
-from workflow_lib.core.progress import Progress
+from workflow_lib.core.progress import Progress, say
 from workflow_lib.models.registry import FAMILIES
 from workflow_lib.simulation.cache import LABELS
 from workflow_lib.simulation.settings import StartSettings
@@ -41,8 +41,9 @@ def relaxed_start(
     ``identity`` is a hash of the potential's weights. A structure that other code of this program relaxed
     is relaxed again, but where something has ``begun`` from it. The relaxed structure is the one in the
     file, whose eight digits decide what follows; ``info`` holds ``steps``, ``fmax`` (eV/A) and
-    ``converged``. A long relaxation is written every :data:`LEG` steps, where it goes on after a kill to
-    the same numbers. Raises UserError for a relaxation that diverges.
+    ``converged``. One that is out of steps is returned, and a line on stderr says so. A long relaxation is
+    written every :data:`LEG` steps, where it goes on after a kill to the same numbers. Raises UserError
+    for a relaxation that diverges.
     """
     from ase.io import iread, write
 
@@ -65,6 +66,13 @@ def relaxed_start(
             with atomic_path(path) as temporary:
                 write(temporary, found, format="extxyz")
             known = next(iread(path, format="extxyz"))
+    if settings.max_steps and not known.info["converged"]:
+        stress = f" and a stress below {settings.smax:g} GPa" if settings.cell else ""
+        say(
+            f"{title} ended after {known.info['steps']} steps without rest: the largest force is "
+            f"{known.info['fmax']:.3g} eV/A, asked for are {settings.fmax:g} eV/A{stress}; what follows "
+            "begins there and is marked; raise start.max_steps"
+        )
     return known
 
 

@@ -14,6 +14,7 @@ from workflow_lib.core.errors import UserError
 from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.results_reading import read_document, read_table
 from workflow_lib.stages.charge_inference import run as stage
+from workflow_lib.stages.charge_inference.figures import not_relaxed
 from workflow_lib.stages.charge_inference.run import run_charge_inference
 from workflow_lib.stages.charge_inference.settings import ChargeInferenceSettings, ChargeInferenceStudy
 
@@ -62,6 +63,7 @@ def test_counts_are_those_of_the_moments(done: Path):
     assert (removals["formula"] == "F54Fe18Na9").all()
     assert (removals["steps"] == 3).all()
     assert (removals["status"] == "unconverged").all()
+    assert (removals["host_status"] == "unconverged").all()
 
 
 def test_summary_and_figure(done: Path):
@@ -73,7 +75,11 @@ def test_summary_and_figure(done: Path):
     assert summary["gap_mub"]["mean"] == pytest.approx(removals["gap_mub"].mean())
     assert summary["silhouette_features"]["mean"] is None  # a calculator shows no features
     assert (done / "toy/charges.svg").stat().st_size > 5000
-    assert "Fe3+ found" in (done / "toy/charges.svg").read_text()
+    text = (done / "toy/charges.svg").read_text()
+    assert "Fe3+ found" in text
+    assert "not relaxed: host, 3 of 3 removals" in text
+    rested = summary | {"host_converged": True, "converged": summary["removals"]}
+    assert not not_relaxed(rested)
 
 
 def test_removals_differ_and_repeat(done: Path, tmp_path: Path):

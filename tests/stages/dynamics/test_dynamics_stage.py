@@ -104,7 +104,12 @@ def test_every_radiation_of_pymatgen_may_be_asked_for():
 
 
 def walks(
-    asked: Study, folder: Path, energy_mev: dict[str, float], step: float = 0.15, hot: float = 1.0
+    asked: Study,
+    folder: Path,
+    energy_mev: dict[str, float],
+    step: float = 0.15,
+    hot: float = 1.0,
+    relaxed: bool = True,
 ) -> list[Path]:
     """Trajectories of Na that hop with an activated rate in a framework at rest.
 
@@ -137,7 +142,8 @@ def walks(
         ]
         writer.write(content, {}, step=frames * steps, chunks=1, tried=0, accepted=0)
         out = folder / job.id
-        write_json(out / "summary.json", {"source": job.id, "trajectory": str(place)})
+        summary = {"source": job.id, "trajectory": str(place), "start_converged": relaxed}
+        write_json(out / "summary.json", summary)
         seal(out, "dynamics", source=job.id)
         made.append(out)
     return made
@@ -203,6 +209,24 @@ def test_where_nothing_diffuses_the_figure_says_so(tmp_path: Path):
     assert table["reason"].str.contains("hops are too few").all()
     assert read_table("dynamics/activation", tmp_path / "toy")["activation_mev"].isna().all()
     assert "no value" in (tmp_path / "toy/diffusion.svg").read_text()
+
+
+def test_a_start_that_did_not_relax_is_marked(toy: Path, tmp_path: Path):
+    """In the tables and on every figure; nothing is said of starts at rest."""
+    note = "start not relaxed: "
+    assert f"{note}half, 50 K" in (toy / "toy/moments.svg").read_text()  # no steps were allowed
+    asked = diffusing(temperatures=(600.0, 900.0))
+    for name, relaxed in (("rests", True), ("moves", False)):
+        made = walks(asked, tmp_path / name, {"fast": 100.0, "slow": 300.0}, relaxed=relaxed)
+        run_study(asked, made, tmp_path / name / "toy")
+        table = read_table("dynamics/diffusion", tmp_path / name / "toy")
+        assert set(table["start_status"]) == {"converged" if relaxed else "unconverged"}
+        assert (note in (tmp_path / name / "toy/diffusion.svg").read_text()) == (not relaxed)
+    asked, what = hops()
+    made = hopping_trajectory(asked, what | {"says": {"start_converged": False}}, tmp_path)
+    run_study(asked, made, tmp_path / "toy")
+    assert read_table("dynamics/hopping", tmp_path / "toy")["start_status"].tolist() == ["unconverged"]
+    assert f"{note}half, 50 K" in (tmp_path / "toy/hopping.svg").read_text()
 
 
 def hops(reduced_below: float | None = None, labels: bool = True) -> tuple[Study, dict]:
@@ -274,7 +298,8 @@ def hopping_trajectory(asked: Study, what: dict, folder: Path, drift: float = 0.
     atoms.write(place / START, format="extxyz")
     writer.write(frames, {}, step=len(frames) * steps, chunks=1, tried=30, accepted=4)
     out = folder / job.id
-    write_json(out / "summary.json", {"source": job.id, "trajectory": str(place)} | what.get("says", {}))
+    summary = {"source": job.id, "trajectory": str(place), "start_converged": True}
+    write_json(out / "summary.json", summary | what.get("says", {}))
     seal(out, "dynamics", source=job.id)
     return [out]
 

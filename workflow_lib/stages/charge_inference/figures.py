@@ -30,10 +30,18 @@ def draw(atoms: pd.DataFrame, summary: dict[str, Any], stem: Path) -> None:
     element = summary["element"]
     figure.suptitle(
         f"{summary['label']}: {summary['removals']} removals of {summary['sites']} {element}, "
-        f"{summary['potential']}",
+        f"{summary['potential']}{not_relaxed(summary)}",
         fontsize=9,
     )
     save_figure(figure, stem)
+
+
+def not_relaxed(summary: dict[str, Any]) -> str:
+    """Return a line below the title that says which relaxations ran out of steps, or nothing."""
+    left = summary["removals"] - summary["converged"]
+    parts = [] if summary["host_converged"] else ["host"]
+    parts += [f"{left} of {summary['removals']} removals"] if left else []
+    return f"\nnot relaxed: {', '.join(parts)}" if parts else ""
 
 
 def _moments(ax: Any, atoms: pd.DataFrame, summary: dict[str, Any]) -> None:

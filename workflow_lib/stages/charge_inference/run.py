@@ -18,6 +18,7 @@ from workflow_lib.models.outside import load_predictor
 from workflow_lib.models.predictor import Predictor
 from workflow_lib.models.trained import TrainedModel
 from workflow_lib.results_reading import seal
+from workflow_lib.results_schema import CONVERGED, UNCONVERGED
 from workflow_lib.simulation.analysis.charges import Assignment, by_gap, by_window, separation
 from workflow_lib.simulation.dynamics.run import weights_identity
 from workflow_lib.simulation.start import relaxed_start
@@ -82,7 +83,8 @@ def run_charge_inference(
                 )
             )
             features.append(seen)
-        rows.append(_removal_row(removal, study, ideal, relaxed, found, larger))
+        row = {"removal": removal, "host_status": _status(host)}
+        rows.append(row | _removal_row(study, ideal, relaxed, found, larger))
     atoms = pd.concat(tables, ignore_index=True)
     explained = _project(atoms, features)
     removals = pd.DataFrame(rows)
@@ -137,8 +139,12 @@ def _read(
     return moments, assignment, None if seen is None else seen[0][sites]
 
 
+def _status(atoms: Atoms) -> str:
+    """Return whether a relaxed structure is at rest, in the words of the tables."""
+    return CONVERGED if atoms.info["converged"] else UNCONVERGED
+
+
 def _removal_row(
-    removal: int,
     study: ChargeInferenceStudy,
     ideal: Atoms,
     relaxed: Atoms,
@@ -146,9 +152,8 @@ def _removal_row(
     larger: int,
 ) -> dict[str, Any]:
     row: dict[str, Any] = {
-        "removal": removal,
         "formula": ideal.symbols.formula.format("hill"),
-        "status": "converged" if relaxed.info.get("converged") else "unconverged",
+        "status": _status(relaxed),
         "steps": relaxed.info.get("steps"),
         "fmax_ev_a": relaxed.info.get("fmax"),
         "volume_a3": relaxed.get_volume(),
@@ -214,9 +219,9 @@ def _summary(
         "atoms": int(len(study.crystal.unit()) * np.prod(study.crystal.repeat)),
         "sites": int(removals["sites"].iloc[0]),
         "removals": len(removals),
-        "converged": int((removals["status"] == "converged").sum()),
+        "converged": int((removals["status"] == CONVERGED).sum()),
         "host_cell_a": np.array(host.cell.lengths()),
-        "host_converged": bool(host.info.get("converged")),
+        "host_converged": _status(host) == CONVERGED,
         "neutral_larger": int(removals["neutral_larger"].iloc[0]),
         "larger": removals["larger"].tolist(),
         "as_neutral": int((removals["larger"] == removals["neutral_larger"]).sum()),

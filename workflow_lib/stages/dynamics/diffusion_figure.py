@@ -21,9 +21,13 @@ def draw(
     curves: pd.DataFrame,
     table: pd.DataFrame,
     fits: dict[str, Arrhenius | None],
+    note: str,
     stem: Path,
 ) -> None:
-    """Draw the displacement of every trajectory, and diffusivities against inverse temperature."""
+    """Draw the displacement of every trajectory, and diffusivities against inverse temperature.
+
+    ``note`` goes below the title.
+    """
     assert study.diffusion is not None
     style()
     import matplotlib.pyplot as plt
@@ -33,7 +37,7 @@ def draw(
     _arrhenius(right, study, table, fits)
     figure.suptitle(
         f"{study.diffusion.element} in {study.name}, {study.potential}, "
-        f"{curves['time_ps'].max() * 2:.3g} ps",
+        f"{curves['time_ps'].max() * 2:.3g} ps{note}",
         fontsize=9,
     )
     save_figure(figure, stem)

@@ -19,7 +19,7 @@ from workflow_lib.models.trained import LABELS
 from workflow_lib.simulation.analysis.hopping import correlation, ion_hops, residence, sites_of
 from workflow_lib.simulation.dynamics.trajectory import Trajectory
 from workflow_lib.stages.dynamics import hopping_figure
-from workflow_lib.stages.dynamics.rows import row_of
+from workflow_lib.stages.dynamics.rows import row_of, start_note, start_status
 from workflow_lib.stages.dynamics.settings import Hopping, Job, Study
 
 OF_ELECTRONS = (
@@ -86,12 +86,12 @@ def read_hopping(
             replica = Replica(job, asked, trajectory, summaries[job.id], number)
             track = _track(replica)
             tracks[job.system.name, name["temperature_k"], number] = track
-            rows.append(name | _row(replica, track))
+            rows.append(name | {"start_status": start_status(replica.summary)} | _row(replica, track))
             tables.append(_occupation(track).assign(**name))
     table = pd.DataFrame(rows)
     write_csv(table, out / "hopping.csv")
     write_csv(pd.concat(tables, ignore_index=True), out / "occupation.csv")
-    hopping_figure.draw(study, asked, table, tracks, out / "hopping")
+    hopping_figure.draw(study, asked, table, tracks, start_note(study, summaries), out / "hopping")
     return {"hopping": table.to_dict("records")}
 
 

@@ -25,9 +25,13 @@ def draw(
     asked: Hopping,
     table: pd.DataFrame,
     tracks: Mapping[tuple[str, float, int], Track],
+    note: str,
     stem: Path,
 ) -> None:
-    """Draw the first replica of the hottest trajectory in time; residence times and correlations of all."""
+    """Draw the first replica of the hottest trajectory in time; residence times and correlations of all.
+
+    ``note`` goes below the title.
+    """
     style()
     import matplotlib.pyplot as plt
 
@@ -41,7 +45,7 @@ def draw(
     system = next(item for item in study.systems if item.name == shown[0])
     figure.suptitle(
         f"{system.label or system.name}, {Path(study.potential).name}; left: {shown[1]:.4g} K, "
-        f"{track.times_ps[-1]:.3g} ps",
+        f"{track.times_ps[-1]:.3g} ps{note}",
         fontsize=9,
     )
     save_figure(figure, stem)

@@ -27,12 +27,13 @@ def draw(
     edges: np.ndarray,
     patterns: pd.DataFrame,
     peaks: pd.DataFrame,
+    note: str,
     stem: Path,
 ) -> None:
     """Draw diffraction patterns, moments by coordination, energy with peaks, and the map of moments.
 
     ``times`` [frames] ps; ``energies`` [frames] meV per ligand; ``histogram`` [frames, bins]
-    between ``edges`` muB.
+    between ``edges`` muB; ``note`` goes below the title.
     """
     asked = study.moments
     assert asked is not None
@@ -47,7 +48,7 @@ def draw(
     _map(figure, axes[1][1], asked, times, histogram, edges)
     figure.suptitle(
         f"{job.system.label or job.system.name}, {study.potential}, {study.run.ensemble} at "
-        f"{job.temperature:g} K, {times[-1]:.3g} ps",
+        f"{job.temperature:g} K, {times[-1]:.3g} ps{note}",
         fontsize=9,
     )
     save_figure(figure, stem)

@@ -1,11 +1,13 @@
-"""What begins each row of a study's tables: which replica of which trajectory, and how hot it was."""
+"""What each row of a study's tables says of its trajectory: which replica, how hot, from which start."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from workflow_lib.results_schema import CONVERGED, UNCONVERGED
 from workflow_lib.simulation.dynamics.trajectory import Trajectory
-from workflow_lib.stages.dynamics.settings import Job
+from workflow_lib.stages.dynamics.settings import Job, Study
 
 
 def row_of(job: Job, trajectory: Trajectory, replica: int) -> dict[str, Any]:
@@ -24,3 +26,21 @@ def row_of(job: Job, trajectory: Trajectory, replica: int) -> dict[str, Any]:
         "asked_k": job.temperature,
         "replica": replica,
     }
+
+
+def start_status(summary: Mapping[str, Any]) -> str:
+    """Return whether the start of a trajectory is at rest, in the words of the tables."""
+    return CONVERGED if summary["start_converged"] else UNCONVERGED
+
+
+def start_note(study: Study, summaries: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return a line below a figure's title that names trajectories whose start did not relax, or nothing.
+
+    ``summaries`` are by the id of the job.
+    """
+    names = [
+        f"{job.system.label or job.system.name}, {job.temperature:g} K"
+        for job in study.jobs()
+        if start_status(summaries[job.id]) == UNCONVERGED
+    ]
+    return f"\nstart not relaxed: {'; '.join(names)}" if names else ""

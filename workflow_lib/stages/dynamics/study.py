@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +20,12 @@ from workflow_lib.simulation.analysis.diffusion import arrhenius, diffusivity, m
 from workflow_lib.simulation.dynamics.trajectory import Trajectory
 from workflow_lib.stages.dynamics import diffusion_figure, moment_figure
 from workflow_lib.stages.dynamics.hopping import read_hopping
-from workflow_lib.stages.dynamics.rows import row_of
-from workflow_lib.stages.dynamics.settings import (
-    TWO_THETA,
-    Diffraction,
-    Diffusion,
-    Job,
-    MomentStudy,
-    Study,
-)
+from workflow_lib.stages.dynamics.rows import row_of, start_note, start_status
+from workflow_lib.stages.dynamics.settings import TWO_THETA, Diffraction, Diffusion, MomentStudy, Study
 
+Trajectories = Mapping[str, Trajectory]
+Summaries = Mapping[str, Mapping[str, Any]]
+"""Of all trajectories of a study, by the id of the job."""
 COMMAND = "dynamics-study"
 FRAMES_AN_INTERVAL = 10
 """Frames of an interval whose coordination is counted; more differ little."""
@@ -50,7 +46,7 @@ def run_study(study: Study, folders: Sequence[Path], out: str | Path) -> dict[st
     if missing:
         raise UserError(f"{study.name}: the trajectories {', '.join(missing)} are missing; run them first")
     summaries = {
-        job.id: read_document(given[job.id] / "summary.json", "dynamics", ("trajectory",))
+        job.id: read_document(given[job.id] / "summary.json", "dynamics", ("trajectory", "start_converged"))
         for job in study.jobs()
     }
     trajectories = {name: Trajectory(summary["trajectory"]) for name, summary in summaries.items()}
@@ -61,10 +57,9 @@ def run_study(study: Study, folders: Sequence[Path], out: str | Path) -> dict[st
     }
     clear(out, COMMAND)
     if study.moments is not None:
-        [job] = study.jobs()
-        result |= _moments(study, study.moments, job, trajectories[job.id], out)
+        result |= _moments(study, study.moments, trajectories, summaries, out)
     if study.diffusion is not None:
-        result |= _diffusion(study, study.diffusion, trajectories, out)
+        result |= _diffusion(study, study.diffusion, trajectories, summaries, out)
     if study.hopping is not None:
         result |= read_hopping(study, study.hopping, trajectories, summaries, out)
     write_json(out / "study.json", result)
@@ -76,8 +71,10 @@ def run_study(study: Study, folders: Sequence[Path], out: str | Path) -> dict[st
 
 
 def _moments(
-    study: Study, asked: MomentStudy, job: Job, trajectory: Trajectory, out: Path
+    study: Study, asked: MomentStudy, trajectories: Trajectories, summaries: Summaries, out: Path
 ) -> dict[str, Any]:
+    [job] = study.jobs()
+    trajectory = trajectories[job.id]
     first = study.run.first_frame
     moments = trajectory.per_atom("magmoms")
     if moments is None:
@@ -111,6 +108,7 @@ def _moments(
         edges=edges,
         patterns=patterns,
         peaks=peaks,
+        note=start_note(study, summaries),
         stem=out / "moments",
     )
     ends = {"first": series.iloc[0], "last": series.iloc[-1]}
@@ -204,7 +202,7 @@ def _diffraction(
 
 
 def _diffusion(
-    study: Study, asked: Diffusion, trajectories: dict[str, Trajectory], out: Path
+    study: Study, asked: Diffusion, trajectories: Trajectories, summaries: Summaries, out: Path
 ) -> dict[str, Any]:
     first = study.run.first_frame
     curves, rows = [], []
@@ -234,6 +232,7 @@ def _diffusion(
             rows.append(
                 name
                 | {
+                    "start_status": start_status(summaries[job.id]),
                     "ions": found.atoms,
                     "diffusivity_cm2_s": answer.value,
                     "diffusivity_error_cm2_s": answer.error,
@@ -273,5 +272,12 @@ def _diffusion(
     write_csv(pd.concat(curves, ignore_index=True), out / "msd.csv")
     write_csv(table, out / "diffusion.csv")
     write_csv(activation, out / "activation.csv")
-    diffusion_figure.draw(study, pd.concat(curves, ignore_index=True), table, fits, out / "diffusion")
+    diffusion_figure.draw(
+        study,
+        pd.concat(curves, ignore_index=True),
+        table,
+        fits,
+        start_note(study, summaries),
+        out / "diffusion",
+    )
     return {"diffusion": table.to_dict("records"), "activation": activation.to_dict("records")}
