@@ -38,13 +38,15 @@ rule dynamics:
         f"{RUN}/logs/dynamics-{{trajectory}}.benchmark.tsv"
     wildcard_constraints:
         trajectory="|".join(TRAJECTORIES),
-    # A trajectory of days is a sequence of jobs: one that is out of time fails, the next goes on.
+    # A trajectory of days is a sequence of jobs: one that is out of time fails, the next goes on. One that
+    # fails for another reason leaves a file in work/, with which the later attempts end at once.
     retries: CFG.dynamics.jobs - 1
     threads: CFG.threads
     resources:
         **RUNTIME,
         mem_mb=4000,
         gpu=GPU,
+        attempt=lambda wildcards, attempt: attempt,
     params:
         study=lambda wildcards: trajectory_params(wildcards.trajectory),
         settings=settings_of("threads", "seed", "device"),
@@ -54,6 +56,7 @@ rule dynamics:
         "Running the dynamics {wildcards.trajectory}"
     shell:
         "python -m workflow_lib dynamics --config {CONFIG} --trajectory {wildcards.trajectory}"
+        " --attempt {resources.attempt}"
         " --work {WORK}/dynamics/{wildcards.trajectory} --out {params.out} > {log} 2>&1"
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from workflow_lib.cli.common import folder, folders, stage
+from workflow_lib.cli.common import COUNT, folder, folders, stage
 
 if TYPE_CHECKING:
     from workflow_lib.config import Studies
@@ -15,10 +15,18 @@ if TYPE_CHECKING:
 
 @stage(
     click.option("--trajectory", required=True, metavar="NAME", help="<study>-<system>-<temperature>k"),
+    click.option(
+        "--attempt",
+        type=COUNT,
+        default=1,
+        show_default=True,
+        help="number of this job in its sequence; a later one repeats the error of an earlier one at once, "
+        "unless that ran out of time",
+    ),
     folder("--work"),
     studies=True,
 )
-def dynamics(config: Studies, trajectory: str, work: Path, out: Path) -> None:
+def dynamics(config: Studies, trajectory: str, attempt: int, work: Path, out: Path) -> None:
     """Run or continue one trajectory."""
     from workflow_lib.core.errors import UserError
     from workflow_lib.core.threads import use_threads
@@ -38,6 +46,7 @@ def dynamics(config: Studies, trajectory: str, work: Path, out: Path) -> None:
         out=out,
         device=config.device,
         max_wall_s=None if hours is None else 3600 * hours,
+        attempt=attempt,
     )
 
 

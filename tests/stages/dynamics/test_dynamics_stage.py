@@ -9,13 +9,15 @@ import pytest
 from moment_calculator import CALCULATOR, perovskite
 from pydantic import ValidationError
 
-from workflow_lib.core.errors import UserError
+from workflow_lib.core.errors import BusyError, UserError
 from workflow_lib.core.io import write_json
 from workflow_lib.lattice.crystal import Crystal
 from workflow_lib.lattice.entropy import BOLTZMANN
 from workflow_lib.results_reading import read_document, read_table, seal, sealed_files
+from workflow_lib.simulation.dynamics.run import OutOfTimeError
 from workflow_lib.simulation.dynamics.trajectory import START, Writer
 from workflow_lib.stages.dynamics import diffusion_figure, hopping_figure
+from workflow_lib.stages.dynamics import run as stage
 from workflow_lib.stages.dynamics.run import run_trajectory
 from workflow_lib.stages.dynamics.settings import Diffraction, DynamicsSettings, Study, System
 from workflow_lib.stages.dynamics.study import run_study
@@ -71,6 +73,32 @@ def test_summary_of_a_trajectory(toy: Path):
     assert summary["discarded_ps"] == pytest.approx(0.04)
     assert summary["frames"] == 76
     assert 20 < summary["mean_temperature_k"][0] < 300
+
+
+def test_only_running_out_of_time_is_tried_again(tmp_path: Path, monkeypatch):
+    """A sequence of jobs ends at a fault that the same steps would meet again, until asked anew."""
+    [job] = study().jobs()
+    said: list[UserError] = [
+        OutOfTimeError("4 of 8 steps"),
+        BusyError("another works on it"),
+        UserError("atoms 1 and 2 are fused"),
+    ]
+    ends = iter([*said, UserError("fused again")])
+
+    def ending(*_: object, **__: object) -> None:
+        raise next(ends)
+
+    monkeypatch.setattr(stage, "run_dynamics", ending)
+
+    def attempt(number: int) -> str:
+        with pytest.raises(UserError) as error:
+            run_trajectory(job, seed=3, work=tmp_path / "work", out=tmp_path / "out", attempt=number)
+        return str(error.value)
+
+    assert [attempt(number) for number in (1, 2, 3)] == [str(error) for error in said]
+    for number in (4, 5):  # nothing is run
+        assert attempt(number) == "atoms 1 and 2 are fused (an earlier job of this sequence ended so)"
+    assert attempt(1) == "fused again"
 
 
 def test_moments_in_time(toy: Path):

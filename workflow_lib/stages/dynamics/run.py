@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from workflow_lib.core.io import write_json
+from workflow_lib.core.errors import BusyError, UserError
+from workflow_lib.core.io import atomic_path, write_json
 from workflow_lib.models.outside import load_predictor
 from workflow_lib.models.trained import LABELS, TrainedModel
 from workflow_lib.results_reading import seal
 from workflow_lib.simulation.dynamics.checks import block_mean
-from workflow_lib.simulation.dynamics.run import run_dynamics, weights_identity
+from workflow_lib.simulation.dynamics.run import OutOfTimeError, run_dynamics, weights_identity
 from workflow_lib.simulation.dynamics.trajectory import START, Trajectory
 from workflow_lib.simulation.start import relaxed_start
 from workflow_lib.stages.dynamics.settings import Job
 
-TRAJECTORY = "trajectory"
+TRAJECTORY, FAULT = "trajectory", "fault.txt"
 
 
 def run_trajectory(
@@ -28,15 +31,39 @@ def run_trajectory(
     out: str | Path,
     device: str = "cpu",
     max_wall_s: float | None = None,
+    attempt: int = 1,
 ) -> dict[str, Any]:
     """Run the dynamics of ``job`` in ``work``; when it is complete, write ``summary.json`` to ``out``.
 
     ``work`` keeps relaxed start and trajectory, so that a killed job, or the next of a sequence, goes on.
     A model that is given charge states starts with the neutral ones of lowest energy; ``reduced`` in the
     summary has the lower one by element.
-    Returns the summary. Raises OutOfTimeError as ``run_dynamics`` does.
+    Returns the summary. Raises OutOfTimeError as ``run_dynamics`` does, and any other UserError at once
+    again in the later jobs of the sequence, whose numbers are their ``attempt``.
     """
-    work, out = Path(work), Path(out)
+    with _lasting(Path(work) / FAULT, attempt):
+        return _make(job, seed, Path(work), Path(out), device, max_wall_s)
+
+
+@contextmanager
+def _lasting(path: Path, attempt: int) -> Iterator[None]:
+    """Keep a fault that running again does not mend in ``path``; raise it from there in later attempts."""
+    if attempt > 1 and path.is_file():
+        raise UserError(f"{path.read_text().strip()} (an earlier job of this sequence ended so)")
+    path.unlink(missing_ok=True)
+    try:
+        yield
+    except (OutOfTimeError, BusyError):
+        raise
+    except UserError as error:
+        with atomic_path(path) as temporary:
+            temporary.write_text(f"{error}\n")
+        raise
+
+
+def _make(
+    job: Job, seed: int, work: Path, out: Path, device: str, max_wall_s: float | None
+) -> dict[str, Any]:
     study = job.study
     model = load_predictor(study.potential, device)
     atoms = job.system.crystal.build(np.random.default_rng(seed))
