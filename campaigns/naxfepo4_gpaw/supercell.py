@@ -18,6 +18,7 @@ from workflow_lib.lattice.formation import MEV, formation_energy
 KIND = "supercell"
 COLUMNS = (
     "state",
+    "geometry",
     "x",
     "status",
     "energy_ev",
@@ -41,7 +42,8 @@ def supercell_table(
     Gamma of a cell repeated n times is an n-fold mesh of the small one, so the ends are single points
     of the groups ``empty`` and ``full`` on that mesh, meV per formula unit; empty where one is not
     computed. ``fmax`` is what the geometry, taken from elsewhere, leaves (eV/A): relaxation lowers the
-    energy further, by an estimate of ``gain`` (eV per cell), if it is given. A failed calculation stays,
+    energy further, by an estimate of ``gain`` (eV per cell), if it is given. ``geometry`` names the model
+    that relaxed it. A failed calculation stays,
     with its reason.
     """
     records = list(records)
@@ -64,6 +66,7 @@ def supercell_table(
         rows.append(
             (
                 calculation.group,
+                calculation.provenance.get("model"),
                 x,
                 record.status,
                 energy,

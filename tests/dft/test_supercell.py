@@ -11,7 +11,8 @@ from campaigns.naxfepo4_gpaw.relaxation_estimate import SOFTEST, harmonic_gain
 from campaigns.naxfepo4_gpaw.states import POOR, RICH, olivine
 from campaigns.naxfepo4_gpaw.supercell import supercell_table
 from campaigns.naxfepo4_gpaw.supercell_parts import JOBS, cell_supercells
-from campaigns.naxfepo4_gpaw.supercell_starts import ARRANGEMENTS
+from campaigns.naxfepo4_gpaw.supercell_starts import ARRANGEMENTS, with_another
+from workflow_lib.core.errors import UserError
 from workflow_lib.dft.calculation import Calculation
 from workflow_lib.dft.jobs import read_jobs
 from workflow_lib.dft.level import Level
@@ -149,13 +150,30 @@ def test_every_larger_cell_has_its_ends_in_the_table(tmp_path):
             energy = units * -25.0 - low * 15.0
         answer(store, calculation, energy)
     table = supercell_table(store.records(), empty=POOR, full=RICH)
-    assert list(table["formation_mev_fu"]) == pytest.approx([0.0] * len(ARRANGEMENTS), abs=1e-6)
-    assert sorted(table["state"]) == sorted(ARRANGEMENTS)
+    assert list(table["formation_mev_fu"]) == pytest.approx([0.0] * len(table), abs=1e-6)
+    assert set(table["state"]) == set(ARRANGEMENTS)
+    assert table["geometry"].notna().all()
+
+
+def test_another_geometry_of_an_arrangement_starts_from_the_density_of_the_first():
+    first, last = (
+        replace(
+            single(key, [2, 2, 3], kind="supercell"), name=f"supercell {key}", provenance={"model": "a"}
+        )
+        for key in ("1x3x1:Na110:Fe223", "1x3x1:Na101:Fe232")
+    )
+    other = replace(first, positions=first.positions + 0.02, provenance={"model": "b"})
+    jobs = with_another([first, last], other)
+    assert [job.name for job in jobs] == [first.name, f"{first.name} by b", last.name]
+    assert jobs[1].provenance == {"model": "b", "start": first.digest}
+    assert jobs[1].digest != first.digest
+    with pytest.raises(UserError, match=r"no 1x3x1:Na011:Fe322"):
+        with_another(jobs, replace(other, group="1x3x1:Na011:Fe322"))
 
 
 def test_the_larger_cells_are_the_arrangements_that_are_named():
     jobs = read_jobs(JOBS)
-    assert [job.group for job in jobs] == list(ARRANGEMENTS)
+    assert list(dict.fromkeys(job.group for job in jobs)) == list(ARRANGEMENTS)
     host = olivine()
     for job in jobs:
         ions = int((job.numbers == 11).sum())
