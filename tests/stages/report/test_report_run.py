@@ -21,10 +21,12 @@ from workflow_lib.results import Run
 from workflow_lib.stages.report import model_charts
 from workflow_lib.stages.report.answer import answer_of, training_length
 from workflow_lib.stages.report.charts import SYMBOLS
-from workflow_lib.stages.report.energy_charts import METHODS
+from workflow_lib.stages.report.energy_charts import METHODS, found_chart, hull_chart, voltage_chart
 from workflow_lib.stages.report.label_charts import LEFT, MARKS, RIGHT, label_charts
 from workflow_lib.stages.report.run import run_report
 from workflow_lib.stages.report.structures import Structures
+
+COLOURS = {"mace": "#000000", "painn": "#000000"}
 
 
 class Elements(HTMLParser):
@@ -101,6 +103,30 @@ def test_points_of_the_hull_are_those_of_the_table(run_folder: Path, data: dict)
             assert f"degeneracy {row['degeneracy']:.0f}" in text
 
 
+def test_a_dft_state_that_may_not_enter_the_hull_is_left_out_of_the_page(copy: Path):
+    """One that did not converge has no formation energy in the tables."""
+    table = Run(copy).table("thermodynamics/formation")
+    lost = (table["id"] == "dft") & (table["x"] == 0.5)
+    lost &= table["state_key"] == table.loc[lost, "state_key"].iloc[0]
+    table.loc[lost, ["formation_mev_fu", "above_hull_mev_fu"]] = np.nan
+    write_sealed("thermodynamics/formation", copy / "thermodynamics", table)
+    run_report(copy, copy / "report")
+    run = Run(copy)
+    chart = hull_chart(run, Structures(), COLOURS)
+    found = found_chart(run, Structures(), COLOURS)
+    for drawn in (chart.views["mace"], found.views["mace-entropy-f0-s1"]):
+        (dft,) = [trace for trace in drawn["data"] if trace["name"] == "DFT"]
+        assert len(dft["y"]) == 15 and None not in dft["y"]
+
+
+def test_without_a_voltage_of_dft_the_page_has_no_voltages(copy: Path):
+    """A potential trained elsewhere may have the metal at its level, and DFT none."""
+    table = Run(copy).table("thermodynamics/voltage")
+    write_sealed("thermodynamics/voltage", copy / "thermodynamics", table[table["id"] != "dft"])
+    run_report(copy, copy / "report")
+    assert voltage_chart(Run(copy), COLOURS) is None
+
+
 def test_states_that_trained_are_pale_in_the_hull(run_folder: Path, data: dict):
     table = Run(run_folder).table("thermodynamics/formation")
     seen = table[(table["id"] == "mace-entropy-f0-s1") & (table["protocol"] != "search")]["seen"]
@@ -122,9 +148,7 @@ def test_an_interval_that_leaves_the_axis_is_cut_with_an_arrow(run_folder: Path)
     table = Run(run_folder).table("comparison/contrasts").iloc[:2]
     rows = table.assign(error_without=8.0, error_with=[8.0, 2.0], difference=[0.0, -6.0])
     # The axis ends at 1.25 times the largest error: 10.
-    (chart,) = label_charts(
-        rows.assign(low=[-4.0, -9.0], high=[1.0, 3.0]), {"mace": "#000000", "painn": "#000000"}
-    )
+    (chart,) = label_charts(rows.assign(low=[-4.0, -9.0], high=[1.0, 3.0]), COLOURS)
     inside, outside = chart.rows
     unit = (RIGHT - LEFT) / 10
     assert inside.interval == pytest.approx((LEFT + 4 * unit, LEFT + 9 * unit)) and inside.cut == (
@@ -143,7 +167,7 @@ def test_an_interval_that_leaves_the_axis_is_cut_with_an_arrow(run_folder: Path)
         "no: trained 1 time",
     ]
     assert [text for _, text in chart.ticks] == ["0", "2", "4", "6", "8", "10"]
-    (chart,) = label_charts(rows.assign(low=np.nan, high=np.nan), {"mace": "#000000", "painn": "#000000"})
+    (chart,) = label_charts(rows.assign(low=np.nan, high=np.nan), COLOURS)
     assert chart.rows[0].interval is None and chart.rows[0].values[4][0] == "none"
 
 

@@ -64,6 +64,11 @@ def _x_title(formation: pd.DataFrame) -> str:
     return f"x (filled fraction of the {StateKey.parse(formation['state_key'].iloc[0]).mobile} sites)"
 
 
+def _dft(formation: pd.DataFrame) -> pd.DataFrame:
+    """Return the states of DFT that may enter the hull; the others have no formation energy."""
+    return formation[(formation["id"] == DFT) & formation["formation_mev_fu"].notna()]
+
+
 def _states(table: pd.DataFrame, name: str, structures: Structures, shift: float, **style: Any) -> Trace:
     """Return the points of enumerated states of one source or of several."""
     rows = records(table)
@@ -90,7 +95,7 @@ def _variants(table: pd.DataFrame) -> list[str]:
 def hull_chart(run: Run, structures: Structures, colours: Colours) -> Chart:
     """Return the hull: DFT and the variants of one model."""
     formation, hulls = run.table("thermodynamics/formation"), run.table("thermodynamics/hull")
-    dft = formation[formation["id"] == DFT]
+    dft = _dft(formation)
     models = formation[(formation["protocol"] == HEADLINE) & formation["formation_mev_fu"].notna()]
     hulls = hulls[hulls["scope"] == "enumerated"]
     anchor = dft["formation_mev_fu"].to_numpy(float)
@@ -161,12 +166,12 @@ def _corners(hull: pd.DataFrame) -> list[list[float]]:
 
 
 def voltage_chart(run: Run, colours: Colours) -> Chart | None:
-    """Return the voltage profiles of DFT and of the variants of one model; None without voltages."""
+    """Return the voltage profiles of DFT and of the variants of one model; None without any of DFT."""
     voltages = run.table("thermodynamics/voltage")
-    if voltages.empty:
+    dft, models = voltages[voltages["id"] == DFT], voltages[voltages["id"] != DFT]
+    if dft.empty:  # no metal at its level; that of a potential from elsewhere may have one
         return None
     mobile = StateKey.parse(run.table("thermodynamics/formation")["state_key"].iloc[0]).mobile
-    dft, models = voltages[voltages["id"] == DFT], voltages[voltages["id"] != DFT]
     anchor = dft["voltage_v"].to_numpy(float)
     views = {}
     for model in dict.fromkeys(models["model"]):
@@ -197,8 +202,9 @@ def voltage_chart(run: Run, colours: Colours) -> Chart | None:
         "voltage",
         "Open-circuit voltage",
         "Voltage against composition along the convex hull, DFT and one model without and with the "
-        f"label. The energy of {mobile} metal is that of DFT throughout. Thin: with what the model's "
-        "search found.",
+        f"label. The energy of {mobile} metal is the entry of thermodynamics.metals at the level of theory "
+        "of each curve: one for DFT and what was trained on it, another for a potential from elsewhere. "
+        "Thin: with what the model's search found.",
         views,
     )
 
@@ -219,7 +225,7 @@ def _steps(own: pd.DataFrame, name: str, **style: Any) -> Trace:
 def found_chart(run: Run, structures: Structures, colours: Colours) -> Chart | None:
     """Return what the searches of each model found; None if there was no search."""
     formation, hulls = run.table("thermodynamics/formation"), run.table("thermodynamics/hull")
-    dft = formation[formation["id"] == DFT]
+    dft = _dft(formation)
     found = formation[(formation["protocol"] == SEARCH) & formation["formation_mev_fu"].notna()]
     if found.empty:
         return None
