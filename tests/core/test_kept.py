@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from workflow_lib.core.errors import UserError
+from workflow_lib.core.errors import BusyError, UserError
 from workflow_lib.core.kept import Kept, key_of
 
 
@@ -46,6 +48,56 @@ def test_a_damaged_file_or_value_is_one_line(tmp_path: Path) -> None:
     path.write_bytes(b"no database" * 100)
     with pytest.raises(UserError, match="delete the file"):
         Kept(path, "numbers")
+
+
+def _refused(kept: Kept) -> UserError:
+    with pytest.raises(UserError) as caught:
+        kept.put_many({"b": b"2" * 50_000})
+    return caught.value
+
+
+def test_only_damage_advises_to_delete_days_of_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk, a lock and missing rights leave the file whole."""
+    path = tmp_path / "a.sqlite"
+    kept = Kept(path, "numbers")
+    kept.put_many({"a": b"1"})
+    connect = sqlite3.connect
+
+    def full(*args, **kwargs) -> sqlite3.Connection:
+        connection = connect(*args, **kwargs)
+        connection.execute("PRAGMA max_page_count = 3")  # SQLite answers as on a full disk
+        return connection
+
+    def read_only(place: Path, **kwargs) -> sqlite3.Connection:
+        return connect(f"file:{place}?mode=ro", uri=True, **kwargs)
+
+    errors = []
+    for changed, words in ((full, "the disk is full"), (read_only, "cannot write .*readonly")):
+        with monkeypatch.context() as patch:
+            patch.setattr(sqlite3, "connect", changed)
+            errors.append(_refused(kept))
+        assert re.search(words, str(errors[-1]))
+    monkeypatch.setattr("workflow_lib.core.kept.WAIT", 0.01)
+    with closing(connect(path)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        errors.append(_refused(kept))
+    assert isinstance(errors[-1], BusyError)
+    (tmp_path / "folder.sqlite").mkdir()
+    with pytest.raises(UserError, match=r"cannot write .*unable to open") as caught:
+        Kept(tmp_path / "folder.sqlite", "numbers")
+    for error in (*errors, caught.value):
+        assert "delete" not in str(error) and str(tmp_path) in str(error)
+    assert kept.get_many(["a", "b"]) == {"a": b"1"}
+
+
+def test_a_file_of_others_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.sqlite"
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("CREATE TABLE kept (other TEXT)")
+    with pytest.raises(UserError, match=r"numbers kept in .*a\.sqlite .*no such column"):
+        Kept(path, "numbers").get_many(["a"])
 
 
 def test_keys_name_everything(tmp_path: Path) -> None:

@@ -11,14 +11,17 @@ import io
 import sqlite3
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import numpy as np
 
-from workflow_lib.core.errors import UserError
-from workflow_lib.core.io import to_json
+from workflow_lib.core.errors import BusyError, UserError
+from workflow_lib.core.io import disk_full, to_json
+
+WAIT = 60.0
+"""Seconds to wait for another process that writes to the file."""
 
 type Arrays = dict[str, np.ndarray]
 
@@ -31,28 +34,56 @@ def key_of(*parts: object) -> str:
 class Kept:
     """Values by key in the SQLite file ``path``; ``what`` names them in messages.
 
-    Several processes may share the file; the first value stored under a key stays. A damaged file or
-    value raises UserError naming the file.
+    Several processes may share the file; the first value stored under a key stays. Every method raises
+    UserError naming the file where it, or a value in it, is damaged, it cannot be written or read, or the
+    disk is full, and BusyError where another process keeps it locked for longer than :data:`WAIT`. The
+    advice to delete it comes with damage alone: it may hold days of work.
     """
 
     def __init__(self, path: str | Path, what: str) -> None:
         self.path, self._what = Path(path), what
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self._open() as connection, connection:
-                connection.execute(
-                    "CREATE TABLE IF NOT EXISTS kept (key TEXT PRIMARY KEY, checksum INTEGER, value BLOB)"
-                )
         except OSError as error:
             raise UserError(
                 f"cannot write {self.path}: {error.strerror}; choose a folder you can write to"
             ) from error
-        except sqlite3.DatabaseError as error:
-            raise self.damaged(error) from error
+        with self._open() as connection, connection:
+            connection.execute(
+                "CREATE TABLE IF NOT EXISTS kept (key TEXT PRIMARY KEY, checksum INTEGER, value BLOB)"
+            )
 
-    def _open(self) -> closing[sqlite3.Connection]:
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
         # One connection per call: nothing to close, nothing shared with a forked process.
-        return closing(sqlite3.connect(self.path, timeout=60))
+        try:
+            with closing(sqlite3.connect(self.path, timeout=WAIT)) as connection:
+                yield connection
+        except sqlite3.DatabaseError as error:
+            raise self._fault(error) from error
+
+    def _fault(self, error: sqlite3.DatabaseError) -> UserError:
+        """Return what an error of SQLite means for the user."""
+        # The lower byte is the kind of fault, the rest its detail (https://sqlite.org/rescode.html).
+        match getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF:
+            case sqlite3.SQLITE_FULL:
+                return disk_full(self.path)
+            case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+                return BusyError(
+                    f"{self.path} is locked by another process ({error}); wait for it to end, then run the "
+                    "same command again"
+                )
+            case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
+                return self.damaged(error)
+            case sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_READONLY | sqlite3.SQLITE_IOERR:
+                return UserError(
+                    f"cannot write {self.path} ({error}); mend the disk or the rights of the file, then "
+                    "run the same command again, finished work is kept"
+                )
+        return UserError(
+            f"cannot use the {self._what} kept in {self.path} ({error}); run the same command again, and "
+            "move the file away if it says so again"
+        )
 
     def damaged(self, error: Exception | str) -> UserError:
         """Return the error to raise for a file, or a value in it, that cannot be used."""
@@ -64,29 +95,23 @@ class Kept:
     def get_many(self, keys: Iterable[str]) -> dict[str, bytes]:
         """Return the values of those of ``keys`` that are stored."""
         found = {}
-        try:
-            with self._open() as connection:
-                for key in dict.fromkeys(keys):
-                    row = connection.execute(
-                        "SELECT checksum, value FROM kept WHERE key = ?", (key,)
-                    ).fetchone()
-                    if row is None:
-                        continue
-                    if not isinstance(row[1], bytes) or zlib.crc32(row[1]) != row[0]:
-                        raise self.damaged(f"the value of {key} is damaged")
-                    found[key] = row[1]
-        except sqlite3.DatabaseError as error:
-            raise self.damaged(error) from error
+        with self._open() as connection:
+            for key in dict.fromkeys(keys):
+                row = connection.execute(
+                    "SELECT checksum, value FROM kept WHERE key = ?", (key,)
+                ).fetchone()
+                if row is None:
+                    continue
+                if not isinstance(row[1], bytes) or zlib.crc32(row[1]) != row[0]:
+                    raise self.damaged(f"the value of {key} is damaged")
+                found[key] = row[1]
         return found
 
     def put_many(self, values: Mapping[str, bytes]) -> None:
         """Store several values, all or none; those already stored are kept."""
         rows = [(key, zlib.crc32(value), value) for key, value in values.items()]
-        try:
-            with self._open() as connection, connection:
-                connection.executemany("INSERT OR IGNORE INTO kept VALUES (?, ?, ?)", rows)
-        except sqlite3.DatabaseError as error:
-            raise self.damaged(error) from error
+        with self._open() as connection, connection:
+            connection.executemany("INSERT OR IGNORE INTO kept VALUES (?, ?, ?)", rows)
 
     def arrays(self, key: str, compute: Callable[[], Arrays]) -> Arrays:
         """Return the arrays kept under ``key``; compute and keep them if there are none.
