@@ -200,7 +200,9 @@ def test_many_models_share_the_points_of_the_maps(run_folder: Path, monkeypatch:
 def test_nothing_is_decided_by_one_training(run_folder: Path):
     answer = answer_of(Run(run_folder))
     assert not answer.decided
-    assert answer.verdict.startswith("Not decided by this run: each model was trained once with the label")
+    assert answer.verdict.startswith(
+        "Not decided by this run: no model has more than one pair of trainings"
+    )
     assert answer.numbers[0] == (
         "Energy of held-out frames (meV/atom): lower with the label for 2 of 2 models, "
         "from −43 % (mace: 7.0 → 4.0 [−5.0 to −1.0]) to −43 % (painn: 7.0 → 4.0 [−5.0 to −1.0])"
@@ -243,6 +245,64 @@ def test_a_model_that_diverged_is_named_and_undecided(copy: Path):
     assert answer.verdict.startswith("Yes for mace: the label lowers")
     assert answer.verdict.endswith("not decided for painn.")
     assert any("painn-entropy-f0-s1" in note and "diverged" in note for note in answer.notes)
+
+
+def _only_variants(folder: Path, *variants: str) -> None:
+    """Leave the trainings of some variants in the tables of a run."""
+    models = Run(folder).table("comparison")
+    write_sealed("comparison", folder / "comparison", models[models["variant"].isin(variants)])
+    contrasts = Run(folder).table("comparison/contrasts")
+    kept = contrasts["variant_without"].isin(variants) & contrasts["variant_with"].isin(variants)
+    write_sealed("comparison/contrasts", folder / "comparison", contrasts[kept])
+
+
+def test_the_lead_says_what_the_models_of_the_run_learnt(copy: Path):
+    both = answer_of(Run(copy)).setting
+    assert "in two ways: without a label" in both and "and with a label that makes Fe³⁺" in both
+    assert both.endswith("convex hull, voltage.")
+    write_sealed(
+        "thermodynamics/voltage", copy / "thermodynamics", Run(copy).table("thermodynamics/voltage")[:0]
+    )
+    _only_variants(copy, "entropy")
+    answer = answer_of(Run(copy))
+    assert "of NaFePO4 with a label that makes Fe³⁺" in answer.setting
+    assert "ways" not in answer.setting and "without" not in answer.setting
+    assert answer.setting.endswith("convex hull.")
+    assert answer.verdict.startswith("This run does not ask it")
+
+
+def test_models_without_an_epoch_are_not_counted_as_trained(copy: Path):
+    changed = read_json(copy / "config.json")
+    changed["models"][1]["training"] = {"epochs": 0}
+    write_json(copy / "config.json", changed)
+    size = dict(answer_of(Run(copy)).size)
+    assert size["Models trained"] == "2, of 1 family"
+    assert size["Models without training (0 epochs)"] == "2 (painn)"
+
+
+def test_a_run_whose_labelled_trainings_all_diverged_asked_and_names_them(copy: Path):
+    models = Run(copy).table("comparison")
+    models.loc[models["variant"] == "entropy", "status"] = "diverged"
+    write_sealed("comparison", copy / "comparison", models)
+    write_sealed("comparison/contrasts", copy / "comparison", Run(copy).table("comparison/contrasts")[:0])
+    answer = answer_of(Run(copy))
+    assert answer.verdict.startswith("Not decided by this run: no model has a training with the label and")
+    (note,) = answer.notes
+    assert "mace-entropy-f0-s1" in note and "painn-entropy-f0-s1" in note and "diverged" in note
+
+
+def test_no_state_is_held_out_where_frames_are_split(copy: Path):
+    assert dict(answer_of(Run(copy)).size)["Held-out states"] == "7"
+    changed = read_json(copy / "config.json")
+    changed["dataset"]["split_by"] = "frame"
+    write_json(copy / "config.json", changed)
+    answer = answer_of(Run(copy))
+    assert "Held-out states" not in dict(answer.size)
+    assert any("states that also train" in note for note in answer.notes)
+
+
+def test_a_missing_bar_may_be_for_want_of_trainings(page: Path):
+    assert "No bar: fewer than three trainings, or too few DFT values" in page.read_text()
 
 
 def test_the_most_steps_are_no_length_of_the_training():

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from workflow_lib.core.digits import ion, sensible, signed
 from workflow_lib.core.intervals import LEAST_CLUSTERS, LEAST_TRAININGS
+from workflow_lib.models.identity import VARIANTS
 from workflow_lib.results_meanings import unit_of
-from workflow_lib.results_schema import DIVERGED
+from workflow_lib.results_schema import DFT, DIVERGED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -87,21 +88,61 @@ def answer_of(run: Run) -> Answer:
     )
     contrasts = headline(run.table("comparison/contrasts"))
     comparison = run.table("comparison")
-    setting = (
-        f"Each model of this run learnt DFT energies and forces of {_materials(run)} in two ways: without "
-        f"a label, so that all {redox['element']} look alike to it, and with a label that makes {high} a "
-        f"species of its own. Both are compared with DFT: energies and forces, charge orders (which site "
-        f"holds {low} and which {high}), convex hull, voltage."
-    )
     return Answer(
         question,
-        setting,
+        _setting(run, comparison, redox["element"], low, high),
         bool(len(contrasts)) and bool(contrasts["decided"].any()),
         _verdict(contrasts, _asked(comparison, contrasts)),
         tuple(_numbers(contrasts)),
         tuple(_size(run, configuration, comparison, contrasts)),
         tuple(_notes(comparison, contrasts, configuration)),
     )
+
+
+def _setting(run: Run, comparison: pd.DataFrame, element: str, low: str, high: str) -> str:
+    """Return what the models of the run learnt, and what of them is compared with DFT.
+
+    ``element`` changes its charge; ``low`` and ``high`` name its two ions.
+    """
+    trained, _ = _trained(run.configuration, comparison)
+    variants = [VARIANTS[name] for name in VARIANTS if name in set(trained["variant"])]
+    ways = {
+        f"without a label, so that all {element} look alike to them": any(
+            not item.charge_labelled for item in variants
+        ),
+        f"with a label that makes {high} a species of its own": any(
+            item.charge_labelled and not item.shuffled for item in variants
+        ),
+        f"with labels permuted among the {element} of each frame": any(item.shuffled for item in variants),
+    }
+    named = [words for words, there in ways.items() if there]
+    count = {2: "in two ways: ", 3: "in three ways: "}.get(len(named), "")
+    learnt = f"learnt DFT energies and forces of {_materials(run)} {count}{_listed(named)}"
+    orders = f"charge orders (which site holds {low} and which {high})"
+    tables = set(run.tables)
+    compared = {
+        "energies and forces": True,
+        orders: "charge_order/states" in tables,
+        "convex hull": "thermodynamics/hull" in tables,
+        "voltage": "thermodynamics/voltage" in tables
+        and bool((run.table("thermodynamics/voltage")["id"] == DFT).any()),
+    }
+    return (
+        f"The models of this run {learnt if named else 'are not trained here'}. Compared with DFT are: "
+        f"{', '.join(words for words, there in compared.items() if there)}."
+    )
+
+
+def _trained(configuration: dict[str, Any], comparison: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the rows of the models that learnt in this run, and of those that it gives no epoch."""
+    own = comparison[comparison["fold"].notna()]
+    left = [model["name"] for model in configuration["models"] if not _epochs(configuration, model)]
+    as_shipped = own["model"].isin(left)
+    return own[~as_shipped], own[as_shipped]
+
+
+def _epochs(configuration: dict[str, Any], model: dict[str, Any]) -> int:
+    return (configuration["training"] | model.get("training", {}))["epochs"]
 
 
 def _materials(run: Run) -> str:
@@ -120,17 +161,27 @@ def _listed(names: Sequence[str]) -> str:
 
 def _asked(comparison: pd.DataFrame, contrasts: pd.DataFrame) -> list[str]:
     """Return the models that the run trains both with and without the label, diverged ones among them."""
-    if contrasts.empty:
-        return []
-    pair = set(contrasts[["variant_without", "variant_with"]].iloc[0])
-    variants = comparison[comparison["fold"].notna()].groupby("model", sort=False)["variant"].agg(set)
-    return [str(name) for name, own in variants.items() if pair <= own]
+    trained = comparison[comparison["fold"].notna()]
+    variants = trained.groupby("model", sort=False)["variant"].agg(set)
+    if len(contrasts):
+        pair = set(contrasts[["variant_without", "variant_with"]].iloc[0])
+        return [str(name) for name, own in variants.items() if pair <= own]
+    return [
+        str(name)
+        for name, own in variants.items()
+        if len({VARIANTS[item].charge_labelled for item in own if not VARIANTS[item].control}) > 1
+    ]
 
 
 def _verdict(contrasts: pd.DataFrame, asked: Sequence[str]) -> str:
     """Return the first sentence: what is decided, or why nothing is. ``asked``: the models of the run."""
+    if contrasts.empty and asked:
+        return (
+            "Not decided by this run: no model has a training with the label and one without it that both "
+            "ended well."
+        )
     if contrasts.empty:
-        return "This run does not ask it: no model was trained well both with and without the label."
+        return "This run does not ask it: no model is trained both with and without the label."
     decided = contrasts[contrasts["decided"]]
     if decided.empty:
         return f"Not decided by this run: {_why_not(contrasts)}."
@@ -161,12 +212,12 @@ def _by_endpoint(rows: pd.DataFrame) -> list[str]:
 
 def _why_not(contrasts: pd.DataFrame) -> str:
     """Return why nothing is decided, in words."""
-    trainings = int(contrasts["trainings"].max())
+    pairs = int(contrasts["trainings"].max())
     if all(str(reason).startswith("trained") for reason in contrasts["reason"]):
-        times = {1: "once", 2: "twice"}.get(trainings, f"{trainings} times")
+        count = {1: "one pair", 2: "two pairs"}.get(pairs, f"{pairs} pairs")
         return (
-            f"each model was trained {times} with the label and {times} without it, and it takes at least "
-            "three trainings of each to tell the effect of the label from chance"
+            f"no model has more than {count} of trainings, one with the label and one without it, that can "
+            "be compared, and it takes at least three pairs to tell the effect of the label from chance"
         )
     return "no difference is clear of chance where all of them are asked together, with 95 % confidence"
 
@@ -192,7 +243,7 @@ def _change(row: pd.Series) -> str:
     """Return the change of one error relative to that without the label, both errors and the interval."""
     text = f"{signed(100 * row['share'])} % ({row['model']}: {sensible(row['error_without'])} → "
     text += sensible(row["error_with"])
-    if row["low"] == row["low"]:  # else too few states for an interval
+    if row["low"] == row["low"]:  # else too few trainings, or too few states, for one
         text += f" [{signed(row['low'])} to {signed(row['high'])}]"
     return f"{text})"
 
@@ -201,22 +252,28 @@ def _size(
     run: Run, configuration: dict[str, Any], comparison: pd.DataFrame, contrasts: pd.DataFrame
 ) -> list[tuple[str, str]]:
     """Return how large the run was."""
-    trained = comparison[comparison["fold"].notna()]
+    trained, as_shipped = _trained(configuration, comparison)
     families = trained["family"].nunique()
     folds, seeds = trained["fold"].nunique(), trained["seed"].nunique()
     size = [
-        ("Models trained", f"{len(trained)}, of {families} famil{'ies' if families > 1 else 'y'}"),
+        ("Models trained", f"{len(trained)}, of {families} famil{'y' if families == 1 else 'ies'}"),
         ("Folds × seeds", f"{folds} × {seeds}"),
         ("Training", training_length(configuration)),
-        ("Frames that train", _range(trained["train_frames"])),
     ]
+    if len(trained):
+        size.append(("Frames that train", _range(trained["train_frames"])))
+    if len(as_shipped):
+        names = _listed(list(dict.fromkeys(as_shipped["model"])))
+        size.append(("Models without training (0 epochs)", f"{len(as_shipped)} ({names})"))
     size.append(("Frames in all", f"{run.summary['frames']['kept']:,}"))
     states = contrasts["states"].dropna()
-    if len(states):
+    # Split by frame, the states of held-out frames also train.
+    if len(states) and configuration["dataset"].get("split_by") != "frame":
         size.append(("Held-out states", _range(states)))
     if "charge_order/reference" in run.tables:
         size.append(("Charge-ordered states known from DFT", str(len(run.table("charge_order/reference")))))
-    size.append(("Relaxations by models", f"{int(trained['relaxations'].fillna(0).sum()):,}"))
+    relaxations = comparison.loc[comparison["fold"].notna(), "relaxations"].fillna(0).sum()
+    size.append(("Relaxations by models", f"{int(relaxations):,}"))
     size.append(("Level of theory", str(configuration["dataset"]["energy_reference"])))
     return size
 
@@ -227,8 +284,9 @@ def training_length(configuration: dict[str, Any]) -> str:
     for model in configuration["models"]:
         settings = configuration["training"] | model.get("training", {})
         own = by_limit.setdefault(settings.get("max_steps"), [])
-        if settings["epochs"] and settings["epochs"] not in own:
-            own.append(settings["epochs"])
+        epochs = _epochs(configuration, model)
+        if epochs and epochs not in own:
+            own.append(epochs)
     parts = [
         f"{' or '.join(f'{count:,}' for count in epochs)} epochs"
         + (f", at most {limit:,} steps" if limit else "")
@@ -245,12 +303,22 @@ def _range(values: pd.Series) -> str:
 
 def _notes(comparison: pd.DataFrame, contrasts: pd.DataFrame, configuration: dict[str, Any]) -> list[str]:
     """Return what a reader must know to take the numbers for what they are."""
-    if contrasts.empty:
-        return []
     notes = []
     lost = comparison.loc[comparison["status"] == DIVERGED, "id"].tolist()
     if lost:
         notes.append(f"These trainings diverged and have no part in the numbers: {', '.join(lost)}.")
+    if len(contrasts):
+        notes += _notes_of_intervals(comparison, contrasts)
+    if configuration["dataset"].get("split_by") == "frame":
+        notes.append(
+            "Held-out frames are of states that also train: the errors are not those of unseen states."
+        )
+    return notes
+
+
+def _notes_of_intervals(comparison: pd.DataFrame, contrasts: pd.DataFrame) -> list[str]:
+    """Return what is not in the differences and their intervals."""
+    notes = []
     trainings = int(contrasts["trainings"].max())
     if trainings < LEAST_TRAININGS:
         notes.append(
@@ -271,9 +339,5 @@ def _notes(comparison: pd.DataFrame, contrasts: pd.DataFrame, configuration: dic
         notes.append(
             f"The models without the label train on {_range(frames[without])} frames, those with it on "
             f"{_range(frames[label])}: the label is not the only difference between them."
-        )
-    if configuration["dataset"].get("split_by") == "frame":
-        notes.append(
-            "Held-out frames are of states that also train: the errors are not those of unseen states."
         )
     return notes
