@@ -62,6 +62,16 @@ class Page(HTMLParser):
             self.scripts.append(data)
 
 
+def test_captions_give_the_one_rule_of_what_is_decided() -> None:
+    """Both tables come from one function, ``intervals.decide``."""
+    rule = (
+        "``decided`` only where three trainings or more show it with all numbers counted together (Holm's p"
+    )
+    for name in ("ablation", "contrasts"):
+        text = " ".join((ROOT / f"rules/captions/{name}.rst").read_text().split())
+        assert rule in text and "below 0.05)" in text, name
+
+
 def body(text: str) -> str:
     return publish_parts(text, writer="html")["body"]
 

@@ -23,8 +23,8 @@ from workflow_lib.stages.report.answer import answer_of, training_length
 from workflow_lib.stages.report.charts import SYMBOLS
 from workflow_lib.stages.report.energy_charts import METHODS, found_chart, hull_chart, voltage_chart
 from workflow_lib.stages.report.label_charts import LEFT, MARKS, RIGHT, label_charts
-from workflow_lib.stages.report.run import run_report
-from workflow_lib.stages.report.structures import Structures
+from workflow_lib.stages.report.run import _elements, run_report
+from workflow_lib.stages.report.structures import Structures, collect
 
 COLOURS = {"mace": "#000000", "painn": "#000000"}
 
@@ -180,6 +180,16 @@ def test_structures_are_those_of_the_files(run_folder: Path, data: dict):
         assert stored["dft"]["o"] == atoms.arrays["oxidation_states"].tolist()
     frame = run.frames()[0]
     assert data["structures"][f"frame {frame.frame_id}"]["dft"]["z"] == list(frame.numbers)
+
+
+def test_the_mobile_element_of_the_pictures_is_that_of_the_host(copy: Path):
+    """Na is the host's; a charge of +1 alone makes no ion mobile, and another charge none fixed."""
+    for charges in ({"Na": 1, "P": 5, "O": -2}, {"Na": 2, "P": 1, "O": -2}):
+        changed = read_json(copy / "config.json")
+        changed["redox"]["formal_charges"] = charges
+        write_json(copy / "config.json", changed)
+        drawn = _elements(Run(copy), collect(Run(copy)))
+        assert [entry["symbol"] for entry in drawn.values() if entry["mobile"]] == ["Na"]
 
 
 def test_atoms_of_the_maps_have_the_charge_state_they_are_coloured_by(data: dict):

@@ -26,7 +26,7 @@ from workflow_lib.stages.report.charts import (
     text,
     view,
 )
-from workflow_lib.stages.report.structures import Structures, found_key_of, state_key_of
+from workflow_lib.stages.report.structures import Structures, found_key_of, mobile_of, state_key_of
 
 if TYPE_CHECKING:
     from workflow_lib.results import Run
@@ -61,7 +61,7 @@ def _state_hover(row: Mapping[str, Any], source: str) -> str:
 
 
 def _x_title(formation: pd.DataFrame) -> str:
-    return f"x (filled fraction of the {StateKey.parse(formation['state_key'].iloc[0]).mobile} sites)"
+    return f"x (filled fraction of the {mobile_of(formation)} sites)"
 
 
 def _dft(formation: pd.DataFrame) -> pd.DataFrame:
@@ -171,7 +171,7 @@ def voltage_chart(run: Run, colours: Colours) -> Chart | None:
     dft, models = voltages[voltages["id"] == DFT], voltages[voltages["id"] != DFT]
     if dft.empty:  # no metal at its level; that of a potential from elsewhere may have one
         return None
-    mobile = StateKey.parse(run.table("thermodynamics/formation")["state_key"].iloc[0]).mobile
+    mobile = mobile_of(run.table("thermodynamics/formation"))
     anchor = dft["voltage_v"].to_numpy(float)
     views = {}
     for model in dict.fromkeys(models["model"]):

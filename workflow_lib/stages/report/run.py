@@ -17,7 +17,7 @@ from workflow_lib.stages.report.charts import records
 from workflow_lib.stages.report.current import CurrentRun
 from workflow_lib.stages.report.label_charts import HEAD, label_charts
 from workflow_lib.stages.report.sections import sections_of
-from workflow_lib.stages.report.structures import Structures, collect, found_key_of, state_key_of
+from workflow_lib.stages.report.structures import Structures, collect, found_key_of, mobile_of, state_key_of
 
 PAGE, ANSWER = "index.html", "answer.json"
 TEMPLATES = files("workflow_lib.stages.report") / "templates"
@@ -134,13 +134,15 @@ def _elements(run: Run, structures: Structures) -> dict[int, dict[str, Any]]:
 
     redox = run.configuration["redox"]
     charges = redox["formal_charges"]
+    known = "charge_order/reference" in run.tables
+    mobile = mobile_of(run.table("charge_order/reference")) if known else None
     numbers = {z for sources in structures.known.values() for item in sources.values() for z in item["z"]}
     elements: dict[int, dict[str, Any]] = {}
     for z in sorted(numbers):
         symbol = chemical_symbols[z]
         entry: dict[str, Any] = {
             **{"symbol": symbol, "colour": COLOURS.get(symbol, OTHER), "radius": float(covalent_radii[z])},
-            **{"anion": charges.get(symbol, 0) < 0, "mobile": charges.get(symbol, 0) == 1, "size": 9},
+            **{"anion": charges.get(symbol, 0) < 0, "mobile": symbol == mobile, "size": 9},
         }
         if entry["anion"]:
             entry["size"] = 5
