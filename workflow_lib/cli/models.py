@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from workflow_lib.cli.common import FILE, LEVEL_HELP, Positive, command, json_option
-from workflow_lib.core.digits import sensible
+from workflow_lib.core.digits import with_unit
 from workflow_lib.core.errors import UserError, printable
 from workflow_lib.core.io import read_json, to_json
 from workflow_lib.results_meanings import unit_of
@@ -53,8 +53,10 @@ def _model(model: str, device: str) -> Predictor:
 def _print_errors(values: Mapping[str, object]) -> None:
     """Print the result of an evaluation, a line each, with units and few digits."""
     for key, value in values.items():
-        text = sensible(value) if isinstance(value, float) else "none" if value is None else str(value)
         unit = unit_of(key) if value is not None else ""
+        text = (
+            with_unit(value, unit) if isinstance(value, float) else "none" if value is None else str(value)
+        )
         click.echo(printable(f"{key:24} {text} {unit}".rstrip()))
 
 

@@ -24,6 +24,7 @@ from workflow_lib.stages.report.charts import SYMBOLS
 from workflow_lib.stages.report.energy_charts import METHODS, found_chart, hull_chart, voltage_chart
 from workflow_lib.stages.report.label_charts import LEFT, MARKS, RIGHT, label_charts
 from workflow_lib.stages.report.run import _elements, run_report
+from workflow_lib.stages.report.sections import listing
 from workflow_lib.stages.report.structures import Structures, collect
 
 COLOURS = {"mace": "#000000", "painn": "#000000"}
@@ -169,6 +170,22 @@ def test_an_interval_that_leaves_the_axis_is_cut_with_an_arrow(run_folder: Path)
     assert [text for _, text in chart.ticks] == ["0", "2", "4", "6", "8", "10"]
     (chart,) = label_charts(rows.assign(low=np.nan, high=np.nan), COLOURS)
     assert chart.rows[0].interval is None and chart.rows[0].values[4][0] == "none"
+
+
+def test_tables_do_not_round_a_score_to_perfect_or_chance_to_decided():
+    table = pd.DataFrame(
+        {
+            "states_spearman": [0.9967, 1.0],
+            "p_together": [0.0496, 0.0504],
+            "hull_mae_mev_fu": [0.9967, 12.34],
+        }
+    )
+    cells = listing("t", "T", "", table).rows
+    assert [[cell.text for cell in row] for row in cells] == [
+        ["0.997", "0.0496", "1.0"],
+        ["1", "0.0504", "12"],
+    ]
+    assert cells[0][0].value == "0.9967"
 
 
 def test_structures_are_those_of_the_files(run_folder: Path, data: dict):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from workflow_lib.core.digits import ion, sensible, signed
+from workflow_lib.core.digits import ion, percent, sensible, signed
 from workflow_lib.core.intervals import LEAST_CLUSTERS, LEAST_TRAININGS
 from workflow_lib.models.identity import VARIANTS
 from workflow_lib.results_meanings import unit_of
@@ -241,7 +241,7 @@ def _numbers(contrasts: pd.DataFrame) -> list[str]:
 
 def _change(row: pd.Series) -> str:
     """Return the change of one error relative to that without the label, both errors and the interval."""
-    text = f"{signed(100 * row['share'])} % ({row['model']}: {sensible(row['error_without'])} → "
+    text = f"{percent(row['share'])} ({row['model']}: {sensible(row['error_without'])} → "
     text += sensible(row["error_with"])
     if row["low"] == row["low"]:  # else too few trainings, or too few states, for one
         text += f" [{signed(row['low'])} to {signed(row['high'])}]"

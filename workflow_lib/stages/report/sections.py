@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from workflow_lib.core.digits import sensible
+from workflow_lib.core.digits import with_unit
 from workflow_lib.results_meanings import unit_of
 from workflow_lib.stages.report import energy_charts, model_charts
 from workflow_lib.stages.report.about import Block, blocks
@@ -173,20 +173,24 @@ def _listings(run: Run) -> Iterator[Listing]:
 def listing(name: str, title: str, lead: str, table: pd.DataFrame) -> Listing:
     """Return a table for the page: few digits shown, all kept for sorting and CSV."""
     units, meanings = table.attrs.get("units", {}), table.attrs.get("meanings", {})
-    columns = []
+    columns, kinds = [], []
     for column in map(str, table.columns):
         meaning = meanings.get(column, "")
         unit = units.get(column) or unit_of(column)
+        kinds.append(unit)
         columns.append(Column(column, meaning if unit in meaning else f"{meaning} ({unit})"))
-    rows = [[_cell(value) for value in row] for row in table.astype(object).to_numpy()]
+    rows = [
+        [_cell(value, unit) for value, unit in zip(row, kinds, strict=True)]
+        for row in table.astype(object).to_numpy()
+    ]
     return Listing(name, title, lead, columns, rows)
 
 
-def _cell(value: Any) -> Cell:
+def _cell(value: Any, unit: str) -> Cell:
     if pd.isna(value):
         return Cell("", "")
     if isinstance(value, float):
-        return Cell(sensible(value) if value % 1 else f"{value:.0f}", f"{value:.10g}")
+        return Cell(with_unit(value, unit) if value % 1 else f"{value:.0f}", f"{value:.10g}")
     return Cell(
         f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value), str(value)
     )
