@@ -133,6 +133,23 @@ def test_the_page_of_no_run_makes_no_folder(project: Path, capsys: pytest.Captur
     assert not (project / "results/typo").exists()
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"dynamics": {}}, "a run of studies alone has no page; use workflow-lib appendix"),
+        ({"models": []}, "has no table comparison, comparison/contrasts; run the workflow first"),
+    ],
+)
+def test_a_run_that_has_no_page_keeps_its_folder_as_it_was(
+    project: Path, content: dict, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project / "results/one/config.json").write_text(json.dumps({"run": "one"} | content))
+    before = sorted((project / "results/one").rglob("*"))
+    assert main(["report", "results/one"]) == 2
+    assert words in capsys.readouterr().err
+    assert sorted((project / "results/one").rglob("*")) == before
+
+
 def test_a_report_needs_results(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, *config = configured(project, "run: three")
     assert main(["appendix", *config]) == 2

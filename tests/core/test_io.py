@@ -30,6 +30,11 @@ def test_a_full_disk_leaves_the_old_file_and_one_line(error, tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_folder_where_a_file_should_be_is_one_line(tmp_path):
+    with pytest.raises(UserError, match="it is a folder; give the name of a file"), atomic_path(tmp_path):
+        pytest.fail("nothing is to be computed for it")
+
+
 def test_a_library_with_an_error_of_its_own_is_understood(tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match="serialise"), atomic_path(tmp_path / "a"):
         raise RuntimeError("cannot serialise")

@@ -9,8 +9,11 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from workflow_lib.__main__ import main
-from workflow_lib.core.locks import alone
+from workflow_lib.core.errors import UserError
+from workflow_lib.core.locks import alone, folder_lock
 
 HOLDER = """
 import sys, time
@@ -65,6 +68,17 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, capsys):
     (tmp_path / "file").touch()
     assert main(["dataset", "--out", str(tmp_path / "file" / "out")]) == 2
     assert capsys.readouterr().err.startswith(f"error: cannot write {tmp_path}/file/out: Not a directory")
+
+
+@pytest.mark.parametrize("make", [Path.touch, lambda path: (path / "lock").mkdir(parents=True)])
+def test_a_lock_that_cannot_be_written_is_one_line(make, tmp_path):
+    """As in a folder without rights to write, which root does not know."""
+    make(tmp_path / ".run")
+    with (
+        pytest.raises(UserError, match=rf"cannot write {tmp_path}: .*; choose a folder you can write to"),
+        folder_lock(tmp_path / ".run/lock", 0, print),
+    ):
+        pytest.fail("there is no lock")
 
 
 def test_a_killed_holder_holds_nothing(tmp_path):

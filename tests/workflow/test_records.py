@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import read_json, sha256, write_json
 from workflow_lib.workflow.made import Checksums, Made, Record, changed_values
 from workflow_lib.workflow.provenance import collect_provenance
@@ -238,6 +239,8 @@ def test_provenance_is_of_what_ran(tmp_path: Path) -> None:
     assert found["processors"] == {"AVX2": ["a-baseline-f0-s1"]}
     trained = ["train.a-baseline-f0-s1", "train.b-baseline-f0-s1"]
     assert set(found["jobs"]) == {*trained, "sample.na", "dataset"}
+    with pytest.raises(UserError, match=r"frames\.parquet, which the configuration names, is missing"):
+        collect_provenance(tmp_path, {"run": "x"}, named, [str(tmp_path / "frames.parquet")])
     commits = [found["made_with"][found["jobs"][job]["made_with"]]["commit"] for job in trained]
     assert commits == ["old", "new"]
     json.dumps(found)

@@ -52,9 +52,10 @@ def phase_diagram_sample(config: Config, expansions: Path, work: Path, out: Path
 
     settings = config.phase_diagrams
     system = settings.system(expansions.name)
+    replica = settings.replica_of(out.name, system)
     run_sample(
         expansions=expansions,
-        replica=int(out.name.rpartition("-r")[2]),
+        replica=replica,
         host=Host.load(system.host or config.host, config.redox),
         settings=settings,
         seed=config.seed,

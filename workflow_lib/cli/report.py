@@ -18,10 +18,9 @@ def report(run: Path, out: Path | None) -> None:
     Its answer first, then all results. RUN is the folder of a run, such as results/demo.
     """
     from workflow_lib.core.locks import alone
-    from workflow_lib.results import Run
-    from workflow_lib.stages.report.run import run_report
+    from workflow_lib.stages.report.run import require_comparison, run_report
 
-    Run(run)  # refuses what is no run, before anything is made in it
+    require_comparison(run)  # before anything is made in the folder
     with alone(out or run / "report", "report"):
         page = run_report(run, out or run / "report")
     click.echo(f"Page: {page.absolute()}")

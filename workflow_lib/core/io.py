@@ -32,9 +32,12 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` that replaces it if the block succeeds.
 
     Makes the parent folders. The suffix is kept, so that writers which choose a format by suffix
-    do the right thing. Raises UserError where the folder cannot be written or the disk is full.
+    do the right thing. Raises UserError where ``path`` is a folder, its own folder cannot be written, or
+    the disk is full.
     """
     path = Path(path)
+    if path.is_dir():
+        raise UserError(f"cannot write {path}: it is a folder; give the name of a file")
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     touch(temporary, path)
     try:
@@ -72,11 +75,14 @@ def touch(path: Path, wanted: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     except OSError as error:
-        if disk_is_full(error):
-            raise disk_full(wanted) from error
-        raise UserError(
-            f"cannot write {wanted}: {error.strerror}; choose a folder you can write to"
-        ) from error
+        raise cannot_write(wanted, error) from error
+
+
+def cannot_write(where: str | Path, error: OSError) -> UserError:
+    """Return the error to raise if a file, or its folder, could not be made."""
+    if disk_is_full(error):
+        return disk_full(where)
+    return UserError(f"cannot write {where}: {error.strerror}; choose a folder you can write to")
 
 
 def disk_is_full(error: BaseException) -> bool:

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from workflow_lib.core.errors import BusyError, UserError
-from workflow_lib.core.io import disk_full, to_json
+from workflow_lib.core.io import cannot_write, disk_full, to_json
 
 WAIT = 60.0
 """Seconds to wait for another process that writes to the file."""
@@ -45,9 +45,7 @@ class Kept:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(
-                f"cannot write {self.path}: {error.strerror}; choose a folder you can write to"
-            ) from error
+            raise cannot_write(self.path, error) from error
         with self._open() as connection, connection:
             connection.execute(
                 "CREATE TABLE IF NOT EXISTS kept (key TEXT PRIMARY KEY, checksum INTEGER, value BLOB)"

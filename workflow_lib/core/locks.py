@@ -16,9 +16,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from workflow_lib.core.errors import UserError
-from workflow_lib.core.io import remove_temporaries, touch
+from workflow_lib.core.io import cannot_write, remove_temporaries
 
 POLL = 0.1  # s
 
@@ -28,14 +29,13 @@ def folder_lock(path: Path, wait: float, say: Callable[[str], None], what: str =
     """Hold the lock file ``path``; wait up to ``wait`` s for another process, saying so.
 
     ``what`` names the work in messages. The system releases the lock when its process ends, for any
-    reason. Raises UserError if the other process did not end in time or the file system has no
-    locks.
+    reason. Raises UserError if the other process did not end in time, the folder cannot be written, or
+    the file system has no locks.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     folder = path.parent.parent
     deadline = time.monotonic() + wait
     told = False
-    with path.open("a+") as handle:
+    with _opened(path, folder) as handle:
         while True:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -64,6 +64,14 @@ def folder_lock(path: Path, wait: float, say: Callable[[str], None], what: str =
         yield
 
 
+def _opened(path: Path, folder: Path) -> TextIO:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("a+")
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+
+
 @contextmanager
 def alone(folder: Path, what: str) -> Iterator[None]:
     """Work in ``folder`` while no other process does; wait as long as another one is active.
@@ -76,8 +84,6 @@ def alone(folder: Path, what: str) -> Iterator[None]:
     def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
-    path = folder / ".busy" / "lock"
-    touch(path, folder)
-    with folder_lock(path, math.inf, say, what):
+    with folder_lock(folder / ".busy" / "lock", math.inf, say, what):
         remove_temporaries(folder)
         yield

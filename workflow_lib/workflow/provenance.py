@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import read_json, sha256
 from workflow_lib.workflow.made import Made, Record
 
@@ -68,7 +69,7 @@ def collect_provenance(
     ``named``: what the present configuration names, by wildcard of the rules (``model``: ids, ``system``,
     ...); jobs of other names, from an earlier configuration, are left out. ``data`` are the files that
     came from outside. Each job names the commit and the versions it ran with, which an interrupted run or
-    an update may have changed between two jobs.
+    an update may have changed between two jobs. Raises UserError where one of ``data`` is missing.
     """
     made: dict[str, Any] = {}
     environments: list[Mapping[str, Any]] = []
@@ -79,11 +80,17 @@ def collect_provenance(
             made[record.name] = _job(record) | {"made_with": environments.index(record.made_with)}
     return {
         "configuration": configuration,
-        "data_sha256": {path: sha256(path) for path in data},
+        "data_sha256": {path: _checksum(path) for path in data},
         "jobs": made,
         "made_with": environments,
         "processors": _processors(run, named["model"]),
     }
+
+
+def _checksum(path: str) -> str:
+    if not Path(path).is_file():
+        raise UserError(f"{path}, which the configuration names, is missing; put it back")
+    return sha256(path)
 
 
 def _processors(run: Path, models: Iterable[str]) -> dict[str, list[str]]:

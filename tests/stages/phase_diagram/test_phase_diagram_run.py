@@ -203,6 +203,20 @@ def test_potentials_that_do_not_exist_are_one_line(reference: Path, host: Host, 
     assert not (tmp_path / "na").exists()
 
 
+def test_a_folder_that_names_no_replica_is_one_line():
+    system = SETTINGS.systems[0]
+    for replica in range(SETTINGS.sampling.replicas):
+        assert SETTINGS.replica_of(f"{system.name}-r{replica}", system) == replica
+    for name in (
+        "foo",
+        f"{system.name}-r",
+        f"{system.name}-r{SETTINGS.sampling.replicas}",
+        f"{system.name}-r00",
+    ):
+        with pytest.raises(UserError, match=f"'{name}' names no sampling run of {system.name}; give .*-r0"):
+            SETTINGS.replica_of(name, system)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -181,6 +181,16 @@ class PhaseDiagramSettings(_Part):
         known = [system.name for system in self.systems]
         raise UserError(f"no system named {name!r} in phase_diagram.systems{nearest(name, known)}")
 
+    def replica_of(self, sample: str, system: SystemSettings) -> int:
+        """Return the number of a sampling run of a system from its name; raise UserError if it is none."""
+        for replica in range(self.sampling.replicas):
+            if sample == f"{system.name}-r{replica}":
+                return replica
+        raise UserError(
+            f"{sample!r} names no sampling run of {system.name}; give a folder such as {system.name}-r0 "
+            f"(phase_diagram.sampling.replicas: {self.sampling.replicas})"
+        )
+
     @property
     def samples(self) -> tuple[str, ...]:
         """Names of all sampling runs: ``<system>-r<replica>``."""

@@ -30,20 +30,28 @@ COLOURS = {
 OTHER = "#8A8A8A"
 
 
+def require_comparison(folder: Path) -> None:
+    """Raise UserError unless the folder is that of a run which has what a page is about."""
+    run = Run(folder)
+    if "models" not in run.configuration:
+        raise UserError(f"{folder}: a run of studies alone has no page; use workflow-lib appendix")
+    missing = {"comparison", "comparison/contrasts"} - set(run.tables)
+    if missing:
+        raise UserError(f"{folder} has no table {', '.join(sorted(missing))}; run the workflow first")
+
+
 def run_report(folder: Path, out: Path) -> Path:
     """Write ``index.html`` and ``answer.json`` of a run into ``out`` and return the page.
 
     The page shows what the configuration names, and nothing that an earlier one left in the folder. Beside
     the answer stands that of the run that ``report.beside`` names. Raises UserError if the run has no
-    comparison table, or its results are damaged.
+    comparison table (:func:`require_comparison`), or its results are damaged.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from jinja2.utils import htmlsafe_json_dumps
     from plotly.offline import get_plotlyjs
 
-    missing = {"comparison", "comparison/contrasts"} - set(Run(folder).tables)
-    if missing:
-        raise UserError(f"{folder} has no table {', '.join(sorted(missing))}; run the workflow first")
+    require_comparison(folder)
     run = CurrentRun(folder)
     beside = run.configuration.get("report", {}).get("beside")
     answer, other = answer_of(run), _read_answer(Path(beside)) if beside else None
