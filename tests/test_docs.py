@@ -56,3 +56,10 @@ def test_commands_exist(document: Path) -> None:
     targets = set(re.findall(r"(?:`|^)make ([a-z][\w-]*)", text, re.MULTILINE))
     known = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert targets <= known, targets - known
+
+
+def test_options_exist(document: Path) -> None:
+    """Also those of commands within a sentence, which nothing runs."""
+    for name, rest in re.findall(r"workflow-lib +([a-z][\w-]*)([^`\n|#]*)", document.read_text()):
+        options = {option for item in group.commands[name].params for option in item.opts} | {"--help"}
+        assert set(re.findall(r"(?<!\S)--[a-z][\w-]*", rest)) <= options, f"{name}{rest}"
