@@ -136,6 +136,9 @@ IN_TABLES: dict[str, dict[str, str]] = {
     },
     "comparison/contrasts": {
         "endpoint": "column of the comparison table; the errors are in its unit",
+        "error_without": "error without the label; of energies and forces on at most 2,000 held-out frames "
+        "of a fold, spread evenly, where the comparison table counts all",
+        "error_with": "error with the label, on the same numbers",
         "difference": "error with the label minus error without it, on the same DFT numbers",
         "low": "lower end of the 95 % interval over states and folds (below three folds: over states and "
         "trainings, given the training sets)",

@@ -12,12 +12,24 @@ from sealed import write_sealed
 from workflow_lib.core.io import write_json
 from workflow_lib.results_reading import seal
 from workflow_lib.stages.comparison.contrasts import PAIRS, contrast_table
+from workflow_lib.stages.training.run import SHOWN
+
+ROOT = Path(__file__).parents[3]
 
 
 def test_pairs_differ_in_the_label_alone_or_say_so():
     assert ("baseline", "entropy") in PAIRS and ("subset", "entropy") in PAIRS
     assert ("shuffled", "entropy") in PAIRS
     assert not any("new-species" in pair for pair in PAIRS)  # its label is a true one
+
+
+def test_texts_name_the_sample_that_contrasts_are_taken_on():
+    """The parity table, their source, holds this many frames of a set; the comparison table counts all."""
+    for name in (
+        *("docs/comparison.md", "rules/captions/contrasts.rst", "rules/captions/ablation.rst"),
+        *("workflow_lib/results_meanings.py", "workflow_lib/stages/report/sections.py"),
+    ):
+        assert f"at most {SHOWN:,} " in (ROOT / name).read_text(), name
 
 
 def write_training(folder: Path, errors: dict[str, float], status: str = "ok") -> Path:

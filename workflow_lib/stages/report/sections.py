@@ -165,7 +165,8 @@ def _listings(run: Run) -> Iterator[Listing]:
     yield listing(
         "contrast-table",
         "What the label changes",
-        "Error with the label minus error without it, number by number on the same DFT values.",
+        "Error with the label minus error without it, number by number on the same DFT values; energies "
+        "and forces on at most 2,000 held-out frames of a fold, where the table above counts all.",
         run.table("comparison/contrasts"),
     )
 
