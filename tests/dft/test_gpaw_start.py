@@ -18,7 +18,7 @@ from workflow_lib.dft.engines.gpaw import hessian, tasks
 from workflow_lib.dft.engines.gpaw.start import even_grid, keep, kept, resampled, symmetry_input
 from workflow_lib.dft.level import EMBEDDED
 from workflow_lib.dft.store import Store
-from workflow_lib.dft.symmetry import operations
+from workflow_lib.dft.symmetry import Operations, operations
 
 
 def test_a_function_that_both_grids_hold_is_carried_exactly():
@@ -77,13 +77,30 @@ def test_grids_are_even_and_as_fine_as_those_of_gpaw():
 def test_operations_are_told_in_the_convention_of_gpaw(half, host):
     """r_c U + t = r_c of the image, row vectors; GPAW itself checks them so."""
     group = operations(half)
-    told = symmetry_input(group, steered=True)
+    told = symmetry_input(group, half.cell, (70, 40, 36), steered=True)
     scaled = np.linalg.solve(half.cell.T, half.positions.T).T
     assert len(group) > 1
     for u, shift, images in zip(told["rotations"], told["translations"], told["atommaps"], strict=True):
         off = scaled @ u + shift - scaled[images]
         np.testing.assert_allclose(off - np.round(off), 0, atol=1e-4)
-    assert symmetry_input(group, steered=False) == {"point_group": True}
+    assert symmetry_input(group, half.cell, None, steered=False) == {"point_group": True}
+
+
+def test_gpaw_looks_for_operations_itself_only_where_the_grid_has_those_of_the_cell(half):
+    for grid, all_of_them in (((20, 20, 20), True), ((20, 20, 18), False)):
+        told = symmetry_input(operations(half), 4.2 * np.eye(3), grid, steered=False)
+        assert told == {"point_group": all_of_them}
+
+
+def test_gpaw_is_told_no_operation_that_the_grid_does_not_have(half):
+    """A quarter of 70 points lies between two, a half does not."""
+    quarter = np.eye(3, dtype=int)[None].repeat(4, 0) * [[[1]], [[-1]], [[1]], [[-1]]]
+    shifts = np.array([[0, 0, 0], [0, 0, 0.25], [0, 0, 0.5], [0, 0, 0.75]])
+    group = Operations(quarter, shifts, np.zeros((4, 1), dtype=int))
+    for points, kept_shifts in ((70, [0, 0.5]), (72, [0, 0.25, 0.5, 0.75])):
+        told = symmetry_input(group, half.cell, (70, 40, points), steered=True)
+        assert told["translations"][:, 2].tolist() == kept_shifts
+    assert symmetry_input(group, half.cell, (70, 40, 35), steered=True) == {"point_group": False}
 
 
 class Logging(Calculator):

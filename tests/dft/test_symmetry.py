@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from ase.stress import voigt_6_to_full_3x3_stress
 
-from workflow_lib.dft.symmetry import KeepOperations, labels, operations, symmetrised
+from workflow_lib.dft.symmetry import EXACT, KeepOperations, Operations, labels, operations, symmetrised
 from workflow_lib.lattice.host import Arrangement
 
 
@@ -53,6 +53,33 @@ def test_noise_is_averaged_away(made):
     assert len(operations(clean, 1e-6)) == 8
     assert np.abs(clean.positions - noisy.positions).max() < 0.03
     assert np.linalg.det(clean.cell) == pytest.approx(np.linalg.det(noisy.cell), rel=1e-4)
+
+
+@pytest.mark.parametrize("shift", [1e-3, 3e-3, 4.9e-3])
+def test_operations_belong_to_the_atoms_wherever_the_crystal_lies(shift, made):
+    """Moved along a vector by less than 1/24 too: a translation is a fraction of the cell only at home."""
+    whole = made((), ())
+    moved = replace(whole, positions=whole.positions + shift * whole.cell.sum(0))
+    assert len(operations(moved)) == len(operations(whole)) == 8
+    assert len(operations(moved).of(moved.positions, moved.cell, EXACT)) == 8
+    assert len(operations(whole).on_grid((72, 42, 36))) == 8
+    # Where its centres are at no grid point it has none on the grid but the identity.
+    assert len(operations(moved).on_grid((72, 42, 36))) == 1
+
+
+def test_the_operations_of_a_grid_map_it_onto_itself_and_are_a_group(made):
+    group = operations(made((0, 1, 2, 3), (0, 1, 2, 3)))
+    for size, order in {(72, 42, 36): 8, (72, 42, 35): 4, (71, 42, 36): 4, (71, 41, 35): 2}.items():
+        points = np.indices(size).reshape(3, -1)[:, ::97].T
+        there = group.on_grid(size)
+        for rotation, shift in zip(there.rotations, there.translations, strict=True):
+            images = (points / size @ rotation.T + shift) * size
+            np.testing.assert_allclose(images, np.round(images), atol=1e-9)
+        assert len(there) == order
+    turns = np.array([np.eye(3), [[0, -1, 0], [1, 0, 0], [0, 0, 1]]])
+    square = Operations(turns, np.zeros((2, 3)), np.zeros((2, 1)))
+    # A quarter turn alone is no group, and none of a grid with unlike axes.
+    assert len(square.on_grid((8, 8, 8))) == len(square.on_grid((8, 6, 8))) == 1
 
 
 def test_a_series_has_what_all_its_geometries_have(made):

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 EXACT = 1e-4
 """A; positions and cells closer than this to an operation's image have it."""
+FRACTIONS = 24
+"""Translations of space groups are multiples of one part in this."""
+ON_POINT = 1e-6
+"""Of the distance of two grid points: rounding, no displacement."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,11 @@ class Operations:
 
     def of(self, positions: np.ndarray, cell: np.ndarray, tolerance: float) -> Operations:
         """Those that another geometry of the same atoms (A) has to ``tolerance`` (A)."""
+        stays = self.holds(positions, cell, tolerance)
+        return Operations(self.rotations[stays], self.translations[stays], self.maps[stays])
+
+    def holds(self, positions: np.ndarray, cell: np.ndarray, tolerance: float) -> np.ndarray:
+        """Whether a geometry of the same atoms (A) has each operation ``[k]`` to ``tolerance`` (A)."""
         scaled = np.linalg.solve(cell.T, positions.T).T
         metric = cell @ cell.T
         stays = []
@@ -46,7 +55,34 @@ class Operations:
             distance = np.linalg.norm((off - np.round(off)) @ cell, axis=1).max()
             strain = np.abs(rotation.T @ metric @ rotation - metric).max() / np.abs(cell).max()
             stays.append(distance < tolerance and strain < tolerance)
-        return Operations(self.rotations[stays], self.translations[stays], self.maps[stays])
+        return np.array(stays)
+
+    def on_grid(self, size: tuple[int, int, int]) -> Operations:
+        """Those that map a grid of ``size`` points along each vector onto itself, a group.
+
+        A function on the grid has no image under the others: 1/4 of a vector of 14 points lies between two.
+        """
+        points = np.array(size)
+        turned = self.rotations * points[:, None] / points  # of one grid step, in grid steps
+        shifts = self.translations * points
+        fits = np.flatnonzero(
+            (np.abs(turned - np.round(turned)).max((1, 2)) < ON_POINT)
+            & (np.abs(shifts - np.round(shifts)).max(1) < ON_POINT)
+        )
+        steps = np.round(shifts[fits]).astype(int)
+        turned = np.round(turned[fits]).astype(int)
+        known = {(r.tobytes(), (t % points).tobytes()) for r, t in zip(turned, steps, strict=True)}
+        # Within a tolerance two operations may be there and their product not: those that map the set
+        # onto itself are a group.
+        stays = [
+            all(
+                ((turn @ other).tobytes(), ((turn @ step + shift) % points).tobytes()) in known
+                for other, step in zip(turned, steps, strict=True)
+            )
+            for turn, shift in zip(turned, steps, strict=True)
+        ]
+        fits = fits[stays]
+        return Operations(self.rotations[fits], steps[stays] / points, self.maps[fits])
 
     def of_positions(self, positions: np.ndarray, cell: np.ndarray) -> np.ndarray:
         """Positions [n, 3] (A) averaged over the operations."""
@@ -112,15 +148,28 @@ def operations(calculation: Calculation, tolerance: float = EXACT) -> Operations
         distance = np.linalg.norm((off - np.round(off)) @ cell, axis=2)
         distance[kinds[:, None] != kinds[None]] = np.inf
         maps.append(distance.argmin(axis=1))
-    translations = np.round(found["translations"] * 24) / 24
-    if np.abs(translations - found["translations"]).max() > 1e-2:
-        translations = found["translations"]
-    group = Operations(np.array(found["rotations"], dtype=int), translations, np.array(maps))
+    rotations, raw, images = np.array(found["rotations"], dtype=int), found["translations"], np.array(maps)
+    # The exact fraction, but where the whole crystal lies elsewhere in the cell.
+    exact = Operations(rotations, np.round(raw * FRACTIONS) / FRACTIONS, images)
+    holds = exact.holds(calculation.positions, cell, tolerance)
+    group = Operations(rotations, np.where(holds[:, None], exact.translations, raw), images)
     if calculation.series is not None:
         cells = calculation.series_cells
         for index, positions in enumerate(calculation.series):
             group = group.of(positions, cell if cells is None else cells[index], tolerance)
     return group
+
+
+def lattice_on_grid(cell: np.ndarray, size: tuple[int, int, int]) -> bool:
+    """Whether every rotation of a cell (A) maps a grid of ``size`` points onto itself."""
+    import spglib
+
+    found = spglib.get_symmetry((cell.tolist(), [[0.0, 0.0, 0.0]], [1]), symprec=EXACT)
+    if found is None:
+        return False
+    rotations = np.array(found["rotations"], dtype=int)
+    alone = np.zeros((len(rotations), 1), dtype=int)
+    return len(Operations(rotations, found["translations"], alone).on_grid(size)) == len(rotations)
 
 
 def symmetrised(calculation: Calculation, tolerance: float) -> Calculation:

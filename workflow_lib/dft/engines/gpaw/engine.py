@@ -105,13 +105,13 @@ class SteeredGPAW(Calculator):
         return {
             "mode": {"name": "pw", "ecut": cutoff},
             "gpts": self._grid(atoms, cutoff),
+            "symmetry": self._symmetry(atoms, cutoff),
             "xc": level.functional,
             "kpts": {"size": level.kpoints} | ({} if level.shifted else {"gamma": True}),
             "spinpol": True,
             "convergence": CONVERGENCE,
             "occupations": {"name": "fermi-dirac", "width": level.width},
             "eigensolver": EIGENSOLVER,
-            "symmetry": symmetry_input(self.group, steered=not self.calculation.unsteered),
             "setups": {s: f":d,{u}" for s, u in level.hubbard_u.items() if s in set(atoms.symbols)},
             "txt": text,
         }
@@ -119,6 +119,11 @@ class SteeredGPAW(Calculator):
     def _grid(self, atoms: Atoms, cutoff: float) -> tuple[int, int, int] | None:
         """Return the points of a cell's density grid; None, GPAW's own, for the first level's frames."""
         return even_grid(atoms.cell[:], cutoff) if self.calculation.level.shifted else None
+
+    def _symmetry(self, atoms: Atoms, cutoff: float) -> dict[str, Any]:
+        """Return GPAW's operations on a cell's density grid at a cut-off (eV)."""
+        steered = not self.calculation.unsteered
+        return symmetry_input(self.group, atoms.cell[:], self._grid(atoms, cutoff), steered=steered)
 
     def _prepare(self, atoms: Atoms) -> tuple[dict[int, np.ndarray], dict[int, float]]:
         """Set the initial moments; return targets and strengths of the control by atom."""
@@ -252,7 +257,8 @@ class SteeredGPAW(Calculator):
             if self.gpaw is None:
                 self.gpaw = self._from_kept(atoms)
             else:
-                moved(self.gpaw, atoms, self._grid(atoms, self.calculation.level.cutoff))
+                cutoff = self.calculation.level.cutoff
+                moved(self.gpaw, atoms, self._grid(atoms, cutoff), self._symmetry(atoms, cutoff))
             if self.gpaw is not None:
                 return self._evaluate(atoms, self.gpaw)
         except (KohnShamConvergenceError, StateLost, np.linalg.LinAlgError):
