@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -193,6 +194,70 @@ def test_gpaw_missing_is_one_line_with_the_way_to_get_it(frames, tmp_path, monke
     with pytest.raises(UserError, match="make dft-setup"):
         run_jobs([request], Store(tmp_path), formal_charges=FORMAL)
     assert not list(tmp_path.glob("*.jsonl"))
+
+
+def test_pybader_missing_is_one_line_where_charges_are_asked_for(frames, tmp_path, monkeypatch):
+    modules = __import__("sys").modules
+    monkeypatch.setitem(modules, "gpaw", SimpleNamespace(setup_paths=[]))
+    monkeypatch.setitem(modules, "pybader.interface", None)
+    frame = _half(frames)
+    request = calculation_of(frame, frame.oxidation_states, LEVEL)
+    with pytest.raises(UserError, match=r"Bader charges need pybader.*make dft-setup"):
+        run_jobs([request], Store(tmp_path), formal_charges=FORMAL)
+    with pytest.raises(UserError, match="no PBE PAW set"):
+        run_jobs([replace(request, charges=False)], Store(tmp_path), formal_charges=FORMAL)
+
+
+class Converged:
+    """In the place of a converged GPAW calculator: high-spin Fe, and spins that may be turned over."""
+
+    def __init__(self, request, signs=1):
+        self.request, self.signs = request, signs
+
+    def get_magnetic_moments(self, atoms):
+        return self.signs * np.select([self.request.oxidation_states == s for s in (2, 3)], [3.7, 4.3], 0.0)
+
+    def get_potential_energy(self, atoms=None, **_):
+        return -180.0
+
+
+def test_another_order_of_spins_than_the_one_begun_with_is_lost(frames):
+    from workflow_lib.dft.engines.gpaw.engine import StateLost, SteeredGPAW
+
+    frame = _half(frames)
+    request = calculation_of(frame, frame.oxidation_states, LEVEL)
+    anti = replace(request, level=LEVEL.model_copy(update={"magnetism": "antiferromagnetic"}))
+    atoms, iron = request.atoms(), np.flatnonzero(frame.numbers == 26)
+    one, alternating = np.ones(len(frame)), np.ones(len(frame))
+    one[iron[0]] = alternating[iron[1::2]] = -1
+    for asked, kept_signs in ((request, np.ones(len(frame))), (anti, alternating)):
+        engine = SteeredGPAW(asked, None, None)
+        for signs in (np.ones(len(frame)), one, alternating):
+            # All spins turned over are the same state.
+            for flip in (1, -1):
+                calculator = Converged(asked, flip * signs)
+                if (signs == kept_signs).all():
+                    assert (engine._evaluate(atoms, calculator) == asked.oxidation_states).all()
+                else:
+                    with pytest.raises(StateLost, match=r"moments of signs [+-]{4}"):
+                        engine._evaluate(atoms, calculator)
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("basins hold too few electrons"), ImportError("no pybader")]
+)
+def test_bader_charges_that_fail_leave_an_empty_field_and_a_warning(error, frames, monkeypatch, caplog):
+    from workflow_lib.dft.engines.gpaw import bader
+    from workflow_lib.dft.engines.gpaw.engine import SteeredGPAW
+
+    def fails(_):
+        raise error
+
+    monkeypatch.setattr(bader, "bader_charges", fails)
+    frame = _half(frames)
+    engine = SteeredGPAW(calculation_of(frame, frame.oxidation_states, LEVEL), None, None)
+    assert engine.charges() is None
+    assert f"Bader charges stay empty: {error}" in caplog.text
 
 
 def test_all_requests_are_checked_before_the_first_starts(frames, tmp_path):

@@ -48,6 +48,11 @@ def test_a_density_is_kept_for_its_own_charge_order_only(half, tmp_path):
     other[iron] = other[iron][::-1] if (other[iron] != other[iron][::-1]).any() else np.roll(other[iron], 1)
     assert kept(path, replace(half, oxidation_states=other)) is None
     assert kept(path, replace(half, orbital="b")) is None
+    magnetic = replace(half, level=half.level.model_copy(update={"magnetism": "antiferromagnetic"}))
+    assert kept(path, magnetic) is None
+    with np.load(path) as content:
+        np.savez(path, **{name: content[name] for name in content if name != "magnetism"})
+    assert kept(path, half) is not None and kept(path, magnetic) is None
     path.write_bytes(path.read_bytes()[:100])
     assert kept(path, half) is None
 

@@ -92,8 +92,9 @@ def test_a_series_keeps_the_geometries_that_kept_their_charge_order(half, tmp_pa
         compute(series, log, folder=tmp_path / "run", command=None)
     record = store.get(series)
     assert (record.status, len(record.frames)) == ("done", 1)
+    wanted = " ".join(str(state) for state in half.oxidation_states[half.numbers == 26])
     assert [(entry["index"], entry["reason"]) for entry in record.skipped] == [
-        (1, "collapsed to Fe 3 3 3 3"),
+        (1, f"collapsed to Fe 3 3 3 3 (wanted Fe {wanted})"),
         (2, "not self-consistent after 100 iterations"),
     ]
 

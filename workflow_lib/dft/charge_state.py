@@ -58,6 +58,38 @@ def realised_states(calculation: Calculation, magmoms: np.ndarray) -> np.ndarray
     return states
 
 
+def starting_signs(calculation: Calculation) -> np.ndarray:
+    """Sign [n] of the moment that each site with an oxidation state starts with; 0 for the others.
+
+    All are up, or up and down in turn, in the order of the atoms, in an antiferromagnetic level.
+    """
+    sites = np.flatnonzero(calculation.oxidation_states)
+    signs = np.zeros(len(calculation), dtype=np.int64)
+    signs[sites] = 1
+    if calculation.level.magnetism == "antiferromagnetic":
+        signs[sites[1::2]] = -1
+    return signs
+
+
+def lost(calculation: Calculation, magmoms: np.ndarray) -> str | None:
+    """How charge order or signs of moments [n] (muB) differ from the wanted ones; None where they do not.
+
+    Nothing is wanted of an unsteered calculation. All spins turned over are the same state.
+    """
+    states, signs = realised_states(calculation, magmoms), starting_signs(calculation)
+    if calculation.unsteered:
+        return None
+    if (states != calculation.oxidation_states).any():
+        wanted = describe(calculation, calculation.oxidation_states)
+        return f"collapsed to {describe(calculation, states)} (wanted {wanted})"
+    sites = np.flatnonzero(signs)
+    if np.unique(np.sign(np.asarray(magmoms)[sites]) * signs[sites]).size > 1:
+        found = "".join("+" if moment > 0 else "-" for moment in np.asarray(magmoms)[sites])
+        wanted = "".join("+" if sign > 0 else "-" for sign in signs[sites])
+        return f"collapsed to moments of signs {found} (wanted {wanted})"
+    return None
+
+
 def describe(calculation: Calculation, states: np.ndarray) -> str:
     """The charge order as text, such as ``Fe 2 3 2 3``; ``?`` where a moment fits no state."""
     parts = []

@@ -89,11 +89,9 @@ def run_jobs(
     for calculation in ahead:
         require_steerable(calculation)
     if ours := [c for c in ahead if c.level.code == "GPAW"]:
-        from workflow_lib.dft.engines.gpaw.installed import require_gpaw, require_paw_sets
+        from workflow_lib.dft.engines.gpaw.installed import require_all
 
-        require_gpaw()
-        for calculation in ours:
-            require_paw_sets(calculation)
+        require_all(ours)
     for line in basis_warnings(calculations, store.records()):
         _log.warning("%s", line)
     tally = Tally()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import voigt_6_to_full_3x3_stress
 
 from workflow_lib.dft.calculation import Calculation
-from workflow_lib.dft.charge_state import describe, realised_states
+from workflow_lib.dft.charge_state import lost, realised_states, starting_signs
 from workflow_lib.dft.crystal_field import d_electrons, target_occupation
 from workflow_lib.dft.engines.gpaw.start import (
     LOW_CONVERGENCE,
@@ -30,6 +31,8 @@ from workflow_lib.dft.engines.gpaw.start import (
 )
 from workflow_lib.dft.store import Log
 from workflow_lib.dft.symmetry import operations
+
+_log = logging.getLogger(__name__)
 
 CONVERGENCE = {"energy": 1e-5, "density": 1e-5, "eigenstates": 1e-6, "minimum iterations": 3}
 """eV, electrons and eV^2 per valence electron. The energy criterion of GPAW, 5e-4, is too loose; a
@@ -64,7 +67,7 @@ electrons off after 160 of the second."""
 
 
 class StateLost(Exception):
-    """Self-consistency ended in another charge state than the wanted one."""
+    """Self-consistency ended in another charge state or magnetic order than the wanted one."""
 
 
 class NotConverged(Exception):
@@ -127,21 +130,18 @@ class SteeredGPAW(Calculator):
 
     def _prepare(self, atoms: Atoms) -> tuple[dict[int, np.ndarray], dict[int, float]]:
         """Set the initial moments; return targets and strengths of the control by atom."""
-        seeds = self.calculation.seeds()
+        seeds, signs = self.calculation.seeds(), starting_signs(self.calculation)
         moments = np.zeros(len(atoms))
         targets, strengths = {}, {}
-        sign = 1.0
         for site in map(int, np.flatnonzero(self.calculation.oxidation_states)):
             state = int(self.calculation.oxidation_states[site])
             electrons = d_electrons(int(atoms.numbers[site]), state)
             unpaired = min(electrons, 10 - electrons)
-            moments[site] = sign * min(unpaired, MAX_INITIAL_MOMENT)
+            moments[site] = signs[site] * min(unpaired, MAX_INITIAL_MOMENT)
             if not self.calculation.unsteered:
                 target = target_occupation(atoms, site, state, seeds[site])
-                targets[site] = target if sign > 0 else target[::-1]
+                targets[site] = target if signs[site] > 0 else target[::-1]
                 strengths[site] = self.calculation.level.hubbard_u[atoms.symbols[site]]
-            if self.calculation.level.magnetism == "antiferromagnetic":
-                sign = -sign
         atoms.set_initial_magnetic_moments(moments)
         return targets, strengths
 
@@ -242,11 +242,10 @@ class SteeredGPAW(Calculator):
         """Converge and return the realised states; raise StateLost if they are not the wanted ones."""
         atoms.calc = calculator
         atoms.get_potential_energy()
-        states = realised_states(self.calculation, calculator.get_magnetic_moments(atoms))
-        if not self.calculation.unsteered and (states != self.calculation.oxidation_states).any():
-            wanted = describe(self.calculation, self.calculation.oxidation_states)
-            raise StateLost(f"collapsed to {describe(self.calculation, states)} (wanted {wanted})")
-        return states
+        moments = calculator.get_magnetic_moments(atoms)
+        if reason := lost(self.calculation, moments):
+            raise StateLost(reason)
+        return realised_states(self.calculation, moments)
 
     def _converge(self, atoms: Atoms) -> np.ndarray:
         """Converge from a warm start, then by the SCF fallbacks; raise the last failure."""
@@ -263,11 +262,11 @@ class SteeredGPAW(Calculator):
                 return self._evaluate(atoms, self.gpaw)
         except (KohnShamConvergenceError, StateLost, np.linalg.LinAlgError):
             self.gpaw = None
-        lost = self._lost(atoms)
+        given_up = self._lost(atoms)
         for number in range(self.first_fallback, len(SCF_FALLBACKS)):
             scf = SCF_FALLBACKS[number]
-            if number in lost:
-                failure = NotConverged(lost[number])
+            if number in given_up:
+                failure = NotConverged(given_up[number])
                 continue
             try:
                 self.gpaw = self._cold(atoms, scf)
@@ -312,11 +311,18 @@ class SteeredGPAW(Calculator):
         record = self.log.record
         return len(record.frames) + len(record.skipped) + 1 == len(self.calculation.series)
 
-    def charges(self) -> list[float]:
-        """Return the Bader charges (e) of the last geometry."""
+    def charges(self) -> list[float] | None:
+        """Return the Bader charges (e) of the last geometry; None, and a warning, where there are none.
+
+        Energy and forces, which took the time, do not depend on them.
+        """
         from workflow_lib.dft.engines.gpaw.bader import bader_charges
 
-        return bader_charges(self.gpaw).tolist()
+        try:
+            return bader_charges(self.gpaw).tolist()
+        except (RuntimeError, ImportError) as error:
+            _log.warning("%s: Bader charges stay empty: %s", self.calculation.name, error)
+            return None
 
     def calculate(
         self,

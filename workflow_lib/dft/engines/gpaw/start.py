@@ -182,6 +182,7 @@ def density_of(
     """
     return _arrays(dft) | {
         "kinds": _kinds(calculation),
+        "magnetism": np.array(calculation.level.magnetism),
         "cell": atoms.cell[:],
         "positions": atoms.positions,
         "sites": np.array(list(known), dtype=int),
@@ -204,9 +205,10 @@ def keep(
 
 
 def kept(path: Path, calculation: Calculation) -> dict[str, np.ndarray] | None:
-    """The density in a file, if it is one of the same atoms in the same charge order and orbitals.
+    """The density in a file, if it is one of the same atoms, charge order, orbitals and magnetic order.
 
-    None where there is no file, or a damaged one: a start from it saves time and nothing else.
+    None where there is no file, or a damaged one: a start from it saves time and nothing else. Files
+    without a magnetic order are of the time when all was ferromagnetic.
     """
     try:
         with np.load(path) as content:
@@ -215,7 +217,9 @@ def kept(path: Path, calculation: Calculation) -> dict[str, np.ndarray] | None:
         return None
     if not set(arrays) >= {"kinds", "valence", "matrices"}:
         return None
-    return arrays if np.array_equal(arrays["kinds"], _kinds(calculation)) else None
+    magnetism = str(arrays.get("magnetism", "ferromagnetic"))
+    same = magnetism == calculation.level.magnetism and np.array_equal(arrays["kinds"], _kinds(calculation))
+    return arrays if same else None
 
 
 def restore(calculator: Any, atoms: Atoms, arrays: Mapping[str, np.ndarray]) -> None:

@@ -13,7 +13,7 @@ from ase.units import GPa
 
 from workflow_lib.dft.calculation import Calculation
 from workflow_lib.dft.engines.gpaw.engine import NotConverged, StateLost, SteeredGPAW
-from workflow_lib.dft.engines.gpaw.installed import require_gpaw, require_paw_sets
+from workflow_lib.dft.engines.gpaw.installed import require_all
 from workflow_lib.dft.store import Log
 from workflow_lib.dft.symmetry import KeepOperations, operations
 
@@ -29,10 +29,9 @@ def compute(
 
     ``densities`` is the folder of kept densities, for a warm start now and later. Every geometry goes to
     the log as it is done; the log is closed as ``done`` or as ``failed`` with the reason. Raises UserError
-    if GPAW or a PAW set is missing.
+    if GPAW, a PAW set or, for charges, pybader is missing.
     """
-    require_gpaw()
-    require_paw_sets(calculation)
+    require_all([calculation])
     atoms = calculation.atoms()
     if log.record.frames and calculation.task == "single":
         log.end("done")
@@ -50,8 +49,8 @@ def compute(
                 left += f" or stress above {MAX_STRESS / GPa:g} GPa"
             log.end("failed", f"{left} after {calculation.max_steps} steps")
             return
-        elif calculation.charges:
-            log.frame(log.record.frames[-1] | {"charges": engine.charges()})
+        elif calculation.charges and (charges := engine.charges()) is not None:
+            log.frame(log.record.frames[-1] | {"charges": charges})
     except (StateLost, NotConverged) as error:
         log.end("failed", str(error))
     else:

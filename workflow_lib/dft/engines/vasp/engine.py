@@ -16,7 +16,7 @@ import numpy as np
 from workflow_lib.core.compressed import find
 from workflow_lib.core.errors import UserError
 from workflow_lib.dft.calculation import Calculation
-from workflow_lib.dft.charge_state import describe
+from workflow_lib.dft.charge_state import lost
 from workflow_lib.dft.engines.vasp.inputs import (
     check_potcar,
     potcar_symbols,
@@ -75,20 +75,12 @@ def _skip(log: Log, index: int, reason: str) -> None:
         log.skip(index, reason)
 
 
-def _lost(calculation: Calculation, run: Run) -> str | None:
-    """How the charge order of the last frame differs from the wanted one."""
-    states = np.array(run.frames[-1]["states"])
-    if calculation.unsteered or (states == calculation.oxidation_states).all():
-        return None
-    return f"collapsed to {describe(calculation, states)}"
-
-
 def collect(calculation: Calculation, log: Log, folder: str | Path) -> None:
     """Read what VASP left in ``folder`` into the log and close it as ``done`` or ``failed``.
 
     All files are read before the first line is written. ``failed``, with the reason, where the last
-    ionic step is not self-consistent, forces stay above ``fmax`` or the charge order is not the wanted
-    one; a geometry of a series that fails so is skipped. Raises UserError as :func:`read_run` does,
+    ionic step is not self-consistent, forces stay above ``fmax`` or charge or magnetic order is not the
+    wanted one; a geometry of a series that fails so is skipped. Raises UserError as :func:`read_run` does,
     and for a folder of another calculation.
     """
     folder = Path(folder)
@@ -107,7 +99,11 @@ def collect(calculation: Calculation, log: Log, folder: str | Path) -> None:
         _log.warning("%s: no ACF.dat in %s; Bader charges stay empty", calculation.name, folder)
     if calculation.task == "series":
         for index, run in enumerate(runs):
-            reason = run.skipped[-1][1] if run.skipped else _lost(calculation, run)
+            reason = (
+                run.skipped[-1][1]
+                if run.skipped
+                else lost(calculation, np.array(run.frames[-1]["magmoms"]))
+            )
             if reason:
                 _skip(log, index, reason)
             else:
@@ -126,8 +122,8 @@ def _failure(calculation: Calculation, run: Run) -> str | None:
     """Why a single point or a relaxation does not count."""
     if not run.labelled:
         return run.skipped[-1][1]
-    if lost := _lost(calculation, run):
-        return f"{lost} (wanted {describe(calculation, calculation.oxidation_states)})"
+    if reason := lost(calculation, np.array(run.frames[-1]["magmoms"])):
+        return reason
     steps = len(run.frames) + len(run.skipped)
     forces = np.linalg.norm(run.frames[-1]["forces"], axis=1).max()
     if calculation.task in ("relaxation", "cell") and forces > calculation.fmax:

@@ -21,6 +21,7 @@ from workflow_lib.core.elements import SYMBOLS
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import atomic_path, read_json, write_json
 from workflow_lib.dft.calculation import Calculation
+from workflow_lib.dft.charge_state import starting_signs
 from workflow_lib.dft.crystal_field import d_electrons
 
 if TYPE_CHECKING:
@@ -90,13 +91,10 @@ def initial_moments(calculation: Calculation) -> np.ndarray:
     correlated elements of an unsteered calculation, which start as in the Materials Project.
     Raises UserError for an ion without a d shell.
     """
-    moments = np.zeros(len(calculation))
-    sign = 1.0
+    moments, signs = np.zeros(len(calculation)), starting_signs(calculation)
     for site in np.flatnonzero(calculation.oxidation_states):
         electrons = d_electrons(int(calculation.numbers[site]), int(calculation.oxidation_states[site]))
-        moments[site] = sign * min(electrons, 10 - electrons)
-        if calculation.level.magnetism == "antiferromagnetic":
-            sign = -sign
+        moments[site] = signs[site] * min(electrons, 10 - electrons)
     if calculation.unsteered:
         table = _table()["INCAR"]["MAGMOM"]
         for site in np.flatnonzero(np.asarray(calculation.oxidation_states) == 0):
