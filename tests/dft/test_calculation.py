@@ -171,6 +171,19 @@ def test_an_incomplete_job_is_one_line(half, field):
         Calculation.from_json(content)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        ({"task": "series"}, "task series needs the geometries"),
+        ({"task": "series", "series": []}, "task series needs the geometries"),
+        ({"task": "cell", "stress": False}, "task cell needs stress"),
+    ],
+)
+def test_a_task_without_what_it_works_on_is_one_line(half, wrong, why):
+    with pytest.raises(UserError, match=why):
+        changed(half, **wrong)
+
+
 def test_charge_states_are_read_from_moments_and_never_forced(half, frames):
     frame = next(f for f in frames if f.state_key == half.state_key)
     request = changed(

@@ -240,6 +240,10 @@ class _Stored(BaseModel):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
+        if self.task == "series" and not self.series:
+            raise ValueError("task series needs the geometries in series")
+        if self.task == "cell" and not self.stress:
+            raise ValueError("task cell needs stress: true")
         atoms = len(self.numbers)
         rows: dict[str, list[Any]] = {
             "positions": self.positions,
