@@ -128,6 +128,7 @@ IN_TABLES: dict[str, dict[str, str]] = {
         "asked_key": "the arrangement that was asked for, perhaps of ions alone",
         "state_key": "the arrangement that is computed",
         "digest": "name of the calculation in the store",
+        "orbital": "seed of the minority orbitals of the relaxation that counts: the lowest finished one",
     },
     "embedding/points": {
         "origin": "a DFT `frame`, or a point of the followed `path`",

@@ -175,7 +175,7 @@ TABLES: dict[str, Table] = {
     ),
     "dft/energies": Table(
         *("dft/energies.csv", "dft-energies"),
-        ENERGIES | _columns("cell asked_key reason digest", "formation_mev_fu", "n_occupied"),
+        ENERGIES | _columns("cell asked_key reason digest orbital", "formation_mev_fu", "n_occupied"),
     ),
     "thermodynamics/formation": Table(
         *("thermodynamics/formation.csv", "thermodynamics"),

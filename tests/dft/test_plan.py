@@ -210,6 +210,34 @@ def test_a_failed_calculation_is_reported_with_its_reason_and_not_asked_again(
     assert plan[GIVEN][0].digest not in {c.digest for c in missing(plan, store)}
 
 
+def test_of_orbital_seeds_the_lowest_finished_relaxation_counts(host, rule, pending, tmp_path):
+    """Of this arrangement, level and force only, whichever was asked for, also where that one failed."""
+    plan = plan_pending(pending, host, SETTINGS)
+    asked, *ends = plan[GIVEN]
+    other, store = replace(asked, orbital="ab"), Store(tmp_path / "other")
+    _answer(store, other, -180.0)
+    _answer(store, replace(asked, orbital="c", fmax=0.2), -190.0)
+    _answer(store, replace(asked, orbital="b", level=Level(cutoff=300.0, kpoints=(1, 1, 1))), -190.0)
+    for end in ends:
+        _answer(store, end, -180.0)
+    for energy, status, lowest in (
+        (None, "failed", other),
+        (-179.9, "done", other),
+        (-180.1, "done", asked),
+    ):
+        store.path(asked).unlink(missing_ok=True)
+        if status == "failed":
+            with store.writing(asked) as log:
+                log.end("failed", "collapsed to Fe 2 2 3 3")
+        else:
+            _answer(store, asked, energy)
+        row = energies(pending, plan, store, tmp_path).set_index("asked_key").loc[GIVEN]
+        assert (row["status"], row["orbital"], row["digest"]) == ("done", lowest.orbital, lowest.digest)
+        best = min(energy or 0.0, -180.0)
+        assert row["energy_ev"] == pytest.approx(best, abs=1e-9) and pd.isna(row["reason"])
+        assert row["formation_mev_fu"] == pytest.approx(1000 * (best + 180.0) / 4, abs=1e-6)
+
+
 def test_a_list_with_other_columns_is_one_line(host, tmp_path):
     path = tmp_path / "pending.csv"
     path.write_text("cell,x,n_occupied,key\n1x1x1,0.5,2,1x1x1:Na1001:Fe2323\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pandas as pd
 from workflow_lib.core.errors import UserError
 from workflow_lib.dft.calculation import Calculation
 from workflow_lib.dft.level import Level
-from workflow_lib.dft.store import Store
+from workflow_lib.dft.store import Record, Store
 from workflow_lib.lattice.arrangement import Arrangement, Repeat, StateKey
 from workflow_lib.lattice.ewald import electrostatic_order
 from workflow_lib.lattice.formation import MEV, end_energies, formation_energy
@@ -99,17 +100,32 @@ def missing(plan: dict[str, list[Calculation]], store: Store) -> list[Calculatio
     return [c for c in calculations_of(plan) if store.get(c).status not in ("done", "failed")]
 
 
+def _lowest(asked: Calculation, seeds: dict[str | None, set[str]], store: Store) -> Record:
+    """The lowest finished relaxation over orbital seeds; where none is finished, what was asked for.
+
+    ``seeds`` of each arrangement are those in the store. DFT does not always prefer the one asked for.
+    """
+    known = [store.get(asked)]
+    for orbital in sorted(seeds.get(asked.state_key, set()) - {asked.orbital}):
+        known.append(store.get(replace(asked, orbital=orbital)))
+    done = [record for record in known if record.status == "done"]
+    return min(done, key=lambda record: record.frames[-1]["energy"], default=known[0])
+
+
 def energies(pending: Path, plan: dict[str, list[Calculation]], store: Store, out: Path) -> pd.DataFrame:
     """Write ``energies.csv``: what DFT says of every pending arrangement so far.
 
     ``status`` is that of the store (done, failed, running, interrupted), pending where nothing is known;
     ``formation_mev_fu`` is against the end members at the equivalent k-mesh, empty while any of the
-    three is missing.
+    three is missing. Of relaxations that differ in the orbital seed alone the lowest counts.
     """
     rows = []
+    seeds: dict[str | None, set[str]] = {}
+    for stored in store.records():
+        seeds.setdefault(stored.calculation.state_key, set()).add(stored.calculation.orbital)
     for asked in _pending(pending, ("state_key", "x", "n_occupied", "cell")).to_dict("records"):
         jobs = plan[asked["state_key"]]
-        records = [store.get(calculation) for calculation in jobs]
+        records = [_lowest(calculation, seeds, store) for calculation in jobs]
         record, status = records[0], records[0].status
         last = record.frames[-1] if record.frames and status == "done" else None
         formation = None
@@ -136,7 +152,8 @@ def energies(pending: Path, plan: dict[str, list[Calculation]], store: Store, ou
                 "cell": asked["cell"],
                 "asked_key": asked["state_key"],
                 "reason": record.reason,
-                "digest": asked_for.digest,
+                "digest": record.calculation.digest,
+                "orbital": record.calculation.orbital,
                 "formation_mev_fu": formation,
                 "n_occupied": asked["n_occupied"],
             }
