@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from campaigns.naxfepo4_gpaw.cell_parts import (
+    cell_grids,
     cell_lower,
     cell_magnetism,
     cell_noise,
@@ -38,6 +39,7 @@ PARTS: dict[str, Callable[[Store], Iterator[Calculation]]] = {
         truth_cells,
         cell_sodium,
         cell_orbitals,
+        cell_grids,
         cell_lower,
         cell_magnetism,
         cell_noise,

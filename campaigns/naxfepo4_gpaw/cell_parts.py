@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from campaigns.naxfepo4_gpaw.level_parts import CHOSEN, TOLERANCE
 from campaigns.naxfepo4_gpaw.states import POOR, RICH, again, bcc_metal, lower_seeds, relaxed_states
+from campaigns.naxfepo4_gpaw.truth import GRID
 from workflow_lib.dft.calculation import Calculation
+from workflow_lib.dft.engines.gpaw.installed import require_gpaw
+from workflow_lib.dft.engines.gpaw.start import even_grid
 from workflow_lib.dft.store import Record, Store
 from workflow_lib.dft.symmetry import symmetrised
 
@@ -55,14 +60,26 @@ def relaxed_cells(store: Store) -> dict[str, Record]:
 
 
 def cell_orbitals(store: Store) -> Iterator[Calculation]:
-    """Single points of the other orbital seeds in each relaxed cell that has Fe2+."""
+    """Single points of the other orbital seeds in each relaxed cell; ``c`` is the same as ``cc``."""
     for key, record in sorted(relaxed_cells(store).items()):
-        ground = record.calculation.orbital
         for orbital in "abc":
-            if key != POOR and orbital != ground:
-                yield again(
-                    record, name=f"orbital {orbital} {key}", kind="orbital", orbital=orbital, charges=False
-                )
+            name = f"orbital {orbital} {key}"
+            other = again(record, name=name, kind="orbital", orbital=orbital, charges=False)
+            if other.seeds() != record.calculation.seeds():
+                yield other
+
+
+def cell_grids(store: Store) -> Iterator[Calculation]:
+    """Single points, on the density grid of their cell, of the relaxed cells that ended on another.
+
+    Earlier relaxations kept the grid of their first cell and do not state it. UserError without GPAW.
+    """
+    require_gpaw()
+    for key, record in sorted(relaxed_cells(store).items()):
+        last = record.frames[-1]
+        used = last.get("grid") or even_grid(record.calculation.cell, CHOSEN.cutoff)
+        if tuple(used) != even_grid(np.array(last["cell"]), CHOSEN.cutoff):
+            yield again(record, name=f"grid {key}", kind=GRID, charges=False)
 
 
 def cell_lower(store: Store) -> Iterator[Calculation]:

@@ -34,6 +34,7 @@ ORDER = (
     "cell_lower",
     "cell_magnetism",
     "cell_same_positions",
+    "cell_grids",
     "cell_supercells",
     "cell_others",
     "lithium_strains",
@@ -84,11 +85,14 @@ def wanted(part: str, store: Store) -> list[Calculation]:
 
 
 def archive(store: Store, path: Path) -> int:
-    """Pack the records of shifted meshes and of the metals at the chosen cut-off; returns their number."""
+    """Pack the records of shifted meshes and of the metals at the chosen cut-off; returns their number.
+
+    Failures are among them, with or without a geometry: they are results too.
+    """
     chosen = [
         store.path(record.calculation)
         for record in store.records()
-        if record.frames
+        if (record.frames or record.status == "failed")
         and (
             record.calculation.level.shifted
             or (record.calculation.unsteered and record.calculation.level.cutoff == CHOSEN.cutoff)

@@ -69,9 +69,9 @@ def main() -> int:
     """Write what there is."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--store", type=Path, required=True)
-    records = list(Store(parser.parse_args().store).records())
-    host = olivine()
+    store, host = Store(parser.parse_args().store), olivine()
     try:
+        records = list(store.records())
         table = level_table(records, REFERENCE, empty=POOR, full=RICH)
         write_csv(table, TABLES / "level.csv")
         write_csv(verdict(table), TABLES / "level_verdict.csv")

@@ -22,6 +22,8 @@ from workflow_lib.lattice.polaron import bond_gap
 ORBITALS = "abc"
 SAME_ORBITAL = 0.95
 """Overlap of two minority orbitals that are one; the first seven that turned back had 0.9994 and more."""
+GRID = "grid"
+"""Kind of the single point of a relaxed cell on the density grid of that cell."""
 COLUMNS = (
     "state_key",
     "x",
@@ -48,11 +50,11 @@ COLUMNS = (
     "stress_gpa",
     "reason",
 )
-"""``orbital``: seed of the lowest relaxation; ``formation``: meV per formula unit against the end
-members; ``orbital_a``, ``orbital_b``, ``orbital_c``: single
-points of the other orbital seeds at the same atoms, against this state's energy there, empty where
-they turned into its own orbitals or lost the charge order; ``noise``: the same orbitals from another start,
-also a seed that turned into them; moments in muB and Bader charges in e
+"""``orbital``: seed of the lowest relaxation; ``energy``: eV per cell, on the cell's own density grid where
+that is computed; ``formation``: meV per formula unit against the end members; ``orbital_a``,
+``orbital_b``, ``orbital_c``: single points of the other orbital seeds at the same atoms, against this
+state's energy there, empty where they turned into its own orbitals or lost the charge order; ``noise``: the
+same orbitals from another start, also a seed that turned into them; moments in muB and Bader charges in e
 are means over the sites of the lower and higher charge state; ``bond_gap``: mean Fe-O distance of
 the lower-state sites minus that of the higher-state ones; volume and edges of the cell in A^3 and A;
 ``stress``: largest component that is left, GPa (empty where it is not computed)."""
@@ -79,7 +81,8 @@ def truth_table(records: Iterable[Record], host: Host, level: Level) -> pd.DataF
     for end in (keys[0], keys[-1]):
         if end not in relaxed or relaxed[end].status != "done":
             raise UserError(f"the end member {end} is not relaxed; formation energies need it")
-    empty, full = (relaxed[end].frames[-1]["energy"] for end in (keys[0], keys[-1]))
+    energies = energies_on_own_grid(relaxed, at_level)
+    empty, full = energies[keys[0]], energies[keys[-1]]
     rows = []
     for key in keys:
         arrangement = host.parse(key)
@@ -88,9 +91,9 @@ def truth_table(records: Iterable[Record], host: Host, level: Level) -> pd.DataF
         record = relaxed.get(key)
         row["status"] = record.status if record else "missing"
         if record:
-            row |= _described(record, host, singles.get(record.calculation.digest, []))
+            row |= _described(record, energies[key], host, singles.get(record.calculation.digest, []))
             if record.status == "done":
-                formation = formation_energy(record.frames[-1]["energy"], x, empty, full)
+                formation = formation_energy(energies[key], x, empty, full)
                 row["formation_mev_fu"] = MEV * formation / host.formula_units
         rows.append(row)
     return pd.DataFrame(rows, columns=list(COLUMNS))
@@ -115,7 +118,23 @@ def lowest_relaxations(records: Iterable[Record]) -> dict[str, Record]:
     return found
 
 
-def _described(record: Record, host: Host, singles: list[Record]) -> dict[str, object]:
+def energies_on_own_grid(relaxed: Mapping[str, Record], records: Iterable[Record]) -> dict[str, float]:
+    """Energy (eV per cell) of each relaxed state: on the density grid of its cell where that is computed.
+
+    Relaxations that kept the grid of their first cell end too low or too high by up to 2.4 meV per cell.
+    """
+    own = {
+        record.calculation.provenance.get("start"): record.frames[-1]["energy"]
+        for record in records
+        if record.calculation.kind == GRID and record.status == "done"
+    }
+    return {
+        key: own.get(record.calculation.digest, record.frames[-1]["energy"])
+        for key, record in relaxed.items()
+    }
+
+
+def _described(record: Record, energy: float, host: Host, singles: list[Record]) -> dict[str, object]:
     frame, calculation = record.frames[-1], record.calculation
     states, magmoms = calculation.oxidation_states, np.array(frame["magmoms"])
     atoms = calculation.atoms()
@@ -123,7 +142,7 @@ def _described(record: Record, host: Host, singles: list[Record]) -> dict[str, o
     atoms.positions = frame["positions"]
     row: dict[str, object] = {
         "orbital": calculation.orbital,
-        "energy_ev": frame["energy"],
+        "energy_ev": energy,
         "fmax": np.linalg.norm(frame["forces"], axis=1).max(),
         "steps": len(record.frames),
         "bond_gap_a": bond_gap(atoms, host, states),
@@ -144,9 +163,10 @@ def _described(record: Record, host: Host, singles: list[Record]) -> dict[str, o
             for geometry in record.frames
             if np.allclose(single.calculation.positions, geometry["positions"], atol=1e-4)
         ]
-        if single.status != "done" or not there:
+        if single.status != "done" or single.calculation.kind == GRID or not there:
             continue
-        step = (single.frames[-1]["energy"] - there[-1]["energy"]) / calculation.formula_units * 1000
+        before = energy if there[-1] is frame else there[-1]["energy"]
+        step = (single.frames[-1]["energy"] - before) / calculation.formula_units * 1000
         if single.calculation.orbital != calculation.orbital:
             turned_back = same_orbitals(single.frames[-1], there[-1])
             name = "noise_mev_fu" if turned_back else f"orbital_{single.calculation.orbital}_mev_fu"

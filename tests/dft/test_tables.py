@@ -13,7 +13,7 @@ from campaigns.naxfepo4_gpaw.magnetism_table import write_magnetism
 from campaigns.naxfepo4_gpaw.page import cells_table, fill
 from campaigns.naxfepo4_gpaw.same_positions import write_same_positions
 from campaigns.naxfepo4_gpaw.states import ROOT
-from campaigns.naxfepo4_gpaw.truth import failures, truth_figure, truth_table
+from campaigns.naxfepo4_gpaw.truth import GRID, failures, truth_figure, truth_table
 from workflow_lib.core.errors import UserError
 from workflow_lib.dft.calculation import Calculation
 from workflow_lib.dft.export import frames_of
@@ -167,6 +167,26 @@ def test_a_seed_that_turned_back_is_noise_and_no_other_orbital(states, host):
         record.frames[-1]["orbitals"] = {site: [0.0, 0.0, sign, 0.0, 0.0, 0.95] for site in sites}
     row = truth_table(records, host, LEVEL).set_index("state_key").loc["1x1x1:Na1100:Fe2323"]
     assert np.isnan(row["orbital_b_mev_fu"])
+
+
+def test_the_energy_of_a_state_is_that_on_its_own_density_grid(states, host):
+    """Formation energy and other seeds follow; the grid's worth is no noise of the state."""
+    key = "1x1x1:Na1100:Fe2323"
+    records = [record.calculation for record in states.records()]
+    [half] = [c for c in records if (c.state_key, c.kind) == (key, "relaxation")]
+    again = replace(half, task="single", kind=GRID, charges=False, provenance={"start": half.digest})
+    before = truth_table(states.records(), host, LEVEL).set_index("state_key")
+    states.path(again).unlink()  # the noise point is the same question
+    answer(states, again, -179.9024)
+    after = truth_table(states.records(), host, LEVEL).set_index("state_key")
+    assert after.loc[key, "energy_ev"] == pytest.approx(-179.9024, abs=1e-9)
+    moved = ["formation_mev_fu", "orbital_b_mev_fu"]
+    shift = after.loc[key, moved] - before.loc[key, moved]
+    assert shift["formation_mev_fu"] == pytest.approx(-0.6, abs=1e-6)
+    assert shift["orbital_b_mev_fu"] == pytest.approx(0.6, abs=1e-6)
+    assert np.isnan(after.loc[key, "noise_mev_fu"])
+    others = [name for name in before.index if name != key]
+    pd.testing.assert_frame_equal(after.loc[others], before.loc[others])
 
 
 def test_other_seeds_are_compared_on_their_own_atoms_after_a_further_step(states, host):

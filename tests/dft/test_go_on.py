@@ -1,0 +1,93 @@
+"""What the campaign asks for next, and what its archive and tables take from the store."""
+
+import sys
+import tarfile
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from campaigns.naxfepo4_gpaw import tables
+from campaigns.naxfepo4_gpaw.campaign import PARTS
+from campaigns.naxfepo4_gpaw.cell_parts import cell_grids, cell_orbitals
+from campaigns.naxfepo4_gpaw.go_on import ORDER, archive
+from campaigns.naxfepo4_gpaw.level_parts import CHOSEN
+from campaigns.naxfepo4_gpaw.states import POOR, RICH, olivine
+from workflow_lib.dft.calculation import Calculation
+from workflow_lib.dft.store import Store
+from workflow_lib.stages.dft.plan import relaxation_of
+from workflow_lib.stages.dft.settings import DftSettings
+
+TWO = "1x1x1:Na1010:Fe3232"
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    return Store(tmp_path / "store")
+
+
+def relaxed(key: str, store: Store, *, longer: float = 1.0, orbital: str = "a", **frame) -> Calculation:
+    """A state, relaxed at the chosen level to a cell ``longer`` along b."""
+    host = olivine()
+    start = relaxation_of(host.parse(key), host, DftSettings(level=CHOSEN), CHOSEN)
+    start = replace(start, task="cell", orbital=orbital)
+    cell = start.cell * [[1], [longer], [1]]
+    scaled = np.linalg.solve(start.cell.T, start.positions.T).T
+    content = {"positions": (scaled @ cell).tolist(), "cell": cell.tolist(), "energy": -190.0}
+    with store.writing(start) as log:
+        log.frame(content | {"forces": [[0.0, 0, 0]] * len(start)} | frame)
+        log.end("done")
+    return start
+
+
+def test_every_part_has_its_turn():
+    assert set(ORDER) == set(PARTS) and len(ORDER) == len(PARTS)
+
+
+def test_the_seeds_asked_for_are_other_than_the_state_s_own(store):
+    """One letter stands for all sites; without Fe2+ there is no choice."""
+    own = {POOR: "a", RICH: "a", TWO: "cc"}
+    for key, orbital in own.items():
+        relaxed(key, store, orbital=orbital)
+    asked = {(c.group, c.orbital) for c in cell_orbitals(store)}
+    assert asked == {(RICH, "b"), (RICH, "c"), (TWO, "a"), (TWO, "b")}
+
+
+def test_a_cell_that_ended_on_the_grid_of_its_start_is_asked_for_on_its_own(store):
+    pytest.importorskip("gpaw", reason="run make dft-setup")
+    from workflow_lib.dft.engines.gpaw.start import even_grid
+
+    start = relaxed(TWO, store, longer=1.1)
+    relaxed(RICH, store)
+    cell = start.cell * [[1], [1.1], [1]]
+    assert even_grid(cell, CHOSEN.cutoff) != even_grid(start.cell, CHOSEN.cutoff)
+    [single] = cell_grids(store)
+    assert (single.task, single.group, single.provenance) == ("single", TWO, {"start": start.digest})
+    np.testing.assert_allclose(single.cell, cell, atol=1e-12)
+    # Today's relaxations say which grid they had, and it is that of the cell.
+    store.path(start).unlink()
+    relaxed(TWO, store, longer=1.1, grid=list(even_grid(cell, CHOSEN.cutoff)))
+    assert not list(cell_grids(store))
+
+
+def test_the_archive_holds_failures_with_and_without_a_geometry(store, tmp_path):
+    done = relaxed(RICH, store)
+    failed, begun = (replace(done, orbital=seed) for seed in "bc")
+    with store.writing(failed) as log:
+        log.end("failed", "collapsed to Fe 2 2 3 3")
+    with store.writing(begun):
+        pass
+    pack = tmp_path / "pack.tar.xz"
+    assert archive(store, pack) == 2
+    with tarfile.open(pack) as packed:
+        assert set(packed.getnames()) == {f"store/{store.path(c).name}" for c in (done, failed)}
+
+
+def test_a_damaged_log_is_one_line_of_the_tables(store, monkeypatch, capsys):
+    path = store.path(relaxed(RICH, store))
+    first, *rest = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(first[:-20] + b"\n" + b"".join(rest))
+    monkeypatch.setattr(sys, "argv", ["tables", "--store", str(store.root)])
+    assert tables.main() == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and "is damaged" in said and said.count("\n") == 1
