@@ -140,7 +140,7 @@ CHECKED = {
     *("CONFIG", "DATASET", "CHARGE_ORDER", "SEARCH", "EMBEDDING", "THERMODYNAMICS", "COMPARISON", "DFT"),
     "ABLATION",
     *("CHECKS", "PHASE_DIAGRAM", "REPORT"),
-    *("TRAINING", "SOURCES", "WORK", "RUN", "SOURCES", "log", "threads"),
+    *("TRAINING", "SOURCES", "WORK", "RUN", "SOURCES", "log", "threads", "resources.attempt"),
     *("wildcards.model", "wildcards.source"),
     *("wildcards.material", "wildcards.trajectory", "wildcards.study", "params.trajectories"),
     *("params.charge_orders", "params.trainings", "params.searches", "params.embeddings"),
