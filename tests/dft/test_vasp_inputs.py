@@ -128,7 +128,7 @@ def test_an_unsteered_calculation_has_a_free_total_and_starts_magnetic(half):
         ({"level": EMBEDDED.model_dump()}, "set level.code to VASP"),
         ({"orbital": "b"}, "use seed 'a'"),
         ({"cell": np.diag([-10.5, 6.3, 5.0]).tolist()}, "left-handed"),
-        ({"task": "series"}, "a series needs geometries"),
+        ({"task": "series"}, "needs the geometries"),
     ],
 )
 def test_what_vasp_cannot_do_is_refused_before_anything_is_written(half, tmp_path, change, message):

@@ -13,6 +13,7 @@ from workflow_lib.cli.main import GROUPS
 
 ROOT = Path(__file__).parents[2]
 OTHERWISE = {
+    "thermodynamics": r"\baccept_unconverged=CFG\.thermodynamics",
     "host": r"\bhost=|\bnamed=\[CFG\.host",  # an input: its content decides
     "frames": r"CFG\.frames",
     "outside": r"\boutside=",
