@@ -81,7 +81,7 @@ def test_failing_write(api: LocalApi, tmp_path: Path, monkeypatch: pytest.Monkey
 def test_folder_that_cannot_be_written(api: LocalApi, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(
-        UserError, match=r"cannot use .*file.*: (Not a directory|File exists); choose an --out"
+        UserError, match=r"cannot write .*file.*: (Not a directory|File exists); choose a folder"
     ):
         get(api, tmp_path / "file")
 
