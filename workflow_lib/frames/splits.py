@@ -42,11 +42,16 @@ class Fold:
 
     @classmethod
     def of(cls, number: int, members: Mapping[SetName, Sequence[tuple[str, ...]]]) -> Self:
-        """Make a fold of the frames of each set, each given with the names of its state (or its group)."""
+        """Make a fold of the frames of each set, each given with the names of its state (or its group).
+
+        Of several names the last is that of the smallest cell: who knows it knows the others.
+        """
         placed: set[str] = set()
         states: dict[SetName, frozenset[str]] = {}
+        every = [names for name in SETS for _, *names in members[name]]
         for name in SETS:
-            own = {state for _, *names in members[name] for state in names} - placed
+            smallest = {names[-1] for _, *names in members[name]}
+            own = {state for names in every if names[-1] in smallest for state in names} - placed
             states[name] = frozenset(own)
             placed |= own
         return cls(number, {name: tuple(frame for frame, *_ in members[name]) for name in SETS}, states)

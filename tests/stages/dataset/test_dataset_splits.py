@@ -354,7 +354,23 @@ def test_frames_for_testing_are_held_out_in_every_fold(frames, host, split_by):
             assert not [n for part in ("train", "validation") for n in fold[part] if state[n] == key]
 
 
-def test_an_end_member_for_testing_trains_nobody(frames, host):
+def test_an_end_member_trains_beside_its_frames_for_testing(frames, host):
+    """Frames of both ends marked, as in the authors' reference set, in a larger cell too."""
+    ids = [next(f.frame_id for f in frames if f.state_key == end) for end in ENDS]
+    marked = [with_labels(f, kind=TESTING) if f.frame_id in ids else f for f in frames]
+    larger = "1x2x1:Na00000000:Fe33333333"
+    marked.append(with_labels(frames[0], frame_id="larger", state_key=larger, kind=TESTING))
+    splits = splits_of(marked, host, settings(3))
+    assert splits["always_train"] == ENDS
+    for fold in splits["folds"]:
+        assert {*ids, "larger"} <= set(fold["test"])
+        ends = {f.frame_id for f in frames if f.state_key in ENDS} - set(ids)
+        assert ends <= set(fold["train"])
+        assert set(ENDS) <= set(fold["train_states"])  # so that the frames for testing are no unseen state
+        assert larger not in fold["test_states"]
+
+
+def test_an_end_member_that_is_for_testing_alone_trains_nobody(frames, host):
     marked = [with_labels(f, kind=TESTING) if f.state_key == ENDS[1] else f for f in frames]
     splits = splits_of(marked, host, settings(3))
     assert splits["always_train"] == ENDS[:1]

@@ -13,7 +13,7 @@ from workflow_lib.stages.training.checkpoint import CheckpointStore
 from workflow_lib.stages.training.data import EpochOrder, LabelledGraphs, to_structure
 from workflow_lib.stages.training.learner import Learner
 from workflow_lib.stages.training.loss import Loss
-from workflow_lib.stages.training.schedule import rate_factor
+from workflow_lib.stages.training.schedule import Plateau, rate_factor
 from workflow_lib.stages.training.settings import SchedulerSettings
 
 
@@ -41,6 +41,22 @@ def test_plateau_lowers_the_rate_after_patience(rule):
         item.plateau.look(loss, item.settings.scheduler)
         rates.append(item.learning_rate(1))
     assert rates == [1, 1, 1, 0.5, 0.5, 0.5, 0.5, 0.25, 0.25, 0.2]
+
+
+def test_plateau_is_that_of_torch(rule):
+    """Losses that fall, stall and creep by less than counts as progress."""
+    settings = SchedulerSettings(kind="plateau", patience=3, factor=0.7, final_ratio=0)
+    rng = np.random.default_rng(5)
+    losses = np.concatenate([10 - rng.random(20), 8 - 1e-6 * np.arange(30), 7 + rng.random(300)])
+    optimiser = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    theirs = torch.optim.lr_scheduler.ReduceLROnPlateau(optimiser, factor=0.7, patience=3, eps=0)
+    ours, rates = Plateau(), []
+    for loss in losses:
+        ours.look(loss, settings)
+        theirs.step(loss)
+        rates.append((ours.factor, optimiser.param_groups[0]["lr"]))
+    assert len(set(rates)) > 50
+    np.testing.assert_allclose(*np.transpose(rates), rtol=1e-12)
 
 
 def graphs_of(potential, sets, rule):

@@ -8,7 +8,7 @@ holds out its part of each; validation units are taken from the training part. A
 is held out in exactly one fold. Units with end members of the host (no or all mobile sites
 occupied) always train, because formation energies are relative to them; so does a unit that alone
 holds an element, which no model could know otherwise. Units with frames for testing are held out in
-every fold.
+every fold; of an end member's unit the frames for testing alone are, and the others train.
 
 By frame (the split of the entropy paper): one draw with the seed, nothing kept together.
 """
@@ -60,6 +60,9 @@ def make_units(frames: Sequence[Frame | Light], host: Host | None, settings: Dat
     smallest = _smallest(frames, host)
     for frame, state in zip(frames, split_names(frames), strict=True):
         members.setdefault(_unit_name(frame, state, smallest, settings), []).append((frame, state))
+    for name in list(members):
+        if _holds_end_member([frame for frame, _ in members[name]], host):
+            members |= _apart(name, members[name])
     tested = {name for name, found in members.items() if any(f.kind == TESTING for f, _ in found)}
     elements = {name: {int(z) for f, _ in found for z in f.numbers} for name, found in members.items()}
     holders = Counter(z for name, mine in elements.items() if name not in tested for z in mine)
@@ -103,6 +106,15 @@ def _unit_name(
             return frame.group
         case "frame":
             return frame.frame_id
+
+
+def _apart(
+    name: str, members: list[tuple[Frame | Light, str]]
+) -> dict[str, list[tuple[Frame | Light, str]]]:
+    """Return the frames for testing of a unit as a unit of their own, unless it has no others."""
+    marked = [member for member in members if member[0].kind == TESTING]
+    others = [member for member in members if member[0].kind != TESTING]
+    return {name: others, f"{name} ({TESTING})": marked} if marked and others else {name: members}
 
 
 def _holds_end_member(frames: Sequence[Frame | Light], host: Host | None) -> bool:

@@ -29,9 +29,16 @@ def rate_factor(scheduler: SchedulerSettings, epoch: float, epochs: float) -> fl
     return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
 
 
+PROGRESS = 1e-4
+"""Relative fall of the validation loss that counts as one: that of torch's ReduceLROnPlateau."""
+
+
 @dataclass(slots=True)
 class Plateau:
-    """A factor that is reduced if the validation loss has not fallen for more than ``patience`` checks."""
+    """A factor that is reduced if the validation loss has not fallen for more than ``patience`` checks.
+
+    As torch's ReduceLROnPlateau, whose rate belongs to an optimiser, where warm-up has its own here too.
+    """
 
     factor: float = 1.0
     lowest: float = math.inf
@@ -41,7 +48,7 @@ class Plateau:
         """Note a validation loss; no effect unless the schedule is a plateau."""
         if scheduler.kind != "plateau":
             return
-        if loss < self.lowest:
+        if loss < self.lowest * (1 - PROGRESS):
             self.lowest, self.waited = loss, 0
             return
         self.waited += 1
