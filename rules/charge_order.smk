@@ -10,6 +10,7 @@ rule charge_order_reference:
     output:
         checksums=f"{CHARGE_ORDER}/charge-order-reference.sha256.json",
         table=REFERENCE,
+        larger=f"{CHARGE_ORDER}/larger_cells.csv",
         structures=f"{CHARGE_ORDER}/reference.extxyz",
         known=f"{CHARGE_ORDER}/known_states.json",
     log:
@@ -24,6 +25,8 @@ rule charge_order_reference:
             m.name: [term.label for term in CFG.training_of(m.name).loss]
             for m in CFG.models
         },
+        # The state whose relaxation the embedding follows must be there, before models train.
+        followed=[CFG.embedding.reference_state, CFG.embedding.reference_x],
         code=code_of("charge-order-reference"),
     message:
         "Collecting the DFT reference"

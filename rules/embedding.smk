@@ -30,7 +30,9 @@ rule embedding:
         gpu=GPU,
     params:
         described=DESCRIBED,
-        settings=settings_of("embedding", "redox", "threads", "seed", "device"),
+        settings=settings_of(
+            "embedding", "charge_order", "redox", "threads", "seed", "device"
+        ),
         code=lambda wildcards: code_of("embedding", adapter_of(wildcards.model)),
         model=model_of,
         outside=outside_of,

@@ -137,7 +137,7 @@ rule phase_diagram:
             f"{PHASE_DIAGRAM}/diagram.svg",
             caption="captions/phase_diagram.rst",
             category="7 Phase diagrams",
-            labels={"model": "all", "figure": "phase diagrams"},
+            labels={"model": "all", "figure": "phase diagrams (CHGNet, Fig. 5)"},
         ),
         entropy_figure=report(
             f"{PHASE_DIAGRAM}/entropy.svg",

@@ -6,8 +6,10 @@ THERMODYNAMICS = f"{RUN}/thermodynamics"
 rule thermodynamics:
     input:
         reference=names_of(rules.charge_order_reference.output.table),
+        larger=rules.charge_order_reference.output.larger,
         charge_orders=expand(rules.charge_order.output.states, model=ASKED),
         searches=expand(rules.search.output.found, model=SEARCHED),
+        dft=names_of(rules.dft.output),
     output:
         checksums=f"{THERMODYNAMICS}/thermodynamics.sha256.json",
         formation=f"{THERMODYNAMICS}/formation.csv",
@@ -59,4 +61,4 @@ rule thermodynamics:
         "Drawing convex hulls and voltages"
     shell:
         "python -m workflow_lib thermodynamics --config {CONFIG} --reference {CHARGE_ORDER}"
-        " --charge-orders {params.charge_orders} --searches {params.searches} --out {THERMODYNAMICS} > {log} 2>&1"
+        " --charge-orders {params.charge_orders} --searches {params.searches} --dft {DFT} --out {THERMODYNAMICS} > {log} 2>&1"

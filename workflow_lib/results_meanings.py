@@ -49,8 +49,8 @@ MEANINGS = {
     "variant": "which frames train and what the network sees of charge states",
     "fold": "fold of the splits",
     "seed": "seed of the training",
-    "protocol": "how the energy came about: single-point, distorted, undistorted, reference, search, "
-    "relaxation",
+    "protocol": "how the energy came about: single-point, distorted, undistorted, reference (DFT of the "
+    "enumerated states), larger (DFT beyond them) or search",
     "method": "ga, random, screened (by a cluster expansion) or enumeration",
     "cell": "supercell of the host, e.g. 1x3x1",
     "state_key": "arrangement of ions and charge states; of ions alone where a charge-blind model asked",

@@ -18,9 +18,12 @@ HEADLINE: Protocol = "distorted"
 """Protocol whose scores enter the comparison table: how a model is used in practice."""
 DFT = "dft"
 """``source`` of energies that DFT gave; all others are ids of models, or ``ewald``."""
-REFERENCE, SEARCH, RELAXATION = "reference", "search", "relaxation"
-"""``protocol`` of DFT's answers to the charge-ordered states, of what a search evaluated, and of DFT
-calculations asked for by a search."""
+REFERENCE, SEARCH, LARGER = "reference", "search", "larger"
+"""``protocol`` of DFT's answers to the charge-ordered states of the smallest cell, of what a search
+evaluated, and of DFT's answers beyond the former: frames of larger cells, and calculations that a search
+asked for."""
+BEYOND = (SEARCH, LARGER)
+"""Protocols of the scope ``searched`` of a hull; the others are ``enumerated``."""
 CONVERGED, UNCONVERGED, DIVERGED = "converged", "unconverged", "diverged"
 
 Kind = Literal["text", "number", "count", "flag"]
@@ -124,6 +127,10 @@ TABLES: dict[str, Table] = {
             "paths degeneracy",
             "stress_converged",
         ),
+    ),
+    "charge_order/larger_cells": Table(
+        *("charge_order/larger_cells.csv", "charge-order-reference"),
+        ENERGIES | _columns("group frame_id orbital", "formation_mev_fu", "paths", "stress_converged"),
     ),
     "charge_order/states": Table(
         *("charge_order/{model}/states.csv", "charge-order"),

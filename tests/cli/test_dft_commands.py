@@ -88,7 +88,8 @@ def test_energies_and_status_read_the_store(run, config, pending, tmp_path):
     store = Store(settings.dft.store)
     for calculation, energy in zip(plan[KEY], (-179.9, -171.0, -189.0), strict=True):
         with store.writing(calculation) as log:
-            log.frame({"energy": energy, "forces": [[0, 0, 0.01]] * len(calculation)})
+            forces = [[0, 0, 0.01]] * len(calculation)
+            log.frame({"energy": energy, "forces": forces, "cell": calculation.cell.tolist()})
             log.end("done")
     run("dft-energies", "--config", config, "--pending", pending, "--out", tmp_path)
     [row] = pd.read_csv(tmp_path / "energies.csv").to_dict("records")

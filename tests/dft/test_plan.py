@@ -19,6 +19,7 @@ from workflow_lib.lattice.ewald import electrostatic_order, ewald_energy
 from workflow_lib.lattice.host import Host
 from workflow_lib.lattice.host_file import read_host_file
 from workflow_lib.stages.dft.plan import (
+    calculations_of,
     end_members,
     energies,
     missing,
@@ -27,7 +28,7 @@ from workflow_lib.stages.dft.plan import (
 )
 from workflow_lib.stages.dft.settings import DftSettings
 
-SETTINGS = DftSettings(level=LEVEL)
+SETTINGS = DftSettings(level=LEVEL, cell="fixed")
 GIVEN, OPEN = "1x1x1:Na1100:Fe2323", "1x1x1:Na1010"
 
 
@@ -111,7 +112,8 @@ def test_the_mesh_of_the_ends_samples_the_same_points_or_is_refused():
 
 def _answer(store, calculation, energy):
     with store.writing(calculation) as log:
-        log.frame({"energy": energy, "forces": [[0.03, 0, 0.04]] * len(calculation)})
+        forces = [[0.03, 0, 0.04]] * len(calculation)
+        log.frame({"energy": energy, "forces": forces, "cell": (1.01 * calculation.cell).tolist()})
         log.end("done")
 
 
@@ -195,6 +197,30 @@ def test_energies_stay_pending_until_all_three_are_there(host, rule, pending, tm
     assert table.loc[GIVEN, "fmax_ev_a"] == pytest.approx(0.05)
     assert table.loc[OPEN, "status"] == "pending"
     assert len(missing(plan, store)) == 1
+
+
+def test_where_cells_relax_equivalent_arrangements_share_the_answer_and_its_volume(host, pending, tmp_path):
+    relaxed = DftSettings(level=LEVEL)
+    assert relaxed.cell == "relaxed"
+    plan = plan_pending(pending, host, relaxed)
+    assert {job.task for jobs in plan.values() for job in jobs} == {"cell"}
+    assert not {job.digest for job in calculations_of(plan)} & {
+        job.digest for job in calculations_of(plan_pending(pending, host, SETTINGS))
+    }
+    asked = plan[GIVEN][0]
+    mobile, redox = host.permutations((1, 1, 1))
+    given = host.parse(GIVEN)
+    for moved, turned in zip(mobile, redox, strict=True):
+        occupied, reduced = (
+            tuple(int(where[site]) for site in sites)
+            for where, sites in ((moved, given.occupied), (turned, given.reduced))
+        )
+        equivalent = relaxation_of(Arrangement((1, 1, 1), occupied, reduced), host, relaxed, LEVEL)
+        assert equivalent.digest == asked.digest
+    store = Store(tmp_path / "store")
+    _answer(store, asked, -179.9)
+    row = energies(pending, plan, store, tmp_path).set_index("asked_key").loc[GIVEN]
+    assert row["volume_a3"] == pytest.approx(1.01**3 * np.linalg.det(asked.cell))
 
 
 def test_a_failed_calculation_is_reported_with_its_reason_and_not_asked_again(

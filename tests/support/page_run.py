@@ -80,6 +80,7 @@ def make_run(folder: Path, frames: list[Frame], host: Host) -> Path:
             reference_dir=folder / "charge_order",
             charge_order_dirs=[folder / "charge_order" / model for model in MODELS],
             search_dirs=[folder / "search" / model for model in MODELS],
+            dft_dir=write_sealed("dft/energies", folder / "dft", pd.DataFrame()).parent,
             rule=RedoxRule.model_validate(RULE),
             cells="fixed",
             settings=ThermodynamicsSettings.model_validate(

@@ -27,6 +27,7 @@ OTHERWISE = {
     "model_dump": r"configuration=",
     **dict.fromkeys(("model", "hyperparameters", "training_of"), r"model=lambda"),
     "check_stress_learnt": r"\blabels=",
+    "embedding": r"\bfollowed=",
 }
 """How a rule names what is no section of ``settings_of``."""
 

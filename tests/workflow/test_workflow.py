@@ -69,7 +69,8 @@ def answer_first(config: Path, pending: Path) -> str:
     plan = plan_pending(pending, Host.load(settings.host, settings.redox), settings.dft)
     key, [calculation, *_] = next(iter(plan.items()))
     with Store(settings.dft.store).writing(calculation) as log:
-        log.frame({"energy": -500.0, "forces": [[0.0, 0.0, 0.0]] * len(calculation)})
+        forces = [[0.0, 0.0, 0.0]] * len(calculation)
+        log.frame({"energy": -500.0, "forces": forces, "cell": calculation.cell.tolist()})
         log.end("done")
     return key
 
@@ -142,14 +143,15 @@ def test_smoke_configuration_end_to_end(tmp_path: Path, cleaned: list[str]) -> N
     assert again.returncode == 0
     assert "Nothing to be done" in again.stdout + again.stderr
 
-    # An answer in the store counts at once, and concerns nothing but the table of answers.
+    # An answer in the store counts at once, and concerns nothing but the table of answers and the hull.
     energies = pd.read_csv(results / "dft/energies.csv")
     assert set(energies["asked_key"]) == set(pending["state_key"])
     assert set(energies["status"]) == {"pending"}
     answered = answer_first(config, results / "search/pending.csv")
     planned = run(config, "--dry-run")
     jobs = dict(re.findall(r"^(\w+) +(\d+)$", planned.stdout, flags=re.MULTILINE))
-    assert jobs == {"all": "1", "dft": "1", "provenance": "1", "report": "1", "total": "4"}
+    concerned = ("all", "dft", "thermodynamics", "comparison", "checks", "provenance", "report")
+    assert jobs == dict.fromkeys(concerned, "1") | {"total": "7"}
     assert run(config).returncode == 0
     energies = pd.read_csv(results / "dft/energies.csv").set_index("asked_key")
     assert energies.loc[answered, ["status", "energy_ev"]].tolist() == ["done", -500.0]

@@ -18,13 +18,20 @@ def charge_order_reference(config: Config, dataset: Path, out: Path) -> None:
     End geometries and energies of the enumerated charge-ordered states.
     """
     from workflow_lib.lattice.host import Host
-    from workflow_lib.results_reading import checked
-    from workflow_lib.stages.charge_order.reference import build_reference, require_compared
+    from workflow_lib.results_reading import checked, read_table
+    from workflow_lib.stages.charge_order.reference import (
+        build_reference,
+        require_compared,
+        require_followed,
+    )
 
     reference = build_reference(
         checked(dataset / "frames.parquet", "dataset"), Host.load(config.host, config.redox), out
     )
     require_compared(reference, config.charge_order.compared_x)
+    if config.embedding.reference_state is None:
+        larger = read_table("charge_order/larger_cells", out)
+        require_followed(reference, larger, config.embedding.reference_x)
     # Whether `cell: auto` relaxes cells is known from here on: before models train, not after.
     converged = bool(reference["stress_converged"].all())
     if config.charge_order.stop(stress_converged=converged).cells == "relaxed":

@@ -19,9 +19,10 @@ def embedding(config: Config, model: str, dataset: Path, reference: Path, work: 
     use_threads(config.threads)
     from workflow_lib.lattice.host import Host
     from workflow_lib.results_models import load_potential
-    from workflow_lib.results_reading import checked
+    from workflow_lib.results_reading import checked, read_table
     from workflow_lib.stages.embedding.run import run_embedding
 
+    states = read_table("charge_order/reference", reference)
     run_embedding(
         model=load_potential(model, config.outside, config.device),
         frames_path=checked(dataset / "frames.parquet", "dataset"),
@@ -29,6 +30,8 @@ def embedding(config: Config, model: str, dataset: Path, reference: Path, work: 
         reference_dir=reference,
         host=Host.load(config.host, config.redox),
         settings=config.embedding,
+        polaron_distortion=config.charge_order.polaron_distortion,
+        stop=config.charge_order.stop(stress_converged=bool(states["stress_converged"].all())),
         work=work,
         out=out,
     )

@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from workflow_lib.config import Config
 
 
-@stage(folder("--reference"), folders("--charge-orders"), folders("--searches"))
+@stage(folder("--reference"), folders("--charge-orders"), folders("--searches"), folder("--dft"))
 def thermodynamics(
-    config: Config, reference: Path, charge_orders: list[Path], searches: list[Path], out: Path
+    config: Config, reference: Path, charge_orders: list[Path], searches: list[Path], dft: Path, out: Path
 ) -> None:
     """Compare hulls and voltages with DFT."""
     from workflow_lib.results_reading import read_table
@@ -24,6 +24,7 @@ def thermodynamics(
         reference_dir=reference,
         charge_order_dirs=charge_orders,
         search_dirs=searches,
+        dft_dir=dft,
         rule=config.redox,
         settings=config.thermodynamics,
         cells=config.charge_order.stop(stress_converged=bool(states["stress_converged"].all())).cells,

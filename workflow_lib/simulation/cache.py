@@ -231,12 +231,8 @@ def relax_arrangements(
             results = relax(
                 model,
                 starts,
-                fmax=stop.fmax,
-                max_steps=stop.max_steps,
-                cell=stop.smax is not None,
-                smax=stop.smax or 0.0,
+                **stop.options(),
                 batch_size=batch_size,
-                optimiser=stop.optimiser,
                 record=_Watch(shown, number * batch_size, stop.max_steps) if shown else None,
                 record_every=WATCHED,
             )

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field
 
 Optimiser = Literal["fire", "lbfgs"]
 Cells = Literal["auto", "fixed", "relaxed"]
+
+
+class Options(TypedDict):
+    """What ``relax`` is told of the end of a relaxation, see there."""
+
+    fmax: float
+    max_steps: int
+    cell: bool
+    smax: float
+    optimiser: Optimiser
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +41,16 @@ class Stop:
     def cells(self) -> Literal["fixed", "relaxed"]:
         """Whether cells relax, in the words of the configuration."""
         return "fixed" if self.smax is None else "relaxed"
+
+    def options(self) -> Options:
+        """Return these ends as arguments of ``relax``."""
+        return {
+            "fmax": self.fmax,
+            "max_steps": self.max_steps,
+            "cell": self.smax is not None,
+            "smax": self.smax or 0.0,
+            "optimiser": self.optimiser,
+        }
 
 
 class RelaxationSettings(BaseModel):

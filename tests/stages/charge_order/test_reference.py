@@ -21,10 +21,11 @@ from workflow_lib.frames.reading.run import read_sources
 from workflow_lib.frames.table import read_parquet, write_parquet
 from workflow_lib.lattice.host import Host
 from workflow_lib.lattice.polaron import bond_gap
-from workflow_lib.results_reading import read_reference, seal
+from workflow_lib.results_reading import read_reference, read_table, seal
 from workflow_lib.stages.charge_order.reference import (
     build_reference,
     require_compared,
+    require_followed,
 )
 
 LARGER = ("111111110000", "111110111000", "111111100100")
@@ -344,7 +345,7 @@ def test_models_without_stress_are_told_before_they_train(
     )
 
 
-def test_states_of_larger_cells_are_known_and_no_answers(
+def test_states_of_larger_cells_have_a_table_of_their_own(
     frames: list[Frame], host: Host, tmp_path: Path
 ) -> None:
     """Nobody asks DFT again for what the dataset has, in whichever cell; a strained frame is no answer."""
@@ -358,8 +359,19 @@ def test_states_of_larger_cells_are_known_and_no_answers(
     moved = with_labels(
         last, frame_id="rattled", path=None, kind="rattle", state_key=larger[2], forces=still
     )
-    table = rebuilt([*paths, end, point, moved], host, tmp_path / "more")
+    # Marked for testing, as the authors' DFT of what their search found: an answer if it is at rest.
+    rest = with_labels(point, frame_id="at rest", kind="testing", energy=last.energy - 0.1)
+    tense = with_labels(rest, frame_id="tense", forces=None, fmax=0.06, energy=last.energy - 5)
+    table = rebuilt([*paths, end, point, moved, rest, tense], host, tmp_path / "more")
     pd.testing.assert_frame_equal(table, plain)
+    known = read_table("charge_order/larger_cells", tmp_path / "more/out").set_index("state_key")
+    assert known["frame_id"].to_dict() == {larger[0]: "end", larger[1]: "at rest"}
+    assert known["paths"].to_dict() == {larger[0]: 1, larger[1]: 2}
+    ends = plain.set_index("x")["energy_ev"] / 4
+    for row in known.itertuples():
+        line = (1 - row.x) * ends[0.0] + row.x * ends[1.0]
+        assert row.formation_mev_fu == pytest.approx(1000 * (row.energy_ev / row.formula_units - line))
+    assert read_table("charge_order/larger_cells", tmp_path / "plain/out").empty
     for folder, more in (("plain", []), ("more", larger[:2])):
         states = read_json(tmp_path / folder / "out/known_states.json")["states"]
         assert states == sorted([*plain["state_key"], *more])
@@ -375,3 +387,8 @@ def test_the_compared_composition_needs_states_to_rank(
         require_compared(table, 0.333)
     with pytest.raises(UserError, match="describe the host by a larger cell"):
         require_compared(table[table["x"].isin([0, 1])], 0.5)
+    larger = pd.DataFrame({"x": [2 / 3]})
+    require_followed(table, larger, 0.5)
+    require_followed(table, larger, 0.666667)
+    with pytest.raises(UserError, match=r"reference_x is 0\.666667, .* x = 0, 0\.25, 0\.5, 0\.75, 1 only"):
+        require_followed(table, larger[:0], 0.666667)

@@ -49,6 +49,7 @@ def sound(frames: list[Frame], host: Host, tmp_path_factory: pytest.TempPathFact
         reference_dir=run / "charge_order",
         charge_order_dirs=[run / "charge_order" / MODEL],
         search_dirs=[],
+        dft_dir=write_sealed("dft/energies", run / "dft", pd.DataFrame()).parent,
         rule=RedoxRule.model_validate(RULE),
         settings=ThermodynamicsSettings.model_validate({"metals": metals}),
         cells="fixed",

@@ -25,13 +25,15 @@ from workflow_lib.models.registry import FAMILIES
 from workflow_lib.models.species import species_alphabet
 from workflow_lib.models.trained import TrainedModel, species_from_card, species_to_card
 from workflow_lib.results_reading import seal
+from workflow_lib.simulation.settings import Stop
 from workflow_lib.stages.charge_order.reference import build_reference
 from workflow_lib.stages.embedding.extract import follow_relaxation, reference_key, untrained
 from workflow_lib.stages.embedding.figures import embedding_overview
 from workflow_lib.stages.embedding.run import run_embedding
 from workflow_lib.stages.embedding.settings import EmbeddingSettings
 
-SETTINGS = EmbeddingSettings(max_steps=3, classifier_folds=4)
+SETTINGS = EmbeddingSettings(classifier_folds=4)
+STOP = Stop(fmax=0.05, max_steps=3)
 TEST_STATES = ("1x1x1:Na1001:Fe2323", "1x1x1:Na1000:Fe2333", "1x1x1:Na1110:Fe2232")
 HYPERPARAMETERS = {
     "painn": {"n_atom_basis": 8, "n_rbf": 6, "cutoff": 3.0, "n_interactions": 2},
@@ -108,6 +110,8 @@ def run(
         reference_dir=data,
         host=host,
         settings=settings,
+        polaron_distortion=0.06,
+        stop=STOP,
         work=out.parent / "work",
         out=out,
     )
@@ -357,21 +361,23 @@ def test_a_job_killed_again_and_again_ends_the_same(
 
 
 def test_reference_arrangement(host: Host):
+    # A larger cell has the lower energy without being the lower state.
     table = pd.DataFrame(
-        {"x": [0.5, 0.5, 1.0], "energy_ev": [-1.0, -2.0, -9.0], "state_key": ["a", "b", "c"]}
+        {
+            "x": [0.5, 0.5, 0.5, 1.0],
+            "energy_ev": [-1.0, -2.0, -5.0, -9.0],
+            "formation_mev_fu": [5.0, -5.0, 3.0, 0.0],
+            "state_key": ["a", "b", "larger", "c"],
+        }
     )
     assert reference_key(table, None, 0.5) == "b"
     assert reference_key(table, "named", 0.5) == "named"
-    with pytest.raises(UserError, match=r"reference_x is 0.666667, .* x = 0.5, 1 only"):
-        reference_key(table, None, 2 / 3)
 
 
 def test_a_relaxation_is_followed_only_with_a_charge_order(host: Host):
     for key, message in (("1x1x1:Na1001", "names no charge order"), ("Na1001", "no state key")):
         with pytest.raises(UserError, match=message):
-            follow_relaxation(
-                None, host, key, polaron_distortion=0.06, fmax=0.1, max_steps=1, redox_z=26, kept=None
-            )
+            follow_relaxation(None, host, key, polaron_distortion=0.06, stop=STOP, redox_z=26, kept=None)
 
 
 def test_overview_of_nothing_is_refused(tmp_path: Path):

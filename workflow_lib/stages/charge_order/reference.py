@@ -1,4 +1,4 @@
-"""The DFT reference: end geometry and energy of every charge-ordered state of the host cell.
+"""The DFT reference: energy and end geometry of every charge-ordered state, larger cells included.
 
 A state's energy is the lowest of its converged frames (largest force below :data:`RELAXED`),
 whichever calculation they come from, a relaxation or a static run: DFT finds several orbital states
@@ -19,14 +19,22 @@ import pandas as pd
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import atomic_path, write_json
-from workflow_lib.frames.frame import RELAXATION, SINGLE, UNSPECIFIED, Frame, frame_to_atoms, mixed_levels
+from workflow_lib.frames.frame import (
+    RELAXATION,
+    SINGLE,
+    TESTING,
+    UNSPECIFIED,
+    Frame,
+    frame_to_atoms,
+    mixed_levels,
+)
 from workflow_lib.frames.table import iter_parquet
 from workflow_lib.lattice.arrangement import UNIT
-from workflow_lib.lattice.formation import formation_mev_fu
+from workflow_lib.lattice.formation import MEV, end_energies, formation_energy
 from workflow_lib.lattice.orientation import smallest_keys
 from workflow_lib.lattice.polaron import bond_gap
 from workflow_lib.results_reading import KNOWN_STATES, STRUCTURES, seal, write_table
-from workflow_lib.results_schema import CONVERGED, DFT, REFERENCE, TABLES, UNCONVERGED
+from workflow_lib.results_schema import CONVERGED, DFT, LARGER, REFERENCE, TABLES, UNCONVERGED
 
 if TYPE_CHECKING:
     from workflow_lib.lattice.arrangement import Arrangement
@@ -36,7 +44,7 @@ _log = logging.getLogger(__name__)
 
 CELL = UNIT
 """The charge-order stage uses the smallest cell, whose states can all be enumerated."""
-ANSWERS = (RELAXATION, SINGLE, UNSPECIFIED)
+ANSWERS = (RELAXATION, SINGLE, UNSPECIFIED, TESTING)
 """Kinds of frame that may answer for a state; rattled and strained ones are no answers, however small
 their forces: in another cell than the states they are compared with, they may lie lower."""
 RELAXED = 0.05
@@ -52,27 +60,20 @@ class _Answers:
         self.levels: set[str] = set()
         self._converged: dict[tuple[str | None, str], Frame] = {}
         self._calculations: dict[tuple[str | None, str], set[str]] = defaultdict(set)
-        # The last frame of each relaxation, None where that is no state of the cell or is converged.
+        # The last frame of each relaxation, None where that is no state of the host or is converged.
         self._ends: dict[str, Frame | None] = {}
-        # In cells of any size: what converged frames show, and what the last one of each relaxation does.
-        self._known: set[tuple[str | None, str]] = set()
-        self._known_ends: dict[str, tuple[str | None, str] | None] = {}
 
     def add(self, frame: Frame) -> None:
-        """Add a frame; of one of another cell only the state counts, one without a state is ignored."""
+        """Add a frame; one without a state is ignored."""
         self.levels.add(frame.energy_reference)
         if frame.kind not in ANSWERS:
             return
         fits = frame.oxidation_states is not None and frame.state_key is not None
-        here = fits and self.arrangement(frame.state_key).repeat == CELL  # type: ignore[arg-type]
         converged = fits and _largest_force(frame) <= RELAXED
         where = (frame.magnetic_order, str(frame.state_key))
         if frame.kind == RELAXATION:
-            self._ends[_calculation(frame)] = frame if here and not converged else None
-            self._known_ends[_calculation(frame)] = where if fits else None
-        if converged:
-            self._known.add(where)
-        if not (here and converged):
+            self._ends[_calculation(frame)] = frame if fits and not converged else None
+        if not converged:
             return
         self._calculations[where].add(_calculation(frame))
         if where not in self._converged or frame.energy < self._converged[where].energy:
@@ -84,12 +85,16 @@ class _Answers:
             self._arrangements[key] = self._host.parse(key)
         return self._arrangements[key]
 
-    def best(self, where: str) -> tuple[dict[str, Frame], dict[str, int], set[str]]:
+    def small(self, key: str) -> bool:
+        """Return whether a state is one of the smallest cell."""
+        return self.arrangement(key).repeat == CELL
+
+    def best(self, where: str) -> tuple[dict[str, Frame], dict[str, int]]:
         """Return the frame that represents each state, and the number of calculations ending in the state.
 
         If a state has no converged frame, the lowest end of its unconverged relaxations represents
-        it. Only one magnetic order counts, see :meth:`_order`. Beside these, the states of cells of any
-        size that are answered in the same way.
+        it. Only one magnetic order counts, which the states of the smallest cell decide, see
+        :meth:`_order`.
         """
         found, calculations = dict(self._converged), dict(self._calculations)
         for name, frame in self._ends.items():
@@ -99,7 +104,7 @@ class _Answers:
             calculations[place] = calculations.get(place, set()) | {name}
             if place not in self._converged and (place not in found or frame.energy < found[place].energy):
                 found[place] = frame
-        kept = self._order(found, where)
+        kept = self._order({name: frame for name, frame in found.items() if self.small(name[1])}, where)
         answers: dict[str, Frame] = {}
         counts: dict[str, set[str]] = defaultdict(set)
         for (order, key), frame in found.items():
@@ -116,9 +121,7 @@ class _Answers:
                 "beside states that are %s it may shift formation energies by tens of meV",
                 where, len(unknown), len(answers), unknown[0], " or ".join(sorted(map(str, shown))),
             )  # fmt: skip
-        every = self._known | {end for end in self._known_ends.values() if end is not None}
-        known = {key for order, key in every if order in kept}
-        return answers, {key: len(names) for key, names in counts.items()}, known
+        return answers, {key: len(names) for key, names in counts.items()}
 
     def _order(self, found: dict[tuple[str | None, str], Frame], where: str) -> set[str | None]:
         """Return the magnetic orders whose energies may be compared: one, with frames that show none.
@@ -177,13 +180,14 @@ def _calculation(frame: Frame) -> str:
 
 
 def build_reference(frames_path: str | Path, host: Host, out_dir: str | Path) -> pd.DataFrame:
-    """Write ``reference.csv`` (see ``results_schema``), ``reference.extxyz``, ``known_states.json``.
+    """Write ``reference.csv``, ``larger_cells.csv``, ``reference.extxyz``, ``known_states.json``.
 
-    Returns the table.
+    Returns the first table, of the states of the smallest cell, which are enumerated; their structures
+    are in ``reference.extxyz``. The states of larger cells have formation energies against the same end
+    members. ``known_states.json`` names the states of both tables, each by its smallest cell.
 
     The state of a frame is its ``state_key``, which the dataset stage wrote. Left out are frames
-    without oxidation states, not on the sites of the host, or of larger cells, which are not
-    enumerated; the states of the latter are in ``known_states.json`` alone.
+    without oxidation states or not on the sites of the host.
 
     Raises UserError if levels of theory are mixed, no frame represents a state, an end
     member is missing, or magnetic orders are mixed so that none of them has both end members.
@@ -195,7 +199,8 @@ def build_reference(frames_path: str | Path, host: Host, out_dir: str | Path) ->
             found.add(frame)
     if len(found.levels) != 1:
         raise mixed_levels(found.levels, where)
-    answers, calculations, known = found.best(where)
+    every, calculations = found.best(where)
+    answers = {key: frame for key, frame in every.items() if found.small(key)}
     if not answers:
         raise UserError(
             f"{where} holds no answer for a state of the {host.name} cell; the stage needs frames with "
@@ -203,12 +208,12 @@ def build_reference(frames_path: str | Path, host: Host, out_dir: str | Path) ->
             f"largest force is below {RELAXED:g} eV/A"
         )
     rows = []
-    for key, frame in answers.items():
+    for key, frame in every.items():
         arrangement = found.arrangement(key)
         rows.append(
             {
                 **{"id": DFT, "model": DFT, "family": DFT, "variant": None, "fold": None, "seed": None},
-                "protocol": REFERENCE,
+                "protocol": REFERENCE if key in answers else LARGER,
                 "state_key": key,
                 "ion_key": host.key(arrangement.without_charges()),
                 "x": host.composition(arrangement),
@@ -227,17 +232,31 @@ def build_reference(frames_path: str | Path, host: Host, out_dir: str | Path) ->
                 "level": frame.energy_reference,
             }
         )
-    table = pd.DataFrame(rows)
-    table["formation_mev_fu"] = _formation(table, where)
-    table = table.sort_values(["x", "state_key"], ignore_index=True)[
-        list(TABLES["charge_order/reference"].columns)
-    ]
+    whole = pd.DataFrame(rows).sort_values(["x", "state_key"], ignore_index=True)
+    small = whole["state_key"].isin(answers)
+    whole["formation_mev_fu"] = _formation(whole, whole[small], where)
+    table, larger = (
+        part.reset_index(drop=True)[list(TABLES[f"charge_order/{name}"].columns)]
+        for name, part in (("reference", whole[small]), ("larger_cells", whole[~small]))
+    )
     out_dir = Path(out_dir)
     write_table("charge_order/reference", table, out_dir)
+    write_table("charge_order/larger_cells", larger, out_dir)
     _write_structures([answers[key] for key in table["state_key"]], table, out_dir / STRUCTURES)
-    write_json(out_dir / KNOWN_STATES, {"states": sorted(set(smallest_keys(known, host).values()))})
+    write_json(out_dir / KNOWN_STATES, {"states": sorted(set(smallest_keys(every, host).values()))})
     seal(out_dir, "charge-order-reference")
     return table
+
+
+def require_followed(reference: pd.DataFrame, larger: pd.DataFrame, x: float) -> None:
+    """Raise UserError unless DFT knows a state at ``x``, where the embedding follows a relaxation."""
+    known = sorted({*reference["x"].round(6), *larger["x"].round(6)})
+    if not np.isclose(known, x, atol=1e-6).any():
+        raise UserError(
+            f"embedding.reference_x is {x:g}, but DFT has states at x = "
+            f"{', '.join(f'{value:g}' for value in known)} only; choose one of these or name the "
+            "arrangement in embedding.reference_state"
+        )
 
 
 def require_compared(reference: pd.DataFrame, compared_x: float) -> None:
@@ -259,11 +278,14 @@ def _largest_force(frame: Frame) -> float:
     return np.inf if frame.forces is None else float(np.linalg.norm(frame.forces, axis=1).max())
 
 
-def _formation(table: pd.DataFrame, where: str) -> np.ndarray:
-    for x in (0.0, 1.0):
-        if not np.isclose(table["x"], x).any():
-            raise UserError(f"{where} holds no relaxation of x = {x:g}; formation energies need both ends")
-    return formation_mev_fu(table["energy_ev"], table["formula_units"], table["x"])
+def _formation(whole: pd.DataFrame, small: pd.DataFrame, where: str) -> np.ndarray:
+    """Return formation energies in meV per formula unit against the end members of the smallest cell."""
+    ends = end_energies(small["energy_ev"] / small["formula_units"], small["x"])
+    for x, end in zip((0, 1), ends, strict=True):
+        if not np.isfinite(end):
+            raise UserError(f"{where} holds no relaxation of x = {x}; formation energies need both ends")
+    per_unit = (whole["energy_ev"] / whole["formula_units"]).to_numpy()
+    return MEV * formation_energy(per_unit, whole["x"], *ends)
 
 
 def _write_structures(frames: list[Frame], table: pd.DataFrame, path: Path) -> None:

@@ -21,7 +21,7 @@ from workflow_lib.frames.table import iter_parquet
 from workflow_lib.lattice.arrangement import StateKey
 from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.results_reading import checked, read_table, seal
-from workflow_lib.results_schema import DIVERGED, SEARCH
+from workflow_lib.results_schema import BEYOND, DIVERGED
 
 HULL_TOLERANCE = 1e-3
 """meV per formula unit; energies of some 100 eV are read with ten digits, 1e-8 eV."""
@@ -97,7 +97,7 @@ def leaks(dataset: Path) -> Iterator[str]:
 
 def unusable_energies(run: Path, charge_orders: Sequence[Path], searches: Sequence[Path]) -> Iterator[str]:
     """Yield rows of the tables of energies that report a result but have no finite energy."""
-    tables = [("charge_order/reference", run / "charge_order")]
+    tables = [(f"charge_order/{name}", run / "charge_order") for name in ("reference", "larger_cells")]
     tables += [("charge_order/states", path) for path in charge_orders]
     tables += [("search/found", path) for path in searches]
     for name, folder in tables:
@@ -113,7 +113,7 @@ def below_hull(thermodynamics: Path) -> Iterator[str]:
     hulls = read_table("thermodynamics/hull", thermodynamics)
     for (source, scope), hull in hulls.groupby(["id", "scope"]):
         own = formation[(formation["id"] == source) & formation["formation_mev_fu"].notna()]
-        own = own[(own["protocol"] == SEARCH) == (scope == "searched")]
+        own = own[own["protocol"].isin(BEYOND) == (scope == "searched")]
         line = hull.sort_values("x")
         gap = own["formation_mev_fu"] - np.interp(own["x"], line["x"], line["formation_mev_fu"])
         for index in own.index[gap < -HULL_TOLERANCE]:
@@ -134,7 +134,7 @@ def wrong_voltages(run: Path, rule: RedoxRule, metals: Mapping[str, float]) -> I
             yield f"{source}, {scope}: a voltage without the metal's energy at the level of its energies"
             continue
         if scope == "enumerated":
-            own = own[own["protocol"] != SEARCH]
+            own = own[~own["protocol"].isin(BEYOND)]
         keys = [StateKey.parse(key) for key in own["state_key"]]
         per_site = own["energy_ev"].to_numpy() / np.array([key.sites for key in keys])
         empty, full = (per_site[np.isclose(own["x"], x)].min() for x in (0, 1))

@@ -17,14 +17,14 @@ from workflow_lib.lattice.ewald import electrostatic_order
 from workflow_lib.lattice.formation import MEV, end_energies, formation_energy
 from workflow_lib.lattice.host import Host
 from workflow_lib.results_reading import checked, seal, seal_name, write_table
-from workflow_lib.results_schema import DFT, RELAXATION, TABLES
+from workflow_lib.results_schema import DFT, LARGER, TABLES
 from workflow_lib.stages.dft.settings import DftSettings
 
 COLUMNS = tuple(TABLES["dft/energies"].columns)
 
 
 def relaxation_of(arrangement: Arrangement, host: Host, settings: DftSettings, level: Level) -> Calculation:
-    """The steered relaxation of one arrangement, from the distorted Vegard structure.
+    """The steered relaxation of one arrangement, with its cell if asked, from the distorted Vegard start.
 
     Equivalent arrangements give the same atoms, so that the store knows them again. Raises UserError for
     an arrangement that is not neutral.
@@ -38,7 +38,7 @@ def relaxation_of(arrangement: Arrangement, host: Host, settings: DftSettings, l
         name=key,
         group=key,
         kind="relaxation",
-        task="relaxation",
+        task="cell" if settings.cell == "relaxed" else "relaxation",
         numbers=atoms.numbers,
         positions=atoms.positions,
         cell=atoms.cell[:],
@@ -139,14 +139,14 @@ def energies(pending: Path, plan: dict[str, list[Calculation]], store: Store, ou
         rows.append(
             {
                 **{"id": DFT, "model": DFT, "family": DFT, "variant": None, "fold": None, "seed": None},
-                "protocol": RELAXATION,
+                "protocol": LARGER,
                 "state_key": asked_for.state_key,
                 "ion_key": StateKey.parse(asked["state_key"]).ion_key,
                 "x": asked["x"],
                 "formula_units": asked_for.formula_units,
                 "energy_ev": last["energy"] if last else None,
                 "fmax_ev_a": np.linalg.norm(last["forces"], axis=1).max() if last else None,
-                "volume_a3": abs(float(np.linalg.det(asked_for.cell))),
+                "volume_a3": abs(float(np.linalg.det(last["cell"]))) if last else None,
                 "status": "pending" if status == "missing" else status,
                 "level": asked_for.level.energy_reference,
                 "cell": asked["cell"],

@@ -19,6 +19,9 @@ class DftSettings(BaseModel):
     )
     store: str = Field("results/dft/store", description="finished calculations, shared by all runs")
     level: Level = EMBEDDED
+    cell: Literal["fixed", "relaxed"] = Field(
+        "relaxed", description="whether cells relax with the positions; fixed: those of Vegard's rule"
+    )
     fmax: float = Field(0.05, gt=0, description="eV/A at which a relaxation ends")
     max_steps: int = Field(80, ge=1)
     polaron_distortion: float = Field(0.06, ge=0, description="A; polaron distortion of the starts")

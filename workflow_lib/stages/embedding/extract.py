@@ -18,6 +18,7 @@ from workflow_lib.models.predictor import Predictor
 from workflow_lib.models.registry import FAMILIES
 from workflow_lib.models.trained import TrainedModel, species_from_card
 from workflow_lib.simulation.relaxation import Snapshot, relax
+from workflow_lib.simulation.settings import Stop
 
 LABELS = "oxidation_states"
 FRAME, PATH = "frame", "path"
@@ -130,18 +131,13 @@ def untrained(model: TrainedModel) -> TrainedModel:
 def reference_key(table: pd.DataFrame, wanted: str | None, x: float) -> str:
     """Return the key of the arrangement to follow: ``wanted``, else the lowest DFT state at ``x``.
 
-    Raises UserError if DFT has no state at composition ``x``.
+    ``table`` has the columns of ``charge_order/reference``; lowest is the formation energy.
+    The charge-order stage saw to it that there is one at ``x``.
     """
     if wanted is not None:
         return wanted
     rows = table[np.isclose(table["x"], x, atol=1e-6)]
-    if rows.empty:
-        known = ", ".join(f"{value:g}" for value in sorted(set(table["x"])))
-        raise UserError(
-            f"embedding.reference_x is {x:g}, but DFT has states at x = {known} only; choose one of these "
-            "or name the arrangement in embedding.reference_state"
-        )
-    return str(rows["state_key"].iloc[int(rows["energy_ev"].argmin())])
+    return str(rows["state_key"].iloc[int(rows["formation_mev_fu"].argmin())])
 
 
 def follow_relaxation(
@@ -150,8 +146,7 @@ def follow_relaxation(
     key: str,
     *,
     polaron_distortion: float,
-    fmax: float,
-    max_steps: int,
+    stop: Stop,
     redox_z: int,
     kept: Kept,
 ) -> tuple[Points, dict[str, Any]]:
@@ -160,7 +155,7 @@ def follow_relaxation(
     The end is told by ``status``, ``steps`` and ``fmax_ev_a`` (eV/A). Both are ``kept``.
 
     Starts from the host's distorted arrangement ``key`` (``polaron_distortion`` A, see
-    ``Host.build``), in the fixed cell of its composition. Points that are not finite are left out.
+    ``Host.build``) and ends by ``stop``. Points that are not finite are left out.
     Raises UserError if ``key`` names no charge order.
     """
     arrangement = host.parse(key)
@@ -182,7 +177,7 @@ def follow_relaxation(
                 steps.append(step)
                 parts.append(features)
 
-        [end] = relax(model, [start], fmax=fmax, max_steps=max_steps, batch_size=1, record=record)
+        [end] = relax(model, [start], **stop.options(), batch_size=1, record=record)
         return {
             "steps": np.array(steps, dtype=np.int64),
             "features": np.concatenate(parts) if parts else np.zeros((0, 0)),

@@ -137,7 +137,7 @@ def model_figure(points: pd.DataFrame, scores: dict[str, Any], stem: Path) -> No
     end = scores["relaxation"]
     note = (
         f"{scores['id']}; numbers over {where}, full standardised features; relaxation of "
-        f"{scores['reference_state']} in its fixed cell: {end['status']} after {end['steps']} steps; "
+        f"{scores['reference_state']}, cell {end['cell']}: {end['status']} after {end['steps']} steps; "
         "axes of the two panels are not comparable"
     )
     figure.supxlabel(fill(note, 105), fontsize=SMALL, color="0.25")

@@ -19,9 +19,10 @@ from workflow_lib.frames.table import read_parquet
 from workflow_lib.lattice.host import Host
 from workflow_lib.models.predictor import Predictor
 from workflow_lib.models.trained import TrainedModel
-from workflow_lib.results_reading import read_reference, seal, write_table
+from workflow_lib.results_reading import read_reference, read_table, seal, write_table
 from workflow_lib.results_schema import MODEL
 from workflow_lib.simulation.cache import host_identity
+from workflow_lib.simulation.settings import Stop
 from workflow_lib.stages.embedding.extract import (
     POINT_COLUMNS,
     Points,
@@ -53,6 +54,8 @@ def run_embedding(
     reference_dir: str | Path,
     host: Host,
     settings: EmbeddingSettings,
+    polaron_distortion: float,
+    stop: Stop,
     work: str | Path,
     out: str | Path,
 ) -> dict[str, Any]:
@@ -73,7 +76,8 @@ def run_embedding(
     splits = Splits.load(splits_path)
     fold = None if origin.fold is None else splits.fold(origin.fold)
     reference, _ = read_reference(reference_dir)
-    key = reference_key(reference, settings.reference_state, settings.reference_x)
+    larger = read_table("charge_order/larger_cells", Path(reference_dir))
+    key = reference_key(pd.concat([reference, larger]), settings.reference_state, settings.reference_x)
     roles = (
         {frame.frame_id: fold.role(frame.state_key or frame.group, frame.frame_id) for frame in known}
         if fold
@@ -93,7 +97,8 @@ def run_embedding(
         return _nothing(scores, settings, out)
     size = settings.batch_size
     files = [sha256(frames_path), sha256(splits_path)]
-    kept = _kept(work, model.identity, key, host_identity(host), settings.model_dump(), files)
+    way = f"{polaron_distortion:.6g}|{stop}"
+    kept = _kept(work, model.identity, key, way, host_identity(host), settings.model_dump(), files)
     trained = frame_features(model, known, redox_z, batch_size=size, title=f"{out.name} frames", kept=kept)
     if not trained.shape[1]:
         return _nothing(scores | {"status": "gives no embeddings"}, settings, out)
@@ -107,13 +112,12 @@ def run_embedding(
         model,
         host,
         key,
-        polaron_distortion=settings.polaron_distortion,
-        fmax=settings.fmax,
-        max_steps=settings.max_steps,
+        polaron_distortion=polaron_distortion,
+        stop=stop,
         redox_z=redox_z,
         kept=kept,
     )
-    scores["relaxation"] = end
+    scores["relaxation"] = end | {"cell": stop.cells}
     scores["features"] = trained.shape[1]
     # An arrangement in several cells is one state: it may not stand on both sides of the classifier.
     groups = table["state_key"].map(lambda state: splits.crystals.get(state, state))

@@ -13,19 +13,12 @@ class EmbeddingSettings(BaseModel):
     reference_state: str | None = Field(
         None,
         description="key of the arrangement whose relaxation is followed, such as "
-        "1x1x1:Na1001:Fe2323; null takes the lowest DFT state at reference_x",
+        "1x1x1:Na1001:Fe2323; null takes the lowest DFT state at reference_x; it "
+        "relaxes as in charge_order",
     )
     reference_x: float = Field(
         0.5, ge=0, le=1, description="composition of the reference arrangement if none is named"
     )
-    polaron_distortion: float = Field(
-        0.06,
-        ge=0,
-        le=0.3,
-        description="distortion of the start in A: oxygen drawn towards Fe3+, pushed from Fe2+",
-    )
-    fmax: float = Field(0.05, gt=0, description="eV/A; the followed relaxation stops below this")
-    max_steps: int = Field(100, ge=1, le=5000)
     components: int = Field(4, ge=2, le=32, description="principal components written to the table")
     classifier_folds: int = Field(
         5, ge=2, le=50, description="parts of the cross-validation; no state is in two of them"

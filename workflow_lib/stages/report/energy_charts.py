@@ -12,7 +12,7 @@ from workflow_lib.core.digits import sensible
 from workflow_lib.core.plotting import COLOUR_DFT, window_of
 from workflow_lib.lattice.arrangement import StateKey
 from workflow_lib.models.identity import OUTSIDE, VARIANTS, look_of
-from workflow_lib.results_schema import DFT, HEADLINE, SEARCH
+from workflow_lib.results_schema import BEYOND, DFT, HEADLINE, SEARCH
 from workflow_lib.stages.report.charts import (
     Chart,
     Trace,
@@ -41,6 +41,8 @@ METHODS = {
     "screened": ("screened by a cluster expansion", "diamond-tall-open"),
     "enumeration": ("enumeration", "cross-thin-open"),
 }
+
+LARGER_TOO = ", with its larger cells"
 
 Colours = Mapping[str, str]
 
@@ -95,7 +97,7 @@ def _variants(table: pd.DataFrame) -> list[str]:
 def hull_chart(run: Run, structures: Structures, colours: Colours) -> Chart:
     """Return the hull: DFT and the variants of one model."""
     formation, hulls = run.table("thermodynamics/formation"), run.table("thermodynamics/hull")
-    dft = _dft(formation)
+    dft = _dft(formation[~formation["protocol"].isin(BEYOND)])
     models = formation[(formation["protocol"] == HEADLINE) & formation["formation_mev_fu"].notna()]
     hulls = hulls[hulls["scope"] == "enumerated"]
     anchor = dft["formation_mev_fu"].to_numpy(float)
@@ -176,7 +178,10 @@ def voltage_chart(run: Run, colours: Colours) -> Chart | None:
     views = {}
     for model in dict.fromkeys(models["model"]):
         mine = models[models["model"] == model]
-        traces = [_steps(dft, "DFT", colour=COLOUR_DFT, width=3)]
+        traces = [
+            _steps(own, f"DFT{LARGER_TOO if scope == 'searched' else ''}", colour=COLOUR_DFT, width=width)
+            for (scope, own), width in zip(dft.groupby("scope"), (3, 1), strict=False)
+        ]
         for (source, scope), own in mine.groupby(["id", "scope"], sort=False):
             variant = own["variant"].iloc[0]
             style = look(colours, model, variant)
@@ -261,7 +266,8 @@ def found_chart(run: Run, structures: Structures, colours: Colours) -> Chart | N
         "found",
         "What the searches found",
         "Formation energy of every arrangement that the search of one model relaxed, with its hull; "
-        "bars: DFT. The structures of the lowest arrangement of each composition can be opened.",
+        "bars: DFT, larger cells included. The structures of the lowest arrangement of each composition "
+        "can be opened.",
         views,
     )
 

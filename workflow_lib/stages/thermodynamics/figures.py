@@ -24,7 +24,7 @@ from workflow_lib.core.plotting import (
 from workflow_lib.lattice.arrangement import StateKey
 from workflow_lib.lattice.voltage import VoltageProfile, common_grid
 from workflow_lib.models.identity import CONTROLS, OUTSIDE, VARIANTS, look_of, model_colours
-from workflow_lib.results_schema import DFT, HEADLINE, SEARCH
+from workflow_lib.results_schema import DFT, HEADLINE, REFERENCE, SEARCH
 from workflow_lib.stages.thermodynamics.scores import lowest
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def draw_formation(
     formation: pd.DataFrame, hulls: pd.DataFrame, level: str, cells: str, stem: Path
 ) -> None:
     """Draw one panel per model: formation energies of the enumerated states, lowest of each x, hull."""
-    dft = formation[(formation["id"] == DFT) & formation["formation_mev_fu"].notna()]
+    dft = formation[(formation["protocol"] == REFERENCE) & formation["formation_mev_fu"].notna()]
     examined = formation[formation["protocol"] == HEADLINE]
     models = examined[examined["formation_mev_fu"].notna()]
     names = sorted(set(examined["model"])) or [DFT]
@@ -282,9 +282,12 @@ def draw_voltage(
     window = window_of(voltages["voltage_v"].to_numpy(float), anchor, LEAST_VOLTAGE)
     figure, panels = _grid(len(names), columns=3, height=2.4, label=f"voltage (V against {mobile} metal)")
     for panel, name in zip(panels, names, strict=True):
-        known = _profiles(voltages[voltages["id"] == DFT])
-        _staircase(panel, known, COLOUR_DFT, "-", "DFT", width=1.8)
-        curves = {"DFT": _sampled(known)}
+        curves = {}
+        for scope, own in voltages[voltages["id"] == DFT].groupby("scope"):
+            searched = scope == "searched"
+            label, width = f"DFT{', with its larger cells' if searched else ''}", 0.8 if searched else 1.8
+            _staircase(panel, _profiles(own), COLOUR_DFT, ":" if searched else "-", label, width=width)
+            curves[label] = _sampled(_profiles(own))
         for variant in _variants(models):
             group = models[(models["model"] == name) & (models["variant"] == variant)]
             for scope, width in (("enumerated", 1.4), ("searched", 0.8)):
@@ -311,7 +314,10 @@ def draw_voltage(
 
 
 def draw_found(formation: pd.DataFrame, hulls: pd.DataFrame, level: str, cells: str, stem: Path) -> None:
-    """Draw what each model's searches found, by composition, with the DFT energies that exist."""
+    """Draw what each model's searches found, by composition, with the DFT energies that exist.
+
+    Where DFT knows what a search found, a line joins the two.
+    """
     import matplotlib.pyplot as plt
 
     searched = formation[(formation["protocol"] == SEARCH) & formation["method"].isin(METHODS)]
@@ -324,7 +330,8 @@ def draw_found(formation: pd.DataFrame, hulls: pd.DataFrame, level: str, cells: 
     boxes = sorted(set(found["cell"]), key=lambda cell: (len(cell), cell))
     markers = dict(zip(boxes, "hp<>8H" * (1 + len(boxes) // 6), strict=False))
     colours = model_colours(set(searched["model"]))
-    known = sorted(set(dft["cell"]))
+    known = sorted(set(dft["cell"]), key=lambda cell: (len(cell), cell))
+    by_state = dft.groupby("state_key")["formation_mev_fu"].min()
     anchor = dft["formation_mev_fu"].to_numpy()
     # The hull lies below what the search found if states of the charge-order stage are lower.
     lines = hulls.loc[hulls["scope"] == "searched", "formation_mev_fu"]
@@ -359,9 +366,13 @@ def draw_found(formation: pd.DataFrame, hulls: pd.DataFrame, level: str, cells: 
             zorder=4,
             label=f"DFT ({', '.join(known)} cell)",
         )
-        for identity in sorted(set(group["id"])):
+        for one in group[group["state_key"].isin(dft["state_key"])].itertuples():
+            joined = [one.formation_mev_fu, by_state[one.state_key]]
+            panel.plot([one.x, one.x - DODGE], joined, "-", color=COLOUR_ANY, lw=0.8, zorder=1)
+        for identity in [*sorted(set(group["id"])), DFT]:
             own = hulls[(hulls["id"] == identity) & (hulls["scope"] == "searched")]
-            panel.plot(own["x"], own["formation_mev_fu"], ":", color=colours[name], lw=1)
+            colour = COLOUR_DFT if identity == DFT else colours[name]
+            panel.plot(own["x"], own["formation_mev_fu"], ":", color=colour, lw=1)
         panel.set_ylim(window)
         _note_hidden(panel, group["formation_mev_fu"].to_numpy(), window)
         panel.set_title(f"{name}, {variant or 'no variant'}")

@@ -1,9 +1,9 @@
 """The thermodynamics stage: the hull and voltage of every model compared with DFT's.
 
 There are two scopes. ``enumerated``: the charge-ordered states that DFT computed, relaxed by the
-model; the scores are taken here, because model and DFT have the same states. ``searched``: these
-and everything that the model's searches evaluated, larger cells included; this is a prediction, for
-which the DFT energies of the larger cells are pending.
+model; the scores of hull and voltage are taken here, because model and DFT have the same states.
+``searched``: these and everything that the model's searches evaluated, larger cells included; of DFT,
+these and what it knows of larger cells, from frames or as the answers that the searches asked for.
 """
 
 from __future__ import annotations
@@ -24,16 +24,22 @@ from workflow_lib.lattice.hull import Hull, lower_hull
 from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.lattice.voltage import VoltageProfile, voltage_distance_mv, voltage_profile
 from workflow_lib.results_reading import clear, seal, write_table
-from workflow_lib.results_schema import HEADLINE, MODEL, SEARCH
+from workflow_lib.results_schema import BEYOND, HEADLINE, MODEL, REFERENCE, SEARCH
 from workflow_lib.stages.thermodynamics import figures, tables
-from workflow_lib.stages.thermodynamics.scores import hull_error, step_voltage_error, summarise
+from workflow_lib.stages.thermodynamics.scores import found_error, hull_error, step_voltage_error, summarise
 from workflow_lib.stages.thermodynamics.settings import ThermodynamicsSettings
 
 IMPOSSIBLE = 10.0
 """V; no battery has as much. An energy of the metal on another scale gives tens to thousands."""
 ENUMERATED, SEARCHED = "enumerated", "searched"
 VOLTAGE_COLUMNS = [*MODEL, "scope", "x_low", "x_high", "voltage_v"]
-SCORES = ["hull_mae_mev_fu", "step_voltage_mae_mv", "voltage_mae_mv", "average_voltage_v"]
+SCORES = [
+    "hull_mae_mev_fu",
+    "step_voltage_mae_mv",
+    "voltage_mae_mv",
+    "average_voltage_v",
+    "found_mae_mev_fu",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +99,7 @@ def analyse(
         formation_mev_fu=np.nan, above_hull_mev_fu=np.nan, on_hull=False
     )
     good = tables.usable(table, accept_unconverged=settings.accept_unconverged)
-    known = good & (table["protocol"] != SEARCH).to_numpy()
+    known = good & ~table["protocol"].isin(BEYOND).to_numpy()
     ends = {0.0, 1.0} - set(table.loc[known, "x"])
     if ends:
         missing = " and ".join(f"x = {x:g}" for x in sorted(ends))
@@ -110,7 +116,7 @@ def analyse(
             voltages[scope] = voltage_profile(
                 hull, mobile_energy=reservoir.energy_ev, charge=reservoir.charge
             )
-        own = (part["protocol"] == SEARCH).to_numpy() == (scope == SEARCHED)
+        own = part["protocol"].isin(BEYOND).to_numpy() == (scope == SEARCHED)
         table.loc[part.index[own], "formation_mev_fu"] = scale * hull.formation[own]
         table.loc[part.index[own], "above_hull_mev_fu"] = scale * hull.above[own]
         on_hull = np.isin(np.arange(len(part)), hull.vertices)
@@ -124,9 +130,10 @@ def score(answer: Answer, reference: Answer, charge: int) -> dict[str, object]:
     ``charge``: formal charge of the mobile ion.
     """
     row: dict[str, object] = {**answer.identity, "status": answer.status}
-    row |= dict.fromkeys(["compositions", "compositions_dft", *SCORES], None)
+    row |= dict.fromkeys(["compositions", "compositions_dft", "found_states", *SCORES], None)
     # What may not enter a hull has no formation energy, and no part in any score.
-    dft = reference.structures[reference.structures["formation_mev_fu"].notna()]
+    everything = reference.structures[reference.structures["formation_mev_fu"].notna()]
+    dft = everything[everything["protocol"] == REFERENCE]
     row["compositions_dft"] = dft.loc[dft["x"].between(0, 1, inclusive="neither"), "x"].nunique()
     known = reference.voltages.get(ENUMERATED)
     row["average_voltage_dft_v"] = known.average if known else None
@@ -134,6 +141,8 @@ def score(answer: Answer, reference: Answer, charge: int) -> dict[str, object]:
         return row
     enumerated = answer.structures[answer.structures["protocol"] == HEADLINE]
     good = enumerated[enumerated["formation_mev_fu"].notna()]
+    found = answer.structures[answer.structures["protocol"] == SEARCH]
+    row["found_mae_mev_fu"], row["found_states"] = found_error(found, everything)
     error, compositions = hull_error(good, dft)
     row |= {
         "compositions": compositions,
@@ -152,7 +161,9 @@ def _hull_rows(answer: Answer, sites_per_fu: float, accept_unconverged: bool) ->
     rows = []
     good = tables.usable(answer.structures, accept_unconverged=accept_unconverged)
     for scope, hull in answer.hulls.items():
-        chosen = good if scope == SEARCHED else good & (answer.structures["protocol"] != SEARCH).to_numpy()
+        chosen = (
+            good if scope == SEARCHED else good & ~answer.structures["protocol"].isin(BEYOND).to_numpy()
+        )
         part = answer.structures[chosen]
         energies = 1000 * sites_per_fu * hull.formation_at(hull.x)
         for vertex, x, energy in zip(hull.vertices, hull.x, energies, strict=True):
@@ -195,6 +206,7 @@ def run_thermodynamics(
     reference_dir: Path,
     charge_order_dirs: Sequence[Path],
     search_dirs: Sequence[Path],
+    dft_dir: Path,
     rule: RedoxRule,
     settings: ThermodynamicsSettings,
     cells: Literal["fixed", "relaxed"],
@@ -202,21 +214,25 @@ def run_thermodynamics(
 ) -> None:
     """Write formation energies, hulls, voltages, scores and figures of DFT and all models.
 
-    ``reference_dir`` holds ``reference.csv`` and ``reference.extxyz``; each folder of
+    ``reference_dir`` holds ``reference.csv`` and ``larger_cells.csv``; each folder of
     ``charge_order_dirs`` (named by its model) ``states.csv``; each of ``search_dirs``
-    ``found.csv``. ``rule`` gives the charge of the mobile ion. If ``settings`` has no energy of its
-    metal at the level of some energies, their voltages are left out and one line on stderr says so.
-    ``cells`` is what the models did with them, for captions.
+    ``found.csv``; ``dft_dir`` the ``energies.csv`` of what the searches asked for. ``rule`` gives the
+    charge of the mobile ion. If ``settings`` has no energy of its metal at the level of some energies,
+    their voltages are left out and one line on stderr says so. ``cells`` is what the models did with
+    them, for captions.
     Raises UserError for missing or inconsistent tables and for a reference without end members.
     """
     info = tables.reference_info(reference_dir)
     sites_per_fu = info.sites_per_fu
     dft = tables.read_reference(reference_dir)
+    larger = tables.read_larger(reference_dir, dft_dir, info)
     mobile = StateKey.parse(dft["state_key"].iloc[0]).mobile
     # A metal belongs to one level of theory; a potential from elsewhere needs that of its own.
     reservoirs = {info.level: _reservoir(mobile, info.level, rule, settings)}
     ask = partial(analyse, sites_per_fu=sites_per_fu, settings=settings)
-    reference = ask(dft, reservoir=reservoirs[info.level], where=str(reference_dir))
+    everything = pd.concat([dft.astype(object), larger.astype(object)], ignore_index=True)
+    everything = everything.astype({"x": float, "energy_ev": float, "filled": int, "sites": int})
+    reference = ask(everything, reservoir=reservoirs[info.level], where=str(reference_dir))
     if not reference.hulls:
         raise UserError(f"{reference_dir}: {reference.status}; DFT must answer both end members")
     for profile in reference.voltages.values():
@@ -253,7 +269,8 @@ def run_thermodynamics(
         [row for a in everyone for row in _hull_rows(a, sites_per_fu, settings.accept_unconverged)]
     )
     voltages = pd.DataFrame([row for a in everyone for row in _voltage_rows(a)], columns=VOLTAGE_COLUMNS)
-    columns = [*MODEL, "status", "compositions", "compositions_dft", *SCORES, "average_voltage_dft_v"]
+    counts = ["compositions", "compositions_dft", "found_states"]
+    columns = [*MODEL, "status", *counts, *SCORES, "average_voltage_dft_v"]
     charge = rule.formal_charges[mobile]
     scores = pd.DataFrame([score(a, reference, charge) for a in answers], columns=columns)
     clear(out, "thermodynamics")  # controls have figures only where there are controls

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from workflow_lib.lattice.arrangement import StateKey
+
 
 def lowest(table: pd.DataFrame) -> pd.Series:
     """Return the lowest formation energy of each composition, indexed by x rounded to 9 digits."""
@@ -41,6 +43,22 @@ def step_voltage_error(model: pd.DataFrame, reference: pd.DataFrame, charge: int
         return None
     x = gap.index.to_numpy(dtype=float)
     return float(1000 * np.abs(np.diff(gap.to_numpy()) / np.diff(x)).mean() / abs(charge))
+
+
+def found_error(found: pd.DataFrame, reference: pd.DataFrame) -> tuple[float | None, int]:
+    """Return the mean absolute error of arrangements that a search found and DFT knows, and their number.
+
+    Of formation energies in meV per formula unit, each relative to its own end members (Fig. 1 of
+    arXiv:2603.26471). The end members do not count. An arrangement that names no charge order, of a
+    charge-blind model, is held against the lowest order that DFT knows on its ions. None without any.
+    """
+    inside = found[found["x"].between(0, 1, inclusive="neither") & found["formation_mev_fu"].notna()]
+    own = inside.groupby("state_key")["formation_mev_fu"].min()
+    by_state = reference.groupby("state_key")["formation_mev_fu"].min()
+    ions = reference["state_key"].map(lambda key: StateKey.parse(key).ion_key)
+    known = pd.concat([by_state, reference.groupby(ions)["formation_mev_fu"].min()])
+    gap = (own - known[~known.index.duplicated()].reindex(own.index)).dropna().abs()
+    return (float(gap.mean()) if len(gap) else None), len(gap)
 
 
 def spread(values: pd.Series) -> tuple[float, float, int]:

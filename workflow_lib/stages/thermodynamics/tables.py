@@ -1,7 +1,7 @@
 """Read the tables of the charge-order stage and the search into one table of structures and energies.
 
 Columns of that table: ``id`` (trained model, or ``dft``), ``model``, ``family``, ``variant``, ``fold``,
-``seed``, ``protocol`` (reference, distorted, search), ``method``, ``cell``, ``state_key``, ``x``,
+``seed``, ``protocol`` (reference, larger, distorted, search), ``method``, ``cell``, ``state_key``, ``x``,
 ``filled`` and ``sites`` (mobile sites of the cell), ``energy_ev`` (of the cell), ``degeneracy``, ``seen``,
 ``status``, ``fmax_ev_a``, ``level`` of theory of the energy.
 """
@@ -16,9 +16,20 @@ import pandas as pd
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.lattice.arrangement import StateKey
+from workflow_lib.lattice.formation import MEV, end_energies
 from workflow_lib.models.identity import EWALD, ModelId
 from workflow_lib.results_reading import read_table
-from workflow_lib.results_schema import DFT, DIVERGED, HEADLINE, MODEL, REFERENCE, SEARCH, UNCONVERGED
+from workflow_lib.results_schema import (
+    CONVERGED,
+    DFT,
+    DIVERGED,
+    HEADLINE,
+    LARGER,
+    MODEL,
+    REFERENCE,
+    SEARCH,
+    UNCONVERGED,
+)
 
 COLUMNS = (
     *MODEL,
@@ -73,10 +84,14 @@ def read_reference(folder: Path) -> pd.DataFrame:
 
 
 class ReferenceInfo(NamedTuple):
-    """``sites_per_fu``: mobile sites in one formula unit; ``level``: level of theory."""
+    """``sites_per_fu``: mobile sites in one formula unit; ``level``: level of theory.
+
+    ``ends``: energies of the end members, eV per formula unit.
+    """
 
     sites_per_fu: float
     level: str
+    ends: tuple[float, float]
 
 
 def reference_info(folder: Path) -> ReferenceInfo:
@@ -91,7 +106,32 @@ def reference_info(folder: Path) -> ReferenceInfo:
         raise UserError(
             f"{folder} mixes hosts or levels of theory; one hull needs one of each: make it again"
         )
-    return ReferenceInfo(ratios.pop(), levels.pop())
+    ends = end_energies(table["energy_ev"] / table["formula_units"], table["x"])
+    return ReferenceInfo(ratios.pop(), levels.pop(), ends)
+
+
+def read_larger(reference: Path, asked: Path, info: ReferenceInfo) -> pd.DataFrame:
+    """Read what DFT knows beyond the states of the smallest cell, of each arrangement the lowest energy.
+
+    Frames of larger cells, and the calculations in the folder ``asked`` that the searches asked for and
+    that are done, as far as they are at the level of the reference. The latter's energies (eV of the
+    cell) are those of their formation energies, which are against end members at the equivalent mesh.
+    """
+    frames = read_table("charge_order/larger_cells", reference)
+    answers = read_table("dft/energies", asked)
+    answers = answers[answers["formation_mev_fu"].notna() & (answers["level"] == info.level)]
+    empty, full = info.ends
+    between = (1 - answers["x"]) * empty + answers["x"] * full
+    answers = answers.assign(
+        status=CONVERGED,
+        energy_ev=answers["formula_units"] * (answers["formation_mev_fu"] / MEV + between),
+    )
+    known = [
+        _complete(table.assign(method=DFT), DFT, LARGER, folder).astype(object)
+        for table, folder in ((frames, reference), (answers, asked))
+    ]
+    every = pd.concat(known, ignore_index=True).sort_values("energy_ev", kind="stable")
+    return every.drop_duplicates("state_key").sort_values(["x", "state_key"], ignore_index=True)
 
 
 def read_charge_order(folder: Path, reference: pd.DataFrame) -> pd.DataFrame:
