@@ -12,7 +12,7 @@ from workflow_lib.config import Config, Studies, strictly
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import read_json
 from workflow_lib.core.strict import check_plain, read_yaml
-from workflow_lib.core.validation import describe_errors, one_line
+from workflow_lib.core.validation import describe_errors
 
 RENAMED = {
     "exam": "charge_order",
@@ -58,9 +58,9 @@ def validate_studies(raw: Mapping[str, Any], where: str) -> Studies:
             raise ValueError("; ".join(old))
         return strictly(kind, raw)
     except ValidationError as error:
-        raise UserError(one_line(f"{where}: {describe_errors(error, kind)}")) from None
+        raise UserError(f"{where}: {describe_errors(error, kind)}") from None
     except ValueError as error:
-        raise UserError(one_line(f"{where}: {error}")) from None
+        raise UserError(f"{where}: {error}") from None
 
 
 def validate_config(raw: Mapping[str, Any], where: str) -> Config:

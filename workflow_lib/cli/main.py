@@ -37,8 +37,7 @@ from workflow_lib.cli.search import search, search_overview
 from workflow_lib.cli.sources import fetch, sources
 from workflow_lib.cli.thermodynamics import thermodynamics
 from workflow_lib.cli.training import train
-from workflow_lib.core.errors import UserError
-from workflow_lib.core.validation import one_line
+from workflow_lib.core.errors import UserError, printable
 
 PROGRAM = "workflow-lib"
 GROUPS: dict[str, tuple[click.Command, ...]] = {
@@ -88,7 +87,7 @@ for _command in (command for commands in GROUPS.values() for command in commands
 
 def _message(error: click.ClickException) -> str:
     """Return click's message as one line that names the command and its help."""
-    message = one_line(error.format_message().strip())
+    message = printable(error.format_message().strip())
     path = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else PROGRAM
     return f"{path}: {message} See {path} --help."
 

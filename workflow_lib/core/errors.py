@@ -4,7 +4,7 @@
 def printable(text: str) -> str:
     """Return a text in one line that a terminal can show: control characters and surrogates escaped.
 
-    Names and reasons come from files and hosts, and an escape sequence in one could rewrite the screen.
+    Names, keys and reasons come from files and hosts: an escape sequence in one could rewrite the screen.
     """
     return "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape", "surrogatepass").decode()

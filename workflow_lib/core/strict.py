@@ -13,8 +13,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from workflow_lib.core.errors import UserError
-from workflow_lib.core.validation import one_line, short
+from workflow_lib.core.errors import UserError, printable
+from workflow_lib.core.validation import short
 
 YAML_BYTES = 256 * 1024
 """Files written by hand are far smaller; the parser needs some seconds for this size."""
@@ -40,7 +40,7 @@ def parse_yaml(text: str) -> Any:
     except RecursionError:
         raise ValueError(f"more than {DEEPEST} levels deep") from None
     except Exception as error:  # the parser raises many kinds of errors on text that is not YAML
-        raise ValueError(one_line(str(error)) or type(error).__name__) from error
+        raise ValueError(printable(str(error)) or type(error).__name__) from error
     check_plain(value)
     return value
 
@@ -85,7 +85,7 @@ def _yaml_mistake(error: Exception) -> str:
     """Return the parser's message in one line; it writes several, with a drawing of the place."""
     problem = getattr(error, "problem", None) or str(error).partition("\n")[0]
     mark = getattr(error, "problem_mark", None)
-    return one_line(f"line {mark.line + 1}: {problem}" if mark else problem)
+    return printable(f"line {mark.line + 1}: {problem}" if mark else problem)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -16,11 +16,6 @@ def short(value: object) -> str:
     return text if len(text) < 60 else f"{text[:57]}..."
 
 
-def one_line(text: str) -> str:
-    """Return the text with line ends and control characters escaped, because keys may hold anything."""
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
-
-
 def nearest(value: str, known: Iterable[str]) -> str:
     """Return a hint for an error message: the nearest known name, or all of them."""
     known = list(known)

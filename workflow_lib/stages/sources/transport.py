@@ -22,9 +22,8 @@ from urllib.parse import urljoin, urlsplit
 import requests
 import urllib3
 
-from workflow_lib.core.errors import UserError
+from workflow_lib.core.errors import UserError, printable
 from workflow_lib.core.strict import parse_json
-from workflow_lib.core.validation import one_line
 from workflow_lib.stages.sources.settings import FetchSettings
 
 MOST_JSON = 1 << 23
@@ -242,6 +241,6 @@ class Web:
             return parse_json(body.decode("utf-8-sig"), MOST_VALUES), response
         except ValueError as error:
             raise UserError(
-                f"{what}: {url} answers with something else than JSON ({one_line(str(error))[:200]}; a "
+                f"{what}: {url} answers with something else than JSON ({printable(str(error))[:200]}; a "
                 "log-in page of the network?); check the address in the table of sources"
             ) from error
