@@ -6,7 +6,6 @@ knows nothing of the runs before it.
 
 from __future__ import annotations
 
-import hashlib
 import multiprocessing
 import os
 import sys
@@ -19,7 +18,7 @@ from typing import Any
 
 from benchmarks.cases import PEERS, ROOT, Case, Run, identity
 from benchmarks.summary import Pair, Side, check
-from workflow_lib.core.io import read_json, to_json, write_json
+from workflow_lib.core.io import digest_of, read_json, write_json
 
 OURS = "benchmarks.ours"
 SHORT = 3
@@ -77,7 +76,7 @@ def repetitions(case: Case, store: Path, count: int, judged: int) -> Iterator[Pa
     The first ``judged`` are whole; the others last :data:`SHORT` epochs. The side that goes first
     alternates. RuntimeError where the sides did not do the same work.
     """
-    key = hashlib.sha256(to_json(identity(case)).encode()).hexdigest()[:16]
+    key = digest_of(identity(case))[:16]
     epochs = case.training.epochs
     for repetition in range(count):
         whole = repetition < judged

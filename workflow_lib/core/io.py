@@ -124,6 +124,11 @@ def write_json(path: str | Path, value: Any) -> None:
         temporary.write_text(to_json(value))
 
 
+def digest_of(value: Any) -> str:
+    """Return the SHA-256 checksum of :func:`to_json`, hexadecimal: equal for equal values."""
+    return hashlib.sha256(to_json(value).encode()).hexdigest()
+
+
 def read_json(path: str | Path) -> Any:
     """Return the value of a JSON file; raise UserError if it is missing, damaged or ambiguous."""
     path = Path(path)

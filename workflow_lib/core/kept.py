@@ -6,7 +6,6 @@ there completely or not at all. Keys must name everything that decides a value, 
 
 from __future__ import annotations
 
-import hashlib
 import io
 import sqlite3
 import zipfile
@@ -18,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from workflow_lib.core.errors import BusyError, UserError
-from workflow_lib.core.io import cannot_write, disk_full, to_json
+from workflow_lib.core.io import cannot_write, digest_of, disk_full
 
 WAIT = 60.0
 """Seconds to wait for another process that writes to the file."""
@@ -28,7 +27,7 @@ type Arrays = dict[str, np.ndarray]
 
 def key_of(*parts: object) -> str:
     """Return a short key that names values, lists, mappings and arrays of these."""
-    return hashlib.sha256(to_json(parts).encode()).hexdigest()[:32]
+    return digest_of(parts)[:32]
 
 
 class Kept:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -16,7 +15,7 @@ from ase.stress import voigt_6_to_full_3x3_stress
 
 from workflow_lib.core.code import code_checksum
 from workflow_lib.core.errors import UserError
-from workflow_lib.core.io import to_json
+from workflow_lib.core.io import digest_of
 from workflow_lib.models.contract import Output, Species, Structure
 from workflow_lib.models.device import usable
 from workflow_lib.models.identity import OUTSIDE
@@ -104,10 +103,6 @@ def import_calculator(path: str, arguments: Mapping[str, Any] | None = None) -> 
     return calculator
 
 
-def _digest(values: list[Any]) -> str:
-    return hashlib.sha256(to_json(values).encode()).hexdigest()
-
-
 class AsePredictor(Predictor):
     """A calculator of ASE behind the predictor protocol: charge-blind, one structure after another.
 
@@ -146,13 +141,13 @@ class AsePredictor(Predictor):
     @property
     def identity(self) -> str:
         """Hash of path, arguments, parameters and the code that asks the calculator."""
-        return _digest([self.calculator_identity, code_checksum(__name__)])
+        return digest_of([self.calculator_identity, code_checksum(__name__)])
 
     @property
     def calculator_identity(self) -> str:
         """Hash of path, arguments and parameters alone, which stays when this program changes."""
         parameters = {key: repr(value) for key, value in getattr(self.calculator, "parameters", {}).items()}
-        return _digest([self.path, self.arguments, parameters])
+        return digest_of([self.path, self.arguments, parameters])
 
     @property
     def gives_stress(self) -> bool:

@@ -6,7 +6,6 @@ needed to build the network again. No pickle is ever read.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from math import comb
@@ -24,7 +23,7 @@ from safetensors.torch import load_file, save_file
 
 from workflow_lib.core.code import PACKAGE, code_checksum
 from workflow_lib.core.errors import UserError
-from workflow_lib.core.io import atomic_path, read_json, sha256, to_json, write_json
+from workflow_lib.core.io import atomic_path, digest_of, read_json, sha256, write_json
 from workflow_lib.frames.labels import ACCEPTED
 from workflow_lib.frames.pymatgen_structure import OXI_STATES
 from workflow_lib.lattice.redox import RedoxRule
@@ -48,6 +47,8 @@ REQUIRED = (
     "energy_reference",
     "status",
 )
+DECISIVE = ("tensors_sha256", "family", "hyperparameters", "species", "redox_embedding")
+"""Keys of a card on which what the network predicts depends."""
 LABELS = "oxidation_states"
 MOMENTS = ACCEPTED["magmoms"]
 """Per-atom arrays that are searched for given moments, in this order.
@@ -132,11 +133,10 @@ class TrainedModel(Predictor):
         """
         if "tensors_sha256" not in self.card:
             raise ValueError("only a saved model has an identity: call TrainedModel.save first")
-        keys = ("tensors_sha256", "family", "hyperparameters", "species", "redox_embedding")
         adapter = type(self.potential).__module__
         own = [adapter] if adapter.startswith(f"{PACKAGE}.") else []
         code = code_checksum(__name__, *own)
-        return hashlib.sha256(to_json([{key: self.card[key] for key in keys}, code]).encode()).hexdigest()
+        return digest_of([{key: self.card[key] for key in DECISIVE}, code])
 
     @property
     def gives_stress(self) -> bool:

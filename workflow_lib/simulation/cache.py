@@ -21,19 +21,18 @@ batch; with complete batches a rerun ends with the same numbers as an uninterrup
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import itertools
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from workflow_lib.core.code import SIMULATING, code_checksum, packages_checksum
 from workflow_lib.core.elements import SYMBOLS
-from workflow_lib.core.io import to_json
+from workflow_lib.core.io import digest_of, to_json
 from workflow_lib.core.kept import Kept
 from workflow_lib.core.progress import Progress
 from workflow_lib.core.strict import parse_json
@@ -58,10 +57,6 @@ WATCHED = 10
 """Steps of a relaxation between two reports of its progress."""
 
 
-def _digest(value: Any) -> str:
-    return hashlib.sha256(to_json(value).encode()).hexdigest()
-
-
 def model_identity(model: Predictor) -> str:
     """Return a hash of everything that decides a model's relaxations: the model, the code, the packages.
 
@@ -70,14 +65,13 @@ def model_identity(model: Predictor) -> str:
     anything else empties no cache. Raises ValueError for a model that was never saved.
     """
     code = code_checksum("workflow_lib.simulation.cache", "workflow_lib.lattice.host")
-    return _digest([model.identity, code, packages_checksum(*SIMULATING)])
+    return digest_of([model.identity, code, packages_checksum(*SIMULATING)])
 
 
 def host_identity(host: Host) -> str:
     """Return a short hash of a host's sites and cells; another host gives other starting structures."""
-    return _digest([host.numbers, host.cell_full, host.cell_empty, host.scaled_full, host.scaled_empty])[
-        :12
-    ]
+    sites = [host.numbers, host.cell_full, host.cell_empty, host.scaled_full, host.scaled_empty]
+    return digest_of(sites)[:12]
 
 
 def relaxation_key(host: Host, state_key: str, *, polaron_distortion: float, stop: Stop) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from workflow_lib.core.code import SIMULATING, code_checksum, packages_checksum
 from workflow_lib.core.errors import UserError
-from workflow_lib.core.io import atomic_path, to_json
+from workflow_lib.core.io import atomic_path, digest_of
 from workflow_lib.core.progress import Progress, say
 from workflow_lib.models.registry import FAMILIES
 from workflow_lib.simulation.cache import LABELS
@@ -49,7 +48,7 @@ def relaxed_start(
 
     made_of = [identity, atoms.numbers, atoms.positions, np.array(atoms.cell), settings.model_dump()]
     made_of.append(atoms.arrays.get(LABELS))
-    digest = hashlib.sha256(to_json(made_of).encode()).hexdigest()
+    digest = digest_of(made_of)
     adapters = (family.module for family in FAMILIES.values())
     code = code_checksum("workflow_lib.simulation.start", *adapters)
     code += packages_checksum(*SIMULATING)

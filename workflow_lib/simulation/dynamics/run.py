@@ -11,7 +11,6 @@ run gives the numbers of an uninterrupted one, to the last bit on a CPU.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,12 +24,12 @@ from ase.io import write as write_structures
 
 from workflow_lib import __version__
 from workflow_lib.core.errors import UserError
-from workflow_lib.core.io import atomic_path, to_json
+from workflow_lib.core.io import atomic_path, digest_of
 from workflow_lib.core.locks import alone
 from workflow_lib.core.progress import Progress, duration
 from workflow_lib.models.outside import AsePredictor
 from workflow_lib.models.predictor import Assign, Predictor
-from workflow_lib.models.trained import LABELS, TrainedModel
+from workflow_lib.models.trained import DECISIVE, LABELS, TrainedModel
 from workflow_lib.simulation.dynamics import checks
 from workflow_lib.simulation.dynamics.ensembles import (
     KELVIN,
@@ -269,8 +268,7 @@ def weights_identity(model: Predictor) -> str:
         return model.calculator_identity
     if not isinstance(model, TrainedModel):
         return model.identity
-    keys = ("tensors_sha256", "family", "hyperparameters", "species", "redox_embedding")
-    return hashlib.sha256(to_json([model.card.get(key) for key in keys]).encode()).hexdigest()
+    return digest_of([model.card.get(key) for key in DECISIVE])
 
 
 def _labelled(model: Predictor, atoms: Sequence[Atoms], assign: Assign) -> list[Atoms]:
@@ -303,4 +301,4 @@ def _identity(
         "temperatures": temperatures,
         "seed": seed,
     }
-    return {name: hashlib.sha256(to_json(value).encode()).hexdigest()[:16] for name, value in parts.items()}
+    return {name: digest_of(value)[:16] for name, value in parts.items()}

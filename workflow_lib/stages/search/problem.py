@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from math import isfinite
@@ -12,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from workflow_lib.core.errors import UserError
-from workflow_lib.core.io import read_json, to_json, write_json
+from workflow_lib.core.io import digest_of, read_json, write_json
 from workflow_lib.lattice.arrangement import Arrangement
 from workflow_lib.lattice.counting import count_distinct
 from workflow_lib.stages.search.genotype import Lattice
@@ -112,7 +111,7 @@ class State:
     """
 
     def __init__(self, folder: Path, name: str, question: Any, seed: Sequence[int]) -> None:
-        digest = hashlib.sha256(to_json(question).encode()).hexdigest()[:16]
+        digest = digest_of(question)[:16]
         self.path = folder / f"{name}-{digest}.json"
         self.bits = np.random.PCG64(np.random.SeedSequence(tuple(seed)))
         self.records: list[Record] = []

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from workflow_lib.core.code import NUMERICAL, code_checksum, packages_checksum
-from workflow_lib.core.io import atomic_path, to_json, write_json
+from workflow_lib.core.io import atomic_path, digest_of, write_json
 from workflow_lib.frames.frame import Frame
 from workflow_lib.models.registry import FAMILIES
 
@@ -52,8 +52,7 @@ class CheckpointStore:
     """The checkpoints of one training run; the two newest are kept."""
 
     def __init__(self, root: Path, identity: dict[str, Any]) -> None:
-        text = to_json(identity)
-        self.hash = hashlib.sha256(text.encode()).hexdigest()[:20]
+        self.hash = digest_of(identity)[:20]
         self.folder = Path(root) / self.hash
         if not (self.folder / "identity.json").exists():
             write_json(self.folder / "identity.json", identity)
