@@ -110,16 +110,20 @@ def per_atom(value: Any, n: int, column: str, where: str, width: int = 1) -> np.
     """Return a label ``[n]`` (``[n, width]``); raise UserError for another length, or not numbers."""
     if value is None:
         return None
-    try:
-        array = np.asarray(value, dtype=float)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{where}: {column} holds something else than numbers") from error
+    array = _numbers(value, column, where)
     if array.size != n * width:
         raise UserError(
             f"{where}: {column} has {array.size} numbers for {n} atoms; give {width} per atom"
             + (" (collinear moments)" if column == "magmoms" else "")
         )
     return array.reshape((n, width) if width > 1 else n)
+
+
+def _numbers(value: Any, column: str, where: str) -> np.ndarray:
+    try:
+        return np.asarray(value, dtype=float)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{where}: {column} holds something else than numbers") from error
 
 
 def whole_states(states: np.ndarray, where: str) -> np.ndarray:
@@ -163,10 +167,7 @@ def _matrix(value: Any, column: str, where: str) -> np.ndarray | None:
     """Return a 3x3 matrix from 3x3, 9 numbers, or Voigt order xx yy zz yz xz xy."""
     if value is None:
         return None
-    try:
-        flat = np.asarray(value, dtype=float).ravel()
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{where}: {column} holds something else than numbers") from error
+    flat = _numbers(value, column, where).ravel()
     if flat.size == 6:
         flat = flat[list(VOIGT)]
     if flat.size != 9:
