@@ -179,10 +179,7 @@ class RedoxRule(BaseModel):
         numbers, states = np.asarray(numbers, dtype=np.int64), np.asarray(states)
         site = numbers == self.redox_z
         balance = self.balance(numbers, offsets)
-        found = _sums(site & (states == self.low), offsets)
-        reasons: list[str | None] = [None] * len(found)
-        for frame in np.flatnonzero((found != balance.reduced) | (balance.without > 0)).tolist():
-            reasons[frame] = self._unbalanced(balance, frame) or self._not_neutral(balance, frame, found)
+        reasons = self._not_neutral(balance, _sums(site & (states == self.low), offsets))
         for frame, atom in _firsts(
             ~site & (states != 0) & (states != self._charges[0][numbers]), offsets
         ).items():
@@ -197,11 +194,15 @@ class RedoxRule(BaseModel):
             )
         return reasons
 
-    def _not_neutral(self, balance: Balance, frame: int, found: np.ndarray) -> str:
-        return (
-            f"the cell is not neutral: {found[frame]} {self.element}{self.low}+ given, "
-            f"{balance.reduced[frame]} needed for this composition"
-        )
+    def _not_neutral(self, balance: Balance, found: np.ndarray) -> list[str | None]:
+        """Say why each frame is not neutral with ``found`` [F] sites reduced; None where it is."""
+        reasons: list[str | None] = [None] * len(found)
+        for frame in np.flatnonzero((found != balance.reduced) | (balance.without > 0)).tolist():
+            reasons[frame] = self._unbalanced(balance, frame) or (
+                f"the cell is not neutral: {found[frame]} {self.element}{self.low}+ given, "
+                f"{balance.reduced[frame]} needed for this composition"
+            )
+        return reasons
 
     def check_neutral(self, numbers: np.ndarray, oxidation_states: np.ndarray) -> None:
         """Raise UserError unless the labels of one cell are complete, allowed and charge-neutral."""
@@ -238,10 +239,7 @@ class RedoxRule(BaseModel):
         states = np.where(fits[0], self.low, np.where(fits[1], self.high, 0)).astype(np.int64)
 
         balance = self.balance(numbers, offsets)
-        found = _sums(site & (states == self.low), offsets)
-        reasons: list[str | None] = [None] * (len(offsets) - 1)
-        for frame in np.flatnonzero((found != balance.reduced) | (balance.without > 0)).tolist():
-            reasons[frame] = self._unbalanced(balance, frame) or self._not_neutral(balance, frame, found)
+        reasons = self._not_neutral(balance, _sums(site & (states == self.low), offsets))
         if any(energy_reference not in state.magmom for state in self.states):
             for frame in _firsts(site, offsets):
                 reasons[frame] = f"no moment window for energy reference {energy_reference}"
