@@ -25,6 +25,7 @@ from workflow_lib.lattice.redox import IMPOSSIBLE, RedoxRule
 
 if TYPE_CHECKING:
     from ase import Atoms
+    from spglib import SpglibDataset
 
     from workflow_lib.lattice.locate import Reading
     from workflow_lib.lattice.polaron import Shells
@@ -116,9 +117,10 @@ class Host:
             )
         return reduced
 
-    def compositions(self, repeat: Repeat) -> tuple[int, ...]:
-        """Return the numbers of mobile ions that have a neutral assignment, ascending."""
-        return tuple(n for n in range(self.n_mobile(repeat) + 1) if self._reduced(repeat, n) != IMPOSSIBLE)
+    def compositions(self, repeat: Repeat, *, charges: bool = True) -> tuple[int, ...]:
+        """Return the numbers of mobile ions, ascending: with ``charges`` those that can be neutral."""
+        numbers = range(self.n_mobile(repeat) + 1)
+        return tuple(n for n in numbers if not charges or self._reduced(repeat, n) != IMPOSSIBLE)
 
     def _neutral(self, repeat: Repeat) -> str:
         numbers = self.compositions(repeat)
@@ -189,25 +191,29 @@ class Host:
 
         return confusable(self)
 
+    def symmetry(self, repeat: Repeat) -> SpglibDataset:
+        """Return what spglib finds of the full supercell; raise UserError if it finds no symmetry."""
+        import spglib
+
+        numbers, scaled, cell = self.supercell(repeat, 1.0)
+        found = spglib.get_symmetry_dataset((cell, scaled, numbers), symprec=SYMPREC)  # type: ignore[arg-type]
+        if found is None:
+            raise UserError(f"spglib finds no symmetry of {self.name}; are two sites on top of each other?")
+        return found
+
     def permutations(self, repeat: Repeat) -> tuple[np.ndarray, np.ndarray]:
         """Return how symmetry moves sites: ``(mobile [n_ops, n_mobile], redox [n_ops, n_redox])``.
 
         Entry ``[g, i]`` is the site to which operation g takes site i.
         """
         if repeat not in self._permutations:
-            import spglib
-
             numbers, scaled, cell = self.supercell(repeat, 1.0)
-            symmetry = spglib.get_symmetry((cell, scaled, numbers), symprec=SYMPREC)  # type: ignore[arg-type]
-            if symmetry is None:
-                raise UserError(
-                    f"spglib finds no symmetry of {self.name}; are two sites on top of each other?"
-                )
+            symmetry = self.symmetry(repeat)
             tables = []
             for z in (atomic_number(self.mobile), atomic_number(self.redox)):
                 sites = scaled[numbers == z]
-                images = np.einsum("gab,ib->gia", symmetry["rotations"], sites)
-                images += symmetry["translations"][:, None]
+                images = np.einsum("gab,ib->gia", symmetry.rotations, sites)
+                images += symmetry.translations[:, None]
                 # Some operations at once: all of them would take 20 GB for 432 sites of a cubic crystal.
                 parts = np.array_split(images, -(-len(images) * len(sites) ** 2 // _DISTANCES))
                 found = []
@@ -224,13 +230,7 @@ class Host:
     @cached_property
     def space_group(self) -> str:
         """International symbol of the full cell's space group."""
-        import spglib
-
-        numbers, scaled, cell = self.supercell(UNIT, 1.0)
-        found = spglib.get_symmetry_dataset((cell, scaled, numbers), symprec=SYMPREC)  # type: ignore[arg-type]
-        if found is None:
-            raise UserError(f"spglib finds no symmetry of {self.name}; are two sites on top of each other?")
-        return str(found.international)
+        return str(self.symmetry(UNIT).international)
 
     def _images(self, arrangement: Arrangement) -> np.ndarray:
         """Return the occupied and reduced sites after each operation ``[n_ops, n]``, each ascending."""

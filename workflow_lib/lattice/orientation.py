@@ -9,9 +9,8 @@ from itertools import permutations
 import numpy as np
 
 from workflow_lib.core.elements import atomic_number
-from workflow_lib.core.errors import UserError
 from workflow_lib.lattice.arrangement import UNIT, Arrangement, Repeat, StateKey
-from workflow_lib.lattice.host import SYMPREC, Host
+from workflow_lib.lattice.host import Host
 
 
 def turned(host: Host, arrangement: Arrangement) -> Iterator[Arrangement]:
@@ -21,17 +20,13 @@ def turned(host: Host, arrangement: Arrangement) -> Iterator[Arrangement]:
     each is enough: all others follow by symmetries of the supercell. Raises UserError if spglib finds no
     symmetry.
     """
-    import spglib
-
     left: set[Repeat] = {(a, b, c) for a, b, c in permutations(arrangement.repeat)} - {arrangement.repeat}
     if not left:
         return
-    numbers, scaled, cell = host.supercell(UNIT, 1.0)
-    symmetry = spglib.get_symmetry((cell, scaled, numbers), symprec=SYMPREC)  # type: ignore[arg-type]
-    if symmetry is None:
-        raise UserError(f"spglib finds no symmetry of {host.name}; are two sites on top of each other?")
+    numbers, scaled, _ = host.supercell(UNIT, 1.0)
+    symmetry = host.symmetry(UNIT)
     sites = [scaled[numbers == atomic_number(name)] for name in (host.mobile, host.redox)]
-    for rotation, translation in zip(symmetry["rotations"], symmetry["translations"], strict=True):
+    for rotation, translation in zip(symmetry.rotations, symmetry.translations, strict=True):
         for repeat in sorted(left):
             # Its vectors, rotated, in units of those of the other supercell: whole numbers both ways.
             vectors = rotation * np.array(arrangement.repeat) / np.array(repeat)[:, None]

@@ -186,8 +186,7 @@ def ground_states(
     charges = expansion.charges
     for repeat in settings.cells:
         energy = expansion.multilinear(repeat)
-        numbers = host.compositions(repeat) if charges else tuple(range(host.n_mobile(repeat) + 1))
-        for ions in numbers:
+        for ions in host.compositions(repeat, charges=charges):
             if ions in (0, host.n_mobile(repeat)):
                 continue
             start = host.random(repeat, ions, charges=charges, rng=rng)

@@ -51,9 +51,7 @@ class Lattice:
 
     def compositions(self) -> tuple[int, ...]:
         """Return the numbers of ions that can be neutral."""
-        if self.expansion.charges:
-            return self.host.compositions(self.settings.cell)
-        return tuple(range(self.n_mobile + 1))
+        return self.host.compositions(self.settings.cell, charges=self.expansion.charges)
 
     def ends(self) -> tuple[int, int]:
         """Return the numbers of ions of the two end members."""
