@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import numpy as np
 
 from workflow_lib.core.errors import UserError
+from workflow_lib.lattice import formation
 from workflow_lib.lattice.arrangement import UNIT, Arrangement
 from workflow_lib.lattice.counting import count_distinct
 from workflow_lib.lattice.host import Host
@@ -194,7 +195,7 @@ def first_arrangements(
     empty, full = host.end_members(charges=charges)
     found = {host.key(arrangement): arrangement for arrangement in (*empty, *full)}
     for repeat in settings.cells:
-        numbers = host.compositions(repeat) if charges else tuple(range(host.n_mobile(repeat) + 1))
+        numbers = host.compositions(repeat, charges=charges)
         inner = [n for n in numbers if 0 < n < host.n_mobile(repeat)]
         counts = {n: count_distinct(host, repeat, n, charges=charges) for n in inner}
         for n in inner:
@@ -240,15 +241,11 @@ def training_set(
 
 def end_energies(answers: Sequence[Answer], host: Host) -> tuple[float, float]:
     """Return the lowest energies of the empty and the full host, eV a mobile site; nan where missing."""
-    ends = []
-    for x in (0.0, 1.0):
-        own = [
-            a.energy / (a.became.cells * host.n_mobile(UNIT))
-            for a in answers
-            if a.became is not None and host.composition(a.became) == x
-        ]
-        ends.append(min(own, default=float("nan")))
-    return ends[0], ends[1]
+    counted = [(answer.energy, answer.became) for answer in answers if answer.became is not None]
+    return formation.end_energies(
+        [energy / (became.cells * host.n_mobile(UNIT)) for energy, became in counted],
+        [host.composition(became) for _, became in counted],
+    )
 
 
 def unconverged(answers: Sequence[Answer]) -> int:
