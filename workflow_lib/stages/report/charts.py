@@ -152,22 +152,10 @@ def view(
             if value is not None and not window[0] <= value <= window[1]
         )
         if hidden:
-            own["annotations"] = [
-                {
-                    **{
-                        "text": f"{hidden} point{'s' if hidden > 1 else ''} beyond the axis",
-                        "showarrow": False,
-                    },
-                    **{
-                        "xref": "paper",
-                        "yref": "paper",
-                        "x": 1,
-                        "y": 1,
-                        "xanchor": "right",
-                        "yanchor": "top",
-                    },
-                }
-            ]
+            plural = "s" if hidden > 1 else ""
+            note = {"text": f"{hidden} point{plural} beyond the axis", "showarrow": False}
+            place = {"xref": "paper", "yref": "paper", "x": 1, "y": 1, "xanchor": "right", "yanchor": "top"}
+            own["annotations"] = [note | place]
     for key, value in layout.items():
         own[key] = own.get(key, {}) | value if isinstance(value, dict) else value
     return {"data": list(traces), "layout": own}

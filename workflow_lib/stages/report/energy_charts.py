@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from workflow_lib.core.digits import sensible
-from workflow_lib.core.plotting import COLOUR_DFT, window_of
+from workflow_lib.core.plotting import COLOUR_DFT, SEARCH_METHODS, window_of
 from workflow_lib.lattice.arrangement import StateKey
 from workflow_lib.models.identity import OUTSIDE, VARIANTS, look_of
 from workflow_lib.results_schema import BEYOND, DFT, HEADLINE, SEARCH
@@ -35,12 +35,8 @@ FORMATION = "formation energy (meV per formula unit)"
 LEAST_ENERGY, LEAST_VOLTAGE = 100.0, 0.2  # meV, V; smaller ranges of an axis are not worth zooming into
 SHIFT = 0.012
 """Shift in x between the variants of a model, so that their points do not cover each other."""
-METHODS = {
-    "ga": ("genetic algorithm", "circle"),
-    "random": ("random search", "x"),
-    "screened": ("screened by a cluster expansion", "diamond-tall-open"),
-    "enumeration": ("enumeration", "cross-thin-open"),
-}
+METHODS = {"ga": "circle", "random": "x", "screened": "diamond-tall-open", "enumeration": "cross-thin-open"}
+"""Symbols of the ways to search."""
 
 LARGER_TOO = ", with its larger cells"
 
@@ -71,20 +67,23 @@ def _dft(formation: pd.DataFrame) -> pd.DataFrame:
     return formation[(formation["id"] == DFT) & formation["formation_mev_fu"].notna()]
 
 
-def _states(table: pd.DataFrame, name: str, structures: Structures, shift: float, **style: Any) -> Trace:
-    """Return the points of enumerated states of one source or of several."""
+def _states(
+    table: pd.DataFrame,
+    name: str,
+    structures: Structures,
+    shift: float = 0,
+    *,
+    key_of: Callable[[str], str] = state_key_of,
+    **style: Any,
+) -> Trace:
+    """Return the points of states of one source or of several; ``key_of`` gives the key of a structure."""
     rows = records(table)
-    keys = [
-        (state_key_of(row["state_key"]), row["id"])
-        if structures.has(state_key_of(row["state_key"]), row["id"])
-        else None
-        for row in rows
-    ]
+    keys = [(key_of(row["state_key"]), row["id"]) for row in rows]
     return points(
         *(table["x"] + shift, table["formation_mev_fu"]),
         name=name,
         hover=[_state_hover(row, row["id"]) for row in rows],
-        structures=keys,
+        structures=[key if structures.has(*key) else None for key in keys],
         **style,
     )
 
@@ -112,7 +111,7 @@ def hull_chart(run: Run, structures: Structures, colours: Colours) -> Chart:
                 colour=COLOUR_DFT,
                 hoverinfo="skip",
             ),
-            _states(dft, "DFT", structures, 0, colour=COLOUR_DFT, symbol="line-ew-open", size=16),
+            _states(dft, "DFT", structures, colour=COLOUR_DFT, symbol="line-ew-open", size=16),
         ]
         mine = models[models["model"] == model]
         for place, variant in enumerate(_variants(mine)):
@@ -251,13 +250,18 @@ def found_chart(run: Run, structures: Structures, colours: Colours) -> Chart | N
             _states(dft, "DFT", structures, -SHIFT, colour=COLOUR_DFT, symbol="line-ew-open", size=16),
         ]
         cells = sorted(set(mine["cell"]), key=lambda cell: (len(cell), cell))
-        for method, (words, symbol) in METHODS.items():
-            for size, cell in enumerate(cells):
+        for method, symbol in METHODS.items():
+            for place, cell in enumerate(cells):
                 part = mine[(mine["method"] == method) & (mine["cell"] == cell)]
                 if len(part):
                     traces.append(
-                        _found(
-                            part, f"{words}, {cell} cell", structures, style["colour"], symbol, 7 + 3 * size
+                        _states(
+                            *(part, f"{SEARCH_METHODS[method][0]}, {cell} cell", structures),
+                            key_of=found_key_of,
+                            colour=style["colour"],
+                            symbol=symbol,
+                            size=7 + 3 * place,
+                            opacity=0.75,
                         )
                     )
         window = window_of(np.append(mine["formation_mev_fu"], anchor), anchor, LEAST_ENERGY)
@@ -269,28 +273,6 @@ def found_chart(run: Run, structures: Structures, colours: Colours) -> Chart | N
         "bars: DFT, larger cells included. The structures of the lowest arrangement of each composition "
         "can be opened.",
         views,
-    )
-
-
-def _found(
-    part: pd.DataFrame, name: str, structures: Structures, colour: str, symbol: str, size: float
-) -> Trace:
-    rows = records(part)
-    keys = [
-        (found_key_of(row["state_key"]), row["id"])
-        if structures.has(found_key_of(row["state_key"]), row["id"])
-        else None
-        for row in rows
-    ]
-    return points(
-        *(part["x"], part["formation_mev_fu"]),
-        name=name,
-        colour=colour,
-        symbol=symbol,
-        size=size,
-        opacity=0.75,
-        hover=[_state_hover(row, row["id"]) for row in rows],
-        structures=keys,
     )
 
 
@@ -314,7 +296,7 @@ def orders_chart(run: Run, structures: Structures, colours: Colours) -> Chart:
             group = mine[mine["variant"] == variant]
             style = look(colours, model, variant)
             trace = _states(
-                *(group, look_of(variant).label, structures, 0),
+                *(group, look_of(variant).label, structures),
                 colour=style["colour"],
                 symbol=style["symbol"],
                 opacity=_opacity(group["seen"]),
