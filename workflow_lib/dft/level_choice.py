@@ -8,7 +8,6 @@ fixed cut-off is another number of plane waves in each cell.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -49,16 +48,13 @@ isotropic part where a constant is calibrated);
 ``plane_waves``: deviation of their number from the ideal one of the cell and cut-off."""
 
 
-@dataclass(frozen=True, slots=True)
-class Criteria:
-    """What an error may be: meV per formula unit, meV/A, GPa."""
-
-    formation: float = FORMATION_LIMIT
-    order: float = 2.0
-    force: float = 20.0
-    stress: float = 0.3
-
-
+LIMITS = {
+    "formation_error_mev_fu": FORMATION_LIMIT,
+    "order_error_mev_fu": 2.0,
+    "force_error_mev_a": 20.0,
+    "stress_error_gpa": 0.3,
+}
+"""What an error may be, in the unit of its column."""
 type Key = tuple[str, float, str]
 """Digest of a level, strain, group."""
 
@@ -171,19 +167,13 @@ def _order(found: dict[Key, Record]) -> dict[Key, float]:
     return energies
 
 
-def verdict(table: pd.DataFrame, criteria: Criteria = Criteria()) -> pd.DataFrame:
+def verdict(table: pd.DataFrame) -> pd.DataFrame:
     """One row a cut-off and mesh: the largest error of each kind, and whether the level stands.
 
     A level of which an error is not known does not stand.
     """
-    limits = {
-        "formation_error_mev_fu": criteria.formation,
-        "order_error_mev_fu": criteria.order,
-        "force_error_mev_a": criteria.force,
-        "stress_error_gpa": criteria.stress,
-    }
-    worst = table[list(limits)].abs().groupby([table["cutoff_ev"], table["mesh"]]).max()
-    worst["stands"] = (worst.notna() & (worst <= pd.Series(limits))).all(axis=1)
+    worst = table[list(LIMITS)].abs().groupby([table["cutoff_ev"], table["mesh"]]).max()
+    worst["stands"] = (worst.notna() & (worst <= pd.Series(LIMITS))).all(axis=1)
     return worst.reset_index()
 
 
@@ -194,17 +184,16 @@ def level_figure(table: pd.DataFrame, stem: Path) -> None:
     from workflow_lib.core.plotting import style
 
     style()
-    criteria = Criteria()
-    quantities = (
-        ("formation_error_mev_fu", "formation energy\n(meV per formula unit)", criteria.formation),
-        ("order_error_mev_fu", "charge order\n(meV per formula unit)", criteria.order),
-        ("force_error_mev_a", "forces, largest component\n(meV/Å)", criteria.force),
-        ("stress_error_gpa", "stress, largest component\n(GPa)", criteria.stress),
+    labels = (
+        "formation energy\n(meV per formula unit)",
+        "charge order\n(meV per formula unit)",
+        "forces, largest component\n(meV/Å)",
+        "stress, largest component\n(GPa)",
     )
     names = table["cutoff_ev"].map("{:g}".format) + " eV\n" + table["mesh"]
     order = list(dict.fromkeys(names))
-    figure, panels = plt.subplots(1, len(quantities), figsize=(13, 3.4), layout="constrained")
-    for panel, (column, label, limit) in zip(panels, quantities, strict=True):
+    figure, panels = plt.subplots(1, len(LIMITS), figsize=(13, 3.4), layout="constrained")
+    for panel, label, (column, limit) in zip(panels, labels, LIMITS.items(), strict=True):
         for strain, marker in zip(sorted(table["strain"].unique()), "os^", strict=False):
             rows = table["strain"] == strain
             places = names[rows].map(order.index)
