@@ -43,7 +43,7 @@ def example(energy: float = -1 / 3, status: str = "converged") -> Relaxation:
 
 def test_what_comes_back_is_what_went_in_bit_for_bit(tmp_path: Path) -> None:
     cache = RelaxationCache(tmp_path, "model")
-    cache.put("key", example())
+    cache.put_many({"key": example()})
     back = RelaxationCache(tmp_path, "model").get("key")
     assert back is not None
     given = example()
@@ -60,7 +60,7 @@ def test_diverged_relaxations_are_kept_as_such(tmp_path: Path) -> None:
     cache = RelaxationCache(tmp_path, "model")
     lost = example(energy=float("nan"), status="diverged")
     lost.atoms.positions[:] = np.nan
-    cache.put("key", lost)
+    cache.put_many({"key": lost})
     back = cache.get("key")
     assert back is not None
     assert back.status == "diverged"
@@ -70,7 +70,7 @@ def test_diverged_relaxations_are_kept_as_such(tmp_path: Path) -> None:
 
 def test_the_first_result_stays(tmp_path: Path) -> None:
     cache = RelaxationCache(tmp_path, "model")
-    cache.put("key", example(1.0))
+    cache.put_many({"key": example(1.0)})
     cache.put_many({"key": example(2.0), "new": example(3.0)})
     assert {key: item.energy for key, item in cache.get_many(["key", "new"]).items()} == {
         "key": 1.0,
@@ -113,7 +113,7 @@ for batch in itertools.count():
     assert count % 5 == 0
     keys = [f"{batch}-{i}" for batch in range(count // 5) for i in range(5)]
     assert list(cache.get_many(keys)) == keys
-    cache.put("after", example())
+    cache.put_many({"after": example()})
     assert len(cache) == count + 1
 
 

@@ -11,16 +11,13 @@ import functools
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import click
 
 from workflow_lib.core.errors import printable
 from workflow_lib.core.io import disk_full, disk_is_full
 from workflow_lib.core.locks import alone
-
-if TYPE_CHECKING:
-    pass
 
 type Function = Callable[..., None]
 type Decorator = Callable[[Any], Any]

@@ -101,10 +101,6 @@ class RelaxationCache:
         """Return those of ``keys`` that are stored."""
         return {key: _from_text(value.decode()) for key, value in self._kept.get_many(keys).items()}
 
-    def put(self, key: str, relaxation: Relaxation) -> None:
-        """Store one relaxation; if ``key`` is already stored, the stored one is kept."""
-        self.put_many({key: relaxation})
-
     def put_many(self, relaxations: Mapping[str, Relaxation]) -> None:
         """Store several relaxations, all or none; those already stored are kept."""
         self._kept.put_many({key: _to_text(value).encode() for key, value in relaxations.items()})

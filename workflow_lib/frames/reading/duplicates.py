@@ -202,13 +202,13 @@ def same_answer(one: Entry, two: Entry, atoms: np.ndarray) -> bool:
     return len(turned) == 0 or bool((turned == turned[0]).all())
 
 
-def match_atoms(one: Entry, two: Entry, tolerance: float = TOLERANCE) -> np.ndarray | None:
+def match_atoms(one: Entry, two: Entry) -> np.ndarray | None:
     """Return the atom of ``two`` that matches each atom of ``one`` [n]; None if the geometries differ.
 
-    Cells and atoms match within ``tolerance`` (A, each coordinate), whatever the order and periodic
+    Cells and atoms match within :data:`TOLERANCE` (A, each coordinate), whatever the order and periodic
     image of the atoms.
     """
-    if len(one.numbers) != len(two.numbers) or np.abs(one.cell - two.cell).max() > tolerance:
+    if len(one.numbers) != len(two.numbers) or np.abs(one.cell - two.cell).max() > TOLERANCE:
         return None
     inverse = np.linalg.inv(one.cell)
 
@@ -218,14 +218,14 @@ def match_atoms(one: Entry, two: Entry, tolerance: float = TOLERANCE) -> np.ndar
 
     places = np.arange(len(one.numbers))
     if np.array_equal(one.numbers, two.numbers):
-        if (apart(two.positions - one.positions) <= tolerance).all():
+        if (apart(two.positions - one.positions) <= TOLERANCE).all():
             return places
     elif not np.array_equal(np.sort(one.numbers), np.sort(two.numbers)):
         return None
     partners = np.empty(len(places), dtype=np.int64)
     for z in np.unique(one.numbers):
         mine, theirs = places[one.numbers == z], places[two.numbers == z]
-        near = apart(two.positions[theirs][None] - one.positions[mine][:, None]) <= tolerance
+        near = apart(two.positions[theirs][None] - one.positions[mine][:, None]) <= TOLERANCE
         # Atoms are much farther apart than the tolerance, so each has one partner or none.
         if not ((near.sum(axis=0) == 1).all() and (near.sum(axis=1) == 1).all()):
             return None

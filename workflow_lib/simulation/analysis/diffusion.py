@@ -125,12 +125,11 @@ def relative_error(hops: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Arrhenius:
-    """Activation energy and its standard error, eV; and the prefactor, cm^2/s, with log10 error."""
+    """Activation energy and its standard error, eV; and the prefactor, cm^2/s."""
 
     energy: float
     energy_error: float
     prefactor: float
-    log10_error: float
 
     def at(self, temperature: np.ndarray) -> np.ndarray:
         """Return the diffusivity at temperatures in K, cm^2/s."""
@@ -151,5 +150,4 @@ def arrhenius(temperatures: np.ndarray, values: np.ndarray, errors: np.ndarray) 
         energy=float(-slope * BOLTZMANN),
         energy_error=float(math.sqrt(covariance[0, 0]) * BOLTZMANN),
         prefactor=float(np.exp(offset)),
-        log10_error=float(math.sqrt(covariance[1, 1]) / math.log(10)),
     )

@@ -26,18 +26,18 @@ class Mean:
     spread: float
 
 
-def block_mean(values: np.ndarray, blocks: int = BLOCKS) -> Mean:
+def block_mean(values: np.ndarray) -> Mean:
     """Return the mean of a series, its error from block averages and its standard deviation.
 
     Flyvbjerg and Petersen, J. Chem. Phys. 91, 461 (1989), at one size of block. The error is infinite
     for fewer than two values a block.
     """
     values = np.asarray(values, dtype=float)
-    if len(values) < 2 * blocks:
+    if len(values) < 2 * BLOCKS:
         return Mean(float(values.mean()), math.inf, float(values.std()))
-    used = values[len(values) % blocks :]
-    means = used.reshape(blocks, -1).mean(axis=1)
-    return Mean(float(values.mean()), float(means.std(ddof=1) / math.sqrt(blocks)), float(values.std()))
+    used = values[len(values) % BLOCKS :]
+    means = used.reshape(BLOCKS, -1).mean(axis=1)
+    return Mean(float(values.mean()), float(means.std(ddof=1) / math.sqrt(BLOCKS)), float(values.std()))
 
 
 def drift(times_ps: np.ndarray, energies: np.ndarray, n_atoms: int) -> float:

@@ -123,11 +123,6 @@ class State:
         """Number of finished generations."""
         return self.records[-1].generation + 1 if self.records else 0
 
-    @property
-    def seen(self) -> set[str]:
-        """Keys of all arrangements asked for."""
-        return {record.key for record in self.records}
-
     def _load(self) -> None:
         stored = read_json(self.path)
         try:
