@@ -86,6 +86,18 @@ MEANINGS = {
 }
 """Columns that mean the same in every table."""
 
+CONTRAST = {
+    "low": "lower end of the 95 % interval over states and folds (below three folds: over states and "
+    "trainings, given the training sets)",
+    "high": "upper end",
+    "p_value": "of no difference, for this row alone",
+    "p_together": "the same with all rows of the question counted together (Holm); below 0.05 for rows "
+    "with three trainings or more",
+    "decided": "three trainings or more, and p_together below 0.05",
+    "reason": "why not decided; or that the interval is given the training sets of the folds, "
+    "because there are fewer than three",
+}
+"""Columns of every table of contrasts."""
 IN_TABLES: dict[str, dict[str, str]] = {
     "dataset/energy": {"above_lowest_mev_atom": "energy above the lowest frame of the same state"},
     "dataset/redox": {"low": "lower edge of the bin, muB or e", "high": "upper edge of the bin, muB or e"},
@@ -141,16 +153,8 @@ IN_TABLES: dict[str, dict[str, str]] = {
         "of a fold, spread evenly, where the comparison table counts all",
         "error_with": "error with the label, on the same numbers",
         "difference": "error with the label minus error without it, on the same DFT numbers",
-        "low": "lower end of the 95 % interval over states and folds (below three folds: over states and "
-        "trainings, given the training sets)",
-        "high": "upper end",
         "trainings": "pairs of trainings (folds and seeds) behind the row",
-        "p_value": "of no difference, for this row alone",
-        "p_together": "the same with all rows of the question counted together (Holm); below 0.05 for rows "
-        "with three trainings or more",
-        "decided": "three trainings or more, and p_together below 0.05",
-        "reason": "why not decided; or that the interval is given the training sets of the folds, "
-        "because there are fewer than three",
+        **CONTRAST,
     },
     "phase_diagram/structures": {
         "asked_key": "the arrangement that was relaxed",
@@ -198,15 +202,7 @@ IN_TABLES: dict[str, dict[str, str]] = {
         "model_without": "model without the change",
         "model_changed": "model with it",
         "difference": "error with the change minus error without it, on the same DFT numbers",
-        "low": "lower end of the 95 % interval over states and folds (below three folds: over states and "
-        "trainings, given the training sets)",
-        "high": "upper end",
-        "p_value": "of no difference, for this row alone",
-        "p_together": "the same with all rows of the question counted together (Holm); below 0.05 for rows "
-        "with three trainings or more",
-        "decided": "three trainings or more, and p_together below 0.05",
-        "reason": "why not decided; or that the interval is given the training sets of the folds, "
-        "because there are fewer than three",
+        **CONTRAST,
         "published_without": "the published error without the change",
         "published_with": "the published error with it",
     },
