@@ -109,9 +109,7 @@ rule dynamics_moments:
         " --trajectories {params.trajectories} --out {params.out} > {log} 2>&1"
 
 
-rule dynamics_diffusion:
-    input:
-        trajectories_of,
+use rule dynamics_moments as dynamics_diffusion with:
     output:
         checksums=f"{DYNAMICS}/{{study}}/dynamics-study.sha256.json",
         document=f"{DYNAMICS}/{{study}}/study.json",
@@ -129,24 +127,9 @@ rule dynamics_diffusion:
         f"{RUN}/logs/dynamics_diffusion-{{study}}.log",
     wildcard_constraints:
         study=studies_with("diffusion"),
-    resources:
-        mem_mb=4000,
-    params:
-        study=lambda wildcards: DYNAMIC_STUDIES[wildcards.study].model_dump(mode="json"),
-        code=code_of("dynamics-study"),
-        described=lambda wildcards: described_study(DYNAMIC_STUDIES[wildcards.study]),
-        trajectories=lambda wildcards: [
-            f"{DYNAMICS}/{job.id}" for job in DYNAMIC_STUDIES[wildcards.study].jobs()
-        ],
-        out=subpath(output.document, parent=True),
-    message:
-        "Reading the trajectories of {wildcards.study}"
-    shell:
-        "python -m workflow_lib dynamics-study --config {CONFIG} --study {wildcards.study}"
-        " --trajectories {params.trajectories} --out {params.out} > {log} 2>&1"
 
 
-use rule dynamics_diffusion as dynamics_hopping with:
+use rule dynamics_moments as dynamics_hopping with:
     output:
         checksums=f"{DYNAMICS}/{{study}}/dynamics-study.sha256.json",
         document=f"{DYNAMICS}/{{study}}/study.json",
