@@ -292,7 +292,7 @@ def test_runs_of_studies_alone_are_read_and_read_again(name: str, tmp_path: Path
     assert sizes["stuffed"] == sizes["stoichiometric"] + systems["stuffed"].stuff.count
 
 
-def test_studies_do_not_train(tmp_path: Path) -> None:
+def test_studies_do_not_train() -> None:
     with pytest.raises(UserError, match="has studies alone") as error:
         load_config(ROOT / "config/chgnet.yaml")
     assert "\n" not in str(error.value)

@@ -100,7 +100,7 @@ def test_a_file_of_others_is_one_line(tmp_path: Path) -> None:
         Kept(path, "numbers").get_many(["a"])
 
 
-def test_keys_name_everything(tmp_path: Path) -> None:
+def test_keys_name_everything() -> None:
     value = {"a": np.array([1.0, 2.0]), "b": "x"}
     assert key_of(value, 1) == key_of({"b": "x", "a": [1.0, 2.0]}, 1)
     others = [key_of(value, 2), key_of(1, value), key_of(value), key_of({"a": [1.0, 2.5], "b": "x"}, 1)]

@@ -58,7 +58,7 @@ def test_the_key_does_not_depend_on_the_order_of_atoms_or_on_periodic_images(hal
     assert other.digest == half.digest
 
 
-def test_equivalent_starts_of_a_relaxation_share_a_key(host, half):
+def test_equivalent_starts_of_a_relaxation_share_a_key(half):
     relaxation = changed(half, task="relaxation")
     moved = changed(half, task="relaxation", positions=(half.positions + 0.03).tolist())
     assert relaxation.digest == moved.digest

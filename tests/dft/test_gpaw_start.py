@@ -79,7 +79,7 @@ def test_grids_are_even_and_as_fine_as_those_of_gpaw():
             assert (ours[theirs % 2 == 0] == theirs[theirs % 2 == 0]).all()
 
 
-def test_operations_are_told_in_the_convention_of_gpaw(half, host):
+def test_operations_are_told_in_the_convention_of_gpaw(half):
     """r_c U + t = r_c of the image, row vectors; GPAW itself checks them so."""
     group = operations(half)
     told = symmetry_input(group, half.cell, (70, 40, 36), steered=True)

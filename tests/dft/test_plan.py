@@ -78,7 +78,7 @@ def test_a_plan_holds_each_arrangement_with_both_ends(host, rule, pending, tmp_p
     assert [c.digest for c in read_jobs(tmp_path / "jobs.jsonl")] == [c.digest for c in calculations]
 
 
-def test_supercells_are_compared_with_ends_at_the_equivalent_mesh(host, rule):
+def test_supercells_are_compared_with_ends_at_the_equivalent_mesh(host):
     assert LEVEL.in_unit_cell((1, 3, 1)).kpoints == (1, 3, 1)
     assert Level(cutoff=500.0, kpoints=(1, 2, 2)).in_unit_cell((1, 3, 2)).kpoints == (1, 6, 4)
     empty, full = end_members(host, SETTINGS, (1, 3, 1))
@@ -154,7 +154,7 @@ def test_an_answer_for_another_crystal_is_refused_where_it_is_read_and_where_it_
             pass
 
 
-def test_an_answer_is_known_again_however_its_crystal_is_written_down(host, rule, answered):
+def test_an_answer_is_known_again_however_its_crystal_is_written_down(host, answered):
     store, known = answered
     order = np.random.default_rng(5).permutation(len(known))
     turn, _ = np.linalg.qr(np.random.default_rng(6).normal(size=(3, 3)))
@@ -179,7 +179,7 @@ def test_an_answer_is_known_again_however_its_crystal_is_written_down(host, rule
         assert store.get(relaxation_of(equivalent, host, undistorted, LEVEL)).status == "done"
 
 
-def test_energies_stay_pending_until_all_three_are_there(host, rule, pending, tmp_path):
+def test_energies_stay_pending_until_all_three_are_there(host, pending, tmp_path):
     plan = plan_pending(pending, host, SETTINGS)
     store = Store(tmp_path / "store")
     table = energies(pending, plan, store, tmp_path)
@@ -223,9 +223,7 @@ def test_where_cells_relax_equivalent_arrangements_share_the_answer_and_its_volu
     assert row["volume_a3"] == pytest.approx(1.01**3 * np.linalg.det(asked.cell))
 
 
-def test_a_failed_calculation_is_reported_with_its_reason_and_not_asked_again(
-    host, rule, pending, tmp_path
-):
+def test_a_failed_calculation_is_reported_with_its_reason_and_not_asked_again(host, pending, tmp_path):
     plan = plan_pending(pending, host, SETTINGS)
     store = Store(tmp_path / "store")
     with store.writing(plan[GIVEN][0]) as log:
@@ -236,7 +234,7 @@ def test_a_failed_calculation_is_reported_with_its_reason_and_not_asked_again(
     assert plan[GIVEN][0].digest not in {c.digest for c in missing(plan, store)}
 
 
-def test_of_orbital_seeds_the_lowest_finished_relaxation_counts(host, rule, pending, tmp_path):
+def test_of_orbital_seeds_the_lowest_finished_relaxation_counts(host, pending, tmp_path):
     """Of this arrangement, level and force only, whichever was asked for, also where that one failed."""
     plan = plan_pending(pending, host, SETTINGS)
     asked, *ends = plan[GIVEN]
@@ -271,7 +269,7 @@ def test_a_list_with_other_columns_is_one_line(host, tmp_path):
         plan_pending(path, host, SETTINGS)
 
 
-def test_a_damaged_job_file_names_the_line(tmp_path, host, rule, pending):
+def test_a_damaged_job_file_names_the_line(tmp_path, host, pending):
     path = tmp_path / "jobs.jsonl"
     write_jobs([plan_pending(pending, host, SETTINGS)[GIVEN][0]], path)
     path.write_text(path.read_text() + "{}\n")

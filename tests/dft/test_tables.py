@@ -201,7 +201,7 @@ def test_other_seeds_are_compared_on_their_own_atoms_after_a_further_step(states
     assert half["noise_mev_fu"] == pytest.approx(-0.1)
 
 
-def test_formation_energies_need_both_ends(states, host, tmp_path):
+def test_formation_energies_need_both_ends(states, host):
     for record in states.records():
         if record.calculation.state_key == "1x1x1:Na0000:Fe3333":
             states.path(record.calculation).unlink()

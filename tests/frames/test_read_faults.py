@@ -183,7 +183,7 @@ def test_numbers_of_frames_count_the_damaged_ones(path):
     ]  # fmt: skip
 
 
-def test_a_line_between_frames_costs_none(frames, path):
+def test_a_line_between_frames_costs_none(path):
     lines, starts = lines_of(path)
     lines.insert(starts[2], "hello")
     path.write_text("\n".join(lines) + "\n")
@@ -216,7 +216,7 @@ def test_no_frame_at_all(tmp_path, content):
     assert not (tmp_path / "out/frames.parquet").exists()
 
 
-def test_random_damage_never_stops_the_reading(frames, path):
+def test_random_damage_never_stops_the_reading(path):
     rng = np.random.default_rng(1)
     text = np.frombuffer(path.read_bytes(), dtype=np.uint8)
     for _ in range(60):
@@ -228,7 +228,7 @@ def test_random_damage_never_stops_the_reading(frames, path):
         assert sum(isinstance(item, Frame) for item in items) >= COUNT - 4
 
 
-def test_damage_is_listed_and_the_rest_is_written(frames, path, tmp_path):
+def test_damage_is_listed_and_the_rest_is_written(path, tmp_path):
     lines, starts = lines_of(path)
     _drop_column(lines, starts[2])
     path.write_text("\n".join(lines) + "\n")

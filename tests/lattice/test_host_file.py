@@ -82,7 +82,7 @@ def test_what_is_wrong_is_named(described, message, rule, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_a_rule_for_another_crystal(tmp_path):
+def test_a_rule_for_another_crystal():
     rule = RedoxRule.model_validate(RULE | {"formal_charges": {"Na": 1, "O": -2}})
     with pytest.raises(UserError, match=r"redox.formal_charges of the configuration lacks P"):
         Host.load(HOST, rule)

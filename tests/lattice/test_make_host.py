@@ -36,7 +36,7 @@ def test_the_shipped_host_is_what_its_provenance_says(host, rule, ends):
     assert (made.formula_units, made.space_group) == (4, "Pnma")
 
 
-def test_the_empty_end_may_come_in_any_setting(rule, ends):
+def test_the_empty_end_may_come_in_any_setting(ends):
     full, empty = ends
     wanted = make_host(full, **COUPLE, empty=empty)
     turned = Atoms(

@@ -188,7 +188,7 @@ def test_equal_seeds_give_equal_runs_and_others_do_not():
     assert (runs[0].energy != runs[2].energy).any()
 
 
-def test_a_wrong_sum_is_found(monkeypatch: pytest.MonkeyPatch):
+def test_a_wrong_sum_is_found():
     energy = random_energy(8, 10, np.random.default_rng(2))
     walk = sampler(energy, 4, neutral_states(4, 4, 2, 2)[0], PAIR)
     start, first, second, strength = walk._links

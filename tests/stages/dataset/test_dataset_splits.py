@@ -275,7 +275,7 @@ def test_by_material_too_few_materials(frames, host):
         splits_of(one, host, settings(2, split_by="material"))
 
 
-def test_the_settings_survive_being_written(frames):
+def test_the_settings_survive_being_written():
     for chosen in (DatasetSettings(split_by="frame"), DatasetSettings(split_by="material"), settings(3)):
         assert DatasetSettings.model_validate(chosen.model_dump(mode="json")) == chosen
     frame = DatasetSettings(split_by="frame")

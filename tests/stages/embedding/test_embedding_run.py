@@ -129,9 +129,7 @@ def results(
     return {variant: root / f"painn-{variant}-f0-s5" for variant in ("baseline", "entropy")}
 
 
-def test_points_are_the_redox_atoms_of_all_frames(
-    results: dict[str, Path], data: Path, frames: list[Frame]
-):
+def test_points_are_the_redox_atoms_of_all_frames(results: dict[str, Path], frames: list[Frame]):
     points = pd.read_parquet(results["baseline"] / "points.parquet")
     own = points[points["origin"] == "frame"]
     assert Counter(own["network"]) == {"trained": 32 * 4, "untrained": 32 * 4}
@@ -147,9 +145,7 @@ def test_points_are_the_redox_atoms_of_all_frames(
     assert Counter(path[path["step"] == 0]["oxidation_state"]) == {2: 2, 3: 2}
 
 
-def test_embeddings_are_the_models(
-    results: dict[str, Path], data: Path, rule: RedoxRule, frames: list[Frame]
-):
+def test_embeddings_are_the_models(results: dict[str, Path], frames: list[Frame]):
     model = TrainedModel.load(results["entropy"].parent / "models/entropy")
     points = pd.read_parquet(results["entropy"] / "points.parquet")
     by_id = {frame.frame_id: frame for frame in frames}
@@ -184,7 +180,7 @@ def test_scores_and_the_untrained_network(results: dict[str, Path]):
 
 
 def test_a_test_frame_of_a_state_that_trains_is_not_held_out(
-    data: Path, rule: RedoxRule, host: Host, frames: list[Frame], tmp_path: Path
+    data: Path, rule: RedoxRule, host: Host, tmp_path: Path
 ):
     """Frames split one by one: the first frame of each state trains, the second tests."""
     table = pd.read_parquet(data / "frames.parquet")
@@ -264,9 +260,7 @@ def test_untrained_pretrained_network_is_the_shipped_one(rule: RedoxRule, frames
 
 
 @pytest.mark.draws
-def test_two_runs_write_the_same(
-    results: dict[str, Path], data: Path, host: Host, rule: RedoxRule, tmp_path: Path
-):
+def test_two_runs_write_the_same(results: dict[str, Path], data: Path, host: Host, tmp_path: Path):
     first = results["entropy"]
     run(data, first.parent / "models/entropy", host, tmp_path / first.name)
     for name in ("scores.json", "pca.csv", "pca.svg", "pca.png", "points.parquet"):
@@ -360,7 +354,7 @@ def test_a_job_killed_again_and_again_ends_the_same(
     assert not list((tmp_path / "killed/work").iterdir()), "what was kept is no longer needed"
 
 
-def test_reference_arrangement(host: Host):
+def test_reference_arrangement():
     # A larger cell has the lower energy without being the lower state.
     table = pd.DataFrame(
         {

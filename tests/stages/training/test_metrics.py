@@ -91,7 +91,7 @@ def test_kinds_and_sets_stand_apart(some):
             assert np.isnan(row["low"]) and np.isnan(row["high"])
 
 
-def test_intervals_cover_the_truth(frames):
+def test_intervals_cover_the_truth():
     # 100 data sets of 40 frames with normal errors: the 95 % interval of the MAE must hold the true
     # mean of |N(0, 1)| in about 95 % of them; the percentile bootstrap of 40 comes to some 92 %,
     # and counts of 100 scatter by 3 %.
