@@ -21,14 +21,18 @@ from __future__ import annotations
 import platform
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from workflow_lib.config_files import load_config
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import sha256
+from workflow_lib.core.processor import processor_name
 from workflow_lib.frames.splits import Splits
 from workflow_lib.lattice.host import Host
 from workflow_lib.stages.training.settings import LossTerm, SchedulerSettings, TrainingSettings
+
+if TYPE_CHECKING:
+    from workflow_lib.models.trained import TrainedModel
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "config/config.yaml"
@@ -216,15 +220,26 @@ def identity(case: Case) -> dict[str, Any]:
         "splits": sha256(case.splits),
         "code": code_checksum(),
         "benchmark": {str(file.relative_to(ROOT)): sha256(file) for file in own},
-        "machine": [platform.machine(), processor()],
+        "machine": [platform.machine(), processor_name()],
     }
 
 
-def processor() -> str:
-    """Name of the processor, as far as the system tells it."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()
+def untrained(config: Path, family: str) -> TrainedModel:
+    """Return the first model of a family in a configuration with random weights, for Na, O, P and Fe."""
+    from workflow_lib.models.contract import Species
+    from workflow_lib.models.registry import FAMILIES as REGISTRY
+    from workflow_lib.models.trained import TrainedModel, species_to_card
+
+    settings = load_config(config)
+    name = next(model.name for model in settings.models if model.family == family)
+    hyperparameters = settings.hyperparameters(name)
+    species = Species((8, 11, 15, 26), {z: z for z in (8, 11, 15, 26)})
+    potential = REGISTRY[family].load().build(hyperparameters, species, init="scratch", seed=1)
+    card = {
+        **{"name": name, "family": family, "init": "scratch", "status": "ok"},
+        "hyperparameters": hyperparameters.model_dump(mode="json"),
+        "species": species_to_card(species),
+        "redox_embedding": "none",
+        "energy_reference": "none",
+    }
+    return TrainedModel(potential.requires_grad_(False), card)

@@ -45,7 +45,7 @@ DAMAGE = ("between", "wrong", "missing", "swapped")
 """Each befalls one frame in a hundred of the chemical subset, by its number."""
 
 
-def synthetic(count: int, seed: int = 1) -> Iterator[tuple[Frame, str]]:
+def synthetic(count: int) -> Iterator[tuple[Frame, str]]:
     """Return frames, and the kind of each: other, one of DAMAGE, or good."""
     from workflow_lib.frames.frame import with_labels
     from workflow_lib.frames.table import read_parquet
@@ -58,7 +58,7 @@ def synthetic(count: int, seed: int = 1) -> Iterator[tuple[Frame, str]]:
         states, _ = rule.assign(frame.numbers, frame.magmoms, frame.energy_reference)
         if states is not None and frame.charges is not None:
             bases.append(with_labels(frame, oxidation_states=states))
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(1)
     for number in range(count):
         base = bases[int(rng.integers(len(bases)))]
         frame = _supercell(base, REPEATS[number % len(REPEATS)], number, rng)

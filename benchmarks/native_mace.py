@@ -25,6 +25,8 @@ if __name__ == "__main__":
     # The folder of a script comes first on the path and would hide packages of the same names.
     sys.path[0] = str(ROOT)
 
+from benchmarks.cases import untrained  # noqa: E402
+
 if TYPE_CHECKING:
     import numpy as np
     from ase import Atoms
@@ -36,27 +38,12 @@ type Call = Callable[[Atoms], tuple[float, np.ndarray]]
 
 def model(config: str) -> TrainedModel:
     """Return the first MACE of a configuration with random weights and plausible constants."""
-    from workflow_lib.config_files import load_config
-    from workflow_lib.models.contract import Species
-    from workflow_lib.models.registry import FAMILIES
-    from workflow_lib.models.trained import TrainedModel, species_to_card
-
-    settings = load_config(ROOT / f"config/{config}.yaml")
-    name = next(item.name for item in settings.models if item.family == "mace")
-    hyperparameters = settings.hyperparameters(name)
-    species = Species((8, 11, 15, 26), {z: z for z in (8, 11, 15, 26)})
-    potential: Any = FAMILIES["mace"].load().build(hyperparameters, species, init="scratch", seed=1)
+    found = untrained(ROOT / f"config/{config}.yaml", "mace")
+    potential: Any = found.potential
     potential.set_reference_energies({8: -4.0, 11: -1.0, 15: -5.0, 26: -8.0})
     for interaction in potential.model.interactions:
         interaction.avg_num_neighbors.fill_(40.0)
-    card = {
-        **{"name": name, "family": "mace", "init": "scratch", "status": "ok"},
-        "hyperparameters": hyperparameters.model_dump(mode="json"),
-        "species": species_to_card(species),
-        "redox_embedding": "none",
-        "energy_reference": "none",
-    }
-    return TrainedModel(potential.requires_grad_(False), card)
+    return found
 
 
 def sides(potential: TrainedModel, folder: Path) -> dict[str, Call | str]:

@@ -38,16 +38,14 @@ TWICE = 1000
 """One frame in so many is the one before it again."""
 
 
-def frame_texts(
-    count: int, seed: int = 1, repeats: Iterable[tuple[int, int, int]] = REPEATS
-) -> Iterator[str]:
+def frame_texts(count: int, repeats: Iterable[tuple[int, int, int]]) -> Iterator[str]:
     """Return frames as ASE writes those of a calculation, with ``bader_charge``."""
     from workflow_lib.core.elements import SYMBOLS
     from workflow_lib.frames.table import read_parquet
 
     frames = [frame for frame in read_parquet(EMBEDDED) if frame.charges is not None]
     cells = list(repeats)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(1)
     text = ""
     for number in range(count):
         if number % TWICE == TWICE - 1:
@@ -80,10 +78,10 @@ def frame_texts(
         yield text
 
 
-def make_file(path: Path, count: int, repeats: Iterable[tuple[int, int, int]] = REPEATS) -> None:
+def make_file(path: Path, count: int, repeats: Iterable[tuple[int, int, int]]) -> None:
     """Write ``count`` frames."""
     with path.open("w") as handle:
-        for text in frame_texts(count, repeats=repeats):
+        for text in frame_texts(count, repeats):
             handle.write(text)
 
 

@@ -23,6 +23,8 @@ if __name__ == "__main__":
     # The folder of a script comes first on the path and would hide packages of the same names.
     sys.path[0] = str(ROOT)
 
+from benchmarks.cases import CONFIG, untrained  # noqa: E402
+
 if TYPE_CHECKING:
     from ase import Atoms
 
@@ -33,26 +35,9 @@ FAMILIES = ("mace", "painn", "chgnet")
 
 def model(family: str) -> TrainedModel:
     """Return a potential of the demo's size with random weights, or CHGNet's shipped one."""
-    from workflow_lib.config_files import load_config
-    from workflow_lib.models.contract import Species
     from workflow_lib.models.outside import shipped
-    from workflow_lib.models.registry import FAMILIES as REGISTRY
-    from workflow_lib.models.trained import TrainedModel, species_to_card
 
-    if family == "chgnet":
-        return shipped("chgnet-0.3.0")
-    config = load_config(ROOT / "config/config.yaml")
-    hyperparameters = config.hyperparameters(family)
-    species = Species((8, 11, 15, 26), {z: z for z in (8, 11, 15, 26)})
-    potential = REGISTRY[family].load().build(hyperparameters, species, init="scratch", seed=1)
-    card = {
-        **{"name": family, "family": family, "init": "scratch", "status": "ok"},
-        "hyperparameters": hyperparameters.model_dump(mode="json"),
-        "species": species_to_card(species),
-        "redox_embedding": "none",
-        "energy_reference": "none",
-    }
-    return TrainedModel(potential.requires_grad_(False), card)
+    return shipped("chgnet-0.3.0") if family == "chgnet" else untrained(CONFIG, family)
 
 
 def measure(potential: TrainedModel, atoms: Atoms, steps: int) -> dict[str, float]:
