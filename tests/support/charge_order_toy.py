@@ -8,11 +8,12 @@ magnetic-moment head reads it from the environment.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Self
 
+import pytest
 import torch
 from networks import learnt
 
@@ -108,6 +109,14 @@ def register(monkeypatch) -> None:
     """Make the toy a family for the length of a test."""
     family = ToyFamily("contract:ToyPotential", ToyHyperparameters, frozenset({"magmoms"}))
     monkeypatch.setitem(FAMILIES, "toy", family)
+
+
+@pytest.fixture(scope="module")
+def toy() -> Iterator[None]:
+    """The analytic potential as a registered family, for the length of a file of tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        register(patch)
+        yield
 
 
 def save_toy(

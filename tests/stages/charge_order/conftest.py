@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from charge_order_toy import register
+from charge_order_toy import toy  # noqa: F401 a fixture
 
 from workflow_lib.frames.frame import Frame
 from workflow_lib.frames.splits import Fold, Splits
@@ -42,14 +41,6 @@ def splits_path(reference_dir: Path) -> Path:
         folds.append(Fold.of(fold, pairs))
     Splits("state", 711, tuple(folds)).save(reference_dir / "splits.json")
     return reference_dir / "splits.json"
-
-
-@pytest.fixture(scope="module")
-def toy() -> Iterator[None]:
-    """The analytic potential as a registered family, for the length of a file of tests."""
-    with pytest.MonkeyPatch.context() as patch:
-        register(patch)
-        yield
 
 
 @pytest.fixture(scope="session")
