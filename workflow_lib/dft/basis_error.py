@@ -22,7 +22,7 @@ FORMATION_LIMIT = 3.0
 
 
 def plane_waves(cell: np.ndarray, level: Level) -> tuple[float, float]:
-    """Mean number of plane waves over the mesh, and the ideal number of cell (A) and cut-off."""
+    """Return the mean number of plane waves over the mesh, and the ideal one of cell (A) and cut-off."""
     radius = np.sqrt(2 * level.cutoff / Ha) / Bohr  # 1/A
     reciprocal = 2 * np.pi * np.linalg.inv(cell).T
     reach = np.ceil(radius * np.linalg.norm(cell, axis=1) / (2 * np.pi)).astype(int) + 1

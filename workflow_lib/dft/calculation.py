@@ -101,7 +101,7 @@ class Calculation:
         return f"geometry {hashlib.sha256(content.encode()).hexdigest()[:16]}"
 
     def steered_sites(self) -> list[int]:
-        """Atoms whose d shell is steered."""
+        """Return the atoms whose d shell is steered."""
         if self.unsteered:
             return []
         return [
@@ -111,7 +111,7 @@ class Calculation:
         ]
 
     def seeds(self) -> dict[int, str]:
-        """Orbital seed of each steered site; UserError where ``orbital`` fits neither all nor each.
+        """Return each steered site's orbital seed; UserError where ``orbital`` fits neither all nor each.
 
         One letter stands for all sites, else one for each site that has a choice, in their order.
         """
@@ -130,7 +130,7 @@ class Calculation:
         return dict.fromkeys(sites, "a") | dict(zip(free, letters, strict=True))
 
     def atoms(self) -> Atoms:
-        """The structure, without a calculator."""
+        """Return the structure, without a calculator."""
         from ase import Atoms
 
         return Atoms(self.numbers, positions=self.positions, cell=self.cell, pbc=True)
@@ -182,7 +182,7 @@ class Calculation:
             )
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, for the store and for job files."""
+        """Return plain values, for the store and for job files."""
         content = asdict(self)
         content["level"] = self.level.model_dump(mode="json")
         for name in ("numbers", "positions", "cell", "oxidation_states"):

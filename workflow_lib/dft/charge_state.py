@@ -41,7 +41,7 @@ def require_steerable(calculation: Calculation) -> None:
 
 
 def realised_states(calculation: Calculation, magmoms: np.ndarray) -> np.ndarray:
-    """Oxidation states [n] by moment; -1 where a moment fits none of the element's windows.
+    """Return oxidation states [n] by moment; -1 where a moment fits none of the element's windows.
 
     Sites that were given none (0) stay 0.
     """
@@ -59,7 +59,7 @@ def realised_states(calculation: Calculation, magmoms: np.ndarray) -> np.ndarray
 
 
 def starting_signs(calculation: Calculation) -> np.ndarray:
-    """Sign [n] of the moment that each site with an oxidation state starts with; 0 for the others.
+    """Return the sign [n] of the moment each site with an oxidation state starts with; 0 for the others.
 
     All are up, or up and down in turn, in the order of the atoms, in an antiferromagnetic level.
     """
@@ -72,7 +72,7 @@ def starting_signs(calculation: Calculation) -> np.ndarray:
 
 
 def lost(calculation: Calculation, magmoms: np.ndarray) -> str | None:
-    """How charge order or signs of moments [n] (muB) differ from the wanted ones; None where they do not.
+    """Say how charge order or signs of moments [n] (muB) differ from the wanted ones; None where not.
 
     Nothing is wanted of an unsteered calculation. All spins turned over are the same state.
     """
@@ -91,7 +91,7 @@ def lost(calculation: Calculation, magmoms: np.ndarray) -> str | None:
 
 
 def describe(calculation: Calculation, states: np.ndarray) -> str:
-    """The charge order as text, such as ``Fe 2 3 2 3``; ``?`` where a moment fits no state."""
+    """Return the charge order as text, such as ``Fe 2 3 2 3``; ``?`` where a moment fits no state."""
     parts = []
     for symbol in dict.fromkeys(SYMBOLS[int(z)] for z in calculation.numbers):
         sites = [

@@ -31,7 +31,7 @@ VALENCE_ELECTRONS = dict(
 
 
 def d_electrons(number: int, oxidation_state: int) -> int:
-    """Electrons in the d shell of a 3d ion; UserError for other elements or impossible charges."""
+    """Return the d electrons of a 3d ion; UserError for other elements or impossible charges."""
     symbol = SYMBOLS[number]
     if symbol not in VALENCE_ELECTRONS:
         raise UserError(f"{symbol} has no 3d shell to steer; give it oxidation state 0")
@@ -42,7 +42,7 @@ def d_electrons(number: int, oxidation_state: int) -> int:
 
 
 def _harmonics(direction: np.ndarray) -> np.ndarray:
-    """Values [5] of the d harmonics along a unit vector, scaled so that their squares sum to 1."""
+    """Return the d harmonics [5] along a unit vector, scaled so that their squares sum to 1."""
     x, y, z = direction
     root = np.sqrt(3.0)
     return np.array(
@@ -51,7 +51,7 @@ def _harmonics(direction: np.ndarray) -> np.ndarray:
 
 
 def _gradient_harmonics(direction: np.ndarray, along: np.ndarray) -> np.ndarray:
-    """The pi orbital [5]: derivative of the sigma one when the ligand turns towards ``along``."""
+    """Return the pi orbital [5]: derivative of the sigma one when the ligand turns towards ``along``."""
     x, y, z = direction
     a, b, c = along
     root = np.sqrt(3.0)
@@ -68,7 +68,7 @@ def _gradient_harmonics(direction: np.ndarray, along: np.ndarray) -> np.ndarray:
 
 
 def crystal_field(atoms: Atoms, site: int) -> tuple[np.ndarray, np.ndarray]:
-    """Levels [5], in units of e_sigma at 2.1 A, ascending, and orbitals [5, 5] (columns) of a site.
+    """Return levels [5], in units of e_sigma at 2.1 A, ascending, and orbitals [5, 5] (columns) of a site.
 
     Raises UserError where the site has fewer than four ligands within 2.8 A.
     """
@@ -96,14 +96,14 @@ def crystal_field(atoms: Atoms, site: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def orbital_seeds(number: int, oxidation_state: int) -> tuple[str, ...]:
-    """Names of the ways to fill the three low orbitals: ``a`` first (the estimate's ground state)."""
+    """Name the ways to fill the three low orbitals: ``a`` first (the estimate's ground state)."""
     n = d_electrons(number, oxidation_state) % D_ORBITALS
     size = n if n <= T2G else 0
     return tuple("abc"[: len(list(combinations(range(T2G), size)))])
 
 
 def target_occupation(atoms: Atoms, site: int, oxidation_state: int, orbital: str) -> np.ndarray:
-    """Wanted high-spin d occupation matrices [2, 5, 5] (majority, minority spin) of a site.
+    """Return the wanted high-spin d occupation matrices [2, 5, 5] (majority, minority spin) of a site.
 
     The values of full and empty orbitals (1.03 and 0.04, for an empty shell 0.12) are those that
     converged oxides show in GPAW: covalency leaves minority charge in every orbital.

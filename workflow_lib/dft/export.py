@@ -15,7 +15,7 @@ STRESS_CUTOFF = 800.0
 
 
 def frames_of(records: Iterable[Record], source: str) -> list[Frame]:
-    """Every computed geometry in its wanted charge state, in the order of records and steps.
+    """Return every computed geometry in its wanted charge state, in the order of records and steps.
 
     Geometries imported from an earlier set are left out, as are those whose moments show another
     charge state. ``kind`` is the calculation's; ``group`` and ``state_key`` name its arrangement.

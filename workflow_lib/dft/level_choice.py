@@ -60,12 +60,12 @@ type Key = tuple[str, float, str]
 
 
 def mesh_of(level: Level) -> str:
-    """Mesh as text."""
+    """Return a mesh as text."""
     return "x".join(map(str, level.kpoints)) + (" shifted" if level.shifted else "")
 
 
 def level_table(records: Iterable[Record], reference: Level, *, empty: str, full: str) -> pd.DataFrame:
-    """One row a finished single point of kind ``level`` (:data:`COLUMNS`), errors where they are known.
+    """Return a row a finished single point of kind ``level`` (:data:`COLUMNS`), errors where known.
 
     ``empty`` and ``full`` name the groups of the end members; UserError where there are no records.
     """
@@ -114,9 +114,9 @@ def level_table(records: Iterable[Record], reference: Level, *, empty: str, full
 
 
 def _filling(found: dict[Key, Record], empty: str, full: str) -> dict[str, float]:
-    """Filled fraction of the mobile sites by group: 0 in ``empty``, 1 in ``full``, told by composition.
+    """Return the filled fraction of the mobile sites by group: 0 in ``empty``, 1 in ``full``.
 
-    Charge states do not tell it: ends may be of mixed valence. Empty while an end is missing.
+    Told by composition, not by charge states: ends may be of mixed valence. Empty while an end is missing.
     """
     contents: dict[str, np.ndarray] = {}
     for (_, _, group), record in found.items():
@@ -140,7 +140,7 @@ def _per_unit(record: Record) -> float:
 def _formation(
     found: dict[Key, Record], filling: dict[str, float], empty: str, full: str
 ) -> dict[Key, float]:
-    """Energies (meV per formula unit), where both ends are known at the same level and strain."""
+    """Return energies (meV per formula unit), where both ends are known at the same level and strain."""
     energies = {}
     for (level, strain, group), record in found.items():
         ends = [found.get((level, strain, end)) for end in (empty, full)]
@@ -153,7 +153,7 @@ def _formation(
 
 
 def _order(found: dict[Key, Record]) -> dict[Key, float]:
-    """Energies (meV per formula unit) above the lowest order of the same ions, level and strain."""
+    """Return energies (meV per formula unit) above the lowest order of the same ions, level and strain."""
     energies = {}
     for (level, strain, group), record in found.items():
         ions = group.rsplit(":", 1)[0]
@@ -168,7 +168,7 @@ def _order(found: dict[Key, Record]) -> dict[Key, float]:
 
 
 def verdict(table: pd.DataFrame) -> pd.DataFrame:
-    """One row a cut-off and mesh: the largest error of each kind, and whether the level stands.
+    """Return a row a cut-off and mesh: the largest error of each kind, and whether the level stands.
 
     A level of which an error is not known does not stand.
     """
@@ -178,7 +178,7 @@ def verdict(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def level_figure(table: pd.DataFrame, stem: Path) -> None:
-    """Errors of every level against the reference, one panel a quantity, with what they may be."""
+    """Draw errors of every level against the reference, one panel a quantity, with what they may be."""
     import matplotlib.pyplot as plt
 
     from workflow_lib.core.plotting import style

@@ -67,7 +67,7 @@ def _encode(content: dict[str, Any]) -> bytes:
 
 
 def _decode(line: bytes) -> dict[str, Any] | None:
-    """The content of a line, or None where it is damaged."""
+    """Return the content of a line, or None where it is damaged."""
     checksum, _, text = line.rstrip(b"\n").partition(b" ")
     try:
         if int(checksum, 16) != zlib.crc32(text):
@@ -147,11 +147,11 @@ class Store:
         self.root = Path(root)
 
     def path(self, calculation: Calculation) -> Path:
-        """Where the log of this calculation is or would be."""
+        """Return where the log of this calculation is or would be."""
         return self.root / f"{calculation.digest}.jsonl"
 
     def _parse(self, content: bytes, path: Path) -> tuple[Record | None, int]:
-        """The record and the length of its whole lines; UserError where a line inside is damaged."""
+        """Return the record and the length of its whole lines; UserError where a line inside is damaged."""
         whole = content.rfind(b"\n") + 1
         record: Record | None = None
         lines = content[:whole].splitlines(keepends=True)
@@ -182,7 +182,7 @@ class Store:
         return record, whole
 
     def read(self, path: Path) -> Record | None:
-        """The record in a log file; None for an empty one. ``running`` where a process holds it."""
+        """Return the record in a log file, None for an empty one; ``running`` where a process holds it."""
         with path.open("rb") as handle:
             record, _ = self._parse(handle.read(), path)
             if record and record.status == "interrupted":
@@ -195,7 +195,7 @@ class Store:
         return record
 
     def get(self, calculation: Calculation) -> Record:
-        """What is known of a calculation; status ``missing`` where nothing is.
+        """Return what is known of a calculation; status ``missing`` where nothing is.
 
         UserError where the answer under its name is one for another host.
         """
@@ -204,7 +204,7 @@ class Store:
         return self._asked(calculation, record, path)
 
     def _asked(self, calculation: Calculation, record: Record | None, path: Path) -> Record:
-        """The record found at ``path``, or a missing one; UserError where it answers another question."""
+        """Return the record at ``path``, or a missing one; UserError where it answers another question."""
         if record is None:
             return Record(calculation, "missing")
         by_name = (
@@ -218,18 +218,18 @@ class Store:
         return record
 
     def paths(self) -> list[Path]:
-        """All logs, in the order of their names."""
+        """Return all logs, in the order of their names."""
         return sorted(self.root.glob("*.jsonl"))
 
     def records(self) -> Iterator[Record]:
-        """Every calculation of the store; UserError at a damaged log."""
+        """Return every calculation of the store; UserError at a damaged log."""
         for path in self.paths():
             if record := self.read(path):
                 yield record
 
     @contextmanager
     def writing(self, calculation: Calculation) -> Iterator[Log]:
-        """The log of a calculation, for this process alone; begins a new attempt.
+        """Yield the log of a calculation, for this process alone; begins a new attempt.
 
         Raises BusyError where another process works on it, UserError where the folder cannot be
         written or the log is of another host. A finished calculation is opened without a new attempt:

@@ -41,12 +41,12 @@ class Operations:
         return len(self.rotations)
 
     def of(self, positions: np.ndarray, cell: np.ndarray, tolerance: float) -> Operations:
-        """Those that another geometry of the same atoms (A) has to ``tolerance`` (A)."""
+        """Return those that another geometry of the same atoms (A) has to ``tolerance`` (A)."""
         stays = self.holds(positions, cell, tolerance)
         return Operations(self.rotations[stays], self.translations[stays], self.maps[stays])
 
     def holds(self, positions: np.ndarray, cell: np.ndarray, tolerance: float) -> np.ndarray:
-        """Whether a geometry of the same atoms (A) has each operation ``[k]`` to ``tolerance`` (A)."""
+        """Tell whether a geometry of the same atoms (A) has each operation ``[k]`` to ``tolerance`` (A)."""
         scaled = np.linalg.solve(cell.T, positions.T).T
         metric = cell @ cell.T
         stays = []
@@ -58,7 +58,7 @@ class Operations:
         return np.array(stays)
 
     def on_grid(self, size: tuple[int, int, int]) -> Operations:
-        """Those that map a grid of ``size`` points along each vector onto itself, a group.
+        """Return those that map a grid of ``size`` points along each vector onto itself, a group.
 
         A function on the grid has no image under the others: 1/4 of a vector of 14 points lies between two.
         """
@@ -85,7 +85,7 @@ class Operations:
         return Operations(self.rotations[fits], steps[stays] / points, self.maps[fits])
 
     def of_positions(self, positions: np.ndarray, cell: np.ndarray) -> np.ndarray:
-        """Positions [n, 3] (A) averaged over the operations."""
+        """Return positions [n, 3] (A) averaged over the operations."""
         scaled = np.linalg.solve(cell.T, positions.T).T
         total = np.zeros_like(scaled)
         for rotation, shift, images in zip(self.rotations, self.translations, self.maps, strict=True):
@@ -95,19 +95,19 @@ class Operations:
         return (total / len(self)) @ cell
 
     def of_vectors(self, vectors: np.ndarray, cell: np.ndarray) -> np.ndarray:
-        """Vectors [n, 3] on the atoms (such as forces, eV/A) averaged over the operations."""
+        """Return vectors [n, 3] on the atoms (such as forces, eV/A) averaged over the operations."""
         total = np.zeros_like(vectors)
         for rotation, images in zip(self._cartesian(cell), self.maps, strict=True):
             total[images] += vectors @ rotation.T
         return total / len(self)
 
     def of_tensor(self, tensor: np.ndarray, cell: np.ndarray) -> np.ndarray:
-        """A tensor [3, 3] (such as stress or a strain) averaged over the operations."""
+        """Return a tensor [3, 3] (such as stress or a strain) averaged over the operations."""
         images = [rotation @ tensor @ rotation.T for rotation in self._cartesian(cell)]
         return np.mean(images, axis=0)
 
     def of_cell(self, cell: np.ndarray) -> np.ndarray:
-        """The cell [3, 3] (A, rows) whose metric is averaged over the operations, not turned."""
+        """Return the cell [3, 3] (A, rows) whose metric is averaged over the operations, not turned."""
         metric = cell @ cell.T
         mean = np.mean([rotation.T @ metric @ rotation for rotation in self.rotations], axis=0)
         root, wanted = np.linalg.cholesky(metric), np.linalg.cholesky(mean)
@@ -118,7 +118,7 @@ class Operations:
 
 
 def labels(calculation: Calculation) -> list[int]:
-    """One number for each kind of site: element, charge state and orbital seed."""
+    """Return one number for each kind of site: element, charge state and orbital seed."""
     seeds = calculation.seeds()
     pairs = zip(calculation.numbers, calculation.oxidation_states, strict=True)
     kinds = [(int(z), int(state), seeds.get(site, "")) for site, (z, state) in enumerate(pairs)]
@@ -127,7 +127,7 @@ def labels(calculation: Calculation) -> list[int]:
 
 
 def operations(calculation: Calculation, tolerance: float = EXACT) -> Operations:
-    """The operations of a calculation's geometry to ``tolerance`` (A), of all geometries of a series.
+    """Return the operations of a calculation's geometry to ``tolerance`` (A), of all of a series.
 
     Antiferromagnetic order is given the identity only.
     """
@@ -161,7 +161,7 @@ def operations(calculation: Calculation, tolerance: float = EXACT) -> Operations
 
 
 def lattice_on_grid(cell: np.ndarray, size: tuple[int, int, int]) -> bool:
-    """Whether every rotation of a cell (A) maps a grid of ``size`` points onto itself."""
+    """Return whether every rotation of a cell (A) maps a grid of ``size`` points onto itself."""
     import spglib
 
     found = spglib.get_symmetry((cell.tolist(), [[0.0, 0.0, 0.0]], [1]), symprec=EXACT)
@@ -173,7 +173,7 @@ def lattice_on_grid(cell: np.ndarray, size: tuple[int, int, int]) -> bool:
 
 
 def symmetrised(calculation: Calculation, tolerance: float) -> Calculation:
-    """The calculation with positions and cell moved onto the operations it has to ``tolerance`` (A)."""
+    """Return the calculation, positions and cell moved onto the operations it has to ``tolerance`` (A)."""
     group = operations(calculation, tolerance)
     cell = group.of_cell(calculation.cell)
     scaled = np.linalg.solve(calculation.cell.T, calculation.positions.T).T

@@ -29,7 +29,7 @@ BASIS = "basis"
 
 
 def finer(level: Level) -> Level:
-    """What a level is held against: 100 eV more, one more point along every vector.
+    """Return what a level is held against: 100 eV more, one more point along every vector.
 
     A mesh that holds all points of the other could share its error, so none is doubled; it is shifted where
     a number of points is even.
@@ -41,7 +41,7 @@ def finer(level: Level) -> Level:
 
 
 def structures(host: Host) -> list[Arrangement]:
-    """Both ends, and two charge orders on those ions half way that have most of them.
+    """Return both ends, and two charge orders on those ions half way that have most of them.
 
     Raises UserError where no ions of the unit cell have two charge orders.
     """
@@ -60,7 +60,7 @@ def structures(host: Host) -> list[Arrangement]:
 
 
 def level_jobs(host: Host, settings: DftSettings, reference: Level) -> list[Calculation]:
-    """The single points, those at the configured level first; the finer ones start from their density.
+    """Return the single points, the configured level first; the finer ones start from their density.
 
     The last one, of the full end, has the finer cut-off on the configured mesh: with it the store knows
     what a plane wave is worth (:func:`workflow_lib.dft.basis_error.basis_slope`).

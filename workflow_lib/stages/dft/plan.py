@@ -24,7 +24,7 @@ COLUMNS = tuple(TABLES["dft/energies"].columns)
 
 
 def relaxation_of(arrangement: Arrangement, host: Host, settings: DftSettings, level: Level) -> Calculation:
-    """The steered relaxation of one arrangement, with its cell if asked, from the distorted Vegard start.
+    """Return the steered relaxation of an arrangement, with its cell if asked, from the Vegard start.
 
     Equivalent arrangements give the same atoms, so that the store knows them again. Raises UserError for
     an arrangement that is not neutral.
@@ -59,7 +59,7 @@ def end_members(host: Host, settings: DftSettings, repeat: Repeat) -> list[Calcu
 
 
 def plan_pending(pending: Path, host: Host, settings: DftSettings) -> dict[str, list[Calculation]]:
-    """Calculations for each key of a ``pending.csv``: the arrangement, then the end members.
+    """Return the calculations for each key of a ``pending.csv``: the arrangement, then the end members.
 
     Raises UserError where the file is missing or names a key of another host.
     """
@@ -96,12 +96,12 @@ def calculations_of(plan: dict[str, list[Calculation]]) -> list[Calculation]:
 
 
 def missing(plan: dict[str, list[Calculation]], store: Store) -> list[Calculation]:
-    """What of a plan the store has neither done nor given up, each calculation once."""
+    """Return what of a plan the store has neither done nor given up, each calculation once."""
     return [c for c in calculations_of(plan) if store.get(c).status not in ("done", "failed")]
 
 
 def _lowest(asked: Calculation, seeds: dict[str | None, set[str]], store: Store) -> Record:
-    """The lowest finished relaxation over orbital seeds; where none is finished, what was asked for.
+    """Return the lowest finished relaxation over orbital seeds; where none is finished, what was asked for.
 
     ``seeds`` of each arrangement are those in the store. DFT does not always prefer the one asked for.
     """

@@ -16,7 +16,7 @@ GRID_REFINEMENT = 2
 
 
 def bader_charges(calculator: Any) -> np.ndarray:
-    """Charges ``[n]`` in e, cations positive: atomic number minus electrons in the atom's basin.
+    """Return charges ``[n]`` in e, cations positive: atomic number minus electrons in the atom's basin.
 
     ``calculator`` is a converged GPAW calculator. Raises RuntimeError where the basins do not hold
     all electrons to 0.1 e, or where an atom has no basin.

@@ -16,7 +16,7 @@ FLOOR = 4.0  # eV/A^2
 
 
 def model_hessian(atoms: Atoms | FrechetCellFilter, floor: float = FLOOR) -> np.ndarray:
-    """Hessian ``[3n, 3n]`` in eV/A^2 by central differences of CHGNet forces.
+    """Return the Hessian ``[3n, 3n]`` in eV/A^2 by central differences of CHGNet forces.
 
     Of a FrechetCellFilter the Hessian ``[3n + 9, 3n + 9]`` of positions and cell. Only a guess for
     the optimiser: eigenvalues below ``floor`` (eV/A^2) are raised to it, so that no step goes uphill

@@ -29,7 +29,7 @@ FREE = 3
 
 
 def occupation_matrices(setup: Any, density_matrices: np.ndarray) -> np.ndarray:
-    """Occupation matrices ``[n_spins, 5, 5]`` of the d shell from PAW density matrices."""
+    """Return the occupation matrices ``[n_spins, 5, 5]`` of the d shell from PAW density matrices."""
     return np.array(
         [
             aoom(matrix, D_SHELL, setup.l_j, setup.n_j, setup.N0_q, True)[0].real
@@ -77,7 +77,7 @@ class OccupationControl(Extension):
         return float(energy)
 
     def post_scf_convergence(self, *_: Any) -> bool:
-        """Whether self-consistency may end: not under control, whose energy is not that of PBE+U.
+        """Return whether self-consistency may end: not under control, whose energy is not that of PBE+U.
 
         Nor right after it: the residuals that are judged then are still those of the controlled
         potential, and small where that had converged.
@@ -94,11 +94,11 @@ class OccupationControlInput(ExtensionInput):
         self.control = control
 
     def todict(self) -> dict:
-        """What GPAW writes to its log."""
+        """Return what GPAW writes to its log."""
         return {"atoms": sorted(self.control.targets)}
 
     def build(self, _builder: Any) -> OccupationControl:
-        """GPAW asks for the extension itself here."""
+        """Return the control itself, which GPAW asks for here."""
         return self.control
 
 

@@ -97,7 +97,7 @@ class TurningMixer:
         self._turning = None
 
     def mix(self, density: Any) -> float:
-        """The next input density in place; returns the residual of the last, electrons."""
+        """Make the next input density in place; return the residual of the last, electrons."""
         if self._turning is not None:
             return self._follow(density, self._turning)
         before, self._before = self._before, None
@@ -131,14 +131,14 @@ class TurningMixer:
         return float("inf")
 
     def _creeps(self) -> bool:
-        """Whether mixing has had its time, is near the end, and hardly gets nearer."""
+        """Return whether mixing has had its time, is near the end, and hardly gets nearer."""
         if len(self._residuals) < PATIENCE:
             return False
         earlier, last = self._residuals[-4], self._residuals[-1]
         return last < QUIET * self.electrons and last > CREEP * earlier
 
     def _matrices(self, density: Any) -> dict[int, np.ndarray]:
-        """Of each site the minority occupation matrix [5, 5]."""
+        """Return the minority occupation matrix [5, 5] of each site."""
         found = {}
         for site in self.sites:
             both = occupation_matrices(self.setups[site], density.D_asii[site])
@@ -146,7 +146,7 @@ class TurningMixer:
         return found
 
     def _step(self, before: dict[int, np.ndarray], after: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
-        """Rotations [5, 5] of the sites; empty where none has a minority orbital."""
+        """Return the rotations [5, 5] of the sites; empty where none has a minority orbital."""
         steps = {}
         for site, matrix in before.items():
             values, vectors = np.linalg.eigh(matrix)
@@ -175,7 +175,7 @@ class TurningMixer:
 
 
 def resistance(path: list[tuple[np.ndarray, np.ndarray]], prior: np.ndarray) -> np.ndarray:
-    """Minus the derivative [4, 4] of the asked turn by the place, from a path of both (radian).
+    """Return minus the derivative [4, 4] of the asked turn by the place, from a path of both (radian).
 
     A ridge fit to the differences from the last point, drawn to ``prior`` [4, 4]; symmetric, between
     :data:`SOFTEST` and 1.
@@ -191,7 +191,7 @@ def resistance(path: list[tuple[np.ndarray, np.ndarray]], prior: np.ndarray) -> 
 
 
 def _rotation(frame: np.ndarray, place: np.ndarray, step: np.ndarray) -> np.ndarray:
-    """The rotation [5, 5] that takes the direction at ``place`` to ``place + step``.
+    """Return the rotation [5, 5] that takes the direction at ``place`` to ``place + step``.
 
     ``frame`` [5, 5]: columns span the tangent space (first four) and the direction they start from.
     """

@@ -36,7 +36,7 @@ SETTLING = 4
 def symmetry_input(
     group: Operations, cell: np.ndarray, grid: tuple[int, int, int] | None, *, steered: bool
 ) -> dict[str, Any]:
-    """GPAW's keyword: a steered structure's operations that its density grid has, for a cell (A).
+    """Return GPAW's keyword: a steered structure's operations that its density grid has, for a cell (A).
 
     For an unsteered one GPAW finds them itself, if the grid has all of the cell's. GPAW does not check a
     grid it is given: it rounds translations to points and symmetrises with an operation that is none,
@@ -58,7 +58,7 @@ def symmetry_input(
 
 
 def even_grid(cell: np.ndarray, cutoff: float) -> tuple[int, int, int]:
-    """Points of the density grid along each vector of a cell (A) at a cut-off (eV), all even.
+    """Return the points of the density grid along each vector of a cell (A) at a cut-off (eV), all even.
 
     The spacing is GPAW's. It takes odd numbers too, but where a half translation is among the operations:
     states of one cell but unlike symmetry would have unlike grids, worth 1 meV per formula unit at
@@ -74,7 +74,7 @@ def even_grid(cell: np.ndarray, cutoff: float) -> tuple[int, int, int]:
 
 
 def carried(low: Any, high: Any, atoms: Atoms) -> Any:
-    """The calculator ``high``, not yet used, with density and wave functions of the converged ``low``.
+    """Return ``high``, a calculator not yet used, with density and wave functions of the converged ``low``.
 
     Both belong to one structure and k-mesh; ``low`` cannot be used after it. The density alone is carried
     where the two grids have unlike operations, and so unlike k-points.
@@ -132,7 +132,7 @@ def moved(
 
 
 def _free_atoms(calculator: Any, atoms: Atoms) -> Any:
-    """The pseudo valence density ``[spins, x, y, z]`` of superposed free atoms with given moments."""
+    """Return the pseudo valence density ``[spins, x, y, z]`` of superposed free atoms of given moments."""
     builder = calculator.params.dft_component_builder(atoms, log=calculator.log, comm=calculator.dft.comm)
     density = builder.density_from_superposition(builder.create_basis_set())
     return density.nt_sR.data - density.nct_R.data
@@ -158,14 +158,14 @@ def settle(dft: Any, passes: int = SETTLING) -> None:
 
 
 def _kinds(calculation: Calculation) -> np.ndarray:
-    """Of each atom element, charge state and orbital seed ``[3, n]``."""
+    """Return element, charge state and orbital seed ``[3, n]`` of each atom."""
     seeds = calculation.seeds()
     letters = [ord(seeds.get(site, " ")) for site in range(len(calculation))]
     return np.array([calculation.numbers, calculation.oxidation_states, letters])
 
 
 def _arrays(dft: Any) -> dict[str, np.ndarray]:
-    """The density of the pseudo valence electrons and the PAW matrices."""
+    """Return the density of the pseudo valence electrons and the PAW matrices."""
     density = dft.density
     return {
         "valence": density.nt_sR.data - density.nct_R.data,
@@ -176,7 +176,7 @@ def _arrays(dft: Any) -> dict[str, np.ndarray]:
 def density_of(
     calculation: Calculation, dft: Any, atoms: Atoms, known: Mapping[int, tuple[np.ndarray, np.ndarray]]
 ) -> dict[str, np.ndarray]:
-    """What a file keeps: density of the pseudo valence electrons, PAW matrices, the state.
+    """Return what a file keeps: density of the pseudo valence electrons, PAW matrices, the state.
 
     And what was learned of the turns of its orbitals, see the module ``orbital_turning``.
     """
@@ -205,7 +205,7 @@ def keep(
 
 
 def kept(path: Path, calculation: Calculation) -> dict[str, np.ndarray] | None:
-    """The density in a file, if it is one of the same atoms, charge order, orbitals and magnetic order.
+    """Return a file's density if it is of the same atoms, charge order, orbitals and magnetic order.
 
     None where there is no file, or a damaged one: a start from it saves time and nothing else. Files
     without a magnetic order are of the time when all was ferromagnetic.
@@ -237,7 +237,7 @@ def restore(calculator: Any, atoms: Atoms, arrays: Mapping[str, np.ndarray]) -> 
 
 
 def resampled(values: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    """A periodic function on another number of grid points: the Fourier components both grids have."""
+    """Return a periodic function on other numbers of grid points: the Fourier components of both grids."""
     if values.shape == tuple(size):
         return values
     spectrum = np.fft.fftn(values)

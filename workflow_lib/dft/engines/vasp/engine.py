@@ -119,7 +119,7 @@ def collect(calculation: Calculation, log: Log, folder: str | Path) -> None:
 
 
 def _failure(calculation: Calculation, run: Run) -> str | None:
-    """Why a single point or a relaxation does not count."""
+    """Say why a single point or a relaxation does not count."""
     if not run.labelled:
         return run.skipped[-1][1]
     if reason := lost(calculation, np.array(run.frames[-1]["magmoms"])):

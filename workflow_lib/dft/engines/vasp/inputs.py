@@ -50,7 +50,7 @@ _TITLE = re.compile(r"^\s*TITEL\s*=\s*(\S+\s+\S+)", re.MULTILINE)
 
 
 def _table() -> Mapping[str, Any]:
-    """The Materials Project's settings, as pymatgen ships them."""
+    """Return the Materials Project's settings, as pymatgen ships them."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from pymatgen.io.vasp.sets import MPRelaxSet
@@ -59,7 +59,7 @@ def _table() -> Mapping[str, Any]:
 
 
 def poscar_order(numbers: np.ndarray) -> np.ndarray:
-    """Permutation [n] that brings the atoms of an element together; ``numbers[order]`` is POSCAR's.
+    """Return the permutation [n] that brings atoms of an element together; ``numbers[order]`` is POSCAR's.
 
     Elements stand in the order in which they first appear, atoms of one element in their own.
     """
@@ -68,12 +68,12 @@ def poscar_order(numbers: np.ndarray) -> np.ndarray:
 
 
 def _species(calculation: Calculation) -> list[str]:
-    """Elements in the order of POSCAR and POTCAR."""
+    """Return the elements in the order of POSCAR and POTCAR."""
     return [SYMBOLS[z] for z in dict.fromkeys(int(z) for z in calculation.numbers)]
 
 
 def potcar_symbols(calculation: Calculation) -> list[str]:
-    """Names of the Materials Project's potentials (Fe_pv, Na_pv, ...) in the order of POSCAR.
+    """Return the names of the Materials Project's potentials (Fe_pv, Na_pv, ...) in the order of POSCAR.
 
     Raises UserError for an element that it has none for.
     """
@@ -85,7 +85,7 @@ def potcar_symbols(calculation: Calculation) -> list[str]:
 
 
 def initial_moments(calculation: Calculation) -> np.ndarray:
-    """Moments [n] in muB at the start: high spin by oxidation state, their sum never negative.
+    """Return moments [n] in muB at the start: high spin by oxidation state, their sum never negative.
 
     Signs alternate in an antiferromagnetic level. Sites without oxidation state have 0, but for
     correlated elements of an unsteered calculation, which start as in the Materials Project.
@@ -106,7 +106,7 @@ def initial_moments(calculation: Calculation) -> np.ndarray:
 
 
 def incar(calculation: Calculation) -> dict[str, Any]:
-    """INCAR of one run; per-species and per-atom lists follow the order of POSCAR.
+    """Return the INCAR of one run; per-species and per-atom lists follow the order of POSCAR.
 
     Raises UserError for a level of another code, and for what VASP cannot do: another orbital seed
     than the first.
@@ -149,7 +149,7 @@ def incar(calculation: Calculation) -> dict[str, Any]:
 
 
 def run_folders(calculation: Calculation, folder: str | Path) -> list[tuple[Path, np.ndarray]]:
-    """Folder and positions [n, 3] in A of every run: one, or one for each geometry of a series."""
+    """Return folder and positions [n, 3] in A of every run: one, or one for each geometry of a series."""
     folder = Path(folder)
     if calculation.task != "series":
         return [(folder, calculation.positions)]
@@ -187,7 +187,7 @@ def _potcar(folder: Path, symbols: list[str]) -> str | None:
 
 
 def check_potcar(folder: Path, symbols: list[str]) -> None:
-    """UserError unless POTCAR in ``folder`` holds these PBE potentials in this order."""
+    """Raise UserError unless POTCAR in ``folder`` holds these PBE potentials in this order."""
     path = folder / "POTCAR"
     if not path.is_file():
         raise UserError(
@@ -250,7 +250,7 @@ def write_inputs(calculation: Calculation, folder: str | Path) -> str | None:
 
 
 def read_card(folder: str | Path) -> tuple[Calculation, np.ndarray]:
-    """Calculation and permutation of a folder; UserError where :data:`CARD` is missing or damaged."""
+    """Return a folder's calculation and permutation; UserError where :data:`CARD` is missing or damaged."""
     path = Path(folder) / CARD
     content = read_json(path)
     try:

@@ -55,7 +55,7 @@ class Run:
 
 
 def _check_method(vasprun: Vasprun, calculation: Calculation, where: Path) -> None:
-    """UserError where VASP ran with other settings or potentials than the level stands for."""
+    """Raise UserError where VASP ran with other settings or potentials than the level stands for."""
     ran, wanted = vasprun.incar, incar(calculation)
     for key in METHOD:
         found = ran.get(key, vasprun.parameters.get(key))
@@ -74,7 +74,7 @@ def _check_method(vasprun: Vasprun, calculation: Calculation, where: Path) -> No
 
 
 def _same(found: Any, asked: Any) -> bool:
-    """Equality of INCAR values; VASP 5 returns some numbers as lists of one."""
+    """Return whether INCAR values are equal; VASP 5 returns some numbers as lists of one."""
     if isinstance(found, str) or isinstance(asked, str):
         return str(found).upper() == str(asked).upper()
     one, two = (np.ravel(np.asarray(value, dtype=float)) for value in (found, asked))
@@ -84,7 +84,7 @@ def _same(found: Any, asked: Any) -> bool:
 def _check_structure(
     vasprun: Vasprun, calculation: Calculation, order: np.ndarray, scaled: np.ndarray, where: Path
 ) -> None:
-    """UserError where VASP started from other atoms, another cell or other positions."""
+    """Raise UserError where VASP started from other atoms, another cell or other positions."""
     start = vasprun.initial_structure
     if [str(site.specie) for site in start] != [SYMBOLS[int(z)] for z in calculation.numbers[order]]:
         raise UserError(f"{where} is of {start.formula}, or its atoms were sorted anew; run it again")
@@ -105,7 +105,7 @@ def read_run(
     order: np.ndarray,
     positions: np.ndarray | None = None,
 ) -> Run:
-    """Frames of one run of VASP, every converged ionic step one.
+    """Return the frames of one run of VASP, every converged ionic step one.
 
     ``order`` [n] is the permutation of ``calculation.json``; ``positions`` [n, 3] in A where the run
     is of one geometry of a series. An ionic step whose electronic steps reached NELM is skipped with
@@ -166,7 +166,7 @@ def read_run(
 def _site_labels(
     folder: Path, calculation: Calculation, order: np.ndarray, outcar: Outcar
 ) -> dict[str, Any]:
-    """Moments, charge states and Bader charges after the last ionic step."""
+    """Return moments, charge states and Bader charges after the last ionic step."""
     back = np.argsort(order)
     if len(outcar.magnetization) != len(calculation):
         raise UserError(
