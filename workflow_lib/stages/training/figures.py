@@ -22,9 +22,9 @@ SET_STYLE: dict[str, tuple[str, str, str]] = {
 """Legend, colour and marker of each set."""
 
 _CURVES = (
-    ("loss", "loss", ("train_loss", "validation_loss")),
-    ("energy", "validation energy MAE (meV/atom)", ("validation_energy_mae_mev_atom",)),
-    ("forces", "validation force MAE (meV/Å)", ("validation_forces_mae_mev_a",)),
+    ("loss", ("train_loss", "validation_loss")),
+    ("validation energy MAE (meV/atom)", ("validation_energy_mae_mev_atom",)),
+    ("validation force MAE (meV/Å)", ("validation_forces_mae_mev_a",)),
 )
 _PANELS = {
     "energy": ("energy, composition mean removed", "meV/atom", 1e3),
@@ -44,10 +44,10 @@ def learning_figure(history: pd.DataFrame, kept_epoch: float, title: str, stem: 
 
     style()
     drawn = set(history.columns[history.notna().any()])
-    curves = [entry for entry in _CURVES if set(entry[2]) & drawn]
+    curves = [(label, columns) for label, columns in _CURVES if set(columns) & drawn]
     figure, axes = plt.subplots(1, len(curves), figsize=(3.2 * len(curves), 3.1), squeeze=False)
     shown = {"epoch"}
-    for axis, (_, label, columns) in zip(axes[0], curves, strict=True):
+    for axis, (label, columns) in zip(axes[0], curves, strict=True):
         for column in columns:
             if column not in drawn:
                 continue
