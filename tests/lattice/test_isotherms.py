@@ -104,6 +104,24 @@ def test_a_gap_that_is_deeper_than_four_errors_of_its_three_points_counts():
         assert len(common_tangents(x, np.array([0.0, depth, 0.0]), every)) == count
 
 
+@pytest.mark.parametrize("slope", [-0.3, 0.2])
+def test_a_slope_of_the_free_energy_is_the_chemical_potential_of_its_gap(slope: float):
+    """Another zero of the ion's energy moves mu by as much, and no composition."""
+    x = np.linspace(0, 1, 241)
+    f = W * x * (1 - x) - BOLTZMANN * 400 * ideal_mixing(x)
+    [level], [tilted] = (common_tangents(x, f + k * x, np.zeros(len(x))) for k in (0.0, slope))
+    assert (tilted.x_low, tilted.x_high) == (level.x_low, level.x_high)
+    assert tilted.mu - level.mu == pytest.approx(slope, abs=1e-12)
+
+
+def test_the_error_of_the_nearer_end_counts_more():
+    """A point at 1/4 lies over a line that its left end moves by 3/4: 3 errors of that end are noise."""
+    x, errors = np.array([0.0, 0.25, 1.0]), np.array([1e-3, 0.0, 0.0])
+    for depth, left, right in ((0.9e-3, 0, 0), (2.9e-3, 0, 1), (3.1e-3, 1, 1)):
+        for own, count in ((errors, left), (errors[::-1], right)):
+            assert len(common_tangents(x, np.array([0.0, depth, 0.0]), own)) == count
+
+
 def test_an_isotherm_without_a_jump_is_one_phase_and_its_free_energy_is_that_of_ideal_mixing():
     temperature = 600.0
     kt = BOLTZMANN * temperature
@@ -143,12 +161,17 @@ def test_the_dilute_limit_of_a_full_host_of_mixed_valence():
     np.testing.assert_allclose(found, free_energy - mu * x, atol=1e-7)
 
 
-def test_an_isotherm_that_begins_elsewhere_cannot_be_integrated():
-    mu = np.linspace(0, 1, 5)
-    with pytest.raises(ValueError, match=r"begins at x = 0\.300, not at the end member"):
-        integrate_isotherm(
-            mu, np.linspace(0.3, 1, 5), end_energy=0, temperature=300, from_full=False, species=1
-        )
+@pytest.mark.parametrize("begin", [0.019, 0.021, 0.3])
+def test_an_isotherm_that_begins_elsewhere_cannot_be_integrated(begin: float):
+    """From the empty host, or, told from the full one, as far from that: the dilute series ends there."""
+    mu, x = np.linspace(0, 1, 5), np.linspace(begin, 1, 5)
+    options = {"end_energy": 0, "temperature": 300, "species": 1}
+    for grid, from_full in ((x, False), (1 - x[::-1], True)):
+        if begin < 0.02:
+            integrate_isotherm(mu, grid, from_full=from_full, **options)
+            continue
+        with pytest.raises(ValueError, match=rf"begins at x = {grid[-from_full]:.3f}, not at the end mem"):
+            integrate_isotherm(mu, grid, from_full=from_full, **options)
 
 
 def test_the_jump_rule_on_a_grid_of_ten_mev():
@@ -182,6 +205,16 @@ def test_a_third_phase_between_the_branches_leaves_no_equilibrium_of_them():
     x = np.where(mu < -0.03, 0.0, np.where(mu < 0.03, 0.5, 1.0))
     assert len(jumps(mu, x)) == 2
     assert equilibrium(mu, x, x, energies=(0, 0), temperature=300, species=(1, 1)) is None
+
+
+def test_a_branch_ends_at_its_first_jump():
+    """With hysteresis the scans cross where one of them is half full already: that is no end member."""
+    mu = np.round(np.arange(-0.2, 0.2001, 0.01), 6)
+    up = np.where(mu < -0.015, 0.0, np.where(mu < 0.045, 0.5, 1.0))
+    down = np.where(mu < -0.045, 0.0, np.where(mu < 0.015, 0.5, 1.0))
+    assert hysteresis(mu, up, down) > 0.02
+    for full in (-0.005, 0.0, 0.005):
+        assert equilibrium(mu, up, down, energies=(0, full), temperature=300, species=(1, 1)) is None
 
 
 def test_branches_that_do_not_cross_have_no_equilibrium():

@@ -9,6 +9,7 @@ import pytest
 from workflow_lib.lattice.entropy import BOLTZMANN, ideal_mixing
 from workflow_lib.lattice.isotherms import Gap
 from workflow_lib.stages.phase_diagram.boundaries import (
+    _paired,
     boundary_table,
     features,
     isotherm_table,
@@ -94,6 +95,32 @@ def test_the_branches_begin_at_the_free_energies_of_the_end_members(shift: float
     table = boundary_table([isotherm(400.0, 0.055, -0.045)] * 2, [lower] * 2, species=(1, 1))
     crossing = table[table["rule"] == "crossing"].iloc[0]
     assert crossing["mu_ev"] == pytest.approx(shift / 0.98, abs=1e-9)  # the phases differ by 0.98 in x
+
+
+@pytest.mark.parametrize("species", [(1, 1), (2, 1), (1, 2), (1.5, 1)])
+def test_each_end_is_dilute_in_its_own_species(species: tuple[float, float]):
+    """Each takes kT an ion (vacancy) off its branch, 0.01 a site here; mu is where the branches meet."""
+    lower = free((400.0,))
+    between = lower["x"].between(0.02, 0.98)
+    lower["free_energy_ev_site"] = np.where(between, 0.01, 0)  # no third phase
+    table = boundary_table([isotherm(400.0, 0.055, -0.045)] * 2, [lower] * 2, species=species)
+    crossing = table[table["rule"] == "crossing"].iloc[0]
+    expected = (species[0] - species[1]) * BOLTZMANN * 400 * 0.01 / 0.98
+    assert crossing["mu_ev"] == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize(("depth", "found", "replicas"), [(2.7, False, 0), (3.4, True, 0), (4.2, True, 2)])
+def test_the_mean_of_two_replicas_is_surer_than_either(depth: float, found: bool, replicas: int):
+    """A gap counts from 4 errors on: those of the mean are smaller by sqrt(2) than those of one replica."""
+    lower = free((400.0,))
+    inner = lower["x"].between(0.01, 0.99)
+    lower["free_energy_ev_site"] = np.where(inner, 1e-3 * depth, 0.0)
+    lower["free_energy_error_ev_site"] = np.where(inner, 1e-3, 0.0)
+    table = boundary_table([isotherm(400.0, 0.055, -0.045)] * 2, [lower] * 2, species=(1, 1))
+    tangent = table[table["rule"] == "tangent"]
+    assert len(tangent) == found
+    if found:
+        assert tangent[["x_low", "x_high", "replicas"]].iloc[0].tolist() == [0, 1, replicas]
 
 
 @pytest.mark.parametrize("places", [(0.055, 0.085), (0.035, 0.055, 0.145), (0.055,), (0.055, 0.055)])
@@ -200,6 +227,16 @@ def test_branches_that_pass_by_a_lower_phase_are_in_no_equilibrium(middle: float
 
 def gap(low: float, high: float) -> Gap:
     return Gap(low, high, 0.0)
+
+
+def test_one_gap_of_a_replica_is_one_of_the_targets():
+    """Near to two of them it is the nearer one: else it would count as two."""
+    targets = [gap(0.10, 0.30), gap(0.20, 0.40)]
+    assert _paired(targets, [gap(0.18, 0.38)]) == {1: gap(0.18, 0.38)}
+    assert _paired(targets, [gap(0.11, 0.33)]) == {0: gap(0.11, 0.33)}
+    assert _paired(targets, targets[::-1]) == dict(enumerate(targets))
+    assert _paired(targets, [gap(0.10, 0.51)]) == {1: gap(0.10, 0.51)}
+    assert _paired(targets, [gap(0.10, 0.61)]) == {}
 
 
 def test_names_of_what_a_diagram_shows():
