@@ -10,6 +10,7 @@ import pytest
 from sealed import write_sealed
 
 from workflow_lib.core.io import write_json
+from workflow_lib.frames.splits import SETS
 from workflow_lib.results_reading import seal
 from workflow_lib.stages.comparison.contrasts import PAIRS, contrast_table
 from workflow_lib.stages.training.run import SHOWN
@@ -110,6 +111,49 @@ def test_errors_are_paired_number_by_number(tmp_path: Path):
     assert table.loc["hull_mae_mev_fu", "difference"] == pytest.approx(-13, abs=1e-9)
     assert table.loc["hull_mae_mev_fu", "decided"]  # -10, -13, -16
     assert "step_voltage_mae_mv" not in table.index
+
+
+def test_frames_that_were_trained_on_have_no_part(tmp_path: Path):
+    """Whatever a model makes of them: what the label changes is asked of held-out frames."""
+    errors = {"baseline": {"a": 10.0, "b": 12.0, "c": 20.0}, "entropy": {"a": 6.0, "b": 7.0, "c": 14.0}}
+    for variant, own in errors.items():
+        folder = write_training(tmp_path / f"painn-{variant}-f0-s1", own)
+        parity = pd.read_parquet(folder / "parity.parquet")
+        known = [parity.assign(set=name, frame_id=name + parity["frame_id"]) for name in SETS[:2]]
+        for number, part in enumerate(known, 1):
+            part["model_value"] += number * (variant == "entropy")
+        write_sealed("training/parity", folder, pd.concat([*known, parity]))
+        seal(folder, "train", source=folder.name)
+    [row] = contrast_table(sorted(tmp_path.iterdir()), {}, HULL).to_dict("records")
+    assert (row["error_without"], row["error_with"]) == pytest.approx((14, 9), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"seen": True},
+        {"x": 0.25},
+        {"protocol": "undistorted"},
+        {"protocol": "single-point"},
+        {"status": "diverged"},
+    ],
+)
+def test_relative_energies_are_those_of_unseen_states_of_one_composition_and_protocol(
+    other: dict[str, object], tmp_path: Path
+):
+    """Rows of any other kind may hold anything: they move neither the errors nor their zero."""
+    trainings, orders = [], {}
+    for variant, errors in (("baseline", [0, 3, 6]), ("entropy", [0, 1, 2])):
+        name = f"painn-{variant}-f0-s1"
+        trainings.append(write_training(tmp_path / name, {"a": 1.0}))
+        orders[name] = write_charge_order(tmp_path / "orders" / name, errors)
+        table = pd.read_csv(orders[name] / "states.csv")
+        more = table.assign(state_key=table["state_key"] + "0", energy_ev=[0.0, 9.0, 4.0], **other)
+        write_sealed("charge_order/states", orders[name], pd.concat([table, more]))
+        seal(orders[name], "charge-order", source=name)
+    row = contrast_table(trainings, orders, HULL).set_index("endpoint").loc["states_mae_mev_fu"]
+    assert row[["error_without", "error_with"]].tolist() == pytest.approx([2, 2 / 3], abs=1e-9)
+    assert row["states"] == 3
 
 
 def test_seeds_of_one_fold_are_no_independent_trainings(tmp_path: Path):

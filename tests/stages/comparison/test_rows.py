@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from sealed import write_sealed
@@ -11,7 +13,7 @@ from sealed import write_sealed
 from workflow_lib.core.io import write_json
 from workflow_lib.results_reading import seal
 from workflow_lib.results_schema import MODEL
-from workflow_lib.stages.comparison.run import COLUMNS, _answers, _row
+from workflow_lib.stages.comparison.run import _METRICS, COLUMNS, _answers, _held_out, _row
 
 NAME = "mace-entropy-f0-s1"
 
@@ -26,6 +28,24 @@ def test_a_relaxation_that_two_stages_ask_for_counts_once(tmp_path: Path) -> Non
     folders = {"charge_orders": {NAME: orders}, "searches": {NAME: search}, "embeddings": {}}
     assert _answers(NAME, folders, pd.DataFrame({"id": []}))["relaxations"] == 56
     assert _answers(NAME, folders | {"searches": {}}, pd.DataFrame({"id": []}))["relaxations"] == 32
+
+
+def test_errors_are_those_of_all_held_out_frames() -> None:
+    """Of a table with every set, kind, label and measure, each value its own."""
+    parts = [
+        ("train", "validation", "test"),
+        ("relaxation", "all"),
+        tuple(_METRICS.values()),
+        ("rmse", "mae"),
+    ]
+    columns = ["set", "kind", "label", "metric"]
+    table = pd.DataFrame(product(*parts), columns=columns).assign(value=lambda t: np.arange(len(t)) + 0.5)
+    for label in parts[2]:
+        wanted = (table[columns] == ["test", "all", label, "mae"]).all(axis=1)
+        assert _held_out(table, label) == table.loc[wanted, "value"].item()
+    assert _held_out(table[table["set"] != "test"], "energy") is None
+    names = {"energy_mae_mev_atom": "energy", "force_mae_mev_a": "forces"}
+    assert names | {"magmom_mae_mub": "magmoms", "charge_mae_e": "charges"} == _METRICS
 
 
 @pytest.mark.parametrize("status", ["ok", "diverged"])
