@@ -52,6 +52,24 @@ def test_the_slope_is_that_of_the_energies(store, cutoff):
     assert basis_slope(store.records(), level) == pytest.approx(-2.0, rel=1e-9)
 
 
+def test_the_slope_is_a_formula_unit_s_and_that_of_the_next_cutoff(tmp_path):
+    """Energies flatten with the cut-off, so a farther one makes the slope look smaller than it is."""
+    store = Store(tmp_path)
+    for cutoff, energy in ((300.0, 0.0), (400.0, -1.0), (500.0, -1.1)):
+        answered(store, replace(single(5.0, cutoff), formula_units=2), energy)
+    expected = -1.0 / 2 / (1.5 * np.log(400 / 300))
+    assert basis_slope(store.records(), Level(cutoff=300.0, kpoints=(1, 1, 1))) == pytest.approx(expected)
+
+
+def test_of_several_structures_the_steepest_slope_counts(store):
+    """What is said of the error is a lower bound; two charge states of one geometry are two structures."""
+    for cutoff in CUTOFFS:
+        answered(store, single(5.2, cutoff), -1.0 * 1.5 * np.log(cutoff))
+        other = replace(single(5.0, cutoff), oxidation_states=np.array([2, 0, 0, 0]))
+        answered(store, other, -3.0 * 1.5 * np.log(cutoff) - 7.0)
+    assert basis_slope(store.records(), Level(cutoff=300.0, kpoints=(1, 1, 1))) == pytest.approx(-3.0)
+
+
 def test_without_a_higher_cutoff_of_one_mesh_nothing_is_known(store):
     assert basis_slope(store.records(), Level(cutoff=500.0, kpoints=(1, 1, 1))) is None
     finer = single(5.0, 600.0)

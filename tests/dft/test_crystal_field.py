@@ -41,6 +41,27 @@ def test_a_tetrahedron_splits_into_two_and_three():
     np.testing.assert_allclose(levels, [low] * 2 + [high] * 3, atol=1e-12)
 
 
+@pytest.mark.parametrize("length", [1.9, 2.3])
+def test_levels_fall_with_the_fifth_power_of_the_distance(length: float):
+    atoms = complex_of(AXES)
+    atoms.positions[1:] *= length / 2.1
+    expected = np.array([4 * PI_OVER_SIGMA] * 3 + [3.0] * 2) * (2.1 / length) ** 5
+    np.testing.assert_allclose(crystal_field(atoms, 0)[0], expected, rtol=1e-12)
+
+
+def test_the_first_seed_fills_the_lowest_orbital():
+    """Long bonds along z draw xz and yz below xy, in that order where x is longer than y."""
+    atoms = complex_of(AXES)
+    atoms.positions *= [1.05, 1.0, 1.1]
+    for number, (orbital, place) in enumerate(zip("abc", (3, 1, 0), strict=True)):
+        minority = target_occupation(atoms, 0, 2, orbital)[1]
+        assert minority.diagonal().argmax() == place, number
+        assert minority[place, place] == pytest.approx(0.97)
+        assert np.trace(minority) == pytest.approx(0.97 + 4 * 0.04)
+    majority = target_occupation(atoms, 0, 2, "a")[0]
+    np.testing.assert_allclose(majority, 1.03 * np.eye(5))
+
+
 def test_levels_do_not_depend_on_the_frame_of_axes():
     rng = np.random.default_rng(1)
     rotation, _ = np.linalg.qr(rng.normal(size=(3, 3)))

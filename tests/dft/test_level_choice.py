@@ -71,6 +71,37 @@ def test_errors_are_those_of_differences_between_unequal_cells(records):
     assert stands[900.0]
 
 
+def test_strained_cells_are_compared_with_strained_ones(records):
+    """Of one level a strain moves all energies by as much: it is in no formation energy and no order."""
+    strained = []
+    for record in records:
+        [frame] = record.frames
+        calculation = replace(record.calculation, provenance={"strain": 0.02})
+        strained.append(
+            replace(record, calculation=calculation, frames=[frame | {"energy": frame["energy"] - 4.0}])
+        )
+    table = level_table([*records, *strained], FINE, empty="empty", full="full")
+    columns = ["formation_mev_fu", "formation_error_mev_fu", "order_mev_fu", "order_error_mev_fu"]
+    plain, moved = (
+        table[table["strain"] == strain].set_index(["cutoff_ev", "structure"])[columns]
+        for strain in (0, 0.02)
+    )
+    assert len(plain) == len(moved) == len(records)
+    np.testing.assert_allclose(moved, plain.loc[moved.index], atol=1e-6)
+    assert moved["order_mev_fu"][500.0, "i:B"] == pytest.approx(100.0)
+
+
+def test_the_deviation_of_plane_waves_is_of_the_number_from_the_ideal_one(records):
+    for row in level_table(records, FINE, empty="empty", full="full").itertuples():
+        own = next(
+            r.calculation
+            for r in records
+            if (r.calculation.group, r.calculation.level.cutoff) == (row.structure, row.cutoff_ev)
+        )
+        count, ideal = plane_waves(own.cell, own.level)
+        assert row.plane_waves_percent == pytest.approx(100 * (count - ideal) / ideal, rel=1e-9)
+
+
 def test_a_level_without_both_ends_does_not_stand(records):
     some = [r for r in records if r.calculation.group != "full"]
     assert not verdict(level_table(some, FINE, empty="empty", full="full"))["stands"].any()
