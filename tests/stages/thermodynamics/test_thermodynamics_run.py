@@ -19,9 +19,9 @@ from workflow_lib.lattice.arrangement import StateKey
 from workflow_lib.lattice.host import Host
 from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.results_reading import seal
-from workflow_lib.results_schema import TABLES
+from workflow_lib.results_schema import MODEL, TABLES
 from workflow_lib.stages.charge_order.reference import build_reference
-from workflow_lib.stages.thermodynamics.run import run_thermodynamics
+from workflow_lib.stages.thermodynamics.run import Reservoir, _hull_rows, analyse, run_thermodynamics
 from workflow_lib.stages.thermodynamics.scores import found_error, step_voltage_error
 from workflow_lib.stages.thermodynamics.settings import ThermodynamicsSettings
 
@@ -253,6 +253,43 @@ def test_errors_of_voltage_steps_do_not_know_the_sign_of_the_ion(charge: int):
     # 0.2 eV a site at x = 1/2, over steps of 1/2: 400 meV an ion.
     for sign in (1, -1):
         assert step_voltage_error(model, dft, sign * charge) == pytest.approx(400 / charge)
+
+
+@pytest.mark.parametrize(("sites_per_fu", "charge"), [(1, 1), (2, 1), (1, 2), (2, 2), (2, -1)])
+def test_formula_units_and_charges_of_any_host(sites_per_fu: int, charge: int):
+    """Energies are given for cells, formation energies a formula unit, voltages an electron."""
+    cells = [("1x1x1", 0, 4, 0.0), ("1x1x1", 2, 4, -0.03), ("1x1x1", 4, 4, 0.0), ("1x2x1", 2, 8, 0.02)]
+    rows = [
+        {
+            "id": "toy",
+            "protocol": "distorted",
+            "state_key": f"{cell}:Mg{'1' * filled}{'0' * (sites - filled)}",
+            "cell": cell,
+            "x": filled / sites,
+            "filled": filled,
+            "sites": sites,
+            "energy_ev": -sites * (40 + 5 * filled / sites) + sites / sites_per_fu * formation,
+            "status": "converged",
+        }
+        for cell, filled, sites, formation in cells
+    ]
+    table = pd.DataFrame(rows).assign(**dict.fromkeys(MODEL, "toy"))
+    answer = analyse(
+        table,
+        sites_per_fu=sites_per_fu,
+        reservoir=Reservoir("Mg", charge, -1.5),
+        settings=SETTINGS,
+        where="test",
+    )
+    found = answer.structures["formation_mev_fu"]
+    np.testing.assert_allclose(found, [0, -30, 0, 20], atol=1e-9)
+    np.testing.assert_allclose(answer.structures["above_hull_mev_fu"], [0, 0, 0, 35], atol=1e-9)
+    hull = _hull_rows(answer, sites_per_fu, accept_unconverged=True)
+    np.testing.assert_allclose([row["formation_mev_fu"] for row in hull], [0, -30, 0], atol=1e-9)
+    # An ion is bound by 5 eV, by 1.5 eV in the metal; the compound at 1/2 makes two steps of it.
+    step = 2 * 0.03 / sites_per_fu
+    volts = answer.voltages["enumerated"].volts
+    np.testing.assert_allclose(volts, np.array([3.5 + step, 3.5 - step]) / charge, atol=1e-9)
 
 
 def write_search(folder: Path, reference: Path, host: Host) -> Path:
