@@ -77,7 +77,7 @@ def test_every_trace_is_one_that_plotly_knows(data: dict):
 
 def test_every_marker_draws_something() -> None:
     """Plotly draws a thin symbol as a line only, which a filled marker does not have."""
-    symbols = [*SYMBOLS.values(), *(symbol for _, symbol in METHODS.values())]
+    symbols = [*SYMBOLS.values(), *METHODS.values()]
     assert not [symbol for symbol in symbols if "-thin" in symbol and not symbol.endswith("-open")]
     assert {variant.marker for variant in VARIANTS.values()} <= set(MARKS)
 
