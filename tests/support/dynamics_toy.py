@@ -159,7 +159,7 @@ def hopping_trajectory(asked: Study, what: dict, folder: Path, drift: float = 0.
         if what["labels"]:
             content["oxidation_states"] = states.astype(np.int8)
         if what["moments"]:
-            content["magmoms"] = np.where(states == 2, 3.7, 4.3).astype(np.float32)
+            content["magmoms"] = what.get("up", 1) * np.where(states == 2, 3.7, 4.3).astype(np.float32)
         frames.append(content)
     atoms.set_cell(atoms.cell * atoms.cell.handedness)  # as the run writes it
     place = folder / "work" / job.id

@@ -65,11 +65,13 @@ def test_ions_that_start_on_no_site(tmp_path: Path):
         run_study(of_crystal(asked, sites=tuple(sites)), folders, tmp_path / "toy")
 
 
+@pytest.mark.parametrize("up", [1, -1])
 @pytest.mark.parametrize("reduced", ["below", "above"])
-def test_the_reduced_state_is_on_the_side_that_is_named(reduced: str, tmp_path: Path, monkeypatch):
-    """Moments of V3+ are larger than those of V4+, of Fe2+ smaller than of Fe3+."""
+def test_the_reduced_state_is_on_the_side_that_is_named(reduced: str, up: int, tmp_path: Path, monkeypatch):
+    """Moments of V3+ are larger than those of V4+, of Fe2+ smaller than of Fe3+, up or down."""
     monkeypatch.setattr(hopping_figure, "draw", lambda *_, **__: None)
     asked, what = hops(4.0, labels=False)
+    what["up"] = up
     side = {"reduced_below": None, f"reduced_{reduced}": 4.0}
     asked = asked.model_copy(update={"hopping": asked.hopping.model_copy(update=side)})
     run_study(asked, hopping_trajectory(asked, what, tmp_path), tmp_path / "toy")
@@ -96,6 +98,33 @@ def test_electrons_and_ions_hop_together(reduced_below: float | None, tmp_path: 
     assert occupation.filter(like="reduced_").sum(axis=1).eq(1).all()
     text = (tmp_path / "toy/hopping.svg").read_text()
     assert "residence time" in text
+
+
+def test_every_ion_near_a_redox_atom_is_near_a_reduced_or_an_oxidised_one(tmp_path: Path, monkeypatch):
+    """Each Na has eight Fe at 3.55 A; the electron is beside one that has more of them than the others."""
+    monkeypatch.setattr(hopping_figure, "draw", lambda *_, **__: None)
+    asked, what = hops()
+    folders = hopping_trajectory(asked, what, tmp_path)
+    run_study(asked, folders, tmp_path / "toy")
+    [row] = read_table("dynamics/hopping", tmp_path / "toy").to_dict("records")
+    # One reduced Fe and 17 others in each of 41 frames.
+    assert row["near_reduced"] + 17 * row["near_oxidised"] == pytest.approx(9 * 8)
+    assert row["near_reduced"] != pytest.approx(row["near_oxidised"], abs=0.1)
+
+
+def test_hops_are_counted_in_windows_of_the_time_asked_for(tmp_path: Path, monkeypatch):
+    """Of 40 steps of 0.1 ps, ten windows of 0.4 ps: chance is told from ten shifts, not from forty."""
+    monkeypatch.setattr(hopping_figure, "draw", lambda *_, **__: None)
+    found = {}
+    for window in (0.1, 0.4):
+        asked, what = hops()
+        asked = asked.model_copy(update={"hopping": asked.hopping.model_copy(update={"window_ps": window})})
+        run_study(asked, hopping_trajectory(asked, what, tmp_path / str(window)), tmp_path / "toy")
+        [row] = read_table("dynamics/hopping", tmp_path / "toy").to_dict("records")
+        found[window] = row["p_value"]
+    assert 40 * found[0.1] == pytest.approx(round(40 * found[0.1]))
+    assert 10 * found[0.4] == pytest.approx(round(10 * found[0.4]))
+    assert found[0.4] >= 0.1 > found[0.1]
 
 
 def test_sites_do_not_depend_on_drift_or_on_where_production_begins(tmp_path: Path, monkeypatch):
