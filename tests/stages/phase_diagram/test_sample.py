@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from exact_sums import averages, neutral_states, random_energy
+from invented_hosts import two_sodium
 from smol.cofe import ClusterExpansion
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.kept import Kept
 from workflow_lib.lattice.cluster_expansion import Expansion, Space
-from workflow_lib.lattice.entropy import BOLTZMANN, log_choices
+from workflow_lib.lattice.entropy import BOLTZMANN, ladder, log_choices
 from workflow_lib.lattice.host import Host
 from workflow_lib.lattice.multilinear import Multilinear
 from workflow_lib.stages.phase_diagram.pieces import Pieces
 from workflow_lib.stages.phase_diagram.sample import (
     Lattice,
+    _fluctuation,
+    _free_energy,
+    _point,
     entropies,
     free_energies,
     isotherms,
@@ -70,6 +77,7 @@ def test_isotherms_of_an_ideal_solution(host: Host, plain_space: Space, decorate
             # Sixty sweeps of 16 sites: a standard error is a few per cent at most.
             assert abs(float(row.x) - expected) < 5 * float(row.x_error) + 0.02
         assert (table["energy_ev_site"] + 25 + 3 * table["x"]).abs().max() < 1e-9
+        assert (table["energy_error_ev_site"] - 3 * table["x_error"]).abs().max() < 1e-9
         for _, own in table.groupby(["temperature_k", "direction"]):
             ends = own.sort_values("mu_ev")["x"]
             assert ends.iloc[0] < 0.02
@@ -98,6 +106,79 @@ def test_ideal_ions_and_charges_share_nothing(host: Host, decorated_space: Space
     assert row["charges_k_site"] == pytest.approx(alone, abs=1e-6)
     assert row["total_k_site"] == pytest.approx(2 * alone, abs=1e-6)
     assert row["mutual_k_site"] == pytest.approx(0, abs=1e-6)
+
+
+def test_entropies_of_ions_and_of_charges_are_told_apart():
+    """Two Na a redox site: of 8 Na on 16 sites there are more arrangements than of 4 electrons on 8."""
+    host = two_sodium()
+    settings = SETTINGS.model_copy(update={"cell": (2, 2, 2)})
+    lattice = ideal(Space.within(host, pairs=2.5, triplets=0.0, charges=True), host, settings)
+    [row] = entropies(lattice, PIECES).to_dict("records")
+    assert row["ions_k_site"] == pytest.approx(log_choices(16, 8) / 16, abs=1e-6)
+    assert row["charges_k_site"] == pytest.approx(log_choices(8, 4) / 16, abs=1e-6)
+
+
+def test_parts_of_the_entropy_are_those_of_arrangements_in_equilibrium(host: Host, decorated_space: Space):
+    """S(A|e) and S(e|A) from the joint probabilities of six arrangements of ions and six of charges."""
+    kelvin = 300.0
+    changes = {"cell": (1, 1, 1), "entropy_temperatures": (kelvin,), "entropy_orders": 24, "rungs": 12}
+    settings = SETTINGS.model_copy(update=changes | {"ladder_sweeps": 100})
+    found = ideal(decorated_space, host, settings)
+    energy = random_energy(8, 10, np.random.default_rng(2), scale=0.08)
+    lattice = Lattice(found.name, found.expansion, host, energy, settings)
+    weights = np.exp(-energy.energy(neutral_states(4, 4, 2, 2)) / (BOLTZMANN * kelvin)).reshape(6, 6)
+    joint = weights / weights.sum()
+    total, ions, charges = (
+        -float((p * np.log(p)).sum()) / 4 for p in (joint, joint.sum(axis=1), joint.sum(axis=0))
+    )
+    [row] = entropies(lattice, PIECES).to_dict("records")
+    # Of 24 arrangements in equilibrium the means are known to 0.01; those at ten times the temperature
+    # would have 0.08 in the place of 0.12.
+    assert row["ions_k_site"] == pytest.approx(total - charges, abs=0.03)
+    assert row["charges_k_site"] == pytest.approx(total - ions, abs=0.03)
+
+
+def attracting(host: Host, space: Space, settings: SamplingSettings) -> Lattice:
+    """Four sites, two of which attract each other if both are filled."""
+    pairs = np.zeros((4, 4))
+    pairs[0, 1] = pairs[1, 0] = -0.05
+    energy = Multilinear(0.0, np.full(4, -3.0), pairs, np.empty(0), NO_TRIPLETS)
+    found = ideal(space, host, settings)
+    return Lattice(found.name, found.expansion, host, energy, settings)
+
+
+def test_the_error_of_a_free_energy_is_the_scatter_of_runs(host: Host, plain_space: Space):
+    settings = SETTINGS.model_copy(update={"cell": (1, 1, 1), "ladder_sweeps": 100})
+    lattice = attracting(host, plain_space, settings)
+    beta = ladder(np.array(settings.temperatures), settings.rungs, hottest=settings.hottest)
+    runs = [_free_energy(lattice, 2, beta, np.random.default_rng(seed)) for seed in range(24)]
+    for rows in zip(*runs, strict=True):
+        scatter = np.std([row["free_energy_ev_site"] for row in rows], ddof=1)
+        # 24 runs give it to 15 %.
+        assert scatter == pytest.approx(
+            np.mean([row["free_energy_error_ev_site"] for row in rows]), rel=0.5
+        )
+
+
+def test_heat_capacities_are_those_of_the_sum_over_all_arrangements(host: Host, plain_space: Space):
+    """Four sites with a pair that attracts: C of the cell is the variance of E - mu N over (kT)^2."""
+    settings = SETTINGS.model_copy(update={"cell": (1, 1, 1), "sweeps": 4000, "ladder_sweeps": 4000})
+    lattice = attracting(host, plain_space, settings)
+    energy = lattice.energy
+    every = np.array(list(product((0, 1), repeat=4)), dtype=np.int8)
+    half = free_energies(lattice, PIECES).query("x == 0.5")
+    for row in half.itertuples():
+        kelvin = float(row.temperature_k)
+        exact = averages(energy, every[every.sum(axis=1) == 2], 4, kelvin)
+        assert row.heat_capacity_k_site == pytest.approx(
+            exact.variance / (BOLTZMANN * kelvin) ** 2 / 4, rel=0.1
+        )
+    kelvin, mu = 900.0, -2.98
+    trace, _, _ = _point(lattice, lattice.start(2, np.random.default_rng(3)), kelvin, mu)
+    grand = replace(energy, field=energy.field - mu)
+    exact = averages(grand, every, 4, kelvin)
+    expected = exact.variance / (BOLTZMANN * kelvin) ** 2 / 4
+    assert _fluctuation(lattice, trace, kelvin, mu) == pytest.approx(expected, rel=0.1)
 
 
 def test_a_point_that_never_equilibrates_is_said_and_left_out(
