@@ -22,7 +22,10 @@ rule ablation:
             f"{ABLATION}/ablation.svg",
             caption="captions/ablation.rst",
             category="7 Charge-informed studies",
-            labels={"model": "all", "figure": "errors without and with (CHGNet, Table I)"},
+            labels={
+                "model": "all",
+                "figure": "errors without and with (CHGNet, Table I)",
+            },
         ),
     log:
         f"{RUN}/logs/ablation.log",
