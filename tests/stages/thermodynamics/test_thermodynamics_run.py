@@ -8,77 +8,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from model_answers import E_NA, LEVEL, SETTINGS, run, write_charge_order, write_search
 from pydantic import ValidationError
-from samples import REFERENCE, RULE
 from sealed import write_sealed
 
 from workflow_lib.core.errors import UserError
-from workflow_lib.frames.frame import Frame
-from workflow_lib.frames.table import write_parquet
-from workflow_lib.lattice.arrangement import StateKey
 from workflow_lib.lattice.host import Host
-from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.results_reading import seal
-from workflow_lib.results_schema import MODEL, TABLES
-from workflow_lib.stages.charge_order.reference import build_reference
-from workflow_lib.stages.thermodynamics.run import Reservoir, _hull_rows, analyse, run_thermodynamics
-from workflow_lib.stages.thermodynamics.scores import found_error, step_voltage_error
+from workflow_lib.results_schema import MODEL
+from workflow_lib.stages.thermodynamics.run import Reservoir, _hull_rows, analyse
+from workflow_lib.stages.thermodynamics.scores import step_voltage_error
 from workflow_lib.stages.thermodynamics.settings import ThermodynamicsSettings
-
-LEVEL = REFERENCE
-E_NA = -1.3231  # eV, of the embedded level
-SETTINGS = ThermodynamicsSettings.model_validate(
-    {"metals": [{"element": "Na", "level": LEVEL, "energy_ev": E_NA, "source": "bcc"}]}
-)
-
-
-@pytest.fixture(scope="module")
-def reference(frames: list[Frame], host: Host, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("charge_order")
-    write_parquet(frames, folder / "frames.parquet")
-    build_reference(folder / "frames.parquet", host, folder)
-    return folder
-
-
-def write_charge_order(
-    reference: Path,
-    folder: Path,
-    shift: float | np.ndarray = 0.0,
-    drop: pd.Series | None = None,
-    **changes: object,
-) -> Path:
-    """A model with DFT's energies, each moved by ``shift`` (eV a cell); without the states to ``drop``."""
-    states = pd.read_csv(reference / "reference.csv")
-    states = states.assign(protocol="distorted", status="converged", steps=3, fmax_ev_a=0.04, seen=False)
-    states["energy_ev"] += shift
-    states = states.assign(**changes)
-    states = states if drop is None else states[~drop]
-    other = states.assign(protocol="undistorted", energy_ev=0.0)
-    write_sealed("charge_order/states", folder, pd.concat([other, states]))
-    return folder
-
-
-def run(
-    reference: Path,
-    charge_orders: list[Path],
-    searches: list[Path],
-    out: Path,
-    settings: ThermodynamicsSettings = SETTINGS,
-    answers: pd.DataFrame | None = None,
-) -> Path:
-    """Run the stage; ``answers``: what DFT says of the arrangements that the searches asked for."""
-    table = pd.DataFrame() if answers is None else answers
-    run_thermodynamics(
-        reference_dir=reference,
-        charge_order_dirs=charge_orders,
-        search_dirs=searches,
-        dft_dir=write_sealed("dft/energies", out.parent / f"{out.name}-dft", table).parent,
-        rule=RedoxRule.model_validate(RULE),
-        settings=settings,
-        cells="fixed",
-        out=out,
-    )
-    return out
 
 
 def test_dft_voltage_is_that_of_the_stored_energies(reference: Path, tmp_path: Path):
@@ -290,155 +230,6 @@ def test_formula_units_and_charges_of_any_host(sites_per_fu: int, charge: int):
     step = 2 * 0.03 / sites_per_fu
     volts = answer.voltages["enumerated"].volts
     np.testing.assert_allclose(volts, np.array([3.5 + step, 3.5 - step]) / charge, atol=1e-9)
-
-
-def write_search(folder: Path, reference: Path, host: Host) -> Path:
-    """A search that found a stable phase at x = 2/3 of the 1x3x1 cell, 40 meV below the ends."""
-    states = pd.read_csv(reference / "reference.csv").set_index("x")["energy_ev"]
-    line = 3 * (float(states[0.0]) / 3 + 2 * float(states[1.0]) / 3)
-    rng = np.random.default_rng(3)
-    rows = []
-    for number in range(6):
-        found = host.random((1, 3, 1), 8, charges=True, rng=rng)
-        rows.append(
-            {
-                "cell": "1x3x1",
-                "state_key": host.key(found),
-                "x": 2 / 3,
-                "n_occupied": 8,
-                "method": "ga" if number % 2 == 0 else "random",
-                "energy_ev": line + 12 * (-0.04 + 0.03 * number),
-                "status": "converged",
-                "degeneracy": host.degeneracy(found),
-            }
-        )
-    write_sealed("search/found", folder, pd.DataFrame(rows))
-    return folder
-
-
-def test_search_extends_the_hull_but_not_the_scores(reference: Path, host: Host, tmp_path: Path):
-    charge_order = write_charge_order(reference, tmp_path / "charge_order/mace-entropy-f0-s1")
-    search = write_search(tmp_path / "search/mace-entropy-f0-s1", reference, host)
-    run(reference, [charge_order], [search], tmp_path / "out")
-    hull = pd.read_csv(tmp_path / "out/hull.csv")
-    own = hull[(hull["id"] == "mace-entropy-f0-s1") & (hull["scope"] == "searched")]
-    vertex = own[np.isclose(own["x"], 2 / 3)]
-    assert vertex["formation_mev_fu"].tolist() == pytest.approx([-40], abs=1e-3)
-    assert vertex["cell"].tolist() == ["1x3x1"]
-    scores = pd.read_csv(tmp_path / "out/scores.csv").iloc[0]
-    assert scores["hull_mae_mev_fu"] == pytest.approx(0, abs=1e-6)
-    assert scores["voltage_mae_mv"] == pytest.approx(0, abs=1e-6)
-    drawn = pd.read_csv(tmp_path / "out/found.csv")
-    assert set(drawn["protocol"]) == {"reference", "search"}
-    assert (drawn.loc[drawn["protocol"] == "search", "above_hull_mev_fu"] >= -1e-6).all()
-    # Points and hull share their end members.
-    ends = own[own["x"].isin([0, 1])]
-    assert ends["formation_mev_fu"].tolist() == pytest.approx([0, 0], abs=1e-6)
-    for name in ("hull", "voltage", "found"):
-        for suffix in ("svg", "png", "csv"):
-            assert (tmp_path / f"out/{name}.{suffix}").is_file()
-
-
-def with_larger(reference: Path, folder: Path, energies: dict[str, float]) -> Path:
-    """The reference, and beside it larger cells: formation energies (meV per formula unit) by key."""
-    states = pd.read_csv(reference / "reference.csv")
-    write_sealed("charge_order/reference", folder, states)
-    ends = states.set_index("x")["energy_ev"] / 4
-    rows = []
-    for key, formation in energies.items():
-        x = StateKey.parse(key).x
-        line = (1 - x) * ends[0.0] + x * ends[1.0]
-        own = {"state_key": key, "ion_key": StateKey.parse(key).ion_key, "x": x, "formula_units": 12}
-        own |= {"formation_mev_fu": formation, "energy_ev": 12 * (line + formation / 1000)}
-        rows.append(own | {"status": "converged", "level": LEVEL})
-    table = pd.DataFrame(rows, columns=list(TABLES["charge_order/larger_cells"].columns))
-    write_sealed("charge_order/larger_cells", folder, table)
-    return folder
-
-
-@pytest.mark.draws
-def test_dft_of_larger_cells_enters_its_hull_and_the_error_of_what_was_found(
-    reference: Path, host: Host, tmp_path: Path
-):
-    name = "mace-entropy-f0-s1"
-    charge_order = write_charge_order(reference, tmp_path / "charge_order" / name)
-    search = write_search(tmp_path / "search" / name, reference, host)
-    found = pd.read_csv(search / "found.csv").drop_duplicates("state_key")
-    keys = found["state_key"].tolist()  # at -40, -10, 20, 50, 80 and 110 meV per formula unit
-    known = with_larger(reference, tmp_path / "known", {keys[0]: -30.0, keys[1]: 5.0})
-    asked = {"x": 2 / 3, "formula_units": 12, "cell": "1x3x1", "status": "done", "level": LEVEL}
-    answers = pd.DataFrame(
-        [
-            asked | {"state_key": keys[1], "formation_mev_fu": 2.0},  # lower than the frame of this state
-            asked | {"state_key": keys[2], "formation_mev_fu": 26.0},
-            asked | {"state_key": keys[3], "formation_mev_fu": -900.0, "level": "VASP/another"},
-            asked | {"state_key": keys[4], "status": "pending"},
-        ]
-    )
-    plain = run(reference, [charge_order], [search], tmp_path / "plain")
-    out = run(known, [charge_order], [search], tmp_path / "out", answers=answers)
-    hull = pd.read_csv(out / "hull.csv").query("id == 'dft'")
-    vertex = hull[np.isclose(hull["x"], 2 / 3)]
-    assert vertex[["scope", "cell", "state_key"]].to_numpy().tolist() == [["searched", "1x3x1", keys[0]]]
-    assert vertex["formation_mev_fu"].tolist() == pytest.approx([-30], abs=1e-3)
-    formation = pd.read_csv(out / "formation.csv").query("protocol == 'larger'").set_index("state_key")
-    expected = {keys[0]: -30, keys[1]: 2, keys[2]: 26}
-    assert formation["formation_mev_fu"].to_dict() == pytest.approx(expected, abs=1e-3)
-    scores, before = (pd.read_csv(folder / "scores.csv").iloc[0] for folder in (out, plain))
-    # Errors of 10, 12 and 6.
-    assert (scores["found_mae_mev_fu"], scores["found_states"]) == (pytest.approx(28 / 3, abs=1e-3), 3)
-    assert np.isnan(before["found_mae_mev_fu"]) and before["found_states"] == 0
-    # The other scores are taken on the enumerated states, whatever is known of larger cells.
-    same = ["hull_mae_mev_fu", "step_voltage_mae_mv", "voltage_mae_mv", "average_voltage_dft_v"]
-    assert scores[same].tolist() == before[same].tolist()
-    voltages = pd.read_csv(out / "voltage.csv").query("id == 'dft'").groupby("scope")
-    widths = voltages.apply(lambda own: ((own["x_high"] - own["x_low"]) * own["voltage_v"]).sum())
-    assert widths["searched"] == pytest.approx(widths["enumerated"], abs=1e-8)
-    svg = (out / "found.svg").read_text()
-    assert "1x1x1, 1x3x1 cell" in svg and "pending" not in svg
-    assert "1x3x1 cells is pending" in (plain / "found.svg").read_text()
-
-
-def test_what_a_blind_search_found_is_held_against_the_lowest_order_of_its_ions():
-    orders = ("Fe232323232323", "Fe322323232323")
-    reference = pd.DataFrame(
-        {
-            "state_key": [f"1x3x1:Na110011001100:{order}" for order in orders],
-            "formation_mev_fu": [30.0, 10.0],
-        }
-    )
-    found = pd.DataFrame({"state_key": ["1x3x1:Na110011001100"], "x": 0.5, "formation_mev_fu": 14.0})
-    assert found_error(found, reference) == (4.0, 1)
-    labelled = found.assign(state_key=reference["state_key"][0])
-    assert found_error(labelled, reference) == (16.0, 1)
-    assert found_error(labelled.assign(x=1.0), reference) == (None, 0)
-    assert found_error(found, reference[:0]) == (None, 0)
-
-
-def test_search_with_a_lower_end_member_moves_its_own_zero(reference: Path, host: Host, tmp_path: Path):
-    # The search relaxed the full end member 0.4 eV a cell (100 meV/f.u.) deeper.
-    charge_order = write_charge_order(reference, tmp_path / "charge_order/mace-entropy-f0-s1")
-    search = write_search(tmp_path / "search/mace-entropy-f0-s1", reference, host)
-    found = pd.read_csv(search / "found.csv")
-    full = pd.read_csv(reference / "reference.csv").query("x == 1").iloc[0]
-    extra = {
-        "cell": "1x1x1",
-        "state_key": full["state_key"],
-        "x": 1.0,
-        "n_occupied": 4,
-        "method": "enumeration",
-    }
-    extra |= {"energy_ev": full["energy_ev"] - 0.4, "status": "converged", "degeneracy": 1}
-    write_sealed("search/found", search, pd.concat([found, pd.DataFrame([extra])]))
-    run(reference, [charge_order], [search], tmp_path / "out")
-    formation = pd.read_csv(tmp_path / "out/formation.csv").query("protocol == 'search' and x < 1")
-    # At x = 2/3 the line between the ends now lies 2/3 of 100 meV deeper.
-    assert formation["formation_mev_fu"].min() == pytest.approx(-40 + 200 / 3, abs=1e-3)
-    assert (formation["above_hull_mev_fu"] >= -1e-6).all()
-    scores = pd.read_csv(tmp_path / "out/scores.csv").iloc[0]
-    assert scores["voltage_mae_mv"] == pytest.approx(
-        0, abs=1e-6
-    )  # taken on the charge-order stage's states
 
 
 def test_spread_over_seeds_and_identical_tables(reference: Path, tmp_path: Path):
