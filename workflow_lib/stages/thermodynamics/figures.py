@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from pathlib import Path
-from textwrap import fill
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -15,128 +13,33 @@ from workflow_lib.core.plotting import (
     COLOUR_ANY,
     COLOUR_DFT,
     SEARCH_METHODS,
-    SMALL,
-    panel_shape,
-    same_curves,
     style,
     window_of,
 )
-from workflow_lib.lattice.arrangement import StateKey
-from workflow_lib.lattice.voltage import VoltageProfile, common_grid
-from workflow_lib.models.identity import CONTROLS, OUTSIDE, VARIANTS, look_of, model_colours
+from workflow_lib.models.identity import CONTROLS, look_of, model_colours
 from workflow_lib.results_schema import DFT, HEADLINE, REFERENCE, SEARCH
+from workflow_lib.stages.thermodynamics.panels import (
+    caption,
+    legend,
+    legend_name,
+    model_panels,
+    note_hidden,
+    say,
+    say_same,
+    several,
+    variants_of,
+    x_label,
+)
 from workflow_lib.stages.thermodynamics.scores import lowest
+from workflow_lib.stages.thermodynamics.voltage_figure import draw_voltage
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 METHODS = {name: SEARCH_METHODS[name][0] for name in ("ga", "random", "screened")}
 ENERGY_LABEL = "formation energy\n(meV per formula unit)"
 LEAST_ENERGY = 100.0  # meV; ranges of y below these are not worth zooming into
-LEAST_VOLTAGE = 0.2  # V
-WIDTH_OF_ENTRY = 2.4  # inches that an entry of a legend takes
-SEARCHED = {"-": "-."}  # line of a variant with what its search found; dotted for the others
 DODGE = 0.014  # shift in x between variants, so that their points do not cover each other
-
-
-def _variants(table: pd.DataFrame) -> list[str]:
-    """Return the variants present, in the order of the configuration."""
-    present = set(table["variant"]) - {None}
-    return [name for name in (*VARIANTS, OUTSIDE.name, "") if name in present]
-
-
-def _name(variant: str) -> str:
-    """Return the name and meaning of a variant, for legends."""
-    return f"{variant} ({look_of(variant).label})" if variant else "no variant"
-
-
-def _grid(count: int, *, columns: int, height: float, label: str) -> tuple[Figure, list[Axes]]:
-    """Make panels for ``count`` models with one energy scale; remove unused ones."""
-    import matplotlib.pyplot as plt
-
-    rows, columns = panel_shape(count, columns)
-    size = (max(3.3 * columns, 5.2), height * rows + 1.2)
-    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, sharey=True)
-    for panel in axes[:, 0]:
-        panel.set_ylabel(label)
-    panels = list(axes.flat)
-    for panel in panels[count:]:
-        panel.remove()
-    return figure, panels[:count]
-
-
-def _caption(figure: Figure, level: str, cells: str, extra: str) -> None:
-    text = f"models: {cells}; DFT: {level}; {extra}"
-    width = int(13 * figure.get_figwidth())  # characters of this size that fit the figure
-    figure.supxlabel(fill(text, width), fontsize=SMALL, color="0.25")
-
-
-def _say(panel: Axes, text: str) -> None:
-    panel.text(0.03, 0.93, text, transform=panel.transAxes, fontsize=SMALL, color="0.35")
-
-
-def _note_hidden(panel: Axes, values: np.ndarray, window: tuple[float, float]) -> None:
-    hidden = int(np.count_nonzero((values < window[0]) | (values > window[1])))
-    if hidden:
-        panel.text(
-            0.98,
-            0.97,
-            f"{hidden} beyond the axis",
-            transform=panel.transAxes,
-            ha="right",
-            va="top",
-            fontsize=SMALL,
-            color="0.3",
-        )
-
-
-def _legend(figure: Figure, panels: Iterable[Axes], columns: int) -> None:
-    """Draw one legend for all panels; what stands for several models is grey."""
-    from copy import copy
-
-    unique: dict[str, Any] = {}
-    for panel in panels:
-        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
-            if label in unique and _colour(unique[label]) != _colour(handle):
-                unique[label] = copy(handle)
-                unique[label].set_color(COLOUR_ANY)
-            unique.setdefault(label, handle)
-    columns = min(columns, max(1, int(figure.get_figwidth() / WIDTH_OF_ENTRY)))
-    figure.legend(unique.values(), unique.keys(), loc="outside upper center", ncols=columns)
-
-
-def _colour(handle: Any) -> str:
-    """Return the colour of a line or of the marks of a scatter as text."""
-    from matplotlib.colors import to_hex
-
-    if hasattr(handle, "get_color"):
-        return to_hex(handle.get_color())
-    return to_hex([*handle.get_facecolor(), *handle.get_edgecolor()][0])
-
-
-def _say_same(panel: Axes, curves: dict[str, np.ndarray], *, top: bool) -> None:
-    """Write which curves lie on each other, to a hundredth of the height of the panel."""
-    low, high = panel.get_ylim()
-    if said := same_curves(curves, high - low):
-        at: dict[str, Any] = {"y": 0.97, "va": "top"} if top else {"y": 0.03}
-        panel.text(
-            x=0.03,
-            s=fill(said, 21 if top else 34),
-            transform=panel.transAxes,
-            fontsize=SMALL,
-            color="0.25",
-            **at,
-        )
-
-
-def _several(table: pd.DataFrame) -> bool:
-    """Return whether any model has several trainings, so that there are means and bands."""
-    return bool(table.drop_duplicates("id").duplicated(["model", "variant"]).any())
-
-
-def _x_label(formation: pd.DataFrame) -> str:
-    return f"x (filled fraction of the {StateKey.parse(formation['state_key'].iloc[0]).mobile} sites)"
 
 
 def _band(panel: Axes, group: pd.DataFrame, colour: str, line: str, label: str, marker: str) -> None:
@@ -157,11 +60,11 @@ def draw_formation(
     examined = formation[formation["protocol"] == HEADLINE]
     models = examined[examined["formation_mev_fu"].notna()]
     names = sorted(set(examined["model"])) or [DFT]
-    variants, colours = _variants(models), model_colours(set(examined["model"]))
+    variants, colours = variants_of(models), model_colours(set(examined["model"]))
     anchor = dft["formation_mev_fu"].to_numpy()
     drawn = np.append(models["formation_mev_fu"].to_numpy(), anchor)
     window = window_of(drawn, anchor, LEAST_ENERGY)
-    figure, panels = _grid(len(names), columns=3, height=2.6, label=ENERGY_LABEL)
+    figure, panels = model_panels(len(names), columns=3, height=2.6, label=ENERGY_LABEL)
     for panel, name in zip(panels, names, strict=True):
         panel.scatter(dft["x"], dft["formation_mev_fu"], s=16, facecolors="none", edgecolors=COLOUR_DFT)
         _band(panel, dft, COLOUR_DFT, "-", "DFT, lowest at each x", "")
@@ -186,130 +89,31 @@ def draw_formation(
                     alpha=strength,
                     lw=0,
                 )
-            _band(panel, group, colour, look_of(variant).line, _name(variant), look_of(variant).marker)
+            _band(
+                panel, group, colour, look_of(variant).line, legend_name(variant), look_of(variant).marker
+            )
             for identity in sorted(set(group["id"])):
                 own = hulls[(hulls["id"] == identity) & (hulls["scope"] == "enumerated")]
                 panel.plot(own["x"], own["formation_mev_fu"], ":", color=colour, lw=1)
                 if len(own):
                     bottoms[f"hull of {variant}"] = np.interp(grid, own["x"], own["formation_mev_fu"])
-        panel.set(title=name, xlabel=_x_label(formation))
+        panel.set(title=name, xlabel=x_label(formation))
         panel.set_ylim(window)
-        _say_same(panel, bottoms, top=True)
+        say_same(panel, bottoms, top=True)
         own_energies = models.loc[models["model"] == name, "formation_mev_fu"].to_numpy()
-        _note_hidden(panel, own_energies, window)
+        note_hidden(panel, own_energies, window)
         if name != DFT and not len(own_energies):
-            _say(panel, "no end members: no formation energies")
+            say(panel, "no end members: no formation energies")
     fmax = pd.to_numeric(dft["fmax_ev_a"]).max()
-    _caption(
+    caption(
         figure,
         level,
         cells,
         f"largest force left in a DFT structure {fmax:.2f} eV/Å; points: all states (models shifted "
         "in x; pale: state seen in training), lines: lowest at each x, dotted: hull"
-        + ("; bands: ± 1 s.d. over folds and seeds" if _several(models) else ""),
+        + ("; bands: ± 1 s.d. over folds and seeds" if several(models) else ""),
     )
-    _legend(figure, panels, 4)
-    save_figure(figure, stem)
-
-
-def _profiles(voltages: pd.DataFrame) -> list[VoltageProfile]:
-    return [
-        VoltageProfile(
-            np.append(own["x_low"].to_numpy(float), own["x_high"].to_numpy(float)[-1]),
-            own["voltage_v"].to_numpy(float),
-        )
-        for _, own in voltages.groupby("id")
-    ]
-
-
-def _sampled(profiles: Sequence[VoltageProfile]) -> np.ndarray:
-    """Return the mean voltage at many compositions."""
-    x = (np.arange(240) + 0.5) / 240
-    return np.mean([profile.at(x) for profile in profiles], axis=0)
-
-
-def _staircase(
-    panel: Axes,
-    profiles: Sequence[VoltageProfile],
-    colour: str,
-    line: str,
-    label: str,
-    *,
-    width: float = 1.4,
-    band: bool = True,
-) -> None:
-    """Draw the mean voltage of some profiles, exact at every step, with a band of one s.d."""
-    grid = common_grid(*profiles)
-    middle = (grid[1:] + grid[:-1]) / 2
-    values = np.array([profile.at(middle) for profile in profiles])
-    mean = values.mean(axis=0)
-    panel.plot(np.repeat(grid, 2)[1:-1], np.repeat(mean, 2), line, color=colour, lw=width, label=label)
-    if len(values) > 1 and band:
-        deviation = values.std(axis=0, ddof=1)
-        panel.fill_between(
-            np.repeat(grid, 2)[1:-1],
-            np.repeat(mean - deviation, 2),
-            np.repeat(mean + deviation, 2),
-            color=colour,
-            alpha=0.2,
-            lw=0,
-        )
-
-
-def _no_voltage(mobile: str, level: str, stem: Path) -> None:
-    """Write a figure that says why there are no voltages."""
-    import matplotlib.pyplot as plt
-
-    figure, panel = plt.subplots(figsize=(5.2, 1.6))
-    panel.set_axis_off()
-    text = f"No voltages: the energy of {mobile} metal at {level} is not in thermodynamics.metals."
-    panel.text(0.5, 0.5, fill(text, 60), ha="center", va="center")
-    save_figure(figure, stem)
-
-
-def draw_voltage(
-    formation: pd.DataFrame, voltages: pd.DataFrame, level: str, cells: str, stem: Path
-) -> None:
-    """Draw one panel per model: voltage of DFT and of each variant, enumerated states and search."""
-    models = voltages[voltages["id"] != DFT]
-    names = sorted(set(formation.loc[formation["protocol"] == HEADLINE, "model"])) or [DFT]
-    mobile = StateKey.parse(formation["state_key"].iloc[0]).mobile
-    colours = model_colours(set(models["model"]))
-    anchor = voltages.loc[voltages["id"] == DFT, "voltage_v"].to_numpy(float)
-    if not len(anchor):
-        _no_voltage(mobile, level, stem)
-        return
-    window = window_of(voltages["voltage_v"].to_numpy(float), anchor, LEAST_VOLTAGE)
-    figure, panels = _grid(len(names), columns=3, height=2.4, label=f"voltage (V against {mobile} metal)")
-    for panel, name in zip(panels, names, strict=True):
-        curves = {}
-        for scope, own in voltages[voltages["id"] == DFT].groupby("scope"):
-            searched = scope == "searched"
-            label, width = f"DFT{', with its larger cells' if searched else ''}", 0.8 if searched else 1.8
-            _staircase(panel, _profiles(own), COLOUR_DFT, ":" if searched else "-", label, width=width)
-            curves[label] = _sampled(_profiles(own))
-        for variant in _variants(models):
-            group = models[(models["model"] == name) & (models["variant"] == variant)]
-            for scope, width in (("enumerated", 1.4), ("searched", 0.8)):
-                part = group[group["scope"] == scope]
-                if part.empty:
-                    continue
-                line = look_of(variant).line
-                if scope == "searched":
-                    line = SEARCHED.get(line, ":")
-                label = f"{variant or 'no variant'}{', with its search' if scope == 'searched' else ''}"
-                band = scope == "enumerated"
-                _staircase(panel, _profiles(part), colours[name], line, label, width=width, band=band)
-                curves[label] = _sampled(_profiles(part))
-        panel.set(title=name, xlabel=_x_label(formation), xlim=(0, 1), ylim=window)
-        _say_same(panel, curves, top=False)
-        own_voltages = models.loc[models["model"] == name, "voltage_v"].to_numpy(float)
-        _note_hidden(panel, own_voltages, window)
-        if name != DFT and not len(own_voltages):
-            _say(panel, "no voltage: no end members, or no metal at its level")
-    bands = "; bands: ± 1 s.d. over folds and seeds" if _several(models) else ""
-    _caption(figure, level, cells, f"{mobile} metal as thermodynamics.metals gives it{bands}")
-    _legend(figure, panels, 3)
+    legend(figure, panels, 4)
     save_figure(figure, stem)
 
 
@@ -323,7 +127,7 @@ def draw_found(formation: pd.DataFrame, hulls: pd.DataFrame, level: str, cells: 
     searched = formation[(formation["protocol"] == SEARCH) & formation["method"].isin(METHODS)]
     found = searched[searched["formation_mev_fu"].notna()]
     dft = formation[(formation["id"] == DFT) & formation["formation_mev_fu"].notna()]
-    names, variants = sorted(set(searched["model"])) or [DFT], _variants(searched) or [""]
+    names, variants = sorted(set(searched["model"])) or [DFT], variants_of(searched) or [""]
     shape = (len(variants), len(names))
     size = (max(2.5 * shape[1] + 0.6, 6.4), 2.4 * shape[0] + 1.2)
     figure, axes = plt.subplots(*shape, figsize=size, squeeze=False, sharex=True, sharey=True)
@@ -341,7 +145,7 @@ def draw_found(formation: pd.DataFrame, hulls: pd.DataFrame, level: str, cells: 
         variant, name = variants[row], names[column]
         group = found[(found["model"] == name) & (found["variant"] == variant)]
         if group.empty:
-            _say(panel, "no search")
+            say(panel, "no search")
         for (cell, method), part in group.groupby(["cell", "method"]):
             random, hollow = method == "random", method != "ga"
             panel.scatter(
@@ -374,10 +178,10 @@ def draw_found(formation: pd.DataFrame, hulls: pd.DataFrame, level: str, cells: 
             colour = COLOUR_DFT if identity == DFT else colours[name]
             panel.plot(own["x"], own["formation_mev_fu"], ":", color=colour, lw=1)
         panel.set_ylim(window)
-        _note_hidden(panel, group["formation_mev_fu"].to_numpy(), window)
+        note_hidden(panel, group["formation_mev_fu"].to_numpy(), window)
         panel.set_title(f"{name}, {variant or 'no variant'}")
         if row == shape[0] - 1:
-            panel.set_xlabel(_x_label(formation))
+            panel.set_xlabel(x_label(formation))
         if column == 0:
             panel.set_ylabel(ENERGY_LABEL)
     pending = [cell for cell in boxes if cell not in known]
@@ -387,8 +191,8 @@ def draw_found(formation: pd.DataFrame, hulls: pd.DataFrame, level: str, cells: 
     )
     if pending:
         note += f"; DFT for the {', '.join(pending)} cells is pending"
-    _caption(figure, level, cells, note)
-    _legend(figure, axes.flat, 3)
+    caption(figure, level, cells, note)
+    legend(figure, axes.flat, 3)
     save_figure(figure, stem)
 
 
