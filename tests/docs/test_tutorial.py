@@ -17,7 +17,6 @@ SMALL = {
     "variants": ["entropy"],
     "training": {"epochs": 1, "batch_size": 8},
     "charge_order": {"max_steps": 2, "fmax": 0.5},
-    "embedding": {"max_steps": 1},
 }
 """Replaces keys of the page's configuration; everything else is as it stands there."""
 NETWORK = {"n_atom_basis": 16, "n_interactions": 2, "cutoff": 3.5}

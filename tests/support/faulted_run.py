@@ -32,7 +32,6 @@ CHANGES: dict[str, Any] = {
     # The rest of the workflow as short as may be; it ends in the table all the same.
     "charge_order": {"max_steps": 1},
     "search": {"cells": [SMOKE["search"]["cells"][1] | {"max_steps": 1}]},
-    "embedding": {"max_steps": 1},
 }
 
 
@@ -118,8 +117,11 @@ class Run:
     def finish(self, process: subprocess.Popen[str]) -> tuple[int, str]:
         """Exit status and output of a Snakemake that is to end by itself."""
         code = process.wait(timeout=PATIENCE)
-        number = self.processes.index(process)
-        return code, (self.folder / f"snakemake-{number}.out").read_text()
+        return code, self.output(process)
+
+    def output(self, process: subprocess.Popen[str]) -> str:
+        """What a Snakemake has said so far."""
+        return (self.folder / f"snakemake-{self.processes.index(process)}.out").read_text()
 
     def call(self, cluster: Cluster | None, *arguments: str) -> tuple[int, str]:
         return self.finish(self.start(cluster, *arguments))
@@ -136,9 +138,15 @@ class Run:
         return {path.name for path in (self.results / "work/checkpoints").rglob("*.pt")}
 
     def progress(self) -> None:
-        """Wait for a checkpoint that is not there yet."""
+        """Wait for a checkpoint that is not there yet; not for that of a Snakemake that gave up."""
         before = self.checkpoints()
-        until(lambda: self.checkpoints() - before, "another checkpoint")
+
+        def another() -> set[str]:
+            code = self.processes[-1].poll()
+            assert not code or code < 0, self.output(self.processes[-1])
+            return self.checkpoints() - before
+
+        until(another, "another checkpoint")
 
     def trainings(self) -> list[int]:
         """Processes that train into these results, by number: Python's, not those of shells around them."""

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from ase import Atoms
     from spglib import SpglibDataset
 
-    from workflow_lib.lattice.locate import Reading
     from workflow_lib.lattice.polaron import Shells
+    from workflow_lib.lattice.site_fit import Reading
 
 MOST_ORDERS = 100_000
 """Charge orders of an end member of mixed valence that are listed; half a minute's work."""

@@ -2,9 +2,8 @@
 
 The setting of the host file is tried first, for all frames at once. Frames that do not fit well in it
 are read in every other way in which their cell is a repetition of the host's (see ``setting``), and
-the reading in which the atoms fit best counts; a reading that was found is tried on the frames that
-follow. An atom belongs to its nearest site; if two share one, the assignment of least squared
-distance decides. The framework sets the origin: its mean displacement is subtracted.
+the reading in which the atoms fit best counts (see ``site_fit``); a reading that was found is tried on
+the frames that follow.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from workflow_lib.core.elements import SYMBOLS
 from workflow_lib.core.errors import UserError
 from workflow_lib.lattice.arrangement import Arrangement, Repeat
 from workflow_lib.lattice.setting import Basis, bases
+from workflow_lib.lattice.site_fit import Fit, Reading, fit_to_sites
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -41,8 +41,6 @@ FOREIGN = 0.7
 moves it by about 0.3 A, and the frames of a hop keep it."""
 REMEMBERED = 16
 """Settings found in earlier frames that are tried on later ones."""
-_PAIRS = 60_000
-"""Distances computed at once: few enough to stay in a processor's cache."""
 
 
 class Located(NamedTuple):
@@ -58,29 +56,6 @@ class Located(NamedTuple):
     reasons: list[str | None]
     copies: np.ndarray
     foreign: np.ndarray
-
-
-class Reading(NamedTuple):
-    """A basis and the shift (scaled, [3]) that takes scaled positions in it to those of the host."""
-
-    basis: Basis
-    shift: np.ndarray
-
-
-class _Fit(NamedTuple):
-    """How well frames [G] lie on the sites in a reading.
-
-    ``site`` [G, n] counts the sites of each element from 0; ``worst`` and ``rms`` [G] in A are the
-    largest displacement of an atom and their root mean square, ``framework`` [G] that of the framework
-    alone; ``atom`` [G] is the atom with the largest; ``shift`` [G, 3] the origin (scaled).
-    """
-
-    site: np.ndarray
-    worst: np.ndarray
-    rms: np.ndarray
-    framework: np.ndarray
-    atom: np.ndarray
-    shift: np.ndarray
 
 
 def _counts(host: Host, numbers: np.ndarray, offsets: np.ndarray) -> dict[int, np.ndarray]:
@@ -293,7 +268,7 @@ class _Group:
             if rms[row] > self.sure:
                 self._other_settings(row, doubtful, positions, cells, rms)
 
-    def _take(self, rows: np.ndarray, basis: Basis, fit: _Fit, rms: np.ndarray) -> None:
+    def _take(self, rows: np.ndarray, basis: Basis, fit: Fit, rms: np.ndarray) -> None:
         """Keep a fit of some frames if it is better than their present one."""
         for place, row in enumerate(rows.tolist()):
             if fit.rms[place] >= rms[row] - (self.better if np.isfinite(rms[row]) else 0):
@@ -350,7 +325,7 @@ class _Group:
         rows = doubtful[rms[doubtful] > self.sure]
         fit = self._fit(reading, positions[rows], cells[rows])
         sure = fit.rms <= self.sure
-        self._take(rows[sure], reading.basis, _Fit(*(part[sure] for part in fit)), rms)
+        self._take(rows[sure], reading.basis, Fit(*(part[sure] for part in fit)), rms)
 
     def _readings(self, positions: np.ndarray, cell: np.ndarray) -> Iterator[tuple[Reading, float]]:
         """Yield all readings of a frame [n, 3] that have the host's shape, with the framework's misfit."""
@@ -358,7 +333,7 @@ class _Group:
             best = int(fit.rms.argmin())
             yield Reading(Basis(basis.repeat, basis.matrix[best]), fit.shift[best]), float(fit.rms[best])
 
-    def trials(self, positions: np.ndarray, cell: np.ndarray) -> Iterator[tuple[Basis, _Fit]]:
+    def trials(self, positions: np.ndarray, cell: np.ndarray) -> Iterator[tuple[Basis, Fit]]:
         """Yield all readings of a frame, those of one supercell together (``matrix`` [T, 3, 3], fit [T]).
 
         In each basis one atom is placed on each of its sites in turn.
@@ -380,67 +355,7 @@ class _Group:
 
     def _fit(
         self, reading: Reading, positions: np.ndarray, cells: np.ndarray, hopeless: float = np.inf
-    ) -> _Fit:
-        """Match frames in one reading.
-
-        The matrix and the shift of the reading may be one for all or one per frame. The shift is
-        where the search starts; the final origin is the one at which the framework has no mean
-        displacement. Frames whose atoms are ``hopeless`` (A, root mean square) or more from their
-        nearest sites are not assigned, because an assignment to separate sites would only be worse.
-        """
-        edges = reading.basis.matrix @ cells
-        scaled = positions @ np.linalg.inv(edges) + np.atleast_2d(reading.shift)[:, None]
-        numbers, framework = self.numbers, self.framework
+    ) -> Fit:
+        """Match frames in one reading."""
         sites = self.sites(reading.basis.repeat)
-        site = np.empty(scaled.shape[:2], dtype=np.int64)
-        gap = np.empty_like(scaled)
-        for z in np.unique(numbers):
-            mine = np.flatnonzero(numbers == z)
-            site[:, mine], gap[:, mine] = _nearest(scaled[:, mine], sites[int(z)], edges)
-        mean = gap[:, framework].mean(axis=1)
-        displaced = np.linalg.norm((gap - mean[:, None]) @ edges, axis=-1)
-        worth = (displaced**2).mean(axis=1) <= hopeless**2
-        for z in np.unique(numbers):
-            mine = np.flatnonzero(numbers == z)
-            shared = worth & (np.diff(np.sort(site[:, mine], axis=1), axis=1) == 0).any(axis=1)
-            for frame in np.flatnonzero(shared).tolist():
-                site[frame, mine], displaced[frame, mine] = _assigned(
-                    scaled[frame, mine] - mean[frame], sites[int(z)], edges[frame]
-                )
-        return _Fit(
-            site,
-            displaced.max(axis=1),
-            np.sqrt((displaced**2).mean(axis=1)),
-            np.sqrt((displaced[:, framework] ** 2).mean(axis=1)),
-            displaced.argmax(axis=1),
-            np.atleast_2d(reading.shift) - mean,
-        )
-
-
-def _nearest(scaled: np.ndarray, sites: np.ndarray, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the nearest site [G, a] of atoms ``scaled`` [G, a, 3] and the gap to it [G, a, 3].
-
-    ``sites`` [s, 3] and the gap are scaled; ``cells`` [G, 3, 3] in A.
-    """
-    frames, atoms, _ = scaled.shape
-    site = np.empty((frames, atoms), dtype=np.int64)
-    step = max(1, _PAIRS // (atoms * len(sites)))
-    for first in range(0, frames, step):
-        few = slice(first, first + step)
-        gap = (scaled[few, :, None] - sites).reshape(-1, atoms * len(sites), 3)
-        gap -= np.round(gap)
-        gap = gap @ cells[few]
-        squared = np.einsum("gpi,gpi->gp", gap, gap).reshape(-1, atoms, len(sites))
-        site[few] = squared.argmin(axis=2)
-    nearest = scaled - sites[site]
-    return site, nearest - np.round(nearest)
-
-
-def _assigned(scaled: np.ndarray, sites: np.ndarray, cell: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return sites [a] of atoms [a, 3] (scaled) with the least sum of squared distances, and these in A."""
-    from scipy.optimize import linear_sum_assignment
-
-    gap = scaled[:, None] - sites[None]
-    distance = np.linalg.norm((gap - np.round(gap)) @ cell, axis=-1)
-    rows, columns = linear_sum_assignment(distance**2)
-    return columns, distance[rows, columns]
+        return fit_to_sites(reading, positions, cells, self.numbers, self.framework, sites, hopeless)
