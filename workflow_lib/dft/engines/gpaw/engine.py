@@ -43,6 +43,9 @@ MAX_INITIAL_MOMENT = 4.0  # muB
 EIGENSOLVER: dict[str, Any] = {"name": "davidson", "niter": 1}
 """One pass an iteration: mixing sets the pace, and a second costs two thirds more. GPAW's default, PPCG,
 is thrown off by carried wave functions."""
+BANDS = "110%"
+"""Of the bands that a spin may fill. GPAW's default is 120 % and four: empty bands are a fifth of the time of
+an iteration, and ions with a gap need few of them to converge."""
 FOLLOWING = 2
 """Passes over the wave functions after a turn of orbitals, besides that of the iteration."""
 KEEP_EVERY = 120.0
@@ -117,7 +120,7 @@ class SteeredGPAW(Calculator):
             "eigensolver": EIGENSOLVER,
             "setups": {s: f":d,{u}" for s, u in level.hubbard_u.items() if s in set(atoms.symbols)},
             "txt": text,
-        }
+        } | ({} if self.calculation.unsteered else {"nbands": BANDS})
 
     def _grid(self, atoms: Atoms, cutoff: float) -> tuple[int, int, int] | None:
         """Return the points of a cell's density grid; None, GPAW's own, for the first level's frames."""
