@@ -44,8 +44,8 @@ EIGENSOLVER: dict[str, Any] = {"name": "davidson", "niter": 1}
 """One pass an iteration: mixing sets the pace, and a second costs two thirds more. GPAW's default, PPCG,
 is thrown off by carried wave functions."""
 BANDS = "110%"
-"""Of the bands that a spin may fill. GPAW's default is 120 % and four: empty bands are a fifth of the time of
-an iteration, and ions with a gap need few of them to converge."""
+"""Of the bands that a spin may fill. GPAW's default is 120 % and four: those that stay empty take a fifth
+of the time of an iteration, and ions with a gap need few of them to converge."""
 FOLLOWING = 2
 """Passes over the wave functions after a turn of orbitals, besides that of the iteration."""
 KEEP_EVERY = 120.0
