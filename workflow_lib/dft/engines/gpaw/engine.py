@@ -50,6 +50,8 @@ FOLLOWING = 2
 """Passes over the wave functions after a turn of orbitals, besides that of the iteration."""
 KEEP_EVERY = 120.0
 """Seconds between two copies of the density that is being made self-consistent."""
+WORTH_KEEPING = 5
+"""Free iterations after which the density of a steered start is the state's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +181,8 @@ class SteeredGPAW(Calculator):
                 mixer.mix(context.density)
             if not control.active:
                 self._turn(calculator)
+            if control.free > WORTH_KEEPING:
+                self._keep_now_and_then(calculator)
 
         calculator.hooks["scf_step"] = release
         if not self._starts_low:
@@ -219,6 +223,10 @@ class SteeredGPAW(Calculator):
             keep(path, self.calculation, calculator.dft, calculator.atoms, self.known)
             self.last_kept = time.monotonic()
 
+    def _keep_now_and_then(self, calculator: Any) -> None:
+        if time.monotonic() - self.last_kept > KEEP_EVERY:
+            self._keep(calculator)
+
     def _turn(self, calculator: Any) -> None:
         """Let the mixer of a calculator turn minority orbitals, and the wave functions follow them."""
         from workflow_lib.dft.engines.gpaw.orbital_turning import TurningMixer
@@ -235,8 +243,8 @@ class SteeredGPAW(Calculator):
 
         def save(context: Any) -> None:
             self._turn(calculator)
-            if context.niter > 1 and time.monotonic() - self.last_kept > KEEP_EVERY:
-                self._keep(calculator)
+            if context.niter > 1:
+                self._keep_now_and_then(calculator)
 
         calculator.hooks["scf_step"] = save
         return calculator
