@@ -7,6 +7,7 @@ import json
 import pandas as pd
 import pytest
 from changed_config import changed_config
+from sealed import write_sealed
 
 from workflow_lib.config_files import validate_config
 from workflow_lib.core.errors import UserError
@@ -63,6 +64,7 @@ def run(frames, host, tmp_path_factory):
         reference_dir=root / "charge_order",
         charge_order_dirs=folders,
         search_dirs=[],
+        dft_dir=write_sealed("dft/energies", root / "dft", pd.DataFrame()).parent,
         rule=host.rule,
         settings=ThermodynamicsSettings(metals=(metal,)),
         cells="fixed",
