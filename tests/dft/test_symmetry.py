@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from ase.stress import voigt_6_to_full_3x3_stress
 
+from campaigns.naxfepo4_gpaw.diagonal import SAME_LATTICE
 from workflow_lib.dft.symmetry import EXACT, KeepOperations, Operations, labels, operations, symmetrised
 from workflow_lib.lattice.host import Arrangement
 
@@ -67,14 +68,50 @@ def test_operations_belong_to_the_atoms_wherever_the_crystal_lies(shift, made):
     assert len(operations(moved).on_grid((72, 42, 36))) == 1
 
 
+def check_on_grid(group, size):
+    """Images of grid points are grid points, and those whose numbers GPAW computes."""
+    points = np.indices(size).reshape(3, -1)[:, ::97].T
+    for rotation, shift in zip(group.rotations, group.translations, strict=True):
+        images = (points / size @ rotation.T + shift) * size
+        np.testing.assert_allclose(images, np.round(images), atol=1e-9)
+        by_number = points @ rotation.T + np.round(shift * size)
+        np.testing.assert_allclose((by_number - images) % size % (np.array(size) - 1e-9), 0, atol=1e-8)
+
+
+def test_operations_that_mix_vectors_need_as_many_points_along_both(made):
+    """Another cell of the same lattice, a + b, b, c: half of the operations mix the first two."""
+    whole = made((0, 1, 2, 3), (0, 1, 2, 3))
+    sheared = replace(whole, cell=SAME_LATTICE @ whole.cell)
+    group = operations(sheared)
+    assert len(group) == 8
+    for size, order in {(80, 40, 32): 4, (48, 48, 32): 8, (80, 42, 32): 4}.items():
+        check_on_grid(group.on_grid(size), size)
+        assert len(group.on_grid(size)) == order
+
+
+def test_operations_map_the_k_points_onto_each_other(made):
+    """The mesh of three along b alone is no mesh of the lattice: half of the operations do not have it."""
+    whole = made((0, 1, 2, 3), (0, 1, 2, 3))
+    for cell, kpoints, order in (
+        (whole.cell, (1, 2, 2), 8),
+        (whole.cell, (1, 3, 2), 8),
+        (SAME_LATTICE @ whole.cell, (1, 3, 2), 4),
+        (SAME_LATTICE @ whole.cell, (2, 2, 2), 8),
+    ):
+        level = whole.level.model_copy(update={"kpoints": kpoints, "shifted": True})
+        group = operations(replace(whole, cell=cell)).on_mesh(level)
+        assert len(group) == order
+        points = {tuple(np.round(24 * k).astype(int) % 24) for k in level.mesh()}
+        for rotation in group.rotations:
+            turned = level.mesh() @ np.linalg.inv(rotation)
+            assert {tuple(np.round(24 * k).astype(int) % 24) for k in turned} == points
+
+
 def test_the_operations_of_a_grid_map_it_onto_itself_and_are_a_group(made):
     group = operations(made((0, 1, 2, 3), (0, 1, 2, 3)))
     for size, order in {(72, 42, 36): 8, (72, 42, 35): 4, (71, 42, 36): 4, (71, 41, 35): 2}.items():
-        points = np.indices(size).reshape(3, -1)[:, ::97].T
         there = group.on_grid(size)
-        for rotation, shift in zip(there.rotations, there.translations, strict=True):
-            images = (points / size @ rotation.T + shift) * size
-            np.testing.assert_allclose(images, np.round(images), atol=1e-9)
+        check_on_grid(there, size)
         assert len(there) == order
     turns = np.array([np.eye(3), [[0, -1, 0], [1, 0, 0], [0, 0, 1]]])
     square = Operations(turns, np.zeros((2, 3)), np.zeros((2, 1)))

@@ -6,6 +6,7 @@ import hashlib
 import json
 from typing import Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from workflow_lib.core.elements import Element
@@ -79,6 +80,13 @@ class Level(BaseModel):
                 )
         x, y, z = (points * times for points, times in zip(self.kpoints, repeat, strict=True))
         return self.model_copy(update={"kpoints": (x, y, z)})
+
+    def mesh(self) -> np.ndarray:
+        """Return the k-points ``[k, 3]`` in reciprocal lattice coordinates, none left out for symmetry."""
+        points = np.indices(self.kpoints).reshape(3, -1).T
+        # Monkhorst and Pack, Phys. Rev. B 13, 5188 (1976), equation 3.
+        shift = (1 - np.array(self.kpoints)) / 2 if self.shifted else np.zeros(3)
+        return (points + shift) / self.kpoints
 
     @property
     def energy_reference(self) -> str:

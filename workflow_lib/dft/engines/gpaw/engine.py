@@ -102,7 +102,7 @@ class SteeredGPAW(Calculator):
         self.densities = densities
         self.last_kept = time.monotonic()
         self.known: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-        self.group = operations(calculation)
+        self.group = operations(calculation).on_mesh(calculation.level)
         self.gpaw: Any = None
         self.first_fallback = 0
 
