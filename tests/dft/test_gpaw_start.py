@@ -12,6 +12,7 @@ from ase.calculators.emt import EMT
 from ase.stress import voigt_6_to_full_3x3_stress
 from ase.units import Bohr, GPa, Ha
 
+from campaigns.naxfepo4_gpaw.diagonal import SAME_LATTICE
 from workflow_lib.dft.calculation import Calculation
 from workflow_lib.dft.engines.gpaw import engine as gpaw_engine
 from workflow_lib.dft.engines.gpaw import hessian, tasks
@@ -50,6 +51,10 @@ def test_a_density_is_kept_for_its_own_charge_order_only(half, tmp_path):
     assert kept(path, replace(half, orbital="b")) is None
     magnetic = replace(half, level=half.level.model_copy(update={"magnetism": "antiferromagnetic"}))
     assert kept(path, magnetic) is None
+    # Atoms moved and a cell strained as in relaxations, and another cell of the same lattice.
+    strained = replace(half, cell=1.02 * half.cell, positions=1.02 * half.positions + 0.3)
+    assert kept(path, strained) is not None
+    assert kept(path, replace(half, cell=SAME_LATTICE @ half.cell)) is None
     with np.load(path) as content:
         np.savez(path, **{name: content[name] for name in content if name != "magnetism"})
     assert kept(path, half) is not None and kept(path, magnetic) is None

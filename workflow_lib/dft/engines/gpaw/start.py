@@ -29,6 +29,8 @@ WORTH_IT = 1.3
 """A level starts low where its cut-off is this many times :data:`LOW_CUTOFF`."""
 LOW_CONVERGENCE = {"energy": 1e-4, "density": 5e-5, "eigenstates": 1e-5, "minimum iterations": 3}
 """eV, electrons and eV^2 per valence electron, before the cut-off is raised."""
+NEAR = 1.0
+"""A that an atom of a kept density may be from its place in lattice coordinates."""
 SETTLING = 4
 """Passes over the wave functions in the potential of a carried density before that may change."""
 
@@ -207,19 +209,26 @@ def keep(
 def kept(path: Path, calculation: Calculation) -> dict[str, np.ndarray] | None:
     """Return a file's density if it is of the same atoms, charge order, orbitals and magnetic order.
 
-    None where there is no file, or a damaged one: a start from it saves time and nothing else. Files
-    without a magnetic order are of the time when all was ferromagnetic.
+    None where there is no file, or a damaged one: a start from it saves time and nothing else. And where
+    an atom has another place in lattice coordinates, which the density follows: another cell of the same
+    lattice would get a density sheared out of shape. Files without a magnetic order are of the time when
+    all was ferromagnetic.
     """
     try:
         with np.load(path) as content:
             arrays = dict(content)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile):
         return None
-    if not set(arrays) >= {"kinds", "valence", "matrices"}:
+    if not set(arrays) >= {"kinds", "valence", "matrices", "cell", "positions"}:
         return None
     magnetism = str(arrays.get("magnetism", "ferromagnetic"))
     same = magnetism == calculation.level.magnetism and np.array_equal(arrays["kinds"], _kinds(calculation))
-    return arrays if same else None
+    if not same:
+        return None
+    places = np.linalg.solve(arrays["cell"].T, arrays["positions"].T).T
+    off = places - np.linalg.solve(calculation.cell.T, calculation.positions.T).T
+    distance = np.linalg.norm((off - np.round(off)) @ calculation.cell, axis=1).max()
+    return arrays if distance < NEAR else None
 
 
 def restore(calculator: Any, atoms: Atoms, arrays: Mapping[str, np.ndarray]) -> None:
