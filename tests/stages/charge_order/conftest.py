@@ -8,22 +8,10 @@ import pandas as pd
 import pytest
 from charge_order_toy import toy  # noqa: F401 a fixture
 
-from workflow_lib.frames.frame import Frame
 from workflow_lib.frames.splits import Fold, Splits
-from workflow_lib.frames.table import write_parquet
-from workflow_lib.lattice.host import Host
-from workflow_lib.stages.charge_order.reference import build_reference
 from workflow_lib.stages.charge_order.settings import ChargeOrderSettings
 
 FOLDS = 2
-
-
-@pytest.fixture(scope="session")
-def reference_dir(frames: list[Frame], host: Host, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("charge-order-reference")
-    write_parquet(frames, folder / "frames.parquet")
-    build_reference(folder / "frames.parquet", host, folder)
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from conftest import KnownSource
+from known_source import KnownSource
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.lattice.arrangement import Arrangement

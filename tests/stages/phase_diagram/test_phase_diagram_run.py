@@ -12,12 +12,9 @@ from invented_hosts import magnesium_silicate
 from pydantic import ValidationError
 
 from workflow_lib.core.errors import UserError
-from workflow_lib.frames.frame import Frame
-from workflow_lib.frames.table import write_parquet
 from workflow_lib.lattice.host import Host
 from workflow_lib.results_reading import read_document, read_table
 from workflow_lib.simulation.settings import RelaxationSettings
-from workflow_lib.stages.charge_order.reference import build_reference
 from workflow_lib.stages.phase_diagram.diagram import run_diagram, samples_of
 from workflow_lib.stages.phase_diagram.replica import run_sample
 from workflow_lib.stages.phase_diagram.run import run_fit
@@ -56,22 +53,14 @@ SETTINGS = PhaseDiagramSettings.model_validate(
 E_NA = -1.3231
 
 
-@pytest.fixture(scope="module")
-def reference(original_frames: list[Frame], host: Host, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("charge_order")
-    write_parquet(original_frames, folder / "frames.parquet")
-    build_reference(folder / "frames.parquet", host, folder)
-    return folder
-
-
-def fit(reference: Path, host: Host, out: Path, settings: PhaseDiagramSettings = SETTINGS) -> Path:
+def fit(reference_dir: Path, host: Host, out: Path, settings: PhaseDiagramSettings = SETTINGS) -> Path:
     run_fit(
         system=settings.systems[0],
         host=host,
         settings=settings,
         relaxation=RelaxationSettings(),
         seed=1,
-        reference_dir=reference,
+        reference_dir=reference_dir,
         trainings=out.parent,
         cache=out.parent / "relaxations",
         out=out,
@@ -94,9 +83,9 @@ def sample(expansions: Path, host: Host, replica: int) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(reference: Path, host: Host, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(reference_dir: Path, host: Host, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("phase_diagram")
-    fit(reference, host, folder / "na")
+    fit(reference_dir, host, folder / "na")
     for replica in (0, 1):
         sample(folder / "na", host, replica)
     diagram(folder, host)
@@ -193,13 +182,13 @@ def test_an_expansion_that_was_changed_is_refused(whole: Path, host: Host, tmp_p
         sample(tmp_path / "na", host, 0)
 
 
-def test_potentials_that_do_not_exist_are_one_line(reference: Path, host: Host, tmp_path: Path):
+def test_potentials_that_do_not_exist_are_one_line(reference_dir: Path, host: Host, tmp_path: Path):
     for potential, reason in (("chgnet-9", "is no potential"), ("mace-entropy-f0-s1", "card.json")):
         changed = SETTINGS.model_copy(
             update={"systems": (SETTINGS.systems[0].model_copy(update={"potential": potential}),)}
         )
         with pytest.raises(UserError, match=reason):
-            fit(reference, host, tmp_path / "na", changed)
+            fit(reference_dir, host, tmp_path / "na", changed)
     assert not (tmp_path / "na").exists()
 
 

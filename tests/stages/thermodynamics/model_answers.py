@@ -22,14 +22,14 @@ SETTINGS = ThermodynamicsSettings.model_validate(
 
 
 def write_charge_order(
-    reference: Path,
+    reference_dir: Path,
     folder: Path,
     shift: float | np.ndarray = 0.0,
     drop: pd.Series | None = None,
     **changes: object,
 ) -> Path:
     """A model with DFT's energies, each moved by ``shift`` (eV a cell); without the states to ``drop``."""
-    states = pd.read_csv(reference / "reference.csv")
+    states = pd.read_csv(reference_dir / "reference.csv")
     states = states.assign(protocol="distorted", status="converged", steps=3, fmax_ev_a=0.04, seen=False)
     states["energy_ev"] += shift
     states = states.assign(**changes)
@@ -39,9 +39,9 @@ def write_charge_order(
     return folder
 
 
-def write_search(folder: Path, reference: Path, host: Host) -> Path:
+def write_search(folder: Path, reference_dir: Path, host: Host) -> Path:
     """A search that found a stable phase at x = 2/3 of the 1x3x1 cell, 40 meV below the ends."""
-    states = pd.read_csv(reference / "reference.csv").set_index("x")["energy_ev"]
+    states = pd.read_csv(reference_dir / "reference.csv").set_index("x")["energy_ev"]
     line = 3 * (float(states[0.0]) / 3 + 2 * float(states[1.0]) / 3)
     rng = np.random.default_rng(3)
     rows = []
@@ -64,7 +64,7 @@ def write_search(folder: Path, reference: Path, host: Host) -> Path:
 
 
 def run(
-    reference: Path,
+    reference_dir: Path,
     charge_orders: list[Path],
     searches: list[Path],
     out: Path,
@@ -74,7 +74,7 @@ def run(
     """Run the stage; ``answers``: what DFT says of the arrangements that the searches asked for."""
     table = pd.DataFrame() if answers is None else answers
     run_thermodynamics(
-        reference_dir=reference,
+        reference_dir=reference_dir,
         charge_order_dirs=charge_orders,
         search_dirs=searches,
         dft_dir=write_sealed("dft/energies", out.parent / f"{out.name}-dft", table).parent,

@@ -16,9 +16,9 @@ from workflow_lib.results_schema import TABLES
 from workflow_lib.stages.thermodynamics.scores import found_error
 
 
-def with_larger(reference: Path, folder: Path, energies: dict[str, float]) -> Path:
+def with_larger(reference_dir: Path, folder: Path, energies: dict[str, float]) -> Path:
     """The reference, and beside it larger cells: formation energies (meV per formula unit) by key."""
-    states = pd.read_csv(reference / "reference.csv")
+    states = pd.read_csv(reference_dir / "reference.csv")
     write_sealed("charge_order/reference", folder, states)
     ends = states.set_index("x")["energy_ev"] / 4
     rows = []
@@ -33,10 +33,10 @@ def with_larger(reference: Path, folder: Path, energies: dict[str, float]) -> Pa
     return folder
 
 
-def test_search_extends_the_hull_but_not_the_scores(reference: Path, host: Host, tmp_path: Path):
-    charge_order = write_charge_order(reference, tmp_path / "charge_order/mace-entropy-f0-s1")
-    search = write_search(tmp_path / "search/mace-entropy-f0-s1", reference, host)
-    run(reference, [charge_order], [search], tmp_path / "out")
+def test_search_extends_the_hull_but_not_the_scores(reference_dir: Path, host: Host, tmp_path: Path):
+    charge_order = write_charge_order(reference_dir, tmp_path / "charge_order/mace-entropy-f0-s1")
+    search = write_search(tmp_path / "search/mace-entropy-f0-s1", reference_dir, host)
+    run(reference_dir, [charge_order], [search], tmp_path / "out")
     hull = pd.read_csv(tmp_path / "out/hull.csv")
     own = hull[(hull["id"] == "mace-entropy-f0-s1") & (hull["scope"] == "searched")]
     vertex = own[np.isclose(own["x"], 2 / 3)]
@@ -58,14 +58,14 @@ def test_search_extends_the_hull_but_not_the_scores(reference: Path, host: Host,
 
 @pytest.mark.draws
 def test_dft_of_larger_cells_enters_its_hull_and_the_error_of_what_was_found(
-    reference: Path, host: Host, tmp_path: Path
+    reference_dir: Path, host: Host, tmp_path: Path
 ):
     name = "mace-entropy-f0-s1"
-    charge_order = write_charge_order(reference, tmp_path / "charge_order" / name)
-    search = write_search(tmp_path / "search" / name, reference, host)
+    charge_order = write_charge_order(reference_dir, tmp_path / "charge_order" / name)
+    search = write_search(tmp_path / "search" / name, reference_dir, host)
     found = pd.read_csv(search / "found.csv").drop_duplicates("state_key")
     keys = found["state_key"].tolist()  # at -40, -10, 20, 50, 80 and 110 meV per formula unit
-    known = with_larger(reference, tmp_path / "known", {keys[0]: -30.0, keys[1]: 5.0})
+    known = with_larger(reference_dir, tmp_path / "known", {keys[0]: -30.0, keys[1]: 5.0})
     asked = {"x": 2 / 3, "formula_units": 12, "cell": "1x3x1", "status": "done", "level": LEVEL}
     answers = pd.DataFrame(
         [
@@ -75,7 +75,7 @@ def test_dft_of_larger_cells_enters_its_hull_and_the_error_of_what_was_found(
             asked | {"state_key": keys[4], "status": "pending"},
         ]
     )
-    plain = run(reference, [charge_order], [search], tmp_path / "plain")
+    plain = run(reference_dir, [charge_order], [search], tmp_path / "plain")
     out = run(known, [charge_order], [search], tmp_path / "out", answers=answers)
     hull = pd.read_csv(out / "hull.csv").query("id == 'dft'")
     vertex = hull[np.isclose(hull["x"], 2 / 3)]
@@ -115,12 +115,12 @@ def test_what_a_blind_search_found_is_held_against_the_lowest_order_of_its_ions(
     assert found_error(found, reference[:0]) == (None, 0)
 
 
-def test_search_with_a_lower_end_member_moves_its_own_zero(reference: Path, host: Host, tmp_path: Path):
+def test_search_with_a_lower_end_member_moves_its_own_zero(reference_dir: Path, host: Host, tmp_path: Path):
     # The search relaxed the full end member 0.4 eV a cell (100 meV/f.u.) deeper.
-    charge_order = write_charge_order(reference, tmp_path / "charge_order/mace-entropy-f0-s1")
-    search = write_search(tmp_path / "search/mace-entropy-f0-s1", reference, host)
+    charge_order = write_charge_order(reference_dir, tmp_path / "charge_order/mace-entropy-f0-s1")
+    search = write_search(tmp_path / "search/mace-entropy-f0-s1", reference_dir, host)
     found = pd.read_csv(search / "found.csv")
-    full = pd.read_csv(reference / "reference.csv").query("x == 1").iloc[0]
+    full = pd.read_csv(reference_dir / "reference.csv").query("x == 1").iloc[0]
     extra = {
         "cell": "1x1x1",
         "state_key": full["state_key"],
@@ -130,7 +130,7 @@ def test_search_with_a_lower_end_member_moves_its_own_zero(reference: Path, host
     }
     extra |= {"energy_ev": full["energy_ev"] - 0.4, "status": "converged", "degeneracy": 1}
     write_sealed("search/found", search, pd.concat([found, pd.DataFrame([extra])]))
-    run(reference, [charge_order], [search], tmp_path / "out")
+    run(reference_dir, [charge_order], [search], tmp_path / "out")
     formation = pd.read_csv(tmp_path / "out/formation.csv").query("protocol == 'search' and x < 1")
     # At x = 2/3 the line between the ends now lies 2/3 of 100 meV deeper.
     assert formation["formation_mev_fu"].min() == pytest.approx(-40 + 200 / 3, abs=1e-3)

@@ -21,9 +21,14 @@ from workflow_lib.stages.thermodynamics.scores import step_voltage_error
 from workflow_lib.stages.thermodynamics.settings import ThermodynamicsSettings
 
 
-def test_dft_voltage_is_that_of_the_stored_energies(reference: Path, tmp_path: Path):
-    run(reference, [write_charge_order(reference, tmp_path / "painn-baseline-f0-s1")], [], tmp_path / "out")
-    states = pd.read_csv(reference / "reference.csv").set_index("x")["energy_ev"]
+def test_dft_voltage_is_that_of_the_stored_energies(reference_dir: Path, tmp_path: Path):
+    run(
+        reference_dir,
+        [write_charge_order(reference_dir, tmp_path / "painn-baseline-f0-s1")],
+        [],
+        tmp_path / "out",
+    )
+    states = pd.read_csv(reference_dir / "reference.csv").set_index("x")["energy_ev"]
     expected = -(float(states[1.0]) - float(states[0.0]) - 4 * E_NA) / 4
     table = pd.read_csv(tmp_path / "out/voltage.csv")
     dft = table[table["id"] == "dft"]
@@ -48,12 +53,12 @@ def test_dft_voltage_is_that_of_the_stored_energies(reference: Path, tmp_path: P
     ],
 )
 def test_without_the_metal_at_this_level_there_is_no_voltage(
-    metal, hint, reference: Path, tmp_path: Path, capsys
+    metal, hint, reference_dir: Path, tmp_path: Path, capsys
 ):
     metals = [] if metal is None else [metal | {"energy_ev": -1.9, "source": "another metal or level"}]
     settings = ThermodynamicsSettings.model_validate({"metals": metals})
-    model = write_charge_order(reference, tmp_path / "painn-baseline-f0-s1", 0.01)
-    out = run(reference, [model], [], tmp_path / "out", settings)
+    model = write_charge_order(reference_dir, tmp_path / "painn-baseline-f0-s1", 0.01)
+    out = run(reference_dir, [model], [], tmp_path / "out", settings)
     said = capsys.readouterr().err
     assert f"no energy of Na metal at {LEVEL} in thermodynamics.metals ({hint}" in said
     assert said.count("\n") == 1
@@ -67,14 +72,14 @@ def test_without_the_metal_at_this_level_there_is_no_voltage(
 
 
 @pytest.mark.parametrize("energy", [-162.0, -4410.0])
-def test_a_metal_on_another_scale_is_refused(energy, reference: Path, tmp_path: Path):
+def test_a_metal_on_another_scale_is_refused(energy, reference_dir: Path, tmp_path: Path):
     """Total energies of an all-electron code, in Hartree or eV, beside frames of pseudopotentials."""
     metal = {"element": "Na", "level": LEVEL, "energy_ev": energy, "source": "all electrons"}
     settings = ThermodynamicsSettings.model_validate({"metals": [metal]})
     with pytest.raises(UserError, match=rf"which no cell has: .* gives Na {energy:g} eV"):
         run(
-            reference,
-            [write_charge_order(reference, tmp_path / "painn-baseline-f0-s1")],
+            reference_dir,
+            [write_charge_order(reference_dir, tmp_path / "painn-baseline-f0-s1")],
             [],
             tmp_path / "out",
             settings,
@@ -88,11 +93,16 @@ def test_a_metal_given_twice_at_one_level_is_refused():
         ThermodynamicsSettings.model_validate({"metals": twice})
 
 
-def test_formation_energies_are_the_charge_orders(reference: Path, tmp_path: Path):
-    run(reference, [write_charge_order(reference, tmp_path / "painn-baseline-f0-s1")], [], tmp_path / "out")
+def test_formation_energies_are_the_charge_orders(reference_dir: Path, tmp_path: Path):
+    run(
+        reference_dir,
+        [write_charge_order(reference_dir, tmp_path / "painn-baseline-f0-s1")],
+        [],
+        tmp_path / "out",
+    )
     table = pd.read_csv(tmp_path / "out/formation.csv")
     dft = table[table["id"] == "dft"].set_index("state_key")
-    stored = pd.read_csv(reference / "reference.csv").set_index("state_key")
+    stored = pd.read_csv(reference_dir / "reference.csv").set_index("state_key")
     # Two independent sums of 180 eV energies read from 10-digit CSV: 1e-7 eV = 1e-4 meV.
     np.testing.assert_allclose(
         dft["formation_mev_fu"], stored.loc[dft.index, "formation_mev_fu"], atol=1e-3
@@ -102,14 +112,14 @@ def test_formation_energies_are_the_charge_orders(reference: Path, tmp_path: Pat
     assert dft["on_hull"].sum() == (dft["above_hull_mev_fu"].abs() < 1e-6).sum()
 
 
-def test_scores_by_hand(reference: Path, tmp_path: Path):
-    states = pd.read_csv(reference / "reference.csv")
+def test_scores_by_hand(reference_dir: Path, tmp_path: Path):
+    states = pd.read_csv(reference_dir / "reference.csv")
     x = states["x"].to_numpy()
     # Full end 0.4 eV a cell higher: the average voltage falls by 100 mV, E_f is untouched if the
     # other compositions move along the line; +0.08 eV a cell at x = 1/2 alone is 20 meV/f.u. there.
-    tilt = write_charge_order(reference, tmp_path / "mace-baseline-f0-s1", 0.4 * x)
-    bump = write_charge_order(reference, tmp_path / "mace-entropy-f0-s1", 0.08 * (x == 0.5))
-    run(reference, [tilt, bump], [], tmp_path / "out")
+    tilt = write_charge_order(reference_dir, tmp_path / "mace-baseline-f0-s1", 0.4 * x)
+    bump = write_charge_order(reference_dir, tmp_path / "mace-entropy-f0-s1", 0.08 * (x == 0.5))
+    run(reference_dir, [tilt, bump], [], tmp_path / "out")
     scores = pd.read_csv(tmp_path / "out/scores.csv").set_index("id")
     tilted, bumped = scores.loc["mace-baseline-f0-s1"], scores.loc["mace-entropy-f0-s1"]
     assert tilted["hull_mae_mev_fu"] == pytest.approx(0, abs=1e-3)
@@ -122,12 +132,12 @@ def test_scores_by_hand(reference: Path, tmp_path: Path):
     assert bumped["compositions"] == bumped["compositions_dft"] == 3
 
 
-def test_a_model_with_a_false_ground_state_is_told(reference: Path, tmp_path: Path):
-    states = pd.read_csv(reference / "reference.csv")
+def test_a_model_with_a_false_ground_state_is_told(reference_dir: Path, tmp_path: Path):
+    states = pd.read_csv(reference_dir / "reference.csv")
     half = (states["x"] == 0.5).to_numpy()
     gap = states.loc[half, "formation_mev_fu"].min()
-    wrong = write_charge_order(reference, tmp_path / "mace-baseline-f0-s1", -4e-3 * (gap + 50) * half)
-    run(reference, [wrong], [], tmp_path / "out")
+    wrong = write_charge_order(reference_dir, tmp_path / "mace-baseline-f0-s1", -4e-3 * (gap + 50) * half)
+    run(reference_dir, [wrong], [], tmp_path / "out")
     hull = pd.read_csv(tmp_path / "out/hull.csv")
     own = hull[hull["id"] == "mace-baseline-f0-s1"].set_index("x")
     assert own.loc[0.5, "formation_mev_fu"] == pytest.approx(-50, abs=1e-3)
@@ -136,25 +146,29 @@ def test_a_model_with_a_false_ground_state_is_told(reference: Path, tmp_path: Pa
     assert scores["voltage_mae_mv"] == pytest.approx(100, abs=1e-2)
 
 
-def test_diverged_end_member_gives_no_numbers_but_a_reason(reference: Path, tmp_path: Path):
-    states = pd.read_csv(reference / "reference.csv")
+def test_diverged_end_member_gives_no_numbers_but_a_reason(reference_dir: Path, tmp_path: Path):
+    states = pd.read_csv(reference_dir / "reference.csv")
     status = np.where(states["x"] == 1, "diverged", "converged")
-    broken = write_charge_order(reference, tmp_path / "mace-entropy-f0-s1", status=status)
-    whole = write_charge_order(reference, tmp_path / "mace-baseline-f0-s1")
-    run(reference, [broken, whole], [], tmp_path / "out")
+    broken = write_charge_order(reference_dir, tmp_path / "mace-entropy-f0-s1", status=status)
+    whole = write_charge_order(reference_dir, tmp_path / "mace-baseline-f0-s1")
+    run(reference_dir, [broken, whole], [], tmp_path / "out")
     scores = pd.read_csv(tmp_path / "out/scores.csv").set_index("id")
     assert "x = 1" in scores.loc["mace-entropy-f0-s1", "status"]
     assert np.isnan(scores.loc["mace-entropy-f0-s1", "hull_mae_mev_fu"])
     assert scores.loc["mace-baseline-f0-s1", "hull_mae_mev_fu"] == pytest.approx(0, abs=1e-6)
 
 
-def test_diverged_state_stays_listed_outside_the_hull(reference: Path, tmp_path: Path):
-    states = pd.read_csv(reference / "reference.csv")
+def test_diverged_state_stays_listed_outside_the_hull(reference_dir: Path, tmp_path: Path):
+    states = pd.read_csv(reference_dir / "reference.csv")
     quarter = (states["x"] == 0.25).to_numpy()
     status = np.where(quarter, "diverged", "converged")
     run(
-        reference,
-        [write_charge_order(reference, tmp_path / "mace-entropy-f0-s1", -100.0 * quarter, status=status)],
+        reference_dir,
+        [
+            write_charge_order(
+                reference_dir, tmp_path / "mace-entropy-f0-s1", -100.0 * quarter, status=status
+            )
+        ],
         [],
         tmp_path / "out",
     )
@@ -166,14 +180,14 @@ def test_diverged_state_stays_listed_outside_the_hull(reference: Path, tmp_path:
     assert pd.read_csv(tmp_path / "out/scores.csv").iloc[0]["compositions"] == 2  # of 1/4, 1/2 and 3/4
 
 
-def test_a_state_of_dft_barred_from_the_hull_has_no_part_in_the_scores(reference: Path, tmp_path: Path):
+def test_a_state_of_dft_barred_from_the_hull_has_no_part_in_the_scores(reference_dir: Path, tmp_path: Path):
     """A model that is right wherever DFT converged is right, however low DFT's other states lie."""
-    states = pd.read_csv(reference / "reference.csv")
+    states = pd.read_csv(reference_dir / "reference.csv")
     lowest = states[states["x"] == 0.5]["energy_ev"].idxmin()
     barred = (states.index == lowest) | (states["x"] == 0.25)
-    model = write_charge_order(reference, tmp_path / "mace-entropy-f0-s1", drop=barred)
+    model = write_charge_order(reference_dir, tmp_path / "mace-entropy-f0-s1", drop=barred)
     folder = tmp_path / "reference"
-    shutil.copytree(reference, folder)
+    shutil.copytree(reference_dir, folder)
     states.loc[barred, "status"] = "unconverged"
     states.loc[lowest, "energy_ev"] -= 0.8
     states.to_csv(folder / "reference.csv", index=False)
@@ -232,14 +246,14 @@ def test_formula_units_and_charges_of_any_host(sites_per_fu: int, charge: int):
     np.testing.assert_allclose(volts, np.array([3.5 + step, 3.5 - step]) / charge, atol=1e-9)
 
 
-def test_spread_over_seeds_and_identical_tables(reference: Path, tmp_path: Path):
-    x = pd.read_csv(reference / "reference.csv")["x"].to_numpy()
+def test_spread_over_seeds_and_identical_tables(reference_dir: Path, tmp_path: Path):
+    x = pd.read_csv(reference_dir / "reference.csv")["x"].to_numpy()
     charge_orders = [
-        write_charge_order(reference, tmp_path / f"mace-entropy-f0-s{seed}", 0.1 * seed * x)
+        write_charge_order(reference_dir, tmp_path / f"mace-entropy-f0-s{seed}", 0.1 * seed * x)
         for seed in (1, 2, 3)
     ]
-    run(reference, charge_orders, [], tmp_path / "one")
-    run(reference, charge_orders[::-1], [], tmp_path / "two")
+    run(reference_dir, charge_orders, [], tmp_path / "one")
+    run(reference_dir, charge_orders[::-1], [], tmp_path / "two")
     summary = pd.read_csv(tmp_path / "one/summary.csv").iloc[0]
     # Voltages off by 25, 50 and 75 mV.
     assert summary["voltage_mae_mv_mean"] == pytest.approx(50, abs=1e-3)
@@ -251,28 +265,30 @@ def test_spread_over_seeds_and_identical_tables(reference: Path, tmp_path: Path)
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
 
 
-def test_clear_errors(reference: Path, tmp_path: Path, host: Host):
+def test_clear_errors(reference_dir: Path, tmp_path: Path, host: Host):
     with pytest.raises(UserError, match=r"states\.csv does not exist"):
-        run(reference, [tmp_path / "mace-baseline-f0-s1"], [], tmp_path / "out")
+        run(reference_dir, [tmp_path / "mace-baseline-f0-s1"], [], tmp_path / "out")
     with pytest.raises(UserError, match="searched, but without charge-order results: mace-entropy-f0-s1"):
-        search = write_search(tmp_path / "mace-entropy-f0-s1", reference, host)
-        run(reference, [], [search], tmp_path / "out")
-    shifted = write_charge_order(reference, tmp_path / "painn-baseline-f0-s1", x=0.5)
+        search = write_search(tmp_path / "mace-entropy-f0-s1", reference_dir, host)
+        run(reference_dir, [], [search], tmp_path / "out")
+    shifted = write_charge_order(reference_dir, tmp_path / "painn-baseline-f0-s1", x=0.5)
     with pytest.raises(UserError, match="does not belong to the key 1x1x1:Na0000"):
-        run(reference, [shifted], [], tmp_path / "out")
+        run(reference_dir, [shifted], [], tmp_path / "out")
     (tmp_path / "mace-subset-f0-s1").mkdir()
     pd.DataFrame({"protocol": ["distorted"]}).to_csv(tmp_path / "mace-subset-f0-s1/states.csv")
     seal(tmp_path / "mace-subset-f0-s1", "charge-order", source="mace-subset-f0-s1")
     with pytest.raises(UserError, match="lacks the columns id, model"):
-        run(reference, [tmp_path / "mace-subset-f0-s1"], [], tmp_path / "out")
+        run(reference_dir, [tmp_path / "mace-subset-f0-s1"], [], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_a_ranking_without_relaxations_has_no_hull(reference: Path, tmp_path: Path):
+def test_a_ranking_without_relaxations_has_no_hull(reference_dir: Path, tmp_path: Path):
     # Formal-charge Ewald energies: one protocol only, and not the one that enters hulls.
-    states = pd.read_csv(reference / "reference.csv").assign(protocol="undistorted", status="single-point")
+    states = pd.read_csv(reference_dir / "reference.csv").assign(
+        protocol="undistorted", status="single-point"
+    )
     write_sealed("charge_order/states", tmp_path / "ewald", states)
-    model = write_charge_order(reference, tmp_path / "painn-entropy-f0-s1")
-    run(reference, [tmp_path / "ewald", model], [], tmp_path / "out")
+    model = write_charge_order(reference_dir, tmp_path / "painn-entropy-f0-s1")
+    run(reference_dir, [tmp_path / "ewald", model], [], tmp_path / "out")
     assert pd.read_csv(tmp_path / "out/scores.csv")["id"].tolist() == ["painn-entropy-f0-s1"]
     assert "ewald" not in set(pd.read_csv(tmp_path / "out/formation.csv")["id"])

@@ -1,4 +1,4 @@
-"""The reference of the embedded DFT states."""
+"""The charge-order stage's reference, made from the embedded frames, which the stages after it read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from workflow_lib.stages.charge_order.reference import build_reference
 
 
 @pytest.fixture(scope="session")
-def reference(frames: list[Frame], host: Host, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def reference_dir(frames: list[Frame], host: Host, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("charge_order")
     write_parquet(frames, folder / "frames.parquet")
     build_reference(folder / "frames.parquet", host, folder)
