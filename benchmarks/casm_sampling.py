@@ -30,7 +30,8 @@ import numpy as np  # noqa: E402
 
 from workflow_lib.config_files import load_config  # noqa: E402
 from workflow_lib.lattice import monte_carlo  # noqa: E402
-from workflow_lib.lattice.cluster_expansion import Expansion, Space  # noqa: E402
+from workflow_lib.lattice.cluster_expansion import Expansion  # noqa: E402
+from workflow_lib.lattice.cluster_space import Space  # noqa: E402
 from workflow_lib.lattice.host import Host  # noqa: E402
 
 TEMPERATURE = 1500.0  # K

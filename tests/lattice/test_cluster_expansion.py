@@ -17,7 +17,8 @@ from smol.moca import Sampler as Peer
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.lattice.arrangement import Arrangement, Repeat
-from workflow_lib.lattice.cluster_expansion import Expansion, Space, fit_expansion
+from workflow_lib.lattice.cluster_expansion import Expansion, fit_expansion
+from workflow_lib.lattice.cluster_space import Space
 from workflow_lib.lattice.ewald import ewald_energy, pair_potentials
 from workflow_lib.lattice.host import Host
 from workflow_lib.lattice.monte_carlo import Sampler, neutral_exchange

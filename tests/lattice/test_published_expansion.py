@@ -12,7 +12,7 @@ import pytest
 from invented_hosts import rule_of
 
 from workflow_lib.lattice.arrangement import Repeat
-from workflow_lib.lattice.cluster_expansion import Space
+from workflow_lib.lattice.cluster_space import Space
 from workflow_lib.lattice.host import Host
 from workflow_lib.lattice.host_file import HostFile
 from workflow_lib.lattice.monte_carlo import Sampler, neutral_exchange

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import sha256
 from workflow_lib.frames.labels import ACCEPTED
-from workflow_lib.models import trained as trained_module
+from workflow_lib.models import given_states
 from workflow_lib.models.testing import SPECIES, olivine
 from workflow_lib.models.trained import TrainedModel, species_from_card, species_to_card
 from workflow_lib.simulation.calculator import PotentialCalculator
@@ -310,10 +310,10 @@ def test_search_takes_the_best_neutral_assignment(labelled):
 
 def test_search_has_a_limit(labelled, monkeypatch):
     atoms = olivine(filled=2).repeat((1, 2, 1))
-    monkeypatch.setattr(trained_module, "MAX_ASSIGNMENTS", comb(8, 4) - 1)
+    monkeypatch.setattr(given_states, "MAX_ASSIGNMENTS", comb(8, 4) - 1)
     with pytest.raises(UserError, match="70 neutral assignments"):
         labelled.predict([atoms], assign="search")
-    monkeypatch.setattr(trained_module, "MAX_ASSIGNMENTS", comb(8, 4))
+    monkeypatch.setattr(given_states, "MAX_ASSIGNMENTS", comb(8, 4))
     labelled.predict([atoms], assign="search")
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from workflow_lib.lattice.arrangement import Arrangement
-from workflow_lib.lattice.cluster_expansion import Space
+from workflow_lib.lattice.cluster_space import Space
 from workflow_lib.stages.phase_diagram.structures import Answer
 
 

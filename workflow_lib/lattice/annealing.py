@@ -11,7 +11,7 @@ from workflow_lib.lattice.monte_carlo import Frozen, Sampler, neutral_exchange
 from workflow_lib.lattice.multilinear import Multilinear
 
 if TYPE_CHECKING:
-    from workflow_lib.lattice.cluster_expansion import Space
+    from workflow_lib.lattice.cluster_space import Space
 
 COOLING = np.geomspace(4000.0, 30.0, 16)
 """K, temperatures of one search for a ground state on an expansion."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from workflow_lib.lattice.annealing import anneal
 from workflow_lib.lattice.arrangement import Arrangement, Repeat
-from workflow_lib.lattice.cluster_expansion import Space
+from workflow_lib.lattice.cluster_space import Space
 from workflow_lib.lattice.host import Host
 from workflow_lib.lattice.multilinear import Multilinear
 from workflow_lib.lattice.sparse_fit import LEAST_GROUPS, groups_of_ions, sparse_fit

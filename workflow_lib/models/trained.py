@@ -7,16 +7,12 @@ needed to build the network again. No pickle is ever read.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import combinations
-from math import comb
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import torch
 from ase import Atoms
-from ase.calculators.singlepoint import SinglePointCalculator
-from numpy.typing import ArrayLike
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -24,11 +20,10 @@ from safetensors.torch import load_file, save_file
 from workflow_lib.core.code import PACKAGE, code_checksum
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import atomic_path, digest_of, read_json, sha256, write_json
-from workflow_lib.frames.labels import ACCEPTED
-from workflow_lib.frames.pymatgen_structure import OXI_STATES
 from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.models.contract import Batch, Output, Potential, Species, Structure
 from workflow_lib.models.device import usable
+from workflow_lib.models.given_states import LABELS, given_states, neutral_assignments
 from workflow_lib.models.graph import check_known
 from workflow_lib.models.neighbours import Edges
 from workflow_lib.models.predictor import Assign, Origin, Predictor
@@ -49,14 +44,6 @@ REQUIRED = (
 )
 DECISIVE = ("tensors_sha256", "family", "hyperparameters", "species", "redox_embedding")
 """Keys of a card on which what the network predicts depends."""
-LABELS = "oxidation_states"
-MOMENTS = ACCEPTED["magmoms"]
-"""Per-atom arrays that are searched for given moments, in this order.
-
-``initial_magmoms`` is a guess made before a calculation, and decides nothing.
-"""
-MAX_ASSIGNMENTS = 1000
-"""Largest number of neutral assignments that ``assign="search"`` tries for one structure."""
 
 
 def species_to_card(species: Species) -> dict[str, Any]:
@@ -215,54 +202,27 @@ class TrainedModel(Predictor):
         """
         if self.rule is None:
             return None
-        given = next((name for name in (LABELS, OXI_STATES) if atoms.has(name)), None)
-        if given is not None:
-            states = _whole_numbers(atoms.arrays[given])
-            self.rule.check_neutral(atoms.numbers, states)
-            return states
-        moments = _given_moments(atoms)
-        if moments is None:
-            return None
-        found, reason = self.rule.assign(atoms.numbers, moments, self.card["energy_reference"])
-        if found is None:
-            raise UserError(
-                f"the given moments do not settle the charge states ({reason}); give an {LABELS!r} array"
-            )
-        return found
+        return given_states(atoms, self.rule, self.level)
 
     def candidates(self, atoms: Atoms, assign: Assign = "labels") -> list[np.ndarray | None]:
         """Return charge states to evaluate: the given ones, or with ``"search"`` every neutral assignment.
 
         A structure without the redox element has none and needs none: [None]. Raises UserError if none
-        are given and no search was asked for, or if there are more than :data:`MAX_ASSIGNMENTS`.
+        are given and no search was asked for, or if there are too many to try.
         """
         if self.rule is None or self.rule.redox_z not in atoms.numbers:
             return [None]
         states = self.oxidation_states(atoms)
         if states is not None:
             return [states]
-        rule, numbers = self.rule, atoms.numbers
+        rule = self.rule
         if assign != "search":
             raise UserError(
                 f"model {self.card['name']} needs charge states: give an array {LABELS!r} "
                 f"({rule.element}: {rule.low} or {rule.high}, all others 0) or magnetic moments, "
                 "or ask for the best neutral assignment with --assign search"
             )
-        sites, reduced = np.flatnonzero(numbers == rule.redox_z), rule.n_reduced(numbers)
-        count = comb(len(sites), reduced)
-        if count > MAX_ASSIGNMENTS:
-            raise UserError(
-                f"{count} neutral assignments of {reduced} {rule.element}{rule.low}+ to "
-                f"{len(sites)} sites are too many to try (limit {MAX_ASSIGNMENTS}); give "
-                f"an array {LABELS!r} or a smaller cell"
-            )
-        found: list[np.ndarray | None] = []
-        for chosen in combinations(sites, reduced):
-            states = np.zeros(len(numbers), dtype=np.int64)
-            states[sites] = rule.high
-            states[list(chosen)] = rule.low
-            found.append(states)
-        return found
+        return [*neutral_assignments(atoms.numbers, rule)]
 
     def species(self, numbers: np.ndarray, states: np.ndarray | None) -> np.ndarray:
         """Return the labels [n] the network sees for elements [n] in given charge states [n].
@@ -302,48 +262,6 @@ class TrainedModel(Predictor):
         output = self.potential(batch, stress=stress)
         untrained = self.potential.predicts - self.predicts
         return {key: value.detach() for key, value in output.items() if key not in untrained}
-
-
-def _whole_numbers(values: np.ndarray) -> np.ndarray:
-    """Return labels as integers; UserError names the first that is not a whole number."""
-    try:
-        if np.iscomplexobj(values):
-            raise TypeError
-        numbers = np.asarray(values, dtype=float)
-    except (TypeError, ValueError):
-        raise UserError(f"{LABELS} must be whole numbers, got {np.ravel(values)[0]!r}") from None
-    # Compared before the conversion: 2.9 would become 2, and NaN some integer.
-    wrong = np.flatnonzero(~(np.abs(numbers) < 100) | (numbers != np.rint(numbers)))
-    if len(wrong):
-        raise UserError(
-            f"{LABELS} must be whole numbers, atom {wrong[0]} has {np.ravel(numbers)[wrong[0]]}"
-        )
-    return numbers.astype(np.int64)
-
-
-def _given_moments(atoms: Atoms) -> np.ndarray | None:
-    """Return moments ``[n]`` in muB from the results attached to a structure, else from its arrays.
-
-    Raises UserError for the vectors of a non-collinear calculation.
-    """
-    # Only results that came with the structure: those of a live calculator belong to another
-    # geometry, or to a model whose guess must not pass for data.
-    if isinstance(atoms.calc, SinglePointCalculator) and atoms.calc.results.get("magmoms") is not None:
-        return _collinear(atoms.calc.results["magmoms"], len(atoms))
-    for name in MOMENTS:
-        if atoms.has(name):
-            return _collinear(atoms.arrays[name], len(atoms))
-    return None
-
-
-def _collinear(values: ArrayLike, count: int) -> np.ndarray:
-    moments = np.asarray(values)
-    if moments.size != count:
-        raise UserError(
-            f"the magnetic moments are {moments.size} numbers for {count} atoms; give one per atom "
-            "(collinear moments)"
-        )
-    return moments.reshape(count)
 
 
 def _build(card: Any, folder: Path) -> Potential:

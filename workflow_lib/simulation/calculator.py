@@ -15,9 +15,9 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from workflow_lib.frames.pymatgen_structure import OXI_STATES
+from workflow_lib.models.given_states import LABELS, MOMENTS
 from workflow_lib.models.outside import load_predictor
 from workflow_lib.models.predictor import Assign, Predictor
-from workflow_lib.models.trained import LABELS, MOMENTS
 
 
 class PotentialCalculator(Calculator):

@@ -29,8 +29,8 @@ from torch_sim.quantities import system_wise_max_force
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.frames.pymatgen_structure import as_atoms
+from workflow_lib.models.given_states import LABELS
 from workflow_lib.models.predictor import Assign, Predictor
-from workflow_lib.models.trained import LABELS
 from workflow_lib.simulation.settings import Optimiser
 from workflow_lib.simulation.torchsim import TorchSimModel
 

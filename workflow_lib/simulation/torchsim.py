@@ -22,9 +22,9 @@ from torch_sim.models.interface import ModelInterface
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.models.contract import Batch, Output, Structure
+from workflow_lib.models.given_states import LABELS
 from workflow_lib.models.neighbours import SKIN, NeighbourList
 from workflow_lib.models.predictor import Assign, Predictor
-from workflow_lib.models.trained import LABELS
 
 VACUUM = 50.0
 """Empty space (A) around a molecule, far beyond any cut-off: the networks know crystals only."""

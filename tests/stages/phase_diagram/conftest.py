@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from known_source import KnownSource
 
-from workflow_lib.lattice.cluster_expansion import Space
+from workflow_lib.lattice.cluster_space import Space
 from workflow_lib.lattice.host import Host
 
 

@@ -15,7 +15,8 @@ from smol.cofe import ClusterExpansion
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.kept import Kept
-from workflow_lib.lattice.cluster_expansion import Expansion, Space
+from workflow_lib.lattice.cluster_expansion import Expansion
+from workflow_lib.lattice.cluster_space import Space
 from workflow_lib.lattice.entropy import BOLTZMANN, ladder, log_choices
 from workflow_lib.lattice.host import Host
 from workflow_lib.lattice.multilinear import Multilinear

@@ -17,7 +17,7 @@ from torch_sim.integrators import MDState
 from torch_sim.units import MetalUnits
 
 from workflow_lib.core.errors import UserError
-from workflow_lib.models.trained import LABELS
+from workflow_lib.models.given_states import LABELS
 from workflow_lib.simulation.dynamics.settings import MolecularDynamics
 from workflow_lib.simulation.torchsim import TorchSimModel
 

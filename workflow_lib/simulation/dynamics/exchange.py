@@ -13,7 +13,7 @@ import torch
 from torch_sim.integrators import MDState
 
 from workflow_lib.lattice.redox import RedoxRule
-from workflow_lib.models.trained import LABELS
+from workflow_lib.models.given_states import LABELS
 from workflow_lib.simulation.dynamics.ensembles import KELVIN
 from workflow_lib.simulation.torchsim import TorchSimModel
 

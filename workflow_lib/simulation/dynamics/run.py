@@ -27,9 +27,10 @@ from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import atomic_path, digest_of
 from workflow_lib.core.locks import alone
 from workflow_lib.core.progress import Progress, duration
+from workflow_lib.models.given_states import LABELS
 from workflow_lib.models.outside import AsePredictor
 from workflow_lib.models.predictor import Assign, Predictor
-from workflow_lib.models.trained import DECISIVE, LABELS, TrainedModel
+from workflow_lib.models.trained import DECISIVE, TrainedModel
 from workflow_lib.simulation.dynamics import checks
 from workflow_lib.simulation.dynamics.ensembles import (
     KELVIN,

@@ -15,7 +15,7 @@ from ase.geometry import get_distances
 from workflow_lib.core.elements import atomic_number
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import write_csv
-from workflow_lib.models.trained import LABELS
+from workflow_lib.models.given_states import LABELS
 from workflow_lib.simulation.analysis.hopping import correlation, ion_hops, residence, sites_of
 from workflow_lib.simulation.dynamics.trajectory import Trajectory
 from workflow_lib.stages.dynamics import hopping_figure

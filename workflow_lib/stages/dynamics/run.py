@@ -11,8 +11,9 @@ import numpy as np
 
 from workflow_lib.core.errors import BusyError, UserError
 from workflow_lib.core.io import atomic_path, write_json
+from workflow_lib.models.given_states import LABELS
 from workflow_lib.models.outside import load_predictor
-from workflow_lib.models.trained import LABELS, TrainedModel
+from workflow_lib.models.trained import TrainedModel
 from workflow_lib.results_reading import seal
 from workflow_lib.simulation.dynamics.checks import block_mean
 from workflow_lib.simulation.dynamics.run import OutOfTimeError, run_dynamics, weights_identity

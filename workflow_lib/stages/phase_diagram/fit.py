@@ -12,7 +12,8 @@ from workflow_lib.core.errors import UserError
 from workflow_lib.core.progress import say
 from workflow_lib.lattice.annealing import anneal
 from workflow_lib.lattice.arrangement import UNIT, Arrangement
-from workflow_lib.lattice.cluster_expansion import Expansion, Space, fit_expansion
+from workflow_lib.lattice.cluster_expansion import Expansion, fit_expansion
+from workflow_lib.lattice.cluster_space import Space
 from workflow_lib.lattice.host import Host
 from workflow_lib.stages.phase_diagram.settings import (
     DECORATED,
