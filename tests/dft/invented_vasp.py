@@ -14,6 +14,13 @@ MOMENTS = {2: 3.78, 3: 4.34}  # published ones
 VALENCE = {"Na": 7.0, "Fe": 14.0, "P": 5.0, "O": 6.0}
 
 
+def give_potcar(calculation: Calculation, folder: Path) -> None:
+    """An invented POTCAR: names only."""
+    folder.mkdir(parents=True, exist_ok=True)
+    titles = (f"   TITEL  = PAW_PBE {name} 01Jan2000\n" for name in potcar_symbols(calculation))
+    (folder / "POTCAR").write_text("".join(titles))
+
+
 def _rows(values) -> str:
     return "".join(f"<v>{' '.join(f'{x:.8f}' for x in row)}</v>\n" for row in np.atleast_2d(values))
 
@@ -27,10 +34,12 @@ def _item(key: str, value) -> str:
     return f'<i{kind} name="{key}">{value}</i>\n'
 
 
-def vasprun_text(calculation: Calculation, geometries, forces, iterations, style="Gamma") -> str:
+def vasprun_text(
+    calculation: Calculation, geometries, forces, iterations, style="Gamma", stress=(10.0, 20.0, 30.0)
+) -> str:
     """Invented vasprun.xml of the calculation: geometries and forces come in its order of atoms.
 
-    ``style`` is what VASP calls the mesh.
+    ``style`` is what VASP calls the mesh; ``stress`` in kbar, along the axes.
     """
     order = poscar_order(calculation.numbers)
     symbols = [calculation.atoms().symbols[i] for i in order]
@@ -70,7 +79,7 @@ def vasprun_text(calculation: Calculation, geometries, forces, iterations, style
         text += [
             "<calculation>", *["<scstep><energy>" + values + "</energy></scstep>"] * count,
             structure(positions), f'<varray name="forces">{_rows(np.asarray(force)[order])}</varray>',
-            f'<varray name="stress">{_rows(np.diag([10.0, 20.0, 30.0]))}</varray>',
+            f'<varray name="stress">{_rows(np.diag(stress))}</varray>',
             f"<energy>{values}</energy></calculation>\n",
         ]  # fmt: skip
     return "".join([*text, structure(geometries[-1], ' name="finalpos"'), "</modeling>\n"])

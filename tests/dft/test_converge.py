@@ -3,6 +3,7 @@
 from itertools import product
 
 import numpy as np
+import pandas as pd
 import pytest
 from invented_hosts import olivine, rule_of
 from samples import LEVEL
@@ -67,11 +68,13 @@ def trirutile() -> Host:
     return Host(HostFile.model_validate(described), rule_of("Fe", 2, 3, {"Li": 1, "F": -1}))
 
 
-def computed(host, store, error):
+def computed(host, store, error, settings=SETTINGS):
     """Answers of an engine whose formation energies at the coarse level are off by ``error`` eV."""
-    for job in level_jobs(host, SETTINGS, finer(SETTINGS.level)):
+    for job in level_jobs(host, settings, finer(settings.level)):
+        if store.get(job).status == "done":
+            continue
         x = StateKey.parse(job.state_key).x
-        energy = -40.0 - 10 * x + (error * x * (1 - x) * 4 if job.level == SETTINGS.level else 0.1 * x)
+        energy = -40.0 - 10 * x + (error * x * (1 - x) * 4 if job.level == settings.level else 0.1 * x)
         with store.writing(job) as log:
             log.frame(
                 {
@@ -110,6 +113,23 @@ def test_the_basis_error_is_known_when_the_level_is_judged(host, tmp_path):
     store = Store(tmp_path)
     computed(host, store, 0.0)
     assert basis_slope(store.records(), SETTINGS.level) is not None
+
+
+def test_the_point_of_a_basis_error_is_one_of_the_next_level(host, tmp_path, monkeypatch):
+    """Who raises the cut-off as told asks for it again: its errors count in that level's table."""
+    monkeypatch.setattr("workflow_lib.stages.dft.converge.level_figure", lambda *_: None)
+    store = Store(tmp_path)
+    computed(host, store, 0.0)
+    level = SETTINGS.level.model_copy(update={"cutoff": 700.0})
+    again = SETTINGS.model_copy(update={"level": level})
+    asked = level_jobs(host, again, finer(level))
+    assert sum(store.get(job).status == "done" for job in asked) == 1
+    computed(host, store, 0.0, again)
+    # What was computed first lies 0.1 eV off what the engine says now: 50 meV half way, unstrained alone.
+    with pytest.raises(UserError, match=r"formation_error_mev_fu 50\.00"):
+        judge(host, again, finer(level), store, tmp_path)
+    table = pd.read_csv(tmp_path / "level.csv").query("cutoff_ev == 700 and x == 0.5")
+    assert len(table) == 4 and table["formation_error_mev_fu"].notna().all()
 
 
 def test_a_level_off_in_formation_energies_is_refused_in_numbers(host, tmp_path, monkeypatch):

@@ -91,6 +91,19 @@ def test_strained_cells_are_compared_with_strained_ones(records):
     assert moved["order_mev_fu"][500.0, "i:B"] == pytest.approx(100.0)
 
 
+def test_a_level_does_not_stand_while_an_error_at_one_strain_is_unknown(records):
+    strained = [
+        replace(record, calculation=replace(record.calculation, provenance={"strain": 0.02}))
+        for record in records
+    ]
+    whole = level_table([*records, *strained], FINE, empty="empty", full="full")
+    assert verdict(whole).set_index("cutoff_ev")["stands"][900.0]
+    for gone in ("empty", "i:A"):
+        some = [r for r in records if (r.calculation.group, r.calculation.level) != (gone, FINE)]
+        table = level_table([*some, *strained], FINE, empty="empty", full="full")
+        assert not verdict(table)["stands"].any()
+
+
 def test_the_deviation_of_plane_waves_is_of_the_number_from_the_ideal_one(records):
     for row in level_table(records, FINE, empty="empty", full="full").itertuples():
         own = next(

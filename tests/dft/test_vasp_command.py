@@ -5,9 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from invented_vasp import (
-    write_outputs,
-)
+from invented_vasp import give_potcar, write_outputs
 from samples import ROOT
 
 from workflow_lib.__main__ import main
@@ -23,13 +21,6 @@ def script(tmp_path: Path, content: str) -> str:
     path = tmp_path / "vasp.py"
     path.write_text(content)
     return f"{sys.executable} {path}"
-
-
-def give_potcar(calculation: Calculation, folder: Path) -> None:
-    """An invented POTCAR: names only."""
-    folder.mkdir(parents=True, exist_ok=True)
-    titles = (f"   TITEL  = PAW_PBE {name} 01Jan2000\n" for name in potcar_symbols(calculation))
-    (folder / "POTCAR").write_text("".join(titles))
 
 
 def test_vasp_runs_in_the_folder_and_is_read(half, tmp_path):

@@ -95,7 +95,7 @@ def silicon(tmp_path) -> tuple[Calculation, Path]:
         name="silicon",
         group="Si",
         kind="relaxation",
-        task="cell",
+        task="relaxation",
         numbers=np.array([14]),
         positions=np.array([[0.195, 0.195, 0.0]]),
         cell=np.array([[1.95, 1.95, 0], [0, 1.95, 1.95], [1.95, 0, 1.95]]),
@@ -129,7 +129,7 @@ def test_every_converged_ionic_step_is_a_frame(silicon):
     scaled = np.linalg.solve(np.transpose(last["cell"]), last["positions"][0])
     np.testing.assert_allclose(scaled, [0.1, 0, 0], atol=1e-8)  # VASP wrote 1 for 0 in places
     assert np.trace(last["stress"]) / 3 == pytest.approx(-1.02874843 / KBAR)
-    assert (run.labelled, run.relaxed) == (True, False)
+    assert run.labelled
 
 
 def test_a_real_run_goes_to_the_store(silicon, tmp_path):
@@ -138,14 +138,14 @@ def test_a_real_run_goes_to_the_store(silicon, tmp_path):
     with store.writing(calculation) as log:
         compute(calculation, log, folder=folder, command=None)
     record = store.get(calculation)
-    assert (record.status, record.reason) == ("failed", "the cell is not relaxed after 5 steps")
+    assert record.status == "done"  # one atom: no force by symmetry
     assert len(record.frames) == 3
     assert [entry["index"] for entry in record.skipped] == [0, 3]
     assert record.seconds == pytest.approx(0.4749 + 0.5756 + 0.5807)
     with store.writing(calculation) as log:  # read again: nothing is logged twice
         collect(calculation, log, folder)
     record = store.get(calculation)
-    assert (len(record.frames), len(record.skipped), record.status) == (3, 2, "failed")
+    assert (len(record.frames), len(record.skipped), record.status) == (3, 2, "done")
 
 
 @pytest.mark.parametrize(

@@ -15,12 +15,15 @@ from workflow_lib.core.errors import UserError
 from workflow_lib.core.validation import describe_errors
 from workflow_lib.dft.crystal_field import VALENCE_ELECTRONS, d_electrons, orbital_seeds
 from workflow_lib.dft.level import Level
+from workflow_lib.frames.labels import STRESS_TO_EV
 
 if TYPE_CHECKING:
     from ase import Atoms
 
 Task = Literal["single", "series", "relaxation", "cell"]
 MOST_ATOMS = 2000
+MAX_STRESS = 0.2 * STRESS_TO_EV["GPa"]
+"""Largest component of the stress that a relaxed cell may have left, eV/A^3."""
 SMALLEST_VOLUME = 1.0
 """A^3 per atom; three vectors that span less are no cell of a crystal."""
 _Length = Annotated[float, Field(ge=-1e4, le=1e4, allow_inf_nan=False)]

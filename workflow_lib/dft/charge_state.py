@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from workflow_lib.core.elements import SYMBOLS
 from workflow_lib.core.errors import UserError
 from workflow_lib.dft.calculation import Calculation
+from workflow_lib.lattice.arrangement import StateKey
 
 MOMENTS: dict[str, dict[tuple[str, int], tuple[float, float]]] = {
     "GPAW": {
@@ -61,13 +64,17 @@ def realised_states(calculation: Calculation, magmoms: np.ndarray) -> np.ndarray
 def starting_signs(calculation: Calculation) -> np.ndarray:
     """Return the sign [n] of the moment each site with an oxidation state starts with; 0 for the others.
 
-    All are up, or up and down in turn, in the order of the atoms, in an antiferromagnetic level.
+    All are up, or in an antiferromagnetic level up and down in turn in the order of the atoms. In a
+    supercell of a host, where the copies of a site stand together, every copy has the sign of its site, so
+    that the order is that of the unit cell.
     """
     sites = np.flatnonzero(calculation.oxidation_states)
     signs = np.zeros(len(calculation), dtype=np.int64)
     signs[sites] = 1
     if calculation.level.magnetism == "antiferromagnetic":
-        signs[sites[1::2]] = -1
+        key = calculation.state_key
+        cells = 1 if key is None else math.prod(StateKey.parse(key).repeat)
+        signs[sites[np.arange(len(sites)) // cells % 2 == 1]] = -1
     return signs
 
 

@@ -2,6 +2,8 @@
 
 A relaxation is filed under its arrangement, so that equivalent starts share the answer. The name of the
 arrangement does not say of which host: another polymorph, or the same with an edited cell, has the same.
+Nor does any name say on which atoms orbitals and signs of moments are wanted: these follow the list of
+atoms, which may be in another order.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from workflow_lib.dft.calculation import Calculation
+from workflow_lib.dft.charge_state import starting_signs
 
 MOVED = 0.3
 """A; atoms of two starts of one relaxation lie no further apart. Polaron distortions are 0.06 A, the
@@ -44,4 +47,24 @@ def unlike(asked: Calculation, stored: Calculation) -> str | None:
         furthest = max(furthest, float(distance[linear_sum_assignment(distance)].max()))
     if furthest > MOVED:
         return f"an atom lies {furthest:.2f} A from where it is asked for"
+    return None
+
+
+def reassigned(asked: Calculation, stored: Calculation) -> str | None:
+    """Say where the same atoms are to start with other orbitals or signs of moments; None where alike.
+
+    Signs that are all turned over are the same.
+    """
+    if len(asked.orbital) == 1 and asked.level.magnetism == "ferromagnetic":
+        return None  # all sites are alike
+    scaled, known = (np.linalg.solve(c.cell.T, c.positions.T).T for c in (asked, stored))
+    gap = scaled[:, None] - known[None]
+    nearest = np.linalg.norm((gap - np.round(gap)) @ asked.cell, axis=-1).argmin(axis=1)
+    seeds, others = asked.seeds(), stored.seeds()
+    for site, seed in seeds.items():
+        if others.get(int(nearest[site])) != seed:
+            return f"there atom {site} starts in orbital {others.get(int(nearest[site]))}, not {seed}"
+    signs = starting_signs(asked) * starting_signs(stored)[nearest]
+    if len(set(signs[signs != 0].tolist())) > 1:
+        return "there other atoms have moments up and down"
     return None

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from workflow_lib.dft.calculation import Calculation
+from workflow_lib.dft.charge_state import lost
 from workflow_lib.dft.store import Record
 from workflow_lib.frames.frame import Frame
 
@@ -18,7 +19,8 @@ def frames_of(records: Iterable[Record], source: str) -> list[Frame]:
     """Return every computed geometry in its wanted charge state, in the order of records and steps.
 
     Geometries imported from an earlier set are left out, as are those whose moments show another
-    charge state. ``kind`` is the calculation's; ``group`` and ``state_key`` name its arrangement.
+    charge state or other signs than those wanted. ``kind`` is the calculation's; ``group`` and
+    ``state_key`` name its arrangement.
     """
     frames = []
     for record in records:
@@ -26,7 +28,8 @@ def frames_of(records: Iterable[Record], source: str) -> list[Frame]:
         for step, content in enumerate(record.frames):
             if "imported" in content:
                 continue
-            if not calculation.unsteered and content["states"] != calculation.oxidation_states.tolist():
+            magmoms = _optional(content, "magmoms")
+            if not calculation.unsteered and (magmoms is None or lost(calculation, magmoms)):
                 continue
             frames.append(_frame(calculation, content, step, source))
     return frames

@@ -6,7 +6,7 @@ import gc
 import json
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from workflow_lib.core.errors import BusyError, UserError
@@ -18,6 +18,9 @@ from workflow_lib.dft.charge_state import require_steerable
 from workflow_lib.dft.store import Log, Store
 
 _log = logging.getLogger(__name__)
+
+GEOMETRY = ("numbers", "oxidation_states", "positions", "cell", "series", "series_cells")
+"""What of a calculation holds a row an atom, or goes with it."""
 
 
 @dataclass(slots=True)
@@ -125,7 +128,10 @@ def run_jobs(
     return tally
 
 
-def _compute(calculation: Calculation, log: Log, store: Store, command: str | None) -> None:
+def _compute(asked: Calculation, log: Log, store: Store, command: str | None) -> None:
+    # An answer may have been begun with the same atoms in another order: frames must fit together.
+    begun = log.record.calculation
+    calculation = replace(asked, **{name: getattr(begun, name) for name in GEOMETRY})
     if calculation.level.code == "VASP":
         from workflow_lib.dft.engines.vasp import engine as vasp_engine
 

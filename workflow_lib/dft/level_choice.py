@@ -170,10 +170,14 @@ def _order(found: dict[Key, Record]) -> dict[Key, float]:
 def verdict(table: pd.DataFrame) -> pd.DataFrame:
     """Return a row a cut-off and mesh: the largest error of each kind, and whether the level stands.
 
-    A level of which an error is not known does not stand.
+    A level of which an error is not known, at any of the strains in the table, does not stand.
     """
-    worst = table[list(LIMITS)].abs().groupby([table["cutoff_ev"], table["mesh"]]).max()
-    worst["stands"] = (worst.notna() & (worst <= pd.Series(LIMITS))).all(axis=1)
+    level = ["cutoff_ev", "mesh"]
+    each = table[list(LIMITS)].abs().groupby([table[name] for name in (*level, "strain")]).max()
+    strains = table["strain"].nunique()
+    known = (each.notna().groupby(level=level).sum() == strains).all(axis=1)
+    worst = each.groupby(level=level).max()
+    worst["stands"] = known & (worst <= pd.Series(LIMITS)).all(axis=1)
     return worst.reset_index()
 
 

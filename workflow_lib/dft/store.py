@@ -27,7 +27,7 @@ from workflow_lib.core.errors import BusyError, UserError
 from workflow_lib.core.io import disk_is_full
 from workflow_lib.core.strict import parse_json
 from workflow_lib.dft.calculation import Calculation
-from workflow_lib.dft.equivalent_start import unlike
+from workflow_lib.dft.equivalent_start import reassigned, unlike
 
 if TYPE_CHECKING:
     import numpy as np
@@ -197,7 +197,8 @@ class Store:
     def get(self, calculation: Calculation) -> Record:
         """Return what is known of a calculation; status ``missing`` where nothing is.
 
-        UserError where the answer under its name is one for another host.
+        UserError where the answer under its name is one for another host, or starts from orbitals or
+        signs of moments on other atoms.
         """
         path = self.path(calculation)
         record = self.read(path) if path.exists() else None
@@ -214,6 +215,11 @@ class Store:
             raise UserError(
                 f"{path} holds {calculation.state_key} of another host: {why}; give this host a store of "
                 "its own (dft.store)"
+            )
+        if why := reassigned(calculation, record.calculation):
+            raise UserError(
+                f"{path} holds {calculation.name} with its atoms in another order ({why}); list them in "
+                "the order that it has, or use another store"
             )
         return record
 

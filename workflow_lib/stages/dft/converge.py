@@ -7,6 +7,7 @@ energies of one cell.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from workflow_lib.core.io import write_csv
 from workflow_lib.dft.calculation import Calculation
 from workflow_lib.dft.level import Level
 from workflow_lib.dft.level_choice import KIND, level_figure, level_table, mesh_of, verdict
-from workflow_lib.dft.store import Store
+from workflow_lib.dft.store import Record, Store
 from workflow_lib.lattice.arrangement import UNIT, Arrangement
 from workflow_lib.lattice.host import Host
 from workflow_lib.stages.dft.plan import relaxation_of
@@ -110,12 +111,22 @@ def open_jobs(jobs: list[Calculation], store: Store, path: Path) -> list[Calcula
     return [job for job, record in zip(jobs, records, strict=True) if record.status != "done"]
 
 
+def _answer(job: Calculation, store: Store) -> Record:
+    """Return what the store has for a job, as the job calls it.
+
+    The single point of a basis error may be that of a level which is tried later.
+    """
+    record = store.get(job)
+    named = {name: getattr(job, name) for name in ("name", "group", "kind", "provenance")}
+    return replace(record, calculation=replace(record.calculation, **named))
+
+
 def judge(host: Host, settings: DftSettings, reference: Level, store: Store, out: Path) -> pd.DataFrame:
     """Write ``level.csv``, ``level_verdict.csv`` and the figure; returns the verdict of the level.
 
     Raises UserError, in numbers, where the configured level does not stand.
     """
-    records = [store.get(job) for job in level_jobs(host, settings, reference)]
+    records = [_answer(job, store) for job in level_jobs(host, settings, reference)]
     empty, full = (records[number].calculation.group for number in (0, len(STRAINS)))
     table = level_table(records, reference, empty=empty, full=full)
     found = verdict(table)

@@ -11,15 +11,13 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.stress import full_3x3_to_voigt_6_stress
 from ase.units import GPa
 
-from workflow_lib.dft.calculation import Calculation
+from workflow_lib.dft.calculation import MAX_STRESS, Calculation
 from workflow_lib.dft.engines.gpaw.engine import NotConverged, StateLost, SteeredGPAW
 from workflow_lib.dft.engines.gpaw.installed import require_all
 from workflow_lib.dft.store import Log
 from workflow_lib.dft.symmetry import KeepOperations, operations
 
 MAX_STEP = 0.08  # A
-MAX_STRESS = 0.2 * GPa
-"""Largest component of the stress that a relaxed cell may have left, eV/A^3."""
 
 
 def compute(

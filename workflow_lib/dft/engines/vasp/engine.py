@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import logging
 import shlex
+import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from ase.units import GPa
 
 from workflow_lib.core.compressed import find
 from workflow_lib.core.errors import UserError
-from workflow_lib.dft.calculation import Calculation
+from workflow_lib.dft.calculation import MAX_STRESS, Calculation, Task
 from workflow_lib.dft.charge_state import lost
 from workflow_lib.dft.engines.vasp.inputs import (
     check_potcar,
@@ -31,6 +34,8 @@ _log = logging.getLogger(__name__)
 
 TEXT = "command.log"
 MARK = "submitted"
+CELL_ROUNDS = 4
+"""How often a cell is relaxed anew, with the plane waves of where it has come to."""
 
 
 def submit(folder: str | Path, command: str, symbols: list[str]) -> None:
@@ -75,6 +80,21 @@ def _skip(log: Log, index: int, reason: str) -> None:
         log.skip(index, reason)
 
 
+def _read(calculation: Calculation, folder: Path) -> list[Run]:
+    """Return the runs in a folder; UserError for one of another calculation."""
+    card, order = read_card(folder)
+    if (
+        card.digest != calculation.digest
+        or not np.array_equal(card.numbers, calculation.numbers)
+        or not np.allclose(card.positions, calculation.positions, atol=1e-6)
+    ):
+        raise UserError(f"{folder} holds another calculation than {calculation.name}, or other atoms first")
+    return [
+        read_run(path, calculation, order, positions)
+        for path, positions in run_folders(calculation, folder)
+    ]
+
+
 def collect(calculation: Calculation, log: Log, folder: str | Path) -> None:
     """Read what VASP left in ``folder`` into the log and close it as ``done`` or ``failed``.
 
@@ -83,18 +103,7 @@ def collect(calculation: Calculation, log: Log, folder: str | Path) -> None:
     wanted one; a geometry of a series that fails so is skipped. Raises UserError as :func:`read_run` does,
     and for a folder of another calculation.
     """
-    folder = Path(folder)
-    card, order = read_card(folder)
-    if (
-        card.digest != calculation.digest
-        or not np.array_equal(card.numbers, calculation.numbers)
-        or not np.allclose(card.positions, calculation.positions, atol=1e-6)
-    ):
-        raise UserError(f"{folder} holds another calculation than {calculation.name}, or other atoms first")
-    runs = [
-        read_run(path, calculation, order, positions)
-        for path, positions in run_folders(calculation, folder)
-    ]
+    runs = _read(calculation, Path(folder))
     if calculation.charges and any(run.labelled and run.frames[-1]["charges"] is None for run in runs):
         _log.warning("%s: no ACF.dat in %s; Bader charges stay empty", calculation.name, folder)
     if calculation.task == "series":
@@ -126,10 +135,8 @@ def _failure(calculation: Calculation, run: Run) -> str | None:
         return reason
     steps = len(run.frames) + len(run.skipped)
     forces = np.linalg.norm(run.frames[-1]["forces"], axis=1).max()
-    if calculation.task in ("relaxation", "cell") and forces > calculation.fmax:
+    if calculation.task == "relaxation" and forces > calculation.fmax:
         return f"forces above {calculation.fmax:g} eV/A after {steps} steps"
-    if calculation.task == "cell" and not run.relaxed:
-        return f"the cell is not relaxed after {steps} steps"
     return None
 
 
@@ -142,8 +149,14 @@ def compute(calculation: Calculation, log: Log, *, folder: str | Path, command: 
     POTCAR or the command is missing, the command fails, or the results cannot be read.
     """
     folder = Path(folder)
-    # An answer may have been begun with the same atoms in another order: frames must fit together.
-    calculation = log.record.calculation
+    if calculation.task == "cell":
+        _relax_cell(calculation, log, folder, command)
+    elif _run(calculation, folder, command):
+        collect(calculation, log, folder)
+
+
+def _run(calculation: Calculation, folder: Path, command: str | None) -> bool:
+    """Write inputs and run VASP where there are no results; return whether there are any now."""
     runs = run_folders(calculation, folder)
     waiting = [path for path, _ in runs if find(path, "vasprun.xml") is None]
     fresh = [path for path in waiting if not (path / MARK).exists()]
@@ -158,7 +171,53 @@ def compute(calculation: Calculation, log: Log, *, folder: str | Path, command: 
     for path in fresh:
         assert command is not None
         submit(path, command, potcar_symbols(calculation))
-    if any(find(path, "vasprun.xml") is None for path in waiting):
-        _log.info("%s is in the queue (%s); ask for it again when it has ended", calculation.name, folder)
-        return
-    collect(calculation, log, folder)
+    queued = [path for path in waiting if find(path, "vasprun.xml") is None]
+    for path in queued:
+        _log.warning(
+            "%s is in the queue: ask for it again when it has ended. If there is no such job any more, "
+            "delete %s, and it is submitted again",
+            calculation.name,
+            path / MARK,
+        )
+    return not queued
+
+
+def _relax_cell(calculation: Calculation, log: Log, folder: Path, command: str | None) -> None:
+    """Relax the cell, then compute the end as a single point, until that is relaxed by its own basis.
+
+    VASP keeps the plane waves of the cell that it started with, so that energy and stress at the end of a
+    run belong to another basis in every state. Only the single points are frames. Runs lie in the folders
+    ``000`` (relaxation), ``001`` (its end), ``002`` ...
+    """
+    here = calculation
+    for number in range(2 * CELL_ROUNDS):
+        final = bool(number % 2)
+        task: Task = "single" if final else "cell"
+        step = replace(here, task=task, charges=calculation.charges and final)
+        path = folder / f"{number:03d}"
+        if number and not (path / "POTCAR").exists():
+            path.mkdir(exist_ok=True)
+            shutil.copy(folder / f"{number - 1:03d}" / "POTCAR", path)
+        if not _run(step, path, command):
+            return
+        [run] = _read(step, path)
+        if not run.frames:
+            log.end("failed", run.skipped[-1][1])
+            return
+        last = run.frames[-1]
+        if not final:
+            here = replace(here, cell=np.array(last["cell"]), positions=np.array(last["positions"]))
+            continue
+        _add(log, run)
+        if reason := _failure(step, run):
+            log.end("failed", reason)
+            return
+        largest = np.linalg.norm(last["forces"], axis=1).max()
+        if largest <= calculation.fmax and np.abs(last["stress"]).max() <= MAX_STRESS:
+            log.end("done")
+            return
+    log.end(
+        "failed",
+        f"forces above {calculation.fmax:g} eV/A or stress above {MAX_STRESS / GPa:g} GPa after "
+        f"{CELL_ROUNDS} relaxations, each from the end of the one before",
+    )

@@ -45,13 +45,12 @@ START = {"single": 0.01, "series": 0.01, "relaxation": 1.0, "cell": 1.0}
 class Run:
     """What one folder holds: frames as in ``gpaw_engine``, and the ionic steps that are none.
 
-    ``labelled``: the last ionic step is a frame, with moments; ``relaxed``: VASP stopped by itself.
+    ``labelled``: the last ionic step is a frame, with moments.
     """
 
     frames: list[dict[str, Any]] = field(default_factory=list)
     skipped: list[tuple[int, str]] = field(default_factory=list)
     labelled: bool = False
-    relaxed: bool = False
 
 
 def _check_method(vasprun: Vasprun, calculation: Calculation, where: Path) -> None:
@@ -128,7 +127,7 @@ def read_run(
     steps = vasprun.ionic_steps
     loops = outcar.data["loop"] if len(outcar.data["loop"]) == len(steps) else [(0.0, 0.0)] * len(steps)
     limit = int(vasprun.parameters["NELM"])
-    run = Run(relaxed=bool(vasprun.converged_ionic))
+    run = Run()
     for index, (step, (cpu, wall)) in enumerate(zip(steps, loops, strict=True)):
         iterations = len(step["electronic_steps"])
         if iterations >= limit:
