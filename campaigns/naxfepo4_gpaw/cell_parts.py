@@ -8,7 +8,7 @@ import numpy as np
 
 from campaigns.naxfepo4_gpaw.level_parts import CHOSEN, TOLERANCE
 from campaigns.naxfepo4_gpaw.states import POOR, RICH, again, bcc_metal, lower_seeds, relaxed_states
-from campaigns.naxfepo4_gpaw.truth import GRID
+from campaigns.naxfepo4_gpaw.truth import GRID, NOISE
 from workflow_lib.dft.calculation import Calculation
 from workflow_lib.dft.engines.gpaw.installed import require_gpaw
 from workflow_lib.dft.engines.gpaw.start import even_grid
@@ -97,11 +97,17 @@ def cell_lower(store: Store) -> Iterator[Calculation]:
 
 
 def cell_noise(store: Store) -> Iterator[Calculation]:
-    """The lowest state of each composition once more from a cold start: what an energy is worth."""
+    """The lowest state of each composition once more from a cold start: what an energy is worth.
+
+    Not those of :func:`cell_grids`: that is the same calculation, and the store has one answer to it.
+    """
     relaxed = relaxed_cells(store)
     for key in FIRST:
-        if key in relaxed:
-            yield again(relaxed[key], name=f"noise {key}", kind="noise", charges=False, provenance={})
+        if key not in relaxed:
+            continue
+        wanted = again(relaxed[key], name=f"noise {key}", kind=NOISE, charges=False, provenance={})
+        if store.get(wanted).calculation.kind == NOISE:
+            yield wanted
 
 
 def cell_magnetism(store: Store) -> Iterator[Calculation]:

@@ -24,6 +24,8 @@ SAME_ORBITAL = 0.95
 """Overlap of two minority orbitals that are one; the first seven that turned back had 0.9994 and more."""
 GRID = "grid"
 """Kind of the single point of a relaxed cell on the density grid of that cell."""
+NOISE = "noise"
+"""Kind of the single point of a relaxed cell from a cold start."""
 COLUMNS = (
     "state_key",
     "x",
@@ -71,6 +73,8 @@ def truth_table(records: Iterable[Record], host: Host, level: Level) -> pd.DataF
     singles: dict[str, list[Record]] = {}
     for single in at_level:
         start = single.calculation.provenance.get("start")
+        if single.calculation.kind == NOISE and single.calculation.group in relaxed:
+            start = relaxed[single.calculation.group].calculation.digest  # a cold start names none
         if single.calculation.task == "single" and start:
             singles.setdefault(start, []).append(single)
     keys = [

@@ -127,7 +127,7 @@ def states(tmp_path, host, rule) -> Store:
     answer(store, half, -179.9)
     start = {"task": "single", "provenance": {"start": half.digest}}
     answer(store, replace(half, kind="orbital", orbital="b", **start), -179.8)
-    answer(store, replace(half, kind="noise", **start), -179.9004)
+    answer(store, replace(half, kind="noise", task="single"), -179.9004)
     with store.writing(replace(half, kind="orbital", name="orbital c", orbital="c", **start)) as log:
         log.end("failed", "collapsed to Fe 2 2 3 3 (wanted Fe 2 3 2 3)")
     with store.writing(relaxation("1x1x1:Na1010:Fe3232")) as log:
