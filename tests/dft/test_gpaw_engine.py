@@ -285,3 +285,13 @@ class TestWithGpaw:
         # Asked to try a failed one again, it is tried in every way.
         run_jobs([request], store, formal_charges=FORMAL, retry_failed=True)
         assert tried == [2, 3, 3, 4, 2, 3, 4]
+
+
+def test_unsteered_ions_that_may_be_magnetic_start_with_a_moment(frames):
+    from workflow_lib.dft.engines.gpaw.engine import SteeredGPAW
+
+    frame = _half(frames)
+    asked = replace(calculation_of(frame, np.zeros(len(frame), dtype=np.int64), LEVEL), unsteered=True)
+    atoms = asked.atoms()
+    assert SteeredGPAW(asked, None, None)._prepare(atoms) == ({}, {})
+    np.testing.assert_array_equal(atoms.get_initial_magnetic_moments(), 4.0 * (frame.numbers == 26))

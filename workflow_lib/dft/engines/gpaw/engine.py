@@ -147,6 +147,10 @@ class SteeredGPAW(Calculator):
                 target = target_occupation(atoms, site, state, seeds[site])
                 targets[site] = target if signs[site] > 0 else target[::-1]
                 strengths[site] = self.calculation.level.hubbard_u[atoms.symbols[site]]
+        if self.calculation.unsteered:
+            correlated = np.isin(atoms.symbols, [*self.calculation.level.hubbard_u])
+            # From none at all the self-consistent cycle would find none.
+            moments[correlated & (self.calculation.oxidation_states == 0)] = MAX_INITIAL_MOMENT
         atoms.set_initial_magnetic_moments(moments)
         return targets, strengths
 
