@@ -157,3 +157,20 @@ def test_where_nothing_has_an_effect_a_table_decides_something_in_one_of_twenty_
         wrong += decide(pd.DataFrame(rows).assign(question=0), ["question"])["decided"].any()
     # Three standard deviations of a share of 5 % of 80 runs. Row by row a third of such tables decide one.
     assert wrong / runs <= 0.05 + 0.073
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_an_error_that_is_not_finite_decides_nothing_and_costs_the_others_nothing(bad):
+    """Sums that pass over it would give p = 0, or an error of the numbers that are left."""
+    good = no_effect(np.random.default_rng(3), folds=3, seeds=1, states=3)
+    good = good.assign(error_with=good["error_with"] - 50)
+    broken = good.copy()
+    broken.loc[4, "error_with"] = bad
+    assert paired_interval(one_training([1.0, 2.0, 4.0, bad]))[1:] == (None, None, None)
+    row = contrast(broken)
+    assert row["error_without"] == 0 and np.isnan(row["error_with"]) and np.isnan(row["difference"])
+    alone = decide(pd.DataFrame([contrast(good)]).assign(question=0), ["question"])
+    both = decide(pd.DataFrame([contrast(good), row]).assign(question=0), ["question"])
+    assert both["decided"].tolist() == [True, False]
+    assert both["reason"].tolist() == [None, "an error is not finite"]
+    assert both["p_together"].tolist() == pytest.approx([alone["p_together"][0], np.nan], nan_ok=True)

@@ -23,7 +23,10 @@ CONFIDENCE = 0.95
 
 
 class Interval(NamedTuple):
-    """A mean, its confidence interval and its two-sided p-value against zero (None: too few clusters)."""
+    """A mean, its confidence interval and its two-sided p-value against zero.
+
+    None: too few clusters, or, with a mean of NaN, a difference that is not finite.
+    """
 
     mean: float
     low: float | None
@@ -45,6 +48,8 @@ def paired_interval(differences: pd.DataFrame) -> Interval:
     from scipy.stats import t
 
     value, weight = (differences[name].to_numpy(float) for name in ("difference", "weight"))
+    if not np.isfinite(value).all():  # sums by cluster would pass over it
+        return Interval(float("nan"), None, None, None)
     share = weight / weight.sum()
     mean = float((share * value).sum())
     residual = pd.Series(share * (value - mean), index=differences.index)
@@ -72,13 +77,18 @@ def contrast(matched: pd.DataFrame) -> dict[str, object]:
 
     ``matched``: one row for each DFT number and training, with ``error_without``, ``error_with``,
     ``state``, ``fold`` and ``training``. ``difference`` is with minus without, in the unit of the errors:
-    below zero the change helps. What the rows of a table decide: :func:`decide`.
+    below zero the change helps. What the rows of a table decide: :func:`decide`. Where an error is not
+    finite its mean and the difference are NaN, and ``reason`` says so.
     """
+    both = ["error_without", "error_with"]
+    lost = [name for name in both if not np.isfinite(matched[name].to_numpy(float)).all()]
+    matched = matched.assign(**dict.fromkeys(lost, np.nan))  # means would be those of the other numbers
     groups = matched.groupby(["state", "fold", "training"])
-    units = groups[["error_without", "error_with"]].mean().assign(weight=groups.size()).reset_index()
+    units = groups[both].mean().assign(weight=groups.size()).reset_index()
     units = units.assign(difference=units["error_with"] - units["error_without"])
     interval = paired_interval(units)
     states = units["state"].nunique()
+    reason = {"reason": "an error is not finite"} if lost else {}
     return {
         "trainings": units["training"].nunique(),
         "folds": units["fold"].nunique(),
@@ -89,6 +99,7 @@ def contrast(matched: pd.DataFrame) -> dict[str, object]:
         "low": interval.low,
         "high": interval.high,
         "p_value": interval.p_value,
+        **reason,
     }
 
 

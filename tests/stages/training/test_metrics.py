@@ -173,3 +173,18 @@ def test_missing_predictions_and_labels_give_no_rows(some):
     assert set(parity["label"]) == {"energy", "forces", "magmoms"}
     # The embedded stress is not converged: it is no reference to be compared with.
     assert "stress" not in set(metrics_table(error_sums(parity), 1)["label"])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_one_prediction_that_is_not_finite_leaves_its_label_without_an_error(some, bad):
+    """Not with the error of the others, which a sum that passes over it would give."""
+    predictions = [predict(frame, energy=0.1, force=0.1) for frame in some]
+    before = metrics_table(error_sums(parity_table({"test": (some, predictions)}, FE, SPLITS.state_of)), 1)
+    predictions[0] = predict(some[0], energy=bad, force=0.1)
+    sums = error_sums(parity_table({"test": (some, predictions)}, FE, SPLITS.state_of))
+    after = metrics_table(sums, 1)
+    lost = (after["label"] == "energy") & after["kind"].isin(["all", some[0].kind])
+    assert after.loc[lost, ["value", "low", "high"]].isna().all(axis=None)
+    assert after["count"].equals(before["count"])
+    pd.testing.assert_frame_equal(after[~lost], before[~lost])
+    assert not np.isfinite(sums["absolute"]).all()

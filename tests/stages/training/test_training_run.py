@@ -1,6 +1,7 @@
 """A whole training: what it writes, what it repeats, what it refuses, how it fails."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ from workflow_lib.frames.splits import Fold, Splits
 from workflow_lib.frames.table import read_parquet, write_parquet
 from workflow_lib.models.species import species_alphabet
 from workflow_lib.models.trained import TrainedModel
+from workflow_lib.results_reading import read_document
 from workflow_lib.stages.training.data import to_structure
 from workflow_lib.stages.training.learner import Learner
 
@@ -150,6 +152,30 @@ def test_divergence_is_recorded_and_the_last_good_model_kept(case, rule, tmp_pat
     calls["count"] = -1000  # a rerun does not try its luck again: same inputs, same end
     run(case, out, rule, epochs=6)
     assert json.loads((out / "card.json").read_text())["status"] == "diverged"
+
+
+def test_a_model_whose_predictions_are_not_finite_is_not_ok(case, rule, tmp_path, monkeypatch):
+    """The loss never saw the frame: what is judged after training says so."""
+    original = TrainedModel.predict
+    held_out = [f for f in read_parquet(case / "frames.parquet") if f.group in TEST]
+
+    def breaking(self, structures, **options):
+        return [
+            replace(item, energy=np.nan) if np.array_equal(atoms.positions, held_out[0].positions) else item
+            for atoms, item in zip(structures, original(self, structures, **options), strict=True)
+        ]
+
+    monkeypatch.setattr(TrainedModel, "predict", breaking)
+    out = tmp_path / "out"
+    run(case, out, rule, epochs=1)
+    assert json.loads((out / "card.json").read_text())["status"] == "diverged"
+    assert TrainedModel.load(out).origin.status == "diverged"
+    metrics = pd.read_csv(out / "metrics.csv")
+    assert set(metrics["status"]) == {"diverged"}
+    lost = metrics.query("set == 'test' and label == 'energy' and kind == 'all'")
+    assert len(lost) == 2 and lost["value"].isna().all()
+    assert metrics.query("set != 'test' or label != 'energy'")["value"].notna().all()
+    read_document(out / "card.json", "train")  # sealed as it is
 
 
 def test_a_stress_term_learns_from_converged_frames(case, rule, tmp_path):

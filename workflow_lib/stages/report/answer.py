@@ -226,7 +226,7 @@ def _numbers(contrasts: pd.DataFrame) -> list[str]:
     """Return for each of :data:`NUMBERS` how many errors the label lowers, and the extreme changes."""
     lines = []
     for endpoint in NUMBERS:
-        rows = contrasts[contrasts["endpoint"] == endpoint]
+        rows = contrasts[(contrasts["endpoint"] == endpoint) & contrasts["difference"].notna()]
         if rows.empty:
             continue
         lower = int((rows["difference"] < 0).sum())

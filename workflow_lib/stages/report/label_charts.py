@@ -78,10 +78,13 @@ HEAD = ("model", "without", "with the label", "difference", "interval from", "to
 
 
 def label_charts(contrasts: pd.DataFrame, colours: Mapping[str, str]) -> list[LabelChart]:
-    """Return a chart for each primary endpoint: errors of every model without and with the label."""
+    """Return a chart for each primary endpoint: errors of every model without and with the label.
+
+    Rows without a difference, because an error is not finite, have no place on an axis.
+    """
     from matplotlib.ticker import MaxNLocator
 
-    charts = []
+    charts, contrasts = [], contrasts[contrasts["difference"].notna()]
     for endpoint in (name for name in WORDS if name in set(contrasts["endpoint"])):
         rows = records(contrasts[contrasts["endpoint"] == endpoint])
         top = ROOM * max(max(row["error_without"], row["error_with"]) for row in rows) or 1.0

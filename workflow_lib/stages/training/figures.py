@@ -142,6 +142,8 @@ def _parity_panel(axis: Axes, rows: pd.DataFrame, metrics: pd.DataFrame, label: 
     if len(test):
         error, low, high = test.iloc[0][["value", "low", "high"]]
         note = f"held-out MAE {error:.3g}\n[{low:.3g}, {high:.3g}] {test.iloc[0]['unit']}"
+        if np.isnan(error):
+            note = "a held-out prediction\nis not finite"
     axis.text(0.03, 0.97, note, transform=axis.transAxes, va="top", fontsize=SMALL)
     axis.set(xlabel=f"DFT ({unit})", ylabel=f"model ({unit})")
     axis.set_title(text)

@@ -111,12 +111,13 @@ def error_sums(parity: pd.DataFrame) -> pd.DataFrame:
     """Return sums of absolute and square errors, and their number, by set, kind, label and state.
 
     All that :func:`metrics_table` needs; those of two tables may be joined. ``<label>_redox`` counts
-    the redox sites only.
+    the redox sites only. An error that is not a finite number makes its sums infinite.
     """
     redox = parity[parity["redox"] & parity["label"].isin(PER_ATOM)]
     redox = redox.assign(label=redox["label"] + "_redox")
     table = pd.concat([parity, redox], ignore_index=True)
     error = table["model_value"] - table["dft_value"]
+    error = error.where(np.isfinite(error), np.inf)  # a sum passes over NaN as if it were no error
     table = table[[*SUMMED]].assign(absolute=error.abs(), square=error**2, count=1)
     return table.groupby([*SUMMED], sort=False, as_index=False).sum()
 
@@ -127,7 +128,8 @@ def metrics_table(sums: pd.DataFrame, seed: int) -> pd.DataFrame:
     ``sums``: rows of :func:`error_sums`, of one table or several joined. Columns: set, kind (``all``
     and each kind), label, metric, value, low, high, count, states, unit. States are resampled whole,
     with all their frames: neither the numbers of one frame nor the frames of one state are
-    independent. With fewer than three states there is no interval.
+    independent. With fewer than three states there is no interval. Where an error is not finite, value
+    and interval are NaN.
     """
     rows = []
     for name in sums["set"].unique():
@@ -153,7 +155,7 @@ def metrics_table(sums: pd.DataFrame, seed: int) -> pd.DataFrame:
 
 
 def _bootstrap(sums: pd.DataFrame, rng: np.random.Generator) -> Iterator[tuple[str, float, float, float]]:
-    """Yield MAE and RMSE with the bounds of their intervals."""
+    """Yield MAE and RMSE with the bounds of their intervals, all NaN where a sum is not finite."""
     states = sums.groupby("state", sort=True)[["absolute", "square", "count"]].sum()
     absolute, square = states["absolute"].to_numpy(), states["square"].to_numpy()
     count = states["count"].to_numpy()
@@ -163,6 +165,9 @@ def _bootstrap(sums: pd.DataFrame, rng: np.random.Generator) -> Iterator[tuple[s
         ("mae", absolute.sum() / count.sum(), absolute[drawn].sum(axis=1) / totals),
         ("rmse", np.sqrt(square.sum() / count.sum()), np.sqrt(square[drawn].sum(axis=1) / totals)),
     ):
+        if not np.isfinite(value):
+            yield metric, np.nan, np.nan, np.nan
+            continue
         # One or two states say nothing about their own spread.
         low, high = np.percentile(sample, INTERVAL) if len(states) > 2 else (np.nan, np.nan)
         yield metric, float(value), float(low), float(high)

@@ -25,6 +25,7 @@ from workflow_lib.models.registry import FAMILIES
 from workflow_lib.models.species import species_alphabet
 from workflow_lib.models.trained import TrainedModel, species_to_card
 from workflow_lib.results_reading import seal, write_table
+from workflow_lib.results_schema import DIVERGED
 from workflow_lib.stages.training.checkpoint import CheckpointStore, frames_checksum, training_code
 from workflow_lib.stages.training.data import (
     SetName,
@@ -77,7 +78,8 @@ def train(
     checkpoint under ``checkpoints`` that belongs to exactly this data, configuration and code, to
     the same numbers as without interruption. Raises UserError for data that cannot train this
     model. A loss that is not finite ends the training; the weights that counted before it are kept,
-    and card and metrics say ``diverged``.
+    and card and metrics say ``diverged``. They also say so of a model one of whose predictions for the
+    three sets is not finite.
     """
     out, meaning = Path(out), variant_of(variant)
     splits = Splits.load(splits_path)
@@ -138,7 +140,15 @@ def train(
             },
         }
         TrainedModel(potential, card).save(out)
-        _write_results(out, sets, splits, record, settings, rule, seed)
+        # Predictions come from the model as stored on disk; its stress only to be compared with DFT.
+        model = TrainedModel.load(out, allow_untrained_stress=True)
+        stress = any(label_count(frame, "stress") for frames in sets.values() for frame in frames)
+        parity, sums = _compare(model, sets, splits, rule.redox_z, stress=stress)
+        if not np.isfinite(sums["absolute"]).all():
+            model.card["status"] = DIVERGED
+            model.save(out)
+        metrics = metrics_table(sums, seed).assign(status=model.card["status"])
+        _write_results(out, model, sets, record, settings, parity, metrics)
         seal(out, "train", source=out.name)
 
 
@@ -174,19 +184,14 @@ def _course(
 
 def _write_results(
     out: Path,
+    model: TrainedModel,
     sets: Sets,
-    splits: Splits,
     record: Record,
     settings: TrainingSettings,
-    rule: RedoxRule,
-    seed: int,
+    parity: pd.DataFrame,
+    metrics: pd.DataFrame,
 ) -> None:
-    """Write everything except the model; predictions come from the model as stored on disk."""
-    model = TrainedModel.load(out, allow_untrained_stress=True)  # only to compare it with DFT
-    stress = any(label_count(frame, "stress") for frames in sets.values() for frame in frames)
-    parity, sums = _compare(model, sets, splits, rule.redox_z, stress=stress)
-    metrics = metrics_table(sums, seed)
-    metrics["status"] = record.status
+    """Write everything except the model."""
     owner = model.origin.columns(out.name)
     write_table("training/parity", parity, out, owner=owner)
     write_table("training/metrics", metrics, out, owner=owner)
@@ -210,8 +215,10 @@ def _write_results(
         },
     )
     title = f"{model.card['name']}, {model.card['variant']}"
-    if record.status == "diverged":
+    if record.status == DIVERGED:
         title += f" (diverged in epoch {record.history[-1]['epoch']:g})"
+    elif model.card["status"] == DIVERGED:
+        title += " (diverged: a prediction is not finite)"
     learning_figure(history, record.kept_epoch, title, out / "learning")
     formulas = {
         frame.frame_id: Formula.from_list([SYMBOLS[int(z)] for z in sorted(frame.numbers)]).format("hill")
