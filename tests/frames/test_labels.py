@@ -24,6 +24,7 @@ from workflow_lib.lattice.redox import RedoxRule
 
 CASES = Path(__file__).parent / "cases"
 HARTREE, KCAL, BOHR = 27.211386245988, 0.0433641153, 0.529177210903
+GPA = 1 / 160.21766208  # eV/A^3
 
 
 def read(path: Path, out: Path, **settings) -> tuple[list[Frame], dict]:
@@ -114,6 +115,62 @@ def test_an_unknown_unit_of_a_database_is_refused(frames, tmp_path):
         database.metadata = {"_property_unit_dict": {"energy": "furlong"}, "_distance_unit": "Ang"}
     with pytest.raises(UserError, match="energy is in 'furlong'"):
         read_frames(path)
+
+
+def with_stress(folder: Path, forms: list[str], tension: float, unit: str | None = None) -> Path:
+    """Cells under a tension in GPa, as virials (eV) or in GPa; metadata give "stress" the ``unit``."""
+    images = []
+    for number, form in enumerate(forms):
+        places = [[0, 0, 0], [2.8 + 0.01 * number, 0, 0]]
+        images.append(Atoms("NaCl", places, cell=np.diag([5.6, 4, 4]), pbc=True))
+        factor = -GPA * images[-1].get_volume() if form.endswith("virial") else 1.0
+        images[-1].info = {"REF_energy": -5.0, form: tension * factor * np.eye(3)}
+    if unit is None:
+        ase.io.write(folder / "t.extxyz", images)
+        return folder / "t.extxyz"
+    with connect(folder / "t.db") as database:
+        for atoms in images:
+            database.write(Atoms(atoms), data=atoms.info)
+        database.metadata = {"_property_unit_dict": {"stress": unit}}
+    return folder / "t.db"
+
+
+@pytest.mark.parametrize(
+    ("forms", "metadata"),
+    [
+        (["REF_virial"] * 3, None),
+        (["REF_virial", "REF_stress", "virial", "stress"], None),
+        (["stress"] * 3, "GPa"),
+        (["stress", "REF_stress", "virial"], "GPa"),  # the metadata name one of the two
+    ],
+)
+@pytest.mark.parametrize("tension", [0.5, 20.0])
+def test_a_given_unit_is_that_of_stress_without_one(tmp_path, forms, metadata, tension):
+    """A stress in eV/A^3, from a virial or by metadata, was divided by 160 once more."""
+    path = with_stress(tmp_path, forms, tension, metadata)
+    found, summary = read(path, tmp_path / "out", stress_unit="GPa")
+    for frame in [*found, *read_frames(path, stress_unit="GPa")]:
+        np.testing.assert_allclose(frame.stress, tension * GPA * np.eye(3), rtol=1e-6, atol=1e-9)
+    others = sum(form == "REF_stress" or (form == "stress" and not metadata) for form in forms)
+    (file,) = summary["files"]
+    assert file["counts"]["stress_in_ev"] == len(forms) - others
+    assert file["stress"]["decided_by"] == ("caller" if others else "file")
+    assert sum("GPa, as given, is not applied" in line for line in summary["statements"]) == 1
+    if tension > 1 or not others:  # then the magnitude tells the unit of the rest, or there is no rest
+        for one, two in zip(read(path, tmp_path / "judged")[0], found, strict=True):
+            np.testing.assert_array_equal(one.stress, two.stress)
+
+
+def test_many_virials_do_not_decide_the_unit_of_the_stress_beside_them(tmp_path):
+    path = with_stress(tmp_path, [*["virial"] * 120, "REF_stress"], 20.0)
+    found, summary = read(path, tmp_path / "out")
+    np.testing.assert_allclose([f.stress[0, 0] for f in found], [20 * GPA] * len(found), rtol=1e-6)
+    assert summary["files"][0]["stress"]["unit"] == "GPa"
+
+
+def test_stress_in_ev_that_cannot_be_is_refused_with_its_own_words(tmp_path):
+    with pytest.raises(UserError, match=r"1\.25 eV/A\^3, from virials or in the unit that the file"):
+        read_frames(with_stress(tmp_path, ["virial"], 200.0), stress_unit="GPa")
 
 
 @pytest.mark.parametrize(("name", "told"), [("full_fe29", "is 2.9"), ("nan_elsewhere", "is nan")])

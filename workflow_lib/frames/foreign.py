@@ -5,7 +5,8 @@ Pitfalls handled here, besides those of ``labels``:
 - The sign of Bader charges differs between sources (ACF - ZVAL has cations negative): Na in an
   oxide must come out near +0.87 e, otherwise the signs of the frame are reversed.
 - Stress is sometimes said to be in GPa although the numbers are eV/A^3: the unit follows from the
-  magnitude, or from the caller.
+  magnitude, or from the caller. Stress from a virial, or whose unit the file states, is neither judged
+  nor converted.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ import numpy as np
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import atomic_path
 from workflow_lib.frames.frame import Frame, frame_to_atoms
-from workflow_lib.frames.labels import STRESS_LIMIT, STRESS_TO_EV, StressUnit
+from workflow_lib.frames.labels import STRESS_LIMIT, STRESS_TO_EV, StressInEv, StressUnit
 from workflow_lib.frames.reading.common import Damaged, Defaults
 from workflow_lib.frames.reading.others import READERS
-from workflow_lib.frames.reading.understand import bader_signs
+from workflow_lib.frames.reading.understand import bader_signs, not_applied
 from workflow_lib.frames.table import read_parquet, write_parquet
 
 _log = logging.getLogger(__name__)
@@ -147,14 +148,23 @@ def _orient_charges(frames: Sequence[Frame], path: Path) -> None:
 
 
 def _convert_stress(frames: Sequence[Frame], path: Path, unit: StressUnit | None, *, quiet: bool) -> None:
-    """Convert stress to eV/A^3 in place; without a stated unit its magnitude decides.
+    """Convert stress of another unit to eV/A^3 in place; without a given unit its magnitude decides.
 
     ``quiet``: the file looks like our own export, whose unit needs no mention.
     """
-    known = [frame for frame in frames if frame.stress is not None]
-    if not known:
+    with_stress = [frame for frame in frames if frame.stress is not None]
+    in_ev = [frame for frame in with_stress if isinstance(frame, StressInEv)]
+    if (largest := _largest(in_ev)) >= STRESS_LIMIT:
+        raise UserError(
+            f"{path}: stress up to {largest:.3g} eV/A^3, from virials or in the unit that the file states, "
+            "cannot be; correct it, or use `read`, which leaves such stress out"
+        )
+    if told := not_applied(unit, len(in_ev)):
+        _log.warning("%s: %s", path, told)
+    others = [frame for frame in with_stress if not isinstance(frame, StressInEv)]
+    if not others:
         return
-    largest = max(float(np.abs(frame.stress).max()) for frame in known)  # type: ignore[arg-type]
+    largest = _largest(others)
     if unit is None:
         if largest >= STRESS_LIMIT:
             raise UserError(
@@ -164,8 +174,13 @@ def _convert_stress(frames: Sequence[Frame], path: Path, unit: StressUnit | None
         if not quiet:
             _log.warning("%s: stress (largest component %.3g) is taken to be eV/A^3", path, largest)
         unit = "eV/A^3"
-    for frame in known:
+    for frame in others:
         frame.stress = np.asarray(frame.stress) * STRESS_TO_EV[unit]
+
+
+def _largest(frames: Sequence[Frame]) -> float:
+    """Return the largest component of the frames' stress, in its own unit; 0 without any."""
+    return max((float(np.abs(f.stress).max()) for f in frames if f.stress is not None), default=0.0)
 
 
 def _write_db(frames: Sequence[Frame], path: Path) -> None:

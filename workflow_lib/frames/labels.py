@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from math import gcd
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -80,6 +80,16 @@ _FLAGS = {
 _WRITTEN = "stress_as_written"
 
 
+class StressInEv(Frame):
+    """A frame whose stress is in eV/A^3, whatever unit the other stress of its file has.
+
+    The stress comes from a virial, or the file states its unit. Readers alone tell such frames from
+    others; the frame table, whose stress is all in eV/A^3, does not.
+    """
+
+    __slots__ = ()
+
+
 def reason_of(error: BaseException) -> str:
     """Return why something cannot be used, in one printable line; what it quotes of a file is cut short."""
     reason = printable(next(iter(str(error).splitlines()), "") or type(error).__name__)
@@ -97,13 +107,17 @@ def parse_comment(line: str) -> dict[str, Any]:
 
 def find_label(column: str, places: Sequence[Mapping[str, Any]]) -> Any:
     """Return the value under the first accepted name that any of the places has; None without one."""
+    return next((value for _, _, value in _labels(column, places)), None)
+
+
+def _labels(column: str, places: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, int, Any]]:
+    """Yield name, number of the place and value of what the places have for a column; the first counts."""
     for name in ACCEPTED[column]:
-        for place in places:
+        for number, place in enumerate(places):
             value = place.get(name)
             # One number under the name of moments is the total moment of the cell.
             if value is not None and not (column == "magmoms" and np.ndim(value) == 0):
-                return value
-    return None
+                yield name, number, value
 
 
 def per_atom(value: Any, n: int, column: str, where: str, width: int = 1) -> np.ndarray | None:
@@ -203,14 +217,16 @@ def make_frame(
     path: str | None = None,
     energy_reference: str | None = None,
     formula_units: int | None = None,
+    converted: Container[str] = (),
 ) -> Frame:
     """Return one frame from atoms and the places (info, arrays, results) where its labels may be.
 
-    Labels keep the unit of stress and the sign of charges that they have in the file. ``path``
-    names the calculation of a frame that does not name it; None if unknown. ``note`` is called with
-    one line about the treatment of an unusual label. Raises UserError, beginning with ``where``,
-    for a frame that is not periodic, has no energy, or has labels of the wrong length or with
-    impossible values.
+    Labels keep the unit of stress and the sign of charges that they have in the file; a stress from
+    a virial, or in the first place under one of the ``converted`` names, is in eV/A^3, and the frame
+    is a :class:`StressInEv`. ``path`` names the calculation of a frame that does not name it; None if
+    unknown. ``note`` is called with one line about the treatment of an unusual label. Raises
+    UserError, beginning with ``where``, for a frame that is not periodic, has no energy, or has labels
+    of the wrong length or with impossible values.
     """
     if not atoms.pbc.all():
         raise UserError(f"{where} is not periodic in three directions; give its cell and pbc")
@@ -227,12 +243,15 @@ def make_frame(
     forces = per_atom(text["forces"], n, "forces", where, 3)
     states = per_atom(text["oxidation_states"], n, "oxidation_states", where)
     stress = _matrix(text["stress"], "stress", where)
+    name, place, _ = next(_labels("stress", places), ("", -1, None))
+    in_ev = place == 0 and name in converted
     if stress is None and (virial := _matrix(text["virial"], "virial", where)) is not None:
         stress = -virial / abs(atoms.cell.volume)
         note(VIRIALS)
+        in_ev = True
     kind = str(text["kind"] or UNSPECIFIED)
     units = text["formula_units"]
-    frame = Frame(
+    frame = (StressInEv if in_ev else Frame)(
         frame_id=str(text["frame_id"] if text["frame_id"] is not None else default_id),
         # Frames that do not name their material are kept together by composition, so that no two
         # of one trajectory can be in different sets of a split.

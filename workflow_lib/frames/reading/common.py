@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -51,11 +51,12 @@ def one_frame(
     load: Callable[[], tuple[Atoms, Sequence[Any]]],
     path: str | None = None,
     energy_reference: str | None = None,
+    converted: Container[str] = (),
 ) -> Frame | Damaged:
     """Return one frame, or why it cannot be used.
 
     ``load`` returns atoms and the places of their labels; ``path`` names the calculation, and
-    ``energy_reference`` the level if the file states it.
+    ``energy_reference`` the level if the file states it. ``converted``: see ``labels.make_frame``.
     """
     try:
         atoms, places = load()
@@ -69,6 +70,7 @@ def one_frame(
             energy_reference=energy_reference or defaults.energy_reference,
             formula_units=defaults.formula_units,
             note=defaults.note,
+            converted=converted,
         )
     # Damaged rows raise many kinds of errors: struct, json, key, index, overflow and value.
     except Exception as error:

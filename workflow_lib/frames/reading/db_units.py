@@ -42,7 +42,10 @@ def factor(unit: str) -> float | None:
 
 
 class Units:
-    """Factors of one database; UserError for an unknown unit. Without metadata all are 1."""
+    """Factors of one database; UserError for an unknown unit. Without metadata all are 1.
+
+    ``names``: the labels whose unit the metadata state.
+    """
 
     def __init__(self, metadata: Mapping[str, Any], path: Path) -> None:
         stated = metadata.get(PROPERTIES)
@@ -54,6 +57,7 @@ class Units:
             for name in ACCEPTED[column]
             if name in stated
         }
+        self.names = frozenset(self._factors)
 
     @staticmethod
     def _factor(name: str, unit: Any, path: Path) -> float:

@@ -97,18 +97,18 @@ def _flat(table: pa.Table, name: str) -> tuple[np.ndarray, np.ndarray]:
 def merge(parts: Sequence[Part], factors: Sequence[float | None], out: Path) -> Merged:
     """Write one frame table of all parts without duplicates; raise UserError or OSError if that fails.
 
-    ``factors`` convert the stress of each part to eV/A^3; None makes it null, and so is any stress
-    above 160 GPa. A repeated ``frame_id`` gets ``~2``, ``~3``... A frame that is kept in the place of
-    one for testing is for testing.
+    ``factors`` convert the stress of each part to eV/A^3, where it is not in eV/A^3 already; None makes
+    it null, and so is any stress above 160 GPa. A repeated ``frame_id`` gets ``~2``, ``~3``... A frame
+    that is kept in the place of one for testing is for testing.
     """
     import pyarrow as pa
 
     known: list[dict[str, np.ndarray]] = []
     for part in parts:
         with np.load(part.prints) as arrays:
-            known.append({name: arrays[name] for name in ("keys", "prints", "sizes")})
-    keys, prints, sizes = (
-        np.concatenate([one[name] for one in known]) for name in ("keys", "prints", "sizes")
+            known.append({name: arrays[name] for name in ("keys", "prints", "sizes", "in_ev")})
+    keys, prints, sizes, in_ev = (
+        np.concatenate([one[name] for one in known]) for name in ("keys", "prints", "sizes", "in_ev")
     )
     testing = np.repeat([part.testing for part in parts], [len(one["keys"]) for one in known])
     del known
@@ -126,14 +126,14 @@ def merge(parts: Sequence[Part], factors: Sequence[float | None], out: Path) -> 
                 _note(table, row, part, listed, merged)
                 table = _for_testing(table, row, promoted)  # noqa: PLW2901
                 keep = np.array([row + place not in merged.repeats for place in range(table.num_rows)])
-                inside = sizes[row : row + table.num_rows]
+                inside, known_unit = (one[row : row + table.num_rows][keep] for one in (sizes, in_ev))
                 row += table.num_rows
                 if not keep.all():
                     table = table.filter(pa.array(keep))  # noqa: PLW2901
-                table = _renamed(_scaled(table, factor, merged), seen, merged)  # noqa: PLW2901
+                table = _renamed(_scaled(table, factor, known_unit, merged), seen, merged)  # noqa: PLW2901
                 waiting.append(table)
                 rows += table.num_rows
-                atoms += int(inside[keep].sum())
+                atoms += int(inside.sum())
                 if rows >= ROWS or atoms >= ATOMS:
                     writer.write_table(pa.concat_tables(waiting).combine_chunks())
                     waiting, rows, atoms = [], 0, 0
@@ -169,22 +169,23 @@ def _for_testing(table: pa.Table, first: int, promoted: set[int]) -> pa.Table:
     return table.set_column(table.column_names.index("kind"), "kind", pa.array(new))
 
 
-def _scaled(table: pa.Table, factor: float | None, merged: Merged) -> pa.Table:
-    """Convert stress to eV/A^3; null where the value is impossible."""
+def _scaled(table: pa.Table, factor: float | None, in_ev: np.ndarray, merged: Merged) -> pa.Table:
+    """Convert stress to eV/A^3 in the rows that are not ``in_ev`` [rows]; null where it is impossible."""
     import pyarrow as pa
 
     column = table.column("stress").combine_chunks()
     values, offsets = _flat(table, "stress")
     if not len(values) or (factor is None and column.null_count == len(column)):
         return table
-    values = values[offsets[0] : offsets[-1]] * (np.nan if factor is None else factor)
+    factors = np.where(in_ev, 1.0, np.nan if factor is None else factor)
     missing = column.is_null().to_numpy(zero_copy_only=False)
     owner = np.repeat(np.arange(len(column)), np.diff(offsets))
+    values = values[offsets[0] : offsets[-1]] * factors[owner]
     largest = np.zeros(len(column))
     np.maximum.at(largest, owner, np.abs(values))
     # NaN, from an unknown unit, is rejected too.
     refused = ~missing & ~(largest < STRESS_LIMIT)
-    if factor == 1 and not refused.any():
+    if (factors == 1).all() and not refused.any():
         return table
     merged.stress_refused += int(refused.sum())
     kept = ~refused[owner]

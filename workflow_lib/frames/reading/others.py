@@ -58,7 +58,7 @@ def read_db(path: Path, defaults: Defaults) -> Batches:
 
     for start in range(0, len(ids), BATCH):
         batch = [
-            one_frame(defaults, index, lambda row_id=ids[index]: load(row_id))  # type: ignore[misc]
+            one_frame(defaults, index, lambda row_id=ids[index]: load(row_id), converted=units.names)  # type: ignore[misc]
             for index in range(start, min(start + BATCH, len(ids)))
         ]
         yield batch, size * (start + len(batch)) // len(ids)

@@ -17,13 +17,15 @@ from workflow_lib.core.code import code_checksum
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import atomic_path, read_json, write_json
 from workflow_lib.frames.frame import PER_ATOM, TESTING, Frame, with_labels
-from workflow_lib.frames.labels import StressUnit
+from workflow_lib.frames.labels import StressInEv, StressUnit
 from workflow_lib.frames.reading.common import Damaged, Defaults
 from workflow_lib.frames.reading.duplicates import fingerprints
 from workflow_lib.frames.reading.inputs import Input, read_with
 from workflow_lib.frames.reading.others import read_input
 from workflow_lib.frames.reading.understand import (
+    StressVerdict,
     Surrogates,
+    not_applied,
     orient_charges,
     recognise_surrogates,
     stress_unit,
@@ -34,13 +36,15 @@ from workflow_lib.lattice.redox import RedoxRule
 ROWS, ATOMS = 1000, 100_000
 """A row group ends at the first of these limits; a reader of the table holds one in memory at a time."""
 LABELS = ("forces", "stress", *PER_ATOM[1:])
-_FIXED: dict[str, StressUnit] = dict.fromkeys(("vasprun", "outcar", "table", "mptrj"), "eV/A^3")
+_IN_EV = ("vasprun", "outcar", "table", "mptrj")
+"""Kinds of files whose readers return all stress in eV/A^3."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReadSettings:
     """The caller's statements about the files: level of theory, formula units, stress, labels.
 
+    ``stress_unit`` is that of stress whose unit no file states and no format fixes.
     ``stress_converged`` confirms the stress of all files except frame tables, which state it
     themselves. ``testing``: files, or folders, whose frames are for testing only, by what
     names them to the user.
@@ -130,10 +134,9 @@ class Part:
             writer.write(waiting)
         with atomic_path(self.prints) as temporary:
             np.savez(temporary, **tally.arrays())  # type: ignore[arg-type]
-        stated = _FIXED.get(source.kind) or settings.stress_unit
-        verdict = stress_unit(
-            tally.arrays()["stress"], stated, "format" if source.kind in _FIXED else "caller"
-        )
+        verdict = tally.stress_verdict(source.kind, settings.stress_unit)
+        if told := not_applied(settings.stress_unit, tally.counts["stress_in_ev"]):
+            defaults.note(told)
         about = {
             "stamp": stamp,
             "path": str(source.path),
@@ -168,7 +171,8 @@ class _Tally:
         self._keys: list[np.ndarray] = []
         self._prints: list[np.ndarray] = []
         self._sizes: list[np.ndarray] = []
-        self._stress: list[float] = []
+        self._in_ev: list[bool] = []
+        self._stress: dict[bool, list[float]] = {True: [], False: []}
 
     def of_level(self, frames: list[Frame], level: str | None) -> list[Frame]:
         """Return frames that do not state another level of theory than the caller; set the others aside."""
@@ -192,20 +196,33 @@ class _Tally:
             self.levels[frame.energy_reference] += 1
             for label in LABELS:
                 self.counts[label] += getattr(frame, label) is not None
+            # Numbers of two units in one judgement would give the one of them the unit of the other.
+            in_ev = isinstance(frame, StressInEv)
+            self._in_ev.append(in_ev)
             if frame.stress is not None:
-                self._stress.append(float(np.abs(frame.stress).max()))
+                self.counts["stress_in_ev"] += in_ev
+                self._stress[in_ev].append(float(np.abs(frame.stress).max()))
         if frames:
             self.elements.update(np.unique(np.concatenate([frame.numbers for frame in frames])).tolist())
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Return keys, fingerprints, numbers of atoms, and the largest component of each stress."""
+        """Return keys, fingerprints, numbers of atoms, and whose stress is in eV/A^3, for each frame."""
         empty_keys, empty_prints = fingerprints([])
         return {
             "keys": np.concatenate([empty_keys, *self._keys]),
             "prints": np.concatenate([empty_prints, *self._prints]),
             "sizes": np.concatenate([np.zeros(0, dtype=np.int64), *self._sizes]),
-            "stress": np.array(self._stress),
+            "in_ev": np.array(self._in_ev, dtype=bool),
         }
+
+    def stress_verdict(self, kind: str, stated: StressUnit | None) -> StressVerdict | None:
+        """Return the unit of stress whose unit is not known yet; eV/A^3 where all is; None without any."""
+        known, others = np.array(self._stress[True]), np.array(self._stress[False])
+        if kind in _IN_EV:
+            return stress_unit(np.concatenate([known, others]), "eV/A^3", "format")
+        if len(others):
+            return stress_unit(others, stated)
+        return stress_unit(known, "eV/A^3", "file")
 
 
 _progress: Any = None

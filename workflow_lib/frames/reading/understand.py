@@ -201,6 +201,19 @@ class StressVerdict:
         return asdict(self)
 
 
+def not_applied(unit: StressUnit | None, frames: int) -> str | None:
+    """Say that the unit given by the caller is not that of these frames; None if it does not matter.
+
+    ``frames``: how many have a stress in eV/A^3 by what their file says (``labels.StressInEv``).
+    """
+    if not frames or unit in (None, "eV/A^3"):
+        return None
+    return (
+        f"the stress of {frames} frames is from virials or in the unit that the file itself states, so "
+        f"{unit}, as given, is not applied to it"
+    )
+
+
 def stress_unit(largest: np.ndarray, stated: StressUnit | None, by: str = "caller") -> StressVerdict | None:
     """Return the unit of a file from the largest stress component of each frame [frames]; None without any.
 

@@ -25,6 +25,7 @@ from workflow_lib.frames.labels import (
     UNSTATED,
     VIRIALS,
     VOIGT,
+    StressInEv,
     composition,
     count_formula_units,
     is_state,
@@ -146,7 +147,7 @@ class _Builder:
         if group is None or not units:
             known = self._composition(arrays["numbers"])
             group, units = group or known[0], units or known[1]
-        return Frame(
+        return (StressInEv if comment.converted else Frame)(
             frame_id=texts.get("frame_id") or f"{defaults.name}-{item.number:06d}",
             group=group,
             path=texts.get("path"),

@@ -53,7 +53,8 @@ class SourcesSettings(BaseModel):
         "data", min_length=1, description="files go to <folder>/<source>, which all runs share"
     )
     stress_unit: Literal["eV/A^3", "GPa", "kbar"] | None = Field(
-        None, description="of the stress in all files; left out, the magnitude decides, file by file"
+        None,
+        description="of stress whose unit no file states; left out, the magnitude decides, file by file",
     )
     stress_converged: bool = Field(
         False, description="the stress is converged with the basis set: it may be trained on"
