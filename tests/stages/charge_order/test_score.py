@@ -146,6 +146,28 @@ def test_diverged_states_are_counted_and_left_out(answers: pd.DataFrame) -> None
     assert scores["redox_pairs"] == 12
 
 
+def test_a_ground_state_that_the_model_lost_is_not_found_and_stays_dfts_minimum(answers) -> None:
+    """A model right about every other state has no better score for having lost the lowest one."""
+    half = answers[answers["x"] == 0.5]
+    best = half["energy_ev"].idxmin()
+    table = answers.assign(seen=False)
+    table.loc[best, ["status", "energy_ev", "formation_mev_fu"]] = ["diverged", np.nan, np.nan]
+    scores = score_protocol(table, 0.5)
+    assert (scores["ground_states_found"], scores["ground_states_total"]) == (2, 3)
+    row = scores["ground_states"][1]
+    assert row["counts"] and not row["found"] and row["model_error_mev_fu"] is None
+    assert score_protocol(table.assign(seen=True), 0.5)["ground_states_total"] == 0
+    orders = half[half["ion_key"] == half["ion_key"][best]]["formation_mev_fu"].sort_values()
+    assert len(orders) > 1  # what is left of the arrangement is its second-lowest order
+    assert scores["ion_arrangements"] == 5
+    assert scores["minimum_over_orders_mae_mev_fu"] == pytest.approx((orders.iloc[1] - orders.iloc[0]) / 5)
+
+
+def test_a_model_without_any_energy_has_no_scores(answers: pd.DataFrame) -> None:
+    scores = score_protocol(answers.assign(seen=False, status="diverged", energy_ev=np.nan), 0.5)
+    assert scores["ground_states_found"] is None and scores["minimum_over_orders_mae_mev_fu"] is None
+
+
 def test_headline_paper_stands_on_top(answers: pd.DataFrame) -> None:
     wrong = with_energies(answers, -answers["energy_ev"])
     both = pd.concat([answers.assign(protocol="distorted"), wrong.assign(protocol="undistorted")])

@@ -125,7 +125,7 @@ def _pool_seed(folds: Sequence[pd.DataFrame], compared_x: float) -> dict[str, An
         "mae_mev_fu": error,
         "redox_spread_ratio": spread["redox_spread_ratio"],
         "redox_pairs_ordered": spread["redox_pairs_ordered"],
-        "ground_states_found": sum(item["found"] for item in found) if found else None,
+        "ground_states_found": sum(item["found"] for item in found) if found and len(good) else None,
         "ground_states_total": len(found),
     }
 

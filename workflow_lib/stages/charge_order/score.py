@@ -29,8 +29,8 @@ CONVENTION = (
     "composition that are in this fold's test set only (null below 3); the _all scores count every "
     "state, those seen in training among them. A ground state is found if the model's lowest state of "
     "a composition is DFT's, and no other state ties with it. It counts only where the model has not seen "
-    "it and where the next state lies farther above it than the model errs; the _all scores count every "
-    "composition."
+    "it and where the next state lies farther above it than the model errs, and as not found where the "
+    "model has no energy of it (diverged); the _all scores count every composition."
 )
 
 Scores = dict[str, Any]
@@ -83,7 +83,7 @@ def ground_states(table: pd.DataFrame) -> list[Scores]:
     ``chance`` is the probability to guess right; ``ions_found`` asks for the mobile ions only (None
     where the composition has one arrangement of them). ``seen``: the model has trained on DFT's ground
     state; ``counts``: it has not, and the margin is larger than the model's error, so that finding or
-    missing the state says something.
+    missing the state says something, or the model has no energy of the state: it then has not found it.
     """
     result: list[Scores] = []
     for x, group in table.groupby("x"):
@@ -113,12 +113,13 @@ def ground_states(table: pd.DataFrame) -> list[Scores]:
             row["regret_mev_fu"] = (
                 float((lowest["dft_energy_ev"] - best["dft_energy_ev"]).mean()) / units * 1000
             )
-            error = _error_above(known, str(best["state_key"]))
-            if error is not None:
-                row["model_error_mev_fu"] = error
-                row["counts"] = bool(not row["seen"] and row["dft_margin_mev_fu"] > error)
             if len(set(group["ion_key"])) > 1:
                 row["ions_found"] = set(lowest["ion_key"]) == {best["ion_key"]}
+        if best["state_key"] not in set(known["state_key"]):
+            row["counts"] = not row["seen"]
+        elif (error := _error_above(known, str(best["state_key"]))) is not None:
+            row["model_error_mev_fu"] = error
+            row["counts"] = bool(not row["seen"] and row["dft_margin_mev_fu"] > error)
         result.append(row)
     return result
 
@@ -182,11 +183,15 @@ def minimum_over_orders(table: pd.DataFrame) -> Scores:
     """Return the scores of formation energies of ion arrangements, each with its best charge order.
 
     This is the fair question to a model that cannot see charge orders: per ``ion_key``, the model's
-    minimum over the orders against DFT's minimum. End members are left out.
+    minimum over the orders against DFT's minimum. End members are left out, and so are arrangements of
+    which the model has no energy. DFT's minimum is that over all orders, those that the model lost
+    (diverged) among them.
     """
-    inner = table[(table["x"] > 0) & (table["x"] < 1)].dropna(subset=["formation_mev_fu"])
-    lowest = inner.groupby("ion_key")[["formation_mev_fu", "dft_formation_mev_fu"]].min()
-    error = (lowest["formation_mev_fu"] - lowest["dft_formation_mev_fu"]).abs()
+    inner = table[(table["x"] > 0) & (table["x"] < 1)]
+    known = usable(inner).dropna(subset=["formation_mev_fu"])
+    lowest = known.groupby("ion_key")["formation_mev_fu"].min()
+    reference = inner.groupby("ion_key")["dft_formation_mev_fu"].min()
+    error = (lowest - reference[lowest.index]).abs()
     return {
         "ion_arrangements": len(lowest),
         "minimum_over_orders_mae_mev_fu": float(error.mean()) if len(lowest) else None,
@@ -226,7 +231,7 @@ def score_protocol(table: pd.DataFrame, compared_x: float) -> Scores:
     scores |= redox_spread(good)
     unseen_pairs = redox_spread(good[~good["seen"]])
     scores |= {f"{name}_unseen": value for name, value in unseen_pairs.items()}
-    scores |= minimum_over_orders(good)
+    scores |= minimum_over_orders(table)
     read = "order" in table and good["order"].notna().any()
     for name in ("kept", "changed", "ambiguous", "off-site"):
         count = int((good["order"] == name).sum()) if read else None
