@@ -5,7 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.cell import Cell
 from ase.io import write
+from ase.spacegroup import crystal
+from pymatgen.core import Lattice
+from scipy.spatial.transform import Rotation
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import write_json
@@ -36,20 +40,49 @@ def test_the_shipped_host_is_what_its_provenance_says(host, rule, ends):
     assert (made.formula_units, made.space_group) == (4, "Pnma")
 
 
-def test_the_empty_end_may_come_in_any_setting(ends):
+SETTINGS = {
+    "skewed": np.array([[0, 1, 0], [0, 0, 1], [-1, 0, 1]]),
+    "permuted": np.array([[0, 1, 0], [0, 0, 1], [1, 0, 0]]),
+    "left-handed": np.diag([1, -1, 1]),
+}
+TURN = Rotation.from_euler("xyz", [20, 50, 10], degrees=True).as_matrix()
+
+
+@pytest.mark.parametrize("basis", SETTINGS.values(), ids=SETTINGS)
+@pytest.mark.parametrize("turn", [np.eye(3), TURN, np.diag([1, 1, -1])], ids=["", "turned", "mirrored"])
+def test_the_empty_end_may_come_in_any_setting(ends, basis, turn):
     full, empty = ends
     wanted = make_host(full, **COUPLE, empty=empty)
-    turned = Atoms(
+    other = Atoms(
         empty.numbers,
-        positions=empty.positions + np.array([1.0, 2.0, 0.3]),
-        cell=np.array([[0, 1, 0], [0, 0, 1], [-1, 0, 1]]) @ empty.cell[:],
+        positions=(empty.positions + np.array([1.0, 2.0, 0.3])) @ turn,
+        cell=basis @ empty.cell[:] @ turn,
         pbc=True,
     )[::-1]
-    found = make_host(full, **COUPLE, empty=turned)
+    found = make_host(full, **COUPLE, empty=other)
     gap = np.array(found.scaled_empty) - np.array(wanted.scaled_empty)
     assert np.abs(gap - np.round(gap)).max() < 1e-6
-    first, second = np.array(found.cell_empty), np.array(wanted.cell_empty)
-    np.testing.assert_allclose(first @ first.T, second @ second.T, atol=1e-6)
+    np.testing.assert_allclose(found.cell_empty, wanted.cell_empty, atol=1e-6)
+    # Of two orthorhombic cells in one orientation the mean has the mean edges.
+    edges = (full.cell.lengths() + empty.cell.lengths()) / 2
+    between = (np.array(found.cell_full) + np.array(found.cell_empty)) / 2
+    assert abs(np.linalg.det(between)) == pytest.approx(edges.prod(), rel=1e-6)
+
+
+def test_monoclinic_ends_of_two_programs_are_not_turned():
+    """One puts a along x, the other c along z; the angle between the two conventions is 90 - beta."""
+    sites = {"Na": (0, 0, 0.5), "Fe": (0, 0, 0), "O": (0.27, 0, 0.8)}
+    full = crystal(list(sites), list(sites.values()), spacegroup=12, cellpar=[5.0, 2.9, 5.1, 90, 109, 90])
+    parameters = (4.9, 2.85, 5.3, 90, 107, 90)
+    empty = crystal(["Fe", "O"], [sites["Fe"], sites["O"]], spacegroup=12, cellpar=parameters)
+    other = empty.copy()
+    other.set_cell(Lattice.from_parameters(*parameters).matrix, scale_atoms=True)
+    assert np.abs(other.cell[:] - empty.cell[:]).max() > 1
+    hosts = [make_host(full, **COUPLE, empty=atoms) for atoms in (empty, other)]
+    np.testing.assert_allclose(hosts[0].cell_empty, hosts[1].cell_empty, atol=1e-6)
+    np.testing.assert_allclose(Cell(hosts[1].cell_empty).cellpar(), parameters, atol=1e-6)
+    stretch = np.linalg.inv(hosts[1].cell_full) @ np.array(hosts[1].cell_empty)
+    np.testing.assert_allclose(stretch, stretch.T, atol=1e-8)  # no rotation
 
 
 def test_a_host_from_a_cif_alone(host, rule, tmp_path):

@@ -18,6 +18,9 @@ SMALLEST_VOLUME = 1.0
 CLOSEST = 0.5
 """A; two sites nearer than this are one site given twice."""
 
+MOST_TURNED = 3.0
+"""Degrees between the two cells; their mean then has 0.07 % less volume than without."""
+
 Length = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=-1e4, le=1e4)]
 Fraction = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=-100, le=100)]
 Vector = tuple[Length, Length, Length]
@@ -42,7 +45,7 @@ class HostFile(BaseModel):
         min_length=1, max_length=2000, description="atomic numbers [n] of the full cell"
     )
     cell_full: Cell = Field(description="A, rows are vectors; every mobile site occupied")
-    cell_empty: Cell = Field(description="A; no mobile site occupied")
+    cell_empty: Cell = Field(description="A; no mobile site occupied, oriented as cell_full")
     scaled_full: Scaled = Field(description="scaled positions [n, 3] in the full cell")
     scaled_empty: Scaled = Field(description="scaled positions of the same sites in the empty cell")
 
@@ -67,6 +70,7 @@ class HostFile(BaseModel):
                     f"scaled positions must be {len(self.numbers)} rows of 3, not {len(scaled)}"
                 )
             self._check_sites(name, np.array(getattr(self, f"cell_{name}")), scaled)
+        self._check_orientation()
         return self
 
     def _check_sites(self, name: str, cell: np.ndarray, scaled: np.ndarray) -> None:
@@ -80,6 +84,22 @@ class HostFile(BaseModel):
             raise ValueError(
                 f"sites {first} and {second} of scaled_{name} are {distance[first, second]:.2f} A apart"
             )
+
+    def _check_orientation(self) -> None:
+        """Raise ValueError if one cell is turned or mirrored; cells of other x are means of the two."""
+        left, _, right = np.linalg.svd(np.linalg.inv(np.array(self.cell_full)) @ np.array(self.cell_empty))
+        rotation = left @ right  # what polar decomposition leaves beside the stretch
+        remedy = (
+            "give it in the orientation of cell_full, as workflow-lib host does, because the cells between "
+            "the two are means of their vectors"
+        )
+        if np.linalg.det(rotation) < 0:
+            raise ValueError(
+                f"one of cell_full and cell_empty is left-handed: cell_empty is mirrored; {remedy}"
+            )
+        turned = np.degrees(np.arccos(np.clip((np.trace(rotation) - 1) / 2, -1, 1)))
+        if turned > MOST_TURNED:
+            raise ValueError(f"cell_empty is turned by {turned:.0f} degrees against cell_full; {remedy}")
 
     def check_rule(self, rule: RedoxRule) -> None:
         """Raise ValueError if the redox rule is for another couple or lacks a formal charge."""

@@ -99,8 +99,8 @@ def make_host(
     """Describe a host by a cell with every mobile site occupied, made exactly symmetric.
 
     Cell and positions are averaged over the space group found within ``tolerance`` (A). ``empty`` is the
-    same crystal without mobile ions, in any setting and of another volume; without it the full cell
-    is used for every composition. Raises UserError where the structures are no such host.
+    same crystal without mobile ions, in any setting and orientation and of another volume; without it the
+    full cell is used for every composition. Raises UserError where the structures are no such host.
     """
     from pymatgen.core import Composition
 
@@ -112,7 +112,7 @@ def make_host(
     numbers = np.asarray(full.numbers)
     scaled = np.asarray(full.get_scaled_positions(wrap=False))
     rotations, translations, symbol = _symmetry(np.asarray(full.cell[:]), scaled, numbers, tolerance)
-    cell_full = _averaged_cell(np.asarray(full.cell[:]), rotations)
+    cell_full = _strained(np.asarray(full.cell[:]), _averaged_metric(np.asarray(full.cell[:]), rotations))
     scaled_full, _ = _averaged(scaled, numbers, cell_full, rotations, translations)
     counts = np.unique(numbers, return_counts=True)[1]
     formula = Composition(full.get_chemical_formula()).reduced_formula
@@ -141,7 +141,8 @@ def make_host(
     scaled_empty[placed.site] = placed.positions
     # Near the full sites, because a host moves between its ends without rotating in the cell.
     scaled_empty -= np.round(scaled_empty - scaled_full)
-    cell_empty = _averaged_cell(placed.cell, rotations)
+    # Of the file only lengths and angles count: turned against the full cell, the two would have no mean.
+    cell_empty = _strained(cell_full, _averaged_metric(placed.cell, rotations))
     averaged, moved = _averaged(
         scaled_empty[framework], numbers[framework], cell_empty, rotations, translations
     )
@@ -204,11 +205,15 @@ def _symmetry(
     return np.asarray(found.rotations), translations, str(found.international)
 
 
-def _averaged_cell(cell: np.ndarray, rotations: np.ndarray) -> np.ndarray:
-    """Return the cell [3, 3] with the smallest strain that gives its metric the symmetry."""
+def _averaged_metric(cell: np.ndarray, rotations: np.ndarray) -> np.ndarray:
+    """Return the scalar products of the cell's vectors [3, 3] (A^2), averaged over the rotations."""
+    return np.mean([r.T @ (cell @ cell.T) @ r for r in rotations], axis=0)
+
+
+def _strained(cell: np.ndarray, metric: np.ndarray) -> np.ndarray:
+    """Return the cell [3, 3] (A) with this metric (A^2): ``cell`` strained, not turned."""
     from scipy.linalg import sqrtm
 
-    metric = np.mean([r.T @ (cell @ cell.T) @ r for r in rotations], axis=0)
     inverse = np.linalg.inv(cell)
     strained: np.ndarray = cell @ np.real(sqrtm(inverse @ metric @ inverse.T))
     return np.round(strained, 10) + 0.0
