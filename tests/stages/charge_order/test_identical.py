@@ -139,6 +139,13 @@ def test_atoms_are_told_apart_and_the_lowest_orbital_counts(orders, tmp_path, ho
     assert [len(atoms) for atoms in structures] == [len(orders[0])] * 5
 
 
+def test_formula_units_are_those_of_the_host(orders, tmp_path, host, rule):
+    """Of Mg2Fe4Si4O16 a reader counts 2; in MgFeSiO4 with half of its Mg they are 4."""
+    write_parquet([replace(frame, formula_units=2) for frame in orders], tmp_path / "testing.parquet")
+    table, _ = read_identical(tmp_path / "testing.parquet", host, rule, REFERENCE)
+    assert [*table["formula_units"]] == [host.formula_units] * 3 == [4] * 3
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [

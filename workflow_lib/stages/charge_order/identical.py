@@ -90,7 +90,8 @@ def read_identical(
                     "state_key": host.key(arrangement),
                     "ion_key": ion_key,
                     "frame_id": frame.frame_id,
-                    "formula_units": frame.formula_units,
+                    # The file's own number is counted from its atoms, which need not show the formula.
+                    "formula_units": host.formula_units * arrangement.cells,
                     "dft_energy_ev": frame.energy,
                 }
             )
