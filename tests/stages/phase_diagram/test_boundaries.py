@@ -239,14 +239,18 @@ def test_one_gap_of_a_replica_is_one_of_the_targets():
     assert _paired(targets, [gap(0.10, 0.61)]) == {}
 
 
+def shown(temperatures: tuple[float, ...], *gaps: tuple[float, Gap]) -> dict[str, object]:
+    return features(temperatures, gaps, step=1 / 60)
+
+
 def test_names_of_what_a_diagram_shows():
     t = (200.0, 400.0, 600.0)
-    assert features(t, [])["kind"] == "solid solution"
-    closing = features(t, [(200.0, gap(0, 1)), (400.0, gap(0.2, 0.8))])
+    assert shown(t)["kind"] == "solid solution"
+    closing = shown(t, (200.0, gap(0, 1)), (400.0, gap(0.2, 0.8)))
     assert (closing["kind"], closing["closed_k"]) == ("miscibility gap", 500.0)
-    assert features(t, [(k, gap(0, 1)) for k in t])["closed_k"] is None
-    eutectoid = features(
-        t, [(200.0, gap(0, 1)), (400.0, gap(0, 0.5)), (400.0, gap(0.7, 1)), (600.0, gap(0, 0.3))]
+    assert shown(t, *((k, gap(0, 1)) for k in t))["closed_k"] is None
+    eutectoid = shown(
+        t, (200.0, gap(0, 1)), (400.0, gap(0, 0.5)), (400.0, gap(0.7, 1)), (600.0, gap(0, 0.3))
     )
     assert eutectoid == {
         "kind": "eutectoid",
@@ -254,4 +258,28 @@ def test_names_of_what_a_diagram_shows():
         "eutectoid_x": pytest.approx(0.6),
         "closed_k": None,
     }
-    assert features(t, [(200.0, gap(0, 0.5)), (200.0, gap(0.5, 1))])["kind"] == "compounds"
+    assert shown(t, (200.0, gap(0, 0.5)), (200.0, gap(0.5, 1)))["kind"] == "compounds"
+
+
+@pytest.mark.parametrize("moved", [-1 / 60, 0, 1 / 60])
+def test_a_eutectoid_lies_in_a_gap_that_divides(moved: float):
+    """A second gap that opens beside the first is no division of it: nothing was ever at x between them."""
+    t = (200.0, 400.0, 600.0)
+    beside = shown(t, (200.0, gap(0.6, 0.9)), (400.0, gap(0.1, 0.3)), (400.0, gap(0.6, 0.9)))
+    assert (beside["kind"], beside["eutectoid_x"]) == ("miscibility gap", None)
+    # One of two gaps divides, its ends known to one step of the grid.
+    parts = ((600.0, gap(0.5 + moved, 0.6)), (600.0, gap(0.7, 0.9 + moved)))
+    found = shown(t, (400.0, gap(0.1, 0.3)), (400.0, gap(0.5, 0.9)), (600.0, gap(0.1, 0.2)), *parts)
+    assert (found["kind"], found["eutectoid_k"]) == ("eutectoid", 500.0)
+    assert found["eutectoid_x"] == pytest.approx(0.65)
+    # Beyond one step it is another gap.
+    far = ((600.0, gap(0.45, 0.6)), (600.0, gap(0.7, 0.95)))
+    assert shown(t, (400.0, gap(0.5, 0.9)), *far)["kind"] == "miscibility gap"
+
+
+def test_compounds_are_said_first():
+    """They are there from below, though later one gap is left, which divides."""
+    cold = ((200.0, gap(0, 0.5)), (200.0, gap(0.5, 1)))
+    warm = ((400.0, gap(0, 0.5)), (600.0, gap(0, 0.2)), (600.0, gap(0.3, 0.5)))
+    found = shown((200.0, 400.0, 600.0), *cold, *warm)
+    assert (found["kind"], found["eutectoid_k"], found["eutectoid_x"]) == ("compounds", None, None)

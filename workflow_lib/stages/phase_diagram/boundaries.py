@@ -238,14 +238,16 @@ def _row(rule: str, temperature: float, direction: str, gaps: Sequence[Gap]) -> 
     return row | {"replicas": len(gaps)}
 
 
-def features(temperatures: Sequence[float], gaps: Sequence[tuple[float, Gap]]) -> dict[str, object]:
+def features(
+    temperatures: Sequence[float], gaps: Sequence[tuple[float, Gap]], *, step: float
+) -> dict[str, object]:
     """Return what a diagram shows, from the tangents at ascending ``temperatures`` (K).
 
-    ``kind`` names it: *solid solution* (no gap at any temperature), *miscibility gap* (one gap that at most
-    closes), *eutectoid* (one gap that divides in two at a higher temperature: the phase between them
-    appears near ``eutectoid_k`` at ``eutectoid_x``), *compounds* (several gaps at the lowest temperature).
-    ``closed_k``: where the last gap is gone; None if it never is. Temperatures are midway between two that
-    were sampled.
+    ``kind`` names it, the first of these that holds: *solid solution* (no gap at any temperature),
+    *compounds* (several gaps at the lowest temperature), *eutectoid* (a gap that divides at a higher
+    temperature: the phase between its parts appears near ``eutectoid_k`` at ``eutectoid_x``), *miscibility
+    gap* (none divides). ``step``: of the grid in x, to which the ends of a gap are known. ``closed_k``:
+    where the last gap is gone; None if it never is. Temperatures are midway between two that were sampled.
     """
     by = {t: [gap for own, gap in gaps if np.isclose(own, t)] for t in temperatures}
     result: dict[str, object] = {"eutectoid_k": None, "eutectoid_x": None, "closed_k": None}
@@ -254,12 +256,23 @@ def features(temperatures: Sequence[float], gaps: Sequence[tuple[float, Gap]]) -
         return result | {"kind": "solid solution"}
     if last < temperatures[-1]:
         result["closed_k"] = (last + min(t for t in temperatures if t > last)) / 2
+    if len(by[temperatures[0]]) > 1:
+        return result | {"kind": "compounds"}
     for low, high in pairwise(temperatures):
-        if len(by[low]) == 1 and len(by[high]) > 1:
-            between = [(a.x_high + b.x_low) / 2 for a, b in pairwise(by[high])]
+        if between := _divisions(by[low], by[high], step):
             place = {"eutectoid_k": (low + high) / 2, "eutectoid_x": float(np.mean(between))}
             return result | place | {"kind": "eutectoid"}
-    return result | {"kind": "compounds" if len(by[temperatures[0]]) > 1 else "miscibility gap"}
+    return result | {"kind": "miscibility gap"}
+
+
+def _divisions(below: Sequence[Gap], above: Sequence[Gap], step: float) -> list[float]:
+    """Return x midway between each two neighbouring gaps that lie in one of the temperature ``below``."""
+    reach = step * (1 + 1e-6)  # one step, whatever its last digit
+    return [
+        (a.x_high + b.x_low) / 2
+        for a, b in pairwise(sorted(above, key=lambda gap: gap.x_low))
+        if any(whole.x_low - reach <= a.x_low and b.x_high <= whole.x_high + reach for whole in below)
+    ]
 
 
 def loops(isotherms: pd.DataFrame, charge: int) -> dict[float, float]:

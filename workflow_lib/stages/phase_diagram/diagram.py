@@ -74,7 +74,8 @@ def run_diagram(
                 else voltage(points["mu_ev"].to_numpy(float), metal_energy=known, charge=host.mobile_charge)
             )
             identity = {"system": name, "expansion": expansion}
-            found = features(settings.sampling.temperatures, tangent_gaps(thermal))
+            step = float(np.diff(np.unique(thermal["x"])).max())
+            found = features(settings.sampling.temperatures, tangent_gaps(thermal), step=step)
             area = loops(points, host.mobile_charge)
             named.append({**identity, **found, "hysteresis_v": area.get(_room(area))})
             parts["boundaries"].append(gaps.assign(**identity))
