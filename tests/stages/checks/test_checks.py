@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from invented_hosts import rule_of
 from samples import REFERENCE, RULE
 from sealed import write_sealed
 
@@ -21,7 +22,7 @@ from workflow_lib.lattice.host import Host
 from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.results_reading import read_table, seal
 from workflow_lib.stages.charge_order.reference import build_reference
-from workflow_lib.stages.checks.run import run_checks
+from workflow_lib.stages.checks.run import run_checks, wrong_voltages
 from workflow_lib.stages.thermodynamics.run import run_thermodynamics
 from workflow_lib.stages.thermodynamics.settings import ThermodynamicsSettings
 
@@ -78,6 +79,26 @@ def test_what_an_earlier_configuration_left_is_not_looked_at(sound: Path, rule: 
         (run / place).parent.mkdir(parents=True)
         (run / place).write_text("key,energy\n")
     check(run, rule)
+
+
+@pytest.mark.parametrize("sound", [True, False])
+def test_voltages_of_a_convex_hull_rise_where_the_ion_is_an_anion(tmp_path: Path, sound: bool):
+    """V = -(dE/dx - E(metal))/z: here dE is -2.5, -2.1, -1.6 and -1.0 eV, one F after another."""
+    energies = np.array([0.0, -2.5, -4.6, -6.2, -7.2])
+    ions = np.arange(5)
+    volts = np.diff(energies) - METALS[REFERENCE]
+    voltages = pd.DataFrame({"x_low": ions[:-1] / 4, "x_high": ions[1:] / 4, "voltage_v": volts})
+    if not sound:
+        voltages["voltage_v"] = volts[[0, 2, 1, 3]]
+    formation = pd.DataFrame({"x": ions / 4, "energy_ev": energies}).assign(
+        state_key=[f"1x1x1:F{'1' * n:0<4}" for n in ions],
+        **{"formation_mev_fu": 0.0, "level": REFERENCE, "protocol": "reference"},
+    )
+    for name, table in (("formation", formation), ("voltage", voltages.assign(scope="enumerated"))):
+        write_sealed(f"thermodynamics/{name}", tmp_path / "thermodynamics", table.assign(id="dft"))
+    rule = rule_of("Fe", 2, 3, {"F": -1, "O": -2})
+    found = list(wrong_voltages(tmp_path, rule, METALS))
+    assert found == ([] if sound else ["dft, enumerated: the voltage falls with x"])
 
 
 def one_electron_more(run: Path) -> None:

@@ -84,6 +84,7 @@ def test_all_rules_find_the_gap_of_a_regular_solution():
     assert crossing["mu_ev_std"] == 0
     assert loops(isotherm_table(isotherms), 1)[400.0] == pytest.approx(0.098, abs=1e-6)
     assert loops(isotherm_table(isotherms), 2)[400.0] == pytest.approx(0.049, abs=1e-6)
+    assert loops(isotherm_table(isotherms), -1)[400.0] == pytest.approx(0.098, abs=1e-6)
 
 
 @pytest.mark.parametrize("shift", [-0.02, 0.0, 0.015])

@@ -121,14 +121,18 @@ def below_hull(thermodynamics: Path) -> Iterator[str]:
 
 
 def wrong_voltages(run: Path, rule: RedoxRule, metals: Mapping[str, float]) -> Iterator[str]:
-    """Yield voltage profiles that rise with x, or whose integral is not that of the end members."""
+    """Yield voltage profiles that rise with x (fall, of an anion), or disagree with the end members.
+
+    V = -(mu - E(metal))/z, and mu of a convex hull rises with x.
+    """
     formation = read_table("thermodynamics/formation", run / "thermodynamics")
     voltages = read_table("thermodynamics/voltage", run / "thermodynamics")
     for (source, scope), steps in voltages.groupby(["id", "scope"]):
         volts = steps.sort_values("x_low")
-        if (np.diff(volts["voltage_v"]) > VOLTAGE_TOLERANCE).any():
-            yield f"{source}, {scope}: the voltage rises with x"
         own = formation[(formation["id"] == source) & formation["formation_mev_fu"].notna()]
+        charge = rule.formal_charges[StateKey.parse(own["state_key"].iloc[0]).mobile]
+        if (np.diff(volts["voltage_v"]) * np.sign(charge) > VOLTAGE_TOLERANCE).any():
+            yield f"{source}, {scope}: the voltage {'rises' if charge > 0 else 'falls'} with x"
         energy = metals.get(str(own["level"].iloc[0]))
         if energy is None:
             yield f"{source}, {scope}: a voltage without the metal's energy at the level of its energies"
@@ -138,7 +142,7 @@ def wrong_voltages(run: Path, rule: RedoxRule, metals: Mapping[str, float]) -> I
         keys = [StateKey.parse(key) for key in own["state_key"]]
         per_site = own["energy_ev"].to_numpy() / np.array([key.sites for key in keys])
         empty, full = (per_site[np.isclose(own["x"], x)].min() for x in (0, 1))
-        expected = -(full - empty - energy) / rule.formal_charges[keys[0].mobile]
+        expected = -(full - empty - energy) / charge
         found = float(((volts["x_high"] - volts["x_low"]) * volts["voltage_v"]).sum())
         if abs(found - expected) > VOLTAGE_TOLERANCE:
             yield f"{source}, {scope}: mean voltage {found:.6f} V, the end members say {expected:.6f} V"

@@ -276,11 +276,14 @@ def _divisions(below: Sequence[Gap], above: Sequence[Gap], step: float) -> list[
 
 
 def loops(isotherms: pd.DataFrame, charge: int) -> dict[float, float]:
-    """Return the area between the two scans (V, at equal x), by temperature: the mean over replicas."""
+    """Return the area between the two scans (V, at equal x), by temperature: the mean over replicas.
+
+    ``charge``: of the mobile ion, in e.
+    """
     found: dict[float, list[float]] = {}
     for _, own in isotherms.groupby(["temperature_k", "replica"]):
         mu, up, down = both_scans(own)
         if len(mu) > 1:
             areas = found.setdefault(float(own["temperature_k"].iloc[0]), [])
-            areas.append(hysteresis(mu, up, down) / charge)
+            areas.append(hysteresis(mu, up, down) / abs(charge))  # a loss, whatever the ion's sign
     return {temperature: float(np.mean(areas)) for temperature, areas in found.items()}
