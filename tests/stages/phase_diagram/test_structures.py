@@ -6,16 +6,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from ase import Atoms
 from samples import REFERENCE
+from sealed import write_sealed
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.lattice.arrangement import Arrangement
 from workflow_lib.lattice.host import Host
 from workflow_lib.simulation.relaxation import Relaxation
 from workflow_lib.simulation.settings import RelaxationSettings
-from workflow_lib.stages.phase_diagram.structures import Answer, ModelSource, end_energies, unconverged
+from workflow_lib.stages.phase_diagram.structures import (
+    Answer,
+    DftSource,
+    ModelSource,
+    end_energies,
+    unconverged,
+)
 
 LOW, HIGH = 3.7, 4.3  # muB, within the windows of the embedded level
 
@@ -175,6 +183,18 @@ def test_end_energies_are_the_lowest_of_each_end(host: Host):
         for a, energy in ((full, -188.0), (full, -189.0), (empty, -171.0))
     ]
     assert end_energies(answers, host) == (-171.0 / 4, -189.0 / 4)
+
+
+def test_a_reference_without_a_converged_state_is_one_line(host: Host, tmp_path: Path):
+    """It was a traceback, where the configuration refuses states that ran out of steps."""
+    late = pd.DataFrame({"state_key": [ASKED], "energy_ev": [-180.0], "status": ["unconverged"]})
+    write_sealed("charge_order/reference", tmp_path, late.assign(fmax_ev_a=0.2, level=REFERENCE))
+    assert len(DftSource(tmp_path, host, accept_unconverged=True).all) == 1
+    with pytest.raises(
+        UserError, match=r"no state that DFT has converged, .* thermodynamics\.accept_unconverged: true"
+    ) as error:
+        DftSource(tmp_path, host, accept_unconverged=False)
+    assert "\n" not in str(error.value)
 
 
 def test_a_potential_that_does_not_know_the_elements_is_one_line(host: Host, tmp_path: Path, monkeypatch):

@@ -75,6 +75,11 @@ class DftSource:
         table = read_table("charge_order/reference", reference_dir)
         if not accept_unconverged:
             table = table[table["status"] == CONVERGED]
+        if table.empty:
+            raise UserError(
+                f"{reference_dir} has no state that DFT has converged, and so no energies for the phase "
+                "diagram of DFT; relax some further, or set thermodynamics.accept_unconverged: true"
+            )
         self.level = str(table["level"].iloc[0])
         self.all: list[Answer] = []
         columns = [table[name].tolist() for name in ("state_key", "energy_ev", "status", "fmax_ev_a")]
