@@ -345,7 +345,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--enumerate", type=int, nargs="+", default=(), help="compositions of 1x3x1 to enumerate: minutes"
     )
-    parser.add_argument("--relax", action="store_true", help="relax 1x3x1 too: hours")
+    parser.add_argument("--relax", action="store_true", help="relax 1x3x1 too (PaiNN: 25 minutes)")
     parser.add_argument("--work", type=Path, default=WORK, help="where energies are kept")
     parser.add_argument("--out", type=Path, help="stem of tables and figure (default: WORK/screening)")
     options = parser.parse_args(arguments)
