@@ -82,6 +82,9 @@ MEANINGS = {
     "ions_k_site": "S'(A): entropy of the ions, the charges frozen",
     "charges_k_site": "S'(e): entropy of the charges, the ions frozen",
     "mutual_k_site": "I(A,e): what the two share",
+    "compositions": "compositions between the end members at which the model has an energy; the errors of "
+    "hull and steps are means over these",
+    "compositions_dft": "compositions between the end members at which DFT has one",
     "scope": "enumerated: states that DFT knows; searched: these and all that the searches evaluated",
 }
 """Columns that mean the same in every table."""
@@ -95,7 +98,7 @@ CONTRAST = {
     "with three trainings or more",
     "decided": "three trainings or more, and p_together below 0.05",
     "reason": "why not decided; or that the interval is given the training sets of the folds, "
-    "because there are fewer than three",
+    "because there are fewer than three; and which pairs are left out",
 }
 """Columns of every table of contrasts."""
 IN_TABLES: dict[str, dict[str, str]] = {

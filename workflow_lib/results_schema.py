@@ -204,7 +204,10 @@ TABLES: dict[str, Table] = {
     ),
     "thermodynamics/scores": Table(
         *("thermodynamics/scores.csv", "thermodynamics"),
-        MODEL | _columns("status", "hull_mae_mev_fu voltage_mae_mv average_voltage_v", "compositions"),
+        MODEL
+        | _columns(
+            "status", "hull_mae_mev_fu voltage_mae_mv average_voltage_v", "compositions compositions_dft"
+        ),
     ),
     "thermodynamics/summary": Table(
         "thermodynamics/summary.csv",

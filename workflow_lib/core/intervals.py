@@ -20,6 +20,8 @@ LEAST_TRAININGS = 3
 LEAST_CLUSTERS = 3
 """Fewer states, folds or trainings than this give no variance."""
 CONFIDENCE = 0.95
+GIVEN = "given the training set"
+"""In the reason of every row whose interval does not hold what other training sets would change."""
 
 
 class Interval(NamedTuple):
@@ -142,7 +144,5 @@ def _reason(row: pd.Series, size: float) -> str | None:
     elif not row["decided"]:
         parts.append(f"may be chance as one of {int(size)} differences")
     if folds < LEAST_CLUSTERS:
-        parts.append(
-            f"given the training set{'s' if folds > 1 else ''} of {folds} fold{'s' if folds > 1 else ''}"
-        )
+        parts.append(f"{GIVEN}{'s' if folds > 1 else ''} of {folds} fold{'s' if folds > 1 else ''}")
     return ", ".join(parts) or None

@@ -71,7 +71,9 @@ def write_charge_order(folder: Path, errors: list[float]) -> Path:
     return folder
 
 
-HULL = pd.DataFrame({"id": [], "hull_mae_mev_fu": [], "step_voltage_mae_mv": []})
+HULL = pd.DataFrame(
+    {"id": [], "hull_mae_mev_fu": [], "step_voltage_mae_mv": [], "compositions": [], "compositions_dft": []}
+)
 
 
 def test_errors_are_paired_number_by_number(tmp_path: Path):
@@ -93,6 +95,7 @@ def test_errors_are_paired_number_by_number(tmp_path: Path):
             "id": [path.name for path in trainings],
             "hull_mae_mev_fu": [30.0, 20, 33, 20, 36, 20],
             "step_voltage_mae_mv": None,
+            **{"compositions": 3, "compositions_dft": 3},
         }
     )
     table = contrast_table(trainings, orders, hull).set_index("endpoint")
@@ -167,13 +170,39 @@ def test_seeds_of_one_fold_are_no_independent_trainings(tmp_path: Path):
     ]
     errors = [10.0 + ("entropy" in path.name) * gains[int(path.name[-4])] for path in trainings]
     hull = pd.DataFrame({"id": [path.name for path in trainings], "hull_mae_mev_fu": errors})
-    table = contrast_table(trainings, {}, hull.assign(step_voltage_mae_mv=None)).set_index("endpoint")
+    hull = hull.assign(step_voltage_mae_mv=None, compositions=3, compositions_dft=3)
+    table = contrast_table(trainings, {}, hull).set_index("endpoint")
     row = table.loc["hull_mae_mev_fu"]  # one number a training: no states to cluster by
     assert row["trainings"] == 9 and row["difference"] == pytest.approx(-7 / 3, abs=1e-6)
     # Student's interval of three numbers.
     half = 4.3026527 * np.std(list(gains.values()), ddof=1) / 3**0.5
     assert row["high"] - row["difference"] == pytest.approx(half, abs=1e-4)
     assert not row["decided"] and row["reason"] == "zero lies within the interval"
+
+
+@pytest.mark.parametrize(("lost", "error"), [(0, 5.0), (1, 5.0), (4, 5.0), (1, np.nan)])
+def test_a_model_that_lost_a_composition_is_not_better_for_it(tmp_path: Path, lost: int, error: float):
+    """Both variants err alike; without the composition that is worst for both, the mean is a third.
+
+    Without an end member a model has no hull at all.
+    """
+    names = [f"painn-{variant}-f{fold}-s1" for fold in range(4) for variant in ("baseline", "entropy")]
+    trainings = [write_training(tmp_path / name, {"a": 1.0}) for name in names]
+    hull = pd.DataFrame({"id": names, "hull_mae_mev_fu": [15.0, 15.3, 15.2, 15.1, 15.4, 15.1, 15.0, 15.2]})
+    hull = hull.assign(step_voltage_mae_mv=100.0, compositions=3, compositions_dft=3)
+    gone = hull["id"].isin([f"painn-entropy-f{fold}-s1" for fold in range(lost)])
+    hull.loc[gone, ["hull_mae_mev_fu", "compositions"]] = error, 2
+    table = contrast_table(trainings, {}, hull).set_index("endpoint")
+    for endpoint in ("hull_mae_mev_fu", "step_voltage_mae_mv"):
+        row = table.loc[endpoint]
+        assert row["trainings"] == 4 - lost and not row["decided"]
+        words = f"{lost} of 4 pairs left out: no energy at a composition"
+        if lost == 4:
+            assert row["reason"] == words and np.isnan(row["difference"])
+        else:
+            assert abs(row["difference"]) < 0.3
+            assert row["reason"].endswith(words) == bool(lost)
+            assert row["reason"].startswith("zero lies within the interval")
 
 
 def test_one_training_decides_nothing(tmp_path: Path):

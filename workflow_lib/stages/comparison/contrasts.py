@@ -51,26 +51,43 @@ def contrast_table(
     ``error_without``, ``error_with`` and ``difference`` (with minus without: below zero the label helps)
     are in the unit of the endpoint's column. ``p_together``, ``decided`` and ``reason``: see
     ``intervals.decide``; all models and endpoints of a pair of variants are one family. Trainings that
-    diverged have no part in it.
+    diverged have no part in it. A pair of which one model has no energy at a composition that DFT has is
+    left out of the hull and the voltage, because a mean over fewer compositions may be smaller for having
+    lost one; ``reason`` has the number of such pairs.
     """
     cards = {path.name: read_document(path / "card.json", "train") for path in trainings}
     good = [path for path in trainings if cards[path.name]["status"] == "ok"]
     errors = {path.name: dict(_errors(path, charge_orders, thermodynamics)) for path in good}
-    rows = []
+    rows, left_out = [], []
     for name in dict.fromkeys(ModelId.parse(path.name).name for path in trainings):
         card = next(card for key, card in cards.items() if ModelId.parse(key).name == name)
         for pair in PAIRS:
             for endpoint in ENDPOINTS:
                 matched = _matched(errors, name, pair, endpoint)
                 if len(matched):
+                    row, lost = _contrast(matched)
+                    left_out.append(lost)
                     first = {"endpoint": endpoint, "model": name}
                     first |= {key: card[key] for key in ("family", "init")}
-                    rows.append(
-                        first | {"variant_without": pair[0], "variant_with": pair[1]} | contrast(matched)
-                    )
+                    rows.append(first | {"variant_without": pair[0], "variant_with": pair[1]} | row)
     if not rows:
         return pd.DataFrame(columns=list(COLUMNS))
-    return decide(pd.DataFrame(rows), ["variant_without", "variant_with"])[list(COLUMNS)]
+    table = pd.DataFrame(rows).reindex(columns=list(COLUMNS))
+    table = decide(table, ["variant_without", "variant_with"])[list(COLUMNS)]
+    # Only now: a reason that a row has before keeps it from being decided.
+    reasons = [
+        ", ".join(filter(None, dict.fromkeys((reason, lost)))) or None
+        for reason, lost in zip(table["reason"], left_out, strict=True)
+    ]
+    return table.assign(reason=pd.Series(reasons, index=table.index, dtype=object))
+
+
+def _contrast(matched: pd.DataFrame) -> tuple[dict[str, object], str | None]:
+    """Return the contrast of the pairs that are whole, and how many others are left out, if any."""
+    whole = matched[matched["whole"]]
+    lost = len(matched) - len(whole)
+    words = f"{lost} of {len(matched)} pairs left out: no energy at a composition" if lost else None
+    return (contrast(whole) if len(whole) else {"trainings": 0, "folds": 0, "reason": words}), words
 
 
 def _errors(
@@ -92,8 +109,9 @@ def _errors(
         yield RELATIVE, _order_errors(charge_orders[training.name])
     scores = thermodynamics[thermodynamics["id"] == training.name]
     for endpoint in ("hull_mae_mev_fu", "step_voltage_mae_mv"):
-        value = scores[endpoint].dropna()
-        yield endpoint, pd.DataFrame({"key": "all", "state": "all", "error": value})
+        error = scores[endpoint].astype(float)
+        whole = (scores["compositions"] == scores["compositions_dft"]) & error.notna()
+        yield endpoint, pd.DataFrame({"key": "all", "state": "all", "error": error, "whole": whole})
 
 
 def _order_errors(folder: Path) -> pd.DataFrame:
@@ -113,15 +131,22 @@ def _order_errors(folder: Path) -> pd.DataFrame:
 def _matched(
     errors: Mapping[str, Mapping[str, pd.DataFrame]], name: str, pair: tuple[str, str], endpoint: str
 ) -> pd.DataFrame:
-    """Return the errors that both variants have, of all folds and seeds: one row for each DFT number."""
+    """Return the errors that both variants have, of all folds and seeds: one row for each DFT number.
+
+    ``whole``: whether both are of all compositions that DFT has, where the error is a mean over them.
+    """
     parts = []
     for label, own in errors.items():
         identity = ModelId.parse(label)
         other = errors.get(str(identity._replace(variant=pair[1])), {})
         if (identity.name, identity.variant) == (name, pair[0]) and {endpoint} <= own.keys() & other.keys():
-            both = own[endpoint].merge(
-                other[endpoint][["key", "error"]], on="key", suffixes=("_without", "_with")
-            )
+            first, second = own[endpoint], other[endpoint]
+            both = first.merge(second[["key", "error"]], on="key", suffixes=("_without", "_with"))
+            both = both.assign(whole=True)
+            if "whole" in first:
+                both = both.assign(whole=bool(first["whole"].all() and second["whole"].all()))
+                # Where neither has an error, there is none to be asked for: no metal, say.
+                both = both.dropna(subset=["error_without", "error_with"], how="all")
             if endpoint == RELATIVE:
                 if len(both) < LEAST_CLUSTERS:
                     continue

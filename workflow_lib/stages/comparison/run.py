@@ -33,13 +33,14 @@ _CHARGE_ORDER = (
     "ground_states_chance",
     "redox_spread_ratio",
 )
+_THERMODYNAMICS = ("hull_mae_mev_fu", "step_voltage_mae_mv", "compositions", "compositions_dft")
 _EMBEDDING = ("redox_silhouette", "redox_silhouette_untrained", "redox_accuracy")
 COLUMNS = (
     *MODEL,
     *("init", "status", "level", "parameters", "train_frames"),
     *_METRICS,
     *_CHARGE_ORDER,
-    *("hull_mae_mev_fu", "step_voltage_mae_mv"),
+    *_THERMODYNAMICS,
     *_EMBEDDING,
     "redox_states",
     "relaxations",
@@ -91,7 +92,7 @@ def _answers(source: str, folders: Folders, thermodynamics: pd.DataFrame) -> dic
     charge_order = _optional(folders["charge_orders"], source, "scores.json", "charge-order")
     row = {key: charge_order.get(key) for key in _CHARGE_ORDER}
     hull = thermodynamics[thermodynamics["id"] == source]
-    for key in ("hull_mae_mev_fu", "step_voltage_mae_mv"):
+    for key in _THERMODYNAMICS:
         row[key] = None if hull.empty else hull[key].iloc[0]
     embedding = _optional(folders["embeddings"], source, "scores.json", "embedding")
     row.update({key: embedding.get(key) for key in _EMBEDDING})
@@ -165,7 +166,8 @@ def run_comparison(
     if EWALD in folders["charge_orders"]:
         rows.append(_ewald_row(folders["charge_orders"]))
     table = pd.DataFrame(rows, columns=list(COLUMNS))
-    for column in ("parameters", "train_frames", "states_unseen", "relaxations"):
+    counts = ("parameters", "train_frames", "states_unseen", "compositions", "compositions_dft")
+    for column in (*counts, "relaxations"):
         table[column] = table[column].astype("Int64")
     contrasts = contrast_table(trainings, folders["charge_orders"], hull)
     timings = _timings(trainings, folders["searches"], folders["charge_orders"])

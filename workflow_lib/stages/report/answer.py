@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from workflow_lib.core.digits import ion, percent, sensible, signed
-from workflow_lib.core.intervals import LEAST_CLUSTERS, LEAST_TRAININGS
+from workflow_lib.core.intervals import GIVEN, LEAST_CLUSTERS, LEAST_TRAININGS
 from workflow_lib.models.identity import VARIANTS
 from workflow_lib.results_meanings import unit_of
 from workflow_lib.results_schema import DFT, DIVERGED
@@ -199,7 +199,8 @@ def _verdict(contrasts: pd.DataFrame, asked: Sequence[str]) -> str:
         if len(rows)
     ]
     undecided = f"; not decided for {_listed(open_models)}" if open_models else ""
-    given = ", given the training sets of this run" if decided["reason"].notna().any() else ""
+    conditional = decided["reason"].str.contains(GIVEN, na=False).any()
+    given = f", {GIVEN}s of this run" if conditional else ""
     return f"{start}: the label {', and it '.join(parts)}{given}{undecided}."
 
 
