@@ -253,3 +253,32 @@ def test_two_potentials_of_one_element_are_said(tmp_path):
     assert "Si is PAW_PBE Si_d 01Jan2001, in " in told[0]
     (tmp_path / "b/vasprun.xml").write_bytes(XML)
     assert not any("different potentials" in line for line in read(tmp_path)[1]["statements"])
+
+
+@pytest.mark.parametrize(
+    ("xml", "outcar", "told"),
+    [
+        ((0, 0.1), (0, "0.10"), None),
+        ((0, 0.104), (0, "0.10"), None),  # an OUTCAR has two decimals
+        ((0, 0.5), (0, "0.10"), "SIGMA is 0.1 eV in 1 (%s/a/OUTCAR), 0.5 eV in 1 (%s/b/vasprun.xml)"),
+        ((1, 0.2), (-1, "0.05"), "SIGMA is 0.05 eV in 1 (%s/a/OUTCAR), 0.2 eV in 1 (%s/b/vasprun.xml)"),
+        ((-5, 0.5), (0, "0.10"), None),  # tetrahedra have no width
+        ((0, 0.5), (-5, "0.10"), None),
+        ((0, 0.5), (0, "****"), None),
+    ],
+)
+def test_two_smearing_widths_at_one_level_are_said(tmp_path, xml, outcar, told):
+    runs = {"a/OUTCAR": OUTCAR.decode(), "b/vasprun.xml": XML.decode()}
+    for tag, value in zip(("ISMEAR", "SIGMA"), xml, strict=True):
+        runs["b/vasprun.xml"] = re.sub(rf'(name="{tag}">).*?<', rf"\g<1> {value}<", runs["b/vasprun.xml"])
+    runs["a/OUTCAR"], count = re.subn(
+        r"ISMEAR = +0; +SIGMA += +0.10 ", f"ISMEAR = {outcar[0]};   SIGMA  = {outcar[1]} ", runs["a/OUTCAR"]
+    )
+    assert count == 1
+    for name, content in runs.items():
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text(content)
+    lines = [line for line in read(tmp_path)[1]["statements"] if "smearing" in line]
+    assert len(lines) == (told is not None)
+    if told is not None:
+        assert told.replace("%s", str(tmp_path)) in lines[0]

@@ -5,11 +5,14 @@ from __future__ import annotations
 import gzip
 import re
 import shutil
+from itertools import product
 
+import numpy as np
 import pytest
 from vasp_runs import FILES, LEVEL, OUTCAR, XML, read
 
 from workflow_lib.core.errors import UserError
+from workflow_lib.dft.level import Level
 from workflow_lib.frames.reading.vasp_level import VaspLevel, level_of_outcar
 
 
@@ -25,6 +28,9 @@ from workflow_lib.frames.reading.vasp_level import VaspLevel, level_of_outcar
         ("VASP/PBE/PW520/8x8x8", "cut-off is 240 eV, not 520"),
         ("VASP/PBE/PW240/4x4x4", "k-mesh is 8x8x8, not 4x4x4"),
         ("VASP/PBE/PW240/Gamma", "k-mesh is 8x8x8, not 1x1x1"),
+        ("VASP/PBE/PW240/8x8x8 shifted", 'the k-mesh 8x8x8 holds Gamma; state it as "8x8x8"'),
+        ("VASP/PBE/PW240/Monkhorst-Pack 8x8x8", "the k-mesh 8x8x8 holds Gamma"),
+        ("VASP/PBE/PW240/Gamma-centred Monkhorst-Pack 8x8x8", None),
         ("GPAW/PBE/PW240/8x8x8", "code is VASP, not GPAW"),
     ],
 )
@@ -180,3 +186,31 @@ def test_a_stated_level_is_compared_with_all_that_a_run_adds(functional, hubbard
     level = VaspLevel(functional, hubbard, 520.0, (2, 4, 4), True)
     assert level.differences(stated) == differences
     assert level.differences(level.name) == []
+
+
+@pytest.mark.parametrize("kpoints", list(product((1, 2, 3), repeat=3)))
+def test_a_mesh_is_held_against_a_level_of_the_same_centring(kpoints):
+    """The name of a level, of a calculation here or of a run, says whether its mesh holds Gamma."""
+    even = any(n % 2 == 0 for n in kpoints)
+    for shifted in (False, True) if even else (False,):
+        asked = Level(code="VASP", cutoff=520, kpoints=kpoints, shifted=shifted, hubbard_u={"Fe": 5.3})
+        holds_gamma = bool((asked.mesh() == np.rint(asked.mesh())).all(axis=1).any())
+        for gamma in (False, True):
+            run = VaspLevel("PBE", {"Fe": 5.3}, 520.0, kpoints, gamma)
+            assert bool(run.differences(asked.energy_reference)) == (gamma != holds_gamma)
+            assert run.differences(run.name) == []
+            advised = re.findall('state it as "(.*)"', " ".join(run.differences(asked.energy_reference)))
+            assert all(run.differences(f"VASP/PBE+U(Fe 5.3)/PW520/{mesh}") == [] for mesh in advised)
+    assert VaspLevel("PBE", {}, 520.0, kpoints, not even).differences(
+        f"VASP/PBE/PW520/Monkhorst-Pack {'x'.join(map(str, kpoints))}"
+    ) == []  # fmt: skip
+
+
+def test_a_run_off_gamma_is_not_at_the_level_on_gamma(tmp_path):
+    run = gzip.decompress((FILES / "si-relax/vasprun.xml.gz").read_bytes())
+    (tmp_path / "vasprun.xml").write_bytes(run)
+    told = 'the k-mesh 4x4x4 is shifted off Gamma; state it as "shifted 4x4x4"'
+    with pytest.raises(UserError, match=re.escape(told)):
+        read(tmp_path, "VASP/PBE/PW300/4x4x4")
+    found, _ = read(tmp_path, "VASP/PBE/PW300/4x4x4 shifted")
+    assert {frame.energy_reference for frame in found} == {"VASP/PBE/PW300/4x4x4 shifted"}

@@ -30,7 +30,7 @@ class Defaults:
     """Values for frames that do not state them: ``name`` begins their ids and is their source.
 
     ``notes`` collects what a user must know about the file, each line once; ``potentials`` the
-    pseudopotential of each element of a run.
+    pseudopotential of each element of a run; ``width`` that of its smeared occupations, eV.
     """
 
     name: str
@@ -38,6 +38,7 @@ class Defaults:
     formula_units: int | None = None
     notes: list[str] = field(default_factory=list)
     potentials: dict[str, str] = field(default_factory=dict)
+    width: float | None = None
 
     def note(self, line: str) -> None:
         """Add a line to the summary."""

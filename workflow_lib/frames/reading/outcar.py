@@ -106,7 +106,8 @@ class OutcarFile:
 
     def tag(self, name: str) -> str | None:
         """Return the value of a setting as the header prints it last, such as NELM; None if it does not."""
-        found = re.findall(rf"(?m)^\s*{name}\s*=\s*([^\s;]+)", "".join(self.header))
+        # Some share a line: "ISMEAR =     0;   SIGMA  =   0.10  broadening in eV".
+        found = re.findall(rf"(?m)(?:^|;)\s*{name}\s*=\s*([^\s;]+)", "".join(self.header))
         return found[-1] if found else None
 
     def potentials(self) -> dict[str, str]:

@@ -145,6 +145,7 @@ class Part:
             "frames": writer.count,
             "notes": defaults.notes,
             "potentials": defaults.potentials,
+            "width": defaults.width,
             "set_aside": [item._asdict() for item in tally.aside],
             "counts": dict(tally.counts),
             "elements": sorted(tally.elements),

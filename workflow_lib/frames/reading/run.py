@@ -217,6 +217,7 @@ def _statements(abouts: Sequence[dict[str, Any]], merged: Merged) -> list[str]:
                 "is; say --surrogates always or never"
             )
     lines += _mixed_potentials(abouts)
+    lines += _mixed_widths(abouts)
     if merged.twins:
         lines.append(
             f"{merged.twins} frames share their geometry with another one, but not its charge states, "
@@ -246,6 +247,26 @@ def _mixed_potentials(abouts: Sequence[dict[str, Any]]) -> list[str]:
                         f"{about['path']}: {symbol} is {potential}, in {path} it is {first}; energies with "
                         "different potentials must not be mixed: read these files one by one"
                     )
+    return lines
+
+
+def _mixed_widths(abouts: Sequence[dict[str, Any]]) -> list[str]:
+    """Say where runs at one level were smeared by different widths, which moves forces and stress."""
+    files: dict[str, dict[float, list[str]]] = {}
+    for about in abouts:
+        for level in about["energy_references"]:
+            if about["width"] is not None:
+                files.setdefault(level, {}).setdefault(about["width"], []).append(about["path"])
+    lines = []
+    for level, widths in files.items():
+        if len(widths) > 1:
+            each = ", ".join(
+                f"{width:g} eV in {len(widths[width])} ({widths[width][0]})" for width in sorted(widths)
+            )
+            lines.append(
+                f"runs at {level} have different smearing widths, SIGMA is {each}; energies are "
+                "extrapolated to zero width, forces and stress are not"
+            )
     return lines
 
 

@@ -25,6 +25,7 @@ from workflow_lib.frames.reading.vasp_level import (
     level_of_outcar,
     level_of_vasprun,
     potentials_of,
+    smearing_width,
 )
 
 SAME_ENERGY = 1e-3
@@ -84,6 +85,7 @@ def read_vasprun(path: Path, defaults: Defaults) -> Batches:
     steps = vasprun.ionic_steps
     moments = _moments_beside(path, [energy(step) for step in steps], defaults)
     defaults.potentials |= dict(potentials_of(vasprun))
+    defaults.width = smearing_width(*(vasprun.parameters.get(tag) for tag in ("ISMEAR", "SIGMA")))
     vectors = bool(vasprun.parameters.get("LNONCOLLINEAR"))
     if vectors:
         defaults.note(NON_COLLINEAR)
@@ -173,6 +175,7 @@ def read_outcar(path: Path, defaults: Defaults) -> Batches:
         reference = level_for(level_of_outcar("".join(file.header)), defaults)
         limit = int(file.tag("NELM") or 0) or None
         defaults.potentials |= file.potentials()
+        defaults.width = smearing_width(file.tag("ISMEAR"), file.tag("SIGMA"))
         vectors = file.tag("LNONCOLLINEAR") == "T"
         if vectors:
             defaults.note(NON_COLLINEAR)

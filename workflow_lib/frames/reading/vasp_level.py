@@ -94,7 +94,30 @@ class VaspLevel:
             if asked_mesh != self.mesh:
                 mine, theirs = ("x".join(map(str, one)) for one in (self.mesh, asked_mesh))
                 found.append(f"the k-mesh is {mine}, not {theirs}")
+            else:
+                found += self._other_centring(self.mesh, stated)
         return found if compared or code else None
+
+    def _other_centring(self, mesh: tuple[int, int, int], stated: str) -> list[str]:
+        """Return what contradicts a stated mesh of these divisions; it holds Gamma unless it is "shifted".
+
+        With odd divisions alone the mesh of Monkhorst and Pack holds Gamma too, so "shifted" tells nothing.
+        """
+        shifted, monkhorst, centred = (
+            bool(re.search(word, stated, re.IGNORECASE))
+            for word in (r"\bshifted\b", r"\bmonkhorst", r"\bgamma\b")
+        )
+        odd = all(n % 2 for n in mesh)
+        if shifted and odd:
+            return []
+        # "Gamma-centred Monkhorst-Pack" is a usual name of the mesh that holds Gamma.
+        off = shifted or (monkhorst and not centred and not odd)
+        name = "x".join(map(str, mesh))
+        if off and self.gamma:
+            return [f'the k-mesh {name} holds Gamma; state it as "{name}"']
+        if not off and not self.gamma:
+            return [f'the k-mesh {name} is shifted off Gamma; state it as "shifted {name}"']
+        return []
 
     def _hubbard_differences(self, stated: str) -> list[str]:
         """Return differences in U; a stated table counts for every element, as a level has many cells."""
@@ -179,6 +202,18 @@ def potentials_of(vasprun: Vasprun) -> list[tuple[str, str]]:
         (re.match(r"\s*\S+\s+([A-Z][a-z]?)(?![a-z])", title), title) for title in vasprun.potcar_symbols
     ]
     return [(found[1] if found else "", title) for found, title in titles]
+
+
+def smearing_width(smearing: Any, sigma: Any) -> float | None:
+    """Return the smearing width (eV) of a run from ISMEAR and SIGMA, to 0.01 eV as an OUTCAR prints it.
+
+    None for tetrahedra and given occupations (ISMEAR below -1), which have none, and if it cannot be told.
+    """
+    try:
+        width = round(float(sigma), 2) if int(smearing) >= -1 else None
+    except (TypeError, ValueError):  # not in the file, or asterisks
+        return None
+    return width if width is None or np.isfinite(width) else None
 
 
 def _hubbard(blocks: Sequence[str], shells: Any, u: Any, j: Any) -> dict[str, float]:
