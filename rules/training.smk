@@ -25,6 +25,7 @@ rule train:
         tensors=f"{TRAINING}/{{model}}/model.safetensors",
         history=f"{TRAINING}/{{model}}/history.csv",
         metrics=f"{TRAINING}/{{model}}/metrics.csv",
+        frames=f"{TRAINING}/{{model}}/frames.parquet",
         parity=f"{TRAINING}/{{model}}/parity.parquet",
         labels=f"{TRAINING}/{{model}}/labels.json",
         timings=f"{TRAINING}/{{model}}/timings.json",

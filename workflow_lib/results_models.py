@@ -56,8 +56,8 @@ def load_model(folder: str | Path, device: str = "cpu") -> TrainedModel:
 def training_frames(model: str | Path) -> list[Frame] | None:
     """Return the frames that trained the model of a run; None for one that lies elsewhere.
 
-    ``model`` is the folder ``results/<run>/training/<id>``; its parity table says which frames of the run's
-    dataset the variant learnt from.
+    ``model`` is the folder ``results/<run>/training/<id>``; its table of frames says which frames of the
+    run's dataset the variant learnt from: all of them, where the parity table holds a sample.
     """
     folder = Path(model)
     dataset = folder.resolve().parent.parent / "dataset"
@@ -68,6 +68,6 @@ def training_frames(model: str | Path) -> list[Frame] | None:
     known = (folder / "card.json").is_file() and (dataset / "frames.parquet").is_file()
     if identity.fold is None or not known:
         return None
-    parity = read_table("training/parity", folder)
-    used = set(parity.loc[parity["set"] == "train", "frame_id"])
+    table = read_table("training/frames", folder)
+    used = set(table.loc[table["set"] == "train", "frame_id"])
     return [frame for frame in read_parquet(dataset / "frames.parquet") if frame.frame_id in used]

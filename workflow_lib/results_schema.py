@@ -114,6 +114,9 @@ TABLES: dict[str, Table] = {
         *("training/{model}/metrics.csv", "train"),
         MODEL | _columns("set kind label metric unit status", "value low high", "count"),
     ),
+    "training/frames": Table(
+        *("training/{model}/frames.parquet", "train"), MODEL | _columns("frame_id set")
+    ),
     "training/parity": Table(
         *("training/{model}/parity.parquet", "train"),
         MODEL | _columns("frame_id set kind label component", "dft_value model_value", "atom", "redox"),

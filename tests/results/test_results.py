@@ -213,11 +213,9 @@ def test_a_run_says_which_frames_trained_a_model(
     sets = pd.DataFrame(
         {"frame_id": [f.frame_id for f in (*train, *test)], "set": ["train", "validation", "test"]}
     )
-    parity = sets.assign(state="a", kind="b", label="energy", atom=-1, component="", redox=False)
-    write_sealed("training/parity", here, parity.assign(dft_value=0.0, model_value=0.0))
+    write_sealed("training/frames", here, sets)
     assert [f.frame_id for f in training_frames(here) or ()] == [train[0].frame_id]
-    parity["set"] = ["train", "train", "test"]
-    write_sealed("training/parity", here, parity.assign(dft_value=0.0, model_value=0.0))
+    write_sealed("training/frames", here, sets.assign(set=["train", "train", "test"]))
     assert {f.frame_id for f in training_frames(here) or ()} == {f.frame_id for f in train}
     shutil.copytree(here, tmp_path / "mine")
     assert training_frames(tmp_path / "mine") is None

@@ -15,6 +15,7 @@ from toy_potential import ToyHyperparameters, ToyPotential
 from training_case import run
 
 from workflow_lib.models.species import species_alphabet
+from workflow_lib.results_models import training_frames
 from workflow_lib.stages.training import run as run_module
 from workflow_lib.stages.training.data import LabelledGraphs, load_sets, to_structure
 from workflow_lib.stages.training.graphs import MadeGraphs, evenly, graphs_of
@@ -122,3 +123,16 @@ def test_a_large_training_set_is_judged_on_a_sample_and_the_test_set_whole(case,
     sets = load_sets(case / "frames.parquet", case / "splits.json", 0, None)
     assert counts["train"] == 4 and counts["validation"] == 4
     assert counts["test"] == len(sets["test"]) > 4
+
+
+def test_all_frames_that_trained_are_known_however_few_are_shown(case, rule, tmp_path):
+    """Else ``evaluate --unseen`` takes the others for frames that the model has not seen."""
+    out = tmp_path / "training" / "toy-entropy-f0-s1"
+    (tmp_path / "dataset").mkdir()
+    (tmp_path / "dataset" / "frames.parquet").symlink_to(case / "frames.parquet")
+    with patch.multiple(run_module, EVALUATED=4, SHOWN=2):
+        run(case, out, rule, epochs=1)
+    sets = load_sets(case / "frames.parquet", case / "splits.json", 0, None)
+    assert {f.frame_id for f in training_frames(out)} == {f.frame_id for f in sets["train"]}
+    used = pd.read_parquet(out / "frames.parquet").groupby("set")["frame_id"].agg(set).to_dict()
+    assert used == {name: {f.frame_id for f in frames} for name, frames in sets.items()}

@@ -23,7 +23,7 @@ from workflow_lib.stages.training.data import to_structure
 from workflow_lib.stages.training.learner import Learner
 
 WRITTEN = {
-    *("model.safetensors", "card.json", "history.csv", "metrics.csv", "parity.parquet"),
+    *("model.safetensors", "card.json", "history.csv", "metrics.csv", "frames.parquet", "parity.parquet"),
     *("labels.json", "timings.json", "train.sha256.json"),
     *(f"{stem}.{suffix}" for stem in ("learning", "parity") for suffix in ("svg", "png", "csv")),
 }

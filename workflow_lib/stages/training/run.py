@@ -73,10 +73,10 @@ def train(
 ) -> None:
     """Train one model and write its folder.
 
-    Writes model.safetensors, card.json, history.csv, metrics.csv, parity.parquet, labels.json,
-    timings.json, and learning and parity as SVG, PNG and CSV, to ``out``. Goes on from the newest
-    checkpoint under ``checkpoints`` that belongs to exactly this data, configuration and code, to
-    the same numbers as without interruption. Raises UserError for data that cannot train this
+    Writes model.safetensors, card.json, history.csv, metrics.csv, frames.parquet, parity.parquet,
+    labels.json, timings.json, and learning and parity as SVG, PNG and CSV, to ``out``. Goes on from
+    the newest checkpoint under ``checkpoints`` that belongs to exactly this data, configuration and
+    code, to the same numbers as without interruption. Raises UserError for data that cannot train this
     model. A loss that is not finite ends the training; the weights that counted before it are kept,
     and card and metrics say ``diverged``. They also say so of a model one of whose predictions for the
     three sets is not finite.
@@ -193,6 +193,8 @@ def _write_results(
 ) -> None:
     """Write everything except the model."""
     owner = model.origin.columns(out.name)
+    used = [(frame.frame_id, name) for name, frames in sets.items() for frame in frames]
+    write_table("training/frames", pd.DataFrame(used, columns=["frame_id", "set"]), out, owner=owner)
     write_table("training/parity", parity, out, owner=owner)
     write_table("training/metrics", metrics, out, owner=owner)
     history = pd.DataFrame(record.history)
