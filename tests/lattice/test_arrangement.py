@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from workflow_lib.core.errors import UserError
-from workflow_lib.lattice.arrangement import Arrangement, Repeat, StateKey
+from workflow_lib.lattice.arrangement import StateKey
 
 
 def test_a_key_taken_apart():
@@ -34,37 +33,6 @@ def test_what_is_written_is_what_is_read(repeat, mobile, redox, data):
     key = StateKey(repeat, mobile, data.draw(digits), redox, data.draw(states) if redox else None)
     assert StateKey.parse(str(key)) == key
     assert key.filled == round(key.x * key.sites)
-
-
-@st.composite
-def arrangements(draw) -> Arrangement:
-    repeat = draw(st.tuples(*[st.integers(1, 3)] * 3))
-    sites = range(2 * repeat[0] * repeat[1] * repeat[2])
-    occupied, reduced = (draw(st.sets(st.sampled_from(sites))) for _ in range(2))
-    charges = draw(st.booleans())
-    return Arrangement(repeat, tuple(sorted(occupied)), tuple(sorted(reduced)) if charges else None)
-
-
-def repeated(arrangement: Arrangement, times: Repeat) -> Arrangement:
-    """The same crystal in a larger cell: copies of each site along the three vectors, the last fastest."""
-    a, b, c = arrangement.repeat
-    repeat = (a * times[0], b * times[1], c * times[2])
-
-    def copies(part: tuple[int, ...]) -> tuple[int, ...]:
-        filled = np.zeros((2, a, b, c), dtype=bool)
-        filled.reshape(-1)[list(part)] = True
-        return tuple(np.flatnonzero(np.tile(filled, (1, *times))).tolist())
-
-    reduced = arrangement.reduced
-    return Arrangement(repeat, copies(arrangement.occupied), None if reduced is None else copies(reduced))
-
-
-@given(arrangements(), st.tuples(*[st.integers(1, 3)] * 3))
-def test_a_supercell_that_repeats_an_arrangement_is_that_arrangement(arrangement, times):
-    smallest = arrangement.smallest()
-    assert repeated(arrangement, times).smallest() == smallest == smallest.smallest()
-    factors = [large // small for large, small in zip(arrangement.repeat, smallest.repeat, strict=True)]
-    assert repeated(smallest, tuple(factors)) == arrangement
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,12 @@ from invented_hosts import magnesium_silicate, rule_of
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.lattice import host as host_module
+from workflow_lib.lattice.arrangement import Arrangement, Repeat
 from workflow_lib.lattice.ewald import ewald_energy
 from workflow_lib.lattice.host import Host
 from workflow_lib.lattice.locate import Located, locate
 from workflow_lib.lattice.make_host import make_host
-from workflow_lib.lattice.orientation import turned
+from workflow_lib.lattice.orientation import smallest_keys
 
 
 @pytest.fixture(scope="module")
@@ -94,30 +95,99 @@ def test_operations_are_applied_in_parts_to_the_same_end(monkeypatch):
         assert np.array_equal(one, other)
 
 
+@pytest.fixture(scope="module")
+def one_layer() -> Host:
+    """A hexagonal cell of one layer of LiCoO2."""
+    sites = [(0, 0, 0.5), (0, 0, 0), (1 / 3, 2 / 3, 0.2)]
+    full = crystal(["Li", "Co", "O"], sites, spacegroup=164, cellpar=[2.816, 2.816, 4.7, 90, 90, 120])
+    described = make_host(full, mobile="Li", redox="Co", oxidation_states=(3, 4))
+    return Host(described, rule_of("Co", 3, 4, {"Li": 1, "O": -2}))
+
+
+def smallest(host: Host, key: str) -> str:
+    return smallest_keys([key], host)[key]
+
+
+def tiled(arrangement: Arrangement, times: Repeat) -> Arrangement:
+    """The same crystal in a larger cell: copies of each site along the three vectors, the last fastest."""
+    own = arrangement.repeat
+    repeat = tuple(np.multiply(own, times).tolist())
+
+    def copies(part: tuple[int, ...]) -> tuple[int, ...]:
+        filled = np.zeros((1000, *own), dtype=bool)  # more sites than any host has
+        filled.reshape(-1)[list(part)] = True
+        return tuple(np.flatnonzero(np.tile(filled, (1, *times))).tolist())
+
+    reduced = None if arrangement.reduced is None else copies(arrangement.reduced)
+    return Arrangement(repeat, copies(arrangement.occupied), reduced)
+
+
+@pytest.mark.parametrize("charges", [True, False])
+@pytest.mark.parametrize(
+    ("name", "own", "times"),
+    [
+        ("one_layer", (1, 3, 1), (3, 1, 1)),
+        ("one_layer", (2, 3, 1), (3, 2, 1)),
+        ("one_layer", (2, 4, 1), (2, 1, 1)),
+        ("host", (2, 1, 1), (1, 2, 1)),
+        ("host", (1, 2, 1), (1, 2, 1)),
+    ],
+)
+def test_a_supercell_that_repeats_an_arrangement_is_that_arrangement(name, own, times, charges, request):
+    """The name of a larger hexagonal cell may be of an image whose shortest period is along a + b."""
+    crystals = request.getfixturevalue(name)
+    rng = np.random.default_rng(3)
+    for _ in range(10):
+        ions = int(rng.choice(crystals.compositions(own)))
+        arrangement = crystals.random(own, ions, charges=charges, rng=rng)
+        key = smallest(crystals, crystals.key(arrangement))
+        assert smallest(crystals, crystals.key(tiled(arrangement, times))) == key
+        assert smallest(crystals, key) == key
+        again = crystals.parse(key)
+        if not np.any(np.mod(own, again.repeat)):  # else it is named in a turned cell
+            factors = tuple(np.floor_divide(own, again.repeat).tolist())
+            assert smallest(crystals, crystals.key(tiled(again, factors))) == key
+
+
+@pytest.mark.parametrize(
+    ("large", "small"),
+    [
+        ("4x4x1:Li1100100000110010:Co3443443443343444", "2x4x1:Li11000010:Co43343444"),
+        (
+            f"6x6x1:Li{'1' * 6}{'0' * 12}{'1' * 6}{'0' * 12}:Co{'34' * 6}{'4' * 6}{'43' * 6}{'4' * 6}",
+            "2x3x1:Li100100:Co344434",
+        ),
+    ],
+)
+def test_a_crystal_in_a_large_hexagonal_cell_has_one_smallest_key(one_layer, large, small):
+    """No period of the larger name lies along a vector of its small cell."""
+    assert smallest(one_layer, large) == smallest(one_layer, small)
+
+
 def test_a_supercell_and_the_one_it_is_turned_into_have_the_same_states(o3):
     """In the hexagonal cell the 96 states of 2x1x1 are those of 1x2x1; they could train and test."""
     keys = {}
     for repeat in ((2, 1, 1), (1, 2, 1)):
-        found = [a for n in range(7) for a in o3.enumerate(repeat, n, charges=True)]
-        images = [[image for image in turned(o3, a) if image.repeat == (1, 2, 1)] for a in found]
-        keys[repeat] = {o3.key(image[0] if image else a) for a, image in zip(found, images, strict=True)}
+        found = [o3.key(a) for n in range(7) for a in o3.enumerate(repeat, n, charges=True)]
+        keys[repeat] = set(smallest_keys((key for key in found), o3).values())
         assert len(keys[repeat]) == len(found) == 96
     assert keys[2, 1, 1] == keys[1, 2, 1]
 
 
-def test_what_is_turned_keeps_its_electrostatic_energy(o3):
+def test_what_is_turned_keeps_its_electrostatic_energy(o3, one_layer):
     rng = np.random.default_rng(2)
-    for _ in range(5):
-        arrangement = o3.random((3, 1, 1), 4, charges=True, rng=rng)
+    for host, repeat in ((o3, (3, 1, 1)), (one_layer, (3, 1, 1)), (one_layer, (4, 2, 1))):
+        arrangement = host.random(repeat, host.n_mobile(repeat) // 2, charges=True, rng=rng)
+        named = host.parse(smallest(host, host.key(arrangement)))
+        assert named.repeat < repeat
         energies = []
-        for own in (arrangement, *turned(o3, arrangement)):
-            atoms = o3.build(own)
-            charges = o3.rule.formal(atoms.numbers, atoms.arrays["oxidation_states"])
-            energies.append(ewald_energy(atoms, charges))
-        assert len(energies) == 2  # 3x1x1 and 1x3x1; the long axis is another
+        for own in (arrangement, named):
+            atoms = host.build(own)
+            charges = host.rule.formal(atoms.numbers, atoms.arrays["oxidation_states"])
+            energies.append(ewald_energy(atoms, charges) / own.cells)
         assert energies[1] == pytest.approx(energies[0], abs=1e-6)  # eV; two Ewald sums
 
 
 def test_the_axes_of_an_orthorhombic_host_are_not_exchanged(host):
     arrangement = host.random((1, 2, 1), 3, charges=True, rng=np.random.default_rng(1))
-    assert not list(turned(host, arrangement))
+    assert smallest(host, host.key(arrangement)) == host.key(arrangement)

@@ -8,9 +8,7 @@ last part it names the ions only. This is the only file that writes or parses ke
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
 from math import prod
 from typing import Self
 
@@ -46,40 +44,6 @@ class Arrangement:
     def without_charges(self) -> Arrangement:
         """Return the arrangement of the ions only."""
         return Arrangement(self.repeat, self.occupied, None)
-
-    def smallest(self) -> Arrangement:
-        """Return the arrangement in the smallest supercell that this one repeats; itself if there is none.
-
-        Supercells are multiples of the host's vectors. Sites are numbered as a host numbers them: the
-        copies of one site of its cell in turn, along the third vector fastest.
-        """
-        cells = list(product(*map(range, self.repeat)))
-        filled = [
-            {(site // len(cells), *cells[site % len(cells)]) for site in part}
-            for part in (self.occupied, self.reduced or ())
-        ]
-        a, b, c = (_period(filled, axis, number) for axis, number in enumerate(self.repeat, 1))
-        if (a, b, c) == self.repeat:
-            return self
-        place = {cell: index for index, cell in enumerate(product(range(a), range(b), range(c)))}
-        occupied, reduced = (
-            tuple(sorted(s * len(place) + place[i, j, k] for s, i, j, k in part if (i, j, k) in place))
-            for part in filled
-        )
-        return Arrangement((a, b, c), occupied, None if self.reduced is None else reduced)
-
-
-def _period(filled: Sequence[set[tuple[int, ...]]], axis: int, number: int) -> int:
-    """Return the shortest step along one entry of the sites, modulo ``number``, that keeps each set."""
-
-    def moved(site: tuple[int, ...], step: int) -> tuple[int, ...]:
-        return (*site[:axis], (site[axis] + step) % number, *site[axis + 1 :])
-
-    steps = (step for step in range(1, number) if number % step == 0)
-    return next(
-        (step for step in steps if all({moved(site, step) for site in part} == part for part in filled)),
-        number,
-    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,10 @@
-"""One crystal in supercells of other orientation: a hexagonal host's 2x1x1 is its 1x2x1, turned."""
+"""One crystal in supercells of any orientation: a hexagonal host's 2x1x1 is its 1x2x1, turned."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from functools import partial
-from itertools import permutations
+from itertools import product
+from math import lcm
 
 import numpy as np
 
@@ -13,69 +13,111 @@ from workflow_lib.lattice.arrangement import UNIT, Arrangement, Repeat, StateKey
 from workflow_lib.lattice.host import Host
 
 
-def turned(host: Host, arrangement: Arrangement) -> Iterator[Arrangement]:
-    """Yield the arrangement in each supercell that a symmetry of the host turns its own into.
-
-    Supercells have the same three numbers in another order; its own is not among them. One operation for
-    each is enough: all others follow by symmetries of the supercell. Raises UserError if spglib finds no
-    symmetry.
-    """
-    left: set[Repeat] = {(a, b, c) for a, b, c in permutations(arrangement.repeat)} - {arrangement.repeat}
-    if not left:
-        return
-    numbers, scaled, _ = host.supercell(UNIT, 1.0)
-    symmetry = host.symmetry(UNIT)
-    sites = [scaled[numbers == atomic_number(name)] for name in (host.mobile, host.redox)]
-    for rotation, translation in zip(symmetry.rotations, symmetry.translations, strict=True):
-        for repeat in sorted(left):
-            # Its vectors, rotated, in units of those of the other supercell: whole numbers both ways.
-            vectors = rotation * np.array(arrangement.repeat) / np.array(repeat)[:, None]
-            whole = np.allclose(vectors, np.round(vectors))
-            if not (whole and np.isclose(abs(np.linalg.det(vectors)), 1)):
-                continue
-            left.discard(repeat)
-            turn = partial(_images, own=arrangement.repeat, repeat=repeat, by=(rotation, translation))
-            occupied = turn(arrangement.occupied, sites[0])
-            reduced = None if arrangement.reduced is None else turn(arrangement.reduced, sites[1])
-            yield Arrangement(repeat, occupied, reduced)
-
-
 def smallest_keys(keys: Iterable[str], host: Host) -> dict[str, str]:
     """Return one key for each crystal, that in its smallest cell, for each state key and key of ions.
 
     A supercell that repeats a state has the same atoms around each, and so has one that a symmetry of the
-    host turns into it. Raises UserError for a key of another host.
+    host turns into it. Of several smallest cells the first in order counts. Raises UserError for a key of
+    another host, or if spglib finds no symmetry.
     """
+    keys = list(keys)
+    # Without a supercell nothing is asked of the host's symmetry.
+    larger = {key for key in keys if StateKey.parse(key).repeat != UNIT}
+    operations = PointOperations(host) if larger else None
 
     def one(key: str) -> str:
-        if StateKey.parse(key).repeat == UNIT:
+        if operations is None or key not in larger:
             return key
-        small = host.parse(key).smallest()
-        return min(host.key(image) for image in (small, *turned(host, small)))
+        return min(map(host.key, operations.smallest(host.parse(key))))
 
     return {key: one(key) for key in keys}
 
 
-def _images(
-    part: tuple[int, ...],
-    sites: np.ndarray,
-    *,
-    own: Repeat,
-    repeat: Repeat,
-    by: tuple[np.ndarray, np.ndarray],
-) -> tuple[int, ...]:
-    """Return the sites of the supercell ``repeat`` to which an operation takes those of ``own``.
+class PointOperations:
+    """The point operations of a host's own cell and how each takes sites to sites."""
 
-    ``by``: its rotation and translation. ``sites`` [s, 3]: scaled positions in the host's cell; copies of
-    one are numbered in turn, along the third vector fastest.
-    """
-    if not part:
-        return ()
-    kind, copy = np.divmod(np.array(part), int(np.prod(own)))
-    at = sites[kind] + np.stack(np.unravel_index(copy, own), axis=1)
-    gaps = (at @ by[0].T + by[1])[:, None] - sites[None]
-    cells = np.round(gaps).astype(np.int64)
-    to = np.abs(gaps - cells).sum(axis=2).argmin(axis=1)
-    place = cells[np.arange(len(to)), to] % np.array(repeat)
-    images = to * int(np.prod(repeat)) + np.ravel_multi_index(tuple(place.T), repeat)
-    return tuple(sorted(images.tolist()))
+    def __init__(self, host: Host) -> None:
+        symmetry = host.symmetry(UNIT)
+        numbers, scaled, _ = host.supercell(UNIT, 1.0)
+        # One operation for each rotation: others differ by a translation, which all supercells have.
+        self.rotations, first = np.unique(np.asarray(symmetry.rotations), axis=0, return_index=True)
+        self.inverse = np.rint(np.linalg.inv(self.rotations)).astype(np.int64)
+        self._sources = []
+        for name in (host.mobile, host.redox):
+            sites = scaled[numbers == atomic_number(name)]
+            back = sites[None] - np.asarray(symmetry.translations)[first, None]
+            gaps = np.einsum("gab,gsb->gsa", self.inverse, back)[:, :, None] - sites
+            cells = np.round(gaps)
+            kind = np.abs(gaps - cells).sum(axis=3).argmin(axis=2)
+            cell = np.take_along_axis(cells, kind[:, :, None, None], axis=2)[:, :, 0]
+            self._sources.append((kind, cell.astype(np.int64)))
+
+    def smallest(self, arrangement: Arrangement) -> Iterator[Arrangement]:
+        """Yield the arrangement in its smallest supercell, once for each unlike way of turning it there.
+
+        Supercells are multiples of the host's vectors: a period of the crystal along none of them, such as
+        a + b, shortens the cell of an image only.
+        """
+        parts = [arrangement.occupied] + ([] if arrangement.reduced is None else [arrangement.reduced])
+        count = arrangement.cells
+        filled = []
+        for (kind, _), part in zip(self._sources, parts, strict=False):
+            sites = np.zeros(kind.shape[1] * count, dtype=bool)
+            sites[list(part)] = True
+            filled.append(sites.reshape(-1, count))
+        periods = self._periods(arrangement.repeat, filled)
+        volumes = periods.prod(axis=1)
+        a, b, c = min(periods[volumes == volumes.min()].tolist())
+        for g in self._unlike(np.flatnonzero((periods == (a, b, c)).all(axis=1)), (a, b, c)):
+            images = [
+                self._image(g, sites, source, arrangement.repeat, (a, b, c))
+                for sites, source in zip(filled, self._sources, strict=False)
+            ]
+            yield Arrangement((a, b, c), images[0], images[1] if len(images) > 1 else None)
+
+    def _periods(self, repeat: Repeat, filled: list[np.ndarray]) -> np.ndarray:
+        """Return the shortest period along each vector [g, 3] of the crystal after each operation.
+
+        ``filled``: which sites [s, n] are filled in the n cells of ``repeat``.
+        """
+        cells = _cells(repeat)
+        moved = _index(cells[:, None] + cells[None], repeat)
+        kept = np.all([(sites[:, moved] == sites[:, None]).all(axis=(0, 2)) for sites in filled], axis=0)
+        # A step of the turned crystal is one of the crystal itself, turned back.
+        steps = np.arange(1, lcm(*repeat) + 1)[:, None, None, None] * self.inverse.transpose(0, 2, 1)
+        periods: np.ndarray = kept[_index(steps, repeat)].argmax(axis=0) + 1
+        return periods
+
+    def _unlike(self, chosen: np.ndarray, repeat: Repeat) -> list[int]:
+        """Return those of the operations between which lies no symmetry of the supercell."""
+        found: list[int] = []
+        edges = np.array(repeat)
+        for g in chosen.tolist():
+            between = self.rotations[g] @ self.inverse[found] if found else np.empty((0, 3, 3), dtype=int)
+            if not ((between * edges % edges[:, None]) == 0).all(axis=(1, 2)).any():
+                found.append(g)
+        return found
+
+    def _image(
+        self,
+        g: int,
+        filled: np.ndarray,
+        source: tuple[np.ndarray, np.ndarray],
+        own: Repeat,
+        repeat: Repeat,
+    ) -> tuple[int, ...]:
+        """Return the filled sites of the supercell ``repeat`` after an operation on those of ``own``."""
+        kind, cell = source[0][g], source[1][g]
+        back = cell[:, None] + _cells(repeat) @ self.inverse[g].T
+        return tuple(np.flatnonzero(filled[kind[:, None], _index(back, own)]).tolist())
+
+
+def _cells(repeat: Repeat) -> np.ndarray:
+    """Return the places [n, 3] of the host's cells in a supercell, along the third vector fastest."""
+    return np.array(list(product(*map(range, repeat))))
+
+
+def _index(places: np.ndarray, repeat: Repeat) -> np.ndarray:
+    """Return the numbers [...] of cells at ``places`` [..., 3], modulo the supercell."""
+    inside = np.moveaxis(places % np.array(repeat), -1, 0)
+    return np.ravel_multi_index(tuple(inside), repeat)
