@@ -48,6 +48,21 @@ def test_labels_travel_with_their_system(labelled):
     assert model.embeddings.shape == (sum(map(len, atoms)), 2)
 
 
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_structure_without_the_redox_element_needs_no_labels(labelled, monkeypatch, apart):
+    """Alone, and beside one that has them: neither is refused for the other's charges."""
+    if apart:  # as potentials are evaluated that take no edges
+        monkeypatch.setattr(type(labelled), "reach", None)
+    with_iron, without = olivine(filled=2), olivine(filled=3, seed=1)
+    label(with_iron, [0, 1])
+    without = without[without.numbers != 26]
+    expected = [prediction.energy for prediction in labelled.predict([with_iron, without])]
+    model = TorchSimModel(labelled)
+    alone = model(model.initial_state([without]))["energy"].tolist()
+    both = model(model.initial_state([with_iron, without]))["energy"].tolist()
+    assert [both[0], *alone] == pytest.approx(expected, abs=1e-10) == both
+
+
 def test_labels_by_torch_sims_own_reader(labelled):
     atoms = olivine(filled=2)
     label(atoms, [0, 2])

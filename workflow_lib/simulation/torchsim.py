@@ -108,6 +108,19 @@ class TorchSimModel(ModelInterface):
             )
         return state.atom_extras[LABELS]
 
+    def _species(self, numbers: np.ndarray, states: np.ndarray | None, counts: Sequence[int]) -> np.ndarray:
+        """Return the species [n_atoms] that the network sees, each structure by itself.
+
+        ``counts``: atoms of each. One without any charge state, because it holds no redox atom, is none to
+        be checked for neutrality, whatever else is in the batch.
+        """
+        ends = np.cumsum(counts)
+        parts = []
+        for start, end in zip(ends - counts, ends, strict=True):
+            own = None if states is None or not states[start:end].any() else states[start:end]
+            parts.append(self.trained.species(numbers[start:end], own))
+        return np.concatenate(parts)
+
     def _together(
         self, state: ts.SimState, labels: torch.Tensor | None, neighbours: NeighbourList
     ) -> Output:
@@ -117,13 +130,14 @@ class TorchSimModel(ModelInterface):
         if not same:
             numbers = state.atomic_numbers.cpu().numpy().astype(np.int64)
             states = None if labels is None else labels.cpu().numpy().astype(np.int64)
-            species = self.trained.species(numbers, states)
+            n_atoms = torch.bincount(state.system_idx, minlength=state.n_systems)
+            species = self._species(numbers, states, n_atoms.tolist())
             self._known = tuple(item.clone() for item in known)
             self._atoms = {
                 "species": torch.as_tensor(species, device=self.device),
                 "atomic_numbers": state.atomic_numbers.to(torch.int64),
                 "system": state.system_idx.to(torch.int64),
-                "n_atoms": torch.bincount(state.system_idx, minlength=state.n_systems),
+                "n_atoms": n_atoms,
             }
         # torch-sim keeps lattice vectors in columns
         positions, cell = state.positions.detach(), state.cell.detach().mT.contiguous()
@@ -144,13 +158,12 @@ class TorchSimModel(ModelInterface):
         states = None if labels is None else labels.cpu().numpy().astype(np.int64)
         # torch-sim keeps lattice vectors in columns
         cells = state.cell.detach().cpu().numpy().transpose(0, 2, 1)
-        structures, shortest = [], []
+        known, structures, shortest = self._species(numbers, states, counts), [], []
         for cell, start, end in zip(cells, ends - counts, ends, strict=True):
             rows = slice(int(start), int(end))
             if not crystals:
                 cell = np.diag(np.ptp(positions[rows], axis=0) + VACUUM)  # noqa: PLW2901
-            species = self.trained.species(numbers[rows], None if states is None else states[rows])
-            structures.append(Structure(species, numbers[rows], positions[rows], cell))
+            structures.append(Structure(known[rows], numbers[rows], positions[rows], cell))
             pbc = np.array([True, True, True])
             near = neighbour_list("d", positions=positions[rows], cell=cell, pbc=pbc, cutoff=NEAR)
             shortest.append(float(near.min()) if len(near) else np.inf)
