@@ -16,10 +16,11 @@ from workflow_lib.core.io import read_json
 from workflow_lib.core.validation import nearest
 from workflow_lib.models.identity import ModelId
 from workflow_lib.results_captions import CAPTIONS
+from workflow_lib.results_files import FIGURES
 from workflow_lib.results_meanings import meaning_of, unit_of
 from workflow_lib.results_models import load_model
 from workflow_lib.results_reading import checked, read_document, read_table, table_of
-from workflow_lib.results_schema import ENERGIES, FIGURES, TABLES
+from workflow_lib.results_schema import ENERGIES, TABLES
 
 if TYPE_CHECKING:
     import pandas as pd

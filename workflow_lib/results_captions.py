@@ -1,7 +1,7 @@
 """What each figure of a run shows, in a sentence or two, for the report's page.
 
 Apart from the schema, so that a changed caption makes no result out of date. A stage that draws a
-figure adds its name to ``results_schema.FIGURES`` and its caption here; the page shows it then.
+figure adds its name to ``results_files.FIGURES`` and its caption here; the page shows it then.
 """
 
 from __future__ import annotations

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import atomic_path, read_json, sha256, write_csv, write_json
 from workflow_lib.core.validation import nearest
-from workflow_lib.results_schema import MODEL, TABLES, Kind, Table, files_of
+from workflow_lib.results_files import files_of
+from workflow_lib.results_schema import MODEL, TABLES, Kind, Table
 
 if TYPE_CHECKING:
     import pandas as pd

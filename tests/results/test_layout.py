@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from workflow_lib.results_files import DOCUMENTS, FIGURES
 from workflow_lib.results_reading import SEAL
-from workflow_lib.results_schema import DOCUMENTS, FIGURES, TABLES
+from workflow_lib.results_schema import TABLES
 
 ROOT = Path(__file__).parents[2]
 SOURCES = [ROOT / "Snakefile", *sorted((ROOT / "rules").glob("*.smk"))]

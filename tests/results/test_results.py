@@ -24,10 +24,11 @@ from workflow_lib.models.identity import EWALD, ModelId
 from workflow_lib.models.predictor import Origin
 from workflow_lib.results import Run
 from workflow_lib.results_captions import CAPTIONS
+from workflow_lib.results_files import FIGURES, files_of
 from workflow_lib.results_meanings import IN_TABLES, MEANINGS, unit_of
 from workflow_lib.results_models import load_model, training_frames
 from workflow_lib.results_reading import checked, read_table, seal, seal_name, write_table
-from workflow_lib.results_schema import DFT, ENERGIES, FIGURES, MODEL, TABLES, files_of
+from workflow_lib.results_schema import DFT, ENERGIES, MODEL, TABLES
 
 PAINN, MACE = "painn-entropy-f0-s1", "mace-baseline-f0-s1"
 KEY = "1x1x1:Na1001:Fe2323"

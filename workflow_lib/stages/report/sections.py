@@ -1,7 +1,7 @@
 """The sections of the page: what each shows, and from which tables.
 
 Sections with charts of their own stand here. Any other figure of a run comes in by its name in
-``results_schema.FIGURES`` and its caption: the figures of one stage form a section.
+``results_files.FIGURES`` and its caption: the figures of one stage form a section.
 """
 
 from __future__ import annotations
