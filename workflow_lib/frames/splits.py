@@ -83,7 +83,8 @@ class Splits:
 
     ``always_train`` names the units (states, groups) that no fold holds out; ``subset_is_full`` says
     that the chemical subset is the whole dataset; ``crystals`` names, for each state in a supercell that
-    repeats a smaller cell, the state of the smallest one.
+    repeats a smaller cell, the state of the smallest one; ``only_states`` names, for each group with
+    frames that fit no host site, the state of its others, if that is one: they count as this state.
     """
 
     split_by: Literal["state", "ions", "material", "frame"]
@@ -92,6 +93,7 @@ class Splits:
     always_train: tuple[str, ...] = ()
     subset_is_full: bool = False
     crystals: Mapping[str, str] = field(default_factory=dict)
+    only_states: Mapping[str, str] = field(default_factory=dict)
     where: str = field(default="the splits", compare=False)
 
     @classmethod
@@ -114,6 +116,7 @@ class Splits:
                 tuple(content["always_train"]),
                 content["subset_is_full"],
                 dict(content["crystals"]),
+                dict(content["only_states"]),
                 str(path),
             )
         except (KeyError, TypeError) as error:
@@ -134,15 +137,17 @@ class Splits:
             "always_train": list(self.always_train),
             "subset_is_full": self.subset_is_full,
             "crystals": dict(self.crystals),
+            "only_states": dict(self.only_states),
             "folds": [fold.content() for fold in self.folds],
         }
 
     def state_of(self, frame: Frame) -> str:
-        """Return the state of a frame, in the smallest cell that has it; its group if it has none.
+        """Return the state that a frame was split by, in the smallest cell that has it.
 
-        Frames of one crystal are no independent samples, in whichever cell.
+        A frame without one has the only state of its group, else its group. Frames of one crystal are no
+        independent samples, in whichever cell.
         """
-        state = frame.state_key or frame.group
+        state = frame.state_key or self.only_states.get(frame.group, frame.group)
         return self.crystals.get(state, state)
 
     def fold(self, number: int) -> Fold:

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.frames.frame import TESTING, with_labels
+from workflow_lib.frames.splits import Splits
 from workflow_lib.lattice.arrangement import Arrangement
 from workflow_lib.stages.dataset.settings import DatasetSettings, FoldSettings
 from workflow_lib.stages.dataset.splits import make_splits, make_units
@@ -99,6 +100,26 @@ def test_a_state_in_a_supercell_shares_the_set_of_its_small_cell(frames, host, s
     # With only the supercell among the frames, the state of the small cell is known all the same.
     only = make_splits(make_units(list(twins.values()), host, chosen), chosen, 711).folds[0]
     assert all(only.role(f.state_key, "?") == only.frame_role(f"twice-{f.frame_id}") for f in some)
+
+
+def test_a_frame_on_no_site_counts_as_the_state_that_it_is_split_by(frames, host, tmp_path):
+    """As its group alone it would be one more sample of a crystal that is there already."""
+    some, chosen = frames[::9], settings(3)
+    moved = with_labels(some[0], frame_id="moved", state_key=None)
+    twin = with_labels(doubled(some[1], host), group="twice")
+    lost = with_labels(some[1], frame_id="lost", group="twice", state_key=None)
+    alone = with_labels(some[0], frame_id="alone", group="lonely", state_key=None)
+    make_splits(make_units([*some, moved, twin, lost, alone], host, chosen), chosen, 711).save(
+        tmp_path / "splits.json"
+    )
+    splits = Splits.load(tmp_path / "splits.json")
+    assert splits.only_states == {moved.group: some[0].state_key, "twice": twin.state_key}
+    assert splits.state_of(moved) == some[0].state_key
+    assert splits.state_of(lost) == splits.state_of(twin) == some[1].state_key
+    assert splits.state_of(alone) == "lonely"
+    for fold in splits.folds:
+        for frame in (moved, lost, alone):
+            assert fold.role(splits.state_of(frame), "?") == fold.frame_role(frame.frame_id) != "none"
 
 
 def composition_of(key: str) -> float:

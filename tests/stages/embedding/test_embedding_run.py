@@ -18,7 +18,7 @@ from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import read_json, write_json
 from workflow_lib.frames.frame import Frame, frame_to_atoms, with_labels
 from workflow_lib.frames.splits import Fold, Splits
-from workflow_lib.frames.table import write_parquet
+from workflow_lib.frames.table import read_parquet, write_parquet
 from workflow_lib.lattice.host import Host
 from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.models.registry import FAMILIES
@@ -208,6 +208,23 @@ def test_a_state_in_a_supercell_is_no_other_state(
     for part in ("all", "held_out"):
         assert scores["by_set"][part]["atoms"] == before["by_set"][part]["atoms"]
         assert scores["by_set"][part]["states"] == before["by_set"][part]["states"] - 1
+
+
+def test_a_frame_on_no_site_is_of_the_state_that_it_was_split_by(
+    data: Path, results: dict[str, Path], rule: RedoxRule, host: Host, tmp_path: Path
+):
+    """As its group alone it would be one more group of the classifier."""
+    frames = read_parquet(data / "frames.parquet")
+    off = next(frame for frame in frames if frame.state_key == TEST_STATES[0])
+    moved = [with_labels(frame, state_key=None) if frame is off else frame for frame in frames]
+    write_parquet(moved, tmp_path / "frames.parquet")
+    splits = replace(Splits.load(data / "splits.json"), only_states={off.group: TEST_STATES[0]})
+    splits.save(tmp_path / "splits.json")
+    paths = {"frames": tmp_path / "frames.parquet", "splits": tmp_path / "splits.json"}
+    scores = run(data, make_model(tmp_path / "model", rule, "baseline"), host, tmp_path / "out", **paths)
+    before = json.loads((results["baseline"] / "scores.json").read_text())
+    for part in ("all", "held_out"):
+        assert scores["by_set"][part]["states"] == before["by_set"][part]["states"]
 
 
 @pytest.mark.parametrize("family", ["painn", "mace"])

@@ -43,6 +43,7 @@ class Unit:
 
     ``states`` names the state, or the group, of each frame; where a supercell repeats the state of a
     smaller cell, also that. ``always_train``: held out in no fold; ``always_test``: in every fold.
+    ``only_states``: group and state of frames that fit no host and count as the only state of their group.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Unit:
     always_test: bool
     frame_ids: tuple[str, ...]
     states: tuple[tuple[str, ...], ...]
+    only_states: frozenset[tuple[str, str]]
 
 
 def make_units(frames: Sequence[Frame | Light], host: Host | None, settings: DatasetSettings) -> list[Unit]:
@@ -79,6 +81,11 @@ def make_units(frames: Sequence[Frame | Light], host: Host | None, settings: Dat
             always_test=name in tested,
             frame_ids=tuple(frame.frame_id for frame, _ in found),
             states=tuple(tuple(dict.fromkeys((state, smallest.get(state, state)))) for _, state in found),
+            only_states=frozenset(
+                (frame.group, state)
+                for frame, state in found
+                if frame.state_key is None and state != frame.group
+            ),
         )
         for name, found in sorted(members.items())
     ]
@@ -190,6 +197,7 @@ def make_splits(units: Sequence[Unit], settings: DatasetSettings, seed: int) -> 
         folds=tuple(_fold(number, units, sets) for number, sets in enumerate(folds)),
         always_train=tuple(always),
         crystals={names[0]: names[-1] for unit in units for names in unit.states if len(names) > 1},
+        only_states=dict(sorted(pair for unit in units for pair in unit.only_states)),
     )
 
 

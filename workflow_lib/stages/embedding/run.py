@@ -79,7 +79,7 @@ def run_embedding(
     larger = read_table("charge_order/larger_cells", Path(reference_dir))
     key = reference_key(pd.concat([reference, larger]), settings.reference_state, settings.reference_x)
     roles = (
-        {frame.frame_id: fold.role(frame.state_key or frame.group, frame.frame_id) for frame in known}
+        {frame.frame_id: fold.role(splits.state_of(frame), frame.frame_id) for frame in known}
         if fold
         else {}
     )
@@ -120,7 +120,7 @@ def run_embedding(
     scores["relaxation"] = end | {"cell": stop.cells}
     scores["features"] = trained.shape[1]
     # An arrangement in several cells is one state: it may not stand on both sides of the classifier.
-    groups = table["state_key"].map(lambda state: splits.crystals.get(state, state))
+    groups = table["frame_id"].map({frame.frame_id: splits.state_of(frame) for frame in known})
     scores |= _numbers(table, groups.to_numpy(dtype=str), trained, before, settings, str(frames_path))
     parts, explained = [], {}
     for network, features in ((TRAINED, trained), (UNTRAINED, before)):
