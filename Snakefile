@@ -100,7 +100,13 @@ def potential_files(study):
     """Return the files of a study's potential, if it is a trained model; of this run, it is trained first."""
     if study.potential in SHIPPED or ":" in study.potential:
         return []
-    return [f"{study.potential}/{name}" for name in ("card.json", "model.safetensors")]
+    folder = Path(study.potential)
+    for name in TRAINED:
+        # However its path is spelled: only the file name that a rule promises is made by that rule.
+        own = expand([rules.train.output.card, rules.train.output.tensors], model=name)
+        if Path(own[0]).resolve().parent == folder.resolve():
+            return own
+    return [str(folder / name) for name in ("card.json", "model.safetensors")]
 
 
 def crystal_files(crystal):

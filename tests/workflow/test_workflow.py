@@ -171,3 +171,26 @@ def test_smoke_configuration_end_to_end(tmp_path: Path, cleaned: list[str]) -> N
     made = run(config, "--report", str(report))
     assert made.returncode == 0, made.stderr
     assert report.stat().st_size > 100_000
+
+
+@pytest.mark.parametrize("spelled", ["{0}", "{0}/", "./{0}", "{1}/{0}"])
+def test_a_study_on_a_model_of_its_run_waits_for_its_training(tmp_path: Path, spelled: str) -> None:
+    """However the path is written: an older model in its place would be used without a word."""
+    name = f"study-{os.getpid()}"
+    sodium, iron = ({"element": e, "position": [p] * 3} for e, p in (("Na", 0.0), ("Fe", 0.5)))
+    study = {
+        "name": "own",
+        "potential": spelled.format(f"results/{name}/training/painn-baseline-f0-s1", ROOT),
+        "systems": [
+            {"name": "a", "crystal": {"spacegroup": 225, "lengths": [5.6] * 3, "sites": [sodium, iron]}}
+        ],
+        "temperatures": [300],
+        "run": {"production_ps": 1},
+        "diffusion": {"element": "Na", "site_distance": 3.0},
+    }
+    config = written(tmp_path, name, dynamics={"studies": [study]})
+    target = f"results/{name}/dynamics/own/dynamics-study.sha256.json"
+    planned = run(config, "--dry-run", target)
+    jobs = dict(re.findall(r"^(\w+) +(\d+)$", planned.stdout, flags=re.MULTILINE))
+    assert jobs.get("train") == jobs.get("dynamics") == "1", planned.stdout + planned.stderr
+    shutil.rmtree(ROOT / "results" / name, ignore_errors=True)

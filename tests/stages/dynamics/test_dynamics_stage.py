@@ -224,6 +224,8 @@ def test_questions_without_an_answer(toy: Path, tmp_path: Path):
         ({"temperatures": (1e5,)}, "less than or equal to 10000"),
         ({"temperatures": (300.0, 300.0)}, "each may stand once"),
         ({"temperatures": (300.0, 400.0)}, "follow one trajectory"),
+        ({"replicas": 2}, "follow one trajectory"),
+        ({"moments": MOMENTS | {"thresholds": ()}}, "0 thresholds divide 1"),
         ({"moments": None, "diffusion": {"element": "Na", "site_distance": 1.0}}, "give moments"),
         ({"moments": None, "diffraction": None}, "nothing is read"),
         ({"moments": MOMENTS | {"states": ("one",)}}, "1 thresholds divide 2"),
@@ -246,6 +248,9 @@ def test_settings_that_contradict(changes: dict, words: str):
 def test_stage_settings():
     with pytest.raises(ValidationError, match="is used twice"):
         DynamicsSettings.model_validate({"studies": (study().model_dump(), study().model_dump())})
+    elsewhere = study(temperatures=(999.0,)).model_dump()  # another trajectory, but of the same study
+    with pytest.raises(ValidationError, match="is used twice"):
+        DynamicsSettings.model_validate({"studies": (study().model_dump(), elsewhere)})
     with pytest.raises(ValidationError, match="max_wall_hours"):
         DynamicsSettings.model_validate({"studies": (study().model_dump(),), "jobs": 3})
     both = DynamicsSettings.model_validate({"studies": (diffusing().model_dump(),)})

@@ -62,7 +62,8 @@ class MomentStudy(_Section):
 
     @model_validator(mode="after")
     def _one_more(self) -> Self:
-        if self.thresholds and len(self.states) != len(self.thresholds) + 1:
+        given = self.thresholds or self.states
+        if given and len(self.states) != len(self.thresholds) + 1:
             raise ValueError(
                 f"states: {len(self.thresholds)} thresholds divide {len(self.thresholds) + 1} charge "
                 f"states, {len(self.states)} are named"
@@ -161,8 +162,10 @@ class Study(_Section):
             raise ValueError("systems, temperatures: each may stand once")
         if all(getattr(self, name) is None for name in READ):
             raise ValueError(f"{', '.join(READ)}: nothing is read from the trajectories; give one of them")
-        if (self.moments or self.diffraction) and len(self.jobs()) > 1:
-            raise ValueError("moments, diffraction: follow one trajectory; give one system and temperature")
+        if (self.moments or self.diffraction) and (len(self.jobs()) > 1 or self.replicas > 1):
+            raise ValueError(
+                "moments, diffraction: follow one trajectory; give one system, temperature and replica"
+            )
         if self.diffraction is not None and self.moments is None:
             raise ValueError("diffraction: is drawn beside moments; give moments")
         return self
@@ -202,6 +205,7 @@ class DynamicsSettings(_Section):
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
+        check_distinct((study.name for study in self.studies), "studies")
         check_distinct((job.id for job in self.trajectories()), "studies")
         if self.jobs > 1 and self.max_wall_hours is None:
             raise ValueError("jobs: a sequence of jobs needs max_wall_hours, the time of one")
