@@ -127,6 +127,24 @@ def test_predict_without_labels_explains_and_searches(
     assert sorted(states[states > 0]) == [2, 2, 3, 3]
 
 
+@pytest.mark.parametrize("given", ["labels", "moments", None])
+def test_a_search_that_was_none_is_said(
+    cli: Callable[..., Said], tmp_path: Path, model_dir: Path, half: Frame, given: str | None
+) -> None:
+    """The charge states of the file are used, and a line says how to search all the same."""
+    left_out = {"labels": {"magmoms": None}, "moments": {"oxidation_states": None}}
+    nothing = {"oxidation_states": None, "magmoms": None}
+    atoms = frame_to_atoms(with_labels(half, **left_out.get(given, nothing)))
+    write(tmp_path / "a.extxyz", atoms)
+    for rest in (("--json",), (tmp_path / "b.extxyz", "--max-steps", 0)):
+        name = "predict" if "--json" in rest else "relax"
+        done = cli(name, model_dir, tmp_path / "a.extxyz", *rest, "--assign", "search")
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count("nothing was searched: remove its array") == (given is not None)
+        if name == "predict" and given:
+            assert json.loads(done.stdout)["oxidation_states"] == half.oxidation_states.tolist()
+
+
 def test_predict_refuses_a_charged_cell(
     cli: Callable[..., Said], tmp_path: Path, model_dir: Path, half: Frame
 ) -> None:

@@ -26,8 +26,8 @@ assign_option = click.option(
     type=click.Choice(["labels", "search"]),
     default="labels",
     show_default=True,
-    help="where charge states come from: labels (or moments) in the file, or the lowest energy over "
-    "all neutral assignments",
+    help="charge states given in the file (labels, or moments) are used; without any, search tries every "
+    "neutral assignment and takes that of lowest energy",
 )
 
 
@@ -48,6 +48,22 @@ def _model(model: str, device: str) -> Predictor:
     from workflow_lib.models.outside import load_predictor
 
     return load_predictor(model, device)
+
+
+def _say_if_given(predictor: Predictor, atoms: Atoms, structure: Path, assign: Assign) -> None:
+    """Say that a search was asked for where the file gives charge states, which are never overruled."""
+    from workflow_lib.models.trained import TrainedModel
+
+    if assign != "search" or not isinstance(predictor, TrainedModel) or predictor.rule is None:
+        return
+    if predictor.rule.redox_z in atoms.numbers and predictor.oxidation_states(atoms) is not None:
+        click.echo(
+            printable(
+                f"charge states of {structure} are used, nothing was searched: remove its array "
+                "oxidation_states (or charges of species) and its moments to search"
+            ),
+            err=True,
+        )
 
 
 def _print_errors(values: Mapping[str, object]) -> None:
@@ -127,7 +143,9 @@ def predict(model: str, structure: Path, assign: Assign, device: str, as_json: b
     from workflow_lib.frames.structure import read_structure
 
     atoms = read_structure(structure)
-    prediction = _model(model, device).predict([atoms], assign=assign)[0]
+    predictor = _model(model, device)
+    prediction = predictor.predict([atoms], assign=assign)[0]
+    _say_if_given(predictor, atoms, structure, assign)
     values: dict[str, object] = {"energy": prediction.energy, "forces": prediction.forces}
     for key in ("magmoms", "charges", "oxidation_states"):
         values[key] = getattr(prediction, key)
@@ -173,6 +191,7 @@ def relax(
     from workflow_lib.simulation.relaxation import Snapshot
     from workflow_lib.simulation.relaxation import relax as run
 
+    _say_if_given(predictor, atoms, structure, assign)
     with Progress(f"relaxing {structure.name}", max_steps, "step") as progress:
 
         def show(_: int, step: int, now: Snapshot) -> None:

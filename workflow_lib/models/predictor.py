@@ -202,7 +202,7 @@ class Predictor(ABC):
         Structures of pymatgen are taken too, with their oxidation states (see ``as_atoms``).
 
         With ``assign="search"`` a structure without charge states is evaluated under each neutral
-        assignment and the one of lowest energy is reported.
+        assignment and the one of lowest energy is reported; given ones are used, and nothing is searched.
         """
         owners: list[int] = []
         states: list[np.ndarray | None] = []

@@ -205,8 +205,9 @@ class TrainedModel(Predictor):
         return given_states(atoms, self.rule, self.level)
 
     def candidates(self, atoms: Atoms, assign: Assign = "labels") -> list[np.ndarray | None]:
-        """Return charge states to evaluate: the given ones, or with ``"search"`` every neutral assignment.
+        """Return charge states to evaluate: the given ones, or without any every neutral assignment.
 
+        The latter with ``"search"`` alone; given charge states are used whatever is asked for.
         A structure without the redox element has none and needs none: [None]. Raises UserError if none
         are given and no search was asked for, or if there are too many to try.
         """
