@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 from dynamics_toy import hopping_trajectory, hops
 from moment_calculator import perovskite
@@ -10,7 +11,7 @@ from moment_calculator import perovskite
 from workflow_lib.core.errors import UserError
 from workflow_lib.lattice.crystal import Crystal
 from workflow_lib.results_reading import read_table
-from workflow_lib.stages.dynamics import hopping_figure
+from workflow_lib.stages.dynamics import hopping_figure, run
 from workflow_lib.stages.dynamics.settings import Study, System
 from workflow_lib.stages.dynamics.study import run_study
 
@@ -53,6 +54,21 @@ def test_the_hand_of_a_cell_moves_no_site(hand: int, tmp_path: Path, monkeypatch
     run_study(asked, hopping_trajectory(asked, what, tmp_path), tmp_path / "toy")
     [row] = read_table("dynamics/hopping", tmp_path / "toy").to_dict("records")
     assert (row["ions"], row["ion_hops"]) == (9, 4)
+
+
+def test_a_file_that_is_partly_empty_already_has_no_free_site(tmp_path: Path, monkeypatch):
+    """Its vacancies are no sites that are known: ions that hopped into one were said to stay for ever."""
+    asked, what = hops()
+    folders = hopping_trajectory(asked, what, tmp_path)
+    half = asked.systems[0].crystal.build(np.random.default_rng(0))
+    half.write(tmp_path / "half.extxyz")
+    crystal = Crystal(file=str(tmp_path / "half.extxyz"))
+    asked = asked.model_copy(update={"systems": (System(name="half", crystal=crystal),)})
+    with pytest.raises(UserError, match="toy-half-50k: 9 Na on 9 sites of the crystal have no free one"):
+        run_study(asked, folders, tmp_path / "toy")
+    monkeypatch.setattr(run, "load_predictor", lambda *_: None)
+    with pytest.raises(UserError, match="take ions out with remove"):
+        run.run_trajectory(asked.jobs()[0], seed=0, work=tmp_path / "steps", out=tmp_path / "out")
 
 
 def test_ions_that_start_on_no_site(tmp_path: Path):

@@ -21,6 +21,7 @@ from workflow_lib.simulation.dynamics.trajectory import Trajectory
 from workflow_lib.stages.dynamics import hopping_figure
 from workflow_lib.stages.dynamics.rows import row_of, start_note, start_status
 from workflow_lib.stages.dynamics.settings import Hopping, Job, Study
+from workflow_lib.stages.dynamics.sites import check_free_sites
 
 OF_ELECTRONS = (
     "electron_stay_ps",
@@ -76,7 +77,8 @@ def read_hopping(
     """Write ``hopping.csv``, ``occupation.csv`` and the figure of a study; return the rows of the first.
 
     ``trajectories`` and ``summaries`` are by the id of the job. Raises UserError where the elements asked
-    for are missing, ions do not start on the sites of their crystal, or the charge states cannot be read.
+    for are missing, ions do not start on the sites of their crystal or have no free one, or the charge
+    states cannot be read.
     """
     rows, tables, tracks = [], [], {}
     for job in study.jobs():
@@ -103,6 +105,7 @@ def _track(replica: Replica) -> Track:
         if not found.any():
             raise UserError(f"{job.id}: {atoms.symbols} holds no {name}, whose hops are asked for")
     full = job.system.crystal.full()
+    check_free_sites(job, atoms, full)
     places = full.get_scaled_positions()[full.numbers == atomic_number(asked.mobile)]
     # The run takes the negative of a left-handed cell, in which fractions change their sign.
     places = places * full.cell.handedness * atoms.cell.handedness

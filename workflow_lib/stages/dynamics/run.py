@@ -20,6 +20,7 @@ from workflow_lib.simulation.dynamics.run import OutOfTimeError, run_dynamics, w
 from workflow_lib.simulation.dynamics.trajectory import START, Trajectory
 from workflow_lib.simulation.start import relaxed_start
 from workflow_lib.stages.dynamics.settings import Job
+from workflow_lib.stages.dynamics.sites import check_free_sites
 
 TRAJECTORY, FAULT = "trajectory", "fault.txt"
 
@@ -68,6 +69,7 @@ def _make(
     study = job.study
     model = load_predictor(study.potential, device)
     atoms = job.system.crystal.build(np.random.default_rng(seed))
+    check_free_sites(job, atoms, job.system.crystal.full())  # before days of steps, not after
     if (states := model.choose(atoms, "search")) is not None:
         atoms.set_array(LABELS, states)
     start = relaxed_start(
