@@ -18,8 +18,8 @@ from workflow_lib.frames.frame import Frame, check_frame
 from workflow_lib.frames.reading.common import Damaged, Defaults
 from workflow_lib.frames.reading.inputs import Input
 from workflow_lib.frames.reading.others import read_input
-from workflow_lib.frames.sanity import coincident
 from workflow_lib.frames.structure import read_structure
+from workflow_lib.lattice.sanity import coincident
 
 VASP = Path(__file__).parents[1] / "dft/vasp_files"
 

@@ -387,7 +387,7 @@ def test_yes_and_no(frames, tmp_path, text, value):
 
 def test_crystals_hold_no_coincident_atoms(all_frames):
     """The quick test never doubts a sound frame, whatever its symmetry."""
-    from workflow_lib.frames.sanity import coincident
+    from workflow_lib.lattice.sanity import coincident
 
     for frame in all_frames[::7]:
         one = np.array([0, len(frame)])

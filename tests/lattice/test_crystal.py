@@ -1,8 +1,12 @@
 """Crystals from their space groups: known cells, removals, extra ions."""
 
+import gzip
+from pathlib import Path
+
 import numpy as np
 import pytest
 from ase.build import bulk
+from ase.constraints import FixAtoms
 from ase.geometry import get_distances
 from ase.io import write
 from hypothesis import given, settings
@@ -146,11 +150,41 @@ def test_a_file_is_a_crystal_too(tmp_path):
     write(tmp_path / "salt.cif", bulk("NaCl", "rocksalt", a=5.64, cubic=True))
     crystal = Crystal(file=str(tmp_path / "salt.cif"), repeat=(1, 1, 2))
     assert len(crystal.build(np.random.default_rng(0))) == 16
-    with pytest.raises(UserError, match="is no structure"):
+    with pytest.raises(UserError, match="does not exist"):
         Crystal(file=str(tmp_path / "none.cif")).unit()
     (tmp_path / "torn.cif").write_text("data_\n_cell_length_a x")
-    with pytest.raises(UserError, match="is no structure"):
-        Crystal(file=str(tmp_path / "torn.cif")).unit()
+    with pytest.raises(ValidationError, match="is no structure"):
+        Crystal(file=str(tmp_path / "torn.cif"))
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("partial.cif", r"partially occupied sites \(Fe1 0.6, Mn1 0.4\)"),
+        ("partial.cif.gz", r"partially occupied sites \(Fe1 0.6, Mn1 0.4\)"),
+        ("POSCAR", "holds atoms fixed"),
+        ("twice.extxyz", "two atoms are in one place"),
+        ("molecule.extxyz", "not periodic in three directions"),
+    ],
+)
+def test_files_that_would_be_simulated_as_something_else(tmp_path, name: str, words: str, late: bool):
+    """Refused with the configuration, and by the job where the file came later."""
+    path = tmp_path / name
+    crystal = Crystal(file=str(path))
+    atoms = bulk("NaCl", "rocksalt", a=5.64, cubic=True)
+    if "partial" in name:
+        text = (Path(__file__).parents[1] / "frames/cases/occupancy/fe06mn04.cif").read_bytes()
+        path.write_bytes(gzip.compress(text) if path.suffix == ".gz" else text)
+    elif name == "POSCAR":
+        atoms.set_constraint(FixAtoms([0]))
+        write(path, atoms, format="vasp")
+    else:
+        atoms.pbc = name != "molecule.extxyz"
+        write(path, atoms + atoms[:1] if name == "twice.extxyz" else atoms)
+    with pytest.raises(UserError if late else ValidationError, match=words) as refused:
+        crystal.unit() if late else Crystal(file=str(path))
+    assert not late or str(refused.value).count("\n") == 0
 
 
 @pytest.mark.parametrize(

@@ -22,14 +22,11 @@ import numpy as np
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.frames.magnetism import magnetic_order
-from workflow_lib.frames.sanity import LIMITS, coincident
+from workflow_lib.lattice.sanity import LAST_ELEMENT, LIMITS, check_places
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-LAST_ELEMENT = 118
-SMALLEST_VOLUME = 1e-3
-"""A^3; below it three vectors make no cell."""
 PER_ATOM = ("forces", "magmoms", "charges", "oxidation_states")
 """Optional columns with one entry per atom."""
 RELAXATION, SINGLE, UNSPECIFIED = "relaxation", "single", "unspecified"
@@ -98,24 +95,7 @@ def check_frame(frame: Frame, where: str) -> None:
             raise UserError(f"{where}: {name} of {largest:.3g} cannot be; see docs/data.md for the units")
     if frame.formula_units < 1:
         raise UserError(f"{where}: formula_units is {frame.formula_units}; a cell holds at least 1")
-    _check_places(frame.positions, frame.cell, where)
-
-
-def check_geometry(numbers: np.ndarray, positions: np.ndarray, cell: np.ndarray, where: str) -> None:
-    """Raise UserError for a structure [n, 3] (A) that cannot be: as :func:`check_frame`, without labels."""
-    for name, value in (("positions", positions), ("cell", cell)):
-        if not np.isfinite(value).all() or np.abs(value).max(initial=0) > LIMITS[name]:
-            raise UserError(f"{where}: {name} hold values that cannot be; give A")
-    if not len(numbers) or min(numbers) < 1 or max(numbers) > LAST_ELEMENT:
-        raise UserError(f"{where}: an atom is of no element")
-    _check_places(positions, cell, where)
-
-
-def _check_places(positions: np.ndarray, cell: np.ndarray, where: str) -> None:
-    if abs(np.linalg.det(cell)) < SMALLEST_VOLUME:
-        raise UserError(f"{where}: the cell has no volume; give three lattice vectors in A")
-    if coincident(positions, np.asarray(cell)[None], np.array([0, len(positions)]))[0]:
-        raise UserError(f"{where}: two atoms are in one place; remove one of them")
+    check_places(frame.positions, frame.cell, where)
 
 
 def frame_to_atoms(frame: Frame) -> Atoms:

@@ -14,23 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from workflow_lib.core.compressed import check_expansion
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import atomic_path
-from workflow_lib.frames.frame import check_geometry
 from workflow_lib.frames.labels import find_label, parse_comment, per_atom, reason_of, whole_states
 from workflow_lib.frames.reading.comment import pairs, plain
 from workflow_lib.frames.reading.common import Damaged
 from workflow_lib.frames.reading.layout import DEFAULT, layout
 from workflow_lib.frames.reading.scan import RawFrame, scan
+from workflow_lib.lattice.structure_file import check_file, check_structure, cif_block, is_cif, number_of
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-FULL = 1e-3
-"""An occupancy this close to 1 is full."""
-LARGEST_FILE = 1 << 28
-"""Bytes; a file of one structure is read completely."""
 _CHARGE = re.compile(r"[A-Z][a-z]?(?:(\d*)([+-])|([+-])(\d+))")
 """Species with their charge, as Fe2+ or Fe+2."""
 
@@ -43,22 +38,14 @@ def read_structure(path: str | Path) -> Atoms:
     a structure without periodic cell, with partial occupancies, or with two atoms in one place.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path} does not exist or is no file; check the path to the structure")
-    if path.stat().st_size > LARGEST_FILE:
-        raise UserError(f"{path} has {path.stat().st_size} bytes; give one structure in a file")
-    check_expansion(path)
+    check_file(path)
     atoms, places = _last_image(path)
-    if not atoms.pbc.all() or abs(atoms.cell.volume) < 1e-3:
-        raise UserError(f"{path}: the structure is not periodic in three directions; give its cell")
-    check_geometry(np.array(atoms.numbers), atoms.positions, np.asarray(atoms.cell[:]), str(path))
-    if path.suffix.lower() == ".cif":
-        _check_occupancies(path, atoms)
+    check_structure(path, atoms)
     moments = per_atom(find_label("magmoms", places), len(atoms), "magmoms", str(path))
     if moments is not None:
         atoms.arrays["REF_magmom"] = moments
     states = per_atom(find_label("oxidation_states", places), len(atoms), "oxidation_states", str(path))
-    if states is None and path.suffix.lower() == ".cif":
+    if states is None and is_cif(path):
         states = _decorations(path, atoms)
     if states is not None:
         atoms.arrays["oxidation_states"] = whole_states(states, str(path))
@@ -137,56 +124,13 @@ def _last_frame(path: Path) -> str:
     return (b"%d\n%s\n%s" % (last.atoms, last.comment, last.block)).decode()
 
 
-def _cif_block(path: Path) -> Any:
-    from ase.io.cif import parse_cif
-
-    with path.open("rb") as handle:
-        return next(block for block in list(parse_cif(handle))[::-1] if block.has_structure())
-
-
-def _check_occupancies(path: Path, atoms: Atoms) -> None:
-    """Raise UserError naming the sites of a CIF that are not fully occupied by one element."""
-    block = _cif_block(path)
-    occupancies = block.get("_atom_site_occupancy")
-    labels = block.get("_atom_site_label") or block.get("_atom_site_type_symbol")
-    if labels is None:
-        return
-    partial = []
-    for label, occupancy in zip(labels, occupancies or [], strict=False):
-        value = _value(occupancy)
-        if value is None or abs(value - 1) > FULL:
-            partial.append(f"{label} {occupancy}")
-    if partial:
-        told = ", ".join(partial[:5]) + (", ..." if len(partial) > 5 else "")
-        raise UserError(
-            f"{path} has partially occupied sites ({told}); energies belong to ordered cells: make a "
-            "supercell in which every site is full or absent, for example with pymatgen's "
-            "OrderDisorderedStructureTransformation or the stage `search`, and give that"
-        )
-    # ASE keeps one of several atoms in one place.
-    kinds = set(atoms.arrays.get("spacegroup_kinds", range(len(labels))))
-    if lost := [str(label) for index, label in enumerate(labels) if index not in kinds]:
-        raise UserError(
-            f"{path}: {', '.join(lost[:5])} and another site are in one place; energies belong to ordered "
-            "cells: keep one of them"
-        )
-
-
-def _value(text: object) -> float | None:
-    """Return a number of a CIF, which may include its uncertainty as 0.70(2); None if it is none."""
-    try:
-        return float(re.sub(r"\(\d+\)$", "", str(text)))
-    except ValueError:
-        return None
-
-
 def _decorations(path: Path, atoms: Atoms) -> np.ndarray | None:
     """Return charge states ``[n]`` from the decorated species of a CIF; None if it has none.
 
     0 on atoms whose species has no charge. The species is the type symbol of the site, or its label
     if that is the symbol of an ion.
     """
-    block = _cif_block(path)
+    block = cif_block(path)
     kinds = atoms.arrays.get("spacegroup_kinds")
     labels = block.get("_atom_site_label") or []
     symbols = block.get("_atom_site_type_symbol") or labels
@@ -202,7 +146,7 @@ def _decorations(path: Path, atoms: Atoms) -> np.ndarray | None:
     charges: list[float] = []
     for symbol, label in zip(symbols, labels or symbols, strict=False):
         found = _CHARGE.fullmatch(str(symbol)) or _CHARGE.fullmatch(str(label))
-        stated = _value(numbers.get(symbol, ""))
+        stated = number_of(numbers.get(symbol, ""))
         if found:
             charges.append(float(f"{found[2] or found[3]}{found[1] or found[4] or 1}"))
         else:

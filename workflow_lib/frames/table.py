@@ -21,9 +21,9 @@ import numpy as np
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import atomic_path
-from workflow_lib.frames.frame import LAST_ELEMENT, RELAXATION, SMALLEST_VOLUME, Frame, check_frame
+from workflow_lib.frames.frame import RELAXATION, Frame, check_frame
 from workflow_lib.frames.magnetism import magnetic_orders
-from workflow_lib.frames.sanity import LIMITS, coincident
+from workflow_lib.lattice.sanity import LAST_ELEMENT, LIMITS, SMALLEST_VOLUME, coincident
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -5,12 +5,15 @@ The studies of shipped potentials start from such descriptions. Free of heavy im
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from workflow_lib.core.elements import Element
 from workflow_lib.core.errors import UserError
+from workflow_lib.lattice.structure_file import check_file, check_structure
 
 if TYPE_CHECKING:
     import numpy as np
@@ -82,15 +85,27 @@ class Crystal(BaseModel):
             raise ValueError("stuff: needs a space group, whose orbit the added ions fill")
         return self
 
+    @model_validator(mode="after")
+    def _file_holds_a_crystal(self) -> Self:
+        # Read here already, so that a wrong file stops a run before its first job. A missing one is left
+        # to the job: a configuration may be looked at on a machine without the files. Path.is_file may
+        # raise for a name that is too long, of which the configuration says more.
+        if self.file is not None and os.path.isfile(self.file):  # noqa: PTH113
+            try:
+                _read(Path(self.file))
+            except UserError as error:
+                raise ValueError(str(error)) from error
+        return self
+
     def unit(self) -> Atoms:
-        """Return the cell before it is repeated; UserError for an unreadable file."""
+        """Return the cell before it is repeated; UserError for a file that holds no crystal to simulate."""
         cell = self._cell(self.sites)
         return _primitive(cell) if self.primitive else cell
 
     def full(self) -> Atoms:
         """Return the supercell with every site filled: nothing removed, added ions on all their sites.
 
-        UserError for an unreadable file.
+        UserError for a file that holds no crystal to simulate.
         """
         atoms = self.unit() * self.repeat
         if self.stuff is None:
@@ -128,21 +143,11 @@ class Crystal(BaseModel):
         return _within(self._cell((stuff.site,)), cell)
 
     def _cell(self, sites: tuple[Site, ...]) -> Atoms:
-        from ase.io import iread
         from ase.spacegroup import crystal
         from ase.spacegroup.spacegroup import SpacegroupError
 
         if self.file is not None:
-            try:
-                atoms = list(iread(self.file, index=":"))[-1]
-            except Exception as error:  # ASE's readers raise whatever they meet
-                reason = " ".join(str(error).split())
-                raise UserError(
-                    f"{self.file} is no structure that ASE reads ({type(error).__name__}: {reason})"
-                ) from error
-            if not atoms.pbc.all():
-                raise UserError(f"{self.file} is not periodic in three directions; give a crystal")
-            return atoms
+            return _read(Path(self.file))
         assert self.lengths is not None
         try:
             atoms = crystal(
@@ -157,6 +162,27 @@ class Crystal(BaseModel):
         del atoms.arrays["spacegroup_kinds"]
         atoms.info.clear()
         return atoms
+
+
+def _read(path: Path) -> Atoms:
+    """Return the last structure of a file; UserError for one that cannot be simulated as it is."""
+    from ase.io import iread
+
+    check_file(path)
+    try:
+        atoms = list(iread(str(path), index=":"))[-1]
+    except Exception as error:  # ASE's readers raise whatever they meet
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"{path} is no structure that ASE reads ({type(error).__name__}: {reason})"
+        ) from error
+    check_structure(path, atoms)
+    if atoms.constraints:
+        raise UserError(
+            f"{path} holds atoms fixed (selective dynamics or other constraints) that a study would move; "
+            "write the file without constraints"
+        )
+    return atoms
 
 
 def _primitive(atoms: Atoms) -> Atoms:

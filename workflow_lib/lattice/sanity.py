@@ -8,6 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from workflow_lib.core.errors import UserError
+
+LAST_ELEMENT = 118
+SMALLEST_VOLUME = 1e-3
+"""A^3; below it three vectors make no cell."""
 LIMITS = {
     "energy": 1e7,  # eV an atom; all-electron energies reach 1e6
     "positions": 1e6,  # A; beyond it a coordinate has lost its last digits
@@ -22,6 +27,27 @@ COINCIDENT = 0.01  # A; closer atoms are one atom written twice
 _DIRECTION = np.array([0.531, 0.327, 0.142])
 _ORIGIN = np.array([0.173, 0.419, 0.307])
 """Directions without crystal symmetry, so that few atoms have the same height over these planes."""
+
+
+def check_geometry(numbers: np.ndarray, positions: np.ndarray, cell: np.ndarray, where: str) -> None:
+    """Raise UserError for elements, positions [n, 3] (A) and a cell of no structure that can be.
+
+    ``where`` names the file and row for the message.
+    """
+    for name, value in (("positions", positions), ("cell", cell)):
+        if not np.isfinite(value).all() or np.abs(value).max(initial=0) > LIMITS[name]:
+            raise UserError(f"{where}: {name} hold values that cannot be; give A")
+    if not len(numbers) or min(numbers) < 1 or max(numbers) > LAST_ELEMENT:
+        raise UserError(f"{where}: an atom is of no element")
+    check_places(positions, cell, where)
+
+
+def check_places(positions: np.ndarray, cell: np.ndarray, where: str) -> None:
+    """Raise UserError for a cell without volume, or two atoms in one place."""
+    if abs(np.linalg.det(cell)) < SMALLEST_VOLUME:
+        raise UserError(f"{where}: the cell has no volume; give three lattice vectors in A")
+    if coincident(positions, np.asarray(cell)[None], np.array([0, len(positions)]))[0]:
+        raise UserError(f"{where}: two atoms are in one place; remove one of them")
 
 
 def coincident(

@@ -19,8 +19,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from workflow_lib.frames.frame import LAST_ELEMENT, Frame
+from workflow_lib.frames.frame import Frame
 from workflow_lib.frames.magnetism import MAGNETIC
+from workflow_lib.lattice.sanity import LAST_ELEMENT
 
 TOLERANCE = 1e-4  # A
 ENERGY_TOLERANCE = 1e-4

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from workflow_lib.core.errors import UserError
-from workflow_lib.frames.frame import LAST_ELEMENT, SMALLEST_VOLUME, UNSPECIFIED, Frame
+from workflow_lib.frames.frame import UNSPECIFIED, Frame
 from workflow_lib.frames.labels import (
     ACCEPTED,
     KINDS,
@@ -37,7 +37,7 @@ from workflow_lib.frames.reading.comment import first_named, flags, numbers, pai
 from workflow_lib.frames.reading.common import Damaged, Defaults
 from workflow_lib.frames.reading.layout import DEFAULT, WIDTHS, Layout, layout, parse
 from workflow_lib.frames.reading.scan import RawFrame, scan
-from workflow_lib.frames.sanity import LIMITS, coincident
+from workflow_lib.lattice.sanity import LAST_ELEMENT, LIMITS, SMALLEST_VOLUME, coincident
 
 _SCALARS = {column: names for column, names in ACCEPTED.items() if column not in WIDTHS}
 _PER_ATOM = {name: column for column in WIDTHS for name in ACCEPTED[column]}

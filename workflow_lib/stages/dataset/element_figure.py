@@ -11,7 +11,7 @@ import pandas as pd
 from workflow_lib.core.elements import SYMBOLS
 from workflow_lib.core.io import save_figure
 from workflow_lib.core.plotting import SMALL, style
-from workflow_lib.frames.frame import LAST_ELEMENT
+from workflow_lib.lattice.sanity import LAST_ELEMENT
 from workflow_lib.stages.dataset.element_table import ALL
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ import pandas as pd
 from ase.units import GPa
 
 from workflow_lib.core.elements import SYMBOLS
-from workflow_lib.frames.frame import LAST_ELEMENT, Frame
+from workflow_lib.frames.frame import Frame
+from workflow_lib.lattice.sanity import LAST_ELEMENT
 
 ALL = "all"
 """Name of the row over all elements."""
