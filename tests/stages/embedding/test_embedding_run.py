@@ -259,7 +259,10 @@ def test_untrained_pretrained_network_is_the_shipped_one(rule: RedoxRule, frames
     # do not separate the labels by construction.
     hyperparameters = FAMILIES["chgnet"].hyperparameters()
     card = {"family": "chgnet", "init": "pretrained", "seed": 1, "redox": rule.model_dump()}
-    card |= {"hyperparameters": hyperparameters.model_dump()}
+    card |= {
+        "hyperparameters": hyperparameters.model_dump(),
+        "energy_reference": frames[0].energy_reference,
+    }
     answers = []
     for embedding in ("none", "surrogate"):
         species = species_to_card(species_alphabet(rule, (8, 11, 15, 26), embedding))
