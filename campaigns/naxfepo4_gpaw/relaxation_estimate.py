@@ -28,7 +28,7 @@ def relaxation_estimate(calculation: Calculation, frame: dict[str, Any]) -> floa
     """Return the estimated gain of relaxing positions and cell from a stored geometry, eV per cell.
 
     Forces and stress are those of DFT, the Hessian is that of the CHGNet that its wheel ships. In the
-    four cases of ``docs/dft.md`` it gave 0.4 to 2.2 times what a relaxation brought. Takes a minute for
+    four cases of ``docs/dft.md`` it gave 0.4 to 2.2 times what a relaxation brought. Takes minutes for
     84 atoms.
     """
     from ase import Atoms
