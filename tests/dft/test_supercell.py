@@ -9,7 +9,7 @@ from ase import Atoms
 from campaigns.naxfepo4_gpaw.level_parts import CHOSEN
 from campaigns.naxfepo4_gpaw.relaxation_estimate import SOFTEST, harmonic_gain
 from campaigns.naxfepo4_gpaw.states import POOR, RICH, olivine
-from campaigns.naxfepo4_gpaw.supercell import supercell_table
+from campaigns.naxfepo4_gpaw.supercell import known_gains, supercell_table
 from campaigns.naxfepo4_gpaw.supercell_parts import JOBS, cell_supercells
 from campaigns.naxfepo4_gpaw.supercell_starts import ARRANGEMENTS, with_another
 from workflow_lib.core.errors import UserError
@@ -76,6 +76,23 @@ def test_what_relaxation_would_bring_is_added_per_formula_unit(store):
     table = supercell_table(store.records(), empty=EMPTY, full=FULL, gain=lambda *_: -0.06)
     done = table.set_index("state").loc["1x3x1:Na110:Fe223"]
     assert done["relaxed_estimate_mev_fu"] == pytest.approx(100.0 - 20.0)
+
+
+def test_an_estimate_is_made_once_for_an_energy(store):
+    def table(gain):
+        return supercell_table(store.records(), empty=EMPTY, full=FULL, gain=gain)
+
+    large = replace(
+        single("1x3x1:Na110:Fe223", [2, 2, 3], kind="supercell", shift=0.2), provenance={"model": "painn"}
+    )
+    answer(store, large, -29.7)
+    earlier = table(lambda *_: -0.06)
+    # The geometry of no model is estimated again; that of the model is not, unless its energy is another.
+    again = table(known_gains(earlier, lambda *_: -0.3)).set_index("geometry")["relaxed_estimate_mev_fu"]
+    assert again["painn"] == pytest.approx(100.0 - 20.0)
+    assert again[again.index.isna()].dropna().item() == pytest.approx(100.0 - 100.0)
+    moved = known_gains(earlier, lambda *_: -0.3)(large, {"energy": -29.70001})
+    assert moved == -0.3
 
 
 def test_the_harmonic_gain_is_the_depth_of_the_minimum():
