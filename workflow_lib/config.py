@@ -23,7 +23,7 @@ from pydantic import (
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.validation import check_distinct, describe_errors, nearest, short
 from workflow_lib.lattice.redox import RedoxRule
-from workflow_lib.models.identity import CONTROLS, NAME, VARIANTS, ModelId
+from workflow_lib.models.identity import CONTROLS, NAME, VARIANTS, ModelId, trained_ids
 from workflow_lib.models.outside_settings import OutsideModel
 from workflow_lib.models.registry import FAMILIES
 from workflow_lib.results_schema import DFT
@@ -384,15 +384,10 @@ class Config(Studies):
 
     def trained(self, *, controls: bool = True) -> Iterator[ModelId]:
         """Yield all models this run trains; without ``controls`` only those that also search."""
-        for fold in self.dataset.folds.run:
-            for seed in self.seeds:
-                for model in self.models:
-                    if model.control and not controls:
-                        continue
-                    for variant in model.variants or self.variants:
-                        yield ModelId(model.name, variant, fold, seed)
-                for control in self.controls if controls else ():
-                    yield ModelId(control.model, control.variant, fold, seed)
+        models = [(m.name, m.variants or self.variants) for m in self.models if controls or not m.control]
+        if controls:
+            models += [(control.model, (control.variant,)) for control in self.controls]
+        return trained_ids(models, self.dataset.folds.run, self.seeds)
 
 
 def _fault(path: str) -> str | None:

@@ -18,7 +18,7 @@ from workflow_lib.models.identity import ModelId
 from workflow_lib.results_captions import CAPTIONS
 from workflow_lib.results_files import FIGURES
 from workflow_lib.results_meanings import meaning_of, unit_of
-from workflow_lib.results_models import load_model
+from workflow_lib.results_models import load_model, named_models
 from workflow_lib.results_reading import checked, read_document, read_table, table_of
 from workflow_lib.results_schema import ENERGIES, TABLES
 
@@ -39,8 +39,21 @@ STRUCTURES = {
 """Files of structures, by the name of the table that lists their energies."""
 
 
+LISTS = {
+    **{"dynamics": "studies", "charge_inference": "studies", "ablation": "studies"},
+    "phase_diagram": "systems",
+}
+"""Stages whose results are there only with a section in the configuration, and what each lists by name."""
+OPTIONAL = {*LISTS, "sources"}
+IDENTICAL = "charge_order/identical/"
+"""Where the comparison on identical atoms is, which needs a table that the configuration names."""
+
+
 class Run:
     """The results of one run, by name: ``Run("results/demo").table("comparison")``.
+
+    A folder may hold models, studies and systems of earlier configurations: what is listed, and what is
+    taken together, are those that its configuration names now.
 
     Tables are data frames with typed columns, described in ``attrs["units"]`` and
     ``attrs["meanings"]``. Raises UserError for data that are damaged or belong elsewhere.
@@ -63,8 +76,8 @@ class Run:
 
     @property
     def models(self) -> list[ModelId]:
-        """Ids of the trained models, in order."""
-        return sorted(ModelId.parse(path.parent.name) for path in self.folder.glob("training/*/card.json"))
+        """Ids of the models that are trained, in order."""
+        return sorted(ModelId.parse(path.parent.name) for path in self._paths("training/{model}/card.json"))
 
     @property
     def tables(self) -> list[str]:
@@ -180,8 +193,20 @@ class Run:
         return load_model(self.folder / "training" / str(wanted))
 
     def _paths(self, pattern: str) -> Iterator[Path]:
-        """Yield the files of the run that fit a pattern of the layout, in order."""
-        yield from sorted(self.folder.glob(pattern.replace("{model}", "*")))
+        """Yield the files that fit a pattern of the layout and that the configuration names, in order."""
+        stage, configuration = pattern.partition("/")[0], self.configuration
+        orders = configuration.get("charge_order", {})
+        if pattern.startswith(IDENTICAL) and not orders.get("identical_atoms"):
+            return
+        if stage in OPTIONAL and not configuration.get(stage):
+            return
+        if stage in LISTS:
+            names = frozenset(item["name"] for item in configuration[stage][LISTS[stage]])
+        else:
+            names = named_models(configuration)
+        for path in sorted(self.folder.glob(pattern.replace("{model}", "*"))):
+            if "{model}" not in pattern or path.parent.name in names:
+                yield path
 
 
 def _described(name: str, frame: pd.DataFrame) -> pd.DataFrame:

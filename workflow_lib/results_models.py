@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.frames.frame import Frame
 from workflow_lib.frames.table import read_parquet
-from workflow_lib.models.identity import ModelId
+from workflow_lib.models.identity import EWALD, ModelId, trained_ids
 from workflow_lib.models.outside_settings import OutsideModel
 from workflow_lib.results_reading import read_table
 
@@ -31,6 +31,21 @@ def load_potential(
             # By name, as adapters are loaded: most results do not depend on this code.
             return import_module("workflow_lib.models.outside").load_outside(item, device)
     return load_model(model, device)
+
+
+def named_models(configuration: Mapping[str, Any]) -> frozenset[str]:
+    """Return the ids that the written configuration of a run names: trained models, others, rankings.
+
+    One of studies alone names none.
+    """
+    if "models" not in configuration:
+        return frozenset()
+    common = configuration["variants"]
+    models = [(model["name"], model["variants"] or common) for model in configuration["models"]]
+    models += [(control["model"], (control["variant"],)) for control in configuration["controls"]]
+    ids = {*trained_ids(models, configuration["dataset"]["folds"]["run"], configuration["seeds"])}
+    ids |= {ModelId.outside(model["name"]) for model in configuration["outside"]}
+    return frozenset({*map(str, ids), EWALD})
 
 
 def load_model(folder: str | Path, device: str = "cpu") -> TrainedModel:

@@ -18,6 +18,7 @@ from ase.build import bulk
 from ase.io import write
 from charge_order_toy import register, save_toy
 from fenced import ROOT, blocks, commands
+from naming import naming
 from sealed import write_sealed
 
 from workflow_lib.__main__ import main
@@ -146,7 +147,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory, host: Host, frames: list[Fram
     save_toy(folder / MODEL, rule, "surrogate", energy_reference=reference)
     rows = {"id": ["painn-entropy-f0-s1"], "family": ["painn"], "variant": ["entropy"]}
     write_sealed("comparison", folder / "results/demo/comparison", pd.DataFrame(rows))
-    write_json(folder / "results/demo/config.json", {"run": "demo"})
+    write_json(folder / "results/demo/config.json", {"run": "demo"} | naming("painn-entropy-f0-s1"))
     (folder / "results/smoke").symlink_to(folder / "results/demo")
     trained = pd.DataFrame({"frame_id": [f.frame_id for f in frames[:9]], "set": "train"})
     write_sealed("training/frames", folder / MODEL, trained)

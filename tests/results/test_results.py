@@ -10,10 +10,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from charge_order_toy import register, save_toy
+from fenced import ROOT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from naming import naming
 from sealed import write_sealed
 
+from workflow_lib.config import Config
+from workflow_lib.config_files import load_studies
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import write_json
 from workflow_lib.frames.frame import Frame
@@ -26,7 +30,7 @@ from workflow_lib.results import Run
 from workflow_lib.results_captions import CAPTIONS
 from workflow_lib.results_files import FIGURES, files_of
 from workflow_lib.results_meanings import IN_TABLES, MEANINGS, unit_of
-from workflow_lib.results_models import load_model, training_frames
+from workflow_lib.results_models import load_model, named_models, training_frames
 from workflow_lib.results_reading import checked, read_table, seal, seal_name, write_table
 from workflow_lib.results_schema import DFT, ENERGIES, MODEL, TABLES
 
@@ -46,7 +50,7 @@ def energies(source: str, count: int, **columns: object) -> pd.DataFrame:
 def folder(tmp_path: Path) -> Path:
     """A run with two models' states, the Ewald ranking, DFT's answers, a figure and splits."""
     run = tmp_path / "demo"
-    write_json(run / "config.json", {"run": "demo"})
+    write_json(run / "config.json", {"run": "demo"} | naming(PAINN, MACE))
     orders = run / "charge_order"
     for name, count in ((PAINN, 3), (MACE, 2), (EWALD, 1)):
         (orders / name).mkdir(parents=True)
@@ -61,7 +65,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_tables_are_typed_and_described(folder: Path):
     run = Run(folder)
-    assert run.configuration == {"run": "demo"}
+    assert run.configuration["run"] == "demo"
     assert run.tables == ["charge_order/reference", "charge_order/states"]
     table = run.table("charge_order/states", PAINN)
     assert len(table) == 3
@@ -93,6 +97,29 @@ def test_every_figure_has_a_caption(folder: Path):
 def test_sources_of_a_table_are_those_that_have_one(folder: Path):
     assert Run(folder).sources("charge_order/states") == sorted([EWALD, MACE, PAINN])
     assert Run(folder).sources("search/found") == []
+
+
+def test_a_model_that_the_configuration_no_longer_names_is_in_no_table(folder: Path):
+    write_json(folder / "config.json", {"run": "demo"} | naming(MACE))
+    run = Run(folder)
+    assert run.sources("charge_order/states") == [EWALD, MACE]
+    assert set(run.table("charge_order/states")["id"]) == {EWALD, MACE}
+    assert set(run.energies()["id"]) == {EWALD, MACE, DFT}
+    assert run.drawn("charge_order/states") == [EWALD, MACE]
+    # Asked for by its name it is still there.
+    assert set(run.table("charge_order/states", PAINN)["id"]) == {PAINN}
+
+
+@pytest.mark.parametrize("name", ["smoke", "config", "paper", "table-1", "chgnet"])
+def test_a_written_configuration_names_what_it_trains_and_compares(name: str):
+    config = load_studies(ROOT / f"config/{name}.yaml")
+    written = json.loads(config.model_dump_json())
+    models = (
+        [*config.trained(), *(item.identity for item in config.outside)]
+        if isinstance(config, Config)
+        else []
+    )
+    assert named_models(written) == ({*map(str, models), EWALD} if models else set())
 
 
 def test_figures_are_found_by_name(folder: Path):
@@ -188,7 +215,7 @@ def test_models_stand_under_their_own_id(tmp_path: Path, rule: RedoxRule, monkey
     here = tmp_path / "training"
     identity = ModelId("toy", "baseline", 0, 1)
     save_toy(here / "toy-baseline-f0-s1", rule, "none")
-    write_json(tmp_path / "config.json", {})
+    write_json(tmp_path / "config.json", naming(str(identity)))
     assert Run(tmp_path).models == [identity]
     assert Run(tmp_path).model(identity).card["name"] == "toy"
     shutil.move(here / "toy-baseline-f0-s1", here / "toy-entropy-f0-s1")

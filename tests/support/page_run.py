@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from ase.io import write
+from naming import naming
 from samples import REFERENCE, RULE
 from sealed import write_sealed
 
@@ -40,11 +41,11 @@ E_NA = -1.3238
 
 def configuration() -> dict:
     """The configuration as a run folder has it."""
-    return {
+    named = naming(*MODELS)
+    return named | {
         "run": "toy",
         "redox": RULE,
-        "dataset": {"energy_reference": HOSTILE, "split_by": "state"},
-        "models": [{"name": name, "family": name} for name in ("mace", "painn")],
+        "dataset": named["dataset"] | {"energy_reference": HOSTILE, "split_by": "state"},
         "charge_order": {"identical_atoms": "identical.parquet"},
         "training": {"epochs": 3, "max_steps": None},
         "report": {"beside": None},

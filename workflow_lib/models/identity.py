@@ -8,8 +8,9 @@ charge states, and its label, marker and line; the colour of a curve is that of 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import Literal, NamedTuple, Self
 
 from workflow_lib.core.errors import UserError
@@ -134,6 +135,15 @@ class ModelId(NamedTuple):
                 return cls(name, variant, int(found["fold"]), int(found["seed"]))
         last = stem.rpartition("-")[2]
         raise UserError(f"{text!r} names no variant before its fold: {last!r}{nearest(last, VARIANTS)}")
+
+
+def trained_ids(
+    models: Iterable[tuple[str, Iterable[str]]], folds: Iterable[int], seeds: Iterable[int]
+) -> Iterator[ModelId]:
+    """Yield the ids of models, given as name and variants, for each fold and seed in turn."""
+    for (fold, seed), (name, variants) in product(product(folds, seeds), models):
+        for variant in variants:
+            yield ModelId(name, variant, fold, seed)
 
 
 def model_colours(names: Iterable[str]) -> dict[str, str]:

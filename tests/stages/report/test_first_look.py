@@ -10,6 +10,7 @@ import nbformat
 import pytest
 from charge_order_toy import register, save_toy
 
+from workflow_lib.core.io import read_json, write_json
 from workflow_lib.lattice.redox import RedoxRule
 
 NOTEBOOK = Path(__file__).parents[3] / "docs/notebooks/first-look.ipynb"
@@ -26,6 +27,10 @@ def test_every_cell_runs(
     register(monkeypatch)  # the toy potential in place of a trained network
     shutil.copytree(run_folder, tmp_path / "results/demo")
     toy = save_toy(tmp_path / "results/demo/training/toy-entropy-f0-s1", rule, "surrogate")
+    written = tmp_path / "results/demo/config.json"
+    named = read_json(written)
+    named["models"].append({"name": "toy", "variants": ["entropy"]})
+    write_json(written, named)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "Agg")
     notebook = nbformat.read(NOTEBOOK, as_version=4)

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
+from naming import naming
 from page_run import HOSTILE, MODELS, leave_behind, write_contrasts
 from sealed import write_sealed
 
@@ -383,7 +384,7 @@ def test_a_stage_that_the_page_does_not_know_comes_in_with_its_figures(page: Pat
 
 
 def test_a_run_without_a_comparison_is_no_report(tmp_path: Path):
-    write_json(tmp_path / "config.json", {"run": "toy", "models": []})
+    write_json(tmp_path / "config.json", {"run": "toy"} | naming("mace-baseline-f0-s1"))
     with pytest.raises(UserError, match="has no table comparison, comparison/contrasts; run the workflow"):
         run_report(tmp_path, tmp_path / "report")
     assert not (tmp_path / "report").exists()

@@ -14,7 +14,6 @@ from workflow_lib.results_reading import seal
 from workflow_lib.results_schema import DFT, HEADLINE
 from workflow_lib.stages.report.answer import Answer, answer_of, headline
 from workflow_lib.stages.report.charts import records
-from workflow_lib.stages.report.current import CurrentRun
 from workflow_lib.stages.report.label_charts import HEAD, label_charts
 from workflow_lib.stages.report.sections import sections_of
 from workflow_lib.stages.report.structures import Structures, collect, found_key_of, mobile_of, state_key_of
@@ -52,7 +51,7 @@ def run_report(folder: Path, out: Path) -> Path:
     from plotly.offline import get_plotlyjs
 
     require_comparison(folder)
-    run = CurrentRun(folder)
+    run = Run(folder)
     beside = run.configuration.get("report", {}).get("beside")
     answer, other = answer_of(run), _read_answer(Path(beside)) if beside else None
     colours = model_colours(run.table("comparison")["model"])
