@@ -23,9 +23,20 @@ from campaigns.naxfepo4_gpaw.cell_parts import (
     cell_sodium,
     truth_cells,
 )
-from campaigns.naxfepo4_gpaw.frame_parts import cell_others, cell_paths, cell_same_positions, cell_strains
+from campaigns.naxfepo4_gpaw.frame_parts import (
+    cell_others,
+    cell_paths,
+    cell_same_positions,
+    cell_strains,
+    cell_symmetric,
+)
 from campaigns.naxfepo4_gpaw.level_parts import levels
-from campaigns.naxfepo4_gpaw.lithium_parts import lithium_metal, lithium_states, lithium_strains
+from campaigns.naxfepo4_gpaw.lithium_parts import (
+    lithium_metal,
+    lithium_states,
+    lithium_strains,
+    lithium_symmetric,
+)
 from campaigns.naxfepo4_gpaw.supercell_parts import cell_supercells
 from workflow_lib.core.errors import UserError
 from workflow_lib.dft.calculation import Calculation
@@ -44,12 +55,14 @@ PARTS: dict[str, Callable[[Store], Iterator[Calculation]]] = {
         cell_magnetism,
         cell_noise,
         cell_strains,
+        cell_symmetric,
         cell_paths,
         cell_others,
         cell_same_positions,
         cell_supercells,
         lithium_states,
         lithium_strains,
+        lithium_symmetric,
         lithium_metal,
     )
 }

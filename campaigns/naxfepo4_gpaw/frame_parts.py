@@ -12,6 +12,7 @@ from campaigns.naxfepo4_gpaw.level_parts import CHOSEN
 from campaigns.naxfepo4_gpaw.states import ROOT, again, relaxed_states, seeded
 from workflow_lib.dft.calculation import Calculation
 from workflow_lib.dft.store import Record, Store
+from workflow_lib.dft.symmetry import Operations, operations
 from workflow_lib.frames.frame import Frame
 from workflow_lib.frames.table import read_parquet
 
@@ -25,19 +26,29 @@ EARLIER_FRAMES = ROOT / "tests" / "samples" / "frames.parquet"
 """Those of the first level."""
 
 
-def strained_series(record: Record, rng: np.random.Generator, name: str) -> Calculation:
-    """Strained and displaced copies of a record's last geometry, each warm from the one before."""
+def strained_series(
+    record: Record, rng: np.random.Generator, name: str, kept: Operations | None = None
+) -> Calculation:
+    """Strained and displaced copies of a record's last geometry, each warm from the one before.
+
+    ``kept``: operations that strains and displacements keep; none, if left out.
+    """
     cell = np.array(record.frames[-1]["cell"])
     scaled = np.linalg.solve(cell.T, np.array(record.frames[-1]["positions"]).T).T
     cells, series = [], []
     for number, volume in enumerate(VOLUMES):
         shear = rng.normal(0, 0.01, (3, 3))
         shear = (shear + shear.T) / 2
+        if kept is not None:
+            shear = kept.of_tensor(shear, cell)
         deformation = np.eye(3) + shear - np.trace(shear) / 3 * np.eye(3)
         deformation *= ((1 + volume) / np.linalg.det(deformation)) ** (1 / 3)
         sigma = DISPLACEMENTS[number % len(DISPLACEMENTS)]
         cells.append(cell @ deformation)
-        series.append(scaled @ cells[-1] + rng.normal(0, 1, scaled.shape) * sigma)
+        shifts = sigma * np.array(rng.normal(0, 1, scaled.shape))
+        if kept is not None:
+            shifts = kept.of_vectors(shifts, cells[-1])
+        series.append(scaled @ cells[-1] + shifts)
     return again(
         record,
         name=name,
@@ -55,6 +66,19 @@ def cell_strains(store: Store) -> Iterator[Calculation]:
     """Of every relaxed state some cells from -4 to +6 % in volume, sheared, atoms displaced."""
     for key, record in sorted(relaxed_cells(store).items(), key=_spread):
         yield strained_series(record, seeded("cell strains", key), f"strained {key}")
+
+
+def cell_symmetric(store: Store) -> Iterator[Calculation]:
+    """Strained and displaced frames that keep a state's symmetry; half the cost where it joins k-points."""
+    for key, record in sorted(relaxed_cells(store).items(), key=_spread):
+        yield from symmetric_series(record, seeded("cell symmetric", key), f"symmetric {key}")
+
+
+def symmetric_series(record: Record, rng: np.random.Generator, name: str) -> Iterator[Calculation]:
+    """The strained series of a record that keeps its operations; none for a state without any."""
+    kept = operations(again(record)).on_mesh(CHOSEN)
+    if len(kept) > 1:
+        yield strained_series(record, rng, name, kept)
 
 
 def cell_paths(store: Store) -> Iterator[Calculation]:

@@ -29,6 +29,8 @@ ORDER = (
     "cell_strains",
     "lithium_metal",
     "lithium_states",
+    "cell_symmetric",
+    "lithium_symmetric",
     "cell_paths",
     "cell_orbitals",
     "cell_lower",

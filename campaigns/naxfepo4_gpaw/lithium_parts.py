@@ -9,7 +9,7 @@ from ase import Atoms
 
 from campaigns.naxfepo4_gpaw.cell_parts import relaxed_cells
 from campaigns.naxfepo4_gpaw.chgnet_cell import chgnet_cell
-from campaigns.naxfepo4_gpaw.frame_parts import strained_series
+from campaigns.naxfepo4_gpaw.frame_parts import strained_series, symmetric_series
 from campaigns.naxfepo4_gpaw.level_parts import CHOSEN, TOLERANCE
 from campaigns.naxfepo4_gpaw.states import POOR, again, bcc_metal, seeded
 from workflow_lib.dft.calculation import Calculation
@@ -60,12 +60,22 @@ def _with_lithium(record: Record, key: str) -> Calculation:
 
 def lithium_strains(store: Store) -> Iterator[Calculation]:
     """Strained and displaced frames of every state with Li, about where its relaxation ended."""
+    for group, record in _relaxed(store):
+        yield strained_series(record, seeded("lithium strains", group), f"strained {group}")
+
+
+def lithium_symmetric(store: Store) -> Iterator[Calculation]:
+    """Those that keep what symmetry a state with Li has."""
+    for group, record in _relaxed(store):
+        yield from symmetric_series(record, seeded("lithium symmetric", group), f"symmetric {group}")
+
+
+def _relaxed(store: Store) -> Iterator[tuple[str, Record]]:
     for record in list(store.records()):
         calculation = record.calculation
         ended = record.status in ("done", "failed") and record.frames
         if calculation.kind == "lithium" and calculation.task == "cell" and ended:
-            rng = seeded("lithium strains", calculation.group)
-            yield strained_series(record, rng, f"strained {calculation.group}")
+            yield calculation.group, record
 
 
 def lithium_metal(_store: Store) -> Iterator[Calculation]:

@@ -10,11 +10,13 @@ import pytest
 from campaigns.naxfepo4_gpaw import tables
 from campaigns.naxfepo4_gpaw.campaign import PARTS
 from campaigns.naxfepo4_gpaw.cell_parts import cell_grids, cell_orbitals
+from campaigns.naxfepo4_gpaw.frame_parts import VOLUMES, cell_strains, cell_symmetric
 from campaigns.naxfepo4_gpaw.go_on import ORDER, archive
 from campaigns.naxfepo4_gpaw.level_parts import CHOSEN
 from campaigns.naxfepo4_gpaw.states import POOR, RICH, olivine
 from workflow_lib.dft.calculation import Calculation
 from workflow_lib.dft.store import Store
+from workflow_lib.dft.symmetry import operations
 from workflow_lib.stages.dft.plan import relaxation_of
 from workflow_lib.stages.dft.settings import DftSettings
 
@@ -51,6 +53,23 @@ def test_the_seeds_asked_for_are_other_than_the_state_s_own(store):
         relaxed(key, store, orbital=orbital)
     asked = {(c.group, c.orbital) for c in cell_orbitals(store)}
     assert asked == {(RICH, "b"), (RICH, "c"), (TWO, "a"), (TWO, "b")}
+
+
+def test_a_symmetric_series_keeps_the_operations_of_its_state(store):
+    for key in (POOR, RICH, TWO):
+        relaxed(key, store)
+    series = {calculation.group: calculation for calculation in cell_symmetric(store)}
+    assert series.keys() == {POOR, RICH, TWO}
+    for calculation in series.values():
+        alone = replace(calculation, series=None, series_cells=None)
+        assert len(operations(calculation)) == len(operations(alone)) > 1  # of all geometries, of the first
+        moved = np.ptp(list(calculation.series), axis=0)
+        assert moved.max() > 0.05  # A
+        volumes = [
+            np.linalg.det(cell) / np.linalg.det(calculation.cell) for cell in calculation.series_cells
+        ]
+        np.testing.assert_allclose(volumes, np.add(1, VOLUMES), atol=1e-12)
+    assert all(len(operations(calculation)) == 1 for calculation in cell_strains(store))
 
 
 def test_a_cell_that_ended_on_the_grid_of_its_start_is_asked_for_on_its_own(store):
