@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.optimize import brentq
 
-from workflow_lib.lattice.entropy import BOLTZMANN, ideal_mixing
+from workflow_lib.lattice.entropy import BOLTZMANN, ideal_mixing, log_choices
 from workflow_lib.lattice.isotherms import (
     common_tangents,
     crossing,
@@ -91,6 +91,18 @@ def test_noise_makes_no_gap_and_divides_none(seed: int):
     # Clearly below it, it is a phase.
     phase = humps - np.where(x == 0.5, 10 * errors, 0)
     assert [g.x_high for g in common_tangents(x, phase + noise, errors)] == [0.5, 1]
+
+
+@pytest.mark.parametrize("neighbours", [1, 2, 3])
+def test_points_within_noise_of_the_line_divide_no_gap(neighbours: int):
+    """Also where they are neighbours, so that no tangent ends where the other begins."""
+    x = np.linspace(0, 1, 25)
+    errors = np.where((x == 0) | (x == 1), 0.0, 3e-4)
+    middle = slice(12, 12 + neighbours)
+    for depth, count in ((2e-4, 1), (20e-4, 2)):
+        f = np.where(errors > 0, 0.01, 0.0)
+        f[middle] = -depth
+        assert len(common_tangents(x, f, errors)) == count
 
 
 def test_a_gap_that_is_deeper_than_four_errors_of_its_three_points_counts():
@@ -197,6 +209,28 @@ def test_a_steep_solid_solution_is_no_equilibrium_of_two_phases():
     assert len(jumps(mu, noisy)) == 1
     found = equilibrium(mu, noisy, noisy, energies=(0, 0), temperature=700, species=(1, 1))
     assert found is None
+
+
+@pytest.mark.parametrize("late", [0, 1, 2])
+def test_a_gap_without_hysteresis_is_where_the_branches_cross_inside_the_jump(late: int):
+    """A finite lattice gas, summed exactly: both scans in equilibrium, or each ``late`` steps behind it."""
+    sites, width, temperature = 72, 0.16, 300.0
+    kt, number = BOLTZMANN * temperature, np.arange(73)
+    energy = sites * width * number / sites * (1 - number / sites)
+    levels = energy - kt * np.array([log_choices(sites, n) for n in number])
+    for offset in (0.003, 0.005, 0.007):
+        mu = np.round(np.arange(-0.3, 0.3001, 0.01) + offset, 6)
+        weights = -(levels[None] - mu[:, None] * number) / kt
+        weights = np.exp(weights - weights.max(axis=1, keepdims=True))
+        x = (weights * number).sum(axis=1) / weights.sum(axis=1) / sites
+        low, high = x[mu < 0][-1], x[mu > 0][0]
+        up = np.where((mu > 0) & (mu < 0.01 * late), low, x)
+        down = np.where((mu < 0) & (mu > -0.01 * late), high, x)
+        balance = equilibrium(mu, up, down, energies=(0, 0), temperature=temperature, species=(1, 1))
+        assert balance is not None
+        gap, _ = balance
+        assert gap.mu == pytest.approx(0.0, abs=2e-4)  # trapezoids of 10 meV, plateaus without slope
+        assert (gap.x_low, 1 - gap.x_high) == (pytest.approx(0.002, abs=1e-3),) * 2
 
 
 def test_a_third_phase_between_the_branches_leaves_no_equilibrium_of_them():

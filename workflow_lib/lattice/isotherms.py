@@ -122,8 +122,10 @@ def equilibrium(
 
     ``energies`` (free energies, eV a mobile site) and ``species`` are those of :func:`integrate_isotherm`
     for the empty and for the full host.
-    Each branch counts up to its first jump, beyond which it is of another phase. None where one phase
-    leads to the other without a jump, or where the branches do not cross before they jump: there is a
+    Each branch counts up to its first jump, beyond which it is of another phase, and is continued through
+    that jump by its x and dx/dmu before it: without hysteresis both scans jump on the same step, and the
+    branches cross inside. None where one phase leads to the other without a jump, or where the branches
+    do not cross before they have jumped: there is a
     third phase between them, which no path from an end member reaches reversibly. Where hysteresis lets
     both branches pass by a third phase, they are in equilibrium with each other, though it may lie lower:
     compare its free energy with the one returned. A gap narrower than
@@ -139,14 +141,33 @@ def equilibrium(
     high = integrate_isotherm(
         *(mu, x_down), end_energy=energies[1], temperature=temperature, from_full=True, species=species[1]
     )
-    part = slice(high_begin, low_end + 1)
+    x_low, low = _continued(mu, x_up, low, low_end, low_end - 1)
+    x_high, high = _continued(mu, x_down, high, high_begin, high_begin + 1)
+    part = slice(falls[-1][0], rises[0][1] + 1)
     found = crossing(mu[part], low[part], high[part])
     if found is None:
         return None
-    gap = Gap(float(np.interp(found, mu, x_up)), float(np.interp(found, mu, x_down)), found)
+    gap = Gap(float(np.interp(found, mu, x_low)), float(np.interp(found, mu, x_high)), found)
     if gap.x_high - gap.x_low < STEEP:
         return None
     return gap, float(np.interp(found, mu[part], low[part]))
+
+
+def _continued(
+    mu: np.ndarray, x: np.ndarray, phi: np.ndarray, last: int, before: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return x and grand free energy [n] of a branch, continued beyond its point ``last``.
+
+    x goes on with its slope between ``before``, the neighbouring point of the branch if there is one, and
+    ``last``.
+    """
+    on_grid = 0 <= before < len(mu)
+    slope = (x[last] - x[before]) / (mu[last] - mu[before]) if on_grid else 0.0
+    way = mu - mu[last]
+    beyond = np.arange(len(mu)) > last if before < last else np.arange(len(mu)) < last
+    further = x[last] + slope * way
+    grand = phi[last] - x[last] * way - slope * way**2 / 2
+    return np.where(beyond, further, x), np.where(beyond, grand, phi)
 
 
 def common_tangents(x: np.ndarray, free_energy: np.ndarray, errors: np.ndarray) -> list[Gap]:
@@ -154,8 +175,9 @@ def common_tangents(x: np.ndarray, free_energy: np.ndarray, errors: np.ndarray) 
 
     A tangent is an edge of the lower convex hull below a grid point in between by more than noise:
     :data:`NOISE` standard errors of that difference of three points, of which ``errors`` [n] (eV) are
-    the own. Two tangents that meet in a point are one unless it lies as clearly below the line between
-    their far ends. Compositions are those of the grid; the true ones lie up to one grid step inside.
+    the own. Two tangents are one unless the point in which they meet, or a vertex of the hull between
+    them, lies as clearly below the line between their far ends. Compositions are those of the grid; the
+    true ones lie up to one grid step inside.
     """
     x, f = np.asarray(x, dtype=float), np.asarray(free_energy, dtype=float)
     hull: list[int] = []
@@ -167,14 +189,13 @@ def common_tangents(x: np.ndarray, free_energy: np.ndarray, errors: np.ndarray) 
     for a, b in pairwise(hull):
         if not any(_above(x, f, a, k, b) > _noise(x, errors, a, k, b) for k in range(a + 1, b)):
             continue
-        if (
-            ends
-            and ends[-1][1] == a
-            and -_above(x, f, ends[-1][0], a, b) <= _noise(x, errors, ends[-1][0], a, b)
-        ):
-            ends[-1] = (ends[-1][0], b)
-        else:
-            ends.append((a, b))
+        if ends:
+            far, met = ends[-1]
+            between = [vertex for vertex in hull if met <= vertex <= a]
+            if not any(-_above(x, f, far, v, b) > _noise(x, errors, far, v, b) for v in between):
+                ends[-1] = (far, b)
+                continue
+        ends.append((a, b))
     return [Gap(float(x[a]), float(x[b]), float((f[b] - f[a]) / (x[b] - x[a]))) for a, b in ends]
 
 
