@@ -86,6 +86,25 @@ def test_errors_of_the_energies_reach_the_free_energy():
     np.testing.assert_allclose(scatter, runs[0].error[1:], rtol=0.15)  # 400 runs give it to 4 %
 
 
+@pytest.mark.parametrize("rungs", [24, 48, 96])
+@pytest.mark.parametrize(("depth", "entropy"), [(0.04, 0.7), (0.035, 0.5), (0.025, 0.4), (0.02, 0.35)])
+def test_an_order_between_two_rungs_is_in_the_error(depth: float, entropy: float, rungs: int):
+    """One ordered state of 96 sites, and a disordered phase ``depth`` eV a site above it."""
+    beta = ladder(np.arange(200.0, 1001, 100), rungs, hottest=30000.0)
+    logs = np.logaddexp(0 * beta, 96 * (entropy - beta * depth))
+    part = np.exp(96 * (entropy - beta * depth) - logs)
+    found = thermal(
+        beta,
+        96 * depth * part,
+        (96 * depth) ** 2 * part * (1 - part),
+        np.zeros(len(beta)),
+        log_states=logs[0],
+    )
+    off = np.abs(found.free_energy[1:] + logs[1:] / beta[1:])
+    # What counts as a gap is four errors deep, and not less than 1e-5 eV a site.
+    assert (off < 4 * found.error[1:] + 96e-5).all()
+
+
 @given(st.floats(0, 1))
 def test_ideal_mixing_is_symmetric_and_largest_in_the_middle(x: float):
     value = float(ideal_mixing(np.array(x)))

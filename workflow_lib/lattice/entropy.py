@@ -73,7 +73,8 @@ def thermal(
     """Integrate mean energies [n] (eV, with ``errors``) and variances [n] (eV^2) on a ladder from beta = 0.
 
     ``log_states`` is the logarithm of the number of arrangements. Between two rungs the energy is the
-    cubic with the sampled values and slopes (dE/dbeta = -variance), whose integral is exact.
+    cubic with the sampled values and slopes (dE/dbeta = -variance), whose integral is exact. The error
+    includes what that may miss (:func:`unresolved`).
     """
     beta, energy = np.asarray(beta, dtype=float), np.asarray(energy, dtype=float)
     slope = -np.asarray(variance, dtype=float)
@@ -89,10 +90,23 @@ def thermal(
     squares = np.concatenate([[0.0], np.cumsum((weight * errors[:-1]) ** 2)]) + np.concatenate(
         [[0.0], (step / 2 * errors[1:]) ** 2]
     )
+    squares[1:] += np.cumsum(unresolved(beta, energy, -slope) ** 2)
     error = np.zeros(len(beta))
     error[1:] = np.sqrt(squares[1:]) / beta[1:]
     entropy = beta * energy - reduced
     return Thermal(beta, energy, free, error, entropy, -slope * beta**2)
+
+
+def unresolved(beta: np.ndarray, energy: np.ndarray, variance: np.ndarray) -> np.ndarray:
+    """Return the error [n - 1] of integrating the energy over each step of a ladder, without unit.
+
+    The mean of the variances at both ends of a step is what the energy falls by per beta if it falls
+    evenly. If it falls by more or less in between, as where a crystal orders, it is not known where: for a
+    fall anywhere in the step, each place equally likely, this is the standard deviation of the integral.
+    """
+    step = np.diff(np.asarray(beta, dtype=float))
+    even = step * (variance[1:] + variance[:-1]) / 2
+    return np.abs(energy[:-1] - energy[1:] - even) * step / np.sqrt(12)
 
 
 @dataclass(frozen=True, slots=True)
