@@ -21,7 +21,10 @@ def test_states_of_test_frames_that_train(train, seen, tmp_path):
 
 @pytest.mark.parametrize(
     ("seen", "words"),
-    [(False, "Held-out charge-ordered states"), (True, "Held-out frames of states that also train")],
+    [
+        (False, "silhouette: held-out states; spread, hull and voltage: all states"),
+        (True, "Held-out frames of states that also train"),
+    ],
 )
 @pytest.mark.parametrize("seeds", [[1], [1, 2]])
 @pytest.mark.draws

@@ -12,6 +12,10 @@ from workflow_lib.core.io import save_figure
 from workflow_lib.core.plotting import style
 from workflow_lib.models.identity import EWALD, look_of, model_colours
 
+HELD_OUT = (
+    "Energies, forces, Spearman and silhouette: held-out states; spread, hull and voltage: all states"
+)
+
 
 def _panels(couple: str, compared_x: float) -> tuple[tuple[str, str, float | None], ...]:
     """Return, for each panel, its column, its axis title, and the value of DFT itself (a dashed line)."""
@@ -47,7 +51,7 @@ def comparison_figure(
     colours = model_colours(model for model, _ in pairs)
     places = np.arange(len(pairs))[::-1]
     figure, axes = plt.subplots(
-        1, len(shown), figsize=(12.5, 1.3 + 0.27 * len(pairs)), sharey=True, squeeze=False
+        1, len(shown), figsize=(12.5, 1.5 + 0.27 * len(pairs)), sharey=True, squeeze=False
     )
     for axis, (column, title, ideal) in zip(axes[0], shown, strict=True):
         for place, (model, variant) in zip(places, pairs, strict=True):
@@ -71,8 +75,8 @@ def comparison_figure(
     seeds = pd.to_numeric(table["seed"]).nunique()
     spread = "" if seeds > 1 else " One seed: differences may be chance, see contrasts.csv."
     figure.suptitle(
-        f"{'Held-out frames of states that also train' if seen else 'Held-out charge-ordered states'}; "
-        f"one mark for each trained model{', bars: mean over folds and seeds' if several else ''}. "
+        f"{'Held-out frames of states that also train' if seen else HELD_OUT}.\n"
+        f"One mark for each trained model{', bars: mean over folds and seeds' if several else ''}. "
         f"Dashed: DFT. Tick in the last panel: untrained network.{spread}"
     )
     save_figure(figure, stem)
