@@ -78,6 +78,7 @@ def _draw(table: pd.DataFrame, stem: Path) -> None:
     from workflow_lib.core.plotting import COLOUR_DFT, OKABE_ITO, style
 
     style()
+    table = table.dropna(subset=["sodium_formation_mev_fu", "formation_mev_fu"])  # states that have both
     figure, panel = plt.subplots(figsize=(5.2, 3.6))
     pair = np.array([-0.03, 0.03])
     energies = table[["sodium_formation_mev_fu", "formation_mev_fu"]].to_numpy(float)

@@ -86,5 +86,5 @@ def _draw(table: pd.DataFrame, stem: Path) -> None:
     right.set_ylabel("formation energy\n(meV per formula unit)")
     right.legend(fontsize=7)
     for axis in (left, right):
-        axis.set_xlabel("x in NaxFePO4")
+        axis.set_xlabel("x in Na$_x$FePO$_4$")
     save_figure(figure, stem)

@@ -88,7 +88,9 @@ def _legend(figure: Figure, *, ncols: int) -> None:
     for panel in figure.axes:
         found = panel.get_legend_handles_labels()
         handles |= dict(zip(found[1], found[0], strict=True))
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=ncols, fontsize=7)
+    look: dict[str, Any] = {"loc": "outside lower center", "ncols": ncols, "fontsize": 7}
+    # Long handles tell dashes from dots and dashes.
+    figure.legend(handles.values(), handles.keys(), handlelength=4, **look)
 
 
 def _experiment(panel: Axes, system: System) -> None:
@@ -171,7 +173,7 @@ def _parts(panel: Axes, system: System) -> None:
             ("charges_k_site", "-.", "S'(e)"),
             ("mutual_k_site", ":", "I(A,e)"),
         ):
-            look: dict[str, Any] = {"marker": ".", "color": OKABE_ITO[place % len(OKABE_ITO)]}
+            look: dict[str, Any] = {"marker": ".", "color": OKABE_ITO[(place + 4) % len(OKABE_ITO)]}
             label = f"{name}, x = {x:.2f}"
             panel.plot(own["temperature_k"], own[column], line, label=label, **look)
 
@@ -208,7 +210,7 @@ def draw_isotherms(systems: Sequence[System], stem: Path) -> None:
         left.set(
             title=system.label, xlabel=_x(system), ylabel=metal if volts else "chemical potential (eV)"
         )
-        right.set(xlabel="temperature (K)", ylabel="heat capacity (k per mobile site)")
+        right.set(xlabel="temperature (K)", ylabel="C (k per mobile site)")
     _legend(figure, ncols=3)
     save_figure(figure, stem)
 
