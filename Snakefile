@@ -16,6 +16,7 @@ from workflow_lib.config_files import load_studies
 from workflow_lib.core.errors import UserError
 from workflow_lib.lattice.host import Host
 from workflow_lib.models.outside_settings import SHIPPED
+from workflow_lib.results_models import named_models
 from workflow_lib.workflow.code import code_of
 from workflow_lib.workflow.failed_log import last_lines
 from workflow_lib.core.io import atomic_path, read_json
@@ -59,9 +60,9 @@ TRAINED = {str(m): m for m in CFG.trained()} if COMPARES else {}
 MODELS = list(TRAINED)
 OUTSIDE = {str(m.identity): m for m in CFG.outside} if COMPARES else {}
 ASKED = [*MODELS, *OUTSIDE]
-SEARCHED = [str(m) for m in CFG.trained(controls=False)] if COMPARES else []
-SEARCHED += [name for name, m in OUTSIDE.items() if not m.control]
-EMBEDDED = [*MODELS, *(name for name, m in OUTSIDE.items() if m.potential in SHIPPED)]
+WRITTEN = CFG.model_dump(mode="json")
+SEARCHED = named_models(WRITTEN, "search")
+EMBEDDED = named_models(WRITTEN, "embedding")
 
 
 def adapter_of(model):

@@ -382,11 +382,10 @@ class Config(Studies):
             "replica": frozenset(map(str, range(diagram.sampling.replicas))) if diagram else frozenset(),
         }
 
-    def trained(self, *, controls: bool = True) -> Iterator[ModelId]:
-        """Yield all models this run trains; without ``controls`` only those that also search."""
-        models = [(m.name, m.variants or self.variants) for m in self.models if controls or not m.control]
-        if controls:
-            models += [(control.model, (control.variant,)) for control in self.controls]
+    def trained(self) -> Iterator[ModelId]:
+        """Yield all models this run trains."""
+        models = [(model.name, model.variants or self.variants) for model in self.models]
+        models += [(control.model, (control.variant,)) for control in self.controls]
         return trained_ids(models, self.dataset.folds.run, self.seeds)
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import read_json
 from workflow_lib.core.validation import nearest
-from workflow_lib.models.identity import ModelId
+from workflow_lib.models.identity import EWALD, ModelId
 from workflow_lib.results_captions import CAPTIONS
 from workflow_lib.results_files import FIGURES
 from workflow_lib.results_meanings import meaning_of, unit_of
@@ -198,15 +198,30 @@ class Run:
         orders = configuration.get("charge_order", {})
         if pattern.startswith(IDENTICAL) and not orders.get("identical_atoms"):
             return
-        if stage in OPTIONAL and not configuration.get(stage):
+        if not configuration.get(stage if stage in OPTIONAL else "models"):
             return
-        if stage in LISTS:
-            names = frozenset(item["name"] for item in configuration[stage][LISTS[stage]])
-        else:
-            names = named_models(configuration)
+        try:
+            names = _names(stage, configuration)
+        except (KeyError, TypeError) as error:
+            raise UserError(
+                f"{self.folder / CONFIG} does not name models and studies as this version does "
+                f"({type(error).__name__}: {error}); run the workflow with that configuration again"
+            ) from error
         for path in sorted(self.folder.glob(pattern.replace("{model}", "*"))):
             if "{model}" not in pattern or path.parent.name in names:
                 yield path
+
+
+def _names(stage: str, configuration: dict[str, Any]) -> set[str]:
+    """Return the names of the folders that a stage has for what a written configuration names."""
+    if stage not in LISTS:
+        return {*named_models(configuration, stage), EWALD}
+    section = configuration[stage]
+    names = {item["name"] for item in section[LISTS[stage]]}
+    if stage == "phase_diagram":
+        replicas = range(section["sampling"]["replicas"])
+        names |= {f"{name}-r{replica}" for name in names for replica in replicas}
+    return names
 
 
 def _described(name: str, frame: pd.DataFrame) -> pd.DataFrame:

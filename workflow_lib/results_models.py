@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from workflow_lib.core.errors import UserError
 from workflow_lib.frames.frame import Frame
 from workflow_lib.frames.table import read_parquet
-from workflow_lib.models.identity import EWALD, ModelId, trained_ids
-from workflow_lib.models.outside_settings import OutsideModel
+from workflow_lib.models.identity import ModelId, trained_ids
+from workflow_lib.models.outside_settings import SHIPPED, OutsideModel
 from workflow_lib.results_reading import read_table
 
 if TYPE_CHECKING:
@@ -33,19 +33,26 @@ def load_potential(
     return load_model(model, device)
 
 
-def named_models(configuration: Mapping[str, Any]) -> frozenset[str]:
-    """Return the ids that the written configuration of a run names: trained models, others, rankings.
+def named_models(configuration: Mapping[str, Any], stage: str | None = None) -> list[str]:
+    """Return the ids of the models that the written configuration of a run names, or of those in a stage.
 
-    One of studies alone names none.
+    Controls do not search, and calculators of ASE give no embeddings. A run of studies alone names none.
     """
     if "models" not in configuration:
-        return frozenset()
-    common = configuration["variants"]
-    models = [(model["name"], model["variants"] or common) for model in configuration["models"]]
-    models += [(control["model"], (control["variant"],)) for control in configuration["controls"]]
-    ids = {*trained_ids(models, configuration["dataset"]["folds"]["run"], configuration["seeds"])}
-    ids |= {ModelId.outside(model["name"]) for model in configuration["outside"]}
-    return frozenset({*map(str, ids), EWALD})
+        return []
+    models, controls = configuration["models"], configuration.get("controls", ())
+    outside = configuration.get("outside", ())
+    if stage == "search":
+        models, outside = (
+            [item for item in items if not item.get("control")] for items in (models, outside)
+        )
+        controls = ()
+    elif stage == "embedding":
+        outside = [item for item in outside if item["potential"] in SHIPPED]
+    variants = [(item["name"], item["variants"] or configuration["variants"]) for item in models]
+    variants += [(item["model"], (item["variant"],)) for item in controls]
+    trained = trained_ids(variants, configuration["dataset"]["folds"]["run"], configuration["seeds"])
+    return [*map(str, trained), *(str(ModelId.outside(item["name"])) for item in outside)]
 
 
 def load_model(folder: str | Path, device: str = "cpu") -> TrainedModel:

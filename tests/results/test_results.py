@@ -19,7 +19,7 @@ from sealed import write_sealed
 from workflow_lib.config import Config
 from workflow_lib.config_files import load_studies
 from workflow_lib.core.errors import UserError
-from workflow_lib.core.io import write_json
+from workflow_lib.core.io import read_json, write_json
 from workflow_lib.frames.frame import Frame
 from workflow_lib.frames.splits import SETS, Fold, Splits
 from workflow_lib.frames.table import write_parquet
@@ -119,7 +119,58 @@ def test_a_written_configuration_names_what_it_trains_and_compares(name: str):
         if isinstance(config, Config)
         else []
     )
-    assert named_models(written) == ({*map(str, models), EWALD} if models else set())
+    assert named_models(written) == list(map(str, models))
+
+
+def test_a_control_is_in_no_search_and_a_calculator_in_no_embedding(folder: Path):
+    """What they left in the folder before they became so is not listed."""
+    calculator, weights = (f"{name}-outside" for name in ("emt", "shipped"))
+    models = (PAINN, MACE, "mace-shuffled-f0-s1", calculator, weights)
+    for model in models:
+        for name in ("search/found", "embedding/points"):
+            path = folder / TABLES[name].file.format(model=model)
+            path.parent.mkdir(parents=True)
+            path.write_text("")
+    named = {"run": "demo"} | naming(PAINN, MACE)
+    named["models"][1]["control"] = True
+    named["controls"] = [{"model": "mace", "variant": "shuffled"}]
+    named["outside"] = [
+        {"name": "emt", "potential": "ase.calculators.emt:EMT", "control": False},
+        {"name": "shipped", "potential": "chgnet-0.3.0", "control": True},
+    ]
+    write_json(folder / "config.json", named)
+    run = Run(folder)
+    assert run.sources("search/found") == sorted([PAINN, calculator])
+    assert run.sources("embedding/points") == sorted({*models} - {calculator})
+
+
+def test_replicas_of_a_phase_diagram_are_those_that_the_configuration_asks_for(folder: Path):
+    for system, replica in (("na-dft", 0), ("na-dft", 1), ("na-dft", 2), ("na-old", 0)):
+        path = folder / f"phase_diagram/{system}-r{replica}/isotherms.csv"
+        path.parent.mkdir(parents=True)
+        path.write_text("")
+    written = read_json(folder / "config.json")
+    written["phase_diagram"] = {"systems": [{"name": "na-dft"}], "sampling": {"replicas": 2}}
+    write_json(folder / "config.json", written)
+    assert "phase_diagram/replica_isotherms" in Run(folder).tables
+    assert Run(folder).sources("phase_diagram/replica_isotherms") == ["na-dft-r0", "na-dft-r1"]
+
+
+def test_studies_alone_list_nothing_that_a_comparison_left(folder: Path):
+    write_json(folder / "config.json", {"run": "demo", "dynamics": None})
+    assert Run(folder).tables == [] and Run(folder).figures == [] and Run(folder).models == []
+
+
+def test_a_configuration_of_an_earlier_version_is_read_or_one_line(folder: Path):
+    written = {"run": "demo"} | naming(PAINN, MACE)
+    for lacking in ("controls", "outside"):
+        del written[lacking]
+        write_json(folder / "config.json", written)
+        assert Run(folder).sources("charge_order/states") == sorted([EWALD, MACE, PAINN])
+    del written["seeds"]
+    write_json(folder / "config.json", written)
+    with pytest.raises(UserError, match=r"config.json does not name models .*\(KeyError: 'seeds'\)"):
+        _ = Run(folder).tables
 
 
 def test_figures_are_found_by_name(folder: Path):

@@ -49,7 +49,10 @@ def configuration() -> dict:
         "charge_order": {"identical_atoms": "identical.parquet"},
         "training": {"epochs": 3, "max_steps": None},
         "report": {"beside": None},
-        "phase_diagram": {"systems": [{"name": name} for name in SYSTEMS]},
+        "phase_diagram": {
+            "systems": [{"name": name} for name in SYSTEMS],
+            "sampling": {"replicas": 1},
+        },
         "note": HOSTILE,
     }
 
