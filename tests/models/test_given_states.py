@@ -5,6 +5,7 @@ from math import comb
 
 import numpy as np
 import pytest
+import torch
 from ase.calculators.singlepoint import SinglePointCalculator
 from morse_potential import label
 
@@ -157,6 +158,29 @@ def test_search_takes_the_best_neutral_assignment(labelled):
     label(atoms, max(energies, key=energies.get))
     [kept] = labelled.predict([atoms], assign="search")
     assert kept.energy == pytest.approx(max(energies.values()), abs=SAME)
+
+
+@pytest.mark.parametrize("lost", [[0], [1], [0, 1, 2, 3, 4], [*range(6)]])
+def test_search_passes_over_energies_that_are_not_finite(labelled, monkeypatch, lost):
+    evaluate = type(labelled).evaluate
+
+    def broken(self, structures, *, stress=False):
+        output = evaluate(self, structures, stress=stress)
+        output["energy"][lost] = torch.nan
+        return output
+
+    atoms, trial = olivine(filled=2), olivine(filled=2)
+    assignments = labelled.candidates(atoms, "search")
+    energies = []
+    for states in assignments:
+        trial.set_array("oxidation_states", states)
+        energies.append(labelled.predict([trial])[0].energy)
+    monkeypatch.setattr(type(labelled), "evaluate", broken)
+    [found] = labelled.predict([atoms], assign="search")
+    left = {place: energy for place, energy in enumerate(energies) if place not in lost}
+    best = min(left, key=left.__getitem__, default=0)
+    assert found.energy == pytest.approx(left.get(best, np.nan), abs=SAME, nan_ok=True)
+    assert np.array_equal(found.oxidation_states, assignments[best])
 
 
 def test_search_has_a_limit(labelled, monkeypatch):

@@ -203,6 +203,7 @@ class Predictor(ABC):
 
         With ``assign="search"`` a structure without charge states is evaluated under each neutral
         assignment and the one of lowest energy is reported; given ones are used, and nothing is searched.
+        An energy that is not finite is reported only where none is.
         """
         owners: list[int] = []
         states: list[np.ndarray | None] = []
@@ -228,9 +229,14 @@ class Predictor(ABC):
             parts = split_output(output, [len(item.species) for item in chunk])
             for index, prediction in enumerate(parts, start):
                 known = best.get(owners[index])
-                if known is None or prediction.energy < known.energy:
+                if known is None or _rank(prediction) < _rank(known):
                     best[owners[index]] = replace(prediction, oxidation_states=states[index])
         return [best[place] for place in range(len(atoms))]
+
+
+def _rank(prediction: Prediction) -> float:
+    """Return the energy by which assignments are compared; one that is not finite is above all others."""
+    return prediction.energy if np.isfinite(prediction.energy) else np.inf
 
 
 def _place(index: int, total: int) -> str:
