@@ -5,11 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from workflow_lib.frames.frame import with_labels
 from workflow_lib.frames.splits import Splits
 from workflow_lib.models.predictor import Prediction
+from workflow_lib.stages.training.loss import evaluate_term
 from workflow_lib.stages.training.metrics import error_sums, metrics_table, parity_table
+from workflow_lib.stages.training.settings import LossTerm
 
 FE = 26
 SPLITS = Splits("state", 711, ())
@@ -70,6 +73,22 @@ def test_errors_and_units(some):
     redox = look(table, kind="all", label="charges_redox", metric="mae")
     assert redox["value"] == pytest.approx(0.25, rel=1e-9)
     assert redox["count"] == sum(np.count_nonzero(f.numbers == FE) for f in some)
+
+
+def test_a_stress_error_is_the_mean_over_nine_components(some):
+    """As in the loss, whose mean counts a shear twice."""
+    off = np.array([[1.0, -4.0, 2.0], [-4.0, 2.0, 0.5], [2.0, 0.5, -1.0]]) * 1e-3
+    frames = [replace(frame, stress=np.eye(3) * 0.01, stress_converged=True) for frame in some]
+    predictions = [replace(predict(frame), stress=frame.stress + off) for frame in frames]
+    table = metrics_table(error_sums(parity_table({"test": (frames, predictions)}, FE, SPLITS.state_of)), 1)
+    row = look(table, kind="all", label="stress", metric="mae")
+    assert row["value"] == pytest.approx(17 / 9) and row["count"] == 9 * len(frames)
+    root = look(table, kind="all", label="stress", metric="rmse")
+    assert root["value"] == pytest.approx(np.sqrt((6 + 2 * 20.25) / 9))
+    targets = {"stress": torch.tensor(np.array([frame.stress for frame in frames]))}
+    output = {"stress": torch.tensor(np.array([prediction.stress for prediction in predictions]))}
+    term = LossTerm(label="stress", kind="mae")
+    assert 1e3 * float(evaluate_term(term, output, targets).mean()) == pytest.approx(row["value"])
 
 
 def test_kinds_and_sets_stand_apart(some):

@@ -54,7 +54,7 @@ def parity_table(
     Columns: frame_id, state (``state_of`` a frame, see ``Splits``), set, kind, label, atom (-1:
     whole cell), component (x, y, z, xx..., or empty), redox (whether the atom is a redox site),
     dft, model. Energies are in eV/atom, forces in eV/A, stress in eV/A^3, moments (magnitudes) in
-    muB, charges in e.
+    muB, charges in e. A stress has all nine components, so that its mean is that of the loss.
     """
     parts = [
         part
@@ -95,9 +95,8 @@ def _rows(
     if frame.forces is not None:
         yield rows("forces", frame.forces, prediction.forces, np.repeat(each, 3), ["x", "y", "z"] * n)
     if frame.stress is not None and frame.stress_converged and prediction.stress is not None:
-        upper = np.triu_indices(3)
-        names = [f"{'xyz'[i]}{'xyz'[j]}" for i, j in zip(*upper, strict=True)]
-        yield rows("stress", frame.stress[upper], prediction.stress[upper], np.repeat(whole, 6), names)
+        names = [row + column for row in "xyz" for column in "xyz"]
+        yield rows("stress", frame.stress, prediction.stress, np.repeat(whole, 9), names)
     for label in PER_ATOM:
         dft, model = getattr(frame, label), getattr(prediction, label)
         if dft is None or model is None:
