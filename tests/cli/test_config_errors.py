@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import resource
 import subprocess
 import sys
@@ -133,6 +134,20 @@ def test_the_level_of_dft_has_a_default_for_the_frames_of_this_project_only() ->
         validate_config(config, "test.yaml")
     config["dft"]["level"] = {"cutoff": 600.0, "kpoints": [1, 2, 2], "shifted": True}
     validate_config(config, "test.yaml")
+
+
+def test_cells_of_other_frames_need_no_mesh_of_this_projects_level() -> None:
+    """``dft.level`` was left out and nothing is computed, but its mesh refused the cell."""
+    own = "VASP/PBE+U(Fe 5.3)/PAW520"
+    config = changed_config("search.cells", [{"repeat": [2, 1, 1]}])
+    config["dataset"]["energy_reference"] = own
+    found = validate_config(config, "test.yaml")
+    validate_config(json.loads(found.model_dump_json()), "config.json")  # what the jobs of a run read
+    config["dft"] = {"engine": "vasp", "level": {"code": "VASP", "cutoff": 520, "kpoints": [1, 2, 2]}}
+    validate_config(config, "test.yaml")
+    config["dft"]["level"]["shifted"] = True
+    with pytest.raises(UserError, match=r"search\.cells\[0\].*dft\.level\.kpoints"):
+        validate_config(config, "test.yaml")
 
 
 def test_missing_key_is_named() -> None:

@@ -86,6 +86,21 @@ def test_supercells_are_compared_with_ends_at_the_equivalent_mesh(host):
     assert (len(empty), len(full)) == (24, 28)
 
 
+def test_without_an_engine_a_supercell_may_have_no_ends(host, pending, tmp_path):
+    """The level that nothing is computed at once stopped a run of other people's frames at its end."""
+    key = host.key(host.random((2, 1, 1), 3, charges=True, rng=np.random.default_rng(1)))
+    row = {"cell": ["2x1x1"], "x": [0.375], "n_occupied": [3], "state_key": [key]}
+    pd.DataFrame(row).to_csv(pending, index=False)
+    settings = DftSettings()
+    assert settings.level.shifted
+    plan = plan_pending(pending, host, settings)
+    assert [job.state_key for job in plan[key]] == [key]
+    (energy,) = energies(pending, plan, Store(tmp_path / "store"), tmp_path / "out").to_dict("records")
+    assert (energy["status"], energy["formation_mev_fu"]) == ("pending", None)
+    with pytest.raises(UserError, match="equals none of the unit cell"):
+        plan_pending(pending, host, DftSettings(engine="gpaw"))
+
+
 def _points(level, repeat=(1, 1, 1)):
     """Scaled k-points of the unit cell that a mesh of its supercell samples."""
     found = monkhorst_pack(level.kpoints)

@@ -63,6 +63,11 @@ class Level(BaseModel):
             )
         return self
 
+    def folds(self, repeat: Repeat) -> bool:
+        """Return whether a mesh of the unit cell equals this one in the supercell ``repeat``."""
+        odd = (points % 2 and times % 2 == 0 for points, times in zip(self.kpoints, repeat, strict=True))
+        return not (self.shifted and any(odd))
+
     def in_unit_cell(self, repeat: Repeat) -> Level:
         """Return the level whose mesh in the unit cell equals this one's in the supercell ``repeat``.
 
@@ -70,14 +75,13 @@ class Level(BaseModel):
         shifted mesh with an odd number of points along a vector that is repeated an even number of times:
         what it samples is centred on Gamma there and shifted elsewhere, which is no mesh of a level.
         """
-        for points, times in zip(self.kpoints, repeat, strict=True):
-            if self.shifted and points % 2 and times % 2 == 0:
-                raise UserError(
-                    f"the shifted mesh {'x'.join(map(str, self.kpoints))} of a "
-                    f"{'x'.join(map(str, repeat))} supercell equals none of the unit cell, so there are no "
-                    "ends to compare with; give dft.level.kpoints an even number of points along each "
-                    "vector that is repeated an even number of times, or leave shifted away"
-                )
+        if not self.folds(repeat):
+            raise UserError(
+                f"the shifted mesh {'x'.join(map(str, self.kpoints))} of a "
+                f"{'x'.join(map(str, repeat))} supercell equals none of the unit cell, so there are no "
+                "ends to compare with; give dft.level.kpoints an even number of points along each "
+                "vector that is repeated an even number of times, or leave shifted away"
+            )
         x, y, z = (points * times for points, times in zip(self.kpoints, repeat, strict=True))
         return self.model_copy(update={"kpoints": (x, y, z)})
 

@@ -61,7 +61,8 @@ def end_members(host: Host, settings: DftSettings, repeat: Repeat) -> list[Calcu
 def plan_pending(pending: Path, host: Host, settings: DftSettings) -> dict[str, list[Calculation]]:
     """Return the calculations for each key of a ``pending.csv``: the arrangement, then the end members.
 
-    Raises UserError where the file is missing or names a key of another host.
+    Without an engine, supercells that have no end members at an equal mesh are listed without them. Raises
+    UserError where the file is missing or names a key of another host, or where an engine has no mesh.
     """
     plan = {}
     for key in _pending(pending, ("state_key",))["state_key"]:
@@ -69,7 +70,9 @@ def plan_pending(pending: Path, host: Host, settings: DftSettings) -> dict[str, 
         if arrangement.reduced is None:
             arrangement = electrostatic_order(arrangement, host)
         asked = relaxation_of(arrangement, host, settings, settings.level)
-        plan[key] = [asked, *end_members(host, settings, arrangement.repeat)]
+        plan[key] = [asked]
+        if settings.engine != "none" or settings.level.folds(arrangement.repeat):
+            plan[key] += end_members(host, settings, arrangement.repeat)
     return plan
 
 
