@@ -282,3 +282,64 @@ def test_two_smearing_widths_at_one_level_are_said(tmp_path, xml, outcar, told):
     assert len(lines) == (told is not None)
     if told is not None:
         assert told.replace("%s", str(tmp_path)) in lines[0]
+
+
+def changed(text: str, **tags: str) -> str:
+    """A vasprun.xml or OUTCAR with settings replaced: ``mesh``, ``cutoff``, ``charge`` (ICHARG)."""
+    places = {
+        "mesh": r'(name="divisions">|generate k-points for:)()[ \d]+',
+        "cutoff": r'(name="ENCUT">|name="ENMAX">|ENCUT  =)( +)[\d.]+',
+        "charge": r'(name="ICHARG">|ICHARG =)( +)\d+',
+    }
+    for tag, value in tags.items():
+        text, count = re.subn(places[tag], rf"\g<1>\g<2>{value}", text)
+        assert count
+    return text
+
+
+def written(folder: Path, runs: dict[str, str]) -> None:
+    for name, content in runs.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
+
+
+@pytest.mark.parametrize("kind", ["vasprun.xml", "OUTCAR"])
+def test_a_run_at_fixed_density_is_no_answer(tmp_path, kind):
+    """The band structure of a crystal once counted as the energy of its lowest state."""
+    text = (XML if kind == "vasprun.xml" else OUTCAR).decode()
+    written(tmp_path, {f"scf/{kind}": text, f"bands/{kind}": changed(text, charge="11")})
+    found, _ = read(tmp_path)
+    assert {frame.path for frame in found} == {"scf"}
+    assert reasons(tmp_path).count("not self-consistent: ICHARG = 11, a run at fixed density") == 5
+    written(tmp_path, {f"bands/{kind}": changed(text, charge="1")})
+    assert read(tmp_path)[1]["duplicates"] == len(found)
+
+
+@pytest.mark.parametrize("kind", ["vasprun.xml", "OUTCAR"])
+@pytest.mark.parametrize(
+    ("level", "mesh", "told"),
+    [
+        ("VASP/PBE/PAW", " 1 1 1 ", True),
+        ("VASP/PBE/PAW", " 8 8 1 ", True),
+        ("VASP/PBE/PAW", " 7 8 8 ", False),
+        ("VASP/PBE/PAW", " 8 8 8 ", False),
+        (None, " 1 1 1 ", False),  # each has its own level
+    ],
+)
+def test_two_meshes_of_one_cell_at_one_level_are_said(tmp_path, kind, level, mesh, told):
+    text = (XML if kind == "vasprun.xml" else OUTCAR).decode()
+    written(tmp_path, {f"coarse/{kind}": changed(text, mesh=mesh), f"fine/{kind}": text})
+    lines = [line for line in read(tmp_path, level)[1]["statements"] if "k-meshes" in line]
+    assert len(lines) == told
+    if told:
+        assert f"{tmp_path}/coarse/{kind} (" in lines[0] and f"{tmp_path}/fine/{kind} (" in lines[0]
+        assert "8x8x8" in lines[0] and "state the mesh in the level" in lines[0]
+
+
+def test_two_cutoffs_at_one_level_are_said(tmp_path):
+    runs = {"a/OUTCAR": changed(OUTCAR.decode(), cutoff="520.0"), "b/vasprun.xml": XML.decode()}
+    written(tmp_path, runs)
+    lines = [line for line in read(tmp_path, "VASP/PBE/8x8x8")[1]["statements"] if "cut-offs" in line]
+    assert len(lines) == 1
+    assert f"ENCUT is 240 eV in 1 ({tmp_path}/b/vasprun.xml), 520 eV in 1 ({tmp_path}/a/OUTCAR)" in lines[0]
+    assert not any("cut-offs" in line for line in read(tmp_path)[1]["statements"])

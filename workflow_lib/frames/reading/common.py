@@ -30,7 +30,9 @@ class Defaults:
     """Values for frames that do not state them: ``name`` begins their ids and is their source.
 
     ``notes`` collects what a user must know about the file, each line once; ``potentials`` the
-    pseudopotential of each element of a run; ``width`` that of its smeared occupations, eV.
+    pseudopotential of each element of a run; ``width`` that of its smeared occupations, eV; ``cutoff`` its
+    plane-wave cut-off, eV; ``mesh`` its numbers of k-points along the vectors, by ascending ``heights``, the
+    distances in A between the lattice planes that the other two vectors span.
     """
 
     name: str
@@ -39,6 +41,9 @@ class Defaults:
     notes: list[str] = field(default_factory=list)
     potentials: dict[str, str] = field(default_factory=dict)
     width: float | None = None
+    cutoff: float | None = None
+    mesh: list[int] = field(default_factory=list)
+    heights: list[float] = field(default_factory=list)
 
     def note(self, line: str) -> None:
         """Add a line to the summary."""

@@ -110,6 +110,13 @@ class OutcarFile:
         found = re.findall(rf"(?m)(?:^|;)\s*{name}\s*=\s*([^\s;]+)", "".join(self.header))
         return found[-1] if found else None
 
+    def cell(self) -> np.ndarray | None:
+        """Return the vectors [3, 3] (A, rows) that the run begins with; None if the header has none."""
+        rows = "".join(self.header).partition("direct lattice vectors")[2].splitlines()[1:4]
+        # Numbers may touch: "10.332660000-12.100000000".
+        found = [[float(number) for number in re.findall(r"-?\d+\.\d+", row)[:3]] for row in rows]
+        return np.array(found) if [len(row) for row in found] == [3, 3, 3] else None
+
     def potentials(self) -> dict[str, str]:
         """Return the title of each element's potential."""
         text = "".join(self.header)

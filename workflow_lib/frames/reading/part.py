@@ -145,7 +145,7 @@ class Part:
             "frames": writer.count,
             "notes": defaults.notes,
             "potentials": defaults.potentials,
-            "width": defaults.width,
+            **{name: getattr(defaults, name) for name in ("width", "cutoff", "mesh", "heights")},
             "set_aside": [item._asdict() for item in tally.aside],
             "counts": dict(tally.counts),
             "elements": sorted(tally.elements),

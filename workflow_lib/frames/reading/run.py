@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from workflow_lib.core.elements import SYMBOLS
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import write_csv, write_json
@@ -23,8 +25,11 @@ from workflow_lib.frames.labels import UNSTATED
 from workflow_lib.frames.reading.inputs import find_inputs
 from workflow_lib.frames.reading.merge import Merged, merge
 from workflow_lib.frames.reading.part import LABELS, Part, ReadSettings, start_worker, work
+from workflow_lib.frames.reading.vasp_level import SAME_CUTOFF
 
 WAIT = 5.0  # s for another read of the same folder
+SAME_DENSITY = 1.2
+"""Ratio of k-point densities up to which rounding to whole points is all that differs."""
 
 
 def read_sources(
@@ -218,6 +223,8 @@ def _statements(abouts: Sequence[dict[str, Any]], merged: Merged) -> list[str]:
             )
     lines += _mixed_potentials(abouts)
     lines += _mixed_widths(abouts)
+    lines += _mixed_cutoffs(abouts)
+    lines += _mixed_meshes(abouts)
     if merged.twins:
         lines.append(
             f"{merged.twins} frames share their geometry with another one, but not its charge states, "
@@ -252,20 +259,62 @@ def _mixed_potentials(abouts: Sequence[dict[str, Any]]) -> list[str]:
 
 def _mixed_widths(abouts: Sequence[dict[str, Any]]) -> list[str]:
     """Say where runs at one level were smeared by different widths, which moves forces and stress."""
+    return [
+        f"runs at {level} have different smearing widths, SIGMA is {_each(widths, 'eV')}; energies are "
+        "extrapolated to zero width, forces and stress are not"
+        for level, widths in _by_level(abouts, "width").items()
+        if len(widths) > 1
+    ]
+
+
+def _mixed_cutoffs(abouts: Sequence[dict[str, Any]]) -> list[str]:
+    """Say where runs at one level, which then states none, have different cut-offs."""
+    return [
+        f"runs at {level} have different cut-offs, ENCUT is {_each(cutoffs, 'eV')}; energies of different "
+        "cut-offs must not be mixed: read these files one by one, or state the cut-off in the level"
+        for level, cutoffs in _by_level(abouts, "cutoff").items()
+        if max(cutoffs) - min(cutoffs) > SAME_CUTOFF
+    ]
+
+
+def _by_level(abouts: Sequence[dict[str, Any]], name: str) -> dict[str, dict[float, list[str]]]:
+    """Return the files of each value of a setting at each level; files that do not tell it are left out."""
     files: dict[str, dict[float, list[str]]] = {}
     for about in abouts:
         for level in about["energy_references"]:
-            if about["width"] is not None:
-                files.setdefault(level, {}).setdefault(about["width"], []).append(about["path"])
+            if about[name] is not None:
+                files.setdefault(level, {}).setdefault(about[name], []).append(about["path"])
+    return files
+
+
+def _each(files: Mapping[float, Sequence[str]], unit: str) -> str:
+    """Return each value with the number of its files and the first of them."""
+    return ", ".join(f"{value:g} {unit} in {len(files[value])} ({files[value][0]})" for value in sorted(files))
+
+
+def _mixed_meshes(abouts: Sequence[dict[str, Any]]) -> list[str]:
+    """Say where runs at one level have k-meshes of different density, which shifts their energies."""
+    runs: dict[str, list[dict[str, Any]]] = {}
+    for about in abouts:
+        for level in about["energy_references"]:
+            if about["mesh"]:
+                runs.setdefault(level, []).append(about)
     lines = []
-    for level, widths in files.items():
-        if len(widths) > 1:
-            each = ", ".join(
-                f"{width:g} eV in {len(widths[width])} ({widths[width][0]})" for width in sorted(widths)
+    for level, some in runs.items():
+        # Points times the distance of planes: equal in a cell and in its supercells at equal sampling.
+        density = np.array([np.multiply(run["mesh"], run["heights"]) for run in some])
+        vector = int((density.max(axis=0) / density.min(axis=0)).argmax())
+        ends = [int(density[:, vector].argmin()), int(density[:, vector].argmax())]
+        if density[ends[1], vector] > SAME_DENSITY * density[ends[0], vector]:
+            low, high = (
+                f"{some[i]['path']} ({density[i, vector]:.0f} A, {'x'.join(map(str, some[i]['mesh']))} by "
+                "ascending length)"
+                for i in ends
             )
             lines.append(
-                f"runs at {level} have different smearing widths, SIGMA is {each}; energies are "
-                "extrapolated to zero width, forces and stress are not"
+                f"runs at {level} have k-meshes of different density: points times cell length are least in "
+                f"{low} and most in {high}; their energies must not be mixed: read these files one by one, "
+                "or state the mesh in the level"
             )
     return lines
 

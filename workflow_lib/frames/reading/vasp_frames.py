@@ -64,9 +64,28 @@ def _kind(motion: int, steps: int) -> str:
 NON_COLLINEAR = "moments are vectors (LNONCOLLINEAR) and are left out; the magnetic order is unknown"
 
 
-def _not_converged(iterations: int) -> str:
-    # VASP prints "EDIFF is reached" even then.
-    return f"not self-consistent after {iterations} iterations, all that NELM allows"
+FIXED_DENSITY = 10
+"""VASP keeps the density that it begins with where ICHARG is this or more: band structures, densities of
+states."""
+
+
+def _not_converged(iterations: int, limit: int | None, charge: int) -> str | None:
+    """Say why an ionic step is not self-consistent; None if it is."""
+    if charge >= FIXED_DENSITY:
+        return f"not self-consistent: ICHARG = {charge}, a run at fixed density"
+    if limit is not None and iterations >= limit:
+        # VASP prints "EDIFF is reached" even then.
+        return f"not self-consistent after {limit} iterations, all that NELM allows"
+    return None
+
+
+def _sampling(level: VaspLevel, cell: np.ndarray | None, defaults: Defaults) -> None:
+    """Keep cut-off and k-mesh of a run that begins with the vectors in the rows of ``cell`` [3, 3] (A)."""
+    defaults.cutoff = level.cutoff
+    if level.mesh is not None and cell is not None and np.linalg.det(cell):
+        heights = 1 / np.linalg.norm(np.linalg.inv(cell), axis=0)
+        order = np.argsort(heights, kind="stable").tolist()
+        defaults.mesh, defaults.heights = [level.mesh[i] for i in order], heights[order].tolist()
 
 
 def read_vasprun(path: Path, defaults: Defaults) -> Batches:
@@ -80,9 +99,11 @@ def read_vasprun(path: Path, defaults: Defaults) -> Batches:
     from ase import Atoms
 
     vasprun, cut = read_whole_steps(path)
-    reference = level_for(level_of_vasprun(vasprun), defaults)
-    limit = int(vasprun.parameters["NELM"])
+    level = level_of_vasprun(vasprun)
+    reference = level_for(level, defaults)
+    limit, charge = int(vasprun.parameters["NELM"]), int(vasprun.parameters.get("ICHARG", 0))
     steps = vasprun.ionic_steps
+    _sampling(level, steps[0]["structure"].lattice.matrix, defaults)
     moments = _moments_beside(path, [energy(step) for step in steps], defaults)
     defaults.potentials |= dict(potentials_of(vasprun))
     defaults.width = smearing_width(*(vasprun.parameters.get(tag) for tag in ("ISMEAR", "SIGMA")))
@@ -94,8 +115,8 @@ def read_vasprun(path: Path, defaults: Defaults) -> Batches:
     frames: list[Frame | Damaged] = []
     for index, step in enumerate(steps):
         structure = step["structure"]
-        if len(step["electronic_steps"]) >= limit:
-            frames.append(Damaged(index, None, _not_converged(limit)))
+        if reason := _not_converged(len(step["electronic_steps"]), limit, charge):
+            frames.append(Damaged(index, None, reason))
             continue
         numbers = np.array([site.specie.Z for site in structure])
         labels: dict[str, Any] = {
@@ -172,8 +193,10 @@ def read_outcar(path: Path, defaults: Defaults) -> Batches:
         # ASE's reader raises many kinds of errors on unexpected files.
         except Exception as error:
             raise UserError(f"{path} is damaged ({reason_of(error)}); run VASP again") from error
-        reference = level_for(level_of_outcar("".join(file.header)), defaults)
-        limit = int(file.tag("NELM") or 0) or None
+        level = level_of_outcar("".join(file.header))
+        reference = level_for(level, defaults)
+        _sampling(level, file.cell(), defaults)
+        limit, charge = int(file.tag("NELM") or 0) or None, int(file.tag("ICHARG") or 0)
         defaults.potentials |= file.potentials()
         defaults.width = smearing_width(file.tag("ISMEAR"), file.tag("SIGMA"))
         vectors = file.tag("LNONCOLLINEAR") == "T"
@@ -182,8 +205,8 @@ def read_outcar(path: Path, defaults: Defaults) -> Batches:
         unpolarised = file.tag("ISPIN") != "2" and not vectors
         parser = OutcarChunkParser(header)
         for index, step in enumerate(file.steps()):
-            if limit is not None and step.iterations >= limit:
-                frames.append(Damaged(index, None, _not_converged(limit)))
+            if reason := _not_converged(step.iterations, limit, charge):
+                frames.append(Damaged(index, None, reason))
                 continue
 
             def load(step: Any = step) -> tuple[Any, list[Any]]:

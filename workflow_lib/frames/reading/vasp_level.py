@@ -30,6 +30,8 @@ _ADDED = re.compile(r"\+(?:IVDW\d+|vdW|SOC|LDAUTYPE\d)| hybrid\([^)]*\)")
 """What :func:`_functional` adds to the name of a functional."""
 SAME_U = 1e-3
 """eV; values of U that differ by less are the same."""
+SAME_CUTOFF = 0.5
+"""eV; cut-offs that differ by less are the same."""
 _CODES = ("VASP", "GPAW", "Espresso", "CP2K", "ABINIT", "CASTEP", "FHI-aims", "SIESTA", "CRYSTAL")
 
 
@@ -83,7 +85,7 @@ class VaspLevel:
         if cutoff and self.cutoff is not None:
             compared = True
             asked = float(cutoff[1] or cutoff[2])
-            if abs(asked - self.cutoff) > 0.5:
+            if abs(asked - self.cutoff) > SAME_CUTOFF:
                 found.append(f"the cut-off is {self.cutoff:g} eV, not {asked:g}")
         mesh = re.search(r"(\d+)\s?[xX×]\s?(\d+)\s?[xX×]\s?(\d+)", stated)
         asked_mesh = tuple(map(int, mesh.groups())) if mesh else None
