@@ -128,6 +128,15 @@ def test_oxygen_decides_where_there_is_no_na(half, tmp_path):
     np.testing.assert_allclose(found, charges, atol=1e-5)
 
 
+def test_sulfur_decides_where_there_is_no_oxygen(half, tmp_path):
+    kept = half.numbers != 11
+    numbers = np.where(half.numbers == 8, 16, half.numbers)[kept]
+    charges, valences = charges_of(half)[kept], valences_of(half)[kept]
+    charges[numbers == 16] -= charges.sum() / (numbers == 16).sum()
+    (tmp_path / "ACF.dat").write_text(acf_text(-charges))
+    np.testing.assert_allclose(bader_charges(tmp_path / "ACF.dat", numbers, valences), charges, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [

@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 
+import ase.io
 import numpy as np
 import pandas as pd
 import pytest
+from ase import Atoms
 from samples import RULE
 
-from workflow_lib.frames.foreign import write_frames
+from workflow_lib.frames.foreign import read_frames, write_frames
 from workflow_lib.frames.frame import Frame, with_labels
 from workflow_lib.frames.reading.duplicates import (
     TOLERANCE,
@@ -101,6 +103,33 @@ def test_signs_of_charges(frames):
         assert frame.charges[frame.numbers == 8].mean() < 0
         if NA in frame.numbers:
             assert frame.charges[frame.numbers == NA].mean() == pytest.approx(0.87, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("symbols", "charges", "turned"),
+    [
+        ("LiTiS2", [0.9, 1.5, -1.2, -1.2], True),
+        ("LiFeF3", [0.9, 1.2, -0.7, -0.7, -0.7], True),
+        ("LiVOF", [0.9, 1.1, -1.1, -0.9], True),
+        ("Mg2Si", [1.0, 1.0, -2.0], False),
+    ],
+)
+def test_the_anion_decides_where_there_is_no_sodium(tmp_path, caplog, symbols, charges, turned):
+    """Only oxygen did, so the charges of a sulfide or a fluoride kept the sign that a file gave them."""
+    atoms = Atoms(symbols, positions=np.eye(3)[0] * np.arange(len(charges))[:, None] * 2.5)
+    atoms.set_cell(np.eye(3) * 20)
+    atoms.pbc = True
+    atoms.info["REF_energy"] = -20.0
+    atoms.arrays["bader_charge"] = -np.array(charges)
+    ase.io.write(tmp_path / "a.extxyz", atoms)
+    found, summary = read(tmp_path)
+    (direct,) = read_frames(tmp_path / "a.extxyz")
+    sign = 1 if turned else -1
+    for frame in (*found, direct):
+        np.testing.assert_allclose(frame.charges, sign * np.array(charges), atol=1e-6)
+    told = [line for line in [*summary["statements"], caplog.text] if "tells the sign" in line]
+    assert len(told) == (0 if turned else 2)
+    assert summary["files"][0]["counts"].get("charges_turned", 0) == turned
 
 
 VALENCE = {11: 7, 26: 8, 15: 5, 8: 6}  # electrons of VASP's potentials Na_pv, Fe, P and O

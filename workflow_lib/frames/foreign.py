@@ -23,7 +23,7 @@ from workflow_lib.frames.frame import Frame, frame_to_atoms
 from workflow_lib.frames.labels import STRESS_LIMIT, STRESS_TO_EV, StressInEv, StressUnit
 from workflow_lib.frames.reading.common import Damaged, Defaults
 from workflow_lib.frames.reading.others import READERS
-from workflow_lib.frames.reading.understand import bader_signs, not_applied
+from workflow_lib.frames.reading.understand import bader_signs, not_applied, unsure_signs
 from workflow_lib.frames.table import read_parquet, write_parquet
 
 _log = logging.getLogger(__name__)
@@ -138,6 +138,8 @@ def _orient_charges(frames: Sequence[Frame], path: Path) -> None:
         raise UserError(
             f"{path} frame {index}: {found}; give net charges, cations positive, or leave the column out"
         )
+    if signs.unsure.any():
+        _log.warning("%s: %s", path, unsure_signs(int(signs.unsure.sum())))
     turned = np.flatnonzero(signs.sign < 0).tolist()
     for index in turned:
         frames[index].charges = -np.asarray(frames[index].charges)

@@ -29,10 +29,10 @@ Batches = Iterator[tuple[list[Frame | Damaged], int]]
 class Defaults:
     """Values for frames that do not state them: ``name`` begins their ids and is their source.
 
-    ``notes`` collects what a user must know about the file, each line once; ``potentials`` the
-    pseudopotential of each element of a run; ``width`` that of its smeared occupations, eV; ``cutoff`` its
-    plane-wave cut-off, eV; ``mesh`` its numbers of k-points along the vectors, by ascending ``heights``, the
-    distances in A between the lattice planes that the other two vectors span.
+    ``notes`` collects what a user must know about the file, each line once. Of a run: ``potentials``, the
+    pseudopotential of each element; ``width`` of its smeared occupations and plane-wave ``cutoff``, eV;
+    ``mesh``, its numbers of k-points along the vectors, by ascending ``heights``, which are the distances
+    in A between the lattice planes that the other two vectors span.
     """
 
     name: str

@@ -25,6 +25,7 @@ from workflow_lib.frames.labels import UNSTATED
 from workflow_lib.frames.reading.inputs import find_inputs
 from workflow_lib.frames.reading.merge import Merged, merge
 from workflow_lib.frames.reading.part import LABELS, Part, ReadSettings, start_worker, work
+from workflow_lib.frames.reading.understand import unsure_signs
 from workflow_lib.frames.reading.vasp_level import SAME_CUTOFF
 
 WAIT = 5.0  # s for another read of the same folder
@@ -207,20 +208,7 @@ def _statements(abouts: Sequence[dict[str, Any]], merged: Merged) -> list[str]:
                     "" if stress["sure"] else "; another unit is possible: say --stress-unit if you know it"
                 )
             lines.append(told)
-        if number := counts.get("charges_turned"):
-            lines.append(f"{path}: cations were negative in {number} frames; sign of their charges turned")
-        if number := counts.get("charges_refused"):
-            lines.append(
-                f"{path}: charges are no net Bader charges in {number} frames (Na far from 0.87 e, or a "
-                "cell that does not sum to zero) and were left out"
-            )
-        if number := counts.get("surrogates_turned"):
-            lines.append(f"{path}: {number} frames show charge states as surrogate species; turned back")
-        if number := counts.get("surrogates_unsure"):
-            lines.append(
-                f"{path}: {number} frames hold a surrogate species without moments that would tell what it "
-                "is; say --surrogates always or never"
-            )
+        lines += [f"{path}: {line}" for line in _labels(counts)]
     lines += _mixed_potentials(abouts)
     lines += _mixed_widths(abouts)
     lines += _mixed_cutoffs(abouts)
@@ -238,6 +226,28 @@ def _statements(abouts: Sequence[dict[str, Any]], merged: Merged) -> list[str]:
         lines.append(f"{merged.renamed} frame ids occurred more than once and were numbered")
     if any(UNSTATED in about["energy_references"] for about in abouts):
         lines.append("the level of theory of some frames is unstated; give --energy-reference")
+    return lines
+
+
+def _labels(counts: Mapping[str, int]) -> list[str]:
+    """Return what was decided about charges and surrogate species of a file."""
+    lines = []
+    if number := counts.get("charges_turned"):
+        lines.append(f"cations were negative in {number} frames; sign of their charges turned")
+    if number := counts.get("charges_unsure"):
+        lines.append(unsure_signs(number))
+    if number := counts.get("charges_refused"):
+        lines.append(
+            f"charges are no net Bader charges in {number} frames (Na far from 0.87 e, or a "
+            "cell that does not sum to zero) and were left out"
+        )
+    if number := counts.get("surrogates_turned"):
+        lines.append(f"{number} frames show charge states as surrogate species; turned back")
+    if number := counts.get("surrogates_unsure"):
+        lines.append(
+            f"{number} frames hold a surrogate species without moments that would tell what it "
+            "is; say --surrogates always or never"
+        )
     return lines
 
 
@@ -289,7 +299,9 @@ def _by_level(abouts: Sequence[dict[str, Any]], name: str) -> dict[str, dict[flo
 
 def _each(files: Mapping[float, Sequence[str]], unit: str) -> str:
     """Return each value with the number of its files and the first of them."""
-    return ", ".join(f"{value:g} {unit} in {len(files[value])} ({files[value][0]})" for value in sorted(files))
+    return ", ".join(
+        f"{value:g} {unit} in {len(files[value])} ({files[value][0]})" for value in sorted(files)
+    )
 
 
 def _mixed_meshes(abouts: Sequence[dict[str, Any]]) -> list[str]:
@@ -312,9 +324,9 @@ def _mixed_meshes(abouts: Sequence[dict[str, Any]]) -> list[str]:
                 for i in ends
             )
             lines.append(
-                f"runs at {level} have k-meshes of different density: points times cell length are least in "
-                f"{low} and most in {high}; their energies must not be mixed: read these files one by one, "
-                "or state the mesh in the level"
+                f"runs at {level} have k-meshes of different density: points times cell length are least "
+                f"in {low} and most in {high}; their energies must not be mixed: read these files one by "
+                "one, or state the mesh in the level"
             )
     return lines
 

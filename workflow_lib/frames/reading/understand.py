@@ -11,7 +11,7 @@ import numpy as np
 
 from workflow_lib.core.elements import SYMBOLS, atomic_number
 from workflow_lib.core.errors import UserError
-from workflow_lib.frames.bader import COUNTED, NA_BADER
+from workflow_lib.frames.bader import ANIONS, COUNTED, NA_BADER
 from workflow_lib.frames.frame import Frame
 from workflow_lib.frames.labels import (
     STRESS_LIMIT,
@@ -22,7 +22,7 @@ from workflow_lib.frames.labels import (
 )
 from workflow_lib.lattice.redox import RedoxRule
 
-_NA, _O = atomic_number("Na"), atomic_number("O")
+_NA = atomic_number("Na")
 Surrogates = Literal["auto", "always", "never"]
 MAGNETIC = 2.0  # muB; Fe3+ shown as Ga has above 3
 NOT_MAGNETIC = 0.5  # muB; real Ga has 0.0
@@ -38,59 +38,73 @@ class BaderSigns(NamedTuple):
 
     ``sign`` is 0 where the numbers are no Bader charges. ``sodium``: mean charge of Na in e (NaN
     without Na or charges). ``total``: the sum of the charges in e (0 without charges); ``net``:
-    whether it may be that of net charges.
+    whether it may be that of net charges. ``unsure``: there are charges, but no atom tells their sign.
     """
 
     sign: np.ndarray
     sodium: np.ndarray
     total: np.ndarray
     net: np.ndarray
+    unsure: np.ndarray
 
 
 def bader_signs(frames: Sequence[Frame]) -> BaderSigns:
     """Return the sign of each frame's charges, see :class:`BaderSigns`.
 
-    Bader charges of Na in salts are 0.8 to 0.9 e; a frame without Na is judged by its oxygen, which is
-    always negative. The sign is 0 if the charges sum to what electrons do that were
+    Bader charges of Na in salts are 0.8 to 0.9 e; a frame without Na is judged by the most electronegative
+    of its anions, which is always negative. The sign is 0 if the charges sum to what electrons do that were
     counted, or if Na is far from +-0.87 e. It is 1 if nothing can be decided.
     """
     signs, sodium = np.ones(len(frames)), np.full(len(frames), np.nan)
     total, net = np.zeros(len(frames)), np.ones(len(frames), dtype=bool)
+    unsure = np.zeros(len(frames), dtype=bool)
     known = [index for index, frame in enumerate(frames) if frame.charges is not None]
     if not known:
-        return BaderSigns(signs, sodium, total, net)
+        return BaderSigns(signs, sodium, total, net, unsure)
     sizes = np.array([len(frames[index]) for index in known])
     owner = np.repeat(known, sizes)
     numbers = np.concatenate([frames[index].numbers for index in known])
     charges = np.concatenate([np.asarray(frames[index].charges) for index in known])
     total = np.bincount(owner, charges, minlength=len(frames))
     net[known] = np.abs(total[known]) < COUNTED * sizes
-    means = []
-    for z in (_NA, _O):
+
+    def mean(z: int) -> np.ndarray:
         chosen = numbers == z
         count = np.bincount(owner[chosen], minlength=len(frames))
         mine = np.bincount(owner[chosen], charges[chosen], minlength=len(frames))
-        means.append(np.divide(mine, count, out=np.full(len(frames), np.nan), where=count > 0))
-    sodium, oxygen = means
-    oxide, with_na = np.isfinite(oxygen), np.isfinite(sodium)
-    signs[oxide] = -np.sign(oxygen[oxide])
+        return np.divide(mine, count, out=np.full(len(frames), np.nan), where=count > 0)
+
+    sodium, negative = mean(_NA), mean(ANIONS[0])
+    for z in ANIONS[1:]:
+        negative = np.where(np.isfinite(negative), negative, mean(z))
+    salt, with_na = np.isfinite(negative), np.isfinite(sodium)
+    signs[salt] = -np.sign(negative[salt])
     signs[with_na] = np.sign(sodium[with_na])
     size = np.abs(sodium[with_na])
     signs[with_na] *= (NA_BADER[0] <= size) & (size <= NA_BADER[1])
-    # All zeros on oxygen: nothing to reverse.
-    signs[oxide & ~with_na & (signs == 0)] = 1
+    # All zeros on the anions: nothing to reverse.
+    signs[salt & ~with_na & (signs == 0)] = 1
+    unsure[known] = ~(salt | with_na)[known] & net[known]
     signs[~net] = 0
-    return BaderSigns(signs, sodium, total, net)
+    return BaderSigns(signs, sodium, total, net, unsure)
+
+
+def unsure_signs(frames: int) -> str:
+    """Say that the charges of so many frames are taken as they are."""
+    return (
+        f"no Na and no anion ({', '.join(SYMBOLS[z] for z in ANIONS)}) tells the sign of the charges of "
+        f"{frames} frames; they are taken as written, cations positive"
+    )
 
 
 def orient_charges(frames: Sequence[Frame]) -> Counter[str]:
     """Reverse charges that have cations negative, in place; charges that are no Bader charges become null.
 
-    Na decides (+0.87 e), without it O; the charges of a cell sum to zero. Counts ``charges_turned``
-    and ``charges_refused``.
+    Na decides (+0.87 e), without it the anion; the charges of a cell sum to zero. Counts
+    ``charges_turned``, ``charges_refused`` and ``charges_unsure`` (no atom tells; left unchanged).
     """
-    signs = bader_signs(frames).sign
-    counts: Counter[str] = Counter()
+    signs, *_, unsure = bader_signs(frames)
+    counts: Counter[str] = Counter({"charges_unsure": int(unsure.sum())} if unsure.any() else {})
     for index in np.flatnonzero(signs != 1).tolist():
         frame = frames[index]
         if signs[index] == 0:

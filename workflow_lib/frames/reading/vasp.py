@@ -18,7 +18,7 @@ import numpy as np
 from workflow_lib.core.compressed import open_binary
 from workflow_lib.core.elements import SYMBOLS
 from workflow_lib.core.errors import UserError
-from workflow_lib.frames.bader import NA_BADER, charge_tolerance
+from workflow_lib.frames.bader import NA_BADER, anion, charge_tolerance
 from workflow_lib.frames.labels import reason_of
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def bader_charges(path: Path, numbers: np.ndarray, valences: np.ndarray) -> np.n
 
     ``valences`` [n]: electrons of each potential (ZVAL). The column CHARGE holds electrons, or net
     charges of either sign if a script has subtracted ZVAL; Na, which has +0.87 e, decides, and
-    without Na the oxygen, which is negative. Raises UserError for another number of atoms, a sum
+    without Na the anion, which is negative. Raises UserError for another number of atoms, a sum
     that is neither all electrons nor none, and Na far from 0.87 e.
     """
     rows = [line.split() for line in path.read_text(errors="replace").splitlines()]
@@ -151,12 +151,12 @@ def bader_charges(path: Path, numbers: np.ndarray, valences: np.ndarray) -> np.n
             f"{path} holds {column.sum():.2f} of {valences.sum():.2f} electrons; "
             "run 'chgsum.pl AECCAR0 AECCAR2' and 'bader CHGCAR -ref CHGCAR_sum' on this run"
         )
-    sodium, oxygen = numbers == SYMBOLS.index("Na"), numbers == SYMBOLS.index("O")
+    sodium, negative = numbers == SYMBOLS.index("Na"), anion(numbers)
     if sodium.any():
         mean = float(charges[sodium].mean())
         if not NA_BADER[0] <= abs(mean) <= NA_BADER[1]:
             raise UserError(f"{path}: Na has {mean:+.2f} e instead of 0.87; run bader again")
         return charges * np.sign(mean)
-    if oxygen.any() and charges[oxygen].mean() > 0:
+    if negative is not None and charges[numbers == negative].mean() > 0:
         return -charges
     return charges
