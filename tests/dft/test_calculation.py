@@ -96,7 +96,7 @@ def test_levels_have_telling_names_and_differ_in_all_settings():
     assert wide.digest != LEVEL.digest
     # Smearing moves energies of metals and small gaps; the usual width has the name it always had.
     assert wide.energy_reference == f"{LEVEL.energy_reference}/width 0.1"
-    with pytest.raises(ValueError, match="at least one point"):
+    with pytest.raises(ValueError, match="1 to 1000 points"):
         Level(cutoff=500.0, kpoints=(0, 1, 1))
 
 
@@ -226,3 +226,18 @@ def test_an_ion_that_no_engine_can_hold_is_named_before_it_runs(half, tmp_path, 
     with Store(tmp_path).writing(other) as log:
         log.end("done")
     assert run_jobs([other], Store(tmp_path), formal_charges=FORMAL).known == [other.name]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"hubbard_u": {"Fe": -5.3}},
+        {"hubbard_u": {"Fe": 1e9}},
+        {"cutoff": 1e12},
+        {"width": 1e6},
+        {"kpoints": (10**7, 1, 1)},
+    ],
+)
+def test_a_level_that_none_can_mean_is_refused(changes):
+    with pytest.raises(ValueError, match=next(iter(changes))):
+        Level(**({"cutoff": 800.0, "kpoints": (1, 2, 2)} | changes))

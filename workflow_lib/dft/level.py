@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -15,6 +15,8 @@ from workflow_lib.lattice.arrangement import Repeat
 
 WIDTH = 0.05
 """eV; width of levels whose name does not say it."""
+MOST_POINTS = 1000
+"""Of a k-mesh, along one vector."""
 
 
 class Level(BaseModel):
@@ -29,17 +31,17 @@ class Level(BaseModel):
 
     code: Literal["GPAW", "VASP"] = "GPAW"
     functional: Literal["PBE"] = "PBE"
-    hubbard_u: dict[Element, float] = Field(
+    hubbard_u: dict[Element, Annotated[float, Field(ge=0, le=20)]] = Field(
         {"Co": 3.32, "Fe": 5.3, "Mn": 3.9, "Ni": 6.2}, description="effective U on d shells, eV"
     )
-    cutoff: float = Field(gt=100, description="plane-wave cut-off, eV")
+    cutoff: float = Field(gt=100, le=5000, description="plane-wave cut-off, eV")
     kpoints: tuple[int, int, int] = Field(description="k-mesh")
     shifted: bool = Field(
         False,
         description="mesh of Monkhorst and Pack, which leaves Gamma out along vectors with an even "
         "number of points; else the mesh is centred on Gamma",
     )
-    width: float = Field(WIDTH, gt=0, description="Fermi-Dirac (GPAW) or Gaussian (VASP) width, eV")
+    width: float = Field(WIDTH, gt=0, le=2, description="Fermi-Dirac (GPAW) or Gaussian (VASP) width, eV")
     magnetism: Literal["ferromagnetic", "antiferromagnetic"] = "ferromagnetic"
 
     @field_validator("hubbard_u")
@@ -50,8 +52,8 @@ class Level(BaseModel):
     @field_validator("kpoints")
     @classmethod
     def _positive(cls, value: tuple[int, int, int]) -> tuple[int, int, int]:
-        if min(value) < 1:
-            raise ValueError(f"a k-mesh has at least one point along each vector, not {value}")
+        if min(value) < 1 or max(value) > MOST_POINTS:
+            raise ValueError(f"a k-mesh has 1 to {MOST_POINTS} points along each vector, not {value}")
         return value
 
     @model_validator(mode="after")
