@@ -327,3 +327,58 @@ def test_a_host_without_a_neutral_end_has_no_plan(tmp_path):
     table.to_csv(tmp_path / "pending.csv", index=False)
     with pytest.raises(UserError, match="the full end member of invented MgFePO4 is not neutral"):
         plan_pending(tmp_path / "pending.csv", magnesium_phosphate(), SETTINGS)
+
+
+def test_a_seed_that_nobody_asked_for_counts_whatever_the_order_of_its_atoms(host, pending, tmp_path):
+    plan, store = plan_pending(pending, host, SETTINGS), Store(tmp_path / "store")
+    asked, *_ = plan[GIVEN]
+    one, other = np.flatnonzero((asked.numbers == 26) & (asked.oxidation_states == 2))
+    order = np.arange(len(asked))
+    order[[one, other]] = other, one
+    rows = {name: getattr(asked, name)[order] for name in ("numbers", "positions", "oxidation_states")}
+    _answer(store, asked, -179.9)
+    _answer(store, replace(asked, **rows, orbital="ab"), -180.0)
+    row = energies(pending, plan, store, tmp_path).set_index("asked_key").loc[GIVEN]
+    assert (row["orbital"], row["energy_ev"]) == ("ab", pytest.approx(-180.0))
+
+
+def test_a_seed_of_another_host_that_nobody_asked_for_is_passed_over(host, rule, pending, tmp_path):
+    plan, store = plan_pending(pending, host, SETTINGS), Store(tmp_path / "store")
+    asked, *_ = plan[GIVEN]
+    longer = {f"cell_{end}": 1.001 * getattr(host, f"cell_{end}") for end in ("full", "empty")}
+    foreign = relaxation_of(host.parse(GIVEN), _edited(rule, **longer), SETTINGS, LEVEL)
+    _answer(store, asked, -179.9)
+    _answer(store, replace(foreign, state_key=asked.state_key, orbital="b"), -190.0)
+    row = energies(pending, plan, store, tmp_path).set_index("asked_key").loc[GIVEN]
+    assert (row["orbital"], row["energy_ev"]) == ("a", pytest.approx(-179.9))
+
+
+def test_composition_and_cell_of_what_is_asked_for_are_those_of_its_key(host, tmp_path):
+    path = tmp_path / "pending.csv"
+    path.write_text(f"state_key\n{GIVEN}\n")
+    plan = plan_pending(path, host, SETTINGS)
+    [row] = energies(path, plan, Store(tmp_path / "store"), tmp_path).to_dict("records")
+    assert (row["x"], row["n_occupied"], row["cell"]) == (0.5, 2, "1x1x1")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (f"state_key,x\n{GIVEN},0.25\n", f"x of {GIVEN} is 0.5, not 0.25; correct it"),
+        (f"state_key,x\n{GIVEN},abc\n", f"x of {GIVEN} is 0.5, not nan; correct it"),
+        (f"state_key,x,n_occupied\n{GIVEN},0.5,1\n", f"n_occupied of {GIVEN} is 2, not 1; correct it"),
+        ("state_key\n12\n", "is no key of an arrangement"),
+        (f'state_key,x\n"{GIVEN},0.5\n', r"is no table \(.*\); run the searches again"),
+        (b"\x89PNG\r\n\x1a\n\xff\xfe", r"is no table \(.*\); run the searches again"),
+        (None, r"is no table \(.*\); run the searches again"),
+    ],
+)
+def test_a_list_that_is_wrong_is_one_line(host, tmp_path, content, message):
+    path = tmp_path / "pending.csv"
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError, match=message) as error:
+        plan_pending(path, host, SETTINGS)
+    assert "\n" not in str(error.value)

@@ -10,6 +10,7 @@ import pandas as pd
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.dft.calculation import Calculation
+from workflow_lib.dft.equivalent_start import reassigned, unlike
 from workflow_lib.dft.level import Level
 from workflow_lib.dft.store import Record, Store
 from workflow_lib.lattice.arrangement import Arrangement, Repeat, StateKey
@@ -65,7 +66,7 @@ def plan_pending(pending: Path, host: Host, settings: DftSettings) -> dict[str, 
     UserError where the file is missing or names a key of another host, or where an engine has no mesh.
     """
     plan = {}
-    for key in _pending(pending, ("state_key",))["state_key"]:
+    for key in _pending(pending)["state_key"]:
         arrangement = host.parse(key)
         if arrangement.reduced is None:
             arrangement = electrostatic_order(arrangement, host)
@@ -76,8 +77,11 @@ def plan_pending(pending: Path, host: Host, settings: DftSettings) -> dict[str, 
     return plan
 
 
-def _pending(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
-    """Read what DFT is asked for: the searches' list, or one that the user wrote, which is not sealed."""
+def _pending(path: Path) -> pd.DataFrame:
+    """Read what DFT is asked for: the searches' list, or one that the user wrote, which is not sealed.
+
+    Composition and cell are those of the keys; UserError where a column says otherwise.
+    """
     if path.with_name(seal_name("search-overview")).is_file():
         checked(path, "search-overview")
     try:
@@ -86,9 +90,19 @@ def _pending(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
         raise UserError(f"{path} does not exist; run the searches first (snakemake)") from error
     except pd.errors.EmptyDataError as error:
         raise UserError(f"{path} is empty; run the searches again") from error
-    if missing := [name for name in columns if name not in table]:
-        raise UserError(f"{path} has no column {', '.join(missing)}; run the searches again")
-    return table
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} is no table ({reason}); run the searches again") from error
+    if "state_key" not in table:
+        raise UserError(f"{path} has no column state_key; run the searches again")
+    keys = [StateKey.parse(key) for key in table["state_key"]]
+    for name, own in (("x", [key.x for key in keys]), ("n_occupied", [key.filled for key in keys])):
+        given = pd.to_numeric(table[name], errors="coerce") if name in table else pd.Series(own)
+        for key, value, right in zip(keys, given, own, strict=True):
+            if not abs(value - right) <= 1e-6:  # also where it is no number
+                raise UserError(f"{path}: {name} of {key} is {right:g}, not {value}; correct it")
+        table[name] = own
+    return table.assign(cell=[key.cell for key in keys])
 
 
 def calculations_of(plan: dict[str, list[Calculation]]) -> list[Calculation]:
@@ -103,14 +117,18 @@ def missing(plan: dict[str, list[Calculation]], store: Store) -> list[Calculatio
     return [c for c in calculations_of(plan) if store.get(c).status not in ("done", "failed")]
 
 
-def _lowest(asked: Calculation, seeds: dict[str | None, set[str]], store: Store) -> Record:
+def _lowest(asked: Calculation, stored: list[Calculation], store: Store) -> Record:
     """Return the lowest finished relaxation over orbital seeds; where none is finished, what was asked for.
 
-    ``seeds`` of each arrangement are those in the store. DFT does not always prefer the one asked for.
+    ``stored`` are those of the arrangement in the store. DFT does not always prefer the seed asked for. Of
+    another one any order of the atoms will do, but not another host nor other signs of moments.
     """
     known = [store.get(asked)]
-    for orbital in sorted(seeds.get(asked.state_key, set()) - {asked.orbital}):
-        known.append(store.get(replace(asked, orbital=orbital)))
+    for other in stored:
+        if other.orbital == asked.orbital or other.digest != replace(asked, orbital=other.orbital).digest:
+            continue
+        if not unlike(asked, other) and not reassigned(asked, replace(other, orbital=asked.orbital)):
+            known.append(store.get(other))
     done = [record for record in known if record.status == "done"]
     return min(done, key=lambda record: record.frames[-1]["energy"], default=known[0])
 
@@ -123,12 +141,12 @@ def energies(pending: Path, plan: dict[str, list[Calculation]], store: Store, ou
     three is missing. Of relaxations that differ in the orbital seed alone the lowest counts.
     """
     rows = []
-    seeds: dict[str | None, set[str]] = {}
-    for stored in store.records():
-        seeds.setdefault(stored.calculation.state_key, set()).add(stored.calculation.orbital)
-    for asked in _pending(pending, ("state_key", "x", "n_occupied", "cell")).to_dict("records"):
+    stored: dict[str | None, list[Calculation]] = {}
+    for known in store.records():
+        stored.setdefault(known.calculation.state_key, []).append(known.calculation)
+    for asked in _pending(pending).to_dict("records"):
         jobs = plan[asked["state_key"]]
-        records = [_lowest(calculation, seeds, store) for calculation in jobs]
+        records = [_lowest(job, stored.get(job.state_key, []), store) for job in jobs]
         record, status = records[0], records[0].status
         last = record.frames[-1] if record.frames and status == "done" else None
         formation = None
