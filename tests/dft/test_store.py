@@ -264,3 +264,54 @@ def test_reading_does_not_disturb_a_writer(tmp_path):
     write(store, [-2.0], ("done",))
     assert time.time() - started < 5
     assert json.loads(store.path(calculation()).read_bytes().split(b" ", 1)[1].split(b"\n")[0])
+
+
+def test_a_relaxation_out_of_steps_goes_on_once_where_more_are_asked_for(tmp_path):
+    few, many = (calculation(task="relaxation", max_steps=steps) for steps in (80, 300))
+    store = Store(tmp_path)
+    with store.writing(few) as log:
+        log.frame(frame(-1.0))
+        log.end("failed", "forces above 0.05 eV/A after 80 steps")
+    assert few.digest == many.digest
+    assert store.get(few).status == "failed"
+    assert store.get(many).status == "interrupted"
+    with store.writing(many) as log:
+        assert len(log.record.frames) == 1
+        log.end("failed", "forces above 0.05 eV/A after 300 steps")
+    record = store.get(many)
+    assert (record.status, record.attempts, record.calculation.max_steps) == ("failed", 2, 300)
+
+
+@pytest.mark.parametrize(
+    "reason", ["not self-consistent after 120 iterations", "collapsed to Fe 2 2 3 3 in 80 steps"]
+)
+def test_another_failure_stays_one_however_many_steps_are_asked_for(tmp_path, reason):
+    store = Store(tmp_path)
+    with store.writing(calculation(task="relaxation", max_steps=80)) as log:
+        log.end("failed", reason)
+    assert store.get(calculation(task="relaxation", max_steps=300)).status == "failed"
+
+
+def test_an_answer_without_the_stress_that_is_asked_for_is_refused_in_one_line(tmp_path):
+    store, plain = Store(tmp_path), calculation(stress=False)
+    with store.writing(plain) as log:
+        log.frame({**frame(-1.0), "stress": None})
+        log.end("done")
+    assert store.get(plain).status == "done"
+    for use in (store.get, lambda asked: store.writing(asked).__enter__()):
+        with pytest.raises(UserError, match=r"jsonl holds no stress, .* move it away to have it computed$"):
+            use(calculation(stress=True))
+
+
+def test_what_is_known_to_have_failed_needs_no_engine(tmp_path, monkeypatch):
+    """Nothing is computed, so neither GPAW nor pybader has to be there."""
+    asked = []
+    monkeypatch.setattr("workflow_lib.dft.engines.gpaw.installed.require_all", asked.extend)
+    monkeypatch.setattr("workflow_lib.dft.jobs._compute", lambda *_: None)
+    store, wanted = Store(tmp_path), calculation()
+    with store.writing(wanted) as log:
+        log.end("failed", "collapsed to Fe 3")
+    request = {"formal_charges": {"Fe": 2, "O": -2}}
+    assert run_jobs([wanted], store, **request).failed == ["oxide"] and not asked
+    run_jobs([wanted], store, **request, retry_failed=True)
+    assert asked == [wanted]

@@ -66,3 +66,11 @@ def test_a_cell_in_a_queue_goes_on_where_it_was_left(half, tmp_path, vasp, caplo
     assert relaxed(half, tmp_path).status == "interrupted"  # it is still said to be in the queue
     (tmp_path / "run/000/submitted").unlink()
     assert relaxed(half, tmp_path).status == "done"
+
+
+def test_a_cell_out_of_steps_is_relaxed_again_where_more_are_asked_for(half, tmp_path, vasp):
+    vasp += [9.0] * engine.CELL_ROUNDS + [1.0]
+    assert relaxed(replace(half, max_steps=20), tmp_path).status == "failed"
+    assert relaxed(replace(half, max_steps=20), tmp_path).status == "failed"  # read again, not computed
+    assert relaxed(replace(half, max_steps=60), tmp_path).status == "done" and not vasp
+    assert len(list((tmp_path / "run-20-steps").iterdir())) == 2 * engine.CELL_ROUNDS

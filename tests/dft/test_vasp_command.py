@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -122,3 +123,30 @@ def test_a_folder_with_the_atoms_in_another_order_is_refused(half, tmp_path):
     assert other.digest == half.digest
     with store.writing(other) as log, pytest.raises(UserError, match="other atoms first"):
         collect(other, log, tmp_path / "run")
+
+
+def test_a_relaxation_out_of_steps_goes_on_in_a_new_folder_where_more_are_asked_for(half, tmp_path):
+    folder, store = tmp_path / "run", Store(tmp_path / "store")
+    few, many = (replace(half, max_steps=steps) for steps in (3, 80))
+    give_potcar(half, folder)
+    write_inputs(few, folder)
+    write_outputs(few, folder, last_force=0.5)
+    (folder / "CONTCAR").write_text("where it came to")
+    with store.writing(few) as log:
+        compute(few, log, folder=folder, command="none")
+    assert store.get(few).reason == "forces above 0.05 eV/A after 3 steps"
+
+    done = tmp_path / "done"
+    done.mkdir()
+    write_outputs(half, done)
+    command = script(
+        tmp_path,
+        f"import shutil, pathlib\nassert pathlib.Path('POSCAR').read_text() == 'where it came to'\n"
+        f"for name in ('vasprun.xml', 'OUTCAR'): shutil.copy(f'{done}/{{name}}', name)",
+    )
+    for _ in range(2):  # the second reads what is there
+        with store.writing(many) as log:
+            compute(many, log, folder=folder, command=command)
+        assert store.get(many).status == "done"
+    assert (tmp_path / "run-3-steps/vasprun.xml").exists()
+    assert "NSW = 80" in (folder / "INCAR").read_text()

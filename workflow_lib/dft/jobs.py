@@ -81,14 +81,15 @@ def run_jobs(
     The code of its level computes a calculation: GPAW here (its text goes to
     ``<store>/text/<digest>.txt``), VASP by the user's ``command`` in ``<store>/vasp/<digest>``. All
     calculations are checked before the first starts. A failed one stays failed unless
-    ``retry_failed``. A level at which cells of unequal composition should not be compared is said first.
-    Raises UserError for bad input, ions that cannot be steered, a missing code or potential, and a store
-    that cannot be written.
+    ``retry_failed``, or unless it ran out of steps and more are asked for. A level at which cells of
+    unequal composition should not be compared is said first. Raises UserError for bad input, ions that
+    cannot be steered, a missing code or potential, and a store that cannot be written.
     """
     for calculation in calculations:
         calculation.check(formal_charges)
-    # What the store answers needs no engine.
-    ahead = [c for c in calculations if store.get(c).status != "done"]
+    settled = ("done",) if retry_failed else ("done", "failed")
+    # What is not computed needs no engine.
+    ahead = [c for c in calculations if store.get(c).status not in settled]
     for calculation in ahead:
         require_steerable(calculation)
     if ours := [c for c in ahead if c.level.code == "GPAW"]:
@@ -101,7 +102,7 @@ def run_jobs(
     for number, calculation in enumerate(calculations, start=1):
         where = f"{number} of {len(calculations)}: {calculation.name}"
         known = store.get(calculation)
-        if known.status == "done" or (known.status == "failed" and not retry_failed):
+        if known.status in settled:
             (tally.known if known.status == "done" else tally.failed).append(calculation.name)
             continue
         try:

@@ -14,12 +14,13 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import socket
 import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 Status = Literal["missing", "interrupted", "running", "done", "failed"]
+_OUT_OF_STEPS = re.compile(r" after \d+ (steps|relaxations)\b")
 
 
 @dataclass(slots=True)
@@ -88,6 +90,11 @@ def _lock(handle: IO[bytes]) -> bool:
         else:
             return True
     return False
+
+
+def out_of_steps(reason: str | None) -> bool:
+    """Return whether a failure is that of a relaxation which more steps might bring to rest."""
+    return reason is not None and bool(_OUT_OF_STEPS.search(reason))
 
 
 class Log:
@@ -163,8 +170,9 @@ class Store:
                 raise UserError(f"{path} line {number} is damaged; move the file away to compute it again")
             match entry.pop("type"):
                 case "begin":
-                    if record is None:
-                        record = Record(Calculation.from_json(entry["calculation"]), "interrupted")
+                    asked = Calculation.from_json(entry["calculation"])
+                    record = record or Record(asked, "interrupted")
+                    record.calculation = replace(record.calculation, max_steps=asked.max_steps)
                     record.attempts += 1
                     record.status, record.reason = "interrupted", None
                 case "frame" if record:
@@ -197,8 +205,9 @@ class Store:
     def get(self, calculation: Calculation) -> Record:
         """Return what is known of a calculation; status ``missing`` where nothing is.
 
-        UserError where the answer under its name is one for another host, or starts from orbitals or
-        signs of moments on other atoms.
+        A relaxation that failed for want of steps is ``interrupted`` where more are asked for now.
+        UserError where the answer under its name is one for another host, starts from orbitals or
+        signs of moments on other atoms, or lacks the stress that is asked for.
         """
         path = self.path(calculation)
         record = self.read(path) if path.exists() else None
@@ -221,6 +230,15 @@ class Store:
                 f"{path} holds {calculation.name} with its atoms in another order ({why}); list them in "
                 "the order that it has, or use another store"
             )
+        last = record.frames[-1] if record.status == "done" and record.frames else {}
+        if calculation.stress and "stress" in last and last["stress"] is None:
+            raise UserError(
+                f"{path} holds no stress, which is asked for of {calculation.name}; move it away to have "
+                "it computed"
+            )
+        more = calculation.max_steps > record.calculation.max_steps
+        if record.status == "failed" and more and out_of_steps(record.reason):
+            record.status = "interrupted"
         return record
 
     def paths(self) -> list[Path]:

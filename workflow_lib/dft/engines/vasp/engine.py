@@ -28,12 +28,14 @@ from workflow_lib.dft.engines.vasp.inputs import (
     write_inputs,
 )
 from workflow_lib.dft.engines.vasp.outputs import Run, read_run
-from workflow_lib.dft.store import Log
+from workflow_lib.dft.store import Log, out_of_steps
 
 _log = logging.getLogger(__name__)
 
 TEXT = "command.log"
 MARK = "submitted"
+FURTHER = "POSCAR.further"
+"""Where a relaxation goes on that ran out of steps: the CONTCAR that it had left."""
 CELL_ROUNDS = 4
 """How often a cell is relaxed anew, with the plane waves of where it has come to."""
 
@@ -144,15 +146,38 @@ def compute(calculation: Calculation, log: Log, *, folder: str | Path, command: 
     """Write inputs, run VASP, read the results into the log, going on where an earlier call stopped.
 
     Results that are already in ``folder`` are read without running anything; a failed calculation is
-    thus read again, or computed anew once its folder is deleted. Where the command only hands the
-    job to a queue, the log is left open: call again when the job has ended. Raises UserError where
-    POTCAR or the command is missing, the command fails, or the results cannot be read.
+    thus read again, or computed anew once its folder is deleted; what ran out of fewer steps than are
+    asked for now goes on in a new folder. Where the command only hands the job to a queue, the log is
+    left open: call again when the job has ended. Raises UserError where POTCAR or the command is missing,
+    the command fails, or the results cannot be read.
     """
     folder = Path(folder)
+    _set_aside(calculation, folder)
     if calculation.task == "cell":
         _relax_cell(calculation, log, folder, command)
     elif _run(calculation, folder, command):
         collect(calculation, log, folder)
+
+
+def _set_aside(calculation: Calculation, folder: Path) -> None:
+    """Rename a folder whose relaxation ran out of fewer steps than are asked for now.
+
+    What takes its place starts where the positions came to; a cell is relaxed from its start again.
+    """
+    cell = calculation.task == "cell"
+    first, last = (folder / "000", folder / f"{2 * CELL_ROUNDS - 1:03d}") if cell else (folder, folder)
+    if calculation.task not in ("relaxation", "cell") or find(last, "vasprun.xml") is None:
+        return
+    steps = read_card(first)[0].max_steps
+    if steps >= calculation.max_steps:
+        return
+    if not cell and not out_of_steps(_failure(calculation, _read(calculation, folder)[0])):
+        return
+    aside = folder.rename(folder.with_name(f"{folder.name}-{steps}-steps"))
+    first.mkdir(parents=True)
+    for name, taken in (("POTCAR", "POTCAR"), ("CONTCAR", FURTHER))[: 1 if cell else 2]:
+        if (found := aside / first.relative_to(folder) / name).is_file():
+            shutil.copy(found, first / taken)
 
 
 def _run(calculation: Calculation, folder: Path, command: str | None) -> bool:
@@ -170,6 +195,8 @@ def _run(calculation: Calculation, folder: Path, command: str | None) -> bool:
             )
     for path in fresh:
         assert command is not None
+        if (path / FURTHER).is_file():
+            shutil.copy(path / FURTHER, path / "POSCAR")
         submit(path, command, potcar_symbols(calculation))
     queued = [path for path in waiting if find(path, "vasprun.xml") is None]
     for path in queued:
