@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from sealed import without_id
 from toy_potential import ToyHyperparameters, ToyPotential
-from training_case import LOSS, TEST, run
+from training_case import LOSS, TEST, VALIDATION, run
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.frames.frame import frame_to_atoms, with_labels
@@ -189,7 +189,7 @@ def test_a_stress_term_learns_from_converged_frames(case, rule, tmp_path):
     assert labels["used_per_epoch"] == [10] == [labels["available"]["train"]]
     metrics = pd.read_csv(out / "metrics.csv").query("label == 'stress' and kind == 'all'")
     test = metrics.query("set == 'test' and metric == 'mae'").iloc[0]
-    assert test["unit"] == "meV/A^3" and test["count"] == 6 * 5
+    assert test["unit"] == "meV/A^3" and test["count"] == 9 * 5
     assert np.isfinite(test["value"])
 
 
@@ -272,6 +272,41 @@ def test_a_training_without_validation_frames(case, rule, tmp_path):
     for changes in ({"select": "validation"}, {"scheduler": {"kind": "plateau"}}):
         with pytest.raises(UserError, match=r"validation set (is empty|holds 0 state)"):
             run(case, tmp_path / "refused", rule, **changes)
+
+
+def test_labels_that_no_validation_frame_has_are_no_perfect_errors(case, rule, tmp_path, capsys):
+    """Zero would say that the network knows them, and would stand in the loss that is followed."""
+    bare = [
+        replace(frame, forces=None, charges=None) if frame.group in VALIDATION else frame
+        for frame in read_parquet(case / "frames.parquet")
+    ]
+    write_parquet(bare, case / "frames.parquet")
+    out = tmp_path / "out"
+    run(case, out, rule, loss=MOMENTS, epochs=2)
+    told = capsys.readouterr().err.splitlines()
+    said = "toy entropy: no validation frame has forces, charges: its loss goes without"
+    assert told.count(said) == 1
+    assert "F 0" not in "".join(told) and " meV/atom" in told[-1]
+    history = pd.read_csv(out / "history.csv")
+    for column in ("validation_forces", "validation_forces_mae_mev_a", "validation_charges"):
+        assert column not in history
+    # 10 is the weight of the energy in the loss of the case.
+    expected = 10 * history["validation_energy"] + history["validation_magmoms"]
+    np.testing.assert_allclose(history["validation_loss"], expected, rtol=1e-6)
+    assert (history["validation_magmoms"] > 0).all() and history["train_forces"].iloc[1:].notna().all()
+    shown = pd.read_csv(out / "learning.csv")
+    assert "validation_forces_mae_mev_a" not in shown
+
+
+def test_steps_without_a_label_have_no_error_of_it(case, rule, tmp_path):
+    frames = read_parquet(case / "frames.parquet")
+    known = next(frame.frame_id for frame in frames if frame.group == "x050_s0")
+    few = [frame if frame.frame_id == known else replace(frame, charges=None) for frame in frames]
+    write_parquet(few, case / "frames.parquet")
+    run(case, tmp_path / "out", rule, loss=MOMENTS, epochs=1, validate_every=1)
+    rows = pd.read_csv(tmp_path / "out/history.csv").iloc[1:]
+    assert len(rows) == 5 and rows["train_charges"].notna().sum() == 1
+    assert (rows["train_charges"].dropna() > 0).all() and rows["train_magmoms"].notna().all()
 
 
 def test_moments_of_either_sign_train_the_same_model(case, rule, tmp_path):

@@ -139,6 +139,15 @@ def require_labels(frames: Sequence[Frame], terms: Sequence[LossTerm], predicts:
             )
 
 
+def missing_labels(frames: Sequence[Frame], terms: Sequence[LossTerm]) -> list[str]:
+    """Return the labels of the loss that no frame has; none where there are no frames."""
+    return [
+        term.label
+        for term in terms
+        if frames and not any(label_count(frame, term.label) for frame in frames)
+    ]
+
+
 def require_validation(frames: Sequence[Frame], settings: TrainingSettings) -> None:
     """Raise UserError if the validation set is too small for the settings.
 

@@ -124,10 +124,11 @@ class Learner:
         return potential(graph, stress=self.loss.needs_stress), targets
 
     def take_sums(self) -> tuple[Row, dict[str, int]]:
-        """Return mean losses of the steps since the last call and the labels they used; reset both."""
-        row: Row = {"train_loss": float(self.loss.total(self._sums))}
-        for term in self.loss.terms:
-            row[f"train_{term.label}"] = float(self._sums[term.label].mean())
+        """Return mean losses of the steps since the last call and the labels they used; reset both.
+
+        A term without a label has no mean.
+        """
+        row: Row = {"train_loss": float(self.loss.total(self._sums)), **_means("train", self._sums)}
         used = {label: int(total.labels) for label, total in self._sums.items()}
         self._sums = {}
         return row, used
@@ -135,7 +136,10 @@ class Learner:
     # Validation -----------------------------------------------------------------------------------
 
     def judge(self, batches: Iterable[LabelledBatch]) -> Row:
-        """Return loss and errors on the validation set, meV/atom and meV/A; empty without batches."""
+        """Return loss and errors on the validation set, meV/atom and meV/A; empty without batches.
+
+        A label that no frame has gives neither an error nor a part of the loss.
+        """
         sums: dict[str, TermSum] = {}
         errors: dict[str, tuple[Tensor, Tensor]] = {}
         potential = self.evaluated.eval()
@@ -153,12 +157,11 @@ class Learner:
         self.potential.train()
         if not sums:
             return {}
-        row = {"validation_loss": float(self.loss.total(sums))}
-        for term in self.loss.terms:
-            row[f"validation_{term.label}"] = float(sums[term.label].mean())
+        row: Row = {"validation_loss": float(self.loss.total(sums)), **_means("validation", sums)}
         for label, name in (("energy", "energy_mae_mev_atom"), ("forces", "forces_mae_mev_a")):
             total, count = errors[label]
-            row[f"validation_{name}"] = 1e3 * float(total) / max(int(count), 1)
+            if count:
+                row[f"validation_{name}"] = 1e3 * float(total) / int(count)
         return row
 
     # Checkpoints ----------------------------------------------------------------------------------
@@ -203,6 +206,11 @@ def _accumulate(sums: dict[str, TermSum], new: dict[str, TermSum]) -> None:
     for label, term in new.items():
         detached = term.detached()
         sums[label] = sums[label] + detached if label in sums else detached
+
+
+def _means(name: str, sums: dict[str, TermSum]) -> Row:
+    """Return the mean of every term that had a label."""
+    return {f"{name}_{label}": float(term.mean()) for label, term in sums.items() if term.labels}
 
 
 def _absolute_errors(label: str, output: Output, targets: Targets) -> tuple[Tensor, Tensor]:

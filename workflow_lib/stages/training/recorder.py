@@ -181,8 +181,9 @@ class Recorder:
     def _show(self, row: Row) -> None:
         self._judged = (
             f"; validation: loss {row['validation_loss']:.3g}, "
-            f"E {row['validation_energy_mae_mev_atom']:.2f} meV/atom, "
-            f"F {row['validation_forces_mae_mev_a']:.0f} meV/A"
+            f"E {row['validation_energy_mae_mev_atom']:.2f} meV/atom"
         )
+        if "validation_forces_mae_mev_a" in row:
+            self._judged += f", F {row['validation_forces_mae_mev_a']:.0f} meV/A"
         if self._shown is not None:
             self._shown.show(int(row["epoch"]), self._judged[2:])

@@ -33,6 +33,7 @@ from workflow_lib.stages.training.data import (
     label_count,
     leave_out_unlabelled,
     load_sets,
+    missing_labels,
     require_labels,
     require_validation,
     shuffle_charge_states,
@@ -93,6 +94,8 @@ def train(
             )
     require_validation(sets["validation"], settings)
     require_labels(sets["train"], settings.loss, FAMILIES[family].predicts)
+    if missing := missing_labels(sets["validation"], settings.loss):
+        say(f"{name} {variant}: no validation frame has {', '.join(missing)}: its loss goes without")
     if meaning.shuffled:
         sets = shuffle_charge_states(sets, rule, seed)
     structures = {
