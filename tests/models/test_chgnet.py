@@ -86,8 +86,7 @@ def test_graph_holds_the_bonds_and_angles_of_upstream(name):
     theirs = upstream_graph(potential.net, atoms)
 
     bonds = torch.cat([ours["short_bonds"], ours["long_bonds"]], dim=1)
-    offset = torch.cat([ours["short_offset"], ours["long_offset"]])
-    vectors = ours["positions"][bonds[1]] - ours["positions"][bonds[0]] + offset
+    vectors = torch.cat([ours["short_vector"], ours["long_vector"]])
     both = torch.cat([bonds.T, bonds.T.flip(1)]), torch.cat([vectors, -vectors])
     cartesian = theirs.atom_frac_coord @ theirs.lattice
     pairs = theirs.atom_graph.long()
@@ -166,6 +165,17 @@ def test_pretrained_is_upstreams_calculator(pretrained, version):
     assert np.all(ours["magmoms"][atoms.numbers == FE] > 3.3)  # it is the trained network
 
 
+def test_single_precision_is_the_same_far_from_the_origin(pretrained):
+    """Molecular dynamics unwraps its atoms: theirs are float64 positions, cast after the difference."""
+    atoms = olivine(filled=3)
+    far = atoms.copy()
+    far.positions += np.array([50_000, -20_000, 7]) @ atoms.cell
+    here, there = (evaluate(pretrained["0.3.0"], structure(item)) for item in (atoms, far))
+    # At 5e5 A a float64 has 6e-11 A left, which is far below the rounding of the float32 sums.
+    for key, tolerance in {"energy": 1e-4, "forces": 1e-4, "stress": 1e-5, "magmoms": 1e-5}.items():
+        torch.testing.assert_close(there[key], here[key], rtol=0, atol=tolerance)
+
+
 def test_surrogate_changes_nothing_before_training(pretrained):
     atoms = olivine(filled=2)
     labels = np.array(atoms.numbers)
@@ -209,7 +219,7 @@ def test_batch_with_and_without_angles(pretrained):
 
 def test_isolated_atom_is_named():
     atoms = Atoms("Na2", positions=[(0, 0, 0), (0, 0, 3.0)], cell=(9, 9, 20), pbc=True)
-    assert len(build(**SMALL).graph(structure(atoms))["long_offset"]) == 1
+    assert len(build(**SMALL).graph(structure(atoms))["long_vector"]) == 1
     atoms += Atoms("O", positions=[(4.5, 4.5, 11)])
     with pytest.raises(UserError, match=r"atom 2 \(O\) has no neighbour within 5 A"):
         build(**SMALL).graph(structure(atoms))

@@ -140,7 +140,7 @@ class ChgnetPotential(Potential):
         """
         system, n_systems = batch["system"], len(batch["n_atoms"])
         bonds = chgnet_network.bonds(batch)
-        vectors = chgnet_network.bond_vectors(batch, bonds)
+        vectors = chgnet_network.bond_vectors(batch)
         with torch.enable_grad():
             vectors.requires_grad_()
             result = chgnet_network.run(self.net, batch, bonds, vectors)

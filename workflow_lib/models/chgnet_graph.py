@@ -19,14 +19,14 @@ from torch import Tensor
 from workflow_lib.core.errors import UserError
 from workflow_lib.models.contract import Batch, Graph
 from workflow_lib.models.graph import collate_graphs
-from workflow_lib.models.neighbours import Edges, offsets
+from workflow_lib.models.neighbours import Edges
 
 # Index tensors, each with the tensor whose rows it refers to.
 OFFSETS = {
     "short_bonds": "positions",
     "long_bonds": "positions",
     "angle_atom": "positions",
-    "angle_bonds": "short_offset",
+    "angle_bonds": "short_vector",
 }
 AXES = {"short_bonds": 1, "long_bonds": 1, "angle_bonds": 1}
 
@@ -37,9 +37,9 @@ def assemble_chgnet(
     """Return the batch of some atoms with their bonds and angles (see ``Potential.assemble``).
 
     ``short_bonds`` [2, n_short] holds the atoms (i, j) of the bonds below ``bond_cutoff`` (A) and
-    ``short_offset`` [n_short, 3] (A) the lattice translation of j, so that the bond vector is
-    ``positions[j] + offset - positions[i]``; ``long_bonds`` and ``long_offset`` hold the rest of
-    the atom graph. ``angle_bonds`` [2, n_angles] holds the two short bonds of every unordered
+    ``short_vector`` [n_short, 3] (A) the vectors from i to j; ``long_bonds`` and ``long_vector`` hold
+    the rest of the atom graph. Vectors, not positions, are rounded to ``dtype``, so that atoms may be
+    far from the origin. ``angle_bonds`` [2, n_angles] holds the two short bonds of every unordered
     angle, ``angle_atom`` [n_angles] its vertex, and ``angle_sign`` [n_angles] the product of +1
     for each bond that starts at the vertex and -1 for each that ends there.
 
@@ -59,9 +59,8 @@ def assemble_chgnet(
         "cell": atoms["cell"].to(dtype),
     }
     for name, mask in (("short", once & near), ("long", once & ~near)):
-        bonds, shift = edges.atoms[:, mask], edges.shift[mask]
-        batch[f"{name}_bonds"] = bonds
-        batch[f"{name}_offset"] = offsets(shift, atoms["cell"], atoms["system"][bonds[0]]).to(dtype)
+        batch[f"{name}_bonds"] = edges.atoms[:, mask]
+        batch[f"{name}_vector"] = edges.vector[mask].to(dtype)
     return batch | _angles(batch["short_bonds"], len(atoms["species"]), dtype)
 
 

@@ -53,10 +53,9 @@ def bonds(batch: Batch) -> Tensor:
     return torch.cat([batch["short_bonds"], batch["long_bonds"]], dim=1)
 
 
-def bond_vectors(batch: Batch, atoms: Tensor) -> Tensor:
+def bond_vectors(batch: Batch) -> Tensor:
     """Return the vectors [n_bonds, 3] (A) from i to j of the bonds that :func:`bonds` returns."""
-    positions, offset = batch["positions"], torch.cat([batch["short_offset"], batch["long_offset"]])
-    return positions.index_select(0, atoms[1]) - positions.index_select(0, atoms[0]) + offset
+    return torch.cat([batch["short_vector"], batch["long_vector"]])
 
 
 def run(net: CHGNet, batch: Batch, atoms: Tensor, vectors: Tensor) -> Result:
