@@ -37,6 +37,29 @@ def both(path: Path, tmp_path: Path) -> list[list[Frame]]:
     return [read_frames(path), read(path, tmp_path / "out")[0]]
 
 
+@pytest.mark.parametrize(
+    ("word", "kind"),
+    [
+        ("Default", "unspecified"),
+        ("vc-relax", "relaxation"),
+        ("RELAXED", "relaxation"),
+        ("Rattle_Relaxation", "rattle-relaxation"),
+        ("AIMD", "md"),
+        ("Slab_7", "Slab_7"),
+    ],
+)
+def test_kinds_are_understood_whatever_their_case(frames, tmp_path, word, kind):
+    """`config_type=Default`, which MACE writes, was taken for a kind of its own."""
+    atoms = frame_to_atoms(frames[0])
+    del atoms.info["kind"]
+    ase.io.write(tmp_path / "a.extxyz", [atoms])
+    text = (tmp_path / "a.extxyz").read_text().replace("REF_energy", f"config_type={word} REF_energy")
+    (tmp_path / "a.extxyz").write_text(text)
+    assert [[frame.kind for frame in found] for found in both(tmp_path / "a.extxyz", tmp_path)] == [
+        [kind]
+    ] * 2
+
+
 def test_stress_counts_before_dft_stress_whatever_reads(tmp_path):
     for (frame,) in both(CASES / "labels/mace994.extxyz", tmp_path):
         np.testing.assert_allclose(frame.stress, np.diag([0.001, 0.002, 0.003]), atol=1e-12)

@@ -31,7 +31,15 @@ PER_ATOM = ("forces", "magmoms", "charges", "oxidation_states")
 """Optional columns with one entry per atom."""
 RELAXATION, SINGLE, UNSPECIFIED = "relaxation", "single", "unspecified"
 """Kinds of frame that are distinguished: a step of a relaxation, a static run, and one of unknown
-kind. Any other kind (rattle, md, ...) samples displaced atoms or strained cells."""
+kind. A kind that stands nowhere here says no more than the last one."""
+SAMPLES = frozenset(
+    (
+        *("rattle", "rattle-relaxation", "strain", "displaced", "phonon", "md", "dynamics", "path"),
+        *("level", "lithium", "magnetism", "noise", "orbital", "same-positions", "supercell"),
+    )
+)
+"""Kinds that sample displaced atoms or strained cells, or (the second line, of this project's DFT) another
+electronic state or what is computed again: however small their forces, they represent no state."""
 TESTING = "testing"
 """``kind`` of frames that test models in every fold and train none."""
 

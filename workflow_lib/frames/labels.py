@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from functools import lru_cache
 from math import gcd
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,7 +22,7 @@ import numpy as np
 
 from workflow_lib.core.elements import SYMBOLS, atomic_number
 from workflow_lib.core.errors import UserError, printable
-from workflow_lib.frames.frame import RELAXATION, SINGLE, UNSPECIFIED, Frame, check_frame
+from workflow_lib.frames.frame import RELAXATION, SAMPLES, SINGLE, TESTING, UNSPECIFIED, Frame, check_frame
 from workflow_lib.frames.magnetism import stated_order
 
 if TYPE_CHECKING:
@@ -56,12 +57,26 @@ ACCEPTED: dict[str, tuple[str, ...]] = {
 A virial (eV) becomes a stress if the frame has none: stress = -virial / volume.
 """
 
-KINDS = {
-    **dict.fromkeys(("relax", "opt", "geometry optimization"), RELAXATION),
-    **dict.fromkeys(("static", "scf"), SINGLE),
-    **{"rattled": "rattle", "MD": "md"},
+_KINDS = {
+    **{name: name for name in (RELAXATION, SINGLE, UNSPECIFIED, TESTING)},
+    **{name.replace("-", " "): name for name in SAMPLES},
+    **dict.fromkeys(("relax", "relaxed", "vc relax", "opt", "optimized", "optimised", "final"), RELAXATION),
+    **dict.fromkeys(("optimization", "optimisation", "geometry optimization", "geo opt"), RELAXATION),
+    **dict.fromkeys(("static", "scf", "single point", "singlepoint"), SINGLE),
+    **dict.fromkeys(("default", "unknown", "none", "bulk"), UNSPECIFIED),
+    **dict.fromkeys(("rattled", "perturbed"), "rattle"),
+    **dict.fromkeys(("strained", "deformed", "deformation", "eos"), "strain"),
+    **dict.fromkeys(("displacement", "displacements"), "displaced"),
+    **{"phonons": "phonon", "aimd": "md", "molecular dynamics": "md", "neb": "path"},
 }
-"""Other names for the kinds of frame that are distinguished."""
+"""Names of the kinds of frame, in small letters and without hyphens, and what they are called here."""
+
+
+@lru_cache(maxsize=1000)
+def known_kind(text: str) -> str:
+    """Return what a kind of frame is called here, whatever its case and hyphens; as written if unknown."""
+    return _KINDS.get(re.sub(r"[\s_-]+", " ", text).strip().lower(), text)
+
 
 STRESS_TO_EV: dict[StressUnit, float] = {"eV/A^3": 1.0, "GPa": 1 / 160.21766208, "kbar": 1 / 1602.1766208}
 STRESS_LIMIT = 1.0  # eV/A^3, 160 GPa: more than in any frame for training
@@ -249,7 +264,6 @@ def make_frame(
         stress = -virial / abs(atoms.cell.volume)
         note(VIRIALS)
         in_ev = True
-    kind = str(text["kind"] or UNSPECIFIED)
     units = text["formula_units"]
     frame = (StressInEv if in_ev else Frame)(
         frame_id=str(text["frame_id"] if text["frame_id"] is not None else default_id),
@@ -258,7 +272,7 @@ def make_frame(
         group=str(text["group"] if text["group"] is not None else composition(atoms.numbers)),
         path=path if text["path"] is None else str(text["path"]),
         state_key=None if text["state_key"] is None else str(text["state_key"]),
-        kind=KINDS.get(kind, kind),
+        kind=known_kind(str(text["kind"] or UNSPECIFIED)),
         source=str(text["source"] or source),
         numbers=np.asarray(atoms.numbers, dtype=np.int64),
         positions=np.array(atoms.positions),

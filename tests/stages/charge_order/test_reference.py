@@ -245,9 +245,32 @@ def test_static_runs_are_answers_and_rattled_frames_are_none(
         ("unconverged", {"kind": "single", "fmax": 0.06}, False),
         ("unknown", {"kind": "single", "fmax": None, "forces": None}, False),
         ("rattled", {"kind": "rattle"}, False),
+        # A word that says nothing decides nothing: what MACE writes, other spellings of the same.
+        *((word, {"kind": word}, True) for word in ("Default", "bulk", "relaxed", "vc-relax", "Static")),
+        *((word, {"kind": word}, False) for word in ("Rattled", "MD", "strained", "NEB", "same_positions")),
     ):
         table = rebuilt([*paths, lower(**changes)], host, tmp_path / name).set_index("group")
         assert (table.loc["x050_s8", "frame_id"] == "lower") == counts, name
+
+
+def test_lower_frames_of_a_kind_that_is_no_answer_are_said(
+    frames: list[Frame], host: Host, tmp_path: Path, caplog
+) -> None:
+    paths = [f for f in frames if f.kind == "relaxation"]
+    last = [f for f in paths if f.group == "x050_s8"][-1]
+    for number, shift in enumerate((-0.2, -0.1, 0.1)):
+        paths.append(
+            with_labels(
+                last, frame_id=f"m{number}", path=None, kind="MD", energy=last.energy + shift, fmax=0.01
+            )
+        )
+    rebuilt(paths, host, tmp_path)
+    assert "2 converged frames of kind 'md' lie below the answer to their state" in caplog.text
+    caplog.clear()
+    rebuilt([f for f in paths if f.frame_id not in ("m0", "m1")], host, tmp_path)
+    assert "lie below" not in caplog.text
+    with pytest.raises(UserError, match=r"it has 3 of kind 'md'$"):
+        rebuilt(paths[-3:], host, tmp_path)
 
 
 def flipped(frame: Frame, shift: float) -> Frame:
@@ -375,6 +398,45 @@ def test_states_of_larger_cells_have_a_table_of_their_own(
     for folder, more in (("plain", []), ("more", larger[:2])):
         states = read_json(tmp_path / folder / "out/known_states.json")["states"]
         assert states == sorted([*plain["state_key"], *more])
+
+
+def in_larger_cells(frames: list[Frame]) -> list[Frame]:
+    """States of a 1x3x1 cell, one for each of :data:`LARGER`, relaxed."""
+    return [
+        with_labels(
+            frames[-1],
+            frame_id=f"l{number}",
+            path=f"l{number}",
+            fmax=0.01,
+            state_key=f"1x3x1:Na{ions}:Fe{ions.replace('1', '2').replace('0', '3')}",
+        )
+        for number, ions in enumerate(LARGER)
+    ]
+
+
+def test_larger_cells_in_another_magnetic_order_are_left_out_and_said(
+    frames: list[Frame], host: Host, tmp_path: Path, caplog
+) -> None:
+    paths = [frame for frame in frames if frame.kind == "relaxation"]
+    one, *others = in_larger_cells(paths)
+    rebuilt([*paths, one, *(flipped(f, -0.3) for f in others)], host, tmp_path / "mixed")
+    assert "2 states of larger cells are left out (2 AFM)" in caplog.text
+    larger = read_table("charge_order/larger_cells", tmp_path / "mixed/out")
+    assert larger["frame_id"].tolist() == ["l0"]
+    caplog.clear()
+    # Where the states of the host's own cell show no order, all states decide.
+    plain = [silent(f, 0.0) for f in paths]
+    rebuilt([*plain, one, *(flipped(f, -0.3) for f in others)], host, tmp_path / "silent")
+    larger = read_table("charge_order/larger_cells", tmp_path / "silent/out")
+    assert sorted(larger["frame_id"]) == ["l1-a", "l2-a"]
+    assert "1 states of larger cells are left out (1 FM)" in caplog.text
+
+
+def test_a_host_whose_states_are_all_in_larger_cells_is_named(
+    frames: list[Frame], host: Host, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=r"all 3 states in .* \(1x3x1\).*describe the host by that cell"):
+        rebuilt(in_larger_cells([f for f in frames if f.kind == "relaxation"]), host, tmp_path)
 
 
 def test_the_compared_composition_needs_states_to_rank(

@@ -21,7 +21,6 @@ from workflow_lib.core.errors import UserError
 from workflow_lib.frames.frame import UNSPECIFIED, Frame
 from workflow_lib.frames.labels import (
     ACCEPTED,
-    KINDS,
     UNSTATED,
     VIRIALS,
     VOIGT,
@@ -29,6 +28,7 @@ from workflow_lib.frames.labels import (
     composition,
     count_formula_units,
     is_state,
+    known_kind,
     make_frame,
     reason_of,
 )
@@ -141,7 +141,6 @@ class _Builder:
         order: str | None,
     ) -> Frame:
         texts, defaults = comment.texts, self.defaults
-        kind = texts.get("kind") or UNSPECIFIED
         group = texts.get("group")
         units: str | int | None = texts.get("formula_units") or defaults.formula_units
         if group is None or not units:
@@ -152,7 +151,7 @@ class _Builder:
             group=group,
             path=texts.get("path"),
             state_key=texts.get("state_key"),
-            kind=KINDS.get(kind, kind),
+            kind=known_kind(texts.get("kind") or UNSPECIFIED),
             source=texts.get("source") or defaults.name,
             cell=cell,
             formula_units=int(units),

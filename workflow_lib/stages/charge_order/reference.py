@@ -1,8 +1,10 @@
 """The DFT reference: energy and end geometry of every charge-ordered state, larger cells included.
 
 A state's energy is the lowest of its converged frames (largest force below :data:`RELAXED`),
-whichever calculation they come from, a relaxation or a static run: DFT finds several orbital states
-per reduced site, and the ground state is wanted. If no frame of a state is converged, the lowest
+whichever calculation they come from, a relaxation, a static run or one of a kind that says nothing: DFT
+finds several orbital states per reduced site, and the ground state is wanted. Frames of the kinds in
+``frame.SAMPLES`` represent no state, because in another cell than the states they are compared with, they
+may lie lower; where they do, it is said. If no frame of a state is converged, the lowest
 end of its relaxations represents it and its status shows that it is not relaxed. Energies of
 different magnetic orders are never compared.
 """
@@ -10,7 +12,7 @@ different magnetic orders are never compared.
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,15 +21,8 @@ import pandas as pd
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import atomic_path, write_json
-from workflow_lib.frames.frame import (
-    RELAXATION,
-    SINGLE,
-    TESTING,
-    UNSPECIFIED,
-    Frame,
-    frame_to_atoms,
-    mixed_levels,
-)
+from workflow_lib.frames.frame import RELAXATION, SAMPLES, Frame, frame_to_atoms, mixed_levels
+from workflow_lib.frames.labels import known_kind
 from workflow_lib.frames.table import iter_parquet
 from workflow_lib.lattice.arrangement import UNIT
 from workflow_lib.lattice.formation import MEV, end_energies, formation_energy
@@ -44,9 +39,8 @@ _log = logging.getLogger(__name__)
 
 CELL = UNIT
 """The charge-order stage uses the smallest cell, whose states can all be enumerated."""
-ANSWERS = (RELAXATION, SINGLE, UNSPECIFIED, TESTING)
-"""Kinds of frame that may answer for a state; rattled and strained ones are no answers, however small
-their forces: in another cell than the states they are compared with, they may lie lower."""
+SAME_ENERGY = 1e-4
+"""eV of a cell; what is lower by less is as low."""
 RELAXED = 0.05
 """eV/A; a DFT path that ends with a larger force is shown as not relaxed."""
 
@@ -55,9 +49,12 @@ class _Answers:
     """The lowest frame of each state, collected frame by frame."""
 
     def __init__(self, host: Host) -> None:
-        self._host = host
+        self.host = host
         self._arrangements: dict[str, Arrangement] = {}
         self.levels: set[str] = set()
+        self.kinds: Counter[str] = Counter()
+        # Converged frames of kinds that represent no state.
+        self._passed: list[tuple[tuple[str | None, str], str, float]] = []
         self._converged: dict[tuple[str | None, str], Frame] = {}
         self._calculations: dict[tuple[str | None, str], set[str]] = defaultdict(set)
         # The last frame of each relaxation, None where that is no state of the host or is converged.
@@ -66,12 +63,16 @@ class _Answers:
     def add(self, frame: Frame) -> None:
         """Add a frame; one without a state is ignored."""
         self.levels.add(frame.energy_reference)
-        if frame.kind not in ANSWERS:
-            return
+        kind = known_kind(frame.kind)
         fits = frame.oxidation_states is not None and frame.state_key is not None
         converged = fits and _largest_force(frame) <= RELAXED
         where = (frame.magnetic_order, str(frame.state_key))
-        if frame.kind == RELAXATION:
+        self.kinds[kind] += fits
+        if kind in SAMPLES:
+            if converged:
+                self._passed.append((where, kind, frame.energy))
+            return
+        if kind == RELAXATION:
             self._ends[_calculation(frame)] = frame if fits and not converged else None
         if not converged:
             return
@@ -82,7 +83,7 @@ class _Answers:
     def arrangement(self, key: str) -> Arrangement:
         """Return the arrangement that a key names; raise UserError if the host has no such arrangement."""
         if key not in self._arrangements:
-            self._arrangements[key] = self._host.parse(key)
+            self._arrangements[key] = self.host.parse(key)
         return self._arrangements[key]
 
     def small(self, key: str) -> bool:
@@ -93,8 +94,7 @@ class _Answers:
         """Return the frame that represents each state, and the number of calculations ending in the state.
 
         If a state has no converged frame, the lowest end of its unconverged relaxations represents
-        it. Only one magnetic order counts, which the states of the smallest cell decide, see
-        :meth:`_order`.
+        it. Only one magnetic order counts, see :meth:`_order`.
         """
         found, calculations = dict(self._converged), dict(self._calculations)
         for name, frame in self._ends.items():
@@ -104,7 +104,7 @@ class _Answers:
             calculations[place] = calculations.get(place, set()) | {name}
             if place not in self._converged and (place not in found or frame.energy < found[place].energy):
                 found[place] = frame
-        kept = self._order({name: frame for name, frame in found.items() if self.small(name[1])}, where)
+        kept = self._order(found, where)
         answers: dict[str, Frame] = {}
         counts: dict[str, set[str]] = defaultdict(set)
         for (order, key), frame in found.items():
@@ -113,6 +113,8 @@ class _Answers:
             counts[key] |= calculations[order, key]
             if key not in answers or _rank(frame) < _rank(answers[key]):
                 answers[key] = frame
+        self._say_left_out([place for place in found if place[0] not in kept], answers, where)
+        self._say_passed(kept, answers, where)
         shown = {frame.magnetic_order for frame in answers.values()} - {None}
         unknown = sorted(key for key, frame in answers.items() if frame.magnetic_order is None)
         if shown - {"NM"} and unknown:
@@ -126,11 +128,13 @@ class _Answers:
     def _order(self, found: dict[tuple[str | None, str], Frame], where: str) -> set[str | None]:
         """Return the magnetic orders whose energies may be compared: one, with frames that show none.
 
-        Of several orders, the one with both end members and the most states counts; the others are
-        left out with a warning. Raises UserError if none has both end members and, if there are
-        any, a state between them.
+        The states of the smallest cell decide, or all where these show no order. Of several orders, the one
+        with both end members and the most states counts; the others are left out with a warning. Raises
+        UserError if none has both end members and, if there are any, a state between them.
         """
         neutral: set[str | None] = {None, "NM"}
+        small = {name: frame for name, frame in found.items() if self.small(name[1])}
+        found = small if {order for order, _ in small} - neutral else found
         orders = sorted({order for order, _ in found if order is not None} - neutral)
         if len(orders) < 2:
             return {*orders, *neutral}
@@ -155,10 +159,39 @@ class _Answers:
         )
         return {chosen, *neutral}
 
+    def _say_left_out(
+        self, places: list[tuple[str | None, str]], answers: dict[str, Frame], where: str
+    ) -> None:
+        """Warn of states of larger cells that are known in another magnetic order alone."""
+        orders = [order for order, key in places if key not in answers and not self.small(key)]
+        if orders:
+            told = ", ".join(
+                f"{count} {order}" for order, count in sorted(Counter(orders).items(), key=str)
+            )
+            _log.warning(
+                "%s: %d states of larger cells are left out (%s), because they were computed in another "
+                "magnetic order than the states that they would be compared with",
+                where, len(orders), told,
+            )  # fmt: skip
+
+    def _say_passed(self, kept: set[str | None], answers: dict[str, Frame], where: str) -> None:
+        """Warn of converged frames below the answer to their state, of kinds that represent none."""
+        lower = Counter(
+            kind
+            for (order, key), kind, energy in self._passed
+            if order in kept and key in answers and energy < answers[key].energy - SAME_ENERGY
+        )
+        for kind, count in sorted(lower.items()):
+            _log.warning(
+                "%s: %d converged frames of kind %r lie below the answer to their state, which a frame of "
+                "this kind never is; if they are relaxed cells, name them %r",
+                where, count, kind, RELAXATION,
+            )  # fmt: skip
+
     def _whole(self, keys: set[str], every: set[str]) -> bool:
         """Return whether these states, out of all that there are, suffice for formation energies."""
         x, all_x = (
-            np.array([self._host.composition(self.arrangement(key)) for key in some])
+            np.array([self.host.composition(self.arrangement(key)) for key in some])
             for some in (keys, every)
         )
         inner, all_inner = ((some > 1e-6) & (some < 1 - 1e-6) for some in (x, all_x))
@@ -202,11 +235,7 @@ def build_reference(frames_path: str | Path, host: Host, out_dir: str | Path) ->
     every, calculations = found.best(where)
     answers = {key: frame for key, frame in every.items() if found.small(key)}
     if not answers:
-        raise UserError(
-            f"{where} holds no answer for a state of the {host.name} cell; the stage needs frames with "
-            f"charge states of kind {RELAXATION!r}, or static ones whose "
-            f"largest force is below {RELAXED:g} eV/A"
-        )
+        raise _no_answer(found, every, where)
     rows = []
     for key, frame in every.items():
         arrangement = found.arrangement(key)
@@ -248,6 +277,25 @@ def build_reference(frames_path: str | Path, host: Host, out_dir: str | Path) ->
     return table
 
 
+def _no_answer(found: _Answers, every: dict[str, Frame], where: str) -> UserError:
+    """Return the error of a file without an answer for a state of the host's own cell."""
+    host = found.host
+    if every:
+        repeats = sorted({found.arrangement(key).repeat for key in every})
+        told = ", ".join("x".join(map(str, repeat)) for repeat in repeats[:3])
+        return UserError(
+            f"all {len(every)} states in {where} are in larger cells than the {host.name} cell "
+            f"({told}{', ...' * (len(repeats) > 3)}), which end members and compared states must be in; "
+            "describe the host by that cell"
+        )
+    kinds = ", ".join(f"{count} of kind {kind!r}" for kind, count in found.kinds.most_common() if count)
+    return UserError(
+        f"{where} holds no answer for a state of the {host.name} cell; the stage needs frames with charge "
+        f"states of kind {RELAXATION!r}, or of any kind but {', '.join(sorted(SAMPLES))}, whose largest "
+        f"force is below {RELAXED:g} eV/A; it has {kinds or 'no frame with charge states on its sites'}"
+    )
+
+
 def require_followed(reference: pd.DataFrame, larger: pd.DataFrame, x: float) -> None:
     """Raise UserError unless DFT knows a state at ``x``, where the embedding follows a relaxation."""
     known = sorted({*reference["x"].round(6), *larger["x"].round(6)})
@@ -283,7 +331,10 @@ def _formation(whole: pd.DataFrame, small: pd.DataFrame, where: str) -> np.ndarr
     ends = end_energies(small["energy_ev"] / small["formula_units"], small["x"])
     for x, end in zip((0, 1), ends, strict=True):
         if not np.isfinite(end):
-            raise UserError(f"{where} holds no relaxation of x = {x}; formation energies need both ends")
+            raise UserError(
+                f"{where} holds no relaxation of x = {x} in the host's own cell; formation energies need "
+                "both ends in it"
+            )
     per_unit = (whole["energy_ev"] / whole["formula_units"]).to_numpy()
     return MEV * formation_energy(per_unit, whole["x"], *ends)
 
