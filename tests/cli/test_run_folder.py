@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from changed_config import DEMO, changed_config
+from naming import naming
 
 from workflow_lib.__main__ import main
 from workflow_lib.core.locks import folder_lock
@@ -137,7 +138,10 @@ def test_the_page_of_no_run_makes_no_folder(project: Path, capsys: pytest.Captur
     ("content", "words"),
     [
         ({"dynamics": {}}, "a run of studies alone has no page; use workflow-lib appendix"),
-        ({"models": []}, "has no table comparison, comparison/contrasts; run the workflow first"),
+        (
+            naming("mace-baseline-f0-s1"),
+            "has no table comparison, comparison/contrasts; run the workflow first",
+        ),
     ],
 )
 def test_a_run_that_has_no_page_keeps_its_folder_as_it_was(
