@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from campaigns.naxfepo4_gpaw.truth import energies_on_own_grid
 from workflow_lib.core.io import save_figure, write_csv
 from workflow_lib.dft.calculation import Calculation
 from workflow_lib.dft.store import Record
@@ -65,15 +66,20 @@ class Walk:
 
 
 def pairs_on_same_positions(records: Iterable[Record]) -> list[tuple[Walk, Walk]]:
-    """Finished walks of two orders that end on identical atoms; the lower one relaxed comes first."""
+    """Finished walks of two orders that end on identical atoms; the lower one relaxed comes first.
+
+    Energies of relaxed atoms are those on the density grid of their cell, as in the table of states.
+    """
     records = list(records)
-    by_digest = {record.calculation.digest: record for record in records}
+    by_digest = {record.calculation.digest: record for record in records if record.frames}
+    on_own_grid = energies_on_own_grid(by_digest, records)
     walks = []
     for record in records:
         calculation = record.calculation
         relaxed = by_digest.get(calculation.provenance.get("start", ""))
         if calculation.kind == KIND and record.status == "done" and relaxed and not record.skipped:
-            frames = [relaxed.frames[-1], *record.frames]
+            start = {"energy": on_own_grid[relaxed.calculation.digest]}
+            frames = [relaxed.frames[-1] | start, *record.frames]
             positions, cells, energies = (
                 np.array([frame[name] for frame in frames]) for name in ("positions", "cell", "energy")
             )

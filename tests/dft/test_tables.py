@@ -93,6 +93,21 @@ def walk(name: str, order: str, start: float, energies: tuple[float, ...], store
         log.end("done")
 
 
+def test_the_energy_of_relaxed_atoms_is_the_one_on_the_grid_of_their_cell(tmp_path):
+    """As in the table of states: the difference of two orders must be the same in both."""
+    store = Store(tmp_path / "store")
+    for order, start, energy in (("Fe2333", 2.1, -10.0), ("Fe3233", 2.3, -9.9)):
+        walk("Na1000", order, start, (energy, -9.85, -9.8), store)
+    for record in list(store.records()):
+        relaxed = record.calculation
+        if relaxed.kind == "relaxation" and relaxed.group.endswith("Fe3233"):
+            single = replace(relaxed, kind=GRID, task="single", provenance={"start": relaxed.digest})
+            answer(store, single, -9.88)
+    [row] = write_same_positions(store.records(), tmp_path).to_dict("records")
+    assert row["relaxed_difference_mev_fu"] == pytest.approx(30)
+    assert (row["rise_mev"], row["other_rise_mev"]) == (pytest.approx(200), pytest.approx(80))
+
+
 def test_orders_that_end_on_the_same_atoms_are_compared(tmp_path):
     store = Store(tmp_path / "store")
     walk("Na1000", "Fe2333", 2.1, (-10.0, -9.9, -9.8), store)
