@@ -23,7 +23,7 @@ if CFG.dynamics:
 
 rule provenance:
     input:
-        RESULTS,
+        results=RESULTS,
         named=[CFG.host, CFG.frames] if COMPARES else [],
     output:
         provenance=f"{RUN}/provenance.json",
@@ -37,7 +37,8 @@ rule provenance:
     message:
         "Writing the provenance"
     shell:
-        "python -m workflow_lib provenance --config {CONFIG} --out {output.provenance} > {log} 2>&1"
+        "python -m workflow_lib provenance --config {CONFIG} --results {input.results}"
+        " --out {output.provenance} > {log} 2>&1"
 
 
 # A second's work: not worth a place in a queue.

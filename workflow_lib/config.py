@@ -121,16 +121,6 @@ class Studies(_Section):
         """The folder of the run's results, relative to the project root."""
         return RESULTS / self.run
 
-    def named(self) -> dict[str, frozenset[str]]:
-        """Return the names that the wildcards of the rules may have in this run, by wildcard."""
-        dynamics, charges = self.dynamics, self.charge_inference
-        return {
-            "model": frozenset(),
-            "material": frozenset(study.name for study in charges.studies) if charges else frozenset(),
-            "study": frozenset(study.name for study in dynamics.studies) if dynamics else frozenset(),
-            "trajectory": frozenset(job.id for job in dynamics.trajectories()) if dynamics else frozenset(),
-        }
-
     @model_validator(mode="after")
     def _folder_own(self) -> Self:
         if self.run in SHARED:
@@ -372,17 +362,6 @@ class Config(Studies):
         """Return the training settings of a named model: the common ones with its own changes."""
         common = {"device": self.device} | self.training.model_dump(mode="json", exclude_unset=True)
         return strictly(TrainingSettings, common | self.model(name).training)
-
-    def named(self) -> dict[str, frozenset[str]]:
-        """Return the names that the wildcards of the rules may have in this run, by wildcard."""
-        diagram = self.phase_diagram
-        models = [*self.trained(), *(item.identity for item in self.outside)]
-        return super().named() | {
-            "model": frozenset(str(model) for model in models),
-            "source": frozenset(self.sources.items if self.sources else ()),
-            "system": frozenset(item.name for item in diagram.systems) if diagram else frozenset(),
-            "replica": frozenset(map(str, range(diagram.sampling.replicas))) if diagram else frozenset(),
-        }
 
     def trained(self) -> Iterator[ModelId]:
         """Yield all models this run trains."""

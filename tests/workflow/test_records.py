@@ -221,26 +221,37 @@ def test_changed_values_name_the_place() -> None:
     assert changed_values({"a": 1}, {}) == ["a: 1, now null"]
 
 
-def test_provenance_is_of_what_ran(tmp_path: Path) -> None:
-    """Two jobs of different commits keep theirs; what the run no longer names is left out."""
+def test_provenance_is_of_what_made_the_results(tmp_path: Path) -> None:
+    """Two jobs of different commits keep theirs; what the results do not come from is left out."""
     made = Made(tmp_path)
-    for model, commit in (("a-baseline-f0-s1", "old"), ("b-baseline-f0-s1", "new"), ("c-x-f0-s1", "new")):
-        made.write(
-            Record("train", {"model": model}, "cmd", {"code": "1"}, {}, {"card": "2"}, {"commit": commit})
-        )
-    for model, processor in (("a-baseline-f0-s1", "AVX2"), ("c-x-f0-s1", "AVX512")):
+
+    def ran(rule: str, wildcards: dict, reads: list[str], writes: str, commit: str = "new") -> None:
+        inputs = dict.fromkeys(reads, "1")
+        made.write(Record(rule, wildcards, "cmd", {"code": "1"}, inputs, {writes: "2"}, {"commit": commit}))
+
+    models = ("a-baseline-f0-s1", "b-baseline-f0-s1", "c-baseline-f0-s1")
+    for model, commit in zip(models, ("old", "new", "new"), strict=True):
+        ran("train", {"model": model}, ["frames"], f"{model}.card", commit)
+    for model, processor in ((models[0], "AVX2"), (models[2], "AVX512")):
         folder = tmp_path / "training" / model
         folder.mkdir(parents=True)
         (folder / "timings.json").write_text(json.dumps({"processor": processor}))
-    for rule, wildcards in (("sample", {"system": "old"}), ("sample", {"system": "na"}), ("dataset", {})):
-        made.write(Record(rule, wildcards, "cmd", {}, {}, {"table": "3"}, {"commit": "old"}))
-    named = {"model": {"a-baseline-f0-s1", "b-baseline-f0-s1"}, "system": {"na"}}
-    found = collect_provenance(tmp_path, {"run": "x"}, named, [])
-    assert found["processors"] == {"AVX2": ["a-baseline-f0-s1"]}
-    trained = ["train.a-baseline-f0-s1", "train.b-baseline-f0-s1"]
-    assert set(found["jobs"]) == {*trained, "sample.na", "dataset"}
+    ran("dataset", {}, ["outside"], "frames")
+    ran("search", {"model": models[0]}, [f"{models[0]}.card"], "a.found")  # a control now
+    ran("dft_plan", {}, ["pending"], "dft/jobs")
+    for digest in ("12ab", "34cd"):
+        ran("dft_compute", {"digest": digest}, [f"dft/jobs/{digest}.jsonl"], f"{digest}.done")
+    ran("dft", {}, ["34cd.done"], "dft.csv")
+    ran("ablation", {}, [f"{models[0]}.card"], "ablation.csv")
+    ran("comparison", {}, [f"{model}.card" for model in models[:2]], "comparison.csv")
+    ran("report", {}, ["comparison.csv"], "index.html")
+    results = ["comparison.csv", "dft.csv"]
+    found = collect_provenance(tmp_path, {"run": "x"}, results, [])
+    trained = [f"train.{model}" for model in models[:2]]
+    assert [*found["jobs"]] == ["comparison", "dataset", "dft", "dft_compute.34cd", "dft_plan", *trained]
+    assert found["processors"] == {"AVX2": [models[0]]}
     with pytest.raises(UserError, match=r"frames\.parquet, which the configuration names, is missing"):
-        collect_provenance(tmp_path, {"run": "x"}, named, [str(tmp_path / "frames.parquet")])
+        collect_provenance(tmp_path, {"run": "x"}, results, [str(tmp_path / "frames.parquet")])
     commits = [found["made_with"][found["jobs"][job]["made_with"]]["commit"] for job in trained]
     assert commits == ["old", "new"]
     json.dumps(found)

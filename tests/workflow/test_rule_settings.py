@@ -23,7 +23,6 @@ OTHERWISE = {
     "phase_diagrams": r'\bsystem=|\bsampling=|"phase_diagram"',
     "folder": r"configuration=",
     "trained": r"configuration=|model=lambda",
-    "named": r"configuration=",
     "model_dump": r"configuration=",
     **dict.fromkeys(("model", "hyperparameters", "training_of"), r"model=lambda"),
     "check_stress_learnt": r"\blabels=",

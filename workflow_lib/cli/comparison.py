@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from workflow_lib.cli.common import FILE, command, folder, folders, stage, studies_option
+from workflow_lib.cli.common import FILE, Paths, command, folder, folders, stage, studies_option
 
 if TYPE_CHECKING:
     from workflow_lib.config import Config, Studies
@@ -46,8 +46,9 @@ def comparison(
 
 @command()
 @studies_option
+@click.option("--results", type=Paths(), required=True, metavar="FILE ...")
 @click.option("--out", type=FILE, required=True, metavar="FILE")
-def provenance(config: Studies, out: Path) -> None:
+def provenance(config: Studies, results: list[Path], out: Path) -> None:
     """Record the provenance of a run.
 
     Configuration, and for each job code, versions and checksums.
@@ -61,7 +62,7 @@ def provenance(config: Studies, out: Path) -> None:
         collect_provenance(
             config.folder,
             config.model_dump(mode="json"),
-            config.named(),
+            map(str, results),
             [config.frames, config.host] if isinstance(config, Config) else [],
         ),
     )

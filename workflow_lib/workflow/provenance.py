@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -61,30 +61,44 @@ def made_with() -> dict[str, Any]:
 def collect_provenance(
     run: Path,
     configuration: Mapping[str, Any],
-    named: Mapping[str, Collection[str]],
+    results: Iterable[str],
     data: Iterable[str],
 ) -> dict[str, Any]:
     """Return the provenance of the run folder ``run``.
 
-    ``named``: what the present configuration names, by wildcard of the rules (``model``: ids, ``system``,
-    ...); jobs of other names, from an earlier configuration, are left out. ``data`` are the files that
-    came from outside. Each job names the commit and the versions it ran with, which an interrupted run or
-    an update may have changed between two jobs. Raises UserError where one of ``data`` is missing.
+    It holds the jobs that ``results`` come from, through all that these read; what an earlier configuration
+    left in the folder is no part of it. ``data`` are the files that came from outside. Each job names the
+    commit and the versions it ran with, which an interrupted run or an update may have changed between two
+    jobs. Raises UserError where one of ``data`` is missing.
     """
     made: dict[str, Any] = {}
     environments: list[Mapping[str, Any]] = []
-    for record in Made(run).records():
-        if all(value in named.get(name, {value}) for name, value in record.wildcards.items()):
-            if record.made_with not in environments:
-                environments.append(record.made_with)
-            made[record.name] = _job(record) | {"made_with": environments.index(record.made_with)}
+    records = _behind(results, list(Made(run).records()))
+    for record in records:
+        if record.made_with not in environments:
+            environments.append(record.made_with)
+        made[record.name] = _job(record) | {"made_with": environments.index(record.made_with)}
     return {
         "configuration": configuration,
         "data_sha256": {path: _checksum(path) for path in data},
         "jobs": made,
         "made_with": environments,
-        "processors": _processors(run, named["model"]),
+        "processors": _processors(run, {r.wildcards["model"] for r in records if "model" in r.wildcards}),
     }
+
+
+def _behind(results: Iterable[str], records: Sequence[Record]) -> list[Record]:
+    """Return those of the records, in their order, whose jobs made the results or what these come from."""
+    makers = {path: record for record in records for path in record.outputs}
+    found: set[str] = set()
+    ahead = list(results)
+    while ahead:
+        path = ahead.pop()
+        record = makers.get(path) or makers.get(str(Path(path).parent))  # a file of a folder
+        if record and record.name not in found:
+            found.add(record.name)
+            ahead += record.inputs
+    return [record for record in records if record.name in found]
 
 
 def _checksum(path: str) -> str:
