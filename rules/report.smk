@@ -25,6 +25,7 @@ rule report:
         ),
         provenance=names_of(rules.provenance.output),
         beside=CFG.report.beside or [],
+        citations="CITATION.cff",
     output:
         checksums=f"{REPORT}/report.sha256.json",
         page=f"{REPORT}/index.html",

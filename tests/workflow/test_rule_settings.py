@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from workflow_lib.cli.main import GROUPS
+from workflow_lib.stages.report.about import CITATIONS
 
 ROOT = Path(__file__).parents[2]
 OTHERWISE = {
@@ -76,6 +77,11 @@ def test_a_rule_depends_on_the_code_of_its_command(name: str) -> None:
             if f"def {given}(" in path.read_text()
         ]
     assert re.search(rf'code_of\(\s*"{command}"', body)
+
+
+def test_the_page_depends_on_the_file_of_the_works_that_it_cites() -> None:
+    assert CITATIONS.parent == ROOT and CITATIONS.is_file()
+    assert re.search(rf'\binput:.*"{CITATIONS.name}".*\boutput:', rules()["report"][1], re.S)
 
 
 @pytest.mark.parametrize("name", sorted(rules()))
