@@ -15,7 +15,7 @@ from workflow_lib.config import FAMILIES, Config
 from workflow_lib.config_files import load_studies
 from workflow_lib.core.errors import UserError
 from workflow_lib.lattice.host import Host
-from workflow_lib.models.outside_settings import SHIPPED
+from workflow_lib.models.outside_settings import SHIPPED, is_calculator
 from workflow_lib.results_models import named_models
 from workflow_lib.workflow.code import code_of
 from workflow_lib.workflow.failed_log import last_lines
@@ -99,7 +99,7 @@ def potential_code():
 
 def potential_files(study):
     """Return the files of a study's potential, if it is a trained model; of this run, it is trained first."""
-    if study.potential in SHIPPED or ":" in study.potential:
+    if study.potential in SHIPPED:
         return []
     folder = Path(study.potential)
     for name in TRAINED:
@@ -107,6 +107,8 @@ def potential_files(study):
         own = expand([rules.train.output.card, rules.train.output.tensors], model=name)
         if Path(own[0]).resolve().parent == folder.resolve():
             return own
+    if is_calculator(study.potential):
+        return []
     return [str(folder / name) for name in ("card.json", "model.safetensors")]
 
 

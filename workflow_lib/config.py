@@ -129,16 +129,17 @@ class Studies(_Section):
 
     @model_validator(mode="after")
     def _studied_files_usable(self) -> Self:
-        crystals = {}
-        if self.charge_inference:
-            for study in self.charge_inference.studies:
-                crystals[f"charge_inference.{study.name}"] = study.crystal
-        if self.dynamics:
-            for job in self.dynamics.trajectories():
-                crystals[f"dynamics.{job.study.name}.{job.system.name}"] = job.system.crystal
-        for where, crystal in crystals.items():
-            if crystal.file is not None and (fault := _fault(crystal.file)):
-                raise ValueError(f"{where}.crystal.file: {fault}, got {short(crystal.file)}")
+        paths: dict[str, str | None] = {}
+        for study in self.charge_inference.studies if self.charge_inference else ():
+            paths[f"charge_inference.{study.name}.potential"] = study.potential
+            paths[f"charge_inference.{study.name}.crystal.file"] = study.crystal.file
+        for job in self.dynamics.trajectories() if self.dynamics else ():
+            where = f"dynamics.{job.study.name}"
+            paths[f"{where}.potential"] = job.study.potential
+            paths[f"{where}.{job.system.name}.crystal.file"] = job.system.crystal.file
+        for where, path in paths.items():
+            if path is not None and (fault := _fault(path)):
+                raise ValueError(f"{where}: {fault}, got {short(path)}")
         return self
 
 

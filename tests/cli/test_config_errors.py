@@ -103,6 +103,16 @@ def test_studies_alone_keep_off_shared_folders_too() -> None:
         validate_studies(studies | {"run": "dft"}, "test.yaml")
 
 
+@pytest.mark.parametrize("stage", ["dynamics", "charge_inference"])
+def test_the_potential_of_a_study_is_a_path_that_snakemake_can_use(stage: str) -> None:
+    studies = yaml.safe_load((ROOT / "config/chgnet.yaml").read_text())
+    studies[stage]["studies"][0]["potential"] = "models/{mine}"
+    name = studies[stage]["studies"][0]["name"]
+    with pytest.raises(UserError, match=rf"{stage}\.{name}\.potential: .*wildcards, got .*mine") as caught:
+        validate_studies(studies, "test.yaml")
+    assert "\n" not in str(caught.value)
+
+
 def test_a_run_needs_a_model_that_searches() -> None:
     models = [model | {"control": True} for model in DEMO["models"]]
     with pytest.raises(UserError, match="models: all of them are controls"):

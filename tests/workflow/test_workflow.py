@@ -173,14 +173,12 @@ def test_smoke_configuration_end_to_end(tmp_path: Path, cleaned: list[str]) -> N
     assert report.stat().st_size > 100_000
 
 
-@pytest.mark.parametrize("spelled", ["{0}", "{0}/", "./{0}", "{1}/{0}"])
-def test_a_study_on_a_model_of_its_run_waits_for_its_training(tmp_path: Path, spelled: str) -> None:
-    """However the path is written: an older model in its place would be used without a word."""
-    name = f"study-{os.getpid()}"
+def own_study(potential: str) -> dict:
+    """The section of a study with a potential of one's own."""
     sodium, iron = ({"element": e, "position": [p] * 3} for e, p in (("Na", 0.0), ("Fe", 0.5)))
     study = {
         "name": "own",
-        "potential": spelled.format(f"results/{name}/training/painn-baseline-f0-s1", ROOT),
+        "potential": potential,
         "systems": [
             {"name": "a", "crystal": {"spacegroup": 225, "lengths": [5.6] * 3, "sites": [sodium, iron]}}
         ],
@@ -188,9 +186,30 @@ def test_a_study_on_a_model_of_its_run_waits_for_its_training(tmp_path: Path, sp
         "run": {"production_ps": 1},
         "diffusion": {"element": "Na", "site_distance": 3.0},
     }
-    config = written(tmp_path, name, dynamics={"studies": [study]})
+    return {"studies": [study]}
+
+
+@pytest.mark.parametrize("spelled", ["{0}", "{0}/", "./{0}", "{1}/{0}"])
+def test_a_study_on_a_model_of_its_run_waits_for_its_training(tmp_path: Path, spelled: str) -> None:
+    """However the path is written: an older model in its place would be used without a word."""
+    name = f"study-{os.getpid()}"
+    potential = spelled.format(f"results/{name}/training/painn-baseline-f0-s1", ROOT)
+    config = written(tmp_path, name, dynamics=own_study(potential))
     target = f"results/{name}/dynamics/own/dynamics-study.sha256.json"
     planned = run(config, "--dry-run", target)
     jobs = dict(re.findall(r"^(\w+) +(\d+)$", planned.stdout, flags=re.MULTILINE))
     assert jobs.get("train") == jobs.get("dynamics") == "1", planned.stdout + planned.stderr
+    shutil.rmtree(ROOT / "results" / name, ignore_errors=True)
+
+
+def test_a_study_depends_on_a_model_whose_path_has_a_colon(tmp_path: Path) -> None:
+    """It is loaded as a folder, because there is one: its files are missed before any job starts."""
+    name = f"colon-{os.getpid()}"
+    folder = tmp_path / "model:1"
+    folder.mkdir()
+    target = f"results/{name}/dynamics/own/dynamics-study.sha256.json"
+    for potential, missed in ((str(folder), True), ("ase.calculators.emt:EMT", False)):
+        planned = run(written(tmp_path, name, dynamics=own_study(potential)), "--dry-run", target)
+        said = planned.stdout + planned.stderr
+        assert (planned.returncode != 0, f"{folder}/card.json" in said) == (missed, missed), said
     shutil.rmtree(ROOT / "results" / name, ignore_errors=True)

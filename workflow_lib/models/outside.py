@@ -19,7 +19,7 @@ from workflow_lib.core.io import digest_of
 from workflow_lib.models.contract import Output, Species, Structure
 from workflow_lib.models.device import usable
 from workflow_lib.models.identity import OUTSIDE
-from workflow_lib.models.outside_settings import SHIPPED, OutsideModel
+from workflow_lib.models.outside_settings import SHIPPED, OutsideModel, is_calculator
 from workflow_lib.models.predictor import Origin, Predictor
 from workflow_lib.models.registry import FAMILIES
 from workflow_lib.models.trained import CARD, SCHEMA, TrainedModel, species_to_card
@@ -34,7 +34,7 @@ def load_predictor(name: str | Path, device: str = "cpu") -> Predictor:
     text = str(name)
     if text in SHIPPED:
         return shipped(text, device=device)
-    if ":" in text and not Path(text).exists():
+    if is_calculator(text):
         return AsePredictor(import_calculator(text), text)
     if not (Path(text) / CARD).is_file():
         raise UserError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -19,6 +20,11 @@ SHIPPED: dict[str, tuple[str, str]] = {
 UNSTATED = "not stated"
 """``level`` in tables of a calculator that does not say its level of theory."""
 _PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+def is_calculator(potential: str) -> bool:
+    """Return whether a potential is a calculator of ASE by import path; a path may hold a colon, too."""
+    return ":" in potential and not Path(potential).exists()
 
 
 class OutsideModel(BaseModel):
