@@ -160,7 +160,9 @@ def gpus(wildcards):
 
 if COMPARES:
     try:
-        CFG.search.check(Host.load(CFG.host, CFG.redox))
+        host = Host.load(CFG.host, CFG.redox)
+        CFG.search.check(host)
+        CFG.charge_order.check(host)
     except UserError as error:
         raise WorkflowError(str(error))
 

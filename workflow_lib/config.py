@@ -173,6 +173,19 @@ class Config(Studies):
         None, description="pairs of models that differ in one thing; left out, the stage does not run"
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _chemistry_of_the_couple(cls, data: Any) -> Any:
+        """Fill in the chemical subset from the redox rule, where it is left out."""
+        match data:
+            case {
+                "dataset": Mapping() as dataset,
+                "redox": {"element": str(element), "formal_charges": Mapping() as charges},
+            }:
+                subset = {"subset_elements": (element, *charges), "required_elements": (element,)}
+                return {**data, "dataset": {**subset, **dataset}}
+        return data
+
     @model_validator(mode="after")
     def _paths_usable(self) -> Self:
         paths = {"host": self.host, "dataset.path": self.dataset.path, "dft.store": self.dft.store}

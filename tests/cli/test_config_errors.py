@@ -160,6 +160,56 @@ def test_cells_of_other_frames_need_no_mesh_of_this_projects_level() -> None:
         validate_config(config, "test.yaml")
 
 
+@pytest.mark.parametrize(
+    ("path", "value", "told"),
+    [
+        (
+            "charge_order.compared_x",
+            0.6,
+            "charge_order.compared_x is 0.6, where the cell of olivine NaFePO4",
+        ),
+        ("dataset.path", "my/none.extxyz", "my/none.extxyz does not exist"),
+        ("dataset.path", "my/full.cif", "my/full.cif: unknown suffix '.cif'"),
+        ("redox.states.1.magmom", {"M": [4.1, 4.5]}, "redox.states: not both have a moment window"),
+    ],
+)
+def test_runs_that_cannot_be_are_refused_by_the_check(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], path: str, value: object, told: str
+) -> None:
+    """They failed in their first jobs, or after the trainings."""
+    config = changed_config(path, value)
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    assert main(["check", "--config", str(tmp_path / "config.yaml")]) == 2
+    said = capsys.readouterr().err
+    assert told in said and said.count("\n") == 1
+
+
+def test_frames_that_state_their_charges_need_no_windows(tmp_path: Path) -> None:
+    config = changed_config("redox.states.0.magmom", {})
+    config["redox"]["states"][1]["magmom"] = {}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    assert main(["check", "--config", str(tmp_path / "config.yaml")]) == 0
+
+
+def test_what_is_left_out_follows_from_the_material() -> None:
+    """A user's own material was refused because of keys that nobody wrote, with the elements of another."""
+    config = copy.deepcopy(DEMO)
+    for key in ("subset_elements", "required_elements"):
+        del config["dataset"][key]
+    config["redox"] |= {"element": "Mn", "formal_charges": {"Li": 1, "O": -2}}
+    del config["search"]
+    found = validate_config(config, "test.yaml")
+    assert found.dataset.subset_elements == ("Mn", "Li", "O")
+    assert found.dataset.required_elements == ("Mn",)
+    assert [(cell.name, cell.enumerate) for cell in found.search.cells] == [("1x1x1", True)]
+    config["dataset"]["subset_elements"] = ["Li", "Mn", "O", "F"]
+    found = validate_config(config, "test.yaml")
+    assert (found.dataset.subset_elements, found.dataset.required_elements) == (
+        ("Li", "Mn", "O", "F"),
+        ("Mn",),
+    )
+
+
 def test_missing_key_is_named() -> None:
     config = copy.deepcopy(DEMO)
     del config["redox"]

@@ -18,11 +18,17 @@ if TYPE_CHECKING:
 def check(config: Studies) -> None:
     """Check a configuration and say what it would run."""
     from workflow_lib.config import Config
+    from workflow_lib.frames.suffixes import require_frames
     from workflow_lib.lattice.host import Host
 
     work = []
     if isinstance(config, Config):
-        config.search.check(Host.load(config.host, config.redox))
+        host = Host.load(config.host, config.redox)
+        config.search.check(host)
+        config.charge_order.check(host)
+        config.redox.require_windows(config.dataset.energy_reference)
+        if not config.sources:
+            require_frames(Path(config.dataset.path))
         work += [
             f"{len(list(config.trained()))} models to train",
             f"{len(config.search.cells)} cells to search",

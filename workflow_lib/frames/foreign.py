@@ -24,12 +24,10 @@ from workflow_lib.frames.labels import STRESS_LIMIT, STRESS_TO_EV, StressInEv, S
 from workflow_lib.frames.reading.common import Damaged, Defaults
 from workflow_lib.frames.reading.others import READERS
 from workflow_lib.frames.reading.understand import bader_signs, not_applied, unsure_signs
+from workflow_lib.frames.suffixes import DATABASE, TABLE, XYZ, require_frames, unknown_suffix
 from workflow_lib.frames.table import read_parquet, write_parquet
 
 _log = logging.getLogger(__name__)
-
-_XYZ = (".extxyz", ".xyz")
-SUFFIXES = (*_XYZ, ".db")
 
 
 def read_frames(
@@ -50,12 +48,11 @@ def read_frames(
     path = Path(path)
     if formula_units is not None and formula_units < 1:
         raise UserError(f"formula units of {path} are {formula_units}; a cell holds at least 1")
-    if path.suffix == ".parquet":
+    require_frames(path)
+    if path.suffix == TABLE:
         frames = read_parquet(path)
-    elif path.suffix in SUFFIXES:
-        frames = _read_foreign(path, energy_reference, formula_units, stress_unit)
     else:
-        raise UserError(f"{path}: unknown suffix {path.suffix!r}; use .parquet, {', '.join(SUFFIXES)}")
+        frames = _read_foreign(path, energy_reference, formula_units, stress_unit)
     if not frames:
         raise UserError(f"{path} holds no frames; check that it was written to the end")
     for index, frame in enumerate(frames):
@@ -73,17 +70,17 @@ def write_frames(frames: Sequence[Frame], path: str | Path) -> None:
     Extended XYZ keeps 8 decimals of per-atom values; the other two keep all.
     """
     path = Path(path)
-    if path.suffix == ".parquet":
+    if path.suffix == TABLE:
         write_parquet(frames, path)
-    elif path.suffix in _XYZ:
+    elif path.suffix in XYZ:
         import ase.io
 
         with atomic_path(path) as temporary:
             ase.io.write(temporary, [frame_to_atoms(frame) for frame in frames], format="extxyz")
-    elif path.suffix == ".db":
+    elif path.suffix == DATABASE:
         _write_db(frames, path)
     else:
-        raise UserError(f"{path}: unknown suffix {path.suffix!r}; use .parquet, {', '.join(SUFFIXES)}")
+        raise unknown_suffix(path)
 
 
 def _read_foreign(
@@ -93,12 +90,10 @@ def _read_foreign(
     stress_unit: StressUnit | None,
 ) -> list[Frame]:
     """Return all frames of a file; raise UserError for the first one that cannot be used."""
-    if not path.is_file():
-        raise UserError(f"{path} does not exist or is no file; check the path to the frames")
     defaults = Defaults(path.stem, energy_reference, formula_units)
     frames: list[Frame] = []
     try:
-        for batch, _ in READERS["db" if path.suffix == ".db" else "xyz"](path, defaults):
+        for batch, _ in READERS["db" if path.suffix == DATABASE else "xyz"](path, defaults):
             for item in batch:
                 if isinstance(item, Damaged):
                     raise UserError(_refused(path, item))

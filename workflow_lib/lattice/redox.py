@@ -218,6 +218,16 @@ class RedoxRule(BaseModel):
 
     # Charge states from moments
 
+    def require_windows(self, energy_reference: str) -> None:
+        """Raise UserError if there are moment windows, but not of both states at this level of theory."""
+        levels = sorted({level for state in self.states for level in state.magmom})
+        if levels and any(energy_reference not in state.magmom for state in self.states):
+            raise UserError(
+                "redox.states: not both have a moment window at dataset.energy_reference "
+                f"{energy_reference!r} (there are windows at {', '.join(map(repr, levels))}); add it, or "
+                "leave all of them empty, magmom: {}, if the frames state charges instead of moments"
+            )
+
     def assign_many(
         self, numbers: np.ndarray, offsets: np.ndarray, magmoms: np.ndarray, energy_reference: str
     ) -> tuple[np.ndarray, list[str | None]]:

@@ -22,11 +22,8 @@ from workflow_lib.frames.table import read_parquet, write_parquet
 from workflow_lib.lattice.host import Host
 from workflow_lib.lattice.polaron import bond_gap
 from workflow_lib.results_reading import read_reference, read_table, seal
-from workflow_lib.stages.charge_order.reference import (
-    build_reference,
-    require_compared,
-    require_followed,
-)
+from workflow_lib.stages.charge_order.reference import build_reference, require_followed
+from workflow_lib.stages.charge_order.settings import ChargeOrderSettings
 
 LARGER = ("111111110000", "111110111000", "111111100100")
 
@@ -439,16 +436,27 @@ def test_a_host_whose_states_are_all_in_larger_cells_is_named(
         rebuilt(in_larger_cells([f for f in frames if f.kind == "relaxation"]), host, tmp_path)
 
 
-def test_the_compared_composition_needs_states_to_rank(
+def test_the_compared_composition_needs_states_to_rank(host: Host) -> None:
+    """Said before models train: headline numbers would be empty, and the Ewald job would stop the run."""
+    known = {0: 1, 0.25: 2, 0.5: 10, 0.75: 2, 1: 1}
+    ChargeOrderSettings().require_several(known, "DFT knows")
+    ChargeOrderSettings(compared_x=0.25).check(host)
+    third = ChargeOrderSettings(compared_x=0.333)
+    told = (
+        r"compared_x is 0\.333, where %s.*1 at 0, 2 at 0\.25, 10 at 0\.5.*set it to 0\.25 or 0\.5 or 0\.75$"
+    )
+    with pytest.raises(UserError, match=told % "DFT knows"):
+        third.require_several(known, "DFT knows")
+    with pytest.raises(UserError, match=told % "the cell of olivine NaFePO4"):
+        third.check(host)
+    with pytest.raises(UserError, match="describe the host by a larger cell"):
+        ChargeOrderSettings().require_several({0: 1, 1: 1}, "DFT knows")
+
+
+def test_the_embedding_follows_a_relaxation_that_dft_knows(
     frames: list[Frame], host: Host, tmp_path: Path
 ) -> None:
-    """Said before models train: headline numbers would be empty, and the Ewald job would stop the run."""
     table = rebuilt([f for f in frames if f.kind == "relaxation"], host, tmp_path / "plain")
-    require_compared(table, 0.5)
-    with pytest.raises(UserError, match=r"compared_x is 0\.333, .*1 at 0, 2 at 0\.25, 10 at 0\.5"):
-        require_compared(table, 0.333)
-    with pytest.raises(UserError, match="describe the host by a larger cell"):
-        require_compared(table[table["x"].isin([0, 1])], 0.5)
     larger = pd.DataFrame({"x": [2 / 3]})
     require_followed(table, larger, 0.5)
     require_followed(table, larger, 0.666667)

@@ -307,18 +307,6 @@ def require_followed(reference: pd.DataFrame, larger: pd.DataFrame, x: float) ->
         )
 
 
-def require_compared(reference: pd.DataFrame, compared_x: float) -> None:
-    """Raise UserError unless DFT knows several states at the composition whose orders are compared."""
-    if np.isclose(reference["x"], compared_x).sum() >= 2:
-        return
-    counts = reference["x"].round(6).value_counts().sort_index()
-    told = ", ".join(f"{count} at {x:.6g}" for x, count in counts.items())
-    raise UserError(
-        f"charge_order.compared_x is {compared_x:.6g}, where DFT knows no two states to rank ({told}); set "
-        "it to a composition with several, or describe the host by a larger cell"
-    )
-
-
 def _largest_force(frame: Frame) -> float:
     """Return the largest force on an atom in eV/A; infinity (not converged) if it is unknown."""
     if frame.fmax is not None:

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from math import isclose
+from typing import TYPE_CHECKING
+
 from pydantic import Field
 
+from workflow_lib.core.errors import UserError
 from workflow_lib.simulation.settings import RelaxationSettings
+
+if TYPE_CHECKING:
+    from workflow_lib.lattice.host import Host
+
+SAME_X = 1e-5
+"""Compositions that differ by less are the same."""
 
 
 class ChargeOrderSettings(RelaxationSettings):
@@ -18,3 +29,29 @@ class ChargeOrderSettings(RelaxationSettings):
         description="frame table, for testing only, with several charge orders on the same atoms "
         "(kind `same-positions`); left out, the models are not asked about them",
     )
+
+    def check(self, host: Host) -> None:
+        """Raise UserError if the host's own cell has no two states at the composition that is compared."""
+        from workflow_lib.lattice.arrangement import UNIT
+        from workflow_lib.lattice.counting import count_distinct
+
+        sites = host.n_mobile(UNIT)
+        self.require_several(
+            {n / sites: count_distinct(host, UNIT, n, charges=True) for n in host.compositions(UNIT)},
+            f"the cell of {host.name} has",
+        )
+
+    def require_several(self, counts: Mapping[float, int], who: str) -> None:
+        """Raise UserError unless there are two states or more at the composition that is compared.
+
+        ``counts`` are the numbers of states by composition, ``who`` says whose they are.
+        """
+        if any(count > 1 and isclose(x, self.compared_x, abs_tol=SAME_X) for x, count in counts.items()):
+            return
+        told = ", ".join(f"{count} at {x:.6g}" for x, count in sorted(counts.items()))
+        several = [f"{x:.6g}" for x, count in sorted(counts.items()) if count > 1 and 0 < x < 1]
+        remedy = f"set it to {' or '.join(several)}" if several else "describe the host by a larger cell"
+        raise UserError(
+            f"charge_order.compared_x is {self.compared_x:.6g}, where {who} no two states to rank "
+            f"({told}); {remedy}"
+        )

@@ -55,6 +55,11 @@ class CleanSettings(BaseModel):
     )
 
 
+def _without_default(schema: dict[str, Any]) -> None:
+    """Leave the default out of the schema of a key that a configuration fills in."""
+    del schema["default"]
+
+
 class DatasetSettings(BaseModel):
     """Which frames are used, what counts as the chemical subset, and how they are split."""
 
@@ -73,10 +78,15 @@ class DatasetSettings(BaseModel):
     subset_elements: tuple[Element, ...] = Field(
         default=("Na", "Fe", "P", "O"),
         min_length=1,
-        description="the chemical subset: frames of these elements only",
+        description="the chemical subset: frames of these elements only; left out of a configuration, the "
+        "redox element and those of redox.formal_charges",
+        json_schema_extra=_without_default,
     )
     required_elements: tuple[Element, ...] = Field(
-        default=("Fe", "P", "O"), description="the chemical subset: every frame holds all of these"
+        default=("Fe", "P", "O"),
+        description="the chemical subset: every frame holds all of these; left out of a configuration, the "
+        "redox element",
+        json_schema_extra=_without_default,
     )
     energy_window: float | None = Field(
         default=None,

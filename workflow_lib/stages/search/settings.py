@@ -141,29 +141,16 @@ class CellSettings(BaseModel):
         return wanted
 
 
-def _demo_cells() -> tuple[CellSettings, ...]:
-    return (
-        CellSettings(enumerate=True),
-        CellSettings(
-            repeat=(1, 3, 1),
-            compositions=(4, 6, 8, 10),
-            budget=20,
-            population=8,
-            offspring=4,
-            fmax=0.1,
-            # After 30 steps energies are still about 15 meV per formula unit too high, as much as
-            # the differences the search must resolve; after 60 about 1 meV (shipped CHGNet, 84 atoms).
-            max_steps=80,
-        ),
-    )
-
-
 class SearchSettings(BaseModel):
     """The cells and the effort of each model's search; starts are distorted as in `charge_order`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    cells: tuple[CellSettings, ...] = Field(default_factory=_demo_cells, min_length=1)
+    cells: tuple[CellSettings, ...] = Field(
+        default=(CellSettings(enumerate=True),),
+        min_length=1,
+        description="supercells to search; left out, the host's own cell, listed completely",
+    )
     operators: OperatorWeights = OperatorWeights()
     screening: Literal["cluster-expansion"] | None = Field(
         default=None,
