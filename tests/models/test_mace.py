@@ -15,9 +15,10 @@ from pydantic import ValidationError
 from upstream_mace import upstream
 
 from workflow_lib.core.errors import UserError
+from workflow_lib.models.contract import Species
 from workflow_lib.models.graph import edge_graph
 from workflow_lib.models.hyperparameters import MaceHyperparameters
-from workflow_lib.models.mace import MacePotential
+from workflow_lib.models.mace import MacePotential, building, scale_shift_mace
 from workflow_lib.models.mace_ops import half_list
 from workflow_lib.models.testing import evaluate
 from workflow_lib.models.testing.structures import FE, GA, SPECIES, olivine, structure
@@ -51,7 +52,7 @@ def restore_environment(monkeypatch):
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_values_are_those_of_upstreams_calculator(name):
-    """Same seed, same weights, same energy, forces, stress and descriptors."""
+    """Same weights, same energy, forces, stress and descriptors."""
     from mace.calculators import MACECalculator
 
     values = SETTINGS[name]
@@ -60,11 +61,6 @@ def test_values_are_those_of_upstreams_calculator(name):
     item = structure(filled=2)
     potential.set_statistics([potential.graph(item)], forces_rms=0.6)
     model = upstream(potential, **values)
-    parameters = dict(model.named_parameters())
-    own = dict(potential.model.named_parameters())
-    assert set(own) == set(parameters)
-    for key, value in parameters.items():
-        assert torch.equal(own[key], value), key
 
     atoms = Atoms(item.species, item.positions, cell=item.cell, pbc=True)
     atoms.calc = MACECalculator(models=model, device="cpu", default_dtype="float64")
@@ -76,6 +72,45 @@ def test_values_are_those_of_upstreams_calculator(name):
     assert np.allclose(ours["stress"][0], atoms.get_stress(voigt=False), rtol=0, atol=SAME)
     descriptors = atoms.calc.get_descriptors(atoms, invariants_only=True)
     assert np.allclose(ours["node_embeddings"], descriptors, rtol=0, atol=SAME)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_weights_are_distributed_as_upstreams(name):
+    """Which draws them once for all species, where one seed here gives each species its own."""
+    hp = MaceHyperparameters(num_channels=16, dtype="float64", **SETTINGS[name])
+    with building(torch.float64, 5):
+        drawn = dict(scale_shift_mace(hp, SPECIES.labels).named_parameters())
+    potential = MacePotential.build(hp, SPECIES, init="scratch", seed=5)
+    own = dict(potential.model.named_parameters())
+    assert list(own) == list(drawn)
+    for key, expected in drawn.items():
+        count = expected.numel()
+        # Two standard deviations of n numbers differ by 1/sqrt(n) of themselves, the means by sqrt(2/n).
+        assert float(own[key].std() / expected.std()) == pytest.approx(1, abs=4.5 / count**0.5), key
+        assert abs(float(own[key].mean() / expected.std())) < 4.5 / count**0.5, key
+
+
+@pytest.mark.parametrize("name", ["defaults", "high degrees", "as the authors"])
+def test_weights_of_a_species_do_not_depend_on_the_others(name):
+    labels = (11, 25, FE)
+    small = {"num_channels": 4, "radial_mlp": (8, 8), "mlp_irreps": "4x0e"}
+    hp = MaceHyperparameters(**{**small, **SETTINGS[name]})
+    one, other = (
+        MacePotential.build(hp, species, init="scratch", seed=5).model
+        for species in (SPECIES, Species(labels, {z: z for z in labels}))
+    )
+    place = [SPECIES.labels.index(z) for z in (11, FE)], [labels.index(z) for z in (11, FE)]
+    parts = [(one.node_embedding.linear, other.node_embedding.linear, 0)]
+    parts += [(a.skip_tp, b.skip_tp, 1) for a, b in zip(one.interactions, other.interactions, strict=True)]
+    for mine, theirs, axis in parts:
+        for pair in zip(mine.weight_views(), theirs.weight_views(), strict=True):
+            assert torch.equal(
+                *(v.index_select(axis, torch.tensor(p)) for v, p in zip(pair, place, strict=True))
+            )
+    for mine, theirs in zip(one.products, other.products, strict=True):
+        weights = dict(theirs.symmetric_contractions.named_parameters())
+        for key, weight in mine.symmetric_contractions.named_parameters():
+            assert torch.equal(weight[place[0]], weights[key][place[1]]), key
 
 
 def test_gradients_by_the_weights_are_upstreams():

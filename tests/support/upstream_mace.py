@@ -21,7 +21,7 @@ def upstream(potential, **values):
         | values
     )
     irreps = "+".join(f"{hp.num_channels}x{degree}{'eo'[degree % 2]}" for degree in range(hp.max_L + 1))
-    with building(torch.float64, 1):
+    with building(torch.float64, 0):
         model = modules.ScaleShiftMACE(
             r_max=hp.r_max,
             num_bessel=hp.num_radial_basis,
@@ -45,4 +45,9 @@ def upstream(potential, **values):
             atomic_inter_scale=float(potential.model.scale_shift.scale),
             atomic_inter_shift=0.0,
         )
+    own, wanted = dict(potential.model.named_parameters()), dict(model.named_parameters())
+    assert {name: p.shape for name, p in own.items()} == {name: p.shape for name, p in wanted.items()}
+    with torch.no_grad():
+        for name, parameter in wanted.items():
+            parameter.copy_(own[name])
     return model

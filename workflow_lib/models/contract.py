@@ -97,7 +97,8 @@ class Potential(torch.nn.Module, ABC):
         ``hyperparameters`` is the family's model in ``hyperparameters.py``; ``init`` is
         ``"scratch"`` or ``"pretrained"`` (UserError where the family ships no weights). After a
         pretrained build ``reference_energies`` hold the shipped values, a surrogate's equal to its
-        element's. Global random state is restored afterwards.
+        element's. One seed gives the same weights whichever other species there are, so that models
+        with and without charge labels start alike. Global random state is restored afterwards.
         """
 
     @abstractmethod

@@ -1,7 +1,9 @@
 """Adapter of MACE (mace-torch): the upstream ScaleShiftMACE behind the contract.
 
-The blocks, their weights and their initialisation are upstream's. The differences are around them:
+The blocks, their weights and the distributions these are drawn from are upstream's. The differences are
+around them:
 
+* weights are drawn so that one seed gives a species the same ones whichever other species there are;
 * isolated-species energies live in the base class, the upstream ones are zero;
 * the gradient is taken with respect to the edge vectors r_ij, which a graph holds ready. Forces
   and virial follow from dE/dr_ij (F_i = sum_j dE/dr_ij - dE/dr_ji, W = sum_ij r_ij (x) dE/dr_ij,
@@ -24,7 +26,7 @@ import numpy as np
 import torch
 
 from workflow_lib.core.errors import UserError
-from workflow_lib.models.contract import Batch, Graph, Output, Potential, Species, Structure
+from workflow_lib.models.contract import MAX_SPECIES, Batch, Graph, Output, Potential, Species, Structure
 from workflow_lib.models.graph import assembled_graph, collate_graphs
 from workflow_lib.models.hyperparameters import MaceHyperparameters
 from workflow_lib.models.mace_ops import PairConvolution, half_list, interact
@@ -122,6 +124,32 @@ def scale_shift_mace(
     )
 
 
+_BY_SPECIES = ("node_embedding", "skip_tp", "symmetric_contractions")
+"""Modules of upstream whose weights have a part for each species."""
+
+
+def draw_weights(model: Any, labels: Sequence[int]) -> None:
+    """Draw the weights of an upstream network anew, with the current random numbers.
+
+    As upstream does, which draws standard normal numbers, in contractions over their number of paths.
+    Upstream's sequence of numbers depends on how many species there are; here a weight of a species
+    comes from a table for all labels, so that networks of one seed differ in nothing but their species.
+    """
+    parts = [(view, 0, 1.0) for view in model.node_embedding.linear.weight_views()]
+    parts += [(view, 1, 1.0) for block in model.interactions for view in block.skip_tp.weight_views()]
+    for product in model.products:
+        for contraction in product.symmetric_contractions.contractions:
+            paths = (contraction.weights_max, *contraction.weights)
+            parts += [(weight, 0, 1 / weight.shape[1]) for weight in paths]
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if not any(module in name for module in _BY_SPECIES):
+                parameter.normal_()
+        for view, axis, deviation in parts:
+            size = [*view.shape[:axis], MAX_SPECIES, *view.shape[axis + 1 :]]
+            view.copy_(deviation * torch.randn(size).index_select(axis, torch.tensor(labels)))
+
+
 class MacePotential(Potential):
     """A ScaleShiftMACE (Batatia et al., NeurIPS 2022)."""
 
@@ -158,6 +186,8 @@ class MacePotential(Potential):
             numbers = list(species.labels)
         with building(dtype, seed):
             model = scale_shift_mace(hp, numbers)
+            torch.default_generator.manual_seed(seed)  # upstream has drawn as its species want
+            draw_weights(model, species.labels)
         return cls(species, dtype, model, hp.r_max)
 
     def set_statistics(self, graphs: Sequence[Graph], forces_rms: float | None = None) -> None:

@@ -290,6 +290,20 @@ def check_seeds(subject: Subject) -> None:
     assert any(not torch.equal(value, other[name]) for name, value in same[0].items())
 
 
+def check_seeds_of_alphabets(subject: Subject) -> None:
+    """Check that one seed gives a network the same weights with and without labels, and of any elements."""
+    first: dict[str, torch.Tensor] = {}
+    for labels in ((OX, NA, P, FE), (OX, NA, P, FE, GA), (NA, FE), (P, FE, GA)):
+        species = Species(labels, {label: FE if label == GA else label for label in labels})
+        potential = subject.build(species=species)
+        for name, value in potential.named_parameters():
+            known = first.setdefault(name, value)
+            assert known.shape != value.shape or torch.equal(known, value), name
+        if (rows := potential.embedding_rows()) is not None:
+            for label, row in zip(labels, rows, strict=True):
+                assert torch.equal(first.setdefault(f"embedding of {label}", row), row), label
+
+
 def check_repeatable(subject: Subject) -> None:
     """Check that repeated calls give the same bits, on which resumed runs depend."""
     potential = subject.build()
@@ -363,6 +377,7 @@ POTENTIAL_CHECKS: tuple[Callable[[Subject], None], ...] = (
     check_unknown_species,
     check_no_mutation,
     check_seeds,
+    check_seeds_of_alphabets,
     check_repeatable,
     check_precision,
     check_saved_tensors,
