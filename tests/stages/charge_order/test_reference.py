@@ -10,27 +10,21 @@ import numpy as np
 import pandas as pd
 import pytest
 from changed_config import changed_config
+from dft_states import flipped, rebuilt, silent
 from samples import last_of_paths, sample_table
 
 from workflow_lib.__main__ import main
 from workflow_lib.core.errors import UserError
-from workflow_lib.core.io import read_json, write_json
+from workflow_lib.core.io import write_json
 from workflow_lib.frames.foreign import write_frames
 from workflow_lib.frames.frame import Frame, with_labels
 from workflow_lib.frames.reading.run import read_sources
 from workflow_lib.frames.table import read_parquet, write_parquet
 from workflow_lib.lattice.host import Host
 from workflow_lib.lattice.polaron import bond_gap
-from workflow_lib.results_reading import read_reference, read_table, seal
-from workflow_lib.stages.charge_order.reference import build_reference, require_followed
+from workflow_lib.results_reading import read_reference, seal
+from workflow_lib.stages.charge_order.reference import require_followed
 from workflow_lib.stages.charge_order.settings import ChargeOrderSettings
-
-LARGER = ("111111110000", "111110111000", "111111100100")
-
-
-def rebuilt(frames: list[Frame], host: Host, folder: Path) -> pd.DataFrame:
-    write_parquet(frames, folder / "frames.parquet")
-    return build_reference(folder / "frames.parquet", host, folder / "out")
 
 
 def test_every_enumerated_state_has_its_answer(reference_dir: Path, host: Host) -> None:
@@ -270,13 +264,6 @@ def test_lower_frames_of_a_kind_that_is_no_answer_are_said(
         rebuilt(paths[-3:], host, tmp_path)
 
 
-def flipped(frame: Frame, shift: float) -> Frame:
-    """The frame with every second moment of Fe turned, and its energy shifted."""
-    moments = frame.magmoms.copy()
-    moments[np.flatnonzero(frame.numbers == 26)[::2]] *= -1
-    return with_labels(frame, magmoms=moments, energy=frame.energy + shift, frame_id=f"{frame.frame_id}-a")
-
-
 def test_energies_of_two_magnetic_orders_never_meet(
     frames: list[Frame], host: Host, tmp_path: Path, caplog
 ) -> None:
@@ -293,11 +280,6 @@ def test_energies_of_two_magnetic_orders_never_meet(
     # All of them antiferromagnetic is one level like any other.
     table = rebuilt([flipped(f, -0.3) for f in paths], host, tmp_path / "all")
     np.testing.assert_allclose(table["formation_mev_fu"], plain["formation_mev_fu"], atol=1e-6)
-
-
-def silent(frame: Frame, shift: float, **changes) -> Frame:
-    """The frame as a file without moments gives it, in another order and therefore of other energy."""
-    return with_labels(frame, magmoms=None, magnetic_order=None, energy=frame.energy + shift, **changes)
 
 
 def test_frames_without_moments_never_replace_those_with_them(
@@ -363,77 +345,6 @@ def test_models_without_stress_are_told_before_they_train(
     assert (code, "mace trains without stress and cannot relax cells" in said) == (
         (2, True) if told else (0, False)
     )
-
-
-def test_states_of_larger_cells_have_a_table_of_their_own(
-    frames: list[Frame], host: Host, tmp_path: Path
-) -> None:
-    """Nobody asks DFT again for what the dataset has, in whichever cell; a strained frame is no answer."""
-    paths = [frame for frame in frames if frame.kind == "relaxation"]
-    plain = rebuilt(paths, host, tmp_path / "plain")
-    larger = [f"1x3x1:Na{ions}:Fe{ions.replace('1', '2').replace('0', '3')}" for ions in LARGER]
-    last = paths[-1]
-    still = np.zeros_like(last.forces)
-    end = with_labels(last, frame_id="end", path="end", state_key=larger[0])
-    point = with_labels(last, frame_id="one", path=None, kind="single", state_key=larger[1], forces=still)
-    moved = with_labels(
-        last, frame_id="rattled", path=None, kind="rattle", state_key=larger[2], forces=still
-    )
-    # Marked for testing, as the authors' DFT of what their search found: an answer if it is at rest.
-    rest = with_labels(point, frame_id="at rest", kind="testing", energy=last.energy - 0.1)
-    tense = with_labels(rest, frame_id="tense", forces=None, fmax=0.06, energy=last.energy - 5)
-    table = rebuilt([*paths, end, point, moved, rest, tense], host, tmp_path / "more")
-    pd.testing.assert_frame_equal(table, plain)
-    known = read_table("charge_order/larger_cells", tmp_path / "more/out").set_index("state_key")
-    assert known["frame_id"].to_dict() == {larger[0]: "end", larger[1]: "at rest"}
-    assert known["paths"].to_dict() == {larger[0]: 1, larger[1]: 2}
-    ends = plain.set_index("x")["energy_ev"] / 4
-    for row in known.itertuples():
-        line = (1 - row.x) * ends[0.0] + row.x * ends[1.0]
-        assert row.formation_mev_fu == pytest.approx(1000 * (row.energy_ev / row.formula_units - line))
-    assert read_table("charge_order/larger_cells", tmp_path / "plain/out").empty
-    for folder, more in (("plain", []), ("more", larger[:2])):
-        states = read_json(tmp_path / folder / "out/known_states.json")["states"]
-        assert states == sorted([*plain["state_key"], *more])
-
-
-def in_larger_cells(frames: list[Frame]) -> list[Frame]:
-    """States of a 1x3x1 cell, one for each of :data:`LARGER`, relaxed."""
-    return [
-        with_labels(
-            frames[-1],
-            frame_id=f"l{number}",
-            path=f"l{number}",
-            fmax=0.01,
-            state_key=f"1x3x1:Na{ions}:Fe{ions.replace('1', '2').replace('0', '3')}",
-        )
-        for number, ions in enumerate(LARGER)
-    ]
-
-
-def test_larger_cells_in_another_magnetic_order_are_left_out_and_said(
-    frames: list[Frame], host: Host, tmp_path: Path, caplog
-) -> None:
-    paths = [frame for frame in frames if frame.kind == "relaxation"]
-    one, *others = in_larger_cells(paths)
-    rebuilt([*paths, one, *(flipped(f, -0.3) for f in others)], host, tmp_path / "mixed")
-    assert "2 states of larger cells are left out (2 AFM)" in caplog.text
-    larger = read_table("charge_order/larger_cells", tmp_path / "mixed/out")
-    assert larger["frame_id"].tolist() == ["l0"]
-    caplog.clear()
-    # Where the states of the host's own cell show no order, all states decide.
-    plain = [silent(f, 0.0) for f in paths]
-    rebuilt([*plain, one, *(flipped(f, -0.3) for f in others)], host, tmp_path / "silent")
-    larger = read_table("charge_order/larger_cells", tmp_path / "silent/out")
-    assert sorted(larger["frame_id"]) == ["l1-a", "l2-a"]
-    assert "1 states of larger cells are left out (1 FM)" in caplog.text
-
-
-def test_a_host_whose_states_are_all_in_larger_cells_is_named(
-    frames: list[Frame], host: Host, tmp_path: Path
-) -> None:
-    with pytest.raises(UserError, match=r"all 3 states in .* \(1x3x1\).*describe the host by that cell"):
-        rebuilt(in_larger_cells([f for f in frames if f.kind == "relaxation"]), host, tmp_path)
 
 
 def test_the_compared_composition_needs_states_to_rank(host: Host) -> None:
