@@ -98,9 +98,10 @@ def test_shipped_weights_answer_as_upstream():
     [ours] = potential.predict([atoms], stress=True)
     upstream = CHGNet.load(model_name="r2scan", use_device="cpu", verbose=False)
     theirs = upstream.predict_structure(AseAtomsAdaptor.get_structure(atoms))
-    # float32 on both sides; energies of some -6 eV an atom carry seven digits.
+    # float32 on both sides; energies of some -6 eV an atom carry seven digits, and either side's forces
+    # of up to 24 eV/A are 1e-4 off those in double precision.
     assert ours.energy / len(atoms) == pytest.approx(float(theirs["e"]), abs=1e-5)
-    assert np.allclose(ours.forces, theirs["f"], atol=1e-4)
+    assert np.allclose(ours.forces, theirs["f"], atol=5e-4)
     assert np.allclose(ours.magmoms, theirs["m"], atol=1e-4)
     assert np.allclose(ours.stress / 0.006241509, theirs["s"], atol=1e-2)  # GPa
     assert potential.identity != load_predictor("chgnet-0.3.0").identity

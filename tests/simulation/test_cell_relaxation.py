@@ -91,18 +91,20 @@ def test_shipped_chgnet_ends_where_upstream_ends():
 
 
 def test_mace_takes_the_steps_of_upstream(monkeypatch):
-    """An untrained MACE has no minimum worth the name, so ten steps are compared instead of ends."""
+    """An untrained MACE has no minimum worth the name, so five steps are compared instead of ends."""
     from mace.calculators import MACECalculator
     from upstream_mace import upstream
 
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "0")  # upstream sets it: not for other tests
     potential = build("mace", surrogate_z="surrogate")
+    potential.model.scale_shift.scale.fill_(0.1)  # eV: random weights pull hard on the cell
     calculator = MACECalculator(models=upstream(potential), device="cpu", default_dtype="float64")
     model = TrainedModel(potential, card("mace", potential), allow_untrained_stress=True)
     atoms = olivine(filled=4)
-    [result] = relax(model, [atoms], **STOP | {"max_steps": 10}, batch_size=1, optimiser="lbfgs")
-    own = by_ase(atoms, calculator, partial(LBFGS, memory=20), fmax=1e-9, steps=10)
-    assert result.steps == 10
+    [result] = relax(model, [atoms], **STOP | {"max_steps": 5}, batch_size=1, optimiser="lbfgs")
+    own = by_ase(atoms, calculator, partial(LBFGS, memory=20), fmax=1e-9, steps=5)
+    assert result.steps == 5
+    assert abs(result.atoms.get_volume() / atoms.get_volume() - 1) > 0.1, "the cell had a way to go"
     # torch-sim keeps the history of L-BFGS in the frame of the moved cell, ASE in that of the old one.
     assert abs(result.energy - own.get_potential_energy()) < 1e-4
     assert furthest(result.atoms, own) < 1e-3
