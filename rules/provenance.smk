@@ -37,7 +37,7 @@ rule provenance:
     message:
         "Writing the provenance"
     shell:
-        "python -m workflow_lib provenance --config {CONFIG} --results {input.results}"
+        "python -m workflow_lib provenance --config {CONFIG} --results {input.results:q}"
         " --out {output.provenance} > {log} 2>&1"
 
 
