@@ -25,7 +25,8 @@ rule report:
         ),
         provenance=names_of(rules.provenance.output),
         beside=CFG.report.beside or [],
-        citations="CITATION.cff",
+        # Only a checkout has it.
+        citations=[name for name in ["CITATION.cff"] if Path(name).is_file()],
     output:
         checksums=f"{REPORT}/report.sha256.json",
         page=f"{REPORT}/index.html",
