@@ -6,7 +6,6 @@ mistake is reported within a second.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
@@ -20,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+from workflow_lib.core.chosen_paths import leads_into, path_fault
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.validation import check_distinct, describe_errors, nearest, short
 from workflow_lib.lattice.redox import RedoxRule
@@ -138,7 +138,7 @@ class Studies(_Section):
             paths[f"{where}.potential"] = job.study.potential
             paths[f"{where}.{job.system.name}.crystal.file"] = job.system.crystal.file
         for where, path in paths.items():
-            if path is not None and (fault := _fault(path)):
+            if path is not None and (fault := path_fault(path)):
                 raise ValueError(f"{where}: {fault}, got {short(path)}")
         return self
 
@@ -201,9 +201,9 @@ class Config(Studies):
                         f"sources.items: a name has at most {LONGEST_NAME} letters, got {short(name)}"
                     )
         for where, path in paths.items():
-            if fault := _fault(path):
+            if fault := path_fault(path):
                 raise ValueError(f"{where}: {fault}, got {short(path)}")
-            if _within(path, self.folder):
+            if leads_into(path, self.folder):
                 raise ValueError(
                     f"{where}: {short(path)} lies in the run's own folder {self.folder}, which "
                     "`make clean` removes; choose another place"
@@ -329,7 +329,7 @@ class Config(Studies):
     def _potentials_known(self) -> Self:
         trained = [str(model) for model in self.trained()]
         for system in self.phase_diagram.systems if self.phase_diagram else ():
-            if system.host and (fault := _fault(system.host)):
+            if system.host and (fault := path_fault(system.host)):
                 raise ValueError(f"phase_diagram.systems: {fault}, got {short(system.host)}")
             if system.potential == DFT and system.host not in (None, self.host):
                 raise ValueError(
@@ -382,29 +382,6 @@ class Config(Studies):
         models = [(model.name, model.variants or self.variants) for model in self.models]
         models += [(control.model, (control.variant,)) for control in self.controls]
         return trained_ids(models, self.dataset.folds.run, self.seeds)
-
-
-def _fault(path: str) -> str | None:
-    """Return why a path of the configuration cannot be used; None if it can.
-
-    Paths are chosen by the user and may lead anywhere. This rejects those that would fail later
-    with an obscure error, in Snakemake or as an option of a command.
-    """
-    if not path.isprintable():
-        return "a path holds no control characters"
-    if path.startswith("-"):
-        return "a path does not begin with a dash (write ./-name)"
-    if set("{}") & set(path):
-        return "a path holds no { or }, which Snakemake takes for wildcards"
-    if any(len(part.encode()) > 255 for part in path.split("/")):
-        return "no part of a path is longer than 255 bytes"
-    return None
-
-
-def _within(path: str, folder: Path) -> bool:
-    """Return whether a path leads to a folder or into it, following links."""
-    place, root = os.path.realpath(path), os.path.realpath(folder)
-    return place == root or place.startswith(root + os.sep)
 
 
 def strictly[Model: BaseModel](model: type[Model], values: Mapping[str, Any]) -> Model:
