@@ -7,12 +7,13 @@ SYSTEMS = {s.name: s for s in CFG.phase_diagram.systems}
 def potential_of(wildcards):
     """Return the files of the trained model that gives the energies; none for any other source.
 
-    Its own charge orders and search come first, so that relaxations in the shared cache are done only once,
-    in batches that do not depend on which job is ahead.
+    The charge orders and the search of a model of this run come first, so that relaxations in the shared
+    cache are done only once, in batches that do not depend on which job is ahead.
     """
-    potential = SYSTEMS[wildcards.system].potential
+    system = SYSTEMS[wildcards.system]
+    potential = system.potential
     if potential not in TRAINED:
-        return []
+        return potential_files(system) if Path(potential).is_dir() else []
     before = [rules.charge_order.output.scores]
     before += [rules.search.output.summary] if potential in SEARCHED else []
     return expand([*rules.train.output, *before], model=potential)

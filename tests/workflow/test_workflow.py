@@ -212,4 +212,8 @@ def test_a_study_depends_on_a_model_whose_path_has_a_colon(tmp_path: Path) -> No
         planned = run(written(tmp_path, name, dynamics=own_study(potential)), "--dry-run", target)
         said = planned.stdout + planned.stderr
         assert (planned.returncode != 0, f"{folder}/card.json" in said) == (missed, missed), said
+    target = f"results/{name}/phase_diagram/own/fit.csv"
+    diagram = {"systems": [{"name": "own", "label": "own", "potential": str(folder)}]}
+    planned = run(written(tmp_path, name, phase_diagram=diagram), "--dry-run", target)
+    assert planned.returncode != 0 and f"{folder}/card.json" in planned.stdout + planned.stderr
     shutil.rmtree(ROOT / "results" / name, ignore_errors=True)
