@@ -24,15 +24,20 @@ def script(tmp_path: Path, content: str) -> str:
     return f"{sys.executable} {path}"
 
 
-def test_vasp_runs_in_the_folder_and_is_read(half, tmp_path):
+def answering(calculation, tmp_path: Path, condition: str) -> str:
+    """The command of a VASP that asserts a condition on its folder and leaves a finished relaxation."""
     done = tmp_path / "done"
     done.mkdir()
-    write_outputs(half, done)
-    command = script(
+    write_outputs(calculation, done)
+    return script(
         tmp_path,
-        f"import shutil, pathlib\nassert pathlib.Path('INCAR').exists()\n"
+        f"import shutil, pathlib\nassert {condition}\n"
         f"for name in ('vasprun.xml', 'OUTCAR'): shutil.copy(f'{done}/{{name}}', name)\nprint('VASP')",
     )
+
+
+def test_vasp_runs_in_the_folder_and_is_read(half, tmp_path):
+    command = answering(half, tmp_path, "pathlib.Path('INCAR').exists()")
     folder, store = tmp_path / "run", Store(tmp_path / "store")
     give_potcar(half, folder)
     with store.writing(half) as log:
@@ -136,14 +141,7 @@ def test_a_relaxation_out_of_steps_goes_on_in_a_new_folder_where_more_are_asked_
         compute(few, log, folder=folder, command="none")
     assert store.get(few).reason == "forces above 0.05 eV/A after 3 steps"
 
-    done = tmp_path / "done"
-    done.mkdir()
-    write_outputs(half, done)
-    command = script(
-        tmp_path,
-        f"import shutil, pathlib\nassert pathlib.Path('POSCAR').read_text() == 'where it came to'\n"
-        f"for name in ('vasprun.xml', 'OUTCAR'): shutil.copy(f'{done}/{{name}}', name)",
-    )
+    command = answering(half, tmp_path, "pathlib.Path('POSCAR').read_text() == 'where it came to'")
     for _ in range(2):  # the second reads what is there
         with store.writing(many) as log:
             compute(many, log, folder=folder, command=command)
