@@ -8,6 +8,8 @@ PYTHON ?= $(shell for p in python3.12 python3 python; do \
 
 .PHONY: demo run report test test-report test-tutorial docs rehearsal test-dft test-gpu test-slurm test-faults lint format venv dft-setup slurm-setup clean
 .DEFAULT_GOAL := demo
+# The report is of a run that has ended, also with `make -j`; Snakemake has its own cores.
+.NOTPARALLEL:
 
 demo: run report
 
@@ -114,6 +116,8 @@ slurm-setup: .venv/installed
 	found || { echo "The SLURM test needs slurmctld, slurmd and munge: on Debian and Ubuntu run 'sudo apt-get install $(SLURM_PACKAGES)'" >&2; exit 2; }
 	@$(BIN)/python tests/slurm/cluster.py true
 
-# Removes the folder of one run, found through its configuration, and nothing that a run did not make.
+# Removes the folder of one run, found through its configuration, and nothing that a run did not make. The
+# configuration is named: hours of training are not removed unasked.
 clean: .venv/installed
+	@test "$(origin CONFIG)" != file || { echo "Say which run to remove: make clean CONFIG=config/config.yaml" >&2; exit 2; }
 	@$(BIN)/workflow-lib clean --config "$(CONFIG)"

@@ -12,10 +12,9 @@ import snakemake.logging
 from snakemake.exceptions import WorkflowError
 
 from workflow_lib.config import FAMILIES, Config
-from workflow_lib.config_files import load_studies
+from workflow_lib.config_files import load_studies, require_runnable
 from workflow_lib.core.errors import UserError
-from workflow_lib.lattice.host import Host
-from workflow_lib.models.outside_settings import SHIPPED, is_calculator
+from workflow_lib.models.outside_settings import SHIPPED, is_calculator, module_files
 from workflow_lib.results_models import named_models
 from workflow_lib.workflow.code import code_of
 from workflow_lib.workflow.failed_log import last_lines
@@ -44,6 +43,7 @@ if not workflow.configfiles:
 # eight, the last of two equal keys counts) is not used anywhere below.
 try:
     CFG = load_studies(*workflow.configfiles, overrides=workflow.config_settings.config)
+    require_runnable(CFG)
 except UserError as error:
     raise WorkflowError(str(error))
 
@@ -79,10 +79,10 @@ def model_of(wildcards):
 
 
 def model_files(wildcards):
-    """Return the files of a trained model; one that is not trained here has none."""
+    """Return the files of a trained model; of another, those that decide what it answers."""
     name = wildcards.model
     if name not in TRAINED:
-        return []
+        return OUTSIDE[name].files if name in OUTSIDE else []
     return expand([rules.train.output.card, rules.train.output.tensors], model=name)
 
 
@@ -97,19 +97,30 @@ def potential_code():
     return sorted({family.module for family in FAMILIES.values()})
 
 
-def potential_files(study):
-    """Return the files of a study's potential, if it is a trained model; of this run, it is trained first."""
-    if study.potential in SHIPPED:
-        return []
-    folder = Path(study.potential)
+def own_model(potential):
+    """Return the id of the model of this run that a potential is, by its id or, however spelled, its folder."""
+    folder = Path(potential).resolve()
     for name in TRAINED:
-        # However its path is spelled: only the file name that a rule promises is made by that rule.
-        own = expand([rules.train.output.card, rules.train.output.tensors], model=name)
-        if Path(own[0]).resolve().parent == folder.resolve():
-            return own
-    if is_calculator(study.potential):
+        if potential == name or Path(f"{TRAINING}/{name}").resolve() == folder:
+            return name
+    return None
+
+
+def potential_files(study):
+    """Return the files of a study's potential: of a trained model, or the user's module of a calculator.
+
+    A model of this run is trained first: its files are named as the rule promises them.
+    """
+    potential = study.potential
+    if potential in SHIPPED:
         return []
-    return [str(folder / name) for name in ("card.json", "model.safetensors")]
+    if model := own_model(potential):
+        return expand(
+            [rules.train.output.card, rules.train.output.tensors], model=model
+        )
+    if is_calculator(potential):
+        return module_files(potential)
+    return [str(Path(potential) / name) for name in ("card.json", "model.safetensors")]
 
 
 def crystal_files(crystal):
@@ -150,6 +161,11 @@ def names_of(outputs):
     return expand(outputs)
 
 
+def memory(megabytes):
+    """Return the memory of a job for which a cluster's profile names none: more at each attempt."""
+    return lambda wildcards, attempt: megabytes * attempt
+
+
 def gpus(wildcards):
     """Return the number of GPUs of a job that trains a model, from the configuration alone.
 
@@ -157,14 +173,6 @@ def gpus(wildcards):
     """
     return int(CFG.training_of(TRAINED[wildcards.model].name).device == "cuda")
 
-
-if COMPARES:
-    try:
-        host = Host.load(CFG.host, CFG.redox)
-        CFG.search.check(host)
-        CFG.charge_order.check(host)
-    except UserError as error:
-        raise WorkflowError(str(error))
 
 # The only texts that captions may name: nothing in them is taken for markup.
 DESCRIBED = described() if COMPARES else {}

@@ -153,15 +153,25 @@ class Data:
 
 
 def make_data(folder: Path) -> Data:
-    """Return the demo's frames with charge states and their splits; leave out the stage's figures."""
-    from workflow_lib.frames.table import read_parquet, write_parquet
-    from workflow_lib.stages.dataset.assign import assign
+    """Return the demo's frames of the chemical subset and their splits; leave out the stage's figures.
+
+    Other chemistries stay out, so that a case of few training frames knows all elements of its frames.
+    """
+    import numpy as np
+
+    from workflow_lib.frames.table import write_parquet
+    from workflow_lib.stages.dataset.decide import decide
+    from workflow_lib.stages.dataset.index import labelled_frames, make_index
+    from workflow_lib.stages.dataset.source import open_source
     from workflow_lib.stages.dataset.splits import make_splits, make_units
 
     config = load_config(CONFIG)
-    settings = config.dataset
+    settings = config.dataset.model_copy(update={"path": str(ROOT / config.dataset.path)})
     host = Host.load(ROOT / config.host, config.redox)
-    frames, _ = assign(read_parquet(ROOT / settings.path), config.redox, host, settings)
+    source = open_source(settings)
+    index = decide(make_index(source, config.redox, host, settings), source, settings)
+    used = index.kept & index.rows["subset"].to_numpy(dtype=bool)
+    frames = labelled_frames(source, index, np.flatnonzero(used))
     data = Data(folder / "frames.parquet", folder / "splits.json")
     write_parquet(frames, data.frames)
     make_splits(make_units(frames, host, settings), settings, config.seed).save(data.splits)
@@ -241,5 +251,6 @@ def untrained(config: Path, family: str) -> TrainedModel:
         "species": species_to_card(species),
         "redox_embedding": "none",
         "energy_reference": "none",
+        "training": {"steps": 0},
     }
     return TrainedModel(potential.requires_grad_(False), card)

@@ -29,7 +29,7 @@ if __name__ == "__main__":
 import numpy as np  # noqa: E402
 
 from workflow_lib.config_files import load_config  # noqa: E402
-from workflow_lib.lattice import monte_carlo  # noqa: E402
+from workflow_lib.lattice import monte_carlo, reservoir  # noqa: E402
 from workflow_lib.lattice.cluster_expansion import Expansion  # noqa: E402
 from workflow_lib.lattice.cluster_space import Space  # noqa: E402
 from workflow_lib.lattice.host import Host  # noqa: E402
@@ -110,7 +110,7 @@ def main() -> None:
     if answer.returncode:
         sys.exit(f"CASM failed:\n{answer.stdout}\n{answer.stderr}")
     theirs = json.loads(answer.stdout.splitlines()[-1])
-    exchange = monte_carlo.neutral_exchange(host, charges=False)
+    exchange = reservoir.neutral_exchange(host, charges=False)
     walk = monte_carlo.Sampler(energy, sites, occupations[-1], exchange=exchange, rng=rng)
     walk.semigrand(TEMPERATURE, mu, 20)  # compiles
     begun = time.process_time()

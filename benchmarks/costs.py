@@ -244,6 +244,7 @@ def relaxations(
         "species": species_to_card(potential.species),
         "redox_embedding": "none",
         "energy_reference": "none: the network is not trained",
+        "training": {"steps": 0},
     }
     potential.requires_grad_(False)
     model = TrainedModel(potential, card)

@@ -157,9 +157,16 @@ def host() -> Host:
 
 def subset(path: Path, count: int) -> int:
     """Return the frames of the chemical subset."""
-    from workflow_lib.frames.subset import select_rows
+    from workflow_lib.frames.subset import in_subset_many
+    from workflow_lib.frames.table import iter_tables, list_lengths
 
-    return int(select_rows(path, load().dataset).sum())
+    settings, found = load().dataset, 0
+    for table in iter_tables(path, ("numbers",), 20_000):
+        column = table.column("numbers")
+        offsets = np.concatenate([[0], np.cumsum(list_lengths(column))])
+        numbers = column.combine_chunks().flatten().to_numpy()
+        found += int(in_subset_many(numbers, offsets, settings).sum())
+    return found
 
 
 def stage(path: Path, count: int) -> dict[str, Any]:

@@ -139,6 +139,7 @@ def trained(case: Case, begin: Start, init: str) -> TrainedModel:
         "species": species_to_card(potential.species),
         "redox_embedding": "none",
         "energy_reference": begin.sets["train"][0].energy_reference,
+        "training": {"steps": 0},
     }
     return TrainedModel(potential, card, allow_untrained_stress=True)
 

@@ -28,7 +28,7 @@ if __name__ == "__main__":
 import numpy as np  # noqa: E402
 
 from workflow_lib.config_files import load_config  # noqa: E402
-from workflow_lib.lattice import monte_carlo  # noqa: E402
+from workflow_lib.lattice import monte_carlo, reservoir  # noqa: E402
 from workflow_lib.lattice.cluster_expansion import Expansion  # noqa: E402
 from workflow_lib.lattice.cluster_space import Space  # noqa: E402
 from workflow_lib.lattice.host import Host  # noqa: E402
@@ -70,7 +70,7 @@ def main() -> None:
     rate, accepted, theirs = peer(expansion, repeat, occupations, mu, options.peer_trials)
     if abs(ours - theirs) > SAME * abs(theirs):
         raise RuntimeError(f"the energies differ: ours {ours!r}, smol {theirs!r} eV")
-    exchange = monte_carlo.neutral_exchange(host, charges=True)
+    exchange = reservoir.neutral_exchange(host, charges=True)
     walk = monte_carlo.Sampler(energy, host.n_mobile(repeat), occupations, exchange=exchange, rng=rng)
     walk.semigrand(TEMPERATURE, mu, 20)  # compiles
     begun = time.process_time()

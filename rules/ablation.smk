@@ -30,7 +30,7 @@ rule ablation:
     log:
         f"{RUN}/logs/ablation.log",
     resources:
-        mem_mb=1500,
+        mem_mb=memory(1500),
     params:
         described={
             "differs": caption_text(

@@ -7,6 +7,7 @@ rule charge_order_reference:
     input:
         frames=rules.dataset.output.frames,
         host=CFG.host,
+        identical=CFG.charge_order.identical_atoms or [],
     output:
         checksums=f"{CHARGE_ORDER}/charge-order-reference.sha256.json",
         table=REFERENCE,
@@ -16,14 +17,16 @@ rule charge_order_reference:
     log:
         f"{RUN}/logs/charge_order_reference.log",
     resources:
-        mem_mb=2000,
+        mem_mb=memory(2000),
     params:
         described=DESCRIBED,
         settings=settings_of("redox", "charge_order"),
+        level=CFG.dataset.energy_reference,
         # What each model learns: the command refuses to let one relax cells that knows no stress.
-        labels={
-            m.name: [term.label for term in CFG.training_of(m.name).loss]
+        learnt={
+            m.name: [m.init, training.epochs, [term.label for term in training.loss]]
             for m in CFG.models
+            for training in [CFG.training_of(m.name)]
         },
         # The state whose relaxation the embedding follows must be there, before models train.
         followed=[CFG.embedding.reference_state, CFG.embedding.reference_x],
@@ -87,10 +90,12 @@ rule charge_order_ewald:
     log:
         f"{RUN}/logs/charge_order_ewald.log",
     resources:
-        mem_mb=2000,
+        mem_mb=memory(2000),
     params:
         described=DESCRIBED,
         settings=settings_of("redox", "charge_order"),
+        # The states that the models of the run have not seen.
+        folds=CFG.dataset.folds.run,
         code=code_of("charge-order-ewald"),
     message:
         "Ranking the states by formal-charge Ewald energies"
@@ -101,7 +106,7 @@ rule charge_order_ewald:
 
 rule charge_order_overview:
     input:
-        charge_orders=expand(rules.charge_order.output.scores, model=ASKED),
+        charge_orders=expand(rules.charge_order.output.checksums, model=ASKED),
         ewald=names_of(rules.charge_order_ewald.output),
     output:
         checksums=f"{CHARGE_ORDER}/charge-order-overview.sha256.json",
@@ -120,7 +125,7 @@ rule charge_order_overview:
     log:
         f"{RUN}/logs/charge_order_overview.log",
     resources:
-        mem_mb=2000,
+        mem_mb=memory(2000),
     params:
         described=DESCRIBED,
         settings=settings_of("charge_order"),
@@ -141,6 +146,7 @@ if CFG.charge_order.identical_atoms:
             frames=CFG.charge_order.identical_atoms,
             splits=names_of(rules.dataset.output.splits),
             trainings=expand(rules.train.output, model=MODELS),
+            outside=[f for m in CFG.outside for f in m.files],
             host=CFG.host,
         output:
             checksums=f"{CHARGE_ORDER}/identical/charge-order-identical.sha256.json",

@@ -21,7 +21,7 @@ rule checks:
     log:
         f"{RUN}/logs/checks.log",
     resources:
-        mem_mb=2000,
+        mem_mb=memory(2000),
     params:
         settings=settings_of("redox", "thermodynamics"),
         code=code_of("checks"),

@@ -6,11 +6,11 @@ COMPARISON = f"{RUN}/comparison"
 rule comparison:
     input:
         trainings=expand(rules.train.output, model=MODELS),
-        charge_orders=expand(rules.charge_order.output.scores, model=ASKED),
+        charge_orders=expand(rules.charge_order.output.checksums, model=ASKED),
         ewald=names_of(rules.charge_order_ewald.output),
-        searches=expand(rules.search.output.summary, model=SEARCHED),
+        searches=expand(rules.search.output.checksums, model=SEARCHED),
         thermodynamics=names_of(rules.thermodynamics.output.scores),
-        embeddings=expand(rules.embedding.output.scores, model=EMBEDDED),
+        embeddings=expand(rules.embedding.output.checksums, model=EMBEDDED),
     output:
         checksums=f"{COMPARISON}/comparison.sha256.json",
         table=report(
@@ -40,7 +40,7 @@ rule comparison:
     log:
         f"{RUN}/logs/comparison.log",
     resources:
-        mem_mb=2000,
+        mem_mb=memory(2000),
     params:
         described=DESCRIBED,
         settings=settings_of("charge_order", "redox"),

@@ -29,7 +29,7 @@ checkpoint dft_plan:
     log:
         f"{RUN}/logs/dft_plan.log",
     resources:
-        mem_mb=2000,
+        mem_mb=memory(2000),
     params:
         described=DESCRIBED,
         settings=settings_of("dft", "redox"),
@@ -82,7 +82,7 @@ rule dft:
     log:
         f"{RUN}/logs/dft.log",
     resources:
-        mem_mb=2000,
+        mem_mb=memory(2000),
     params:
         described=DESCRIBED,
         settings=settings_of("dft", "redox"),

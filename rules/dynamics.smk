@@ -4,8 +4,12 @@ DYNAMICS = f"{RUN}/dynamics"
 DYNAMIC_STUDIES = {study.name: study for study in CFG.dynamics.studies}
 TRAJECTORIES = {job.id: job for job in CFG.dynamics.trajectories()}
 HOURS = CFG.dynamics.max_wall_hours
-# Half an hour beyond the time of the last chunk that is begun.
-RUNTIME = {} if HOURS is None else {"runtime": int(60 * HOURS) + 30}
+# Minutes: half an hour beyond the time of the last chunk that is begun; a day a job without a time.
+RUNTIME = (
+    (lambda wildcards, attempt: 1440 * attempt)
+    if HOURS is None
+    else int(60 * HOURS) + 30
+)
 
 
 def trajectory_params(name):
@@ -39,11 +43,12 @@ rule dynamics:
     wildcard_constraints:
         trajectory="|".join(TRAJECTORIES),
     # A trajectory of days is a sequence of jobs: one that is out of time fails, the next goes on. One that
-    # fails for another reason leaves a file in work/, with which the later attempts end at once.
-    retries: CFG.dynamics.jobs - 1
+    # fails for another reason leaves a file in work/, with which the later attempts end at once. One job
+    # alone is tried again as those of other rules are.
+    retries: CFG.dynamics.jobs - 1 or None
     threads: CFG.threads
     resources:
-        **RUNTIME,
+        runtime=RUNTIME,
         mem_mb=4000,
         gpu=GPU,
         attempt=lambda wildcards, attempt: attempt,
@@ -93,7 +98,7 @@ rule dynamics_moments:
     wildcard_constraints:
         study=studies_with("moments"),
     resources:
-        mem_mb=4000,
+        mem_mb=memory(4000),
     params:
         study=lambda wildcards: DYNAMIC_STUDIES[wildcards.study].model_dump(mode="json"),
         code=code_of("dynamics-study"),

@@ -33,6 +33,8 @@ rule embedding:
         settings=settings_of(
             "embedding", "charge_order", "redox", "threads", "seed", "device"
         ),
+        # Whose atoms are compared: the files of the dataset are the same for any.
+        chemistry=[CFG.dataset.subset_elements, CFG.dataset.required_elements],
         code=lambda wildcards: code_of("embedding", adapter_of(wildcards.model)),
         model=model_of,
         outside=outside_of,
@@ -68,7 +70,7 @@ rule embedding_overview:
     log:
         f"{RUN}/logs/embedding_overview.log",
     resources:
-        mem_mb=2000,
+        mem_mb=memory(2000),
     params:
         described=DESCRIBED,
         code=code_of("embedding-overview"),

@@ -1,30 +1,36 @@
 """Phase diagrams: expansions fitted once for each system, replicas sampled side by side, one diagram."""
 
+from workflow_lib import results_schema
+
 PHASE_DIAGRAM = f"{RUN}/phase_diagram"
 SYSTEMS = {s.name: s for s in CFG.phase_diagram.systems}
 
 
 def potential_of(wildcards):
-    """Return the files of the trained model that gives the energies; none for any other source.
+    """Return the files of the potential that gives the energies; none for DFT and for shipped weights.
 
     The charge orders and the search of a model of this run come first, so that relaxations in the shared
     cache are done only once, in batches that do not depend on which job is ahead.
     """
     system = SYSTEMS[wildcards.system]
-    potential = system.potential
-    if potential not in TRAINED:
-        return potential_files(system) if Path(potential).is_dir() else []
+    if system.potential == results_schema.DFT:
+        return []
+    model = own_model(system.potential)
+    if model is None:
+        return potential_files(system)
     before = [rules.charge_order.output.scores]
-    before += [rules.search.output.summary] if potential in SEARCHED else []
-    return expand([*rules.train.output, *before], model=potential)
+    before += [rules.search.output.summary] if model in SEARCHED else []
+    return expand([*rules.train.output, *before], model=model)
 
 
 def code_of_fit(wildcards):
     """Return the checksum of the fit's code and of the networks it may load by name."""
     potential = SYSTEMS[wildcards.system].potential
+    if potential == results_schema.DFT:
+        return code_of("phase-diagram-fit")
+    model = own_model(potential)
     return code_of(
-        "phase-diagram-fit",
-        adapter_of(potential) if potential in TRAINED else FAMILIES["chgnet"].module,
+        "phase-diagram-fit", *([adapter_of(model)] if model else potential_code())
     )
 
 
@@ -155,7 +161,7 @@ rule phase_diagram:
     log:
         f"{RUN}/logs/phase_diagram.log",
     resources:
-        mem_mb=3000,
+        mem_mb=memory(3000),
     params:
         described=DESCRIBED,
         settings=settings_of("phase_diagram", "thermodynamics", "redox"),

@@ -30,7 +30,7 @@ rule provenance:
     log:
         f"{RUN}/logs/provenance.log",
     resources:
-        mem_mb=500,
+        mem_mb=memory(500),
     params:
         configuration=CFG.model_dump(mode="json"),
         code=code_of("provenance"),

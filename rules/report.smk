@@ -34,7 +34,7 @@ rule report:
     log:
         f"{RUN}/logs/report.log",
     resources:
-        mem_mb=3000,
+        mem_mb=memory(3000),
     params:
         settings=settings_of("report"),
         code=code_of("report"),

@@ -48,7 +48,7 @@ rule search:
 
 rule search_overview:
     input:
-        searches=expand(rules.search.output.found, model=SEARCHED),
+        searches=expand(rules.search.output.checksums, model=SEARCHED),
         reference=names_of(rules.charge_order_reference.output.known),
         host=CFG.host,
     output:
@@ -74,7 +74,7 @@ rule search_overview:
     log:
         f"{RUN}/logs/search_overview.log",
     resources:
-        mem_mb=2000,
+        mem_mb=memory(2000),
     params:
         described=DESCRIBED,
         settings=settings_of("search", "redox"),

@@ -28,7 +28,7 @@ rule fetch:
     log:
         f"{RUN}/logs/fetch_{{source}}.log",
     resources:
-        mem_mb=1000,
+        mem_mb=memory(1000),
     params:
         table=CFG.sources.table,
         source=lambda wildcards: find_source(wildcards.source, CFG.sources.table)[

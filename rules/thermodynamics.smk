@@ -5,6 +5,7 @@ THERMODYNAMICS = f"{RUN}/thermodynamics"
 
 rule thermodynamics:
     input:
+        host=CFG.host,
         reference=names_of(rules.charge_order_reference.output.table),
         larger=rules.charge_order_reference.output.larger,
         charge_orders=expand(rules.charge_order.output.states, model=ASKED),
@@ -46,7 +47,7 @@ rule thermodynamics:
     log:
         f"{RUN}/logs/thermodynamics.log",
     resources:
-        mem_mb=2000,
+        mem_mb=memory(2000),
     params:
         described=DESCRIBED,
         settings=settings_of("thermodynamics", "charge_order", "redox"),

@@ -132,6 +132,9 @@ def test_a_name_that_make_passes_on(tmp_path: Path) -> None:
         assert done.returncode == 2
         assert not (tmp_path / MARK).exists(), value
         assert "run: string should match pattern" in done.stderr
+    done = subprocess.run(["make", "clean"], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 2
+    assert "Say which run to remove: make clean CONFIG=" in done.stderr
 
 
 # Shell commands of the rules --------------------------------------------------------------------------

@@ -10,18 +10,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from workflow_lib.core.chosen_paths import leads_into, path_fault
 from workflow_lib.core.errors import UserError
-from workflow_lib.core.validation import check_distinct, describe_errors, nearest, short
+from workflow_lib.core.section import Section
+from workflow_lib.core.validation import check_distinct, describe_errors, nearest, short, strictly
 from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.models.identity import CONTROLS, NAME, VARIANTS, ModelId, trained_ids
 from workflow_lib.models.outside_settings import OutsideModel
@@ -56,11 +50,7 @@ else:
     ControlName = Literal[CONTROLS]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class NamedModel(_Section):
+class NamedModel(Section):
     """One model of the comparison: a family, how it starts, its hyperparameters."""
 
     name: str = Field(pattern=NAME, max_length=LONGEST_NAME)
@@ -68,7 +58,9 @@ class NamedModel(_Section):
     init: Literal["scratch", "pretrained"] = "scratch"
     hyperparameters: dict[str, Any] = Field(default_factory=dict)
     training: dict[str, Any] = Field(
-        default_factory=dict, description="keys of `training` that differ for this model"
+        default_factory=dict,
+        description="keys of `training` that differ for this model; of `scheduler` too, unless its `kind` "
+        "differs; a list such as `loss` is replaced as a whole",
     )
     variants: tuple[VariantName, ...] | None = Field(
         None, description="variants of this model, where they differ from the run's"
@@ -89,14 +81,14 @@ class NamedModel(_Section):
         return self
 
 
-class Control(_Section):
+class Control(Section):
     """A trained control: one named model in a variant that makes the charge label meaningless."""
 
     model: str
     variant: ControlName
 
 
-class Studies(_Section):
+class Studies(Section):
     """A run of studies with potentials that exist: nothing is trained, nothing compared with DFT."""
 
     run: str = Field(
@@ -175,8 +167,11 @@ class Config(Studies):
 
     @model_validator(mode="before")
     @classmethod
-    def _chemistry_of_the_couple(cls, data: Any) -> Any:
-        """Fill in the chemical subset from the redox rule, where it is left out."""
+    def _filled_in(cls, data: Any) -> Any:
+        """Fill in, where left out, the chemical subset from the redox rule and the device of trainings."""
+        match data:
+            case {"device": "cpu" | "cuda" as device, "training": Mapping() as training}:
+                data = {**data, "training": {"device": device, **training}}
         match data:
             case {
                 "dataset": Mapping() as dataset,
@@ -212,14 +207,22 @@ class Config(Studies):
 
     @model_validator(mode="after")
     def _dft_level_stated(self) -> Self:
+        if self.dft.engine != "none":
+            try:
+                self.require_dft_level()
+            except UserError as error:
+                raise ValueError(str(error)) from error
+        return self
+
+    def require_dft_level(self) -> None:
+        """Raise UserError if the level to compute at would be that of this project's frames, not theirs."""
         own = self.dataset.energy_reference
         assumed = "level" not in self.dft.model_fields_set
-        if self.dft.engine != "none" and assumed and own != self.dft.level.energy_reference:
-            raise ValueError(
+        if assumed and own != self.dft.level.energy_reference:
+            raise UserError(
                 f"dft.level: state the level to compute at; the frames of this run are at {own}, and the "
                 f"default is {self.dft.level.energy_reference}"
             )
-        return self
 
     @model_validator(mode="after")
     def _ends_have_a_mesh(self) -> Self:
@@ -234,24 +237,31 @@ class Config(Studies):
 
     @model_validator(mode="after")
     def _cells_have_stress(self) -> Self:
-        if self.charge_order.cell == "relaxed":
-            try:
+        names = {str(model): model.name for model in self.trained()}
+        names |= {f"{self.folder}/training/{model}": name for model, name in names.items()}
+        try:
+            if self.charge_order.cell == "relaxed":
                 self.check_stress_learnt()
-            except ValidationError:
-                return self  # reported where the trainings are checked
-            except UserError as error:
-                raise ValueError(str(error)) from error
+            for own in self.phase_diagram.systems if self.phase_diagram else ():
+                if own.cell == "relaxed" and own.potential in names:
+                    self.check_stress_learnt(f"phase_diagram.systems.{own.name}.cell", names[own.potential])
+        except ValidationError:
+            return self  # reported where the trainings are checked
+        except UserError as error:
+            raise ValueError(str(error)) from error
         return self
 
-    def check_stress_learnt(self) -> None:
-        """Raise UserError if a model of this run trains without stress and so could relax no cell."""
+    def check_stress_learnt(self, cell: str = "charge_order.cell", name: str | None = None) -> None:
+        """Raise UserError if a model (the one so named) learns no stress and so could relax no cell."""
         for index, model in enumerate(self.models):
+            if name not in (None, model.name):
+                continue
             training = self.training_of(model.name)
             untouched = model.init == "pretrained" and training.epochs == 0
             if not untouched and "stress" not in {term.label for term in training.loss}:
                 raise UserError(
                     f"models[{index}]: {model.name} trains without stress and cannot relax cells; add a "
-                    "stress term to its loss, or set charge_order.cell to fixed"
+                    f"stress term to its loss, or set {cell} to fixed"
                 )
 
     @model_validator(mode="after")
@@ -288,21 +298,22 @@ class Config(Studies):
                     "every variant of a model may stand once"
                 )
         for index, model in enumerate(self.models):
-            for what, check in (
-                ("hyperparameters", lambda m=model: self.hyperparameters(m.name)),
-                ("training", lambda m=model: self.training_of(m.name)),
+            for what, kind, check in (
+                ("hyperparameters", FAMILIES[model.family].hyperparameters, self.hyperparameters),
+                ("training", TrainingSettings, self.training_of),
             ):
                 try:
-                    check()
+                    check(model.name)
                 except ValidationError as error:
-                    kind = (
-                        FAMILIES[model.family].hyperparameters
-                        if what == "hyperparameters"
-                        else TrainingSettings
-                    )
                     raise ValueError(
                         describe_errors(error, kind, prefix=f"models[{index}].{what}")
                     ) from error
+            learnt = {term.label for term in self.training_of(model.name).loss}
+            for label in sorted(learnt & {"magmoms", "charges"} - FAMILIES[model.family].predicts):
+                raise ValueError(
+                    f"models[{index}]: {model.name} has a loss term for {label}, which {model.family} does "
+                    "not predict; leave it out"
+                )
         return self
 
     @model_validator(mode="after")
@@ -374,23 +385,15 @@ class Config(Studies):
 
     def training_of(self, name: str) -> TrainingSettings:
         """Return the training settings of a named model: the common ones with its own changes."""
-        common = {"device": self.device} | self.training.model_dump(mode="json", exclude_unset=True)
-        return strictly(TrainingSettings, common | self.model(name).training)
+        common = self.training.model_dump(mode="json", exclude_unset=True)
+        own, kind = self.model(name).training, self.training.scheduler.kind
+        match own:
+            case {"scheduler": Mapping() as changed} if changed.get("kind", kind) == kind:
+                own = own | {"scheduler": common.get("scheduler", {}) | dict(changed)}
+        return strictly(TrainingSettings, common | own)
 
     def trained(self) -> Iterator[ModelId]:
         """Yield all models this run trains."""
         models = [(model.name, model.variants or self.variants) for model in self.models]
         models += [(control.model, (control.variant,)) for control in self.controls]
         return trained_ids(models, self.dataset.folds.run, self.seeds)
-
-
-def strictly[Model: BaseModel](model: type[Model], values: Mapping[str, Any]) -> Model:
-    """Validate values as they are: no text for a number, no truth value or fraction for a count."""
-    return model.model_validate(_frozen(values), strict=True)
-
-
-def _frozen(value: Any) -> Any:
-    """Return the value with tuples in place of lists, which strict validation would not accept for them."""
-    if isinstance(value, Mapping):
-        return {key: _frozen(item) for key, item in value.items()}
-    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value

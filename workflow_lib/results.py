@@ -7,10 +7,12 @@ three; ``Run`` is for people.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from workflow_lib.core.changes import changed_values, named
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import read_json
 from workflow_lib.core.validation import nearest
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from workflow_lib.frames.splits import Splits
     from workflow_lib.models.trained import TrainedModel
 
-CONFIG = "config.json"
+CONFIG, PROVENANCE = "config.json", "provenance.json"
 STRUCTURES = {
     "charge_order/reference": "charge_order/reference.extxyz",
     "charge_order/states": "charge_order/{model}/structures.extxyz",
@@ -56,7 +58,8 @@ class Run:
     taken together, are those that its configuration names now.
 
     Tables are data frames with typed columns, described in ``attrs["units"]`` and
-    ``attrs["meanings"]``. Raises UserError for data that are damaged or belong elsewhere.
+    ``attrs["meanings"]``. Raises UserError for data that are damaged or belong elsewhere, and warns of a
+    folder whose results are not all of its configuration (:attr:`unfinished`).
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -65,6 +68,8 @@ class Run:
             raise UserError(
                 f"{folder} is no run folder ({CONFIG} is missing); give one such as results/demo"
             )
+        if unfinished := self.unfinished:
+            warnings.warn(unfinished, stacklevel=2)
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r})"
@@ -114,8 +119,28 @@ class Run:
     @property
     def provenance(self) -> dict[str, Any]:
         """Versions, checksums and seeds of the run."""
-        path, keys = self.folder / "provenance.json", ("made_with", "data_sha256")
+        path, keys = self.folder / PROVENANCE, ("configuration", "made_with", "data_sha256")
         return read_document(path, "provenance", keys, sealed=False)
+
+    @property
+    def unfinished(self) -> str | None:
+        """One sentence where results may be of another configuration than the present one; else None.
+
+        A run writes its configuration when it starts, and the same into its provenance when all is there.
+        """
+        try:
+            if (self.folder / PROVENANCE).is_file():
+                why = changed_values(self.provenance["configuration"], self.configuration)
+            else:
+                why = [f"{PROVENANCE} is not there yet"]
+        except UserError as error:
+            why = [str(error)]
+        if not why:
+            return None
+        return (
+            f"results in {self.folder} are of an earlier configuration, or the run is unfinished: "
+            f"{named(why)}; finish it: snakemake --configfile {self.folder / CONFIG}"
+        )
 
     def structures(self, name: str, model: ModelId | str | None = None) -> list[Atoms]:
         """Return the structures that belong to a table: those of DFT's, a model's or a search's states.
@@ -169,14 +194,14 @@ class Run:
             raise UserError(f"{self.folder} holds no energies yet; run the workflow first")
         return pd.concat(parts, ignore_index=True)
 
-    def figure(self, name: str, model: ModelId | str | None = None, *, suffix: str = ".svg") -> Path:
-        """Return the path of a figure; a figure of a model needs ``model``."""
+    def figure(self, name: str, model: ModelId | str | None = None) -> Path:
+        """Return the path of a figure (SVG); a figure of a model needs ``model``."""
         if name not in FIGURES:
             raise UserError(f"no figure of a run is called {name!r}{nearest(name, FIGURES)}")
         stem, command = FIGURES[name]
         if "{model}" in stem and model is None:
             raise UserError(f"the figure {name!r} is there for each model; name one of them")
-        return checked(self.folder / f"{stem.format(model=model)}{suffix}", command)
+        return checked(self.folder / f"{stem.format(model=model)}.svg", command)
 
     def caption(self, name: str) -> str:
         """Return what a figure shows; raise UserError if there is none of this name."""

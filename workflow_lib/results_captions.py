@@ -31,7 +31,6 @@ CAPTIONS: dict[str, str] = {
     "thermodynamics/found": "All that the searches found, with the DFT energies that exist.",
     "thermodynamics/hull_controls": "The convex hull of the controls.",
     "thermodynamics/voltage_controls": "The voltage of the controls.",
-    "thermodynamics/found_controls": "What the searches of the controls found.",
     "embedding/pca": "Principal components of the features from which one model computes the energy "
     "of an atom.",
     "embedding/overview": "Principal components of the atomic features of every model, with the "

@@ -35,7 +35,7 @@ FIGURES: dict[str, tuple[str, str]] = {
     "search/overview": ("search/overview", "search-overview"),
     **{
         f"thermodynamics/{name}": (f"thermodynamics/{name}", "thermodynamics")
-        for name in ("hull", "voltage", "found", "hull_controls", "voltage_controls", "found_controls")
+        for name in ("hull", "voltage", "found", "hull_controls", "voltage_controls")
     },
     "embedding/pca": ("embedding/{model}/pca", "embedding"),
     "embedding/overview": ("embedding/overview", "embedding-overview"),

@@ -64,7 +64,9 @@ MEANINGS = {
     "fmax_ev_a": "largest force on an atom at the end",
     "volume_a3": "volume of the cell",
     "start_status": "of the relaxed start of the trajectory: converged or unconverged (out of steps)",
-    "status": "converged, unconverged (out of steps) or diverged; of DFT calculations that of the store: "
+    "status": "converged, unconverged (out of steps), diverged, or moved (an ion or the framework left its "
+    "sites, or ions ended in another arrangement: the energy is not this one's and is left out); of DFT "
+    "calculations that of the store: "
     "done, failed, running, interrupted, pending",
     "level": "level of theory of the energies: code/functional/U/cut-off/mesh/magnetic order; of a "
     "potential trained elsewhere its own. Energies of two levels are never subtracted: such rows are "
@@ -82,8 +84,8 @@ MEANINGS = {
     "ions_k_site": "S'(A): entropy of the ions, the charges frozen",
     "charges_k_site": "S'(e): entropy of the charges, the ions frozen",
     "mutual_k_site": "I(A,e): what the two share",
-    "compositions": "compositions between the end members at which the model has an energy; the errors of "
-    "hull and steps are means over these",
+    "compositions": "compositions between the end members at which the model has an energy of DFT's lowest "
+    "state; the errors of hull and steps are means over these",
     "compositions_dft": "compositions between the end members at which DFT has one",
     "scope": "enumerated: states that DFT knows; searched: these and all that the searches evaluated",
 }
@@ -267,6 +269,7 @@ IN_TABLES: dict[str, dict[str, str]] = {
         "correlation_low": "lower limit of 95 % of the correlations that chance gives",
         "correlation_high": "upper limit of 95 % of the correlations that chance gives",
         "p_value": "share of shifts in time whose correlation is as far from zero",
+        "reason": "why there is no correlation; empty where there is one",
         "exchanges_tried": "exchanges of charge states tried in all replicas",
         "exchanges_accepted": "exchanges of charge states accepted in all replicas",
     },

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workflow_lib.core.errors import UserError
+from workflow_lib.core.io import read_json
 from workflow_lib.frames.frame import Frame
 from workflow_lib.frames.table import read_parquet
 from workflow_lib.models.identity import ModelId, trained_ids
 from workflow_lib.models.outside_settings import SHIPPED, OutsideModel
-from workflow_lib.results_reading import read_table
+from workflow_lib.results_reading import make_again, read_table
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from workflow_lib.models.predictor import Predictor
     from workflow_lib.models.trained import TrainedModel
 
@@ -55,6 +58,25 @@ def named_models(configuration: Mapping[str, Any], stage: str | None = None) -> 
     return [*map(str, trained), *(str(ModelId.outside(item["name"])) for item in outside)]
 
 
+def over_the_same_states(scores: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the ``scores.json`` of embeddings, the headline numbers of each model over the same states.
+
+    In some folds of a model the held-out states may be too few. A mean of numbers over these and over all
+    states says nothing, so all of its trainings then have those over ``all``.
+    """
+    rows = []
+    for own in scores:
+        chosen = {other["headline"] for other in scores if other["model"] == own["model"]} - {None}
+        row = dict(own)
+        if len(chosen) > 1 and own["headline"] is not None:
+            row["headline"] = "all"
+            for suffix in ("", "_untrained"):
+                for metric in ("silhouette", "accuracy"):
+                    row[f"redox_{metric}{suffix}"] = own[f"by_set{suffix}"]["all"][metric]
+        rows.append(row)
+    return rows
+
+
 def load_model(folder: str | Path, device: str = "cpu") -> TrainedModel:
     """Load a trained model; a folder that is named by an id must contain the model of this id."""
     from workflow_lib.models.trained import TrainedModel  # with torch, which reading a run does not need
@@ -69,8 +91,8 @@ def load_model(folder: str | Path, device: str = "cpu") -> TrainedModel:
     if own != tuple(wanted):
         found = "-".join(map(str, own))
         raise UserError(
-            f"{folder} holds the model {found} (name, variant, fold, seed), not {wanted}; make it again: "
-            f"snakemake --force {folder / 'card.json'}"
+            f"{folder} holds the model {found} (name, variant, fold, seed), not {wanted}; "
+            f"{make_again(folder / 'card.json')}"
         )
     return model
 
@@ -78,8 +100,9 @@ def load_model(folder: str | Path, device: str = "cpu") -> TrainedModel:
 def training_frames(model: str | Path) -> list[Frame] | None:
     """Return the frames that trained the model of a run; None for one that lies elsewhere.
 
-    ``model`` is the folder ``results/<run>/training/<id>``; its table of frames says which frames of the
-    run's dataset the variant learnt from: all of them, where the parity table holds a sample.
+    So did those that validated it, where they chose its weights or its learning rate. ``model`` is the
+    folder ``results/<run>/training/<id>``; its table of frames says which frames of the run's dataset the
+    variant learnt from: all of them, where the parity table holds a sample.
     """
     folder = Path(model)
     dataset = folder.resolve().parent.parent / "dataset"
@@ -91,5 +114,32 @@ def training_frames(model: str | Path) -> list[Frame] | None:
     if identity.fold is None or not known:
         return None
     table = read_table("training/frames", folder)
-    used = set(table.loc[table["set"] == "train", "frame_id"])
+    settings = read_json(folder / "card.json")["training"]["settings"]
+    chose = settings["select"] == "validation" or settings["scheduler"]["kind"] == "plateau"
+    used = set(table.loc[table["set"].isin(["train", *(["validation"] * chose)]), "frame_id"])
     return [frame for frame in read_parquet(dataset / "frames.parquet") if frame.frame_id in used]
+
+
+def held_out_errors(training: str | Path) -> pd.DataFrame:
+    """Return the absolute errors of a trained model on the frames of its test set.
+
+    Columns: label, key, state, error. ``key`` names the DFT number of a label, and ``error`` is in the
+    parity table's units: eV per atom, eV/A, eV/A^3 and muB.
+    """
+    parity = read_table("training/parity", training)
+    parity = parity[parity["set"] == "test"]
+    key = parity["frame_id"] + " " + parity["atom"].astype(str) + parity["component"].fillna("")
+    error = (parity["model_value"] - parity["dft_value"]).abs()
+    return parity[["label", "state"]].assign(key=key, error=error)
+
+
+def without_copies(pairs: Iterable[tuple[str, str]], weights: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return pairs of trained models, and of those with the same weights in one fold the first alone.
+
+    Without epochs every seed leaves the shipped weights as they are: copies of an answer are no further
+    trainings. ``weights``: checksum of the weights of each model, by its id.
+    """
+    first: dict[tuple[int | None, str, str], tuple[str, str]] = {}
+    for pair in pairs:
+        first.setdefault((ModelId.parse(pair[0]).fold, weights[pair[0]], weights[pair[1]]), pair)
+    return list(first.values())

@@ -51,14 +51,14 @@ def seal(folder: str | Path, command: str, *, source: str | None = None) -> None
     write_json(folder / seal_name(command), {"command": command, "source": source, "files": files})
 
 
-def seal_elsewhere(marks: Path, command: str, files: Iterable[Path]) -> None:
-    """Write the checksums of files in any folder to the seal ``marks``, by their way from there.
+def seal_elsewhere(marks: Path, files: Iterable[Path]) -> None:
+    """Write the checksums of DFT answers in any folder to the seal ``marks``, by their way from there.
 
     A rule with this seal among its outputs runs again when one of the files is changed or gone.
     """
     place = marks.parent.resolve()  # a run folder may be a link
     names = {os.path.relpath(file.resolve(), place): sha256(file) for file in files}
-    write_json(marks, {"command": command, "source": None, "files": names})
+    write_json(marks, {"command": "dft-run", "source": None, "files": names})
 
 
 def sealed_files(marks: Path) -> dict[Path, str]:
@@ -69,8 +69,15 @@ def sealed_files(marks: Path) -> dict[Path, str]:
 def _content(marks: Path) -> dict[str, Any]:
     content = read_json(marks)
     if not isinstance(content, dict) or not isinstance(content.get("files"), dict):
-        raise UserError(f"{marks} is no file of checksums; make it again: snakemake --force {marks}")
+        raise UserError(f"{marks} is no file of checksums; {make_again(marks)}")
     return content
+
+
+def make_again(path: str | Path) -> str:
+    """Return the words of an error that say how the file of a run is made again."""
+    run = next((folder for folder in Path(path).parents if (folder / "config.json").is_file()), None)
+    options = "" if run is None else f"--configfile {run / 'config.json'} "
+    return f"make it again: snakemake {options}--force {path}"
 
 
 def checked(path: str | Path, command: str) -> Path:
@@ -80,7 +87,7 @@ def checked(path: str | Path, command: str) -> Path:
     by ``command``, changed since, or of another model.
     """
     path = Path(path)
-    again = f"make it again: snakemake --force {path}"
+    again = make_again(path)
     if not path.is_file():
         raise UserError(f"{path} does not exist; {again}")
     marks = path.with_name(seal_name(command))
@@ -137,14 +144,17 @@ def read_table(name: str, folder: str | Path) -> pd.DataFrame:
         frame = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, dtype=text)
         missing = [column for column in table.columns if column not in frame]
         if missing:
-            raise UserError(
-                f"{path} lacks the columns {', '.join(missing)}; make it again: snakemake --force {path}"
-            )
+            raise UserError(f"{path} lacks the columns {', '.join(missing)}; {make_again(path)}")
         for column, kind in table.columns.items():
             frame[column] = _typed(frame[column], kind)
     except (ValueError, TypeError, OSError) as error:
         raise UserError(f"{path} is no table `{name}` ({error}); make it again") from error
     return frame
+
+
+def stress_converged(states: pd.DataFrame) -> bool:
+    """Return whether the stress of all states of the DFT reference is converged."""
+    return bool(states["stress_converged"].all())
 
 
 def table_of(name: str) -> Table:
@@ -174,7 +184,7 @@ def read_document(
     content = read_json(checked(path, command) if sealed else path)
     missing = [key for key in keys if not isinstance(content, dict) or key not in content]
     if missing:
-        raise UserError(f"{path} lacks {', '.join(missing)}; make it again: snakemake --force {path}")
+        raise UserError(f"{path} lacks {', '.join(missing)}; {make_again(path)}")
     return content
 
 
@@ -188,7 +198,7 @@ def read_reference(folder: str | Path) -> tuple[pd.DataFrame, list[Atoms]]:
     try:
         structures = list(iread(path, index=":", format="extxyz"))
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path} is damaged ({error}); make it again: snakemake --force {path}") from error
+        raise UserError(f"{path} is damaged ({error}); {make_again(path)}") from error
     if [atoms.info.get("state_key") for atoms in structures] != table["state_key"].tolist():
         raise UserError(f"{folder}: table and {STRUCTURES} list different states; make them again")
     return table, structures

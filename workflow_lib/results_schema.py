@@ -24,7 +24,15 @@ evaluated, and of DFT's answers beyond the former: frames of larger cells, and c
 asked for."""
 BEYOND = (SEARCH, LARGER)
 """Protocols of the scope ``searched`` of a hull; the others are ``enumerated``."""
-CONVERGED, UNCONVERGED, DIVERGED = "converged", "unconverged", "diverged"
+CONVERGED, UNCONVERGED, DIVERGED, MOVED = "converged", "unconverged", "diverged", "moved"
+WITHOUT_ENERGY = (DIVERGED, MOVED)
+"""``status`` of relaxations whose arrangement has no energy: they diverged, or ended as another one."""
+
+
+def status_of(converged: bool) -> str:
+    """Return the ``status`` of a relaxation that has an energy: whether it is at rest."""
+    return CONVERGED if converged else UNCONVERGED
+
 
 Kind = Literal["text", "number", "count", "flag"]
 """``count`` is a whole number, ``flag`` true or false; any of them may be missing in a row."""
@@ -152,7 +160,11 @@ TABLES: dict[str, Table] = {
     ),
     "charge_order/pooled": Table(
         *("charge_order/pooled.csv", "charge-order-overview"),
-        _columns("model family variant init protocol", "spearman mae_mev_fu", "folds seeds states"),
+        _columns(
+            "model family variant init protocol",
+            "spearman mae_mev_fu",
+            "folds seeds states ground_states_seeds",
+        ),
     ),
     "charge_order/identical": Table(
         *("charge_order/identical/identical.csv", "charge-order-identical"),
@@ -367,7 +379,7 @@ TABLES: dict[str, Table] = {
     "dynamics/hopping": Table(
         *("dynamics/{model}/hopping.csv", "dynamics-study"),
         _columns(
-            "system start_status",
+            "system start_status reason",
             "temperature_k asked_k electron_stay_ps electron_stay_low_ps electron_stay_high_ps ion_stay_ps "
             "ion_stay_low_ps ion_stay_high_ps near_reduced near_oxidised correlation correlation_low "
             "correlation_high p_value",

@@ -1,8 +1,9 @@
 """Make the frame tables of the level that stands from the store, whatever it holds by then.
 
 ``python -m campaigns.naxfepo4_gpaw.build --store DIR --out DIR`` writes ``frames.parquet`` (to learn
-from, stress included), ``frames-lithium.parquet`` (LixFePO4), ``frames-testing.parquet`` (other orbitals,
-noise, charge orders on identical atoms) and ``provenance.json`` with checksums and counts.
+from, stress included), ``frames-lithium.parquet`` (LixFePO4), ``frames-cathodes.parquet`` (other cathodes),
+``frames-testing.parquet`` (other orbitals, noise, charge orders on identical atoms) and ``provenance.json``
+with checksums and counts.
 """
 
 from __future__ import annotations
@@ -29,8 +30,12 @@ TRAINING = ("relaxation", "level", "rattle", "path")
 TESTING = ("same-positions", "orbital", "noise")
 """Kinds that would contradict the others for a charge-blind model, or repeat them."""
 LITHIUM = 3
+KEY_MARK = "1x1x1:"
+"""In the group of every frame of the host: the key of its state."""
 TABLES = {True: "frames.parquet", False: "frames-testing.parquet"}
 LITHIUM_TABLE = "frames-lithium.parquet"
+CATHODES_TABLE = "frames-cathodes.parquet"
+"""Apart, so that models with and without labels learn from the same frames unless a run asks otherwise."""
 
 
 def chosen_frames(records: Iterable[Record]) -> dict[str, list[Frame]]:
@@ -42,7 +47,9 @@ def chosen_frames(records: Iterable[Record]) -> dict[str, list[Frame]]:
     # Of two relaxations of a state the lower one comes last, so that the last frame is its lowest.
     at_level.sort(key=lambda r: (r.calculation.group, r.calculation.kind, -r.frames[-1]["energy"]))
     relaxed = lowest_relaxations(at_level)
-    chosen: dict[str, list[Record]] = {name: [] for name in (*TABLES.values(), LITHIUM_TABLE)}
+    chosen: dict[str, list[Record]] = {
+        name: [] for name in (*TABLES.values(), LITHIUM_TABLE, CATHODES_TABLE)
+    }
     for record in at_level:
         calculation = record.calculation
         if calculation.unsteered or calculation.kind not in (*TRAINING, *TESTING, "lithium"):
@@ -50,13 +57,17 @@ def chosen_frames(records: Iterable[Record]) -> dict[str, list[Frame]]:
         if LITHIUM in calculation.numbers:
             chosen[LITHIUM_TABLE].append(record)
             continue
+        if KEY_MARK not in calculation.group:
+            chosen[CATHODES_TABLE].append(record)
+            continue
         ground = relaxed.get(calculation.group)
         if calculation.kind == "orbital" and ground and same_orbitals(record.frames[-1], ground.frames[-1]):
             continue  # the seed turned into the ground orbital: a copy of a frame that is learnt from
         lowest = ground is None or calculation.orbital == ground.calculation.orbital
         chosen[TABLES[calculation.kind in TRAINING and lowest]].append(record)
     names = state_names(record.calculation.group for record in at_level)
-    return {name: _named(frames_of(own, SOURCE), names) for name, own in chosen.items()}
+    numbers: Counter[tuple[str, str]] = Counter()
+    return {name: _named(frames_of(own, SOURCE), names, numbers) for name, own in chosen.items()}
 
 
 def state_names(groups: Iterable[str]) -> dict[str, str]:
@@ -67,7 +78,7 @@ def state_names(groups: Iterable[str]) -> dict[str, str]:
     names: dict[str, str] = {}
     by_composition: dict[int, list[StateKey]] = {}
     for group in set(groups):
-        if group.startswith("1x1x1:"):
+        if group.startswith(KEY_MARK):
             key = StateKey.parse(group)
             by_composition.setdefault(key.ions.count("1"), []).append(key)
     for ions, keys in by_composition.items():
@@ -76,9 +87,8 @@ def state_names(groups: Iterable[str]) -> dict[str, str]:
     return names
 
 
-def _named(frames: list[Frame], names: Mapping[str, str]) -> list[Frame]:
-    """Frames with the short name of their state as group, numbered by group and kind."""
-    numbers: Counter[tuple[str, str]] = Counter()
+def _named(frames: list[Frame], names: Mapping[str, str], numbers: Counter[tuple[str, str]]) -> list[Frame]:
+    """Frames with the short name of their state as group, numbered by group and kind over all tables."""
     renamed = []
     for frame in frames:
         known = next((key for key in names if frame.group.endswith(key)), None)

@@ -45,7 +45,8 @@ ORDER = (
 )
 STARTED = ("truth_cells", "levels", "lithium_states", "cell_others", "cell_strains")
 """Parts whose starts come from models or averages: what was begun under a name is gone on with, though
-another machine might round the start otherwise. And strained cells, of which the first states have more."""
+another machine might round the start otherwise. And strained cells, of which the first states have more.
+Another orbital is another calculation: that of Na1001:Fe2332 was found to be lower late."""
 FORMAL = {"Na": 1, "Li": 1, "P": 5, "O": -2, "Si": 4}
 
 
@@ -82,8 +83,12 @@ def wanted(part: str, store: Store) -> list[Calculation]:
     calculations = list(PARTS[part](store))
     if part not in STARTED:
         return calculations
-    begun = {(r.calculation.name, r.calculation.level.digest): r.calculation for r in store.records()}
-    return [begun.get((c.name, c.level.digest), c) for c in calculations]
+
+    def named(calculation: Calculation) -> tuple[str, str, str]:
+        return calculation.name, calculation.level.digest, calculation.orbital
+
+    begun = {named(record.calculation): record.calculation for record in store.records()}
+    return [begun.get(named(calculation), calculation) for calculation in calculations]
 
 
 def archive(store: Store, path: Path) -> int:

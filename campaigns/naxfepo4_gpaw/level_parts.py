@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from campaigns.naxfepo4_gpaw.states import LEVEL, POOR, RICH, again, relaxed_states
 from workflow_lib.dft.calculation import Calculation
 from workflow_lib.dft.level import Level
+from workflow_lib.dft.level_choice import KIND
 from workflow_lib.dft.store import Store
 from workflow_lib.dft.symmetry import symmetrised
 
-KIND = "level"
 ORDERS = ("1x1x1:Na1001:Fe2323", "1x1x1:Na1001:Fe2233")
 """Charge orders on the same ions, the furthest apart there."""
 STRAINS = (0.0, 0.02)

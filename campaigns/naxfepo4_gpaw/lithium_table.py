@@ -19,6 +19,7 @@ COLUMNS = (
     *("fmax_ev_a", "stress_gpa", "a_a", "b_a", "c_a", "volume_a3", "moment_low_mub", "moment_high_mub"),
 )
 UNITS = 4
+AT_REST = "at rest"
 
 
 def write_lithium(records: Iterable[Record], states: pd.DataFrame, folder: Path) -> None:
@@ -27,7 +28,7 @@ def write_lithium(records: Iterable[Record], states: pd.DataFrame, folder: Path)
     ``records`` are those at the chosen level, ``states`` the table of the states with Na
     (``truth.truth_table``). Energies (eV a cell) are those of the last geometry; a relaxation ends at 0.1
     eV/A and 0.2 GPa or after six steps, ``status`` and ``fmax_ev_a`` say which. Formation energies are
-    against FePO4 and the relaxed LiFePO4, empty while that is not there.
+    against FePO4 and LiFePO4, empty while that is not at rest.
     """
     sodium = states.set_index("state_key")
     rows = [_row(record) for record in records if _is_lithium(record)]
@@ -38,7 +39,10 @@ def write_lithium(records: Iterable[Record], states: pd.DataFrame, folder: Path)
     table = pd.DataFrame(rows).reindex(columns=list(COLUMNS))
     names = "1x1x1:" + table["state"].str.replace("Li", "Na", regex=False)
     table["sodium_formation_mev_fu"] = names.map(sodium["formation_mev_fu"])
-    table["formation_mev_fu"] = formation_mev_fu(table["energy_ev"], np.full(len(table), UNITS), table["x"])
+    # One that is still on its way down would lower every other state's energy with it.
+    at_rest = (table["x"] < 1) | (table["status"] == AT_REST)
+    energies = table["energy_ev"].where(at_rest)
+    table["formation_mev_fu"] = formation_mev_fu(energies, np.full(len(table), UNITS), table["x"])
     table = table.sort_values(["x", "energy_ev"], ignore_index=True)
     write_csv(table, folder / "lithium.csv")
     if table["formation_mev_fu"].notna().any():
@@ -57,7 +61,7 @@ def _row(record: Record) -> dict[str, object]:
     row: dict[str, object] = {
         "state": key.replace("Na", "Li"),
         "x": key.split(":")[0].count("1") / 4,
-        "status": "at rest" if record.status == "done" else "ended" if record.reason else record.status,
+        "status": AT_REST if record.status == "done" else "ended" if record.reason else record.status,
         "geometries": len(record.frames),
         "energy_ev": frame["energy"],
         "fmax_ev_a": np.linalg.norm(frame["forces"], axis=1).max(),

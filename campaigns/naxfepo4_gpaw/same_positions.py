@@ -15,7 +15,7 @@ from workflow_lib.core.io import save_figure, write_csv
 from workflow_lib.dft.calculation import Calculation
 from workflow_lib.dft.store import Record
 from workflow_lib.lattice.arrangement import StateKey
-from workflow_lib.stages.charge_order.identical import KIND, SAME
+from workflow_lib.stages.charge_order.identical_atoms import KIND, SAME
 
 COLUMNS = (
     "ions",

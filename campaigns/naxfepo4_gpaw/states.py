@@ -89,11 +89,19 @@ def bcc_metal(symbol: str, lattice: float, mesh: int, level: Level) -> Calculati
 def lower_seeds(
     store: Store, relaxed: Mapping[str, Record], level: Level
 ) -> Iterator[tuple[Record, Calculation]]:
-    """Yield the relaxed state and the single point of another orbital seed that came out lower than it."""
-    for record in list(store.records()):
+    """Yield each relaxed state above a single point of another orbital seed, and the lowest such one.
+
+    Others that are lower too are judged against its relaxation, once that is done: seeds often turn into
+    one orbital.
+    """
+    lowest: dict[str, Record] = {}
+    for record in store.records():
         single = record.calculation
-        if single.kind != "orbital" or record.status != "done" or single.level != level:
-            continue
-        ground = relaxed[single.group]
+        if single.kind == "orbital" and record.status == "done" and single.level == level:
+            lowest[single.group] = min(
+                lowest.get(single.group, record), record, key=lambda r: r.frames[-1]["energy"]
+            )
+    for group, record in sorted(lowest.items()):
+        ground = relaxed[group]
         if record.frames[-1]["energy"] < ground.frames[-1]["energy"] - NOISE_EV:
-            yield ground, single
+            yield ground, record.calculation

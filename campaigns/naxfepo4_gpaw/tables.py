@@ -2,8 +2,8 @@
 
 ``python -m campaigns.naxfepo4_gpaw.tables --store DIR`` writes ``level*.csv``, ``level.png``,
 ``cells.csv``, ``voltage.csv``, ``failures.csv``, ``same_positions.csv``, ``lithium.csv``,
-``magnetism.csv`` and ``supercells.csv`` to ``docs/dft``, and the table of states into ``docs/dft.md``;
-what is not computed yet is left out, and the states say so.
+``cathodes.csv``, ``magnetism.csv`` and ``supercells.csv`` to ``docs/dft``, and the table of states
+into ``docs/dft.md``; what is not computed yet is left out, and the states say so.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from campaigns.naxfepo4_gpaw.cathodes_table import write_cathodes
 from campaigns.naxfepo4_gpaw.level_parts import CHOSEN, REFERENCE
 from campaigns.naxfepo4_gpaw.lithium_table import write_lithium
 from campaigns.naxfepo4_gpaw.magnetism_table import write_magnetism
@@ -31,6 +32,7 @@ from workflow_lib.dft.level_choice import level_figure, level_table, verdict
 from workflow_lib.dft.store import Record, Store
 from workflow_lib.lattice.host import Host
 from workflow_lib.lattice.hull import lower_hull
+from workflow_lib.lattice.voltage import voltage_profile
 
 TABLES = ROOT / "docs" / "dft"
 MESH = (16, 16, 16)
@@ -58,10 +60,10 @@ def voltages(states: pd.DataFrame, sodium: float, host: Host) -> pd.DataFrame:
     hull = lower_hull(
         filled, np.full(len(done), sites), done["energy_ev"], mobile=host.mobile, where="the DFT store"
     )
-    steps = [*zip(hull.x[:-1], hull.x[1:], hull.energy[:-1], hull.energy[1:], strict=True)]
-    if len(steps) > 1:
-        steps.append((hull.x[0], hull.x[-1], hull.energy[0], hull.energy[-1]))
-    rows = [(low, high, sodium - (above - below) / (high - low)) for low, high, below, above in steps]
+    profile = voltage_profile(hull, mobile_energy=sodium)
+    rows = [*zip(profile.x[:-1], profile.x[1:], profile.volts, strict=True)]
+    if len(rows) > 1:
+        rows.append((profile.x[0], profile.x[-1], profile.average))
     return pd.DataFrame(rows, columns=["x_low", "x_high", "voltage_v"])
 
 
@@ -92,6 +94,7 @@ def main() -> int:
         write_csv(failures(at_level), TABLES / "failures.csv")
         write_same_positions(at_level, TABLES)
         write_lithium(at_level, states, TABLES)
+        write_cathodes(at_level, states, TABLES)
         write_magnetism(records, states, CHOSEN, TABLES)
         sodium = sodium_energy(records)
         if sodium is not None:

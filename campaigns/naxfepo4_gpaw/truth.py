@@ -22,6 +22,8 @@ from workflow_lib.lattice.polaron import bond_gap
 ORBITALS = "abc"
 SAME_ORBITAL = 0.95
 """Overlap of two minority orbitals that are one; the first seven that turned back had 0.9994 and more."""
+FILLED = 0.5
+"""Electrons in a minority orbital that holds one."""
 GRID = "grid"
 """Kind of the single point of a relaxed cell on the density grid of that cell."""
 NOISE = "noise"
@@ -185,7 +187,10 @@ def same_orbitals(frame: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     first, second = (one.get("orbitals") or {} for one in (frame, other))
     if not first or first.keys() != second.keys():
         return False
-    return min(abs(np.dot(first[site][:-1], second[site][:-1])) for site in first) > SAME_ORBITAL
+    # That of an Fe3+ is nearly empty: its direction says nothing.
+    filled = [site for site, (*_, occupation) in first.items() if occupation > FILLED]
+    overlaps = [abs(np.dot(first[site][:-1], second[site][:-1])) for site in filled]
+    return min(overlaps, default=0.0) > SAME_ORBITAL
 
 
 def failures(records: Iterable[Record]) -> pd.DataFrame:

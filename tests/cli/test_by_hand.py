@@ -164,7 +164,8 @@ def test_relax_writes_a_structure_in_its_cell(
     out = tmp_path / "b.extxyz"
     done = cli("relax", model_dir, tmp_path / "a.extxyz", out, "--max-steps", 3)
     # What a long relaxation shows on the way: steps, energy, largest force.
-    first, last = done.stderr.splitlines()
+    which, first, last = done.stderr.splitlines()
+    assert which.startswith("the last structure of ") and which.endswith(f", {len(atoms)} atoms")
     assert "relaxing a.extxyz: 0 of 3 steps" in first
     assert "3 of 3 steps in" in last and "energy -" in last and "largest force" in last
     assert done.returncode == 0, done.stderr
@@ -179,6 +180,10 @@ def test_convert_there_and_back(cli: Callable[..., Said], tmp_path: Path, frames
     for source, target in (("a.parquet", "b.extxyz"), ("b.extxyz", "c.db"), ("c.db", "d.parquet")):
         done = cli("convert", tmp_path / source, tmp_path / target)
         assert done.returncode == 0, done.stderr
+        assert f"5 frames written to {tmp_path / target}: forces 5, stress " in done.stdout
+        assert f"; level {frames[0].energy_reference}" in done.stdout
+    done = cli("convert", tmp_path / "b.extxyz", tmp_path / "b.extxyz")
+    assert done.returncode == 2 and "is the file that is read" in done.stderr
     back = read_parquet(tmp_path / "d.parquet")
     for before, after in zip(frames[:5], back, strict=True):
         assert after.energy_reference == before.energy_reference
@@ -274,3 +279,10 @@ def test_relax_refuses_a_format_before_it_relaxes(
     done = cli("relax", model_dir, tmp_path / "a.extxyz", tmp_path / "b.foo")
     assert done.returncode == 2 and "ASE knows no format of this suffix" in done.stderr
     assert "relaxing" not in done.stderr
+    (tmp_path / "file").touch()
+    for out, words in (
+        (tmp_path / "a.extxyz", "is the structure"),
+        (tmp_path / "file/b.cif", "cannot write"),
+    ):
+        done = cli("relax", model_dir, tmp_path / "a.extxyz", out)
+        assert done.returncode == 2 and words in done.stderr and "relaxing" not in done.stderr

@@ -1,22 +1,21 @@
-"""Mistakes in the configuration: one line, key and remedy named, within two seconds, without torch."""
+"""Mistakes in the configuration: one line, key and remedy named."""
 
 from __future__ import annotations
 
 import copy
 import json
-import resource
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
 from changed_config import DEMO, changed_config
+from test_config_files import run_cli
 
+from workflow_lib import config_files
 from workflow_lib.cli.main import main
-from workflow_lib.config import Config
-from workflow_lib.config_files import load_config, load_studies, validate_config, validate_studies
+from workflow_lib.config_files import load_config, require_runnable, validate_config
 from workflow_lib.core.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -84,6 +83,7 @@ def test_shipped_configurations_are_valid(name: str) -> None:
         ("exam", {"breathing": 0.1}, ["exam.breathing: is called charge_order.polaron_distortion now"]),
         ("charge_order.breathing", 0.1, ["charge_order.breathing", "charge_order.polaron_distortion"]),
         ("sampling", {}, ["sampling: is called search now"]),
+        ("embedding.seed", 5, ["embedding.seed: is called seed, as for every other random choice"]),
         ("dft.breathing", 0.1, ["dft.breathing: is called dft.polaron_distortion now"]),
     ],
 )
@@ -94,23 +94,6 @@ def test_mistakes_name_key_and_remedy(path: str, value: object, words: list[str]
     assert "\n" not in message
     for word in ["test.yaml", *words]:
         assert word in message, message
-
-
-def test_studies_alone_keep_off_shared_folders_too() -> None:
-    """``make clean`` of such a run would have removed the store of DFT energies."""
-    studies = yaml.safe_load((ROOT / "config/chgnet.yaml").read_text())
-    with pytest.raises(UserError, match="results/dft is shared by all runs"):
-        validate_studies(studies | {"run": "dft"}, "test.yaml")
-
-
-@pytest.mark.parametrize("stage", ["dynamics", "charge_inference"])
-def test_the_potential_of_a_study_is_a_path_that_snakemake_can_use(stage: str) -> None:
-    studies = yaml.safe_load((ROOT / "config/chgnet.yaml").read_text())
-    studies[stage]["studies"][0]["potential"] = "models/{mine}"
-    name = studies[stage]["studies"][0]["name"]
-    with pytest.raises(UserError, match=rf"{stage}\.{name}\.potential: .*wildcards, got .*mine") as caught:
-        validate_studies(studies, "test.yaml")
-    assert "\n" not in str(caught.value)
 
 
 def test_a_run_needs_a_model_that_searches() -> None:
@@ -125,6 +108,8 @@ def test_cells_that_cannot_be_searched_are_said_before_anything_trains(tmp_path:
     path.write_text(yaml.safe_dump(changed_config("search", {"cells": cells})))
     done, _ = run_cli("check", "--config", str(path))
     assert done.returncode == 2 and "40 Na is no composition to search at" in done.stderr
+    # Snakemake called by hand, as on a cluster, refuses the same.
+    path.write_text(yaml.safe_dump(changed_config("redox.states.1.magmom", {"M": [4.1, 4.5]})))
     planned = subprocess.run(
         [sys.executable, "-m", "snakemake", "--configfile", str(path), "--cores", "1", "--dry-run"],
         capture_output=True,
@@ -132,7 +117,7 @@ def test_cells_that_cannot_be_searched_are_said_before_anything_trains(tmp_path:
         cwd=ROOT,
         check=False,
     )
-    assert planned.returncode != 0 and "40 Na is no composition to search at" in planned.stdout
+    assert planned.returncode != 0 and "not both have a moment window" in planned.stdout
 
 
 def test_the_level_of_dft_has_a_default_for_the_frames_of_this_project_only() -> None:
@@ -170,13 +155,35 @@ def test_cells_of_other_frames_need_no_mesh_of_this_projects_level() -> None:
         ),
         ("dataset.path", "my/none.extxyz", "my/none.extxyz does not exist"),
         ("dataset.path", "my/full.cif", "my/full.cif: unknown suffix '.cif'"),
+        (
+            "phase_diagram.systems",
+            [{"name": "na", "potential": "chgnet-0.3.0", "host": "none.json"}],
+            "phase_diagram.systems: na: none.json",
+        ),
         ("redox.states.1.magmom", {"M": [4.1, 4.5]}, "redox.states: not both have a moment window"),
+        (
+            "phase_diagram.systems",
+            [{"name": "na", "potential": "chgnet-0.3"}],
+            "phase_diagram.na.potential: chgnet-0.3 is no potential: no shipped name",
+        ),
+        (
+            "outside",
+            [{"name": "mine", "potential": "ase.calculators.emtt:EMT"}],
+            "outside.mine.potential: ase.calculators.emtt:EMT is in no module that Python finds here",
+        ),
+        ("dft", {"engine": "gpaw"}, "dft.engine: GPAW is not installed; run 'make dft-setup'"),
     ],
 )
 def test_runs_that_cannot_be_are_refused_by_the_check(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], path: str, value: object, told: str
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
+    value: object,
+    told: str,
 ) -> None:
     """They failed in their first jobs, or after the trainings."""
+    monkeypatch.setattr(config_files, "find_spec", lambda name: None)  # as where GPAW is not installed
     config = changed_config(path, value)
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     assert main(["check", "--config", str(tmp_path / "config.yaml")]) == 2
@@ -184,11 +191,68 @@ def test_runs_that_cannot_be_are_refused_by_the_check(
     assert told in said and said.count("\n") == 1
 
 
+def test_models_of_the_run_are_potentials_before_they_are_trained() -> None:
+    model = next(iter(validate_config(DEMO, "test.yaml").trained()))
+    folder = f"results/{DEMO['run']}/training/{model}"
+    for spelled in (str(model), folder, f"./{folder}/", "dft", "ase.calculators.emt:EMT"):
+        system = {"name": "na", "potential": spelled}
+        require_runnable(
+            validate_config(changed_config("phase_diagram", {"systems": [system]}), "test.yaml")
+        )
+
+
 def test_frames_that_state_their_charges_need_no_windows(tmp_path: Path) -> None:
     config = changed_config("redox.states.0.magmom", {})
     config["redox"]["states"][1]["magmom"] = {}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     assert main(["check", "--config", str(tmp_path / "config.yaml")]) == 0
+
+
+def test_check_says_what_a_run_would_lack(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A typing error in the level of the metal cost the voltages, and nobody was told."""
+    config = changed_config("thermodynamics.metals.0.level", "another level")
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    assert main(["check", "--config", str(tmp_path / "config.yaml")]) == 0
+    assert "no voltages: thermodynamics.metals has no Na metal at " in capsys.readouterr().err
+    config = changed_config(
+        "dft",
+        {
+            "engine": "vasp",
+            "level": {"code": "VASP", "hubbard_u": {"Mn": 3.9}, "cutoff": 520, "kpoints": [2, 4, 4]},
+        },
+    )
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    assert main(["check", "--config", str(tmp_path / "config.yaml")]) == 2
+    assert "Fe2+ has no Hubbard U to hold it" in capsys.readouterr().err
+
+
+def test_a_loss_of_what_a_family_does_not_predict_is_refused() -> None:
+    place = next(k for k, model in enumerate(DEMO["models"]) if model["family"] == "painn")
+    config = changed_config(f"models.{place}.training.loss", [{"label": "energy"}, {"label": "magmoms"}])
+    said = rf"models\[{place}\]: .* has a loss term for magmoms, which painn does not predict"
+    with pytest.raises(UserError, match=said):
+        validate_config(config | {"charge_order": {"cell": "fixed"}}, "test.yaml")
+
+
+def test_a_model_may_change_single_keys_of_the_scheduler() -> None:
+    """The others of the common scheduler went back to their defaults without a word."""
+    name = DEMO["models"][0]["name"]
+    for own, expected in (
+        ({"final_ratio": 0.1}, ("cosine", 1, 0.1)),
+        ({"kind": "cosine", "final_ratio": 0.1}, ("cosine", 1, 0.1)),
+        ({"kind": "plateau"}, ("plateau", 0, 0.01)),
+    ):
+        config = changed_config("models.0.training", {"scheduler": own})
+        found = validate_config(config, "test.yaml").training_of(name).scheduler
+        assert (found.kind, found.warmup_epochs, found.final_ratio) == expected
+
+
+def test_jobs_train_on_the_device_of_the_run() -> None:
+    """They read all keys from config.json, with the default of those that nobody wrote."""
+    found = validate_config(DEMO | {"device": "cuda"}, "test.yaml")
+    again = validate_config(json.loads(found.model_dump_json()), "config.json")
+    for name in (model.name for model in found.models):
+        assert found.training_of(name).device == again.training_of(name).device == "cuda"
 
 
 def test_what_is_left_out_follows_from_the_material() -> None:
@@ -234,165 +298,3 @@ def test_cpainn_needs_three_interactions() -> None:
 def test_names_must_differ() -> None:
     with pytest.raises(UserError, match="used twice"):
         validate_config(changed_config("models", [DEMO["models"][0]] * 2), "test.yaml")
-
-
-def run_cli(*arguments: str) -> tuple[subprocess.CompletedProcess[str], float]:
-    """Run the command line in a process of its own; also return the processor time it took in s.
-
-    Not the time on the clock: other work on the machine would be measured with it.
-    """
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(
-        [sys.executable, "-m", "workflow_lib", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        check=False,
-    )
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return done, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-
-
-def test_help_without_torch() -> None:
-    code = "import sys, workflow_lib.__main__; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
-    done, seconds = run_cli("--help")
-    assert done.returncode == 0
-    assert "evaluate" in done.stdout
-    assert seconds < 0.5  # the promise of the README; measured 0.1 s
-
-
-def test_configuration_error_is_one_line_and_fast(tmp_path: Path) -> None:
-    path = tmp_path / "wrong.yaml"
-    path.write_text(yaml.safe_dump(changed_config("datset", {})))
-    done, seconds = run_cli("dataset", "--config", str(path), "--out", str(tmp_path / "out"))
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
-    assert "did you mean 'dataset'" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert not (tmp_path / "out").exists()
-    assert seconds < 2  # the promise of the README; measured 0.4 s
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("a: [1", "not valid YAML: line 1: "),
-        ("- 1", "must hold keys and values"),
-        ("run: a\nrun: b", "found duplicate key"),
-        ("seed: 2026-11-28", "a date; quote it"),
-        (None, "does not exist"),
-    ],
-)
-def test_unreadable_configuration(tmp_path: Path, text: str | None, words: str) -> None:
-    path = tmp_path / "config.yaml"
-    if text is not None:
-        path.write_text(text)
-    with pytest.raises(UserError, match=words):
-        load_config(path)
-
-
-def test_a_file_of_an_earlier_version_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"benchmark.yaml does not exist; it is called .*study.yaml now"):
-        load_config(tmp_path / "benchmark.yaml")
-
-
-def test_later_files_and_overrides_replace_single_keys(tmp_path: Path) -> None:
-    (tmp_path / "a.yaml").write_text(yaml.safe_dump(changed_config("training.epochs", 7)))
-    (tmp_path / "b.yaml").write_text("training: {batch_size: 3}\nseeds: [010, 2]\n")
-    config = load_config(tmp_path / "a.yaml", tmp_path / "b.yaml", overrides={"run": "other"})
-    assert (config.training.epochs, config.training.batch_size) == (7, 3)
-    assert config.seeds == (10, 2)  # not octal
-    assert config.run == "other"
-
-
-def test_the_written_configuration_is_read_again(tmp_path: Path) -> None:
-    """A run writes its resolved configuration as JSON, which every job reads."""
-    config = load_config(ROOT / "config/config.yaml")
-    (tmp_path / "config.json").write_text(config.model_dump_json(indent=2))
-    assert load_config(tmp_path / "config.json") == config
-
-
-def test_schema_is_current(tmp_path: Path) -> None:
-    """config/schema.json is generated: ``python -m workflow_lib schema --out config/schema.json``."""
-    done, _ = run_cli("schema", "--out", str(tmp_path / "schema.json"))
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "schema.json").read_text() == (ROOT / "config/schema.json").read_text()
-
-
-def test_unwritable_results_folder(tmp_path: Path) -> None:
-    blocked = tmp_path / "file"
-    blocked.write_text("not a folder")
-    done, _ = run_cli("dataset", "--out", str(blocked / "dataset"))
-    assert done.returncode == 2
-    assert "cannot write" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
-def test_snakemake_reports_the_same_line(tmp_path: Path) -> None:
-    path = tmp_path / "wrong.yaml"
-    path.write_text(yaml.safe_dump(changed_config("training.epoch", 5)))
-    done = subprocess.run(
-        [sys.executable, "-m", "snakemake", "-n", "--configfile", str(path)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        check=False,
-    )
-    assert done.returncode != 0
-    assert "did you mean 'epochs'" in done.stdout + done.stderr
-
-
-@pytest.mark.parametrize("name", ["chgnet", "chgnet-paper", "charge-dynamics"])
-def test_runs_of_studies_alone_are_read_and_read_again(name: str, tmp_path: Path) -> None:
-    from workflow_lib.stages.charge_inference.run import neutral_split
-
-    config = load_studies(ROOT / f"config/{name}.yaml")
-    assert not isinstance(config, Config)
-    assert config.folder == Path("results") / name
-    (tmp_path / "config.json").write_text(config.model_dump_json())
-    assert load_studies(tmp_path / "config.json") == config
-    for study in config.charge_inference.studies if config.charge_inference else ():
-        atoms = study.crystal.build(np.random.default_rng(0))
-        cells = np.prod(study.crystal.repeat)
-        assert len(atoms) == 114 * cells
-        assert neutral_split(study, atoms) == 6 * cells
-    assert config.dynamics is not None
-    systems = {job.system.name: job.system.crystal for job in config.dynamics.trajectories()}
-    sizes = {name: len(crystal.build(np.random.default_rng(0))) for name, crystal in systems.items()}
-    if name == "charge-dynamics":
-        assert sizes == {"half": 26}
-        return
-    assert sizes["half"] == 140
-    assert sizes["stuffed"] == sizes["stoichiometric"] + systems["stuffed"].stuff.count
-
-
-def test_studies_do_not_train() -> None:
-    with pytest.raises(UserError, match="has studies alone") as error:
-        load_config(ROOT / "config/chgnet.yaml")
-    assert "\n" not in str(error.value)
-    with pytest.raises(UserError, match="host: required but missing"):
-        validate_studies({"run": "empty"}, "empty.yaml")  # neither kind: told as a run that trains
-    wrong = yaml.safe_load((ROOT / "config/chgnet.yaml").read_text())
-    wrong["dynamics"]["studies"][0]["temperatures"] = [0]
-    with pytest.raises(UserError, match=r"temperatures.*greater than or equal to 1"):
-        validate_studies(wrong, "wrong.yaml")
-    wrong["dynamics"]["studies"][0]["temperature"] = [0]
-    with pytest.raises(UserError, match="temperature"):
-        validate_studies(wrong, "wrong.yaml")
-    comparison = load_config(ROOT / "config/smoke.yaml")
-    assert comparison.dynamics is None
-
-
-def test_commands_of_a_comparison_refuse_studies(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    wanted = ["--config", str(ROOT / "config/chgnet.yaml"), "--out", str(tmp_path / "out")]
-    assert main(["dataset", *wanted]) == 2
-    assert "has studies alone" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
-    known = ["--study", "nasikon", "--work", str(tmp_path / "work")]
-    assert main(["charge-inference", *wanted, *known]) == 2
-    assert "nasicon" in capsys.readouterr().err
-    assert main(["dynamics", *wanted, "--trajectory", "x", "--work", str(tmp_path)]) == 2
-    assert "dynamics has no trajectory 'x'" in capsys.readouterr().err

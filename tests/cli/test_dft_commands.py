@@ -56,10 +56,30 @@ def test_plan_writes_the_arrangement_and_both_ends(run, config, pending, tmp_pat
         *("--config", config, "--pending", pending),
         *("--out", tmp_path / "jobs.jsonl", "--each", tmp_path / "each"),
     )
-    assert said == "1 arrangements are pending; 3 calculations would answer them\n"
+    level = load_config(config).dft.level.energy_reference
+    asked = "1 arrangements of olivine NaFePO4 (Pnma, 28 atoms) are pending; 3 calculations"
+    assert said == f"{asked} at {level} would answer them\n"
     jobs = read_jobs(tmp_path / "jobs.jsonl")
     assert [job.state_key for job in jobs] == [KEY, "1x1x1:Na0000:Fe3333", "1x1x1:Na1111:Fe2222"]
     assert {path.stem for path in (tmp_path / "each").iterdir()} == {job.digest for job in jobs}
+
+
+@pytest.mark.parametrize("command", ["dft-plan", "dft-energies"])
+def test_a_list_of_another_run_needs_its_configuration(command, run, config, tmp_path):
+    """Its keys would name other crystals of another host with as many sites."""
+    search = tmp_path / "results/other/search"
+    search.mkdir(parents=True)
+    pending = search / "pending.csv"
+    pd.DataFrame([(KEY, 0.5)], columns=["state_key", "x"]).to_csv(pending, index=False)
+    content = load_config(config).model_dump(mode="json") | {"run": "other"}
+    arguments = (command, "--config", config, "--pending", pending, "--out", tmp_path / "out")
+    for key, other in (("host", "my/host.json"), ("redox", content["redox"] | {"element": "Mn"})):
+        (search.parent / "config.json").write_text(json.dumps(content | {key: other}))
+        said = run(*arguments, status=2)
+        assert said.count("\n") == 1 and f"of the run other, whose {key} is not" in said
+        assert not (tmp_path / "out").exists()
+    (search.parent / "config.json").write_text(json.dumps(content))
+    run(*arguments)
 
 
 def test_plan_warns_of_unequal_cells_until_their_basis_error_is_known(
@@ -113,7 +133,9 @@ def test_an_answer_that_is_taken_out_of_the_store_is_computed_again(run, config,
     test_energies_and_status_read_the_store(run, config, pending, tmp_path)
     each, out = tmp_path / "each", tmp_path / "run/done/x.sha256.json"
     said = run("dft-plan", "--config", config, "--pending", pending, "--each", each)
-    assert said == "1 arrangements are pending; 0 calculations would answer them\n"
+    level = load_config(config).dft.level.energy_reference
+    asked = "1 arrangements of olivine NaFePO4 (Pnma, 28 atoms) are pending; 0 calculations"
+    assert said == f"{asked} at {level} would answer them\n"
     job, *_ = sorted(each.iterdir())
     assert len(list(each.iterdir())) == 3
     run("dft-run", "--config", config, "--jobs", job, "--out", out)
@@ -159,8 +181,21 @@ def test_dft_settings_are_checked_with_the_configuration(run, config):
 
 def test_converge_first_says_what_to_compute(run, config, tmp_path):
     said = run("dft-converge", "--config", config, "--out", tmp_path / "level")
-    assert said.startswith("17 of 17 single points are missing; compute them with 'workflow-lib dft-run")
+    level = load_config(config).dft.level.energy_reference
+    assert said.startswith(f"17 of 17 single points, at {level} and at ")
+    assert "are missing; compute them with 'workflow-lib dft-run" in said
     assert len(read_jobs(tmp_path / "level" / "jobs.jsonl")) == 17
+
+
+def test_frames_of_another_level_need_one_of_their_own(run, config, pending, tmp_path):
+    """The default is the level of this project's frames: days of computing that no hull would take."""
+    other = config.read_text().replace("Fe 5.3", "Fe 4.0")
+    assert other != config.read_text()
+    config.write_text(other)
+    for arguments in (("dft-converge",), ("dft-plan", "--pending", pending)):
+        said = run(*arguments, "--config", config, "--out", tmp_path / "out", status=2)
+        assert said.count("\n") == 1 and "dft.level: state the level to compute at" in said
+    assert not (tmp_path / "out").exists()
 
 
 def test_converge_names_what_failed_and_how_to_try_it_again(run, config, tmp_path):

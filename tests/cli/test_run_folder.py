@@ -123,6 +123,22 @@ def test_a_run_at_work_stays(project: Path, capsys: pytest.CaptureFixture[str]) 
     assert (project / "results/one/dataset/frames.parquet").is_file()
 
 
+def test_jobs_of_a_killed_run_stay_at_work(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its main process is gone, and with it the lock of the run."""
+    with folder_lock(project / "results/one/training/painn/.busy/lock", 0, print):
+        assert main(configured(project, "run: one")) == 2
+    assert "results/one/training/painn is in use by another job (process" in capsys.readouterr().err
+    assert (project / "results/one/dataset/frames.parquet").is_file()
+    assert main(configured(project, "run: one")) == 0
+
+
+def test_the_run_to_clean_is_named(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = files(project / "results")
+    assert main(["clean"]) == 2
+    assert "--config" in capsys.readouterr().err
+    assert files(project / "results") == before
+
+
 def test_nothing_to_clean_is_no_fault(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(configured(project, "run: three")) == 0
     assert "nothing to remove" in capsys.readouterr().out

@@ -31,6 +31,9 @@ def test_of_one_training_it_is_students_interval_over_states(values):
     expected = ttest_1samp(values, 0).confidence_interval(0.95)
     got = paired_interval(one_training(values))
     assert got.mean == pytest.approx(np.mean(values), abs=1e-9)
+    if got.low is None:
+        assert np.ptp(values) <= 1e-9 * abs(np.mean(values))
+        return
     # The same formula in another order of operations.
     assert (got.low, got.high) == pytest.approx((expected.low, expected.high), abs=1e-6)
     if np.ptp(values) > 1e-6:
@@ -42,8 +45,22 @@ def test_more_trainings_that_say_the_same_narrow_nothing_beyond_the_states(value
     same = pd.concat([one_training(values).assign(training=str(k)) for k in range(count)])
     one, many = paired_interval(one_training(values)), paired_interval(same.reset_index(drop=True))
     assert many.mean == pytest.approx(one.mean, abs=1e-9)
+    if one.low is None:
+        assert many.low is None
+        return
     # Students quantile is that of the fewer clusters: never narrower than over states alone.
     assert many.high - many.low >= one.high - one.low - 1e-6
+
+
+def test_differences_without_any_spread_have_no_interval():
+    """Three hull errors that are one: no chance was seen, so none can be judged."""
+    copies = pd.concat([one_training([0.001]).assign(training=str(k), state="all") for k in range(3)])
+    assert paired_interval(copies.reset_index(drop=True)) == (pytest.approx(0.001), None, None, None)
+    columns = {"error_without": 8.0, "error_with": 8.001, "state": "all", "fold": 0}
+    columns["tested_to_trained"] = 0.25
+    row = contrast(pd.DataFrame([columns | {"training": str(k)} for k in range(3)]))
+    table = decide(pd.DataFrame([row | {"pair": 1}]), ["pair"])
+    assert not table["decided"].any() and "no spread" in table["reason"][0]
 
 
 def test_chance_of_training_widens_the_interval():
@@ -75,7 +92,7 @@ def no_effect(rng: np.random.Generator, *, folds: int, seeds: int, states: int) 
     if states:
         error += rng.normal(size=(folds, states))[fold, place] + rng.normal(0, 0.5, len(fold))
     table = {"state": 10 * fold + place if states else "all", "fold": fold, "training": 10 * fold + seed}
-    return pd.DataFrame(table | {"error_with": error, "error_without": 0.0})
+    return pd.DataFrame(table | {"error_with": error, "error_without": 0.0, "tested_to_trained": 0.0})
 
 
 @pytest.mark.parametrize("states", [0, 3])
@@ -87,6 +104,30 @@ def test_no_effect_is_decided_in_one_of_twenty_runs(states):
     # Three standard deviations of a share of 5 % of 250 runs. Seeds taken for independent trainings give
     # 18 % (hull) and 10 % (states) of the same runs.
     assert np.mean(found) == pytest.approx(0.05, abs=0.041)
+
+
+def test_folds_that_share_training_frames_are_not_taken_for_independent():
+    """Fold means of correlation r/(1 + r), as Nadeau and Bengio have it for r = tested/trained."""
+    rng, folds, ratio, runs = np.random.default_rng(7), 5, 0.25, 400
+    table = one_training([0.0] * folds).assign(state="all", fold=range(folds), training=range(folds))
+    wrong = {0.0: 0, ratio: 0}
+    for _ in range(runs):
+        drawn = table.assign(difference=rng.normal(size=folds) + np.sqrt(ratio) * rng.normal())
+        for used in wrong:
+            wrong[used] += paired_interval(drawn, used).p_value < 0.05
+    # Three standard deviations of a share of 5 % of 400 runs; taken for independent it is 15 %.
+    assert wrong[ratio] / runs == pytest.approx(0.05, abs=0.033)
+    assert wrong[0.0] / runs > 0.1
+
+
+def test_the_overlap_of_folds_widens_what_varies_between_folds_alone():
+    table = no_effect(np.random.default_rng(2), folds=4, seeds=2, states=0)
+    plain, wide = (contrast(table.assign(tested_to_trained=ratio)) for ratio in (0.0, 0.25))
+    widths = [row["high"] - row["low"] for row in (plain, wide)]
+    assert widths[1] / widths[0] == pytest.approx(np.sqrt(2), rel=1e-9)  # 1 + 4 folds x 1/4
+    given = table[table["fold"] < 2]  # two folds: trainings stand in their place
+    first, second = (contrast(given.assign(tested_to_trained=ratio)) for ratio in (0.0, 0.25))
+    assert (first["low"], first["high"]) == (second["low"], second["high"])
 
 
 @given(st.lists(st.floats(-50, 50), min_size=3, max_size=6), st.integers(1, 4))

@@ -1,7 +1,11 @@
-"""A calculation to read results of."""
+"""A calculation to read results of, and a list of pending ones."""
+
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+from pending_states import GIVEN, OPEN
 
 from workflow_lib.dft.calculation import Calculation
 from workflow_lib.dft.level import Level
@@ -25,3 +29,12 @@ def half(host) -> Calculation:
         level=Level(code="VASP", cutoff=520, kpoints=(1, 1, 1)),
         formula_units=4,
     )
+
+
+@pytest.fixture
+def pending(tmp_path: Path) -> Path:
+    """The list that the searches write."""
+    path = tmp_path / "pending.csv"
+    rows = [("1x1x1", 0.5, 2, GIVEN), ("1x1x1", 0.5, 2, OPEN)]
+    pd.DataFrame(rows, columns=["cell", "x", "n_occupied", "state_key"]).to_csv(path, index=False)
+    return path

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from samples import LEVEL
 
-from campaigns.naxfepo4_gpaw.build import LITHIUM_TABLE, TABLES, chosen_frames
+from campaigns.naxfepo4_gpaw.build import CATHODES_TABLE, LITHIUM_TABLE, TABLES, chosen_frames
 from campaigns.naxfepo4_gpaw.level_parts import CHOSEN
 from workflow_lib.dft.calculation import Calculation
 from workflow_lib.dft.store import Store
@@ -84,6 +84,7 @@ def kinds(store: Store) -> dict[str, list[str]]:
             {"kind": "lithium", "numbers": np.array([3, 26, 8]), "state_key": None, "group": "Li"},
             LITHIUM_TABLE,
         ),
+        ({"kind": "rattle", "task": "single", "state_key": None, "group": "maricite FeO"}, CATHODES_TABLE),
         ({"kind": "rattle", "task": "single", "state_key": None, "level": LEVEL}, None),
         ({"kind": "supercell", "task": "single", "state_key": None}, None),
         ({"kind": "sodium", "task": "single", "state_key": None, "unsteered": True}, None),
@@ -103,6 +104,8 @@ def test_only_the_lowest_orbital_of_a_state_is_learnt_from(store, energy, orbita
     tables = chosen_frames(store.records())
     assert [frame.orbital for frame in tables[LEARN]] == [orbital]
     assert len(tables[TEST]) == 1
+    ids = [frame.frame_id for frames in tables.values() for frame in frames]
+    assert len(set(ids)) == len(ids)  # a frame that is learnt from is none that tests
 
 
 def test_a_seed_that_turned_into_the_ground_orbital_is_in_no_table(store):

@@ -1,12 +1,21 @@
 """Requests to DFT: their keys, and what is refused before a calculation starts."""
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from workflow_lib.core.elements import SYMBOLS
 from workflow_lib.core.errors import UserError
 from workflow_lib.dft.calculation import Calculation
-from workflow_lib.dft.charge_state import describe, realised_states, require_steerable
+from workflow_lib.dft.charge_state import (
+    describe,
+    lost,
+    realised_states,
+    require_steerable,
+    starting_signs,
+)
 from workflow_lib.dft.jobs import run_jobs
 from workflow_lib.dft.level import Level
 from workflow_lib.dft.store import Store
@@ -195,6 +204,46 @@ def test_charge_states_are_read_from_moments_and_never_forced(half, frames):
     assert describe(request, realised_states(request, blurred)) == "Fe ? ? ? ?"
 
 
+def test_windows_of_the_redox_rule_stand_for_another_couple(half):
+    manganese = np.where(half.numbers == 26, 25, half.numbers)
+    windows = {"Mn2": (4.3, 4.8), "Mn3": (3.6, 4.1)}
+    request = replace(half, numbers=manganese, windows=windows)
+    require_steerable(request)
+    assert request.digest == replace(request, windows={}).digest  # the store files both as one
+    moments = np.where(half.oxidation_states == 2, 4.5, np.where(half.oxidation_states == 3, -3.8, 0.0))
+    assert (realised_states(request, moments) == half.oxidation_states).all()
+    assert (realised_states(request, moments * 0.9)[half.oxidation_states == 2] == 3).all()  # 4.05: Mn3+
+    assert Calculation.from_json(json.loads(json.dumps(request.to_json()))).windows == windows
+    narrow = replace(half, windows={"Fe2": (3.7, 3.8)})  # Fe3 keeps the known one
+    fe = np.where(half.oxidation_states == 2, 3.6, np.where(half.oxidation_states == 3, 4.3, 0.0))
+    assert sorted(set(realised_states(narrow, fe))) == [-1, 0, 3]
+
+
+def test_a_window_of_low_spin_is_refused(half):
+    """Steered to high spin, such an ion failed after hours as collapsed."""
+    with pytest.raises(UserError, match=r"ends at 0.4 muB, and with 5 unpaired .* low-spin ones cannot"):
+        require_steerable(replace(half, windows={"Fe3": (0.0, 0.4)}))
+
+
+def test_an_antiferromagnet_has_as_many_moments_up_as_down(half):
+    level = LEVEL.model_copy(update={"magnetism": "antiferromagnetic"})
+    require_steerable(replace(half, level=level))
+    three = np.where(np.arange(len(half)) == np.flatnonzero(half.numbers == 26)[0], 12, half.numbers)
+    states = np.where(three == 26, half.oxidation_states, 0)
+    with pytest.raises(UserError, match="2 would be up and 1 down"):
+        require_steerable(replace(half, numbers=three, oxidation_states=states, level=level))
+
+
+def test_a_small_moment_tells_no_magnetic_order(half):
+    windows = {"Fe2": (3.5, 3.9), "Fe3": (0.0, 3.4)}
+    level = LEVEL.model_copy(update={"magnetism": "antiferromagnetic"})
+    request = replace(half, level=level, windows=windows)
+    signs = starting_signs(request)
+    small = signs * np.where(half.oxidation_states == 2, 3.7, -0.01)
+    assert lost(request, small) is None
+    assert "signs" in lost(request, signs * np.where(half.oxidation_states == 2, 3.7, -0.6))
+
+
 def test_orbital_seeds_stand_for_all_sites_or_for_each_with_a_choice(half):
     first, second = np.flatnonzero(half.oxidation_states == 2)
     assert set(half.seeds().values()) == {"a"}
@@ -210,8 +259,8 @@ def test_orbital_seeds_stand_for_all_sites_or_for_each_with_a_choice(half):
     [
         ("V", "GPAW", "V2.*no Hubbard U.*add V to dft.level.hubbard_u"),
         ("Cr", "VASP", "Cr2.*no Hubbard U.*add Cr to dft.level.hubbard_u"),
-        ("Mn", "GPAW", "Mn3.*no known window of GPAW moments; add it to MOMENTS"),
-        ("Mn", "VASP", "Mn[23].*no known window of VASP moments; add it to MOMENTS"),
+        ("Mn", "GPAW", "Mn3.*no known window of GPAW moments .*Fe2, Fe3, Mn2.*redox.states.*magmom"),
+        ("Mn", "VASP", "Mn[23].*no known window of VASP moments"),
     ],
 )
 def test_an_ion_that_no_engine_can_hold_is_named_before_it_runs(half, tmp_path, symbol, code, said):

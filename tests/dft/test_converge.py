@@ -16,6 +16,7 @@ from workflow_lib.dft.store import Store
 from workflow_lib.lattice.arrangement import StateKey
 from workflow_lib.lattice.host import Host
 from workflow_lib.lattice.host_file import HostFile
+from workflow_lib.lattice.make_host import make_host
 from workflow_lib.stages.dft.converge import finer, judge, level_jobs, structures
 from workflow_lib.stages.dft.settings import DftSettings
 
@@ -47,6 +48,14 @@ def test_ends_and_two_orders_on_the_same_ions_are_computed(host):
     coarse, fine = jobs[:8], jobs[8:16]
     assert [job.provenance["density"] for job in fine] == [job.digest for job in coarse]
     assert np.linalg.det(jobs[1].cell) == pytest.approx(1.02**3 * np.linalg.det(jobs[0].cell))
+
+
+def test_a_cell_with_too_many_orders_is_refused_before_they_are_listed(host):
+    """A host described by a supercell was listed for hours, without a word."""
+    large, repeat = host.full_cell(1.0).repeat((1, 2, 2)), olivine("Na", "P", (2, 3))
+    described = make_host(large, mobile="Na", redox="Fe", oxidation_states=(2, 3))
+    with pytest.raises(UserError, match=r"165636900 charge orders half way.*smaller cell"):
+        structures(Host(described, repeat.rule))
 
 
 def trirutile() -> Host:

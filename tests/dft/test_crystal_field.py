@@ -34,6 +34,15 @@ def test_an_octahedron_splits_into_three_and_two():
     np.testing.assert_allclose((orbitals[[2, 4], 3:] ** 2).sum(), 2.0, atol=1e-12)
 
 
+def test_ligands_that_are_images_of_one_atom_count_each():
+    """In the primitive cell of a layered oxide six ligands are images of two atoms."""
+    cell = 2.1 * (1 - np.eye(3))  # rock salt
+    primitive = Atoms("FeO", [[0, 0, 0], [2.1, 0, 0]], cell=cell, pbc=True)
+    for repeat in ((1, 1, 1), (2, 1, 1), (2, 2, 2)):
+        levels, _ = crystal_field(primitive.repeat(repeat), 0)
+        np.testing.assert_allclose(levels, [4 * PI_OVER_SIGMA] * 3 + [3.0] * 2, atol=1e-12)
+
+
 def test_a_tetrahedron_splits_into_two_and_three():
     levels, _ = crystal_field(complex_of([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]), 0)
     # e: 8/3 e_pi; t2: 4/3 e_sigma + 8/9 e_pi.

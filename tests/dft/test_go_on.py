@@ -9,7 +9,7 @@ import pytest
 
 from campaigns.naxfepo4_gpaw import tables
 from campaigns.naxfepo4_gpaw.campaign import PARTS
-from campaigns.naxfepo4_gpaw.cell_parts import cell_grids, cell_orbitals
+from campaigns.naxfepo4_gpaw.cell_parts import cell_grids, cell_lower, cell_orbitals
 from campaigns.naxfepo4_gpaw.frame_parts import VOLUMES, cell_strains, cell_symmetric
 from campaigns.naxfepo4_gpaw.go_on import ORDER, archive
 from campaigns.naxfepo4_gpaw.level_parts import CHOSEN
@@ -53,6 +53,28 @@ def test_the_seeds_asked_for_are_other_than_the_state_s_own(store):
         relaxed(key, store, orbital=orbital)
     asked = {(c.group, c.orbital) for c in cell_orbitals(store)}
     assert asked == {(RICH, "b"), (RICH, "c"), (TWO, "a"), (TWO, "b")}
+
+
+def test_the_lowest_of_the_seeds_below_a_state_is_relaxed_and_the_others_wait_for_it(store):
+    """Two seeds often turn into one orbital: relaxing both would do one thing twice."""
+    start = relaxed(TWO, store, orbital="cc")
+    for single, energy in zip(cell_orbitals(store), (-190.02, -190.03), strict=True):
+        with store.writing(single) as log:
+            log.frame({"energy": energy, "forces": [[0.0, 0, 0]] * len(single)})
+            log.end("done")
+    [lower] = cell_lower(store)
+    assert (lower.orbital, lower.state_key) == ("b", TWO)
+    for energy, left in ((-190.01, ["b"]), (-190.025, ["b"]), (-190.04, [])):
+        again = Store(store.root.with_name(f"relaxed at {energy}"))
+        for record in store.records():
+            with again.writing(record.calculation) as log:
+                log.frame(record.frames[-1])
+                log.end("done")
+        other = replace(lower, orbital="ab", provenance={})
+        with again.writing(other) as log:
+            log.frame(store.get(start).frames[-1] | {"energy": energy})
+            log.end("done")
+        assert [c.orbital for c in cell_lower(again)] == left
 
 
 def test_a_symmetric_series_keeps_the_operations_of_its_state(store):

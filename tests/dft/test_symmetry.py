@@ -7,7 +7,16 @@ import pytest
 from ase.stress import voigt_6_to_full_3x3_stress
 
 from campaigns.naxfepo4_gpaw.diagonal import SAME_LATTICE
-from workflow_lib.dft.symmetry import EXACT, KeepOperations, Operations, labels, operations, symmetrised
+from workflow_lib.dft.engines.gpaw.start import symmetry_input
+from workflow_lib.dft.symmetry import (
+    EXACT,
+    KeepOperations,
+    Operations,
+    labels,
+    operations,
+    symmetrised,
+    unknown_grid,
+)
 from workflow_lib.lattice.host import Arrangement
 
 
@@ -87,6 +96,20 @@ def test_operations_that_mix_vectors_need_as_many_points_along_both(made):
     for size, order in {(80, 40, 32): 4, (48, 48, 32): 8, (80, 42, 32): 4}.items():
         check_on_grid(group.on_grid(size), size)
         assert len(group.on_grid(size)) == order
+
+
+def test_where_gpaw_chooses_the_grid_no_operation_mixes_vectors_of_unlike_length(made):
+    """At levels that are not shifted these passed, and GPAW's own check lets 80 and 40 points pass."""
+    whole = made((0, 1, 2, 3), (0, 1, 2, 3))
+    assert len(operations(whole).on_grid(unknown_grid(whole.cell))) == 8
+    sheared = replace(whole, cell=SAME_LATTICE @ whole.cell)
+    chosen = symmetry_input(operations(sheared), sheared.cell, None, steered=True)
+    assert len(chosen["rotations"]) == 4
+    hexagonal = np.array([[2.9, 0, 0], [-1.45, 2.9 * 0.75**0.5, 0], [0, 0, 16.0]])
+    assert unknown_grid(hexagonal) == (24, 24, 48)
+    assert symmetry_input(operations(whole), hexagonal, None, steered=False) == {"point_group": True}
+    doubled = hexagonal * [[2], [1], [1]]
+    assert symmetry_input(operations(whole), doubled, None, steered=False) == {"point_group": False}
 
 
 def test_operations_map_the_k_points_onto_each_other(made):

@@ -9,10 +9,11 @@ from ase.units import GPa
 from computed_again import calculation_of
 from samples import LEVEL
 
+from campaigns.naxfepo4_gpaw.cathodes_table import write_cathodes
 from campaigns.naxfepo4_gpaw.magnetism_table import write_magnetism
 from campaigns.naxfepo4_gpaw.page import cells_table, fill
 from campaigns.naxfepo4_gpaw.same_positions import write_same_positions
-from campaigns.naxfepo4_gpaw.states import ROOT
+from campaigns.naxfepo4_gpaw.states import RICH, ROOT
 from campaigns.naxfepo4_gpaw.truth import GRID, failures, truth_figure, truth_table
 from workflow_lib.core.errors import UserError
 from workflow_lib.dft.calculation import Calculation
@@ -177,9 +178,15 @@ def test_a_seed_that_turned_back_is_noise_and_no_other_orbital(states, host):
     records = list(states.records())
     ground = next(r for r in records if r.calculation.state_key == "1x1x1:Na1100:Fe2323")
     [seed] = [r for r in records if r.calculation.orbital == "b"]
+    states_of = ground.calculation.oxidation_states
     for sign, record in ((1, ground), (-1, seed)):
-        sites = map(str, ground.calculation.steered_sites())
-        record.frames[-1]["orbitals"] = {site: [0.0, 0.0, sign, 0.0, 0.0, 0.95] for site in sites}
+        orbitals = {}
+        for site in ground.calculation.steered_sites():
+            # An Fe3+ has no minority electron, and its emptiest orbitals differ.
+            empty = [float(sign > 0), 0.0, float(sign < 0), 0.0, 0.0, 0.17]
+            held = [0.0, 0.0, sign, 0.0, 0.0, 0.95]
+            orbitals[str(site)] = held if states_of[site] == host.low else empty
+        record.frames[-1]["orbitals"] = orbitals
     row = truth_table(records, host, LEVEL).set_index("state_key").loc["1x1x1:Na1100:Fe2323"]
     assert np.isnan(row["orbital_b_mev_fu"])
 
@@ -299,3 +306,23 @@ def test_magnetism_without_an_end_has_no_formation_energy(tmp_path):
     assert table["formation_mev_fu"].isna().all()
     assert table["against_ferromagnetic_mev_fu"].tolist() == pytest.approx([-200.0])
     assert not (tmp_path / "magnetism.png").exists()
+
+
+def test_other_cathodes_are_told_with_their_cells_and_maricite_against_olivine(tmp_path):
+    store = Store(tmp_path / "store")
+    states = pd.DataFrame({"state_key": [RICH], "energy_ev": [-40.0]})
+    write_cathodes(store.records(), states, tmp_path)
+    assert not (tmp_path / "cathodes.csv").exists()
+    ions = np.array([2, 0])
+    for name, energy in (("NaMnPO4", -19.0), ("maricite NaFePO4", -20.1)):
+        calculation = replace(solid(name=name), name=f"cell of {name}", oxidation_states=ions)
+        answer(store, calculation, energy)
+    answer(store, solid(name="strained NaMnPO4"), -18.0)
+    write_cathodes(store.records(), states, tmp_path)
+    manganese, maricite = pd.read_csv(tmp_path / "cathodes.csv").to_dict("records")
+    assert (manganese["cathode"], maricite["cathode"]) == ("NaMnPO4", "maricite NaFePO4")
+    assert np.isnan(manganese["against_olivine_mev_fu"])
+    # -20.1 eV in two formula units and -40 eV in four: 50 meV per formula unit lower.
+    assert maricite["against_olivine_mev_fu"] == pytest.approx(-50.0)
+    assert (maricite["ions"], maricite["a_a"], maricite["gamma_deg"]) == ("Mg2+", 4.2, 90.0)
+    assert maricite["volume_a3"] == pytest.approx(4.2**3) and maricite["moment_mub"] == 3.66

@@ -62,7 +62,7 @@ def test_a_cell_that_never_agrees_has_failed(half, tmp_path, vasp):
 def test_a_cell_in_a_queue_goes_on_where_it_was_left(half, tmp_path, vasp, caplog):
     vasp += [1.0]
     assert relaxed(half, tmp_path, "queue").status == "interrupted"
-    assert f"delete {tmp_path / 'run/000/submitted'}, and it is submitted again" in caplog.text
+    assert f"delete {tmp_path / 'run/000/submitted'} and what there is of vasprun.xml" in caplog.text
     assert relaxed(half, tmp_path).status == "interrupted"  # it is still said to be in the queue
     (tmp_path / "run/000/submitted").unlink()
     assert relaxed(half, tmp_path).status == "done"

@@ -63,6 +63,25 @@ def test_a_job_in_a_queue_is_handed_over_once(half, tmp_path):
     assert store.get(half).status == "done"
 
 
+def test_a_job_that_is_still_writing_is_left_to_end(half, tmp_path, caplog):
+    """VASP opens its vasprun.xml as it starts: it was read as damaged, with the advice to delete it."""
+    folder, store, done = tmp_path / "run", Store(tmp_path / "store"), tmp_path / "done"
+    give_potcar(half, folder)
+    command = script(tmp_path, "open('vasprun.xml', 'w').write('<modeling>')")
+    for _ in range(2):
+        with store.writing(half) as log:
+            compute(half, log, folder=folder, command=command)
+        assert store.get(half).status == "interrupted"
+    assert "in the queue or running" in caplog.text
+    done.mkdir()
+    write_outputs(half, done)
+    for name in ("vasprun.xml", "OUTCAR"):
+        (folder / name).write_bytes((done / name).read_bytes())
+    with store.writing(half) as log:
+        compute(half, log, folder=folder, command=command)
+    assert store.get(half).status == "done"
+
+
 def test_a_rules_job_ends_only_when_its_calculation_has(half, tmp_path, capsys, monkeypatch):
     """Snakemake takes a file that is there for a job that is done, and never asks again."""
     monkeypatch.chdir(ROOT)

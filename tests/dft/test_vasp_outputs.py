@@ -85,6 +85,16 @@ def test_a_file_cut_short_is_a_user_error(tmp_path):
             read_outcar_labels(tmp_path / "OUTCAR")
 
 
+@pytest.mark.parametrize("name", ["vasprun.xml", "OUTCAR.gz"])
+def test_a_run_of_ones_own_may_be_made_again(silicon, name):
+    """Somebody else's may not: `read` says what is wrong alone."""
+    _, folder = silicon
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match=r"cut short.*; wait for VASP, or delete the file to run it again$"):
+        read_run(folder, *read_card(folder))
+
+
 @pytest.fixture
 def silicon(tmp_path) -> tuple[Calculation, Path]:
     """The calculation that the real spin-polarised run would have been the answer to.
@@ -141,7 +151,7 @@ def test_a_real_run_goes_to_the_store(silicon, tmp_path):
     assert record.status == "done"  # one atom: no force by symmetry
     assert len(record.frames) == 3
     assert [entry["index"] for entry in record.skipped] == [0, 3]
-    assert record.seconds == pytest.approx(0.4749 + 0.5756 + 0.5807)
+    assert sum(frame["seconds"] for frame in record.frames) == pytest.approx(0.4749 + 0.5756 + 0.5807)
     with store.writing(calculation) as log:  # read again: nothing is logged twice
         collect(calculation, log, folder)
     record = store.get(calculation)

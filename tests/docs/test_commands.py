@@ -80,7 +80,8 @@ NOT_IN_CI = {
         for name in ("paper", "chgnet-paper")
     },
     "tmux": "a terminal",
-    ".venv/bin/workflow-lib dft-run --jobs jobs.jsonl": "hours; `make test-dft DFT=quick` takes one frame",
+    "OMP_NUM_THREADS=1 .venv/bin/workflow-lib dft-run --jobs jobs.jsonl": "hours; `make test-dft "
+    "DFT=quick` takes one frame",
     "pip install --no-deps snakemake-logger-plugin-rich==0.5.1": "an optional package outside the lock",
     "snakemake --logger rich ...": "the same package",
     "python benchmarks/costs.py --device cuda": "a GPU",
@@ -147,7 +148,8 @@ def desk(tmp_path_factory: pytest.TempPathFactory, host: Host, frames: list[Fram
     save_toy(folder / MODEL, rule, "surrogate", energy_reference=reference)
     rows = {"id": ["painn-entropy-f0-s1"], "family": ["painn"], "variant": ["entropy"]}
     write_sealed("comparison", folder / "results/demo/comparison", pd.DataFrame(rows))
-    write_json(folder / "results/demo/config.json", {"run": "demo"} | naming("painn-entropy-f0-s1"))
+    configuration = load_config(ROOT / "config/config.yaml").model_dump(mode="json")
+    write_json(folder / "results/demo/config.json", configuration | naming("painn-entropy-f0-s1"))
     (folder / "results/smoke").symlink_to(folder / "results/demo")
     trained = pd.DataFrame({"frame_id": [f.frame_id for f in frames[:9]], "set": "train"})
     write_sealed("training/frames", folder / MODEL, trained)

@@ -18,7 +18,6 @@ from workflow_lib.core.errors import UserError
 from workflow_lib.frames.foreign import read_frames, write_frames
 from workflow_lib.frames.frame import frame_to_atoms, with_labels
 from workflow_lib.frames.labels import ACCEPTED, UNSTATED
-from workflow_lib.frames.structure import read_structure, write_structure
 
 
 def bare(frame) -> Atoms:
@@ -201,7 +200,7 @@ def test_stress_counts_as_converged_only_if_the_file_says_so(frames, tmp_path, c
     atoms.info |= {"REF_energy": -1.0, "REF_stress": frames[60].stress, "stress_converged": True}
     ase.io.write(tmp_path / "t.extxyz", atoms)
     assert read_frames(tmp_path / "t.extxyz")[0].stress_converged
-    assert "taken to be" not in caplog.text
+    assert "is taken to be eV/A^3" in caplog.text  # converged says nothing of the unit
     atoms.info["REF_stress"] = frames[60].stress * 160
     ase.io.write(tmp_path / "t.extxyz", atoms)
     with pytest.raises(UserError, match=r"cannot be eV/A\^3"):
@@ -334,43 +333,27 @@ def test_a_failed_write_leaves_the_old_file(frames, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["t.db"]
 
 
-def test_structures_keep_moments_and_charge_states(frames, tmp_path):
-    frame = frames[60]
-    ase.io.write(tmp_path / "r.extxyz", with_results(frame))
-    np.testing.assert_allclose(
-        read_structure(tmp_path / "r.extxyz").arrays["REF_magmom"], frame.magmoms, atol=6e-9
-    )
-    atoms = bare(frame)
-    atoms.arrays["oxidation_states"] = frame.oxidation_states
-    write_structure(atoms, tmp_path / "s.extxyz")
-    found = read_structure(tmp_path / "s.extxyz")
-    np.testing.assert_array_equal(found.arrays["oxidation_states"], frame.oxidation_states)
-    np.testing.assert_allclose(found.positions, frame.positions, atol=6e-9)
+@pytest.mark.parametrize(("largest", "words"), [(0.03, False), (0.4, True)])
+def test_converged_stress_of_a_foreign_file_has_a_unit_too(frames, tmp_path, caplog, largest, words):
+    """`stress_converged` says that a stress may be trained on, not that it is in eV/A^3."""
+    atoms = with_results(frames[0])
+    atoms.info["stress_converged"] = True
+    atoms.calc.results["stress"] = np.array([largest, 0, 0, 0, 0, 0])
+    ase.io.write(tmp_path / "theirs.extxyz", atoms)
+    read_frames(tmp_path / "theirs.extxyz")
+    assert "is taken to be eV/A^3" in caplog.text
+    assert ("another unit is possible: say --stress-unit" in caplog.text) is words
 
 
-@pytest.mark.parametrize("name", ["POSCAR", "s.cif", "s.vasp", "s.extxyz", "s.traj"])
-def test_structures_in_formats_of_others(frames, tmp_path, name):
-    atoms = bare(frames[60])
-    write_structure(atoms, tmp_path / name)
-    found = read_structure(tmp_path / name)
-    assert found.get_chemical_formula() == atoms.get_chemical_formula()
-    assert found.cell.volume == pytest.approx(atoms.cell.volume, rel=1e-5)
+def test_a_level_may_be_stated_later(frames, tmp_path):
+    ase.io.write(tmp_path / "theirs.extxyz", with_results(frames[0]))
+    write_frames(read_frames(tmp_path / "theirs.extxyz"), tmp_path / "unstated.parquet")
+    [frame] = read_frames(tmp_path / "unstated.parquet", energy_reference="VASP/PBE")
+    assert frame.energy_reference == "VASP/PBE"
 
 
-def test_the_last_structure_of_a_trajectory_is_taken(frames, tmp_path):
-    ase.io.write(tmp_path / "t.extxyz", [bare(frames[0]), bare(frames[60])])
-    assert len(read_structure(tmp_path / "t.extxyz")) == len(frames[60])
-
-
-def test_structures_that_cannot_be_used(tmp_path):
-    with pytest.raises(UserError, match="does not exist"):
-        read_structure(tmp_path / "none.cif")
-    (tmp_path / "empty.cif").write_text("")
-    with pytest.raises(UserError, match=r"empty\.cif"):
-        read_structure(tmp_path / "empty.cif")
-    ase.io.write(tmp_path / "molecule.xyz", Atoms("H2", positions=[[0, 0, 0], [0, 0, 0.7]]))
-    with pytest.raises(UserError, match="not periodic in three directions"):
-        read_structure(tmp_path / "molecule.xyz")
-    with pytest.raises(UserError, match="ASE knows no format of this suffix"):
-        write_structure(Atoms("Na", cell=[4, 4, 4], pbc=True), tmp_path / "s.nonsense")
-    assert not list(tmp_path.glob("*nonsense*"))
+@pytest.mark.parametrize("options", [{"stress_unit": "GPa"}, {"formula_units": 2}])
+def test_a_frame_table_has_its_units(frames, tmp_path, options):
+    write_frames(frames[:1], tmp_path / "own.parquet")
+    with pytest.raises(UserError, match=r"is a frame table, which has formula units and stress in eV/A\^3"):
+        read_frames(tmp_path / "own.parquet", **options)

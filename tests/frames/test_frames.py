@@ -12,8 +12,18 @@ import pytest
 from samples import FRAMES, ORIGINAL, REFERENCE, check_bader_charges
 
 from workflow_lib.core.errors import UserError
-from workflow_lib.frames.frame import Frame, check_frame, frame_to_atoms, single_reference, with_labels
-from workflow_lib.frames.table import read_parquet, write_parquet
+from workflow_lib.frames.frame import (
+    RELAXATION,
+    TESTING,
+    Frame,
+    check_frame,
+    frame_to_atoms,
+    single_reference,
+    with_labels,
+)
+from workflow_lib.frames.labels import STRESS_TO_EV
+from workflow_lib.frames.table import frames_to_table, read_parquet, write_parquet
+from workflow_lib.stages.dataset.element_table import element_table
 
 STRAINED = "rattle-relaxation_1x1x1:Na1001:Fe2233-"
 
@@ -104,6 +114,32 @@ def test_bad_rows_are_refused_by_file_and_row(frames, tmp_path, changes, message
     write_parquet([frames[0], bad], path)
     with pytest.raises(UserError, match=f"bad.parquet row 1: {message}"):
         read_parquet(path)
+
+
+@pytest.mark.parametrize("unit", ["GPa", "kbar"])
+def test_a_stress_of_another_unit_is_refused(tmp_path, unit):
+    """In GPa or kbar, as other programs print it, it would train 160 or 1602 times too large."""
+    frame = next(f for f in read_parquet(FRAMES) if f.stress is not None and np.abs(f.stress).max() > 0.01)
+    write_parquet([frame], tmp_path / "t.parquet")
+    assert len(read_parquet(tmp_path / "t.parquet")) == 1
+    write_parquet([with_labels(frame, stress=frame.stress / STRESS_TO_EV[unit])], tmp_path / "t.parquet")
+    with pytest.raises(UserError, match=r"t\.parquet row 0: stress of .* cannot be eV/A\^3"):
+        read_parquet(tmp_path / "t.parquet")
+
+
+def test_a_table_made_by_hand_reads_as_files_of_other_formats_do(tmp_path):
+    """Kinds in any case and the usual words; a stress of which nothing is said is not converged."""
+    some = [f for f in read_parquet(FRAMES) if f.stress is not None][:4]
+    kinds = ["Testing", "vc-relax", "AIMD", "my own"]
+    table = frames_to_table([with_labels(f, kind=k) for f, k in zip(some, kinds, strict=True)])
+    flags = pa.array([None, True, None, False])
+    place = table.column_names.index("stress_converged")
+    pq.write_table(table.set_column(place, "stress_converged", flags), tmp_path / "t.parquet")
+    found = read_parquet(tmp_path / "t.parquet")
+    assert [f.kind for f in found] == [TESTING, RELAXATION, "md", "my own"]
+    assert [f.stress_converged for f in found] == [False, True, False, False]
+    elements = element_table(lambda: [found])
+    assert elements["stress_converged_frames"].iloc[0] == 1
 
 
 def test_missing_file(tmp_path):

@@ -14,6 +14,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from samples import ROOT
+from vasp_runs import OUTCAR, XML
+from vasp_runs import read as read_run_of_vasp
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.frames.foreign import write_frames
@@ -337,3 +339,20 @@ def test_frames_of_wrong_charges_keep_their_other_labels(frames, tmp_path):
     assert first.forces is not None
     assert second.charges is not None
     assert any("no net Bader charges in 1 frames" in line for line in summary["statements"])
+
+
+@pytest.mark.parametrize("content", [b"", XML[:3000], b"<modeling></modeling>"])
+def test_an_outcar_is_read_where_the_vasprun_beside_it_cannot_be(tmp_path, content):
+    """It has energies, forces and moments of the same run; without a usable one the file is named."""
+    for name in ("alone", "both"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "OUTCAR").write_bytes(OUTCAR)
+    (tmp_path / "both/vasprun.xml").write_bytes(content)
+    expected, _ = read_run_of_vasp(tmp_path / "alone")
+    found, summary = read_run_of_vasp(tmp_path / "both")
+    assert [frame.energy for frame in found] == [frame.energy for frame in expected]
+    assert all(frame.magmoms is not None for frame in found)
+    assert sum("OUTCAR beside it is read instead" in line for line in summary["statements"]) == 1
+    (tmp_path / "both/OUTCAR").write_bytes(b"nothing of VASP\n")
+    with pytest.raises(UserError, match=r"vasprun\.xml (is cut short or damaged|holds no energy)"):
+        read_run_of_vasp(tmp_path / "both")

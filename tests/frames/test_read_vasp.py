@@ -17,6 +17,7 @@ from vasp_runs import FILES, LEVEL, OUTCAR, XML, read
 from workflow_lib.core.errors import UserError
 from workflow_lib.frames.reading.inputs import Input
 from workflow_lib.frames.reading.part import Part, ReadSettings
+from workflow_lib.frames.reading.run import read_sources
 
 CASES = Path(__file__).parent / "cases"
 MOMENTS = [float(row) for row in re.findall(r"magnetization \(x\)[^1]*\n +1 .* (\S+)\n", OUTCAR.decode())]
@@ -59,6 +60,56 @@ def test_every_ionic_step_has_its_moments(tmp_path):
             assert frame.energy_reference == LEVEL
             assert frame.path == name
             assert frame.kind == "relaxation"
+
+
+ML_STEP = b"""
+  ML FORCE on cell =-STRESS in cart. coord. units (eV/cell)
+  in kB       1.00000     1.00000     1.00000     0.00000     0.00000     0.00000
+
+  POSITION                                       TOTAL-FORCE (eV/Angst) (ML)
+ -----------------------------------------------------------------------------------
+      0.00000      0.00000      0.00000         0.000000      0.000000      0.000000
+ -----------------------------------------------------------------------------------
+
+  ML FREE ENERGIE OF THE ION-ELECTRON SYSTEM (eV)
+  ---------------------------------------------------
+  free  energy ML TOTEN  =        -9.00000000 eV
+
+  ML energy  without entropy=       -9.00000000  ML energy(sigma->0) =       -9.00000000
+
+"""
+"""One step as VASP's machine-learned force field prints it, shortened."""
+
+
+def test_steps_of_a_force_field_that_vasp_learns_are_no_steps_of_dft(tmp_path):
+    """A run of DFT with steps put into its OUTCAR by hand, in VASP's own words.
+
+    Before each step of DFT there are its prediction and one step more, that has no other energy; at the
+    end there is one more. vasprun.xml has the steps of DFT alone.
+    """
+    begin = re.compile(rb"-+ Iteration +\d+\( +1\)")
+    learnt = begin.sub(lambda found: 2 * ML_STEP + found[0], OUTCAR) + ML_STEP
+    steps = len(begin.findall(OUTCAR))
+    for kind, files in (("alone", {}), ("beside", {"vasprun.xml": XML})):
+        (tmp_path / kind).mkdir()
+        for name, content in files.items():
+            (tmp_path / kind / name).write_bytes(content)
+        (tmp_path / kind / "OUTCAR").write_bytes(OUTCAR)
+        plain, _ = read(tmp_path / kind)
+        (tmp_path / kind / "OUTCAR").write_bytes(learnt)
+        found, summary = read(tmp_path / kind)
+        assert len(found) == len(plain) == 3
+        for one, two in zip(found[:-1], plain[:-1], strict=True):
+            assert one.energy == two.energy
+            np.testing.assert_array_equal(one.magmoms, two.magmoms)
+        assert found[-1].energy == plain[-1].energy and found[-1].magmoms is not None
+        told = [line for line in summary["statements"] if "force field" in line]
+        assert len(told) == 1 and f"{steps + 1} steps are of a machine-learned force field alone" in told[0]
+    (tmp_path / "run").mkdir()
+    header = OUTCAR[: begin.search(OUTCAR).start()]
+    (tmp_path / "run/OUTCAR").write_bytes(header + 3 * ML_STEP)
+    read_sources([str(tmp_path / "run"), str(tmp_path / "alone")], tmp_path / "out", ReadSettings())
+    assert "holds no step of DFT: a machine-learned force field made all 3" in reasons(tmp_path)
 
 
 def test_a_run_is_read_again_if_a_file_beside_it_or_the_code_has_changed(tmp_path, monkeypatch):
@@ -152,8 +203,9 @@ def test_an_outcar_of_empty_lines_does_not_fill_the_memory(tmp_path):
 
 def test_a_run_killed_in_its_first_step_is_one_line(tmp_path):
     shutil.copy(FILES / "si-killed/vasprun.xml.gz", tmp_path)
-    with pytest.raises(UserError, match="cut short or damaged"):
+    with pytest.raises(UserError, match="cut short or damaged") as caught:
         read(tmp_path)
+    assert "delete" not in str(caught.value)  # it may be the only copy of somebody's run
     (tmp_path / "vasprun.xml.gz").unlink()
     (tmp_path / "OUTCAR").write_bytes(OUTCAR[:20000])
     with pytest.raises(UserError, match=r"cut short before the first|holds no complete ionic step"):

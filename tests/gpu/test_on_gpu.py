@@ -14,6 +14,8 @@ from workflow_lib.models.outside import load_predictor
 from workflow_lib.models.registry import FAMILIES
 from workflow_lib.models.testing import check_predictor, olivine
 from workflow_lib.models.trained import TrainedModel
+from workflow_lib.simulation.dynamics.run import run_dynamics
+from workflow_lib.simulation.dynamics.settings import MolecularDynamics
 from workflow_lib.simulation.relaxation import relax
 from workflow_lib.simulation.torchsim import TorchSimModel
 
@@ -114,14 +116,12 @@ def test_training_step(family, frames, rule, tmp_path, gpu):
 
 def test_molecular_dynamics(gpu, tmp_path):
     """A tenth of a picosecond of NVE on the GPU, within the limits that a run sets itself."""
-    dynamics = pytest.importorskip("workflow_lib.simulation.dynamics.run")
-    settings = pytest.importorskip("workflow_lib.simulation.dynamics.settings")
     model = load_predictor("chgnet-0.3.0", "cuda")
     values = {"ensemble": "nve", "time_step_fs": 1.0, "production_ps": 0.1, "record_fs": 5.0}
     # So short a run measures no drift: the limit only catches an explosion.
     values["limits"] = {"drift_mev_atom_ps": 500.0}
-    wanted = settings.MolecularDynamics.model_validate(values)
-    dynamics.run_dynamics(
+    wanted = MolecularDynamics.model_validate(values)
+    run_dynamics(
         model, [plain(4)], wanted, temperatures=[300.0], folder=tmp_path / "md", seed=1, title="gpu"
     )
 

@@ -21,7 +21,8 @@ from workflow_lib.lattice.cluster_expansion import Expansion, fit_expansion
 from workflow_lib.lattice.cluster_space import Space
 from workflow_lib.lattice.ewald import ewald_energy, pair_potentials
 from workflow_lib.lattice.host import Host
-from workflow_lib.lattice.monte_carlo import Sampler, neutral_exchange
+from workflow_lib.lattice.monte_carlo import Sampler
+from workflow_lib.lattice.reservoir import neutral_exchange
 from workflow_lib.lattice.sampling_statistics import mean_of
 
 CELLS: tuple[Repeat, ...] = ((1, 1, 1), (1, 2, 1), (2, 1, 2))
@@ -175,6 +176,12 @@ def test_a_file_that_is_no_expansion_is_refused(host: Host, content: str, tmp_pa
     path.write_text(content)
     with pytest.raises(UserError, match="is no cluster expansion written by smol"):
         Expansion.load(path, host)
+
+
+def test_triplets_without_a_pair_to_make_them_of_are_refused(host: Host):
+    assert len(Space.within(host, pairs=1.0, triplets=0.0, charges=False).subspace) == 2
+    with pytest.raises(UserError, match=r"no pair of sites within 1 A, .* set triplets to 0"):
+        Space.within(host, pairs=1.0, triplets=0.5, charges=False)
 
 
 def test_data_that_cannot_carry_the_expansion_are_refused(host: Host, spaces: dict[bool, Space]):

@@ -16,7 +16,7 @@ from workflow_lib.core.io import write_json
 from workflow_lib.frames.frame import frame_to_atoms
 from workflow_lib.lattice.arrangement import UNIT
 from workflow_lib.lattice.host import Host
-from workflow_lib.lattice.make_host import host_from_files, make_host
+from workflow_lib.lattice.make_host import LOOSER, TOLERANCE, host_from_files, make_host, symmetry_nearby
 
 COUPLE = {"mobile": "Na", "redox": "Fe", "oxidation_states": (2, 3)}
 ARRAYS = ("cell_full", "cell_empty", "scaled_full", "scaled_empty")
@@ -85,6 +85,26 @@ def test_monoclinic_ends_of_two_programs_are_not_turned():
     np.testing.assert_allclose(stretch, stretch.T, atol=1e-8)  # no rotation
 
 
+LAYERS = (5.0, 2.9, 5.1, 90, 90, 90)
+"""Orthorhombic; with another angle than 90 degrees the same sites are monoclinic."""
+
+
+@pytest.mark.parametrize(("angle", "percent"), [(90.4, "0.4"), (93.0, "2.7")])
+def test_an_empty_cell_of_less_symmetry_is_not_squared_unsaid(angle, percent):
+    """NiO2 against LiNiO2: the atoms keep their places in the cell, the cell itself is another one."""
+    sites = [(0, 0, 0.5), (0, 0, 0), (0.5, 0.5, 0.25), (0.5, 0.5, 0.75)]
+    full = Atoms("NaFeO2", scaled_positions=sites, cell=LAYERS, pbc=True)
+    empty = full[1:]
+    empty.set_cell([*LAYERS[:4], angle, 90], scale_atoms=True)
+    if angle < 91:
+        described = make_host(full, **COUPLE, empty=empty)
+        assert described.provenance.endswith(f"the empty cell strained by {percent} %")
+        assert Cell(described.cell_empty).angles() == pytest.approx(90)
+    else:
+        with pytest.raises(UserError, match=f"lacks the symmetry .* strain its cell by {percent} %"):
+            make_host(full, **COUPLE, empty=empty)
+
+
 def test_a_host_from_a_cif_alone(host, rule, tmp_path):
     write(tmp_path / "full.cif", host.full_cell(1.0))
     described = host_from_files(tmp_path / "full.cif", **COUPLE, name="mine")
@@ -95,6 +115,20 @@ def test_a_host_from_a_cif_alone(host, rule, tmp_path):
     np.testing.assert_array_equal(made.cell_full, made.cell_empty)
     for n in made.compositions(UNIT):
         assert len(made.enumerate(UNIT, n, charges=True)) == len(host.enumerate(UNIT, n, charges=True))
+
+
+def test_symmetry_that_noise_has_hidden_is_named(host):
+    """A snapshot of dynamics became a host of P1, with eight times as many states, without a word."""
+    noisy = host.full_cell(1.0)
+    noisy.positions += np.random.default_rng(5).normal(0.0, 0.01, (len(noisy), 3))
+    assert symmetry_nearby(make_host(noisy, **COUPLE), TOLERANCE) is None  # 0.1 A sees through that
+    noisy.positions += np.random.default_rng(6).normal(0.0, 0.03, (len(noisy), 3))
+    described = make_host(noisy, **COUPLE)
+    assert "Pnma" not in described.provenance
+    symbol, looser = symmetry_nearby(described, TOLERANCE)
+    assert (symbol, looser) == ("Pnma", pytest.approx(LOOSER * TOLERANCE))
+    again = make_host(noisy, **COUPLE, tolerance=looser)
+    assert "Pnma" in again.provenance and symmetry_nearby(again, looser) is None
 
 
 CIF = """data_x

@@ -14,13 +14,11 @@ from workflow_lib.core.errors import UserError
 from workflow_lib.lattice.entropy import BOLTZMANN, log_choices
 from workflow_lib.lattice.host import Host
 from workflow_lib.lattice.monte_carlo import (
-    Exchange,
     Sampler,
     check_size,
-    dilute_species,
-    neutral_exchange,
 )
 from workflow_lib.lattice.multilinear import Multilinear
+from workflow_lib.lattice.reservoir import Exchange, dilute_species, neutral_exchange
 from workflow_lib.lattice.sampling_statistics import mean_of
 
 ALONE, PAIR = Exchange(1, 0), Exchange(1, 1)
@@ -127,7 +125,7 @@ def test_flow_between_two_states_is_the_same_both_ways():
     energy = Multilinear(
         0.0, np.array([0.03, -0.02]), np.zeros((2, 2)), np.empty(0), np.empty((0, 3), dtype=np.int64)
     )
-    walk = sampler(energy, 1, np.zeros(2), PAIR, swaps=0.0)
+    walk = sampler(energy, 1, np.zeros(2), PAIR)
     filled = np.empty(20000)
     for k in range(len(filled)):
         walk.semigrand(300.0, 0.0, 1)

@@ -15,7 +15,8 @@ from workflow_lib.lattice.arrangement import Repeat
 from workflow_lib.lattice.cluster_space import Space
 from workflow_lib.lattice.host import Host
 from workflow_lib.lattice.host_file import HostFile
-from workflow_lib.lattice.monte_carlo import Sampler, neutral_exchange
+from workflow_lib.lattice.monte_carlo import Sampler
+from workflow_lib.lattice.reservoir import neutral_exchange
 
 CELL = (
     (2.843413003724563, 0.0, 0.8573211961418291),

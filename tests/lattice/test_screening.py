@@ -4,10 +4,24 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from invented_hosts import oxyfluoride
 
 from workflow_lib.lattice.arrangement import UNIT, Repeat
 from workflow_lib.lattice.host import Host
 from workflow_lib.lattice.screening import Screen
+
+
+def test_arrangements_of_anions_are_cooled_with_their_charges():
+    """Cooling exchanges nothing with a reservoir: which way ions change the charges is all the same."""
+    host = oxyfluoride()
+    screen = Screen(host, (2, 1, 1), charges=True)
+    coefficients = np.random.default_rng(2).normal(scale=0.05, size=len(screen.space.subspace))
+    energy = screen.space.multilinear(screen.repeat, coefficients)
+    found = screen.candidates(energy, 2, np.random.default_rng(1))
+    states = host.enumerate(screen.repeat, 2, charges=True)
+    energies = energy.energy(np.array([screen.space.occupations(a) for a in states]))
+    assert host.key(found[0]) == host.key(states[energies.argmin()])
+
 
 CELL: Repeat = (1, 2, 1)
 IONS = 4

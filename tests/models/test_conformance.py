@@ -1,9 +1,11 @@
 """Every family in the registry keeps the contract; the checks notice an adapter that does not."""
 
 import networks
+import numpy as np
 import pytest
 import torch
 
+from workflow_lib.models.contract import Structure
 from workflow_lib.models.hyperparameters import PainnHyperparameters
 from workflow_lib.models.painn import PainnPotential
 from workflow_lib.models.registry import FAMILIES
@@ -36,6 +38,24 @@ def test_save_and_load(family, tmp_path):
     after = evaluate(TrainedModel.load(tmp_path).potential, item)
     for key, value in before.items():
         assert torch.equal(after[key], value), key
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_in_single_precision_a_large_cell_has_the_energy_of_its_parts(family):
+    """Energies are compared across cells: the sum over 1,664 atoms may lose no digits that one cell has."""
+    potential = networks.build(family, dtype="float32")
+    # Without the energies of the species, which are summed in double precision anyway.
+    potential.set_reference_energies(dict.fromkeys(potential.species.labels, 0.0))
+    item, count = structure(filled=2), 4**3
+    places = np.array(list(np.ndindex(4, 4, 4))) @ item.cell
+    large = Structure(
+        np.tile(item.species, count),
+        np.tile(item.atomic_numbers, count),
+        np.concatenate([item.positions + place for place in places]),
+        4 * item.cell,
+    )
+    one, all_of_them = (float(evaluate(potential, each, stress=False)["energy"]) for each in (item, large))
+    assert all_of_them == pytest.approx(count * one, rel=1e-6)
 
 
 class Broken(PainnPotential):

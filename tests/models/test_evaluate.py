@@ -7,6 +7,8 @@ from samples import RULE
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.frames.frame import Frame, with_labels
+from workflow_lib.frames.labels import UNSTATED
+from workflow_lib.models.contract import Species
 from workflow_lib.models.evaluate import evaluate
 
 
@@ -70,6 +72,21 @@ def test_frames_without_charge_states_are_left_out_of_a_labelled_models_errors(o
         evaluate(model, [vague], "here")
 
 
+def test_frames_in_a_charge_state_that_no_training_frame_held_are_left_out(original_frames, capsys):
+    """A model of the oxidised end member alone: it knows iron, but not Fe2+."""
+
+    def of(state: int) -> list[Frame]:
+        return [f for f in original_frames if set(f.oxidation_states[f.numbers == 26]) == {state}][:2]
+
+    oxidised = of(3)
+    model = morse_model(RULE, reference=oxidised[0].energy_reference)
+    model.potential.species = Species((8, 11, 15, 31), {8: 8, 11: 11, 15: 15, 31: 26})
+    values = evaluate(model, [*oxidised, *of(2)], "here")
+    assert values["frames"] == values["frames_without_states"] == 2
+    assert "structure holds Fe2+, which the model was not trained on" in (said := capsys.readouterr().err)
+    assert "it knows O, Na, P, Fe3+ (shown as Ga)" in said
+
+
 def test_frames_that_trained_are_counted_and_left_out_on_request(some, capsys):
     """Errors of frames that trained are fit errors; on the file of a run they were most of the mean."""
     model = morse_model()
@@ -89,3 +106,11 @@ def test_unseen_needs_to_know_and_to_have_frames(some):
         evaluate(morse_model(), some, "here", unseen=True)
     with pytest.raises(UserError, match="every frame of here trained morse"):
         evaluate(morse_model(), some, "here", trained=some, unseen=True)
+
+
+def test_a_level_that_is_not_stated_is_asked_for(some):
+    unstated = [with_labels(frame, energy_reference=UNSTATED) for frame in some]
+    with pytest.raises(
+        UserError, match="does not state its level of theory; state it with --energy-reference"
+    ):
+        evaluate(morse_model(), unstated, "here")

@@ -10,13 +10,13 @@ import pytest
 import torch
 from ase import Atoms
 from ase.neighborlist import neighbor_list
+from edge_graphs import edge_graph
 from networks import build
 from pydantic import ValidationError
 from upstream_mace import upstream
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.models.contract import Species
-from workflow_lib.models.graph import edge_graph
 from workflow_lib.models.hyperparameters import MaceHyperparameters
 from workflow_lib.models.mace import MacePotential, building, scale_shift_mace
 from workflow_lib.models.mace_ops import half_list
@@ -229,7 +229,9 @@ def test_import_leaves_torch_load_safe():
 
 
 def test_settings_out_of_range():
-    for values in ({"interaction": "Fancy"}, {"r_max": -1}, {"surrogate_z": "both"}, {"channels": 3}):
+    irreps = [{"mlp_irreps": text} for text in ("16x1o", "8x0e+8x0e", "0x0e", "16")]
+    others = ({"interaction": "Fancy"}, {"r_max": -1}, {"surrogate_z": "both"}, {"channels": 3})
+    for values in (*others, *irreps):
         with pytest.raises(ValidationError):
             MaceHyperparameters(**values)
     with pytest.raises(UserError, match="scratch"):

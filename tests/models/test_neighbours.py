@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from workflow_lib.core.errors import UserError
 from workflow_lib.models.neighbours import NeighbourList, ordered, search_cpu, search_device
 from workflow_lib.models.testing import olivine
 
@@ -81,3 +82,12 @@ def test_shortest_edge_of_every_system():
     distances = olivine().get_all_distances(mic=True)
     assert float(shortest[0]) == pytest.approx(distances[distances > 0].min(), abs=1e-9)
     assert float(shortest[1]) == np.inf
+
+
+@pytest.mark.parametrize("broken", ["positions", "cell"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_finite_has_no_neighbours(broken: str, value: float):
+    positions, cell, system = tensors(olivine())
+    (positions if broken == "positions" else cell[0])[1, 2] = value
+    with pytest.raises(UserError, match=f"{broken} of a structure not finite"):
+        NeighbourList(REACH).edges(positions, cell, system)

@@ -183,6 +183,24 @@ def test_errors_name_the_structure(labelled):
         labelled.predict([good, olivine(filled=2)])
 
 
+def test_an_error_of_a_batch_names_the_structure_whose_it_is(blind, monkeypatch):
+    """What only a graph shows, such as an atom without neighbours, is found in batches."""
+    structures = [olivine(seed=seed) for seed in range(5)]
+    lonely = structures[3].positions
+
+    def evaluate(items, *, stress):
+        if any(np.array_equal(item.positions, lonely) for item in items):
+            raise UserError("atom 0 (Na) has no neighbour")
+        return whole(items, stress=stress)
+
+    whole = blind.evaluate
+    monkeypatch.setattr(blind, "evaluate", evaluate)
+    for size in (1, 2, 16):
+        with pytest.raises(UserError, match=r"structure 4 of 5: atom 0 \(Na\) has no neighbour"):
+            blind.predict(structures, batch_size=size)
+    assert len(blind.predict(structures[:3])) == 3
+
+
 @pytest.mark.parametrize("change", ["molecule", "slab", "nan"])
 def test_only_sound_crystals(blind, change):
     atoms = olivine()
@@ -225,7 +243,6 @@ def test_moments_are_magnitudes_whatever_the_sign_of_the_head():
         ("scratch", networks.learnt("energy", "forces"), set()),
         ("scratch", networks.learnt("energy", "charges"), {"charges"}),
         ("scratch", networks.learnt("magmoms", "charges") | {"steps": 0}, set()),
-        ("scratch", {}, set()),  # nothing says that they were trained
         ("pretrained", networks.learnt("energy", "forces"), {"magmoms", "charges"}),  # shipped with them
     ],
 )
@@ -239,18 +256,20 @@ def test_only_a_learned_head_predicts(init, training, heads):
     assert set(PotentialCalculator(model).implemented_properties) & {"magmoms", "charges"} == heads
 
 
-LEARNED = {"steps": 10, "settings": {"loss": [{"label": "energy"}, {"label": "stress"}]}}
+LEARNED = networks.learnt("energy", "stress")
+TERM = {"loss": [{"label": "energy"}, {"label": "stress"}]}
 
 
 @pytest.mark.parametrize(
     ("changes", "given"),
     [
         ({}, False),
-        ({"training": {"steps": 10, "settings": {"loss": [{"label": "energy"}]}}}, False),
+        ({"training": networks.learnt("energy")}, False),
+        ({"training": networks.learnt("energy") | {"settings": TERM}}, False),  # no step met a stress
         ({"training": LEARNED}, True),
         ({"training": LEARNED | {"steps": 0}}, False),
         ({"init": "pretrained", "training": {"steps": 0}}, True),
-        ({"init": "pretrained", "training": {"steps": 3}}, False),
+        ({"init": "pretrained", "training": networks.learnt()}, False),
     ],
 )
 def test_only_a_learned_stress_is_handed_out(changes, given):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,20 @@ def folder(tmp_path: Path) -> Path:
     Splits("state", 711, (Fold.of(0, members),)).save(run / "dataset/splits.json")
     seal(run / "dataset", "dataset")
     return run
+
+
+def test_results_of_an_earlier_configuration_are_warned_of(folder: Path):
+    now = read_json(folder / "config.json")
+    provenance = {"configuration": now, "made_with": [], "data_sha256": {}}
+    write_json(folder / "provenance.json", provenance)
+    with warnings.catch_warnings(action="error"):
+        assert Run(folder).unfinished is None
+    write_json(folder / "config.json", now | {"seed": 5})
+    with pytest.warns(UserWarning, match="earlier configuration, or the run is unfinished: seed: null"):
+        Run(folder)
+    (folder / "provenance.json").write_text("{")
+    with pytest.warns(UserWarning, match=r"provenance\.json is not valid JSON"):
+        Run(folder)
 
 
 def test_tables_are_typed_and_described(folder: Path):
@@ -210,7 +225,10 @@ def test_no_cut_or_altered_table_is_read(folder: Path, data: st.DataObject):
     }[harm]
     path.write_bytes(changed)
     try:
-        with pytest.raises(UserError, match=r"states.csv was changed or cut .* snakemake --force"):
+        with pytest.raises(
+            UserError,
+            match=r"states.csv was changed or cut .* snakemake (--configfile .*config.json )?--force",
+        ):
             Run(folder).table("charge_order/states", PAINN)
     finally:
         path.write_bytes(content)

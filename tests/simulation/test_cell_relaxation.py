@@ -110,11 +110,12 @@ def test_mace_takes_the_steps_of_upstream(monkeypatch):
     assert furthest(result.atoms, own) < 1e-3
 
 
+@pytest.mark.parametrize("sizes", [(3, 1, 2, 0), (0, 1, 2, 3)])
 @pytest.mark.parametrize("optimiser", ["fire", "lbfgs"])
-def test_company_does_not_matter(optimiser):
-    """Systems of several sizes, swapped in as places fall free, end as they do alone."""
+def test_company_does_not_matter(optimiser, sizes):
+    """Systems of several sizes, swapped in as places fall free, end as they do alone: larger ones, too."""
     model = morse_model()
-    atoms = [strained(seed, sodium=sodium) for seed, sodium in enumerate((3, 1, 2, 0))]
+    atoms = [strained(seed, sodium=sodium) for seed, sodium in enumerate(sizes)]
     stop = STOP | {"fmax": 0.05, "optimiser": optimiser}
     swapped = relax(model, atoms, batch_size=2, **stop)
     alone = [relax(model, [item], batch_size=1, **stop)[0] for item in atoms]
@@ -196,6 +197,29 @@ def test_a_configuration_whose_models_learn_no_stress_cannot_relax_cells():
     with pytest.raises(UserError, match="mace trains without stress and cannot relax cells") as found:
         validate_config(config, "test")
     assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize(
+    ("potential", "refused"),
+    [
+        ("mace-entropy-f0-s1", True),
+        ("results/demo/training/mace-entropy-f0-s1", True),
+        ("painn-entropy-f0-s1", False),
+        ("dft", False),
+    ],
+)
+def test_a_phase_diagram_relaxes_cells_with_models_that_learn_stress_alone(potential: str, refused: bool):
+    config = changed_config("charge_order.cell", "fixed")
+    without = [term for term in config["training"]["loss"] if term["label"] != "stress"]
+    [mace] = [model for model in config["models"] if model["name"] == "mace"]
+    mace["training"] = mace.get("training", {}) | {"loss": without}
+    systems = [{"name": "na", "potential": potential, "cell": "relaxed"}]
+    config["phase_diagram"] = {"systems": systems}
+    if refused:
+        with pytest.raises(UserError, match=r"mace .* set phase_diagram\.systems\.na\.cell to fixed"):
+            validate_config(config, "test")
+        systems[0]["cell"] = "fixed"
+    validate_config(config, "test")
 
 
 def test_a_stage_with_relaxed_cells_keeps_them(host, tmp_path):

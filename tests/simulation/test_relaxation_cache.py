@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from ase.build import bulk
 from charge_order_toy import save_toy
+from samples import HOST
 
 from workflow_lib.core import code, progress
 from workflow_lib.core.errors import UserError
@@ -24,6 +25,7 @@ from workflow_lib.simulation import relaxation
 from workflow_lib.simulation.cache import (
     RelaxationCache,
     model_identity,
+    moved,
     relax_arrangements,
     relaxation_key,
 )
@@ -138,7 +140,13 @@ def test_keys_tell_starts_and_settings_apart(host: Host) -> None:
     other.__dict__.update(host.__dict__)
     other.cell_full = host.cell_full * 1.01
     keys.add(relaxation_key(other, "1x1x1:Na1100:Fe2233", **base))
-    assert len(keys) == 9
+    # The same charge of the framework, but phosphorus is the anion whose shells the start distorts.
+    charges = {"Na": 1, "P": -3, "O": 0}
+    unit = Host.load(HOST, host.rule.model_copy(update={"formal_charges": charges}))
+    keys.add(relaxation_key(unit, "1x1x1:Na1100:Fe2233", **base))
+    assert len(keys) == 10
+    plain = {"polaron_distortion": 0.0, "stop": Stop(0.05, 150)}
+    assert relaxation_key(unit, "1x1x1:Na1100:Fe2233", **plain) in keys
 
 
 def test_identity_of_a_model_is_what_decides_its_energies(rule: RedoxRule, tmp_path: Path) -> None:
@@ -207,6 +215,34 @@ def test_ions_that_fall_into_one_another_have_diverged(
     monkeypatch.setattr(relaxation, "relax", None)
     [again] = relax_arrangements(model, host, states[:1], polaron_distortion=0.06, cache=cache, **COARSE)
     assert again.status == "diverged"
+
+
+@pytest.mark.parametrize("charges", [True, False])
+def test_what_became_another_arrangement_has_moved(host: Host, charges: bool) -> None:
+    rng = np.random.default_rng(3)
+    first, *_, second = host.enumerate((1, 1, 1), 2, charges=charges)
+
+    def ended(atoms, status="converged"):
+        return Relaxation(atoms, -1.0, 0.01, 7, status)
+
+    stays = host.build(first)
+    stays.rattle(0.1, seed=5)
+    stays.set_cell(stays.cell[:] * 1.03, scale_atoms=True)
+    assert not moved(host, first, ended(stays))
+    # Asked for in another form that symmetry makes the same.
+    images = [host.random((1, 1, 1), 2, charges=charges, rng=rng) for _ in range(40)]
+    same = [a for a in images if host.key(a) == host.key(first) and a != first]
+    assert same and not moved(host, same[0], ended(stays))
+
+    hopped = host.build(second)
+    assert moved(host, first, ended(hopped))
+    away = host.build(first)
+    away.positions[np.flatnonzero(away.numbers == 11)[0]] += (0.0, 1.4, 0.9)
+    assert moved(host, first, ended(away))
+    broken = host.build(first)
+    broken.rattle(1.5, seed=5)
+    assert moved(host, first, ended(broken))
+    assert not moved(host, first, ended(broken, "diverged"))
 
 
 def test_equivalent_arrangements_are_relaxed_once(rule: RedoxRule, host: Host, tmp_path: Path) -> None:

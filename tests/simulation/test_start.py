@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from ase.build import bulk
 
+from workflow_lib.core.errors import UserError
 from workflow_lib.models.outside import load_predictor
 from workflow_lib.models.predictor import Predictor
+from workflow_lib.models.testing import olivine
 from workflow_lib.simulation import relaxation, start
 from workflow_lib.simulation.settings import StartSettings
 
@@ -107,3 +109,38 @@ def test_other_charge_states_are_another_start(model, tmp_path):
         found = start.relaxed_start(model, atoms, settings, identity="emt", path=path, title="copper")
         times.append(found.arrays["oxidation_states"][0])
     assert times == [2, 2, 3]
+
+
+def test_a_start_that_something_began_from_is_not_made_of_something_else(model, tmp_path):
+    """The trajectory would be refused, after its start was gone."""
+    path = tmp_path / "start.extxyz"
+    relaxed(model, path)
+    before = path.read_bytes()
+    settings = StartSettings.model_validate({"fmax": 0.005, "max_steps": 60, "cell": False})
+    with pytest.raises(
+        UserError, match=r"start.extxyz is the start of a trajectory and was made of another"
+    ):
+        start.relaxed_start(
+            model, crystal(), settings, identity="emt", path=path, title="copper", begun=True
+        )
+    assert path.read_bytes() == before
+
+
+def test_charge_states_are_searched_once(labelled, tmp_path, monkeypatch):
+    """Two orders with one energy: noise may choose the other one in the next job of a sequence."""
+    path, atoms = tmp_path / "start.extxyz", olivine(filled=2)
+    orders = labelled.candidates(atoms, "search")
+    assert len(orders) == 6
+
+    def begin(found: int, of=atoms, **changes: object) -> np.ndarray:
+        monkeypatch.setattr(labelled, "choose", lambda *_: orders[found])
+        settings = StartSettings.model_validate({"max_steps": 2, "cell": False} | changes)
+        begun = start.relaxed_start(labelled, of, settings, identity="morse", path=path, title="olivine")
+        return begun.arrays["oxidation_states"]
+
+    np.testing.assert_array_equal(begin(4), orders[4])
+    np.testing.assert_array_equal(begin(1), orders[4])
+    np.testing.assert_array_equal(begin(1, max_steps=3), orders[1])  # another start, which is searched for
+    given = atoms.copy()
+    given.set_array("oxidation_states", orders[2])
+    np.testing.assert_array_equal(begin(2, given, max_steps=3), orders[2])

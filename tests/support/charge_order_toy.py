@@ -15,11 +15,12 @@ from typing import ClassVar, Self
 
 import pytest
 import torch
+from edge_graphs import edge_graph
 from networks import learnt
 
 from workflow_lib.lattice.redox import Embedding, RedoxRule
 from workflow_lib.models.contract import Batch, Graph, Output, Potential, Species, Structure
-from workflow_lib.models.graph import collate_graphs, edge_graph
+from workflow_lib.models.graph import collate_graphs
 from workflow_lib.models.hyperparameters import Hyperparameters
 from workflow_lib.models.registry import FAMILIES, Family
 from workflow_lib.models.species import species_alphabet

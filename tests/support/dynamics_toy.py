@@ -61,7 +61,7 @@ def walks(
         moves[1:, mobile] = rng.normal(0, length, (frames - 1, int(mobile.sum()), 3))
         positions = (atoms.positions + moves.cumsum(axis=0)).astype(np.float32)
         place = folder / "work" / job.id
-        header = {"time_step_fs": asked.run.time_step_fs}
+        header = {"time_step_fs": asked.run.time_step_fs, "settings": asked.run.model_dump(mode="json")}
         writer = Writer(place, {"model": "walk"}, header)
         atoms.write(place / START, format="extxyz")
         steps = asked.run.steps_per_frame
@@ -76,7 +76,8 @@ def walks(
         ]
         writer.write(content, {}, step=frames * steps, chunks=1, tried=0, accepted=0)
         out = folder / job.id
-        summary = {"source": job.id, "trajectory": str(place), "start_converged": relaxed}
+        summary = {"source": job.id, "trajectory": str(place), "start_converged": relaxed, "reduced": {}}
+        summary |= {"potential": asked.potential, "temperature_k": job.temperature}
         write_json(out / "summary.json", summary)
         seal(out, "dynamics", source=job.id)
         made.append(out)
@@ -163,11 +164,13 @@ def hopping_trajectory(asked: Study, what: dict, folder: Path, drift: float = 0.
         frames.append(content)
     atoms.set_cell(atoms.cell * atoms.cell.handedness)  # as the run writes it
     place = folder / "work" / job.id
-    writer = Writer(place, {"model": "hops"}, {"time_step_fs": asked.run.time_step_fs})
+    header = {"time_step_fs": asked.run.time_step_fs, "settings": asked.run.model_dump(mode="json")}
+    writer = Writer(place, {"model": "hops"}, header)
     atoms.write(place / START, format="extxyz")
     writer.write(frames, {}, step=len(frames) * steps, chunks=1, tried=30, accepted=4)
     out = folder / job.id
-    summary = {"source": job.id, "trajectory": str(place), "start_converged": True}
+    summary = {"source": job.id, "trajectory": str(place), "start_converged": True, "reduced": {"Fe": 2}}
+    summary |= {"potential": asked.potential, "temperature_k": job.temperature}
     write_json(out / "summary.json", summary | what.get("says", {}))
     seal(out, "dynamics", source=job.id)
     return [out]

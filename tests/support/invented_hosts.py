@@ -90,6 +90,24 @@ def lithium_manganate() -> Host:
     return Host(described, rule_of("Mn", 3, 4, {"Li": 1, "O": -2}))
 
 
+def oxyfluoride() -> Host:
+    """FeOF with mobile F: anions that oxidise two of four Fe2+ to Fe3+ as two of them come in."""
+    cell = np.diag([5.0, 5.0, 5.6]).tolist()
+    scaled = GRID[:6].tolist()
+    described = HostFile.model_validate(
+        {
+            "name": "invented FeOF",
+            "mobile": "F",
+            "redox": "Fe",
+            "oxidation_states": (2, 3),
+            "formula_units": 2,
+            "numbers": (9, 9, 26, 26, 8, 8),
+            **{"cell_full": cell, "cell_empty": cell, "scaled_full": scaled, "scaled_empty": scaled},
+        }
+    )
+    return Host(described, rule_of("Fe", 2, 3, {"F": -1, "O": -2}))
+
+
 @st.composite
 def hosts(draw: st.DrawFn, cells: tuple[tuple[float, float, float], ...] = CELLS) -> Host:
     """A host on the points of a grid, moved off them or not, with any charges."""

@@ -14,7 +14,7 @@ from workflow_lib.stages.phase_diagram.structures import Answer
 class KnownSource:
     """Energies of an expansion with known coefficients; counts what it is asked for."""
 
-    level, open = "invented", True
+    level = "invented"
 
     def __init__(self, space: Space, coefficients: np.ndarray) -> None:
         self.space, self.coefficients = space, coefficients

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from edge_graphs import edge_graph
 from networks import learnt
 
 from workflow_lib.models.contract import Batch, Graph, Output, Potential, Species, Structure
-from workflow_lib.models.graph import collate_graphs, edge_graph
+from workflow_lib.models.graph import collate_graphs
 from workflow_lib.models.trained import TrainedModel, species_to_card
 
 DISTANCES = {(8, 11): 2.35, (8, 15): 1.55, (8, 26): 2.15, (8, 31): 2.0}

@@ -6,6 +6,7 @@ from workflow_lib.models.contract import Potential
 from workflow_lib.models.registry import FAMILIES
 from workflow_lib.models.testing import SPECIES, Subject
 from workflow_lib.models.trained import species_to_card
+from workflow_lib.stages.training.settings import TrainingSettings
 
 SMALL: dict[str, dict] = {
     "mace": {"num_channels": 4, "radial_mlp": (8, 8), "mlp_irreps": "4x0e", "r_max": 3.5},
@@ -23,7 +24,7 @@ def build(family: str, *, seed: int = 1, species=SPECIES, **hyperparameters) -> 
 
 def learnt(*labels: str) -> dict[str, Any]:
     """What a card says about a training on these labels, as far as a model reads it."""
-    return {"steps": 1, "settings": {"loss": [{"label": label} for label in labels]}}
+    return {"steps": 1, "trained_on": list(labels), "settings": TrainingSettings().numbers}
 
 
 def card(family: str, potential: Potential, **changes: Any) -> dict:

@@ -12,10 +12,10 @@ import pandas as pd
 import pytest
 from ase.io import write
 from naming import naming
-from samples import REFERENCE, RULE
+from samples import HOST, REFERENCE, RULE
 from sealed import write_sealed
 
-from workflow_lib.core.io import write_csv, write_json
+from workflow_lib.core.io import read_json, write_csv, write_json
 from workflow_lib.frames.frame import Frame
 from workflow_lib.frames.table import write_parquet
 from workflow_lib.lattice.host import Host
@@ -63,6 +63,7 @@ def make_run(folder: Path, frames: list[Frame], host: Host) -> Path:
     write_json(
         folder / "provenance.json",
         {
+            "configuration": configuration(),
             "made_with": [
                 {"commit": HOSTILE, "python": "3.12", "machine": "toy", "versions": {"torch": "2.13"}}
             ],
@@ -85,7 +86,7 @@ def make_run(folder: Path, frames: list[Frame], host: Host) -> Path:
             charge_order_dirs=[folder / "charge_order" / model for model in MODELS],
             search_dirs=[folder / "search" / model for model in MODELS],
             dft_dir=write_sealed("dft/energies", folder / "dft", pd.DataFrame()).parent,
-            rule=RedoxRule.model_validate(RULE),
+            host=Host.load(HOST, RedoxRule.model_validate(RULE)),
             cells="fixed",
             settings=ThermodynamicsSettings.model_validate(
                 {"metals": [{"element": "Na", "level": REFERENCE, "energy_ev": E_NA, "source": "bcc"}]}
@@ -98,6 +99,13 @@ def make_run(folder: Path, frames: list[Frame], host: Host) -> Path:
         "checks", folder / "checks", pd.DataFrame({"check": ["hull"], "violations": [0], "first": [None]})
     )
     return folder
+
+
+def configure(folder: Path, changed: dict) -> None:
+    """Give a finished run another configuration."""
+    write_json(folder / "config.json", changed)
+    provenance = read_json(folder / "provenance.json")
+    write_json(folder / "provenance.json", provenance | {"configuration": changed})
 
 
 def _dataset(folder: Path, frames: list[Frame]) -> None:
@@ -289,6 +297,7 @@ def write_contrasts(folder: Path, *, decided: bool) -> None:
             "variant_without": "baseline",
             "variant_with": "entropy",
             "trainings": 3 if decided else 1,
+            "folds": 1,
             "states": 7,
         }
         | {"error_without": 7.0, "error_with": 4.0, "difference": -3.0, "low": -5.0, "high": -1.0}

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import snakemake.api  # noqa: F401 - its parts import one another in this order only
 from checksum_coverage import not_covered, recording
+from snakemake.persistence.file import FilePersistence
 
 from workflow_lib.config_files import load_config
+from workflow_lib.core import code as core_code
 from workflow_lib.core.code import imported
+from workflow_lib.workflow import code as workflow_code
 from workflow_lib.workflow.code import code_of, command_modules
+from workflow_lib.workflow.made import Made
+from workflow_lib.workflow.persistence import RecordedPersistence
 
 ROOT = Path(__file__).parents[2]
 RULES = "".join(path.read_text() for path in sorted((ROOT / "rules").glob("*.smk")))
@@ -36,6 +45,43 @@ def test_an_engine_of_dft_does_not_touch_the_searches() -> None:
     for command in ("search-overview", "search", "train", "charge-order", "embedding"):
         assert engine not in imported(command_modules(command)), command
     assert engine in imported(command_modules("dft-run"))
+
+
+def test_code_that_changes_while_a_job_runs_is_not_recorded(tmp_path, monkeypatch, capsys) -> None:
+    """The job may have imported the new one; the next start runs it again."""
+
+    async def nothing(*_: object) -> None:
+        return None
+
+    monkeypatch.setattr(FilePersistence, "finished", nothing)
+    monkeypatch.setattr(FilePersistence, "started", lambda *_: None)
+    for module in (core_code, workflow_code):
+        monkeypatch.setattr(module, "ROOT", tmp_path / "workflow_lib")
+    shutil.copytree(ROOT / "workflow_lib", tmp_path / "workflow_lib")
+    code_of.cache_clear()
+    (tmp_path / "out").touch()
+    code = code_of("dft-plan")
+    job = SimpleNamespace(
+        rule=SimpleNamespace(name="dft_plan", shellcmd="plan"),
+        wildcards_dict={},
+        input=[],
+        output=[str(tmp_path / "out")],
+        params={"code": code},
+    )
+    store = RecordedPersistence.__new__(RecordedPersistence)
+    store.made, store._inputs = Made(tmp_path), {}
+    store.dag = SimpleNamespace(workflow=SimpleNamespace(is_main_process=True))
+    for changed, recorded in (("stages/search/run.py", True), ("stages/dft/plan.py", False)):
+        store.started(job)
+        with (tmp_path / "workflow_lib" / changed).open("a") as source:
+            source.write("# changed\n")
+        asyncio.run(store.finished(job))
+        assert (store.made.record("dft_plan", {}) is not None) == recorded
+    assert "dft_plan must run again: its code changed while it ran" in capsys.readouterr().err
+    assert code_of("dft-plan") == code
+    code_of.cache_clear()
+    core_code.code_checksum.cache_clear()
+    workflow_code._functions.cache_clear()
 
 
 @pytest.mark.parametrize("command", sorted(set(COMMANDS) - {"report"}))  # the page shows descriptions

@@ -55,11 +55,12 @@ def test_bars_long_lines_and_bytes(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_failed_training_in_a_real_run(tmp_path: Path) -> None:
-    """PaiNN is told to learn charges, which it does not predict; every process chatters before."""
+    """PaiNN is to choose weights on too few compositions, which only its job sees; all chatter before."""
     name = f"test-failed-{os.getpid()}"
     config = copy.deepcopy(SMOKE) | {"run": name, "variants": ["baseline"], "controls": []}
     config["models"] = [model for model in config["models"] if model["name"] == "painn"]
-    config["models"][0]["training"] = {"loss": [{"label": "charges"}]}
+    config["models"][0]["training"] = {"select": "validation"}
+    config["dataset"]["validation_fraction"] = 0.02
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(config, sort_keys=False))
     (tmp_path / "sitecustomize.py").write_text(
@@ -80,8 +81,6 @@ def test_a_failed_training_in_a_real_run(tmp_path: Path) -> None:
     log = f"results/{name}/logs/train-{model}.log"
     assert "Error in rule train" in text and f"log: {log}" in text
     end = text[text.index(f"{log}, its last {LINES} lines:") :].splitlines()
-    assert (
-        "error: training.loss has a term for charges, which this family does not predict" in end[LINES + 1]
-    )
+    assert "error: training.select is validation, but the validation set holds" in end[LINES + 1]
     assert "Traceback" not in text
     assert text.count("chatter") < LINES

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from workflow_lib.core.changes import changed_values
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import read_json, sha256, write_json
-from workflow_lib.workflow.made import Checksums, Made, Record, changed_values
+from workflow_lib.workflow.made import Checksums, Made, Record
 from workflow_lib.workflow.provenance import collect_provenance
 
 ROOT = Path(__file__).parents[2]
@@ -255,3 +256,15 @@ def test_provenance_is_of_what_made_the_results(tmp_path: Path) -> None:
     commits = [found["made_with"][found["jobs"][job]["made_with"]]["commit"] for job in trained]
     assert commits == ["old", "new"]
     json.dumps(found)
+
+
+def test_provenance_names_the_rule_that_wrote_what_is_there(tmp_path: Path) -> None:
+    """A study that asks another question has another rule for the same files; the old record stays."""
+    made, study = Made(tmp_path), tmp_path / "study.json"
+    for rule, content in (("dynamics_diffusion", "now"), ("dynamics_moments", "before")):
+        study.write_text(content)
+        made.write(Record(rule, {"study": "a"}, "", {}, {}, {str(study): sha256(study)}, {"commit": rule}))
+    study.write_text("now")
+    for _ in range(2):
+        assert [*collect_provenance(tmp_path, {}, [str(study)], [])["jobs"]] == ["dynamics_diffusion.a"]
+        made.forget("dynamics_moments", {"study": "a"})

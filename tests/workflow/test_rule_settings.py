@@ -18,7 +18,7 @@ OTHERWISE = {
     "host": r"\bhost=|\bnamed=\[CFG\.host",  # an input: its content decides
     "frames": r"CFG\.frames",
     "outside": r"\boutside=",
-    "dataset": r"\blevel=CFG\.dataset\.energy_reference|\bchemistry=",
+    "dataset": r"\blevel=CFG\.dataset\.energy_reference|\bchemistry=|\bfolds=CFG\.dataset",
     "charge_inference": r"\bstudy=",
     "dynamics": r"\bstudy=",
     "phase_diagrams": r'\bsystem=|\bsampling=|"phase_diagram"',
@@ -26,7 +26,7 @@ OTHERWISE = {
     "trained": r"configuration=|model=lambda",
     "model_dump": r"configuration=",
     **dict.fromkeys(("model", "hyperparameters", "training_of"), r"model=lambda"),
-    "check_stress_learnt": r"\blabels=",
+    "check_stress_learnt": r"\blearnt=",
     "embedding": r"\bfollowed=",
 }
 """How a rule names what is no section of ``settings_of``."""
@@ -82,6 +82,19 @@ def test_a_rule_depends_on_the_code_of_its_command(name: str) -> None:
 def test_the_page_depends_on_the_file_of_the_works_that_it_cites() -> None:
     assert CITATIONS.parent == ROOT and CITATIONS.is_file()
     assert re.search(rf'\binput:.*"{CITATIONS.name}".*\boutput:', rules()["report"][1], re.S)
+
+
+@pytest.mark.parametrize(
+    ("name", "stages"),
+    [
+        ("charge_order_overview", ["charge_order"]),
+        ("search_overview", ["search"]),
+        ("comparison", ["charge_order", "search", "embedding"]),
+    ],
+)
+def test_a_rule_that_reads_a_models_folder_depends_on_all_in_it(name: str, stages: list[str]) -> None:
+    for stage in stages:
+        assert f"rules.{stage}.output.checksums" in rules()[name][1]
 
 
 @pytest.mark.parametrize("name", sorted(rules()))

@@ -15,6 +15,7 @@ import pytest
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.workflow import run_owner
+from workflow_lib.workflow.run_folder import remove_run
 from workflow_lib.workflow.run_owner import own_run
 
 # Jobs stand in jobs.json: ID -> [name, user, state, comment]. A cancelled job is COMPLETING for one
@@ -174,6 +175,23 @@ def test_a_call_without_a_cluster_ends_jobs_on_it_too(tmp_path, slurm):
     slurm.jobs(_7=["first", ME, "RUNNING", ""])
     assert "7 RUNNING" in call(tmp_path)[0]
     assert call(tmp_path) == []
+
+
+def test_a_folder_is_not_removed_under_jobs_on_the_cluster(tmp_path, slurm):
+    results = tmp_path / "demo"
+    call(results, "first")
+    (results / "config.json").write_text(json.dumps({"run": "demo"}))
+    slurm.jobs(_7=["first", ME, "RUNNING", "rule_train_wildcards_painn"])
+    with pytest.raises(UserError, match=r"work on .*demo: 7 RUNNING rule_train.*; end them \(scancel 7\)"):
+        remove_run(results)
+    (slurm.folder / "down").touch()
+    with pytest.raises(UserError, match=r"Unable to contact.*--name=first.*delete .*demo/\.run/slurm"):
+        remove_run(results)
+    assert (results / ".run/slurm").read_text() == "first\n"
+    (slurm.folder / "down").unlink()
+    slurm.jobs(_7=["first", ME, "COMPLETED", ""])
+    remove_run(results)
+    assert not results.exists()
 
 
 def test_without_slurm_nothing_is_asked(tmp_path, monkeypatch):

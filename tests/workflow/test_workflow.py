@@ -194,11 +194,15 @@ def test_a_study_on_a_model_of_its_run_waits_for_its_training(tmp_path: Path, sp
     """However the path is written: an older model in its place would be used without a word."""
     name = f"study-{os.getpid()}"
     potential = spelled.format(f"results/{name}/training/painn-baseline-f0-s1", ROOT)
-    config = written(tmp_path, name, dynamics=own_study(potential))
-    target = f"results/{name}/dynamics/own/dynamics-study.sha256.json"
-    planned = run(config, "--dry-run", target)
+    diagram = {"systems": [{"name": "own", "potential": potential}]}
+    config = written(tmp_path, name, dynamics=own_study(potential), phase_diagram=diagram)
+    targets = [
+        f"results/{name}/{file}" for file in ("dynamics/own/study.json", "phase_diagram/own/fit.csv")
+    ]
+    planned = run(config, "--dry-run", *targets)
     jobs = dict(re.findall(r"^(\w+) +(\d+)$", planned.stdout, flags=re.MULTILINE))
-    assert jobs.get("train") == jobs.get("dynamics") == "1", planned.stdout + planned.stderr
+    for rule in ("train", "dynamics", "charge_order", "phase_diagram_fit"):
+        assert jobs.get(rule) == "1", planned.stdout + planned.stderr
     shutil.rmtree(ROOT / "results" / name, ignore_errors=True)
 
 
@@ -207,13 +211,14 @@ def test_a_study_depends_on_a_model_whose_path_has_a_colon(tmp_path: Path) -> No
     name = f"colon-{os.getpid()}"
     folder = tmp_path / "model:1"
     folder.mkdir()
+    (folder / "card.json").touch()
     target = f"results/{name}/dynamics/own/dynamics-study.sha256.json"
     for potential, missed in ((str(folder), True), ("ase.calculators.emt:EMT", False)):
         planned = run(written(tmp_path, name, dynamics=own_study(potential)), "--dry-run", target)
         said = planned.stdout + planned.stderr
-        assert (planned.returncode != 0, f"{folder}/card.json" in said) == (missed, missed), said
+        assert (planned.returncode != 0, f"{folder}/model.safetensors" in said) == (missed, missed), said
     target = f"results/{name}/phase_diagram/own/fit.csv"
     diagram = {"systems": [{"name": "own", "label": "own", "potential": str(folder)}]}
     planned = run(written(tmp_path, name, phase_diagram=diagram), "--dry-run", target)
-    assert planned.returncode != 0 and f"{folder}/card.json" in planned.stdout + planned.stderr
+    assert planned.returncode != 0 and f"{folder}/model.safetensors" in planned.stdout + planned.stderr
     shutil.rmtree(ROOT / "results" / name, ignore_errors=True)

@@ -19,19 +19,22 @@ def charge_order_reference(config: Config, dataset: Path, out: Path) -> None:
     End geometries and energies of the enumerated charge-ordered states.
     """
     from workflow_lib.lattice.host import Host
-    from workflow_lib.results_reading import checked, read_table
+    from workflow_lib.results_reading import checked, read_table, stress_converged
+    from workflow_lib.stages.charge_order.identical_atoms import read_identical
     from workflow_lib.stages.charge_order.reference import build_reference, require_followed
 
-    reference = build_reference(
-        checked(dataset / "frames.parquet", "dataset"), Host.load(config.host, config.redox), out
-    )
+    host = Host.load(config.host, config.redox)
+    # Read again when the models are there; what is wrong with it is said before they train.
+    if config.charge_order.identical_atoms is not None:
+        level = config.dataset.energy_reference
+        read_identical(config.charge_order.identical_atoms, host, config.redox, level)
+    reference = build_reference(checked(dataset / "frames.parquet", "dataset"), host, out)
     config.charge_order.require_several(Counter(reference["x"].round(6).tolist()), "DFT knows")
     if config.embedding.reference_state is None:
         larger = read_table("charge_order/larger_cells", out)
         require_followed(reference, larger, config.embedding.reference_x)
     # Whether `cell: auto` relaxes cells is known from here on: before models train, not after.
-    converged = bool(reference["stress_converged"].all())
-    if config.charge_order.stop(stress_converged=converged).cells == "relaxed":
+    if config.charge_order.stop(stress_converged=stress_converged(reference)).cells == "relaxed":
         config.check_stress_learnt()
 
 
@@ -73,6 +76,7 @@ def charge_order_ewald(config: Config, reference: Path, dataset: Path, out: Path
         host=Host.load(config.host, config.redox),
         rule=config.redox,
         splits_path=checked(dataset / "splits.json", "dataset"),
+        folds=config.dataset.folds.run,
         settings=config.charge_order,
         out=out,
     )

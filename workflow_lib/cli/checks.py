@@ -20,13 +20,13 @@ def checks(config: Config, run: Path, charge_orders: list[Path], searches: list[
     from workflow_lib.lattice.host import Host
     from workflow_lib.stages.checks.run import run_checks
 
-    mobile = Host.load(config.host, config.redox).mobile
-    metals = [metal for metal in config.thermodynamics.metals if metal.element == mobile]
+    host = Host.load(config.host, config.redox)
+    metals = [metal for metal in config.thermodynamics.metals if metal.element == host.mobile]
     run_checks(
         run=run,
         charge_orders=charge_orders,
         searches=searches,
-        rule=config.redox,
+        host=host,
         metals={metal.level: metal.energy_ev for metal in metals},
         out=out,
     )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from workflow_lib.cli.common import FILE, command, studies_option
+from workflow_lib.cli.common import FILE, ConfigFile, command, studies_option
 
 if TYPE_CHECKING:
     from workflow_lib.config import Studies
@@ -18,20 +18,23 @@ if TYPE_CHECKING:
 def check(config: Studies) -> None:
     """Check a configuration and say what it would run."""
     from workflow_lib.config import Config
-    from workflow_lib.frames.suffixes import require_frames
+    from workflow_lib.config_files import require_runnable
     from workflow_lib.lattice.host import Host
 
+    require_runnable(config)
     work = []
     if isinstance(config, Config):
         host = Host.load(config.host, config.redox)
-        config.search.check(host)
-        config.charge_order.check(host)
-        config.redox.require_windows(config.dataset.energy_reference)
-        if not config.sources:
-            require_frames(Path(config.dataset.path))
+        level = config.dataset.energy_reference
+        if config.thermodynamics.metal(host.mobile, level) is None:
+            near = config.thermodynamics.near(host.mobile, level)
+            click.echo(
+                f"no voltages: thermodynamics.metals has no {host.mobile} metal at {level} ({near})",
+                err=True,
+            )
         work += [
             f"{len(list(config.trained()))} models to train",
-            f"{len(config.search.cells)} cells to search",
+            f"{len(config.search.cells)} cell{'s' if len(config.search.cells) != 1 else ''} to search",
         ]
     if config.charge_inference:
         work.append(f"{len(config.charge_inference.studies)} studies of charges")
@@ -41,7 +44,10 @@ def check(config: Studies) -> None:
 
 
 @command()
-@studies_option
+# No default: hours of training are not removed unasked.
+@click.option(
+    "--config", type=ConfigFile(studies=True), required=True, metavar="FILE", help="configuration"
+)
 def clean(config: Studies) -> None:
     """Remove the results of a run, and nothing else."""
     from workflow_lib.workflow.run_folder import remove_run

@@ -37,10 +37,10 @@ def dft_plan(config: Config, pending: Path, out: Path | None, each: Path | None)
     from workflow_lib.lattice.host import Host
     from workflow_lib.stages.dft.plan import calculations_of, missing, plan_pending
 
-    plan, store = (
-        plan_pending(pending, Host.load(config.host, config.redox), config.dft),
-        Store(config.dft.store),
-    )
+    config.require_dft_level()
+    _require_same_crystal(config, pending)
+    host, store = Host.load(config.host, config.redox), Store(config.dft.store)
+    plan = plan_pending(pending, host, config.dft)
     calculations = missing(plan, store)
     # Said here, where all cells are known: a workflow hands them to dft-run one by one.
     for line in basis_warnings([job for jobs in plan.values() for job in jobs], store.records()):
@@ -52,7 +52,10 @@ def dft_plan(config: Config, pending: Path, out: Path | None, each: Path | None)
             write_jobs([calculation], each / f"{calculation.digest}.jsonl")
     if out:
         write_jobs(calculations, out)
-    click.echo(f"{len(plan)} arrangements are pending; {len(calculations)} calculations would answer them")
+    click.echo(
+        f"{len(plan)} arrangements of {host.name} are pending; {len(calculations)} calculations at "
+        f"{config.dft.level.energy_reference} would answer them"
+    )
 
 
 @command()
@@ -86,7 +89,7 @@ def dft_run(config: Config, jobs: Path, store: Path | None, out: Path | None, re
     if out:
         if tally.waiting:
             raise UserError(f"{tally.waiting}; give the same command again when they are done")
-        seal_elsewhere(out, "dft-run", map(answers.path, calculations))
+        seal_elsewhere(out, map(answers.path, calculations))
 
 
 @command()
@@ -134,6 +137,7 @@ def dft_converge(config: Config, store: Path | None, out: Path) -> None:
     from workflow_lib.lattice.host import Host
     from workflow_lib.stages.dft.converge import finer, judge, level_jobs, open_jobs
 
+    config.require_dft_level()
     host, reference = Host.load(config.host, config.redox), finer(config.dft.level)
     opened = Store(store or config.dft.store)
     jobs = level_jobs(host, config.dft, reference)
@@ -141,8 +145,10 @@ def dft_converge(config: Config, store: Path | None, out: Path) -> None:
     write_jobs(jobs, path)
     if missing := open_jobs(jobs, opened, path):
         click.echo(
-            f"{len(missing)} of {len(jobs)} single points are missing; compute them with "
-            f"'workflow-lib dft-run --jobs {path}' and ask again"
+            f"{len(missing)} of {len(jobs)} single points, at {config.dft.level.energy_reference} and at "
+            f"{reference.energy_reference}, are missing; compute them with "
+            f"'workflow-lib dft-run --jobs {path}', with --config and --store as they are here, and ask "
+            "again"
         )
         return
     judge(host, config.dft, reference, opened, out)
@@ -162,6 +168,27 @@ def dft_energies(config: Config, pending: Path, out: Path) -> None:
     from workflow_lib.lattice.host import Host
     from workflow_lib.stages.dft.plan import energies, plan_pending
 
+    _require_same_crystal(config, pending)
     plan = plan_pending(pending, Host.load(config.host, config.redox), config.dft)
     table = energies(pending, plan, Store(config.dft.store), out)
-    click.echo(f"{len(table)} arrangements asked for: {table['status'].value_counts().to_dict()}")
+    counts = ", ".join(f"{count} {status}" for status, count in table["status"].value_counts().items())
+    click.echo(f"{len(table)} arrangements asked for{f': {counts}' if counts else ''}")
+
+
+def _require_same_crystal(config: Config, pending: Path) -> None:
+    """Raise UserError where a list of a run's searches is read with another run's crystal or couple.
+
+    Its keys say which sites are filled: of another host of as many sites they would be other crystals.
+    """
+    from workflow_lib.core.io import read_json
+
+    written = pending.resolve().parent.parent / "config.json"
+    if not written.is_file():
+        return  # a list of the user's own
+    run, own = read_json(written), config.model_dump(mode="json")
+    for key in ("host", "redox"):
+        if run.get(key) != own[key]:
+            raise UserError(
+                f"{pending} is of the run {run.get('run')}, whose {key} is not that of the configuration "
+                f"({config.run}); give its configuration with --config"
+            )

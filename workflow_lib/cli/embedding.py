@@ -19,7 +19,7 @@ def embedding(config: Config, model: str, dataset: Path, reference: Path, work: 
     use_threads(config.threads)
     from workflow_lib.lattice.host import Host
     from workflow_lib.results_models import load_potential
-    from workflow_lib.results_reading import checked, read_table
+    from workflow_lib.results_reading import checked, read_table, stress_converged
     from workflow_lib.stages.embedding.run import run_embedding
 
     states = read_table("charge_order/reference", reference)
@@ -31,7 +31,9 @@ def embedding(config: Config, model: str, dataset: Path, reference: Path, work: 
         host=Host.load(config.host, config.redox),
         settings=config.embedding,
         polaron_distortion=config.charge_order.polaron_distortion,
-        stop=config.charge_order.stop(stress_converged=bool(states["stress_converged"].all())),
+        stop=config.charge_order.stop(stress_converged=stress_converged(states)),
+        subset=config.dataset,
+        seed=config.seed,
         work=work,
         out=out,
     )

@@ -19,6 +19,7 @@ from workflow_lib.cli.common import (
     config_option,
     say_read,
 )
+from workflow_lib.core.errors import UserError
 
 if TYPE_CHECKING:
     from workflow_lib.config import Config
@@ -87,9 +88,17 @@ def convert(
     OUT says which by its suffix: .parquet, .extxyz or .db.
     """
     from workflow_lib.frames.foreign import read_frames, write_frames
+    from workflow_lib.frames.labels import UNSTATED
 
+    if frames.resolve() == out.resolve():
+        raise UserError(f"{out} is the file that is read; write to another one")
     table = read_frames(
         frames, energy_reference=energy_reference, formula_units=formula_units, stress_unit=stress_unit
     )
     write_frames(table, out)
-    click.echo(f"{len(table)} frames written to {out}")
+    labels = ("forces", "stress", "magmoms", "charges", "oxidation_states")
+    found = [f"{name} {sum(getattr(frame, name) is not None for frame in table)}" for name in labels]
+    levels = dict.fromkeys(frame.energy_reference for frame in table)
+    click.echo(f"{len(table)} frames written to {out}: {', '.join(found)}; level {', '.join(levels)}")
+    if UNSTATED in levels:
+        click.echo("the level of theory is not stated; give --energy-reference", err=True)

@@ -49,7 +49,7 @@ def host(
     occupancies are refused: a host is an ordered crystal.
     """
     from workflow_lib.core.io import write_json
-    from workflow_lib.lattice.make_host import host_from_files
+    from workflow_lib.lattice.make_host import host_from_files, symmetry_nearby
 
     described = host_from_files(
         structure,
@@ -62,5 +62,11 @@ def host(
     )
     write_json(out, described.model_dump(mode="json"))
     click.echo(f"{described.name}: {described.provenance}; written to {out}")
+    if near := symmetry_nearby(described, tolerance):
+        click.echo(
+            f"within {near[1]:g} A the crystal is {near[0]}, of more symmetry; if what it lacks is noise, "
+            f"give --tolerance {near[1]:g}",
+            err=True,
+        )
     if empty is None:
         click.echo("the empty crystal has the same cell in this file: give --empty if you know it")

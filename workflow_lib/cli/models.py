@@ -11,7 +11,7 @@ import click
 from workflow_lib.cli.common import FILE, LEVEL_HELP, Positive, command, json_option
 from workflow_lib.core.digits import with_unit
 from workflow_lib.core.errors import UserError, printable
-from workflow_lib.core.io import read_json, to_json
+from workflow_lib.core.io import read_json, require_writable, to_json
 from workflow_lib.results_meanings import unit_of
 
 if TYPE_CHECKING:
@@ -50,10 +50,15 @@ def _model(model: str, device: str) -> Predictor:
     return load_predictor(model, device)
 
 
-def _say_if_given(predictor: Predictor, atoms: Atoms, structure: Path, assign: Assign) -> None:
-    """Say that a search was asked for where the file gives charge states, which are never overruled."""
+def _say_what_is_used(predictor: Predictor, atoms: Atoms, structure: Path, assign: Assign) -> None:
+    """Say which of a file's structures is taken, and that given charge states are never overruled."""
     from workflow_lib.models.trained import TrainedModel
 
+    if structure.suffix in (".xyz", ".extxyz", ".db", ".traj"):
+        last = (
+            f"the last structure of {structure}: {atoms.get_chemical_formula('metal')}, {len(atoms)} atoms"
+        )
+        click.echo(printable(last), err=True)
     if assign != "search" or not isinstance(predictor, TrainedModel) or predictor.rule is None:
         return
     if predictor.rule.redox_z in atoms.numbers and predictor.oxidation_states(atoms) is not None:
@@ -102,7 +107,11 @@ def _print_prediction(atoms: Atoms, values: Mapping[str, Any]) -> None:
 @click.argument("model")
 @click.argument("frames", type=FILE)
 @click.option("--energy-reference", metavar="LEVEL", help=LEVEL_HELP)
-@click.option("--unseen", is_flag=True, help="leave out frames that trained the model (of a run)")
+@click.option(
+    "--unseen",
+    is_flag=True,
+    help="leave out frames that trained the model (of a run), or chose its weights",
+)
 @device_option
 @json_option
 def evaluate(
@@ -110,8 +119,8 @@ def evaluate(
 ) -> None:
     """Print a model's errors on labelled frames.
 
-    With few digits; --json has all. MODEL as for predict. FRAMES is Parquet or extended XYZ. Says how many
-    of them trained the model.
+    With few digits; --json has all. MODEL as for predict. FRAMES is Parquet, extended XYZ or an ASE db.
+    Says how many of them trained the model.
     """
     from workflow_lib.frames.foreign import read_frames
     from workflow_lib.results_models import training_frames
@@ -138,14 +147,14 @@ def predict(model: str, structure: Path, assign: Assign, device: str, as_json: b
 
     Energies in eV, an atom a row; --json has all digits. MODEL is the folder of a trained model, a
     shipped name (chgnet-0.3.0, chgnet-0.2.0, chgnet-r2scan) or a calculator of ASE
-    (package.module:Name). STRUCTURE has any format that ASE reads.
+    (package.module:Name). STRUCTURE has any format that ASE reads; of several the last is taken.
     """
     from workflow_lib.frames.structure import read_structure
 
     atoms = read_structure(structure)
     predictor = _model(model, device)
     prediction = predictor.predict([atoms], assign=assign)[0]
-    _say_if_given(predictor, atoms, structure, assign)
+    _say_what_is_used(predictor, atoms, structure, assign)
     values: dict[str, object] = {"energy": prediction.energy, "forces": prediction.forces}
     for key in ("magmoms", "charges", "oxidation_states"):
         values[key] = getattr(prediction, key)
@@ -180,18 +189,22 @@ def relax(
 ) -> None:
     """Relax positions, or positions and cell.
 
-    MODEL as for predict. STRUCTURE and OUT have any format that ASE knows.
+    MODEL as for predict. STRUCTURE and OUT have any format that ASE knows; of several structures the last
+    is relaxed.
     """
     from workflow_lib.frames.structure import read_structure, write_structure, written_format
 
     name = written_format(out)
+    if structure.resolve() == out.resolve():
+        raise UserError(f"{out} is the structure that is relaxed; write to another file")
+    require_writable(out)  # before the relaxation, not after
     atoms = read_structure(structure)
     predictor = _model(model, device)
     from workflow_lib.core.progress import Progress
     from workflow_lib.simulation.relaxation import Snapshot
     from workflow_lib.simulation.relaxation import relax as run
 
-    _say_if_given(predictor, atoms, structure, assign)
+    _say_what_is_used(predictor, atoms, structure, assign)
     with Progress(f"relaxing {structure.name}", max_steps, "step") as progress:
 
         def show(_: int, step: int, now: Snapshot) -> None:

@@ -22,7 +22,7 @@ def search(config: Config, model: str, reference: Path, work: Path, out: Path) -
     use_threads(config.threads)
     from workflow_lib.lattice.host import Host
     from workflow_lib.results_models import load_potential
-    from workflow_lib.results_reading import read_table
+    from workflow_lib.results_reading import read_table, stress_converged
     from workflow_lib.stages.search.run import run_search
 
     states = read_table("charge_order/reference", reference)
@@ -32,7 +32,7 @@ def search(config: Config, model: str, reference: Path, work: Path, out: Path) -
         host=Host.load(config.host, config.redox),
         settings=config.search,
         relaxation=config.charge_order,
-        stress_converged=bool(states["stress_converged"].all()),
+        stress_converged=stress_converged(states),
         states=states["state_key"].tolist(),
         seed=config.seed,
         work=work / "search",

@@ -16,7 +16,8 @@ def thermodynamics(
     config: Config, reference: Path, charge_orders: list[Path], searches: list[Path], dft: Path, out: Path
 ) -> None:
     """Compare hulls and voltages with DFT."""
-    from workflow_lib.results_reading import read_table
+    from workflow_lib.lattice.host import Host
+    from workflow_lib.results_reading import read_table, stress_converged
     from workflow_lib.stages.thermodynamics.run import run_thermodynamics
 
     states = read_table("charge_order/reference", reference)
@@ -25,8 +26,8 @@ def thermodynamics(
         charge_order_dirs=charge_orders,
         search_dirs=searches,
         dft_dir=dft,
-        rule=config.redox,
+        host=Host.load(config.host, config.redox),
         settings=config.thermodynamics,
-        cells=config.charge_order.stop(stress_converged=bool(states["stress_converged"].all())).cells,
+        cells=config.charge_order.stop(stress_converged=stress_converged(states)).cells,
         out=out,
     )

@@ -2,7 +2,8 @@
 
 Two models are held against the same DFT numbers, so their errors are compared one by one. The errors
 within one structure's state resemble each other, as do those of one fold, whose trainings share their
-training and test sets; the interval allows for both. Of fewer than three folds nothing can be said of
+training and test sets; the interval allows for both, and for the frames that training sets of different
+folds share. Of fewer than three folds nothing can be said of
 other training sets: the interval is then given those of the run, and says so. Of twenty differences that
 are nothing but chance one has an interval without zero, so what a whole table decides is asked of its
 rows together (:func:`decide`).
@@ -10,6 +11,7 @@ rows together (:func:`decide`).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +22,8 @@ LEAST_TRAININGS = 3
 LEAST_CLUSTERS = 3
 """Fewer states, folds or trainings than this give no variance."""
 CONFIDENCE = 0.95
+ROUNDING = 1e-9
+"""Differences that differ by less than this share of their mean have no spread."""
 GIVEN = "given the training set"
 """In the reason of every row whose interval does not hold what other training sets would change."""
 
@@ -27,7 +31,8 @@ GIVEN = "given the training set"
 class Interval(NamedTuple):
     """A mean, its confidence interval and its two-sided p-value against zero.
 
-    None: too few clusters, or, with a mean of NaN, a difference that is not finite.
+    None: too few clusters, differences without any spread, which is copies of one answer, or, with a
+    mean of NaN, a difference that is not finite.
     """
 
     mean: float
@@ -36,7 +41,15 @@ class Interval(NamedTuple):
     p_value: float | None
 
 
-def paired_interval(differences: pd.DataFrame) -> Interval:
+def tested_to_trained(frames: Mapping[str, int]) -> float:
+    """Return how many frames a training is tested on for each one that it learns from or is judged by.
+
+    ``frames``: number of frames of the sets ``train``, ``validation`` and ``test``, as a card has it.
+    """
+    return frames["test"] / (frames["train"] + frames["validation"])
+
+
+def paired_interval(differences: pd.DataFrame, tested_to_trained: float = 0.0) -> Interval:
     """Return the weighted mean of ``difference`` and its interval, clustered by state and by fold.
 
     Columns: ``difference``, ``weight``, ``state``, ``fold``, ``training``. The variance is that of
@@ -46,6 +59,10 @@ def paired_interval(differences: pd.DataFrame) -> Interval:
     and the interval is given the training sets. Of states or trainings fewer than
     :data:`LEAST_CLUSTERS` the part is missing. The quantile is Student's for the smaller number of
     clusters less one.
+
+    ``tested_to_trained``: frames tested over frames trained on in a fold. The training sets of folds
+    overlap, so that what varies between k folds is too small: their variance counts 1 + k times this
+    ratio as much (Nadeau and Bengio, Mach. Learn. 52, 239, 2003).
     """
     from scipy.stats import t
 
@@ -54,6 +71,9 @@ def paired_interval(differences: pd.DataFrame) -> Interval:
         return Interval(float("nan"), None, None, None)
     share = weight / weight.sum()
     mean = float((share * value).sum())
+    if mean and np.ptp(value) <= ROUNDING * abs(mean):
+        # No chance was seen, which does not say that there is none.
+        return Interval(mean, None, None, None)
     residual = pd.Series(share * (value - mean), index=differences.index)
 
     def variance(by: list[str]) -> float:
@@ -65,7 +85,8 @@ def paired_interval(differences: pd.DataFrame) -> Interval:
     clustered = [name for name, count in counts.items() if count >= LEAST_CLUSTERS]
     if not clustered:
         return Interval(mean, None, None, None)
-    parts = [variance([name]) for name in clustered]
+    overlap = {"fold": 1 + counts.get("fold", 0) * tested_to_trained}
+    parts = [overlap.get(name, 1.0) * variance([name]) for name in clustered]
     both = variance(clustered) if len(clustered) > 1 else 0.0
     freedom = min(counts[name] for name in clustered) - 1
     error = float(np.sqrt(max(sum(parts) - both, *parts)))
@@ -78,9 +99,9 @@ def contrast(matched: pd.DataFrame) -> dict[str, object]:
     """Return the mean errors without and with a change, their difference, its interval and its p-value.
 
     ``matched``: one row for each DFT number and training, with ``error_without``, ``error_with``,
-    ``state``, ``fold`` and ``training``. ``difference`` is with minus without, in the unit of the errors:
-    below zero the change helps. What the rows of a table decide: :func:`decide`. Where an error is not
-    finite its mean and the difference are NaN, and ``reason`` says so.
+    ``state``, ``fold``, ``training`` and ``tested_to_trained``. ``difference`` is with minus without, in
+    the unit of the errors: below zero the change helps. What the rows of a table decide: :func:`decide`.
+    Where an error is not finite its mean and the difference are NaN, and ``reason`` says so.
     """
     both = ["error_without", "error_with"]
     lost = [name for name in both if not np.isfinite(matched[name].to_numpy(float)).all()]
@@ -88,7 +109,7 @@ def contrast(matched: pd.DataFrame) -> dict[str, object]:
     groups = matched.groupby(["state", "fold", "training"])
     units = groups[both].mean().assign(weight=groups.size()).reset_index()
     units = units.assign(difference=units["error_with"] - units["error_without"])
-    interval = paired_interval(units)
+    interval = paired_interval(units, float(matched["tested_to_trained"].mean()))
     states = units["state"].nunique()
     reason = {"reason": "an error is not finite"} if lost else {}
     return {
@@ -139,7 +160,9 @@ def _reason(row: pd.Series, size: float) -> str | None:
     if trainings < LEAST_TRAININGS:
         return f"trained {trainings} time{'s' if trainings > 1 else ''}"
     parts = []
-    if row["low"] <= 0 <= row["high"]:
+    if pd.isna(row["low"]):
+        parts.append("the differences have no spread")
+    elif row["low"] <= 0 <= row["high"]:
         parts.append("zero lies within the interval")
     elif not row["decided"]:
         parts.append(f"may be chance as one of {int(size)} differences")

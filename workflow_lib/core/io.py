@@ -78,6 +78,14 @@ def touch(path: Path, wanted: Path) -> None:
         raise cannot_write(wanted, error) from error
 
 
+def require_writable(path: Path) -> None:
+    """Raise UserError if a file could not be written; leave what is there, and nothing new."""
+    new = not path.exists()
+    touch(path, path)
+    if new:
+        path.unlink()
+
+
 def cannot_write(where: str | Path, error: OSError) -> UserError:
     """Return the error to raise if a file, or its folder, could not be made."""
     if disk_is_full(error):

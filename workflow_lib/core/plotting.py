@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     import numpy as np
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
 
 OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C6D1F", "#5A5A5A")
 COLOUR_DFT = "#000000"
@@ -17,6 +19,8 @@ SMALL = 9
 """Size of the smallest text in a figure, in points at its own size."""
 COLOUR_ANY = "#5A5A5A"
 """Grey of marks in a legend that stand for all models: each family has its own colour."""
+LEAST_ENERGY, LEAST_VOLTAGE = 100.0, 0.2
+"""meV per formula unit and V; smaller ranges of an axis are not worth zooming into."""
 SEARCH_METHODS = {
     "ga": ("genetic algorithm", "#1B1B1B", "h"),
     "random": ("random search", "#8C8C8C", "p"),
@@ -58,6 +62,20 @@ def plain_label(text: str) -> str:
     """Return a name from data as a legend shows it unchanged: no mathematics, never hidden."""
     text = text.replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text
+
+
+def x_label(mobile: str) -> str:
+    """Return the label of the axis of compositions; ``mobile`` is the element of the mobile ion."""
+    return f"x (filled fraction of the {mobile} sites)"
+
+
+def legend_entries(panels: Iterable[Axes]) -> dict[str, Artist]:
+    """Return the labels of some panels, each once, with the artist that shows it, for one legend of all."""
+    entries: dict[str, Artist] = {}
+    for panel in panels:
+        handles, labels = panel.get_legend_handles_labels()
+        entries |= dict(zip(labels, handles, strict=True))
+    return entries
 
 
 def panel_shape(count: int, most_columns: int) -> tuple[int, int]:

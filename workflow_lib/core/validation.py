@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
@@ -76,3 +76,15 @@ def _valid_keys(model: type[BaseModel], location: tuple[int | str, ...]) -> list
                 node = resolve(child)
                 break
     return list(node.get("properties", {}))
+
+
+def strictly[Model: BaseModel](model: type[Model], values: Mapping[str, Any]) -> Model:
+    """Validate values as they are: no text for a number, no truth value or fraction for a count."""
+    return model.model_validate(_frozen(values), strict=True)
+
+
+def _frozen(value: Any) -> Any:
+    """Return the value with tuples in place of lists, which strict validation would not accept for them."""
+    if isinstance(value, Mapping):
+        return {key: _frozen(item) for key, item in value.items()}
+    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value

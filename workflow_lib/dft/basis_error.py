@@ -29,15 +29,9 @@ def plane_waves(cell: np.ndarray, level: Level) -> tuple[float, float]:
     indices = np.stack(np.meshgrid(*(np.arange(-n, n + 1) for n in reach), indexing="ij"), axis=-1).reshape(
         -1, 3
     )
-    axes = []
-    for points in level.kpoints:
-        shift = (points - 1) / 2 if level.shifted else 0.0
-        axes.append((np.arange(points) - shift) / points)
     counts = [
-        int((np.linalg.norm((indices + np.array((a, b, c))) @ reciprocal, axis=1) < radius).sum())
-        for a in axes[0]
-        for b in axes[1]
-        for c in axes[2]
+        int((np.linalg.norm((indices + point) @ reciprocal, axis=1) < radius).sum())
+        for point in level.mesh()
     ]
     ideal = abs(np.linalg.det(cell)) * radius**3 / (6 * np.pi**2)
     return float(np.mean(counts)), float(ideal)

@@ -13,9 +13,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from workflow_lib.core.elements import SYMBOLS
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.validation import describe_errors
-from workflow_lib.dft.crystal_field import VALENCE_ELECTRONS, d_electrons, orbital_seeds
+from workflow_lib.dft.crystal_field import (
+    VALENCE_ELECTRONS,
+    d_electrons,
+    has_open_shell,
+    orbital_seeds,
+)
 from workflow_lib.dft.level import Level
 from workflow_lib.frames.labels import STRESS_TO_EV
+from workflow_lib.lattice.sanity import VOLUME_PER_ATOM
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -24,8 +30,9 @@ Task = Literal["single", "series", "relaxation", "cell"]
 MOST_ATOMS = 2000
 MAX_STRESS = 0.2 * STRESS_TO_EV["GPa"]
 """Largest component of the stress that a relaxed cell may have left, eV/A^3."""
-SMALLEST_VOLUME = 1.0
-"""A^3 per atom; three vectors that span less are no cell of a crystal."""
+IonName = Annotated[str, Field(pattern=r"^[A-Z][a-z]?\d$")]
+_Moment = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_Window = Annotated[list[_Moment], Field(min_length=2, max_length=2)]
 _Length = Annotated[float, Field(ge=-1e4, le=1e4, allow_inf_nan=False)]
 _Vector = Annotated[list[_Length], Field(min_length=3, max_length=3)]
 _Cell = Annotated[list[_Vector], Field(min_length=3, max_length=3)]
@@ -44,7 +51,9 @@ class Calculation:
     single points, each started from the density of the one before (``series`` [k, n, 3], in the one
     cell or, where there are ``series_cells`` [k, 3, 3], each in its own); a relaxation of the positions
     to ``fmax`` (eV/A), or of positions and cell. ``state_key``
-    names the arrangement where the structure is one of a host.
+    names the arrangement where the structure is one of a host. ``windows`` of moments (muB) tell the
+    charge state of ions such as ``Mn3``, in the place of those that are known
+    (:mod:`workflow_lib.dft.charge_state`).
     """
 
     name: str
@@ -66,6 +75,7 @@ class Calculation:
     max_steps: int = 80
     charges: bool = True
     stress: bool = True
+    windows: dict[str, tuple[float, float]] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -169,7 +179,11 @@ class Calculation:
             if state:
                 d_electrons(int(z), int(state))
                 total += int(state)
-            elif symbol in self.level.hubbard_u and not self.unsteered:
+            elif not self.unsteered and (
+                has_open_shell(int(z), formal_charges[symbol])
+                if symbol in formal_charges
+                else symbol in self.level.hubbard_u
+            ):
                 raise UserError(
                     f"{self.name}: {symbol} (atom {index}) has no oxidation state; give the wanted one"
                 )
@@ -188,6 +202,7 @@ class Calculation:
         """Return plain values, for the store and for job files."""
         content = asdict(self)
         content["level"] = self.level.model_dump(mode="json")
+        content["windows"] = {ion: list(window) for ion, window in self.windows.items()}
         for name in ("numbers", "positions", "cell", "oxidation_states"):
             content[name] = np.asarray(content[name]).tolist()
         for name in ("series", "series_cells"):
@@ -212,7 +227,8 @@ class Calculation:
         for name in ("series", "series_cells"):
             value = getattr(stored, name)
             arrays[name] = None if value is None else np.array(value, dtype=float)
-        return cls(**(dict(stored) | arrays))
+        windows = {ion: (low, high) for ion, (low, high) in stored.windows.items()}
+        return cls(**(dict(stored) | arrays | {"windows": windows}))
 
 
 class _Stored(BaseModel):
@@ -239,6 +255,7 @@ class _Stored(BaseModel):
     max_steps: int = Field(80, ge=0, le=10**6)
     charges: bool = True
     stress: bool = True
+    windows: dict[IonName, _Window] = {}
     provenance: dict[str, Any] = {}
 
     @model_validator(mode="after")
@@ -257,6 +274,6 @@ class _Stored(BaseModel):
             if len(value) != atoms:
                 raise ValueError(f"{name} must hold one row for each of {atoms} atoms, not {len(value)}")
         for cell in (self.cell, *(self.series_cells or ())):
-            if abs(np.linalg.det(np.array(cell))) < SMALLEST_VOLUME * atoms:
+            if abs(np.linalg.det(np.array(cell))) < VOLUME_PER_ATOM * atoms:
                 raise ValueError(f"a cell is too small for {atoms} atoms; cells are in A")
         return self

@@ -9,38 +9,85 @@ import numpy as np
 from workflow_lib.core.elements import SYMBOLS
 from workflow_lib.core.errors import UserError
 from workflow_lib.dft.calculation import Calculation
+from workflow_lib.dft.crystal_field import target_occupation, unpaired_electrons
+from workflow_lib.dft.level import Level
 from workflow_lib.lattice.arrangement import StateKey
 
-MOMENTS: dict[str, dict[tuple[str, int], tuple[float, float]]] = {
+MOMENTS: dict[str, dict[str, tuple[float, float]]] = {
     "GPAW": {
-        ("Fe", 2): (3.50, 3.85),
-        ("Fe", 3): (4.10, 4.50),
-        ("Mn", 2): (4.35, 4.85),
-        ("Co", 2): (2.45, 2.95),
-        ("Ni", 2): (1.55, 1.95),
+        "Fe2": (3.50, 3.85),
+        "Fe3": (4.10, 4.50),
+        "Mn2": (4.35, 4.85),
+        "Co2": (2.45, 2.95),
+        "Ni2": (1.55, 1.95),
     },
-    "VASP": {("Fe", 2): (3.0, 3.79), ("Fe", 3): (4.3, 5.0)},
+    "VASP": {"Fe2": (3.0, 3.79), "Fe3": (4.3, 5.0)},
 }
-"""Windows in muB of high-spin ions by code, element and oxidation state, PBE+U: in GPAW's augmentation
-spheres at 500 eV and more, and in VASP's. Between two windows a hole has not localised: fits none."""
+"""Windows in muB of high-spin ions by code and ion, PBE+U: in GPAW's augmentation spheres at 500 eV and
+more, and in VASP's. Between two windows a hole has not localised: fits none."""
+
+
+COLLAPSED = "collapsed to"
+"""How the reason of a failure begins that has lost its charge or magnetic order."""
+LEAST_SPIN = 0.5
+"""A window of moments that ends below this part of the unpaired electrons is not one of high spin."""
+LEAST_MOMENT = 0.5
+"""muB; the sign of a smaller moment tells no magnetic order."""
+
+
+def windows_of(calculation: Calculation) -> dict[str, tuple[float, float]]:
+    """Return the windows of moments (muB) by ion: the known ones, and what the calculation gives."""
+    return MOMENTS[calculation.level.code] | calculation.windows
+
+
+def require_known(
+    symbol: str, state: int, level: Level, windows: dict[str, tuple[float, float]], name: str = ""
+) -> None:
+    """Raise UserError, which begins with ``name``, for an ion that cannot be held or told.
+
+    For want of a Hubbard U, of a window of moments, or as one of low spin: ions are steered to high spin.
+    ``windows`` (muB) are those that are given, by ion.
+    """
+    ion = f"{symbol}{state}"
+    if symbol not in level.hubbard_u:
+        raise UserError(f"{name}{ion}+ has no Hubbard U to hold it; add {symbol} to dft.level.hubbard_u")
+    if ion not in MOMENTS[level.code] | windows:
+        raise UserError(
+            f"{name}{ion}+ has no known window of {level.code} moments (there are those of "
+            f"{', '.join(MOMENTS[level.code])}); give redox.states[].magmom one at "
+            f"{level.energy_reference!r}, or dft.windows for an ion outside the couple"
+        )
+    high = (MOMENTS[level.code] | windows)[ion][1]
+    unpaired = unpaired_electrons(SYMBOLS.index(symbol), state)
+    if high < LEAST_SPIN * unpaired:
+        raise UserError(
+            f"{name}the window of {ion}+ ends at {high:g} muB, and with {unpaired} unpaired electrons it "
+            "would have more: ions are steered to high spin here, low-spin ones cannot be computed"
+        )
 
 
 def require_steerable(calculation: Calculation) -> None:
-    """Raise UserError for a steered ion that has no Hubbard U or no window of moments.
+    """Raise UserError for a steered ion that has no Hubbard U, no window of moments or too few ligands.
 
-    Without the first nothing holds its charge state, without the second nothing tells whether it got there.
+    Without the first nothing holds its charge state, without the second nothing tells whether it got
+    there, without the last its lowest orbitals are not known. And for an antiferromagnetic order that would
+    have more moments one way than the other.
     """
-    level = calculation.level
-    for site in calculation.steered_sites():
+    signs = starting_signs(calculation)
+    if calculation.level.magnetism == "antiferromagnetic" and signs.sum():
+        raise UserError(
+            f"{calculation.name}: the level is antiferromagnetic, moments alternate in the order of the "
+            f"atoms, and here {(signs > 0).sum()} would be up and {(signs < 0).sum()} down; describe the "
+            "host by a cell with an even number of magnetic ions"
+        )
+    atoms = calculation.atoms()
+    for site, orbital in calculation.seeds().items():
         symbol, state = SYMBOLS[int(calculation.numbers[site])], int(calculation.oxidation_states[site])
-        ion = f"{calculation.name}: {symbol}{state}+"
-        if symbol not in level.hubbard_u:
-            raise UserError(f"{ion} has no Hubbard U to hold it; add {symbol} to dft.level.hubbard_u")
-        if (symbol, state) not in MOMENTS[level.code]:
-            raise UserError(
-                f"{ion} has no known window of {level.code} moments; add it to MOMENTS in "
-                "workflow_lib/dft/charge_state.py"
-            )
+        require_known(symbol, state, calculation.level, calculation.windows, f"{calculation.name}: ")
+        try:
+            target_occupation(atoms, site, state, orbital)
+        except UserError as error:
+            raise UserError(f"{calculation.name}: {error}") from error
 
 
 def realised_states(calculation: Calculation, magmoms: np.ndarray) -> np.ndarray:
@@ -49,13 +96,14 @@ def realised_states(calculation: Calculation, magmoms: np.ndarray) -> np.ndarray
     Sites that were given none (0) stay 0.
     """
     states = np.zeros(len(calculation), dtype=np.int64)
+    windows = windows_of(calculation)
     for site in np.flatnonzero(calculation.oxidation_states):
         symbol = SYMBOLS[int(calculation.numbers[site])]
         moment = abs(float(magmoms[site]))
         fitting = [
-            state
-            for (element, state), (low, high) in MOMENTS[calculation.level.code].items()
-            if element == symbol and low <= moment <= high
+            int(ion.removeprefix(symbol))
+            for ion, (low, high) in windows.items()
+            if ion.rstrip("0123456789") == symbol and low <= moment <= high
         ]
         states[site] = fitting[0] if len(fitting) == 1 else -1
     return states
@@ -88,12 +136,12 @@ def lost(calculation: Calculation, magmoms: np.ndarray) -> str | None:
         return None
     if (states != calculation.oxidation_states).any():
         wanted = describe(calculation, calculation.oxidation_states)
-        return f"collapsed to {describe(calculation, states)} (wanted {wanted})"
-    sites = np.flatnonzero(signs)
+        return f"{COLLAPSED} {describe(calculation, states)} (wanted {wanted})"
+    sites = np.flatnonzero((signs != 0) & (np.abs(magmoms) >= LEAST_MOMENT))
     if np.unique(np.sign(np.asarray(magmoms)[sites]) * signs[sites]).size > 1:
         found = "".join("+" if moment > 0 else "-" for moment in np.asarray(magmoms)[sites])
         wanted = "".join("+" if sign > 0 else "-" for sign in signs[sites])
-        return f"collapsed to moments of signs {found} (wanted {wanted})"
+        return f"{COLLAPSED} moments of signs {found} (wanted {wanted})"
     return None
 
 

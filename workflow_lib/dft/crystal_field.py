@@ -41,6 +41,18 @@ def d_electrons(number: int, oxidation_state: int) -> int:
     return electrons
 
 
+def unpaired_electrons(number: int, oxidation_state: int) -> int:
+    """Return the unpaired d electrons of a high-spin 3d ion; UserError as :func:`d_electrons`."""
+    electrons = d_electrons(number, oxidation_state)
+    return min(electrons, 2 * D_ORBITALS - electrons)
+
+
+def has_open_shell(number: int, charge: int) -> bool:
+    """Return whether an ion of formal ``charge`` is one of a 3d metal with one to nine d electrons."""
+    electrons = VALENCE_ELECTRONS.get(SYMBOLS[number])
+    return electrons is not None and 0 < electrons - charge < 2 * D_ORBITALS
+
+
 def _harmonics(direction: np.ndarray) -> np.ndarray:
     """Return the d harmonics [5] along a unit vector, scaled so that their squares sum to 1."""
     x, y, z = direction
@@ -72,17 +84,18 @@ def crystal_field(atoms: Atoms, site: int) -> tuple[np.ndarray, np.ndarray]:
 
     Raises UserError where the site has fewer than four ligands within 2.8 A.
     """
-    neighbours = [i for i, symbol in enumerate(atoms.symbols) if symbol in LIGANDS and i != site]
-    vectors = atoms.get_distances(site, neighbours, mic=True, vector=True)
-    lengths = np.linalg.norm(vectors, axis=1)
-    near = lengths < REACH
-    if near.sum() < 4:
+    from matscipy.neighbours import neighbour_list
+
+    # All images count: in a small cell several ligands of a site may be images of one atom.
+    centre, ligand, vectors = neighbour_list("ijD", atoms, REACH)
+    vectors = vectors[(centre == site) & np.isin(atoms.symbols, LIGANDS)[ligand]]
+    if len(vectors) < 4:
         raise UserError(
-            f"atom {site} ({atoms.symbols[site]}) has {near.sum()} ligands within {REACH} A; "
+            f"atom {site} ({atoms.symbols[site]}) has {len(vectors)} ligands within {REACH} A; "
             "a steered ion needs at least four: check the structure"
         )
     matrix = np.zeros((D_ORBITALS, D_ORBITALS))
-    for vector, length in zip(vectors[near], lengths[near], strict=True):
+    for vector, length in zip(vectors, np.linalg.norm(vectors, axis=1), strict=True):
         direction = vector / length
         strength = (2.1 / length) ** 5
         sigma = _harmonics(direction)

@@ -19,8 +19,8 @@ def frames_of(records: Iterable[Record], source: str) -> list[Frame]:
     """Return every computed geometry in its wanted charge state, in the order of records and steps.
 
     Geometries imported from an earlier set are left out, as are those whose moments show another
-    charge state or other signs than those wanted. ``kind`` is the calculation's; ``group`` and
-    ``state_key`` name its arrangement.
+    charge state or other signs than those wanted. ``kind`` is the calculation's; ``group`` names its
+    arrangement.
     """
     frames = []
     for record in records:

@@ -7,10 +7,11 @@ import json
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from workflow_lib.core.elements import Element
 from workflow_lib.core.errors import UserError
+from workflow_lib.core.section import Section
 from workflow_lib.lattice.arrangement import Repeat
 
 WIDTH = 0.05
@@ -19,15 +20,13 @@ MOST_POINTS = 1000
 """Of a k-mesh, along one vector."""
 
 
-class Level(BaseModel):
+class Level(Section):
     """Code, functional, Hubbard U, cut-off and k-mesh: all that an energy depends on.
 
     Energies are comparable only at one level. The Hubbard table names every element that may
     occur, so that cells of different chemistry share a level; U acts on the d shell (Dudarev). Cut-off
     and mesh have no defaults: what is converged depends on the cell and on what is compared.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     code: Literal["GPAW", "VASP"] = "GPAW"
     functional: Literal["PBE"] = "PBE"

@@ -22,16 +22,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import IO, Any, Literal
+
+import numpy as np
 
 from workflow_lib.core.errors import BusyError, UserError
 from workflow_lib.core.io import disk_is_full
 from workflow_lib.core.strict import parse_json
 from workflow_lib.dft.calculation import Calculation
+from workflow_lib.dft.charge_state import COLLAPSED, lost, windows_of
 from workflow_lib.dft.equivalent_start import reassigned, unlike
-
-if TYPE_CHECKING:
-    import numpy as np
 
 Status = Literal["missing", "interrupted", "running", "done", "failed"]
 _OUT_OF_STEPS = re.compile(r" after \d+ (steps|relaxations)\b")
@@ -48,7 +48,6 @@ class Record:
     lost: list[dict[str, Any]] = field(default_factory=list)
     reason: str | None = None
     attempts: int = 0
-    seconds: float = 0.0
 
     def add(self, frame: dict[str, Any]) -> None:
         """Append a geometry; one computed again, better converged, takes the place of the last one.
@@ -81,12 +80,19 @@ def _decode(line: bytes) -> dict[str, Any] | None:
 
 
 def _lock(handle: IO[bytes]) -> bool:
-    """Take the lock of an open log; a reader holds it for a moment, a writer for hours."""
+    """Take the lock of an open log; a reader holds it for a moment, a writer for hours.
+
+    Raises UserError on a file system without locks.
+    """
     for wait in (0.05, 0.2, 0.5, 0.0):
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             time.sleep(wait)
+        except OSError as error:
+            raise UserError(
+                f"{handle.name} is on a file system without locks ({error.strerror}); choose another store"
+            ) from error
         else:
             return True
     return False
@@ -172,12 +178,13 @@ class Store:
                 case "begin":
                     asked = Calculation.from_json(entry["calculation"])
                     record = record or Record(asked, "interrupted")
-                    record.calculation = replace(record.calculation, max_steps=asked.max_steps)
+                    record.calculation = replace(
+                        record.calculation, max_steps=asked.max_steps, windows=asked.windows
+                    )
                     record.attempts += 1
                     record.status, record.reason = "interrupted", None
                 case "frame" if record:
                     record.add(entry)
-                    record.seconds += entry.get("seconds", 0.0)
                 case "skip" if record:
                     record.skipped.append(entry)
                 case "lost" if record:
@@ -196,8 +203,10 @@ class Store:
             if record and record.status == "interrupted":
                 try:
                     fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                except OSError:
+                except BlockingIOError:
                     record.status = "running"
+                except OSError:  # a file system without locks, which no writer accepts
+                    pass
         if record and record.calculation.digest != path.stem:
             raise UserError(f"{path} holds another calculation than its name says; was it renamed?")
         return record
@@ -205,9 +214,10 @@ class Store:
     def get(self, calculation: Calculation) -> Record:
         """Return what is known of a calculation; status ``missing`` where nothing is.
 
-        A relaxation that failed for want of steps is ``interrupted`` where more are asked for now.
-        UserError where the answer under its name is one for another host, starts from orbitals or
-        signs of moments on other atoms, or lacks the stress that is asked for.
+        A relaxation that failed for want of steps is ``interrupted`` where more are asked for now, and so
+        is one that lost its charge order where other windows of moments tell it now. UserError where the
+        answer under its name is one for another host, starts from orbitals or signs of moments on other
+        atoms, lacks the stress that is asked for, or has another charge order by the windows of now.
         """
         path = self.path(calculation)
         record = self.read(path) if path.exists() else None
@@ -239,6 +249,15 @@ class Store:
         more = calculation.max_steps > record.calculation.max_steps
         if record.status == "failed" and more and out_of_steps(record.reason):
             record.status = "interrupted"
+        if windows_of(calculation) != windows_of(record.calculation):
+            judged = replace(record.calculation, windows=calculation.windows)
+            if record.status == "failed" and (record.reason or "").startswith(COLLAPSED):
+                record.status = "interrupted"
+            elif last.get("magmoms") and (why := lost(judged, np.array(last["magmoms"]))):
+                raise UserError(
+                    f"{path} holds {calculation.name}, but by the windows of moments of now it has {why}; "
+                    "move it away to have it computed again"
+                )
         return record
 
     def paths(self) -> list[Path]:

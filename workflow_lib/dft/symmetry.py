@@ -7,6 +7,7 @@ mixes an Fe2+ with an Fe3+. A state whose order lowers the symmetry of its ions 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -173,6 +174,20 @@ def operations(calculation: Calculation, tolerance: float = EXACT) -> Operations
         for index, positions in enumerate(calculation.series):
             group = group.of(positions, cell if cells is None else cells[index], tolerance)
     return group
+
+
+def unknown_grid(cell: np.ndarray) -> tuple[int, int, int]:
+    """Return numbers of points that stand for those that GPAW will choose for a cell (A, rows).
+
+    They have all fractions of a space group, and differ where the vectors do: GPAW takes as many points
+    along two vectors only where these are equally long, and its own check lets 80 and 40 pass.
+    """
+    lengths = np.linalg.norm(cell, axis=1)
+    points = np.full(3, FRACTIONS)
+    for shorter, longer in pairwise(np.argsort(lengths)):
+        points[longer] = points[shorter] + FRACTIONS * int(lengths[longer] - lengths[shorter] > EXACT)
+    x, y, z = points.tolist()
+    return x, y, z
 
 
 def lattice_on_grid(cell: np.ndarray, size: tuple[int, int, int]) -> bool:

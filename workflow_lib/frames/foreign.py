@@ -20,13 +20,15 @@ import numpy as np
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import atomic_path
 from workflow_lib.frames.frame import Frame, frame_to_atoms
-from workflow_lib.frames.labels import STRESS_LIMIT, STRESS_TO_EV, StressInEv, StressUnit
+from workflow_lib.frames.labels import STRESS_LIMIT, STRESS_TO_EV, UNSTATED, StressInEv, StressUnit
 from workflow_lib.frames.reading.common import Damaged, Defaults
 from workflow_lib.frames.reading.others import READERS
 from workflow_lib.frames.reading.understand import bader_signs, not_applied, unsure_signs
 from workflow_lib.frames.suffixes import DATABASE, TABLE, XYZ, require_frames, unknown_suffix
 from workflow_lib.frames.table import read_parquet, write_parquet
 
+LARGE_STRESS = 0.06
+"""eV/A^3, 10 GPa: more than most cells of a data set are under, and little for a number in kbar."""
 _log = logging.getLogger(__name__)
 
 
@@ -50,12 +52,19 @@ def read_frames(
         raise UserError(f"formula units of {path} are {formula_units}; a cell holds at least 1")
     require_frames(path)
     if path.suffix == TABLE:
+        if formula_units is not None or stress_unit is not None:
+            raise UserError(
+                f"{path} is a frame table, which has formula units and stress in eV/A^3; give neither, or "
+                "read the original file again"
+            )
         frames = read_parquet(path)
     else:
         frames = _read_foreign(path, energy_reference, formula_units, stress_unit)
     if not frames:
         raise UserError(f"{path} holds no frames; check that it was written to the end")
     for index, frame in enumerate(frames):
+        if energy_reference is not None and frame.energy_reference == UNSTATED:
+            frame.energy_reference = energy_reference
         if energy_reference is not None and frame.energy_reference != energy_reference:
             raise UserError(
                 f"{path}: frame {index} is at the level {frame.energy_reference}, not "
@@ -104,10 +113,7 @@ def _read_foreign(
         _log.warning("%s: %s", path, line)
     _orient_charges(frames, path)
     # Files exported by this program name their frames; their unit needs no mention.
-    own = all(
-        frame.stress is None or frame.stress_converged or frame.frame_id != f"{path.stem}-{index:06d}"
-        for index, frame in enumerate(frames)
-    )
+    own = all(frame.frame_id != f"{path.stem}-{index:06d}" for index, frame in enumerate(frames))
     _convert_stress(frames, path, stress_unit, quiet=own)
     return frames
 
@@ -147,7 +153,7 @@ def _orient_charges(frames: Sequence[Frame], path: Path) -> None:
 def _convert_stress(frames: Sequence[Frame], path: Path, unit: StressUnit | None, *, quiet: bool) -> None:
     """Convert stress of another unit to eV/A^3 in place; without a given unit its magnitude decides.
 
-    ``quiet``: the file looks like our own export, whose unit needs no mention.
+    ``quiet``: the file looks like our own export, whose unit needs no mention unless it is doubtful.
     """
     with_stress = [frame for frame in frames if frame.stress is not None]
     in_ev = [frame for frame in with_stress if isinstance(frame, StressInEv)]
@@ -168,8 +174,12 @@ def _convert_stress(frames: Sequence[Frame], path: Path, unit: StressUnit | None
                 f"{path}: stress up to {largest:.3g} cannot be eV/A^3; convert the file with "
                 "`python -m workflow_lib convert --stress-unit GPa` (or kbar; tension positive)"
             )
-        if not quiet:
-            _log.warning("%s: stress (largest component %.3g) is taken to be eV/A^3", path, largest)
+        doubt = "; another unit is possible: say --stress-unit if you know it"
+        doubt = doubt if largest > LARGE_STRESS else ""
+        if doubt or not quiet:
+            _log.warning(
+                "%s: stress (largest component %.3g) is taken to be eV/A^3%s", path, largest, doubt
+            )
         unit = "eV/A^3"
     for frame in others:
         frame.stress = np.asarray(frame.stress) * STRESS_TO_EV[unit]

@@ -173,37 +173,41 @@ def is_state(values: np.ndarray) -> np.ndarray:
         return (np.abs(values - np.rint(values)) < 1e-6) & (np.abs(values) <= LARGEST_STATE)
 
 
-def flag(value: Any, column: str, where: str) -> bool:
-    """Return a yes or no of a file; UserError for anything else."""
+def _converged(value: Any) -> bool:
+    """Return whether a file calls its stress converged; UserError for anything but yes or no."""
     known = _FLAGS.get(str(value).strip().lower())
     if known is None:
-        raise UserError(f"{where}: {column} is {str(value)[:40]!r}; give T or F")
+        raise UserError(f"{_FRAME}: stress_converged is {str(value)[:40]!r}; give T or F")
     return known
 
 
-def _count(value: Any, where: str) -> int:
+def _count(value: Any) -> int:
     """Return the formula units of a cell; raise UserError unless a whole number of at least 1."""
     try:
         count = float(value)
     except (ValueError, TypeError, OverflowError):
         count = -1.0
     if not (1 <= count <= LARGEST_COUNT and count == int(count)):
-        raise UserError(f"{where}: formula_units is {str(value)[:40]!r}; give a whole number of at least 1")
+        raise UserError(
+            f"{_FRAME}: formula_units is {str(value)[:40]!r}; give a whole number of at least 1"
+        )
     return int(count)
 
 
-def _matrix(value: Any, column: str, where: str) -> np.ndarray | None:
+def _matrix(value: Any, column: str) -> np.ndarray | None:
     """Return a 3x3 matrix from 3x3, 9 numbers, or Voigt order xx yy zz yz xz xy."""
     if value is None:
         return None
-    flat = _numbers(value, column, where).ravel()
+    flat = _numbers(value, column, _FRAME).ravel()
     if flat.size == 6:
         flat = flat[list(VOIGT)]
     if flat.size != 9:
-        raise UserError(f"{where}: {column} has {flat.size} numbers; give 9, or 6 as xx yy zz yz xz xy")
+        raise UserError(f"{_FRAME}: {column} has {flat.size} numbers; give 9, or 6 as xx yy zz yz xz xy")
     return flat.reshape(3, 3)
 
 
+_FRAME = "the frame"
+"""How messages of :func:`make_frame` begin; the reader knows which it is."""
 VIRIALS = "virials are converted: stress = -virial / volume, tension positive"
 """The message, once per file, when :func:`make_frame` or the fast reader converts a virial."""
 
@@ -224,7 +228,6 @@ def composition(numbers: np.ndarray) -> str:
 def make_frame(
     atoms: Atoms,
     places: Sequence[Mapping[str, Any]],
-    where: str,
     *,
     default_id: str,
     source: str,
@@ -240,27 +243,27 @@ def make_frame(
     a virial, or in the first place under one of the ``converted`` names, is in eV/A^3, and the frame
     is a :class:`StressInEv`. ``path`` names the calculation of a frame that does not name it; None if
     unknown. ``note`` is called with one line about the treatment of an unusual label. Raises
-    UserError, beginning with ``where``, for a frame that is not periodic, has no energy, or has labels
-    of the wrong length or with impossible values.
+    UserError for a frame that is not periodic, has no energy, or has labels of the wrong length or with
+    impossible values.
     """
     if not atoms.pbc.all():
-        raise UserError(f"{where} is not periodic in three directions; give its cell and pbc")
+        raise UserError(f"{_FRAME} is not periodic in three directions; give its cell and pbc")
     n = len(atoms)
     text = {column: find_label(column, places) for column in ACCEPTED}
     if text["energy"] is None:
-        raise UserError(f"{where} has no energy; accepted names: {', '.join(ACCEPTED['energy'])}")
+        raise UserError(f"{_FRAME} has no energy; accepted names: {', '.join(ACCEPTED['energy'])}")
     try:
         if isinstance(text["energy"], str):
             raise ValueError("readers give numbers")
         energy = float(np.asarray(text["energy"], dtype=float).reshape(()))
     except (ValueError, TypeError, OverflowError) as error:
-        raise UserError(f"{where}: energy {str(text['energy'])[:40]!r} is no number") from error
-    forces = per_atom(text["forces"], n, "forces", where, 3)
-    states = per_atom(text["oxidation_states"], n, "oxidation_states", where)
-    stress = _matrix(text["stress"], "stress", where)
+        raise UserError(f"{_FRAME}: energy {str(text['energy'])[:40]!r} is no number") from error
+    forces = per_atom(text["forces"], n, "forces", _FRAME, 3)
+    states = per_atom(text["oxidation_states"], n, "oxidation_states", _FRAME)
+    stress = _matrix(text["stress"], "stress")
     name, place, _ = next(_labels("stress", places), ("", -1, None))
     in_ev = place == 0 and name in converted
-    if stress is None and (virial := _matrix(text["virial"], "virial", where)) is not None:
+    if stress is None and (virial := _matrix(text["virial"], "virial")) is not None:
         stress = -virial / abs(atoms.cell.volume)
         note(VIRIALS)
         in_ev = True
@@ -279,18 +282,18 @@ def make_frame(
         cell=np.array(atoms.cell[:]),
         formula_units=(formula_units or count_formula_units(atoms.numbers))
         if units is None
-        else _count(units, where),
+        else _count(units),
         energy=energy,
         energy_reference=str(text["energy_reference"] or energy_reference or UNSTATED),
         forces=forces,
         stress=stress,
-        stress_converged=flag(text["stress_converged"] or False, "stress_converged", where),
-        magmoms=per_atom(text["magmoms"], n, "magmoms", where),
-        charges=per_atom(text["charges"], n, "charges", where),
-        oxidation_states=None if states is None else whole_states(states, where),
+        stress_converged=_converged(text["stress_converged"] or False),
+        magmoms=per_atom(text["magmoms"], n, "magmoms", _FRAME),
+        charges=per_atom(text["charges"], n, "charges", _FRAME),
+        oxidation_states=None if states is None else whole_states(states, _FRAME),
         orbital=None if text["orbital"] is None else str(text["orbital"]),
         magnetic_order=stated_order(text["magnetic_order"]),
         fmax=None if forces is None else float(np.linalg.norm(forces, axis=1).max()),
     )
-    check_frame(frame, where)
+    check_frame(frame, _FRAME)
     return frame

@@ -20,6 +20,8 @@ Role = Literal["train", "validation", "test", "none"]
 SETS: tuple[SetName, ...] = ("train", "validation", "test")
 """In order of precedence for a state: a state with a training frame is known, whatever set its other
 frames are in; so is one with a frame that validates."""
+KNOWN = "known"
+"""Name, beside those of :data:`SETS`, of test frames that are not held out; see :meth:`Splits.held_out`."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,16 @@ class Splits:
         """
         state = frame.state_key or self.only_states.get(frame.group, frame.group)
         return self.crystals.get(state, state)
+
+    def held_out(self, number: int, frame: Frame) -> bool:
+        """Return whether a frame tests what the models of this fold have not seen.
+
+        A test frame does, unless others of its state train or validate, as those of an end member do
+        beside its frames for testing. Split by frame, where hardly any state is unseen, every one does.
+        """
+        fold = self.fold(number)
+        own, known = fold.frame_role(frame.frame_id), fold.role(self.state_of(frame), frame.frame_id)
+        return own == "test" and (known == "test" or self.split_by == "frame")
 
     def fold(self, number: int) -> Fold:
         """Return a fold by its number; raise UserError if there is none."""

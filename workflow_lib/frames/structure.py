@@ -26,6 +26,8 @@ from workflow_lib.lattice.structure_file import check_file, check_structure, cif
 if TYPE_CHECKING:
     from ase import Atoms
 
+MOMENTS = "REF_magmom"
+"""Array of the moments (muB) of a structure that was read."""
 _CHARGE = re.compile(r"[A-Z][a-z]?(?:(\d*)([+-])|([+-])(\d+))")
 """Species with their charge, as Fe2+ or Fe+2."""
 
@@ -43,7 +45,7 @@ def read_structure(path: str | Path) -> Atoms:
     check_structure(path, atoms)
     moments = per_atom(find_label("magmoms", places), len(atoms), "magmoms", str(path))
     if moments is not None:
-        atoms.arrays["REF_magmom"] = moments
+        atoms.arrays[MOMENTS] = moments
     states = per_atom(find_label("oxidation_states", places), len(atoms), "oxidation_states", str(path))
     if states is None and is_cif(path):
         states = _decorations(path, atoms)

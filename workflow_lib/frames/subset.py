@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from workflow_lib.core.elements import SYMBOLS, atomic_number
-from workflow_lib.frames.table import iter_tables, list_lengths
 
 _ALKALI = ("Li", "Na", "K", "Rb", "Cs")
 _ANIONS = ("B", "C", "Si", "P", "S", "N", "H", "O", "Cl", "F")
 """Elements of (poly)anions, in the order in which they end a formula."""
 _FOREIGN = np.uint64(1 << 63)
 """Bit of an element that the subset does not allow."""
-_ROWS = 20_000
 
 
 class Subset(Protocol):
@@ -69,26 +66,19 @@ def in_subset(numbers: np.ndarray, settings: Subset) -> bool:
     return bool(in_subset_many(np.asarray(numbers), np.array([0, len(numbers)]), settings)[0])
 
 
-def select_rows(path: str | Path, settings: Subset) -> np.ndarray:
-    """Return which rows ``[F]`` of a frame table belong to the chemical subset.
-
-    Reads only the elements; raises UserError as in ``frames.read_parquet``.
-    """
-    chosen = []
-    for table in iter_tables(path, ("numbers",), _ROWS):
-        column = table.column("numbers")
-        numbers = column.combine_chunks().flatten().to_numpy()
-        offsets = np.concatenate([[0], np.cumsum(list_lengths(column))])
-        chosen.append(in_subset_many(numbers, offsets, settings))
-    return np.concatenate([np.zeros(0, dtype=bool), *chosen])
-
-
 def describe_subset(settings: Subset) -> str:
     """Return the filter in words, for messages."""
     text = f"only {', '.join(settings.subset_elements)}"
     if settings.required_elements:
         text += f", all of {', '.join(settings.required_elements)}"
     return text
+
+
+def reduced_composition(numbers: np.ndarray) -> tuple[tuple[int, int], ...]:
+    """Return the elements of a cell [n] with their counts, reduced: a supercell has its unit cell's."""
+    elements, counts = np.unique(numbers, return_counts=True)
+    counts = counts // np.gcd.reduce(counts)
+    return tuple(zip(elements.tolist(), counts.tolist(), strict=True))
 
 
 def composition(frame: Content) -> str:

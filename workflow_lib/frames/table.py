@@ -1,14 +1,11 @@
 """The frame table as a Parquet file: one row per DFT frame, the only form in which stages exchange data.
 
 Columns and units are those of :class:`~workflow_lib.frames.frame.Frame`; missing labels are null, never
-zero. Tables written before ``path`` and ``magnetic_order`` existed are read with both derived: the order
-from the moments; the path of a relaxation from its group and orbital, unless the group is a mere
-composition, which several calculations share.
+zero.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, fields
@@ -21,8 +18,8 @@ import numpy as np
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import atomic_path
-from workflow_lib.frames.frame import RELAXATION, Frame, check_frame
-from workflow_lib.frames.magnetism import magnetic_orders
+from workflow_lib.frames.frame import Frame, check_frame
+from workflow_lib.frames.labels import STRESS_LIMIT, known_kind
 from workflow_lib.lattice.sanity import LAST_ELEMENT, LIMITS, SMALLEST_VOLUME, coincident
 
 if TYPE_CHECKING:
@@ -32,10 +29,6 @@ BUFFER = 1 << 20
 """Bytes of a column that are read at once, so that a file of one long row group streams too."""
 STORED: Any = {"compression": "zstd", "write_page_checksum": True}
 """Incompressible numbers are stored as they are: without checksums their damage would go unnoticed."""
-_DERIVED = {"path": ("kind", "group", "orbital"), "magnetic_order": ("magmoms",)}
-"""Columns that older tables lack, and the columns they are derived from."""
-_COMPOSITION = re.compile(r"([A-Z][a-z]?[0-9]+)+")
-
 
 _SHAPES: dict[str, tuple[int, ...]] = {
     "positions": (-1, 3),
@@ -138,47 +131,19 @@ def iter_tables(
 ) -> Iterator[pa.Table]:
     """Yield columns (default: all) of a frame table as they are, at most ``batch`` rows at a time.
 
-    In an older table, :data:`_DERIVED` columns are filled in (see the module). Raises UserError for
-    a missing, damaged or foreign file, or one that lacks these columns.
+    Raises UserError for a missing, damaged or foreign file, or one that lacks these columns.
     """
     import pyarrow as pa
 
     names = list(columns or (field.name for field in fields(Frame)))
     with _open_parquet(path) as file:
-        absent = [name for name in names if name in _DERIVED and name not in file.schema_arrow.names]
-        needed = {source for name in absent for source in _DERIVED[name]}
-        stored = [name for name in dict.fromkeys([*names, *sorted(needed)]) if name not in absent]
-        if missing := sorted(set(stored) - set(file.schema_arrow.names)):
+        if missing := sorted(set(names) - set(file.schema_arrow.names)):
             raise UserError(f"{path} is no frame table: it lacks {', '.join(missing)}")
         try:
-            for records in file.iter_batches(batch, columns=stored, use_threads=False):
-                table = pa.Table.from_batches([records])
-                for name in absent:
-                    table = table.append_column(name, _derived(name, table))
-                yield table.select(names)
+            for records in file.iter_batches(batch, columns=names, use_threads=False):
+                yield pa.Table.from_batches([records]).select(names)
         except (pa.ArrowInvalid, OSError) as error:
             raise _damaged(path, error) from error
-
-
-def _derived(name: str, table: pa.Table) -> pa.Array:
-    """Return a column that an older table lacks."""
-    import pyarrow as pa
-
-    values: list[str | None] = [None] * table.num_rows
-    if name == "path":
-        columns = (table.column(one).to_pylist() for one in _DERIVED["path"])
-        for row, (kind, group, orbital) in enumerate(zip(*columns, strict=True)):
-            if kind == RELAXATION and group is not None and not _COMPOSITION.fullmatch(group):
-                values[row] = f"{group}/{orbital}" if orbital else group
-    else:
-        column = table.column("magmoms")
-        lengths = list_lengths(column)
-        with_moments = np.flatnonzero(lengths)
-        offsets = np.concatenate([[0], np.cumsum(lengths[with_moments])])
-        moments = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        for row, order in zip(with_moments.tolist(), magnetic_orders(moments, offsets), strict=True):
-            values[row] = order
-    return pa.array(values, type=pa.string())
 
 
 def count_rows(path: str | Path) -> int:
@@ -230,7 +195,8 @@ class FrameBatch:
     """Consecutive rows of a frame table as flat arrays, the atoms of all frames concatenated.
 
     ``table`` has the frame table's columns and types; ``path`` and ``first``, the row of the first
-    frame in that file, are for messages. Only the types are checked before :meth:`check`.
+    frame in that file, are for messages. Kinds are those known here; a stress of which nothing is said is
+    not converged. Only the types are checked before :meth:`check`.
     """
 
     def __init__(self, table: pa.Table, path: str | Path, first: int = 0) -> None:
@@ -240,7 +206,7 @@ class FrameBatch:
         if missing := sorted(set(schema.names) - set(table.column_names)):
             raise UserError(f"{path} is no frame table: it lacks {', '.join(missing)}")
         try:
-            self.table = table.select(schema.names).cast(schema)
+            self.table = _as_meant(table.select(schema.names).cast(schema))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"{path}: a column has the wrong type ({reason}); see docs/data.md") from error
@@ -291,14 +257,21 @@ class FrameBatch:
         return full
 
     def check(self) -> None:
-        """Raise UserError for the first frame that :func:`check_frame` rejects."""
+        """Raise UserError for the first frame that check_frame rejects, or whose stress is too large."""
         if self._sound():
             return
         for row, frame in enumerate(self.frames()):
-            check_frame(frame, f"{self.path} row {self.first + row}")
+            where = f"{self.path} row {self.first + row}"
+            check_frame(frame, where)
+            largest = 0.0 if frame.stress is None else np.abs(frame.stress).max()
+            if largest >= STRESS_LIMIT:
+                raise UserError(
+                    f"{where}: stress of {largest:.3g} cannot be eV/A^3, the unit of the frame table; "
+                    "divide GPa by 160.2, kbar by 1602 (tension positive)"
+                )
 
     def _sound(self) -> bool:
-        """Return whether check_frame accepts every frame: all at once, without saying which one fails."""
+        """Return whether :meth:`check` accepts every frame: all at once, without saying which one fails."""
         columns = {name: self.table.column(name) for name in self.table.column_names}
         if any(columns[name].null_count for name in _REQUIRED):
             return False
@@ -316,6 +289,7 @@ class FrameBatch:
         volumes = np.abs(np.linalg.det(cells))
         return bool(
             self.sizes.all()
+            and (np.abs(self.flat("stress")) < STRESS_LIMIT).all()
             and self.numbers.min() >= 1
             and self.numbers.max() <= LAST_ELEMENT
             and volumes.min() >= SMALLEST_VOLUME
@@ -332,6 +306,20 @@ class FrameBatch:
             for name in names
         }
         return [Frame(**{name: columns[name][row] for name in names}) for row in range(len(self))]
+
+
+def _as_meant(table: pa.Table) -> pa.Table:
+    """Return the rows with the kinds known here, and stress not converged where that is not said."""
+    import pyarrow.compute as pc
+
+    kind = table.column("kind")
+    for written in kind.unique().drop_null().to_pylist():
+        if (known := known_kind(written)) != written:
+            kind = pc.if_else(pc.equal(kind, written), known, kind)
+    converged = pc.fill_null(table.column("stress_converged"), False)
+    for name, column in (("kind", kind), ("stress_converged", converged)):
+        table = table.set_column(table.column_names.index(name), name, column)
+    return table
 
 
 def list_lengths(column: pa.ChunkedArray) -> np.ndarray:

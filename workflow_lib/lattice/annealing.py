@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from workflow_lib.lattice.arrangement import Arrangement
-from workflow_lib.lattice.monte_carlo import Frozen, Sampler, neutral_exchange
+from workflow_lib.lattice.monte_carlo import Frozen, Sampler
 from workflow_lib.lattice.multilinear import Multilinear
+from workflow_lib.lattice.reservoir import Exchange
 
 if TYPE_CHECKING:
     from workflow_lib.lattice.cluster_space import Space
@@ -37,7 +38,7 @@ def anneal(
         energy,
         host.n_mobile(repeat),
         space.occupations(start),
-        exchange=neutral_exchange(host, charges=space.charges),
+        exchange=Exchange(1, 0),  # none is made at fixed composition
         rng=rng,
         frozen=frozen,
     )

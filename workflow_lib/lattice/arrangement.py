@@ -8,6 +8,7 @@ last part it names the ions only. This is the only file that writes or parses ke
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
 from typing import Self
@@ -107,3 +108,8 @@ class StateKey:
     def x(self) -> float:
         """Mobile ions per mobile site."""
         return self.filled / self.sites
+
+
+def mobile_of(keys: Iterable[str]) -> str:
+    """Return the element of the mobile ion, which all keys of a host name; raise UserError for no key."""
+    return StateKey.parse(next(iter(keys))).mobile

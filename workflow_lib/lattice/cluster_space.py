@@ -18,6 +18,7 @@ from smol.cofe.extern import EwaldTerm
 from smol.cofe.space.domain import Vacancy, get_allowed_species
 
 from workflow_lib.core.elements import SYMBOLS
+from workflow_lib.core.errors import UserError
 from workflow_lib.lattice.arrangement import UNIT, Arrangement, Repeat
 from workflow_lib.lattice.ewald import pair_potentials
 from workflow_lib.lattice.host import Host
@@ -55,13 +56,22 @@ class Space:
 
     @classmethod
     def within(cls, host: Host, *, pairs: float, triplets: float, charges: bool) -> Self:
-        """Return all pairs and triplets up to these diameters (A), with Ewald's term if ``charges``."""
-        subspace = ClusterSubspace.from_cutoffs(
-            disordered(host, charges=charges),
-            cutoffs={2: pairs, 3: triplets} if triplets else {2: pairs},
-            basis="sinusoid",
-            supercell_size=None,
-        )
+        """Return all pairs and triplets up to these diameters (A), with Ewald's term if ``charges``.
+
+        Raises UserError for triplets where no pair is that near, of which they are made.
+        """
+        try:
+            subspace = ClusterSubspace.from_cutoffs(
+                disordered(host, charges=charges),
+                cutoffs={2: pairs, 3: triplets} if triplets else {2: pairs},
+                basis="sinusoid",
+                supercell_size=None,
+            )
+        except KeyError as error:  # smol looks for its pairs
+            raise UserError(
+                f"{host.name} has no pair of sites within {pairs:g} A, of which triplets are made; raise "
+                "pairs, or set triplets to 0"
+            ) from error
         if charges:
             subspace.add_external_term(EwaldTerm())
         return cls(host, subspace, charges=charges)

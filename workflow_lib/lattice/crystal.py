@@ -9,10 +9,11 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from workflow_lib.core.elements import Element
 from workflow_lib.core.errors import UserError
+from workflow_lib.core.section import Section
 from workflow_lib.lattice.structure_file import check_file, check_structure
 
 if TYPE_CHECKING:
@@ -27,40 +28,32 @@ NEAREST = 1.0
 """A: added ions closer than this to each other or to another atom share a site."""
 
 
-class Site(BaseModel):
+class Site(Section):
     """One orbit of atoms: an element and the fractional coordinates of one of them."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     element: Element
     position: tuple[Coordinate, Coordinate, Coordinate]
 
 
-class Removal(BaseModel):
+class Removal(Section):
     """Ions that are taken out at random, as a fraction of those of the supercell."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     element: Element
     fraction: float = Field(ge=0, le=1, allow_inf_nan=False)
 
 
-class Stuffing(BaseModel):
+class Stuffing(Section):
     """Ions that are added at random on an orbit of further sites."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     site: Site
     count: int = Field(ge=1, description="ions added to the whole supercell")
 
 
-class Crystal(BaseModel):
+class Crystal(Section):
     """A structure: a space group with its sites, or a file; then repeated, emptied, stuffed.
 
     Coordinates that are approximate are relaxed by the potential before anything is taken from them.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     file: str | None = Field(None, description="structure file (anything ASE reads), in place of sites")
     spacegroup: int | None = Field(None, ge=1, le=230)

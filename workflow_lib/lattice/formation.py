@@ -9,6 +9,13 @@ from numpy.typing import ArrayLike
 
 MEV = 1000.0
 """meV in an eV."""
+SAME_X = 1e-5
+"""Compositions that differ by no more are the same: five digits of a third are enough."""
+
+
+def at_x(x: ArrayLike, wanted: float) -> np.ndarray:
+    """Return which of the compositions ``x`` [...] are the ``wanted`` one."""
+    return np.abs(np.asarray(x, dtype=float) - wanted) <= SAME_X
 
 
 @overload

@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Annotated, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from workflow_lib.core.elements import SYMBOLS, Element
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import read_json
+from workflow_lib.core.section import Section
 from workflow_lib.lattice.redox import RedoxRule
+from workflow_lib.lattice.sanity import VOLUME_PER_ATOM
 
-SMALLEST_VOLUME = 1.0
-"""A^3 per atom; three vectors that span less are no cell of a crystal."""
 CLOSEST = 0.5
 """A; two sites nearer than this are one site given twice."""
 
@@ -28,10 +28,8 @@ Cell = tuple[Vector, Vector, Vector]
 Scaled = tuple[tuple[Fraction, Fraction, Fraction], ...]
 
 
-class HostFile(BaseModel):
+class HostFile(Section):
     """A full cell of a host crystal (every mobile site occupied) and the same sites in its empty cell."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(min_length=1, max_length=200, description="how figures and messages call the host")
     provenance: str = Field("", description="where sites and cells come from")
@@ -74,7 +72,7 @@ class HostFile(BaseModel):
         return self
 
     def _check_sites(self, name: str, cell: np.ndarray, scaled: np.ndarray) -> None:
-        if abs(np.linalg.det(cell)) < SMALLEST_VOLUME * len(scaled):
+        if abs(np.linalg.det(cell)) < VOLUME_PER_ATOM * len(scaled):
             raise ValueError(f"cell_{name} is too small for {len(scaled)} atoms; cells are in A")
         gap = scaled[:, None] - scaled[None]
         distance = np.linalg.norm((gap - np.round(gap)) @ cell, axis=-1)

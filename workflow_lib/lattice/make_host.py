@@ -23,8 +23,14 @@ TOLERANCE = 0.1
 """A; positions are averaged over the symmetry found within this."""
 EXACT = 24
 """Translations of space groups on their own origin are multiples of 1/24."""
+LOOSER = 3.0
+"""Times the tolerance: a crystal that has more symmetry within this may be a noisy one."""
 FAR = 0.5
 """A; if averaging moves an empty framework farther, it does not have the symmetry of the full one."""
+STRAINED = 0.01
+"""The same of its cell, as a strain; an angle that is off by 1.1 degrees is as much."""
+SAID = 5e-4
+"""Strain from which the provenance says it."""
 
 
 def host_from_files(
@@ -100,7 +106,8 @@ def make_host(
 
     Cell and positions are averaged over the space group found within ``tolerance`` (A). ``empty`` is the
     same crystal without mobile ions, in any setting and orientation and of another volume; without it the
-    full cell is used for every composition. Raises UserError where the structures are no such host.
+    full cell is used for every composition. It must have the symmetry of the full cell; by how much it had
+    to be strained for that, the provenance says. Raises UserError where the structures are no such host.
     """
     from pymatgen.core import Composition
 
@@ -142,19 +149,42 @@ def make_host(
     # Near the full sites, because a host moves between its ends without rotating in the cell.
     scaled_empty -= np.round(scaled_empty - scaled_full)
     # Of the file only lengths and angles count: turned against the full cell, the two would have no mean.
-    cell_empty = _strained(cell_full, _averaged_metric(placed.cell, rotations))
+    metric = _averaged_metric(placed.cell, rotations)
+    strain = _strain(placed.cell, metric)
+    cell_empty = _strained(cell_full, metric)
     averaged, moved = _averaged(
         scaled_empty[framework], numbers[framework], cell_empty, rotations, translations
     )
-    if moved > FAR:
-        raise UserError(
-            f"the empty end member lacks the symmetry {symbol} of the full one: averaging would move an "
-            f"atom by {moved:.2f} A; describe the host by the full cell alone"
+    if moved > FAR or strain > STRAINED:
+        what = (
+            f"move an atom by {moved:.2f} A" if moved > FAR else f"strain its cell by {100 * strain:.1f} %"
         )
+        raise UserError(
+            f"the empty end member lacks the symmetry {symbol} of the full one: averaging would {what}; "
+            "describe the host by the full cell alone"
+        )
+    if strain > SAID:
+        content["provenance"] += f", the empty cell strained by {100 * strain:.1f} %"
     scaled_empty[framework] = averaged
     return _checked(
         content | {"cell_empty": cell_empty.tolist(), "scaled_empty": np.round(scaled_empty, 8).tolist()}
     )
+
+
+def symmetry_nearby(described: HostFile, tolerance: float) -> tuple[str, float] | None:
+    """Return the space group of more operations that the full cell has within a looser tolerance, and that.
+
+    The tolerance is in A; None where the cell has no more symmetry there. A crystal from a relaxation or
+    from dynamics may have lost symmetry to noise, and would be searched as one of lower symmetry.
+    """
+    cell, scaled = np.array(described.cell_full), np.array(described.scaled_full)
+    where = cell, scaled, np.array(described.numbers)
+    looser = LOOSER * tolerance
+    try:
+        (near, _, symbol), (found, _, _) = _symmetry(*where, looser), _symmetry(*where, tolerance)
+    except UserError:  # atoms closer than the looser tolerance
+        return None
+    return (symbol, looser) if len(near) > len(found) else None
 
 
 def _checked(content: dict) -> HostFile:
@@ -208,6 +238,14 @@ def _symmetry(
 def _averaged_metric(cell: np.ndarray, rotations: np.ndarray) -> np.ndarray:
     """Return the scalar products of the cell's vectors [3, 3] (A^2), averaged over the rotations."""
     return np.mean([r.T @ (cell @ cell.T) @ r for r in rotations], axis=0)
+
+
+def _strain(cell: np.ndarray, metric: np.ndarray) -> float:
+    """Return the largest principal strain that gives the cell [3, 3] (A) another metric (A^2)."""
+    from scipy.linalg import eigh
+
+    squares = eigh(metric, cell @ cell.T, eigvals_only=True)
+    return float(np.abs(np.sqrt(squares) - 1).max())
 
 
 def _strained(cell: np.ndarray, metric: np.ndarray) -> np.ndarray:

@@ -16,30 +16,23 @@ numba compiles at the first call: this module is loaded where something is sampl
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import gcd
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numba
 import numpy as np
 
 from workflow_lib.core.errors import UserError
-from workflow_lib.lattice.arrangement import UNIT, Repeat
+from workflow_lib.lattice.arrangement import Repeat
 from workflow_lib.lattice.entropy import BOLTZMANN
 from workflow_lib.lattice.host import Host
 from workflow_lib.lattice.multilinear import Multilinear
+from workflow_lib.lattice.reservoir import Exchange
 
 SWAPS = 0.2
 """Share of swaps among the moves of semigrand sampling, as in the CHGNet study."""
 DRIFT = 1e-9
 """Largest difference of summed and recomputed energies, relative to the sum of the terms' magnitudes."""
 Frozen = Literal["ions", "charges"]
-
-
-class Exchange(NamedTuple):
-    """What one exchange adds: ``ions`` mobile ions and ``reduced`` redox sites in the lower state."""
-
-    ions: int
-    reduced: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +64,11 @@ class Sampler:
         exchange: Exchange,
         rng: np.random.Generator,
         frozen: Frozen | None = None,
-        swaps: float = SWAPS,
     ) -> None:
         if len(occupations) != energy.n_sites:
             raise ValueError(f"{len(occupations)} occupations for {energy.n_sites} sites")
         self.energy, self.n_mobile, self.exchange = energy, n_mobile, exchange
-        self.rng, self.frozen, self.swaps = rng, frozen, swaps
+        self.rng, self.frozen = rng, frozen
         self.occupations = np.array(occupations, dtype=np.int8)
         self._links = _links(energy)
         self._movable = np.flatnonzero(
@@ -98,7 +90,7 @@ class Sampler:
         """Sample at ``temperature`` (K) and chemical potential ``mu`` (eV an ion); one sample a sweep."""
         if self.frozen is not None:
             raise ValueError("an exchange with the reservoir moves both sublattices")
-        return self._run(temperature, mu, sweeps, swaps=self.swaps)
+        return self._run(temperature, mu, sweeps, swaps=SWAPS)
 
     def _run(self, temperature: float, mu: float, sweeps: int, *, swaps: float) -> Trace:
         if not temperature > 0:
@@ -134,37 +126,6 @@ def magnitude(energy: Multilinear) -> float:
     """Return the sum of the magnitudes of all terms (eV), the scale of rounding errors."""
     parts = (energy.field, energy.pairs / 2, energy.triplets)
     return abs(energy.constant) + float(sum(np.abs(part).sum() for part in parts))
-
-
-def neutral_exchange(host: Host, *, charges: bool) -> Exchange:
-    """Return the smallest exchange with the reservoir that keeps the cell neutral.
-
-    Ions of charge z and redox sites that differ by d e: d/g ions with z/g sites, g their common divisor.
-    Without charge states one ion. Raises UserError for mobile anions, which would oxidise as they come in.
-    """
-    if not charges:
-        return Exchange(1, 0)
-    if host.mobile_charge < 0:
-        raise UserError(
-            f"{host.mobile} of {host.name} is an anion; Monte Carlo with charge states knows cations only"
-        )
-    step = host.high - host.low
-    divisor = gcd(step, host.mobile_charge)
-    return Exchange(step // divisor, host.mobile_charge // divisor)
-
-
-def dilute_species(host: Host, *, charges: bool) -> tuple[float, float]:
-    """Return how many species are dilute for each ion (vacancy) near the empty (full) host.
-
-    The ion and its share of electrons; at an end member of mixed valence the ion alone, because its
-    electrons are few among many.
-    """
-    exchange = neutral_exchange(host, charges=charges)
-    found = []
-    for ions in (0, host.n_mobile(UNIT)):
-        mixed = charges and 0 < host.n_reduced(UNIT, ions) < host.n_redox(UNIT)
-        found.append(1.0 if mixed else 1 + exchange.reduced / exchange.ions)
-    return found[0], found[1]
 
 
 def check_size(host: Host, repeat: Repeat) -> None:

@@ -14,12 +14,15 @@ from functools import cached_property
 from typing import Literal, NamedTuple, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from workflow_lib.core.elements import SYMBOLS, Element
 from workflow_lib.core.errors import UserError
+from workflow_lib.core.section import Section
 
 Embedding = Literal["none", "surrogate", "new-species"]
+LABELS = "oxidation_states"
+"""Name of the per-atom array of a structure that holds its charge states."""
 IMPOSSIBLE = -1
 """Number of reduced sites if no whole number of them makes a cell neutral."""
 
@@ -48,10 +51,8 @@ class Balance(NamedTuple):
     without: np.ndarray
 
 
-class RedoxState(BaseModel):
+class RedoxState(Section):
     """One charge state of the redox element."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     oxidation: int = Field(description="formal oxidation state")
     surrogate: Element = Field(description="element whose label marks this state in entropy variants")
@@ -70,10 +71,8 @@ class RedoxState(BaseModel):
         return value
 
 
-class RedoxRule(BaseModel):
+class RedoxRule(Section):
     """How charge states are read from frames, kept neutral and shown to networks."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     element: Element
     states: tuple[RedoxState, RedoxState]
@@ -228,6 +227,14 @@ class RedoxRule(BaseModel):
                 "leave all of them empty, magmom: {}, if the frames state charges instead of moments"
             )
 
+    def windows(self, energy_reference: str) -> dict[str, tuple[float, float]]:
+        """Return the moment windows (muB) at a level of theory by ion, such as ``Fe2``; empty if none."""
+        return {
+            f"{self.element}{state.oxidation}": state.magmom[energy_reference]
+            for state in self.states
+            if energy_reference in state.magmom
+        }
+
     def assign_many(
         self, numbers: np.ndarray, offsets: np.ndarray, magmoms: np.ndarray, energy_reference: str
     ) -> tuple[np.ndarray, list[str | None]]:
@@ -276,6 +283,15 @@ class RedoxRule(BaseModel):
     def label(self, state: RedoxState, embedding: Embedding) -> int:
         """Return the atomic number that marks a charge state for a network."""
         return SYMBOLS.index(state.new_species if embedding == "new-species" else state.surrogate)
+
+    def shown(self, label: int, embedding: Embedding) -> str:
+        """Return what a network's label stands for: ``Fe3+ (shown as Ga)``, or the element itself."""
+        symbol = SYMBOLS[label]
+        for state in self.states:
+            if embedding != "none" and label == self.label(state, embedding):
+                ion = f"{self.element}{state.oxidation}+"
+                return ion if symbol == self.element else f"{ion} (shown as {symbol})"
+        return symbol
 
     def embed(
         self, numbers: np.ndarray, oxidation_states: np.ndarray | None, embedding: Embedding

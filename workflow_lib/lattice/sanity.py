@@ -13,6 +13,8 @@ from workflow_lib.core.errors import UserError
 LAST_ELEMENT = 118
 SMALLEST_VOLUME = 1e-3
 """A^3; below it three vectors make no cell."""
+VOLUME_PER_ATOM = 1.0
+"""A^3; three vectors that span less for each atom are no cell of a crystal."""
 LIMITS = {
     "energy": 1e7,  # eV an atom; all-electron energies reach 1e6
     "positions": 1e6,  # A; beyond it a coordinate has lost its last digits

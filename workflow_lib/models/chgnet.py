@@ -31,7 +31,7 @@ from workflow_lib.core.errors import UserError
 from workflow_lib.models import chgnet_network
 from workflow_lib.models.chgnet_graph import assemble_chgnet, collate_chgnet
 from workflow_lib.models.contract import Batch, Graph, Output, Potential, Species, Structure
-from workflow_lib.models.graph import assembled_graph
+from workflow_lib.models.graph import assembled_graph, stress_from, sum_energies
 from workflow_lib.models.hyperparameters import ChgnetHyperparameters
 from workflow_lib.models.neighbours import Edges
 
@@ -135,31 +135,24 @@ class ChgnetPotential(Potential):
         """See :meth:`Potential.network`.
 
         With g the gradient of the energy by the bond vector r from i to j, the bond adds g to the
-        force on i, -g to that on j, and r (x) g to dE/d(strain) (Thompson, Plimpton & Mattson,
-        J. Chem. Phys. 131, 154107 (2009)), which is made symmetric.
+        force on i, -g to that on j, and r (x) g to dE/d(strain).
         """
-        system, n_systems = batch["system"], len(batch["n_atoms"])
         bonds = chgnet_network.bonds(batch)
         vectors = chgnet_network.bond_vectors(batch)
         with torch.enable_grad():
             vectors.requires_grad_()
             result = chgnet_network.run(self.net, batch, bonds, vectors)
             (gradient,) = torch.autograd.grad(result.energies.sum(), vectors, create_graph=self.training)
-            energies = result.energies.to(torch.float64)
             forces = torch.zeros_like(batch["positions"]).index_add(0, bonds[0], gradient)
             output = {
-                "energy": energies.new_zeros(n_systems).index_add(0, system, energies),
+                "energy": sum_energies(result.energies, batch),
                 "forces": forces.index_add(0, bonds[1], gradient, alpha=-1),
                 "magmoms": result.moments.abs(),
                 "node_embeddings": result.features,
             }
             if stress:
-                virial = vectors.detach()[:, :, None] * gradient[:, None, :]
-                virial = virial.new_zeros((n_systems, 3, 3)).index_add(0, system[bonds[0]], virial)
-                volume = torch.linalg.det(batch["cell"]).abs()[:, None, None]
-                output["stress"] = 0.5 * (virial + virial.mT) / volume
-        if not self.training:
-            output = {key: value.detach() for key, value in output.items()}
+                virials = vectors.detach()[:, :, None] * gradient[:, None, :]
+                output["stress"] = stress_from(virials, batch["system"][bonds[0]], batch)
         return output
 
     def embedding_rows(self) -> Tensor:

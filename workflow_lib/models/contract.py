@@ -139,13 +139,16 @@ class Potential(torch.nn.Module, ABC):
 
         Returns ``energy`` [n_systems] (float64, eV), ``forces`` [n_atoms, 3], ``stress``
         [n_systems, 3, 3] if asked for, ``node_embeddings`` [n_atoms, d] (the input of the energy
-        readout), and ``magmoms``/``charges`` [n_atoms] if the family predicts them.
+        readout), and ``magmoms``/``charges`` [n_atoms] if the family predicts them. They have gradients
+        only while ``self.training``.
 
         Moments are converted to magnitudes, whatever the sign of the head's output: without
         spin-orbit coupling the common sign of all moments of a cell is arbitrary, and no family can
         know it.
         """
         output = self.network(batch, stress=stress)
+        if not self.training:
+            output = {key: value.detach() for key, value in output.items()}
         if "magmoms" in output:
             output["magmoms"] = output["magmoms"].abs()
         per_atom = self.reference_energies[batch["species"]]

@@ -12,6 +12,7 @@ from workflow_lib.core.elements import SYMBOLS
 from workflow_lib.core.errors import UserError
 from workflow_lib.frames.common import in_both
 from workflow_lib.frames.frame import Frame, frame_to_atoms, single_reference
+from workflow_lib.frames.labels import UNSTATED
 
 if TYPE_CHECKING:
     from workflow_lib.models.predictor import Predictor
@@ -39,11 +40,12 @@ def evaluate(
     Moments are compared as magnitudes. Null where the frames hold no such label or the model has no
     such output. Frames with an element that the model does not know are left out: ``frames_skipped``
     counts them, ``unknown_elements`` names the elements, and one line on stderr says both. So are frames
-    in which a charge-labelled model finds no charge states, which ``frames_without_states`` counts.
-    ``trained`` are the frames that trained the model, where they are known: ``frames_trained_on`` counts
-    those among ``frames``, one line on stderr says so, and ``unseen`` leaves them out.
-    ``where`` names the frames in messages. Raises UserError where the frames are of another level of
-    theory than the model's training data, or none is left.
+    in which a charge-labelled model finds no charge states, or one that it was not trained on, which
+    ``frames_without_states`` counts.
+    ``trained`` are the frames that trained the model, or chose its weights, where they are known:
+    ``frames_trained_on`` counts those among ``frames``, one line on stderr says so, and ``unseen`` leaves
+    them out. ``where`` names the frames in messages. Raises UserError where the frames are of another
+    level of theory than the model's training data, or none is left.
     """
     if not frames:
         raise UserError(f"{where} holds no frames; give a file with at least one")
@@ -51,6 +53,11 @@ def evaluate(
     if model.level is None:
         raise UserError(
             f"{model.name} does not say its level of theory; its energies cannot be compared with {where}"
+        )
+    if reference == UNSTATED:
+        raise UserError(
+            f"{where} does not state its level of theory; state it with --energy-reference "
+            f"(that of {model.name} is {model.level})"
         )
     if reference != model.level:
         raise UserError(
@@ -114,14 +121,15 @@ def evaluate(
 def _with_states(model: Predictor, frames: list[Frame], where: str) -> tuple[list[Frame], int]:
     """Return the frames whose charge states a labelled model can use, and the number of the others.
 
-    Raises UserError, with the reason of the first, if none is left.
+    It cannot use states that it was not trained on. Raises UserError, with the reason of the first, if none
+    is left.
     """
     if not model.charge_labelled:
         return frames, 0
     kept, reasons = [], []
     for frame in frames:
         try:
-            model.choose(frame_to_atoms(frame))
+            model.structure(frame_to_atoms(frame))
         except UserError as error:
             reasons.append(f"{frame.frame_id}: {error}")
         else:

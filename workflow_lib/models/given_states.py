@@ -13,9 +13,8 @@ from numpy.typing import ArrayLike
 from workflow_lib.core.errors import UserError
 from workflow_lib.frames.labels import ACCEPTED
 from workflow_lib.frames.pymatgen_structure import OXI_STATES
-from workflow_lib.lattice.redox import RedoxRule
+from workflow_lib.lattice.redox import LABELS, RedoxRule
 
-LABELS = "oxidation_states"
 MOMENTS = ACCEPTED["magmoms"]
 """Per-atom arrays that are searched for given moments, in this order.
 

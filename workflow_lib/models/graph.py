@@ -1,8 +1,8 @@
-"""Neighbour lists and batches, shared by the families that only need edges."""
+"""Graphs and batches, shared by the families."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -13,13 +13,15 @@ from workflow_lib.models.contract import Batch, Graph, Potential, Species, Struc
 from workflow_lib.models.neighbours import Edges, search_cpu
 
 
-def check_known(labels: np.ndarray, species: Species) -> None:
-    """Raise UserError if some of the labels are none of the model's."""
+def check_known(
+    labels: np.ndarray, species: Species, shown: Callable[[int], str] = chemical_symbols.__getitem__
+) -> None:
+    """Raise UserError if some of the labels, which ``shown`` names, are none of the model's."""
     unknown = sorted(set(map(int, labels)) - set(species.labels))
     if unknown:
         raise UserError(
-            f"structure holds {', '.join(chemical_symbols[z] for z in unknown)}, which the model "
-            f"was not trained on; it knows {', '.join(chemical_symbols[z] for z in species.labels)}"
+            f"structure holds {', '.join(map(shown, unknown))}, which the model "
+            f"was not trained on; it knows {', '.join(map(shown, species.labels))}"
         )
 
 
@@ -43,20 +45,6 @@ def assembled_graph(potential: Potential, structure: Structure) -> Graph:
     where = atoms["positions"], atoms["cell"], atoms["system"]
     graph = potential.assemble(atoms, Edges.of(search_cpu(*where, potential.reach), *where))
     return {name: value for name, value in graph.items() if name not in ("n_atoms", "system")}
-
-
-def edge_graph(structure: Structure, species: Species, cutoff: float, dtype: torch.dtype) -> Graph:
-    """Return the base graph plus directed edges within ``cutoff`` (A).
-
-    ``edge_index`` [2, n_edges] holds (i, j) and ``edge_shift`` [n_edges, 3] integer cell offsets,
-    so that the edge vector is ``positions[j] - positions[i] + edge_shift @ cell``; both directions
-    of every pair are present.
-    """
-    graph = base_graph(structure, species, torch.float64)
-    system = torch.zeros(len(graph["positions"]), dtype=torch.int64)
-    index, shift = search_cpu(graph["positions"], graph["cell"], system, cutoff)
-    graph |= {name: graph[name].to(dtype) for name in ("positions", "cell")}
-    return graph | {"edge_index": index, "edge_shift": shift.to(dtype)}
 
 
 def collate_graphs(
@@ -85,3 +73,24 @@ def collate_graphs(
     batch["n_atoms"] = torch.tensor([len(graph["positions"]) for graph in graphs])
     batch["system"] = torch.repeat_interleave(torch.arange(len(graphs)), batch["n_atoms"])
     return batch
+
+
+def sum_energies(atomic: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """Return the energy of each system [n_systems] from those of its atoms [n_atoms], in double precision.
+
+    Sums over many atoms lose digits of single precision, and energies are compared across cells.
+    """
+    energies = torch.zeros(len(batch["n_atoms"]), dtype=torch.float64, device=atomic.device)
+    return energies.index_add(0, batch["system"], atomic.to(torch.float64))
+
+
+def stress_from(virials: torch.Tensor, system: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """Return the stress of each system [n_systems, 3, 3] in eV/A^3, tension positive.
+
+    ``virials``: r (x) dE/dr in eV of edges, or of atoms over their edges, [n, 3, 3], of which ``system``
+    [n] names the systems. Their sum is dE/d(strain) and is made symmetric (Thompson, Plimpton & Mattson,
+    J. Chem. Phys. 131, 154107 (2009)).
+    """
+    total = virials.new_zeros((len(batch["n_atoms"]), 3, 3)).index_add(0, system, virials)
+    volume = torch.linalg.det(batch["cell"]).abs()[:, None, None]
+    return 0.5 * (total + total.mT) / volume

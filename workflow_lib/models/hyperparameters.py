@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from workflow_lib.core.section import Section
 
 
-class Hyperparameters(BaseModel):
+class Hyperparameters(Section):
     """The hyperparameters that all families share."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     dtype: Literal["float32", "float64"] = "float32"
 
@@ -38,7 +38,9 @@ class MaceHyperparameters(Hyperparameters):
     num_interactions: int = Field(2, ge=1)
     num_radial_basis: int = Field(8, ge=1)
     num_cutoff_basis: int = Field(5, ge=1)
-    mlp_irreps: str = "16x0e"
+    mlp_irreps: str = Field(
+        "16x0e", pattern=r"^[1-9][0-9]{0,3}x0e$", description="hidden scalars of the last readout"
+    )
     radial_mlp: tuple[int, ...] = (64, 64, 64)
     interaction_first: MaceBlock = "RealAgnosticInteractionBlock"
     interaction: MaceBlock = "RealAgnosticResidualInteractionBlock"

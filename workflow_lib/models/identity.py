@@ -92,6 +92,12 @@ def variant_of(name: str) -> Variant:
     return VARIANTS[name]
 
 
+def variants_in(names: Iterable[str | None]) -> list[str]:
+    """Return the variants among some names in the order in which figures list them, no variant last."""
+    present = set(names)
+    return [name for name in (*VARIANTS, OUTSIDE.name, "") if name in present]
+
+
 def look_of(variant: str) -> Variant:
     """Return how to show a row of a figure: its variant, or that of rankings without training."""
     return OUTSIDE if variant == OUTSIDE.name else VARIANTS.get(variant, UNTRAINED)

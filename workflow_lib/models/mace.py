@@ -27,7 +27,7 @@ import torch
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.models.contract import MAX_SPECIES, Batch, Graph, Output, Potential, Species, Structure
-from workflow_lib.models.graph import assembled_graph, collate_graphs
+from workflow_lib.models.graph import assembled_graph, collate_graphs, stress_from, sum_energies
 from workflow_lib.models.hyperparameters import MaceHyperparameters
 from workflow_lib.models.mace_ops import PairConvolution, half_list, interact
 from workflow_lib.models.neighbours import Edges
@@ -93,12 +93,6 @@ def scale_shift_mace(
     ``neighbours``: their mean number; ``scale`` and ``shift``: eV.
     """
     irreps = "+".join(f"{hp.num_channels}x{degree}{'eo'[degree % 2]}" for degree in range(hp.max_L + 1))
-    try:
-        readout = o3.Irreps(hp.mlp_irreps)
-    except ValueError as error:
-        raise UserError(
-            f"mace: mlp_irreps is {hp.mlp_irreps[:40]!r}; give irreps such as '16x0e'"
-        ) from error
     return modules.ScaleShiftMACE(
         r_max=hp.r_max,
         num_bessel=hp.num_radial_basis,
@@ -109,7 +103,7 @@ def scale_shift_mace(
         num_interactions=hp.num_interactions,
         num_elements=len(numbers),
         hidden_irreps=o3.Irreps(irreps),
-        MLP_irreps=readout,
+        MLP_irreps=o3.Irreps(hp.mlp_irreps),
         atomic_energies=np.zeros(len(numbers)) if energies is None else np.array(energies),
         avg_num_neighbors=neighbours,
         atomic_numbers=list(numbers),
@@ -236,24 +230,21 @@ class MacePotential(Potential):
     def network(self, batch: Batch, *, stress: bool) -> Output:
         """See :meth:`Potential.network`."""
         first, second = batch["edge_index"]
-        n_systems = len(batch["n_atoms"])
         # TorchScript rewrites its code after some calls, in the last digits of the result as well; a
         # resumed run must not differ from an uninterrupted one.
         with torch.enable_grad(), torch.jit.optimized_execution(False):
             vectors = batch["edge_vector"].detach().requires_grad_(True)
             node_energy, embeddings = self._node_energies(batch, vectors)
             (gradient,) = torch.autograd.grad(node_energy.sum(), vectors, create_graph=self.training)
-        energy = node_energy.new_zeros(n_systems).index_add(0, batch["system"], node_energy)
         forces = vectors.new_zeros((len(node_energy), 3))
-        forces = forces.index_add(0, first, gradient).index_add(0, second, -gradient)
-        output = {"energy": energy, "forces": forces, "node_embeddings": embeddings}
-        if not self.training:
-            output = {key: value.detach() for key, value in output.items()}
+        output = {
+            "energy": sum_energies(node_energy, batch),
+            "forces": forces.index_add(0, first, gradient).index_add(0, second, -gradient),
+            "node_embeddings": embeddings,
+        }
         if stress:
-            virial = vectors.detach()[:, :, None] * gradient[:, None, :]
-            virial = virial.new_zeros((n_systems, 3, 3)).index_add(0, batch["system"][first], virial)
-            volume = torch.linalg.det(batch["cell"]).abs()[:, None, None]
-            output["stress"] = 0.5 * (virial + virial.transpose(1, 2)) / volume
+            virials = vectors.detach()[:, :, None] * gradient[:, None, :]
+            output["stress"] = stress_from(virials, batch["system"][first], batch)
         return output
 
     def _node_energies(self, batch: Batch, vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

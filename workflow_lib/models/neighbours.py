@@ -8,7 +8,6 @@ their own (by atoms and cell shift), so results do not depend on when the list w
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,8 +21,6 @@ SKIN = 0.5
 
 Pairs = tuple[Tensor, Tensor]
 """Atoms [2, n_edges] and cell shifts [n_edges, 3] of all edges, both directions of every pair."""
-Search = Callable[[Tensor, Tensor, Tensor, float], Pairs]
-"""Finds pairs from positions [n, 3], cells [s, 3, 3] (rows are vectors), system [n] and a distance (A)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +65,15 @@ def search(positions: Tensor, cell: Tensor, system: Tensor, distance: float) -> 
 
 
 def search_cpu(positions: Tensor, cell: Tensor, system: Tensor, distance: float) -> Pairs:
-    """Find pairs with matscipy, one system after another."""
+    """Find pairs with matscipy, one system after another; UserError for what is not finite."""
     from matscipy.neighbours import neighbour_list
 
     counts = torch.bincount(system, minlength=len(cell)).tolist()
     coordinates, cells, start = positions.numpy(), cell.numpy(), 0
-    if not np.isfinite(cells).all():  # matscipy would search for ever
-        raise UserError("the cell of a structure is not finite: its simulation has left all meaning")
+    # In such a cell matscipy would search for ever, and such atoms it passes over without a word.
+    for name, values in (("cell", cells), ("positions", coordinates)):
+        if not np.isfinite(values).all():
+            raise UserError(f"{name} of a structure not finite: its simulation has left all meaning")
     atoms, shifts = [], []
     for count, vectors in zip(counts, cells, strict=True):
         first, second, shift = neighbour_list(
@@ -117,12 +116,12 @@ def ordered(pairs: Pairs, n_atoms: int) -> Pairs:
 class NeighbourList:
     """Edges within ``reach`` (A) of a batch whose atoms move little from call to call.
 
-    ``skin`` (A, 0: a new list every time) is how much farther the kept list reaches; ``find`` makes it.
-    ``built`` counts how often.
+    ``skin`` (A, 0: a new list every time) is how much farther the kept list reaches. ``built`` counts how
+    often it was made.
     """
 
-    def __init__(self, reach: float, skin: float = SKIN, find: Search = search) -> None:
-        self.reach, self.skin, self.find = reach, skin, find
+    def __init__(self, reach: float, skin: float = SKIN) -> None:
+        self.reach, self.skin = reach, skin
         self.built = 0
         self._pairs: Pairs | None = None
 
@@ -130,7 +129,7 @@ class NeighbourList:
         """Return the edges of positions [n, 3] and cells [s, 3, 3] (A, float64, rows are vectors)."""
         pairs = self._pairs
         if pairs is None or not self._holds(positions, cell, system):
-            pairs = ordered(self.find(positions, cell, system, self.reach + self.skin), len(positions))
+            pairs = ordered(search(positions, cell, system, self.reach + self.skin), len(positions))
             self._pairs, self.built = pairs, self.built + 1
             self._positions, self._cell, self._system = positions.clone(), cell.clone(), system.clone()
         edges = Edges.of(pairs, positions, cell, system)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
+import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,14 +19,24 @@ from ase.stress import voigt_6_to_full_3x3_stress
 
 from workflow_lib.core.code import code_checksum
 from workflow_lib.core.errors import UserError
-from workflow_lib.core.io import digest_of
+from workflow_lib.core.io import digest_of, sha256
+from workflow_lib.core.progress import say
 from workflow_lib.models.contract import Output, Species, Structure
 from workflow_lib.models.device import usable
 from workflow_lib.models.identity import OUTSIDE
-from workflow_lib.models.outside_settings import SHIPPED, OutsideModel, is_calculator
+from workflow_lib.models.outside_settings import (
+    SHIPPED,
+    OutsideModel,
+    argument_files,
+    is_calculator,
+    module_files,
+)
 from workflow_lib.models.predictor import Origin, Predictor
 from workflow_lib.models.registry import FAMILIES
 from workflow_lib.models.trained import CARD, SCHEMA, TrainedModel, species_to_card
+
+_ADDRESS = re.compile(r"\b0x[0-9a-f]+")
+"""In what Python shows of an object without a text of its own; another one in each process."""
 
 
 def load_predictor(name: str | Path, device: str = "cpu") -> Predictor:
@@ -41,7 +55,10 @@ def load_predictor(name: str | Path, device: str = "cpu") -> Predictor:
             f"{text} is no potential: it is no folder with a {CARD} (such as results/<run>/training/<id>), "
             f"no shipped name ({', '.join(SHIPPED)}) and no calculator of ASE (package.module:Name)"
         )
-    return TrainedModel.load(text, device)
+    model = TrainedModel.load(text, device)
+    if model.origin.status != "ok":
+        say(f"{text}: the training ended as {model.origin.status}; what it predicts means nothing")
+    return model
 
 
 def load_outside(settings: OutsideModel, device: str = "cpu") -> Predictor:
@@ -87,8 +104,13 @@ def shipped(potential: str, *, name: str | None = None, device: str = "cpu") -> 
 
 
 def import_calculator(path: str, arguments: Mapping[str, Any] | None = None) -> BaseCalculator:
-    """Return the calculator that ``module:attribute`` names; UserError where it does not import."""
+    """Return the calculator that ``module:attribute`` names; UserError where it does not import.
+
+    A module in the working directory is found, last of all, whichever way the program was started.
+    """
     module, _, attribute = path.partition(":")
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)
     try:
         found = getattr(import_module(module), attribute)
         calculator = found(**(arguments or {})) if callable(found) else found
@@ -103,12 +125,37 @@ def import_calculator(path: str, arguments: Mapping[str, Any] | None = None) -> 
     return calculator
 
 
+def _known(value: Any) -> Any:
+    """Return what is known of a parameter in every process: plain values, whole arrays, else its type."""
+    if isinstance(value, Mapping):
+        return {str(key): _known(item) for key, item in value.items()}
+    if isinstance(value, set | frozenset):
+        return sorted(map(repr, value))
+    if isinstance(value, torch.Tensor):
+        value = value.detach().cpu().numpy()
+    if isinstance(value, np.ndarray):
+        if value.dtype == object or value.ndim == 0:
+            return _known(value.tolist())
+        return [str(value.dtype), list(value.shape), hashlib.sha256(value.tobytes()).hexdigest()]
+    if isinstance(value, list | tuple):
+        return [_known(item) for item in value]
+    text = repr(value)
+    return f"{type(value).__module__}.{type(value).__qualname__}" if _ADDRESS.search(text) else text
+
+
+def _version(path: str) -> str | None:
+    """Return the version of the package that a calculator comes from; None for a module of the user."""
+    package = path.partition(":")[0].partition(".")[0]
+    names = packages_distributions().get(package, ())
+    return ", ".join(f"{name} {version(name)}" for name in sorted(set(names))) or None
+
+
 class AsePredictor(Predictor):
     """A calculator of ASE behind the predictor protocol: charge-blind, one structure after another.
 
     Its level of theory is unknown unless given, so that its energies are never compared with others. Its
-    identity is the import path with arguments and the calculator's parameters: weights behind a path that
-    change are another path's business.
+    identity is the import path with arguments, the calculator's parameters, the contents of files that the
+    arguments name, and the version of the package that it comes from, or the text of a module of the user.
     """
 
     batched: ClassVar[bool] = False
@@ -145,9 +192,14 @@ class AsePredictor(Predictor):
 
     @property
     def calculator_identity(self) -> str:
-        """Hash of path, arguments and parameters alone, which stays when this program changes."""
-        parameters = {key: repr(value) for key, value in getattr(self.calculator, "parameters", {}).items()}
-        return digest_of([self.path, self.arguments, parameters])
+        """Hash of path, arguments, files, version and parameters, which stays when this program changes."""
+        parameters = {
+            key: _known(value) for key, value in getattr(self.calculator, "parameters", {}).items()
+        }
+        files = {name: sha256(name) for name in argument_files(self.arguments)}
+        for name in module_files(self.path):
+            files[self.path] = sha256(name)
+        return digest_of([self.path, self.arguments, parameters, files, _version(self.path)])
 
     @property
     def gives_stress(self) -> bool:

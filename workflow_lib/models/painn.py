@@ -26,7 +26,7 @@ from torch import Tensor
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.models.contract import Batch, Graph, Output, Potential, Species, Structure
-from workflow_lib.models.graph import assembled_graph, collate_graphs
+from workflow_lib.models.graph import assembled_graph, collate_graphs, stress_from, sum_energies
 from workflow_lib.models.hyperparameters import PainnHyperparameters
 from workflow_lib.models.neighbour_messages import BackwardPass, directed_message, last_axis, radial_message
 from workflow_lib.models.neighbours import Edges
@@ -129,7 +129,6 @@ class PainnPotential(Potential):
 
     def network(self, batch: Batch, *, stress: bool) -> Output:
         """See :meth:`Potential.network`."""
-        n_systems, system = len(batch["n_atoms"]), batch["system"]
         vectors, neighbours = batch["vectors"], batch["neighbours"]
         with torch.no_grad():
             distance = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
@@ -149,19 +148,13 @@ class PainnPotential(Potential):
             radial = (by_basis * slope).sum(-1, keepdim=True)
             across = by_unit - (by_unit * unit).sum(-1, keepdim=True) * unit
             gradient = radial * unit + across / distance
-            atomic = atomic.to(torch.float64)
-            output["energy"] = atomic.new_zeros(n_systems).index_add(0, system, atomic)
+            output["energy"] = sum_energies(atomic, batch)
             output["forces"] = gradient.sum(1).index_add(
                 0, neighbours.flatten(), gradient.flatten(0, 1), alpha=-1
             )
             if stress:
-                virial = torch.bmm(gradient.mT, vectors)
-                virial = virial.new_zeros((n_systems, 3, 3)).index_add(0, system, virial)
-                volume = torch.linalg.det(batch["cell"]).abs()[:, None, None]
-                output["stress"] = 0.5 * (virial + virial.mT) / volume
+                output["stress"] = stress_from(torch.bmm(gradient.mT, vectors), batch["system"], batch)
             output["node_embeddings"] = scalars[-1]
-        if not self.training:
-            output = {key: value.detach() for key, value in output.items()}
         return output
 
     def _basis(self, distance: Tensor) -> tuple[Tensor, Tensor]:

@@ -59,6 +59,14 @@ class Origin:
     redox_embedding: str = "none"
     status: str = "ok"
 
+    def require_trained(self) -> None:
+        """Raise UserError if the training of this potential diverged: its numbers mean nothing."""
+        if self.status != "ok":
+            raise UserError(
+                f"the training of {self.model} ended as {self.status}, so what it predicts means nothing; "
+                "train it with a lower learning rate, or take another potential"
+            )
+
     def columns(self, identity: str) -> dict[str, Any]:
         """Return the columns that begin every table of its rows; ``identity`` is its id."""
         own: dict[str, Any] = {
@@ -223,15 +231,25 @@ class Predictor(ABC):
             chunk = structures[start : start + size]
             try:
                 output = self.evaluate(chunk, stress=stress)
-            except UserError as error:
-                where = _place(owners[start], len(atoms)) if len(chunk) == 1 else ""
-                raise UserError(f"{where}{error}") from error
+            except UserError:
+                self._name_the_first(chunk, owners[start : start + size], len(atoms), stress)
+                raise  # of the batch as a whole
             parts = split_output(output, [len(item.species) for item in chunk])
             for index, prediction in enumerate(parts, start):
                 known = best.get(owners[index])
                 if known is None or _rank(prediction) < _rank(known):
                     best[owners[index]] = replace(prediction, oxidation_states=states[index])
         return [best[place] for place in range(len(atoms))]
+
+    def _name_the_first(
+        self, chunk: Sequence[Structure], owners: Sequence[int], total: int, stress: bool
+    ) -> None:
+        """Raise the UserError of the first structure of a batch that has one alone, with its place."""
+        for owner, item in zip(owners, chunk, strict=True):
+            try:
+                self.evaluate([item], stress=stress)
+            except UserError as error:
+                raise UserError(f"{_place(owner, total)}{error}") from error
 
 
 def _rank(prediction: Prediction) -> float:

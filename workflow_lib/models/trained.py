@@ -7,6 +7,7 @@ needed to build the network again. No pickle is ever read.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,10 +21,10 @@ from safetensors.torch import load_file, save_file
 from workflow_lib.core.code import PACKAGE, code_checksum
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import atomic_path, digest_of, read_json, sha256, write_json
-from workflow_lib.lattice.redox import RedoxRule
+from workflow_lib.lattice.redox import LABELS, RedoxRule
 from workflow_lib.models.contract import Batch, Output, Potential, Species, Structure
 from workflow_lib.models.device import usable
-from workflow_lib.models.given_states import LABELS, given_states, neutral_assignments
+from workflow_lib.models.given_states import given_states, neutral_assignments
 from workflow_lib.models.graph import check_known
 from workflow_lib.models.neighbours import Edges
 from workflow_lib.models.predictor import Assign, Origin, Predictor
@@ -41,6 +42,7 @@ REQUIRED = (
     "redox_embedding",
     "energy_reference",
     "status",
+    "training",
 )
 DECISIVE = ("tensors_sha256", "family", "hyperparameters", "species", "redox_embedding")
 """Keys of a card on which what the network predicts depends."""
@@ -101,8 +103,8 @@ class TrainedModel(Predictor):
     def predicts(self) -> frozenset[str]:
         """Per-atom labels besides forces, a subset of {"magmoms", "charges"}.
 
-        What an untrained head gives are random numbers: of a model trained from scratch only the labels in
-        its loss count, and :meth:`evaluate` leaves out the others.
+        What an untrained head gives are random numbers: of a model trained from scratch only the labels
+        that its steps used count, and :meth:`evaluate` leaves out the others.
         """
         heads = self.potential.predicts
         return heads if self.card["init"] == "pretrained" else heads & self._learnt
@@ -133,20 +135,15 @@ class TrainedModel(Predictor):
     @property
     def trained_on_stress(self) -> bool:
         """Whether stresses entered the last training, or are those of unchanged shipped weights."""
-        training = self.card.get("training", {})
-        steps = training.get("steps")
-        if steps is None:
-            return False  # a card of an earlier program does not say, and a fine-tuned one would pass
-        if steps == 0:
+        if self.card["training"]["steps"] == 0:
             return self.card["init"] == "pretrained"
         return "stress" in self._learnt
 
     @property
     def _learnt(self) -> frozenset[str]:
-        """Labels in the loss of the last training, if it took a step."""
-        training = self.card.get("training", {})
-        terms = [] if training.get("steps") == 0 else training.get("settings", {}).get("loss", [])
-        return frozenset(term["label"] for term in terms)
+        """Labels that the steps of the last training used; of one that few frames have that may be none."""
+        training = self.card["training"]
+        return frozenset(training["trained_on"] if training["steps"] else ())
 
     @property
     def elements(self) -> frozenset[int]:
@@ -228,12 +225,15 @@ class TrainedModel(Predictor):
     def species(self, numbers: np.ndarray, states: np.ndarray | None) -> np.ndarray:
         """Return the labels [n] the network sees for elements [n] in given charge states [n].
 
-        Raises UserError for an element that the model was not trained on.
+        Raises UserError for an element, or a charge state, that the model was not trained on.
         """
-        labels = np.array(numbers, dtype=np.int64)
-        if self.rule is not None:
-            labels = self.rule.embed(numbers, states, self.card["redox_embedding"])
-        check_known(labels, self.potential.species)
+        if self.rule is None:
+            labels = np.array(numbers, dtype=np.int64)
+            check_known(labels, self.potential.species)
+            return labels
+        embedding = self.card["redox_embedding"]
+        labels = self.rule.embed(numbers, states, embedding)
+        check_known(labels, self.potential.species, partial(self.rule.shown, embedding=embedding))
         return labels
 
     def evaluate(self, structures: Sequence[Structure], *, stress: bool = False) -> Output:
@@ -286,6 +286,8 @@ def _build(card: Any, folder: Path) -> Potential:
         species = species_from_card(card["species"])
         if card["redox_embedding"] != "none":
             rule_from_card(card)
+        training = card["training"]
+        _ = training["steps"] and training["trained_on"]  # decide what the model says it predicts
     except (ValidationError, ValueError, KeyError, AttributeError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{folder / CARD} does not describe a {card['family']} model ({reason})") from error

@@ -32,10 +32,12 @@ import numpy as np
 
 from workflow_lib.core.code import SIMULATING, code_checksum, packages_checksum
 from workflow_lib.core.elements import SYMBOLS
+from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import digest_of, to_json
 from workflow_lib.core.kept import Kept
 from workflow_lib.core.progress import Progress
 from workflow_lib.core.strict import parse_json
+from workflow_lib.lattice.redox import LABELS
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -46,7 +48,6 @@ if TYPE_CHECKING:
     from workflow_lib.simulation.relaxation import Relaxation, Snapshot
     from workflow_lib.simulation.settings import Stop
 
-LABELS = "oxidation_states"
 CLOSEST = 0.7
 """Shortest distance of two elements relative to that at the start, below which ions have fallen into one
 another. In 424 relaxations of NaxFePO4 by eleven models two were below 0.78: O2 in a hole of a network that
@@ -77,9 +78,13 @@ def host_identity(host: Host) -> str:
 def relaxation_key(host: Host, state_key: str, *, polaron_distortion: float, stop: Stop) -> str:
     """Return the name of a relaxation: the canonical arrangement, its start and its stopping criteria.
 
-    ``polaron_distortion`` is the amplitude of the distorted start in A (0: undistorted).
+    ``polaron_distortion`` is the amplitude of the distorted start in A (0: undistorted), which moves the
+    anions that the host's formal charges name.
     """
-    return f"{host_identity(host)}|{state_key}|polaron_distortion={polaron_distortion:.6g}|{stop}"
+    start = f"polaron_distortion={polaron_distortion:.6g}"
+    if polaron_distortion:
+        start += f" of {digest_of([host.shells.anions, host.shells.sizes])[:8]}"
+    return f"{host_identity(host)}|{state_key}|{start}|{stop}"
 
 
 class RelaxationCache:
@@ -166,6 +171,23 @@ def _still_host(start: Atoms, result: Relaxation) -> Relaxation:
     return replace(result, status="diverged", reason=reason)
 
 
+def moved(host: Host, asked: Arrangement, relaxation: Relaxation) -> bool:
+    """Return whether a relaxation has ended as something else than the arrangement ``asked`` of it.
+
+    That is so where an atom, or the whole framework, has left its sites, or where ions have moved to others
+    and the result is no equivalent of what was asked for, with the charge states that the atoms carry. Its
+    energy belongs to what it became. One that diverged has no energy and is not looked at.
+    """
+    if relaxation.status == "diverged":
+        return False
+    labels = relaxation.atoms.arrays.get(LABELS)
+    try:
+        became = host.locate(relaxation.atoms, labels)
+    except UserError:
+        return True
+    return host.key(became) != host.key(asked if labels is not None else asked.without_charges())
+
+
 def shortest_pairs(atoms: Atoms) -> dict[tuple[int, int], float]:
     """Return the shortest distance (A) of each pair of atomic numbers, of pairs within :data:`NEAR`."""
     from matscipy.neighbours import neighbour_list
@@ -193,11 +215,11 @@ def relax_arrangements(
     """Relax arrangements from their Vegard cells and return the results in order; reuse the cache.
 
     Starts are ``host.build(canonical, polaron_distortion=...)`` (A). A relaxation that ends in another
-    structure than the host's has diverged too (:data:`CLOSEST`). One that diverges is
-    named on stderr with the reason. For a model that does not see charge states an undistorted start is
-    stripped of them, so that all charge orders on the same ions share one relaxation. ``progress``
-    labels the messages on stderr about long work: relaxations done, and the state of those running.
-    Every result is the stored one, even if another process stored it first.
+    structure than the host's has diverged too (:data:`CLOSEST`); whether another still is its arrangement,
+    :func:`moved` tells. One that diverges is named on stderr with the reason. For a model that does not
+    see charge states an undistorted start is stripped of them, so that all charge orders on the same ions
+    share one relaxation. ``progress`` labels the messages on stderr about long work: relaxations done, and
+    the state of those running. Every result is the stored one, even if another process stored it first.
     """
     from workflow_lib.simulation.relaxation import relax
 

@@ -1,7 +1,7 @@
 """A trained model as an ASE calculator.
 
 >>> from workflow_lib.simulation.calculator import PotentialCalculator
->>> atoms.calc = PotentialCalculator("results/demo/training/mace-entropy-f0-s0")
+>>> atoms.calc = PotentialCalculator("results/demo/training/mace-entropy-f0-s1")
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from workflow_lib.frames.pymatgen_structure import OXI_STATES
-from workflow_lib.models.given_states import LABELS, MOMENTS
+from workflow_lib.lattice.redox import LABELS
+from workflow_lib.models.given_states import MOMENTS
 from workflow_lib.models.outside import load_predictor
 from workflow_lib.models.predictor import Assign, Predictor
 

@@ -29,7 +29,7 @@ from torch_sim.quantities import system_wise_max_force
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.frames.pymatgen_structure import as_atoms
-from workflow_lib.models.given_states import LABELS
+from workflow_lib.lattice.redox import LABELS
 from workflow_lib.models.predictor import Assign, Predictor
 from workflow_lib.simulation.settings import Optimiser
 from workflow_lib.simulation.torchsim import TorchSimModel
@@ -263,6 +263,12 @@ class _Run:
             state = fire
         else:
             state = ts.lbfgs_init(initial, self.sim, alpha=STIFFNESS, **relaxed)
+            if self.smax is not None:
+                # A history ends with the rows of the cell, and torch-sim pads behind them when a larger
+                # structure joins, which makes atoms of them: every one has the size of the largest at once.
+                rows = max(len(item) for item in self.atoms) + 3
+                empty = torch.zeros_like(state.s_history[:, :, :1]).expand(-1, -1, rows, -1)
+                state.s_history, state.y_history = empty.clone(), empty.clone()
         for index, energy in zip(indices, state.energy.tolist(), strict=True):
             self.start_energy[index] = energy
         return state

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypedDict
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from workflow_lib.core.section import Section
 
 Optimiser = Literal["fire", "lbfgs"]
 Cells = Literal["auto", "fixed", "relaxed"]
@@ -53,10 +55,8 @@ class Stop:
         }
 
 
-class RelaxationSettings(BaseModel):
+class RelaxationSettings(Section):
     """Starts and ends of relaxations; equal ones are shared by the stages through their cache."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     polaron_distortion: float = Field(
         0.06,
@@ -92,10 +92,8 @@ class RelaxationSettings(BaseModel):
         return Stop(self.fmax, self.max_steps, self.smax if relaxed else None, self.optimiser)
 
 
-class StartSettings(BaseModel):
+class StartSettings(Section):
     """How the start of a study is relaxed, by FIRE as in the CHGNet paper."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     fmax: float = Field(0.1, gt=0, le=1, description="eV/A; no force exceeds this")
     smax: float = Field(0.1, gt=0, le=10, description="GPa; no component of the stress exceeds this")

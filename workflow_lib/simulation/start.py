@@ -11,8 +11,8 @@ from workflow_lib.core.code import SIMULATING, code_checksum, packages_checksum
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import atomic_path, digest_of
 from workflow_lib.core.progress import Progress, say
+from workflow_lib.lattice.redox import LABELS
 from workflow_lib.models.registry import FAMILIES
-from workflow_lib.simulation.cache import LABELS
 from workflow_lib.simulation.settings import StartSettings
 
 if TYPE_CHECKING:
@@ -37,24 +37,33 @@ def relaxed_start(
 ) -> Atoms:
     """Return the structure relaxed by the model, from ``path`` as far as that was made of the same.
 
-    ``identity`` is a hash of the potential's weights. A structure that other code of this program relaxed
-    is relaxed again, but where something has ``begun`` from it. The relaxed structure is the one in the
-    file, whose eight digits decide what follows; ``info`` holds ``steps``, ``fmax`` (eV/A) and
+    A model that is given charge states starts with the given ones, or with the neutral ones of lowest
+    energy. ``identity`` is a hash of the potential's weights. A structure that other code of this program
+    relaxed is relaxed again, but where something has ``begun`` from it. The relaxed structure is the one in
+    the file, whose eight digits decide what follows; ``info`` holds ``steps``, ``fmax`` (eV/A) and
     ``converged``. One that is out of steps is returned, and a line on stderr says so. A long relaxation is
     written every :data:`LEG` steps, where it goes on after a kill to the same numbers. Raises UserError
-    for a relaxation that diverges.
+    for a relaxation that diverges, and for a file from which something has begun that was made of something
+    else, which it leaves as it is.
     """
     from ase.io import iread, write
 
-    made_of = [identity, atoms.numbers, atoms.positions, np.array(atoms.cell), settings.model_dump()]
-    made_of.append(atoms.arrays.get(LABELS))
-    digest = digest_of(made_of)
     adapters = (family.module for family in FAMILIES.values())
     code = code_checksum("workflow_lib.simulation.start", *adapters)
     code += packages_checksum(*SIMULATING)
     known = next(iread(path, format="extxyz")) if path.is_file() else None
-    current = known is not None and (begun or known.info.get("code") == code)
-    if known is None or known.info.get("made_of") != digest or not current:
+    if known is not None and not begun and known.info.get("code") != code:
+        known = None
+    atoms = _labelled(model, atoms, known, settings, identity)
+    digest = _made_of(atoms, settings, identity)
+    if known is not None and known.info.get("made_of") != digest:
+        if begun:
+            raise UserError(
+                f"{path} is the start of a trajectory and was made of another potential, crystal, charge "
+                f"states or start settings; put them back, or move {path.parent} away to begin again"
+            )
+        known = None
+    if known is None:
         known = atoms.copy()
         known.info |= {"steps": 0, "converged": False}
     title = f"{title}: relaxing the start"
@@ -73,6 +82,33 @@ def relaxed_start(
             "begins there and is marked; raise start.max_steps"
         )
     return known
+
+
+def _made_of(atoms: Atoms, settings: StartSettings, identity: str) -> str:
+    """Return a checksum of everything that decides a relaxed start, but the code."""
+    parts = [identity, atoms.numbers, atoms.positions, np.array(atoms.cell), settings.model_dump()]
+    return digest_of([*parts, atoms.arrays.get(LABELS)])
+
+
+def _labelled(
+    model: Predictor, atoms: Atoms, known: Atoms | None, settings: StartSettings, identity: str
+) -> Atoms:
+    """Return the structure with the charge states that the model starts with.
+
+    Those of the ``known`` start, where all else that made it is the same: equivalent orders have one energy
+    on the ideal crystal, so that noise decides which of them a search finds, and another one the next time.
+    """
+    found = atoms.copy()
+    kept = None if known is None else known.arrays.get(LABELS)
+    if known is not None and kept is not None:
+        for states in model.candidates(atoms, "search"):
+            if states is not None and np.array_equal(states, kept):
+                found.set_array(LABELS, states)
+                if known.info.get("made_of") == _made_of(found, settings, identity):
+                    return found
+    if (states := model.choose(atoms, "search")) is not None:
+        found.set_array(LABELS, states)
+    return found
 
 
 def _leg(model: Predictor, atoms: Atoms, settings: StartSettings, title: str, shown: Progress) -> Atoms:

@@ -21,8 +21,8 @@ from ase import Atoms
 from torch_sim.models.interface import ModelInterface
 
 from workflow_lib.core.errors import UserError
+from workflow_lib.lattice.redox import LABELS
 from workflow_lib.models.contract import Batch, Output, Structure
-from workflow_lib.models.given_states import LABELS
 from workflow_lib.models.neighbours import SKIN, NeighbourList
 from workflow_lib.models.predictor import Assign, Predictor
 

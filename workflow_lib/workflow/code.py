@@ -47,9 +47,34 @@ def command_modules(command: str) -> list[str]:
     return sorted(modules - {f"{PACKAGE}.config", f"{PACKAGE}.config_files"})
 
 
+_asked: dict[str, tuple[str, ...]] = {}
+"""The arguments of :func:`code_of` by what it answered."""
+
+
 @cache
 def code_of(command: str, *more: str) -> str:
-    """Return the checksum of a command's code and of ``more`` modules that it loads by name."""
+    """Return the checksum of a command's code and of ``more`` modules that it loads by name.
+
+    It stays what it was when this process first asked.
+    """
     modules = code_checksum(*command_modules(command), *more)
     statements = ast.Module(_function(command).body[1:], type_ignores=[])  # after the docstring
-    return hashlib.sha256(f"{modules} {ast.dump(statements)}".encode()).hexdigest()[:16]
+    checksum = hashlib.sha256(f"{modules} {ast.dump(statements)}".encode()).hexdigest()[:16]
+    _asked[checksum] = (command, *more)
+    return checksum
+
+
+def code_stands(checksum: str) -> bool:
+    """Return whether the code on disk is still that of an answer of :func:`code_of`.
+
+    A job is a process of its own, which imports what is on disk when it starts. The files are read again;
+    which ones they are can change only with one of them.
+    """
+    if checksum not in _asked:
+        return True
+    _functions.cache_clear()
+    code_checksum.cache_clear()
+    try:
+        return code_of.__wrapped__(*_asked[checksum]) == checksum
+    except (ValueError, OSError, SyntaxError):  # a file is gone, or half-written
+        return False

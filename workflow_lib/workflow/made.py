@@ -170,24 +170,6 @@ class Made:
         ]
 
 
-def changed_values(before: Any, now: Any, place: str = "") -> list[str]:
-    """Return the places where two nested values differ, with both: ``training.epochs: 3, now 4``."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        return [
-            difference
-            for key in sorted({*before, *now})
-            for difference in changed_values(
-                before.get(key), now.get(key), f"{place}.{key}" if place else str(key)
-            )
-        ]
-    return [] if before == now else [f"{place}: {_short(before)}, now {_short(now)}"]
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) < 40 else f"{text[:37]}..."
-
-
 def _read(path: Path) -> Record | None:
     """Return a record; None if it is damaged, so that its job runs again."""
     try:

@@ -18,11 +18,11 @@ from snakemake.persistence import ParamsChange
 from snakemake.persistence.file import FilePersistence
 from snakemake.settings.enums import RerunTrigger
 
-from workflow_lib.workflow.made import Made, Record, changed_values, plain
+from workflow_lib.core.changes import changed_values, named
+from workflow_lib.workflow.code import code_stands
+from workflow_lib.workflow.made import Made, Record, plain
 from workflow_lib.workflow.provenance import made_with
 
-SAID = 3
-"""Reasons that are named of each job."""
 DECIDING = {RerunTrigger.INPUT, RerunTrigger.PARAMS, RerunTrigger.CODE}
 
 
@@ -69,13 +69,14 @@ class RecordedPersistence(FilePersistence):
         self.made.forget(job.rule.name, dict(job.wildcards_dict))
         if job.output and self.dag.workflow.is_main_process:
             self._inputs[_name(job)] = self.made.of(job.input)
+            made_with()  # the commit is that of the start, whatever is committed meanwhile
         super().started(job, external_jobid)
 
     async def finished(self, job: Any) -> None:
         """Note that a job has ended, and what made its outputs.
 
-        Nothing is noted if an input is no longer what it was at the start: which of the two the job
-        read is unknown, so it runs again.
+        Nothing is noted if an input, or the code, is no longer what it was at the start: which of the
+        two the job read is unknown, so it runs again.
         """
         await super().finished(job)
         if job.output and self.dag.workflow.is_main_process:
@@ -83,7 +84,11 @@ class RecordedPersistence(FilePersistence):
             if None in outputs.values():  # it failed, and Snakemake removes what it left
                 return
             begun = self._inputs.pop(_name(job), inputs)  # files that --touch accepts were read by no job
-            if replaced := [path for path in inputs if inputs[path] != begun.get(path)]:
+            replaced = [path for path in inputs if inputs[path] != begun.get(path)]
+            params = plain(dict(job.params.items()))
+            if (code := params.get("code")) and not code_stands(code):
+                replaced.append("its code")
+            if replaced:
                 print(
                     f"{_name(job)} must run again: {', '.join(replaced)} changed while it ran; give the "
                     "same command once more",
@@ -95,7 +100,7 @@ class RecordedPersistence(FilePersistence):
                     rule=job.rule.name,
                     wildcards=dict(job.wildcards_dict),
                     command=job.rule.shellcmd,
-                    params=plain(dict(job.params.items())),
+                    params=params,
                     inputs=inputs,
                     outputs=outputs,
                     made_with=made_with(),
@@ -145,8 +150,7 @@ class RecordedPersistence(FilePersistence):
 
     def _say(self, job: Any, sentences: list[str]) -> list[str]:
         """Print once why a job runs again, and return the reasons."""
-        more = f"; and {len(sentences) - SAID} more" if len(sentences) > SAID else ""
-        line = f"{_name(job)} runs again: {'; '.join(sentences[:SAID])}{more}"
+        line = f"{_name(job)} runs again: {named(sentences)}"
         if sentences and line not in self._said:
             self._said.add(line)
             print(line, file=sys.stderr)

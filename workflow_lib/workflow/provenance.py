@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -73,7 +73,7 @@ def collect_provenance(
     """
     made: dict[str, Any] = {}
     environments: list[Mapping[str, Any]] = []
-    records = _behind(results, list(Made(run).records()))
+    records = _behind(results, Made(run))
     for record in records:
         if record.made_with not in environments:
             environments.append(record.made_with)
@@ -87,17 +87,26 @@ def collect_provenance(
     }
 
 
-def _behind(results: Iterable[str], records: Sequence[Record]) -> list[Record]:
-    """Return those of the records, in their order, whose jobs made the results or what these come from."""
-    makers = {path: record for record in records for path in record.outputs}
+def _behind(results: Iterable[str], kept: Made) -> list[Record]:
+    """Return the records, in their order, whose jobs made the results or what these come from.
+
+    Of several that name a file (a study that asks another question has another rule) it is that of the
+    present content.
+    """
+    records = list(kept.records())
+    makers: dict[str, Record] = {}
+    for record in records:
+        for path, checksum in record.outputs.items():
+            if path not in makers or kept.checksums.of(path) == checksum:
+                makers[path] = record
     found: set[str] = set()
     ahead = list(results)
     while ahead:
         path = ahead.pop()
-        record = makers.get(path) or makers.get(str(Path(path).parent))  # a file of a folder
-        if record and record.name not in found:
-            found.add(record.name)
-            ahead += record.inputs
+        maker = makers.get(path) or makers.get(str(Path(path).parent))  # a file of a folder
+        if maker and maker.name not in found:
+            found.add(maker.name)
+            ahead += maker.inputs
     return [record for record in records if record.name in found]
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import atomic_path, read_json, remove_temporaries
 from workflow_lib.core.locks import folder_lock
+from workflow_lib.workflow.run_owner import require_no_jobs
 
 MARK = "config.json"
 """The resolved configuration that a run writes beside its results; no other folder has one."""
@@ -24,8 +25,8 @@ def remove_run(folder: Path) -> None:
     """Remove the folder of one run.
 
     Raises UserError, with nothing removed, unless the folder itself (not a link) has the mark of a
-    run of this name and no other process works on it. The mark is removed last, so that an
-    interrupted removal can be repeated.
+    run of this name and no other process works on it, no job that a killed run left behind either. The
+    mark is removed last, so that an interrupted removal can be repeated.
     """
     if folder.is_symlink() or not folder.is_dir():
         what = "is a link" if folder.is_symlink() else "is not a folder"
@@ -40,6 +41,7 @@ def remove_run(folder: Path) -> None:
             f"{mark} is of the run {name!r}, not {folder.name!r}: nothing was removed; check what it is"
         )
     with folder_lock(folder / ".run" / "lock", 0, print, "snakemake"):
+        require_no_jobs(folder)
         try:
             for entry in sorted(folder.iterdir(), key=lambda path: path == mark):
                 if entry.is_dir() and not entry.is_symlink():

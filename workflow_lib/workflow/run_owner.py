@@ -21,6 +21,8 @@ from workflow_lib.core.locks import folder_lock
 
 WAIT = 300.0  # s until cancelled jobs must be gone: they write checkpoints, SLURM cleans up nodes
 POLL = 2.0  # s
+RECORD = ".run/slurm"
+"""File of a results folder with the names of its jobs on the cluster."""
 ANSWER = 60.0  # s that one query to SLURM may take
 # States of squeue in which a job no longer runs; in all others it may still write files.
 ENDED = {
@@ -45,8 +47,8 @@ def own_run(
     Raises UserError if another process works on the folder, or if such jobs do not end.
     """
     _held.enter_context(folder_lock(results / ".run" / "lock", 0, say, "snakemake"))
-    record = results / ".run" / "slurm"
-    earlier = record.read_text().split() if record.exists() else []
+    record = results / RECORD
+    earlier = _recorded(results)
     if earlier and run_id is None and jobs_at_work(earlier)[0] is None:
         # The folder was once used with a cluster, but this machine has none.
         say(f"SLURM does not answer here; if jobs of an earlier call work on {results}, cancel them there")
@@ -56,6 +58,36 @@ def own_run(
     # Written before the first job is submitted, so that its jobs are known whenever it is killed.
     with atomic_path(record) as temporary:
         temporary.write_text("".join(f"{name}\n" for name in [*earlier, run_id] if name))
+
+
+def require_no_jobs(results: Path) -> None:
+    """Raise UserError if jobs of earlier calls work on the folder ``results``, or may do so.
+
+    The caller holds the folder's lock. Jobs on this machine are known by the locks they hold, jobs on the
+    cluster by the record.
+    """
+    for lock in sorted(results.rglob(".busy/lock")):
+        with folder_lock(lock, 0, _say, "job"):
+            pass
+    if not (names := _recorded(results)):
+        return
+    jobs, trouble = jobs_at_work(names)
+    if jobs is None:
+        raise UserError(
+            f"{trouble}; if no jobs of an earlier call work on {results} (squeue --me "
+            f"--name={','.join(names)} on the cluster), delete {results / RECORD} and run the same command "
+            "again"
+        )
+    if jobs:
+        raise UserError(
+            f"jobs of an earlier call work on {results}: {_listing(jobs)}; end them (scancel "
+            f"{' '.join(sorted(jobs, key=_number))}), then run the same command again"
+        )
+
+
+def _recorded(results: Path) -> list[str]:
+    record = results / RECORD
+    return record.read_text().split() if record.exists() else []
 
 
 def end_jobs(names: Sequence[str], say: Callable[[str], None], wait: float) -> None:

@@ -166,5 +166,8 @@ def test_correlation_has_no_direction(seed: int, window: int):
 
 def test_without_hops_nothing_is_said():
     still = np.zeros((100, 2), dtype=bool)
-    assert correlation(still, hops(0, 100, 2), 5).value is None
-    assert correlation(hops(0, 4, 2), hops(1, 4, 2), 5).value is None
+    found = correlation(still, hops(0, 100, 2), 5)
+    assert (found.value, found.reason) == (None, "electrons or ions do not hop")
+    found = correlation(hops(0, 14, 2), hops(1, 14, 2), 5)
+    assert (found.value, found.reason) == (None, "2 windows of time are too few")
+    assert correlation(hops(0), hops(1), 10).reason == ""

@@ -73,12 +73,11 @@ def test_gap_divides_two_groups():
     found = by_gap(np.array([1.1, 1.8, 1.05, 1.9, 1.2]), (4, 3))
     assert found.states.tolist() == [4, 3, 4, 3, 4]
     assert found.gap == pytest.approx(0.6)
-    assert found.boundary == pytest.approx(1.5)
 
 
 def test_one_value_is_one_state():
     assert by_gap(np.array([1.0, 1.0]), (4, 3)).states.tolist() == [4, 4]
-    assert by_gap(np.array([1.0]), (4, 3)).boundary is None
+    assert by_gap(np.array([1.0]), (4, 3)).states.tolist() == [4]
 
 
 def test_window_leaves_doubt():

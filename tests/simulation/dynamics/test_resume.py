@@ -139,6 +139,20 @@ def test_a_sequence_of_jobs_is_one_run(tmp_path: Path):
     same(tmp_path / "whole", tmp_path / "jobs")
 
 
+def test_a_device_without_enough_memory_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """It was a traceback, which every job of a sequence would have met again."""
+
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("Tried to allocate 20.00 GiB.\nGPU 0 has 3 GiB free.")
+
+    monkeypatch.setattr(Einstein, "evaluate", full)
+    with pytest.raises(
+        UserError, match=r"2 systems of 8 atoms .* memory of cpu .* fewer replicas"
+    ) as error:
+        go(tmp_path)
+    assert "\n" not in str(error.value)
+
+
 def test_a_longer_production_continues(tmp_path: Path):
     go(tmp_path / "whole")
     go(tmp_path / "grown", production_ps=0.016)

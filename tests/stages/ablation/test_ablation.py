@@ -11,16 +11,15 @@ import pytest
 from changed_config import changed_config
 from pydantic import ValidationError
 from sealed import write_sealed
+from trainings import write_training
 
 from workflow_lib.config_files import validate_config
 from workflow_lib.core.errors import UserError
-from workflow_lib.core.io import write_json
 from workflow_lib.results_reading import read_table, seal
 from workflow_lib.stages.ablation.run import run_ablation
 from workflow_lib.stages.ablation.settings import AblationStudy
 
 pytestmark = pytest.mark.draws
-STATES = ("a", "b", "c", "d")
 STUDY = AblationStudy(
     name="moment-term",
     without="plain",
@@ -29,22 +28,13 @@ STUDY = AblationStudy(
 )
 
 
-def write_training(folder: Path, errors: dict[str, float], status: str = "ok") -> Path:
-    """A model whose labels are off by ``errors`` (in the parity table's units), growing with the state."""
-    folder.mkdir(parents=True)
-    card = {"name": folder.name.split("-")[0], "family": "chgnet", "init": "scratch"}
-    write_json(folder / "card.json", card | {"variant": "baseline", "status": status})
-    rows = [
-        {"frame_id": f"{state}-0", "state": state, "set": kind, "kind": "relaxation", "label": label}
-        | {"atom": -1, "component": "", "redox": False, "dft_value": 1.0}
-        | {"model_value": 1.0 - error * (1 + 0.1 * place) * (1 if kind == "test" else 100)}
+def write_model(folder: Path, errors: dict[str, float], **of_card: str) -> Path:
+    """A model whose labels are off by ``errors``, growing with the state: 1.15 times them on average."""
+    growing = {
+        label: {state: error * (1 + 0.1 * place) for place, state in enumerate("abcd")}
         for label, error in errors.items()
-        for place, state in enumerate(STATES)
-        for kind in ("train", "test")
-    ]
-    write_sealed("training/parity", folder, pd.DataFrame(rows))
-    seal(folder, "train", source=folder.name)
-    return folder
+    }
+    return write_training(folder, growing, **of_card)
 
 
 @pytest.fixture
@@ -53,8 +43,8 @@ def trainings(tmp_path: Path) -> list[Path]:
     for seed in (1, 2, 3):
         plain = {"energy": 0.004, "forces": 0.08, "stress": 0.002}
         moments = {"energy": 0.002, "forces": 0.08 + 0.01 * (seed - 2), "stress": 0.001, "magmoms": 0.04}
-        made.append(write_training(tmp_path / f"plain-baseline-f0-s{seed}", plain))
-        made.append(write_training(tmp_path / f"moments-baseline-f0-s{seed}", moments))
+        made.append(write_model(tmp_path / f"plain-baseline-f0-s{seed}", plain))
+        made.append(write_model(tmp_path / f"moments-baseline-f0-s{seed}", moments))
     return made
 
 
@@ -62,7 +52,6 @@ def test_errors_differences_and_units(trainings, tmp_path):
     out = tmp_path / "ablation"
     run_ablation([STUDY], trainings, out)
     table = read_table("ablation", out).set_index("label")
-    # States are off by 1, 1.1, 1.2 and 1.3 times the error: 1.15 on average. Train rows are 100 times that.
     assert table.loc["energy", ["error_without", "error_with"]].tolist() == pytest.approx([4.6, 2.3])
     assert table.loc["stress", "error_without"] == pytest.approx(1.15 * 0.002 * 160.21766, rel=1e-6)
     assert table["unit"].tolist() == ["meV/atom", "meV/A", "GPa", "muB"]
@@ -84,15 +73,15 @@ def test_errors_differences_and_units(trainings, tmp_path):
 
 
 def test_trainings_without_a_partner_have_no_part(trainings, tmp_path):
-    lone = write_training(tmp_path / "plain-baseline-f0-s9", {"energy": 5.0})
+    lone = write_model(tmp_path / "plain-baseline-f0-s9", {"energy": 5.0})
     table = run_ablation([STUDY], [*trainings, lone], tmp_path / "ablation").set_index("label")
     assert table.loc["energy", "error_without"] == pytest.approx(4.6)
 
 
 def test_pairs_that_diverged_are_named(tmp_path):
     pair = [
-        write_training(tmp_path / "plain-baseline-f0-s1", {"energy": 1.0}),
-        write_training(tmp_path / "moments-baseline-f0-s1", {"energy": 1.0}, status="diverged"),
+        write_model(tmp_path / "plain-baseline-f0-s1", {"energy": 1.0}),
+        write_model(tmp_path / "moments-baseline-f0-s1", {"energy": 1.0}, status="diverged"),
     ]
     table = run_ablation([STUDY], pair, tmp_path / "ablation")
     assert set(table["reason"]) == {"no pair of trainings is left that did not diverge"}
@@ -102,7 +91,7 @@ def test_pairs_that_diverged_are_named(tmp_path):
 
 def test_variants_of_one_seed_are_one_training_and_controls_are_none(tmp_path):
     pairs = [
-        write_training(tmp_path / f"{name}-{variant}-f0-s1", {"energy": error})
+        write_model(tmp_path / f"{name}-{variant}-f0-s1", {"energy": error})
         for variant in ("baseline", "subset", "entropy", "shuffled")
         for name, error in (("plain", 1.0), ("moments", 0.5))
     ]
@@ -113,11 +102,38 @@ def test_variants_of_one_seed_are_one_training_and_controls_are_none(tmp_path):
     assert without_control["low"] == row["low"]
 
 
+def test_copies_of_one_training_are_one(tmp_path):
+    """Without epochs every seed has the shipped weights: three copies of an answer are no three answers."""
+    pairs = [
+        write_model(tmp_path / f"{name}-baseline-f0-s{seed}", {"energy": error}, weights=name)
+        for seed in (1, 2, 3)
+        for name, error in (("plain", 1.0), ("moments", 0.5))
+    ]
+    row = run_ablation([STUDY], pairs, tmp_path / "ablation").set_index("label").loc["energy"]
+    assert row["trainings"] == 1 and not row["decided"] and row["reason"] == "trained 1 time"
+    assert (row["error_without"], row["error_with"]) == pytest.approx((1150, 575))
+
+
+@pytest.mark.parametrize("alone", ["plain", "moments"])
+def test_a_label_of_one_model_alone_has_an_error_and_no_difference(tmp_path, alone):
+    pair = [
+        write_model(
+            tmp_path / f"{name}-baseline-f0-s1",
+            {"energy": 1.0} | ({"magmoms": 0.04} if name == alone else {}),
+        )
+        for name in ("plain", "moments")
+    ]
+    row = run_ablation([STUDY], pair, tmp_path / "ablation").set_index("label").loc["magmoms"]
+    side, other = ("without", "with") if alone == "plain" else ("with", "without")
+    assert row[f"error_{side}"] == pytest.approx(0.046) and np.isnan(row[f"error_{other}"])
+    assert (row["trainings"], row["reason"]) == (1, "learned by one alone")
+    assert np.isnan(row["difference"]) and not row["decided"]
+
+
 def test_many_numbers_are_paired_one_by_one(tmp_path):
     """Pairs of all numbers with all once took 20 GB for some hundred frames."""
     pair = [
-        write_training(tmp_path / f"{name}-baseline-f0-s1", {"energy": 1.0})
-        for name in ("plain", "moments")
+        write_model(tmp_path / f"{name}-baseline-f0-s1", {"energy": 1.0}) for name in ("plain", "moments")
     ]
     for folder in pair:
         rows = read_table("training/parity", folder)

@@ -15,7 +15,7 @@ from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.results_reading import read_document, read_table
 from workflow_lib.stages.charge_inference import run as stage
 from workflow_lib.stages.charge_inference.figures import not_relaxed
-from workflow_lib.stages.charge_inference.run import run_charge_inference
+from workflow_lib.stages.charge_inference.run import as_neutral, run_charge_inference
 from workflow_lib.stages.charge_inference.settings import ChargeInferenceSettings, ChargeInferenceStudy
 
 pytestmark = pytest.mark.draws
@@ -120,6 +120,18 @@ def test_windows(tmp_path: Path):
     assert pd.read_csv(tmp_path / "toy/removals.csv")["ambiguous"].iloc[0] == (after["state"] == 0).sum()
 
 
+def test_windows_tell_one_charge_state_alone(tmp_path: Path):
+    empty = perovskite(remove={"element": "Na", "fraction": 1.0})
+    changes = {"removals": 1, "assign": "window", "windows": ((3.6, 3.9), (4.2, 4.4)), "crystal": empty}
+    summary = run(tmp_path, **changes)
+    assert (summary["neutral_larger"], summary["larger"], summary["as_neutral"]) == (18, [18], 1)
+
+
+def test_an_atom_in_no_state_makes_no_neutral_crystal():
+    removals = pd.DataFrame({"larger": [9, 9, 8], "neutral_larger": 9, "ambiguous": [0, 1, 0]})
+    assert as_neutral(removals).tolist() == [True, False, False]
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -129,6 +141,15 @@ def test_windows(tmp_path: Path):
         # Half of the Na leaves Fe at +2.5 on average; only without any Na do Fe3+ and Fe4+ balance.
         ({"states": (3, 4)}, r"no assignment of Fe3\+/Fe4\+ .* neutral"),
         ({"crystal": perovskite(remove={"element": "Na", "fraction": 0.3})}, "5.40 atoms"),
+        # FeF3 and NaFeF3: noise has a widest gap as well, which would find two states in one.
+        (
+            {"crystal": perovskite(remove={"element": "Na", "fraction": 1.0})},
+            r"all 18 Fe .* Fe3\+, which a gap",
+        ),
+        (
+            {"crystal": perovskite(remove={"element": "Na", "fraction": 0.0})},
+            r"all 18 Fe .* Fe2\+, which a gap",
+        ),
         ({"potential": "ase.calculators.lj:LennardJones"}, "predicts no magnetic moments"),
         ({"potential": "no.such.module:Thing"}, "gives no calculator"),
     ],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +17,11 @@ from workflow_lib.frames.splits import Fold, Splits
 from workflow_lib.lattice.host import Host
 from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.models.trained import TrainedModel
+from workflow_lib.results_reading import read_reference
 from workflow_lib.results_schema import TABLES
+from workflow_lib.simulation import relaxation
 from workflow_lib.simulation.cache import RelaxationCache, model_identity
+from workflow_lib.stages.charge_order.figures import states_figure
 from workflow_lib.stages.charge_order.protocols import state_roles
 from workflow_lib.stages.charge_order.run import run_charge_order
 from workflow_lib.stages.charge_order.settings import ChargeOrderSettings
@@ -158,7 +161,7 @@ def test_a_frame_held_out_of_a_state_that_trains_does_not_make_it_unseen(desk: D
     fold = Fold.of(0, {"train": trained, "validation": [], "test": [first, *others]})
     path = desk.root / "by-frame.json"
     Splits("frame", 711, (fold,)).save(path)
-    roles = state_roles(path, 0, reference)
+    roles = state_roles(Splits.load(path), 0, reference, desk.host)
     assert roles == ["test" if name == first[0] else "train" for name in reference["frame_id"]]
     model = save_toy(desk.root / "model", desk.rule, "none")
     desk.splits = path
@@ -199,7 +202,7 @@ def test_diverged_states_are_reported_and_left_out(desk: Desk) -> None:
     assert states.loc[inner, "energy_ev"].isna().all()
     assert (states.loc[~inner, "status"] != "diverged").all()
     protocol = scores["protocols"]["distorted"]
-    assert protocol["diverged"] == 14
+    assert protocol["without_energy"] == 14
     assert protocol["states_total"] == 0
     assert scores["states_spearman"] is None
     assert scores["states_mae_mev_fu_all"] is None
@@ -233,3 +236,57 @@ def test_mistakes_are_one_clear_line(desk: Desk) -> None:
     with pytest.raises(UserError, match=r"reference\.csv does not exist"):
         desk.sit(foreign, "charge_order")
     assert not (desk.root / "charge_order").exists()
+
+
+@pytest.mark.draws
+def test_the_figure_tells_diverged_states_from_those_without_a_zero(
+    reference_dir: Path, tmp_path: Path
+) -> None:
+    states = read_reference(reference_dir)[0].rename(
+        columns={"energy_ev": "dft_energy_ev", "formation_mev_fu": "dft_formation_mev_fu"}
+    )
+    states = states.assign(
+        protocol="distorted", seen=False, dft_fmax_ev_a=0.01, energy_ev=-1.0, formation_mev_fu=np.nan
+    )
+    inner = (states["x"] > 0) & (states["x"] < 1)
+    for lost, said, unsaid in (
+        (~inner, "no formation energies", "14 diverged"),
+        (inner, "14 of 14 diverged", "no formation energies"),
+    ):
+        table = states.assign(status=np.where(lost, "diverged", "converged"))
+        states_figure(table, tmp_path, title="toy", cells="fixed")
+        svg = (tmp_path / "states.svg").read_text()
+        assert said in svg and unsaid not in svg
+
+
+@pytest.mark.parametrize("embedding", ["surrogate", "none"])
+def test_structure_that_became_another_arrangement_has_no_energy(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, embedding: str
+) -> None:
+    key, other = (desk.host.key(a) for a in desk.host.enumerate((1, 1, 1), 2, charges=True)[::9])
+    real = relaxation.relax
+    ions = desk.host.parse(key).without_charges()
+
+    def hops(model, starts, **options):
+        ends = real(model, starts, **options)
+        atoms = desk.host.build(desk.host.parse(other))
+        return [
+            replace(end, atoms=atoms, energy=end.energy - 50.0)
+            if desk.host.locate(start, None) == ions
+            else end
+            for start, end in zip(starts, ends, strict=True)
+        ]
+
+    monkeypatch.setattr(relaxation, "relax", hops)
+    model = save_toy(desk.root / "model", desk.rule, embedding)
+    scores, states = desk.sit(model, "charge_order")
+    relaxed = states[states["protocol"] != "single-point"]
+    gone = relaxed[relaxed["ion_key"] == desk.host.key(ions)]
+    assert len(gone) and (gone["status"] == "moved").all()
+    assert gone[["energy_ev", "formation_mev_fu"]].isna().all(axis=None)
+    assert (relaxed.drop(index=gone.index)["status"] != "moved").all()
+    protocol = scores["protocols"]["distorted"]
+    assert protocol["status"]["moved"] == protocol["without_energy"] == len(gone) / 2
+    images = read(desk.root / "charge_order/structures.extxyz", ":")
+    assert len(images) == len(relaxed) - len(gone)
+    assert key not in [atoms.info["state_key"] for atoms in images]

@@ -15,11 +15,13 @@ from changed_config import changed_config
 from workflow_lib.__main__ import main
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import read_json, write_json
+from workflow_lib.frames.splits import Splits
 from workflow_lib.lattice.ewald import ewald_energy
 from workflow_lib.lattice.host import Host
 from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.results_reading import seal
 from workflow_lib.stages.charge_order.ewald import fitted_scale, run_ewald
+from workflow_lib.stages.charge_order.pooled import scores_across_folds
 from workflow_lib.stages.charge_order.settings import ChargeOrderSettings
 
 MADELUNG_ROCK_SALT = 1.747564594633
@@ -49,6 +51,7 @@ def test_ranking_of_the_reference(
         host=host,
         rule=rule,
         splits_path=splits_path,
+        folds=(0,),
         settings=ChargeOrderSettings(),
         out=tmp_path / "ewald",
     )
@@ -77,9 +80,10 @@ def test_a_slope_that_is_not_positive_leaves_fitted_scores_out(
     table["formation_mev_fu"] = -table["formation_mev_fu"]
     table.to_csv(upside / "reference.csv", index=False)
     seal(upside, "charge-order-reference")
-    arguments = {"host": host, "rule": rule, "splits_path": splits_path, "settings": ChargeOrderSettings()}
-    scores = run_ewald(reference_dir=upside, out=tmp_path / "a", **arguments)
-    straight = run_ewald(reference_dir=reference_dir, out=tmp_path / "b", **arguments)
+    arguments = {"host": host, "rule": rule, "splits_path": splits_path, "folds": (0, 1)}
+    arguments["settings"] = ChargeOrderSettings()
+    scores = run_ewald(reference_dir=upside, out=tmp_path / "a/ewald", **arguments)
+    straight = run_ewald(reference_dir=reference_dir, out=tmp_path / "b/ewald", **arguments)
     assert scores["ewald_scale"] is None
     assert scores["states_mae_mev_fu"] is None
     assert scores["redox_spread_ratio"] is None
@@ -88,6 +92,35 @@ def test_a_slope_that_is_not_positive_leaves_fitted_scores_out(
     assert all(row["counts"] is row["model_error_mev_fu"] is None for row in rows)
     assert scores["ground_states_total_all"] == 3
     assert scores["states_spearman"] == -straight["states_spearman"]
+    pooled = scores_across_folds([tmp_path / "a/ewald"]).iloc[0]
+    fitted = ["mae_mev_fu", "redox_spread_ratio", "ground_states_found", "ground_states_total"]
+    assert pooled[[*fitted, "redox_spread_ratio_std"]].isna().all()
+    assert pooled["spearman"] < 0 and pooled["ground_states_seeds"] == 0
+    assert scores_across_folds([tmp_path / "b/ewald"])[fitted[:2]].notna().all(axis=None)
+
+
+@pytest.mark.parametrize("folds", [(0,), (1,), (0, 1)])
+def test_its_unseen_states_are_those_of_the_folds_that_run(
+    reference_dir: Path,
+    splits_path: Path,
+    host: Host,
+    rule: RedoxRule,
+    tmp_path: Path,
+    folds: tuple[int, ...],
+) -> None:
+    """Numbers of models, pooled over these folds, stand beside its own."""
+    run_ewald(
+        reference_dir=reference_dir,
+        host=host,
+        rule=rule,
+        splits_path=splits_path,
+        folds=folds,
+        settings=ChargeOrderSettings(),
+        out=tmp_path / "ewald",
+    )
+    states = pd.read_csv(tmp_path / "ewald/states.csv")
+    held_out = {key for fold in folds for key in Splits.load(splits_path).fold(fold).states["test"]}
+    assert set(states.loc[~states["seen"], "state_key"]) == held_out
 
 
 def test_ranks_do_not_depend_on_the_factor(
@@ -100,7 +133,8 @@ def test_ranks_do_not_depend_on_the_factor(
     table[["energy_ev", "formation_mev_fu"]] /= 1000
     table.to_csv(near / "reference.csv", index=False)
     seal(near, "charge-order-reference")
-    arguments = {"host": host, "rule": rule, "splits_path": splits_path, "settings": ChargeOrderSettings()}
+    arguments = {"host": host, "rule": rule, "splits_path": splits_path, "folds": (0,)}
+    arguments["settings"] = ChargeOrderSettings()
     scores = run_ewald(reference_dir=near, out=tmp_path / "a", **arguments)
     straight = run_ewald(reference_dir=reference_dir, out=tmp_path / "b", **arguments)
     assert scores["ewald_scale"] == pytest.approx(straight["ewald_scale"] / 1000)
@@ -124,6 +158,7 @@ def test_composition_without_rivals_is_a_clear_line(
             host=host,
             rule=rule,
             splits_path=splits_path,
+            folds=(0,),
             settings=ChargeOrderSettings(compared_x=0.6),
             out=tmp_path / "ewald",
         )

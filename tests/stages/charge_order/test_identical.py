@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -12,9 +13,16 @@ from samples import FOLDER, REFERENCE
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.frames.frame import Frame, frame_to_atoms
+from workflow_lib.frames.splits import Splits
 from workflow_lib.frames.table import read_parquet, write_parquet
+from workflow_lib.lattice.ewald import ewald_energy
+from workflow_lib.lattice.redox import RedoxRule
+from workflow_lib.models.identity import look_of
 from workflow_lib.models.trained import TrainedModel
-from workflow_lib.stages.charge_order.identical import read_identical, run_identical
+from workflow_lib.stages.charge_order.identical import run_identical
+from workflow_lib.stages.charge_order.identical_atoms import read_identical
+from workflow_lib.stages.charge_order.identical_figure import identical_figure
+from workflow_lib.stages.charge_order.protocols import state_roles
 
 pytestmark = pytest.mark.usefixtures("toy")
 ORDERS = ("2323", "2332", "2233")
@@ -85,7 +93,12 @@ def test_a_labelled_model_may_be_right_and_a_blind_one_cannot(orders, tmp_path, 
     assert blind["mae_mev_fu"] == pytest.approx(blind["blind_mae_mev_fu"], rel=1e-9)
     assert not blind["charge_labelled"] and sees["charge_labelled"]
     assert (broken["diverged"], broken["pairs"]) == (3, 0) and np.isnan(broken["mae_mev_fu"])
-    assert ewald["pairs"] == 3 and ewald["pairs_ordered"] in (0, 1 / 3, 2 / 3, 1)
+    assert ewald["pairs"] == 3
+    points = [
+        ewald_energy(a, rule.formal(a.numbers, a.arrays["oxidation_states"])) for a in map(labelled, orders)
+    ]
+    agree = [(points[i] < points[j]) == (truth[i] < truth[j]) for i, j in ((0, 1), (0, 2), (1, 2))]
+    assert ewald["pairs_ordered"] == pytest.approx(np.mean(agree))
     assert np.isnan(ewald["mae_mev_fu"])  # unscaled
 
     pairs = [abs(one - other) for k, one in enumerate(truth) for other in truth[:k]]
@@ -94,8 +107,20 @@ def test_a_labelled_model_may_be_right_and_a_blind_one_cannot(orders, tmp_path, 
     np.testing.assert_allclose(first["dft_mev_fu"], 250 * (np.array(truth) - np.mean(truth)), atol=1e-6)
     np.testing.assert_allclose(first["dft_mev_fu"], first["model_mev_fu"], atol=1e-6)
     assert [*first["state_key"]] == [f"1x1x1:Na1001:Fe{order}" for order in ORDERS]
-    assert set(first["role"]) <= {"train", "validation", "test"}
+    fold = json.loads(splits_path.read_text())["folds"][0]
+    known = {state: name for name in ("train", "validation", "test") for state in fold[f"{name}_states"]}
+    assert [*first["role"]] == [known[f"1x1x1:Na1001:Fe{order}"] for order in ORDERS]
+    assert {"train", "test"} <= {*first["role"]}
     assert table.loc[table["id"] == "broken", "model_mev_fu"].isna().all()
+
+
+def test_a_state_in_a_supercell_is_known_as_that_of_its_smallest_cell(splits_path, host):
+    """Its own key is in no split: only the frames of the smaller cell were dealt."""
+    keys = ["1x1x1:Na1001:Fe2323", "1x2x1:Na11000011:Fe22332233"]
+    states = pd.DataFrame({"state_key": keys, "frame_id": "nowhere"})
+    for fold in range(2):
+        small, large = state_roles(Splits.load(splits_path), fold, states, host)
+        assert small == large != "none"
 
 
 def test_models_that_answered_before_a_kill_are_not_asked_again(
@@ -139,6 +164,27 @@ def test_atoms_are_told_apart_and_the_lowest_orbital_counts(orders, tmp_path, ho
     assert [len(atoms) for atoms in structures] == [len(orders[0])] * 5
 
 
+def test_charge_states_that_the_file_gives_count_where_there_are_no_moments(orders, tmp_path, host, rule):
+    """As the dataset stage takes them: data of a rule without windows (``magmom: {}``) state them."""
+    stated = [
+        replace(frame, magmoms=None, oxidation_states=labelled(frame).arrays["oxidation_states"])
+        for frame in orders
+    ]
+    path, blind = tmp_path / "testing.parquet", rule.model_dump()
+    for state in blind["states"]:
+        state["magmom"] = {}
+    write_parquet(stated, path)
+    table, structures = read_identical(path, host, RedoxRule.model_validate(blind), REFERENCE)
+    assert [*table["state_key"]] == [f"1x1x1:Na1001:Fe{order}" for order in ORDERS]
+    assert all(
+        (a.arrays["oxidation_states"] == f.oxidation_states).all()
+        for a, f in zip(structures, stated, strict=True)
+    )
+    write_parquet([replace(frame, oxidation_states=None) for frame in stated], path)
+    with pytest.raises(UserError, match="3 have no charge states"):
+        read_identical(path, host, rule, REFERENCE)
+
+
 def test_formula_units_are_those_of_the_host(orders, tmp_path, host, rule):
     """Of Mg2Fe4Si4O16 a reader counts 2; in MgFeSiO4 with half of its Mg they are 4."""
     write_parquet([replace(frame, formula_units=2) for frame in orders], tmp_path / "testing.parquet")
@@ -174,3 +220,15 @@ def test_the_sample_table_has_orders_on_identical_atoms(host, rule):
         assert len(set(group["ion_key"])) == 1
         # Other orders, other energies: far above the 0.7 meV per cell that two starts differ by.
         assert np.ptp(group["dft_energy_ev"]) > 0.01
+
+
+@pytest.mark.draws
+def test_the_legend_has_potentials_from_elsewhere(tmp_path):
+    orders = pd.DataFrame(
+        {"variant": ["baseline", "outside"], "model": ["painn", "shipped"], "role": "none"}
+    )
+    orders = orders.assign(dft_mev_fu=[-1.0, 1.0], model_mev_fu=[-2.0, 2.0])
+    identical_figure(orders, orders.assign(mae_mev_fu=1.0), tmp_path)
+    text = (tmp_path / "identical.svg").read_text()
+    for name in ("baseline", "outside"):
+        assert f"{name} ({look_of(name).label})" in text

@@ -13,7 +13,7 @@ from sealed import write_sealed
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import write_json
 from workflow_lib.results_reading import read_reference
-from workflow_lib.stages.charge_order.figures import charge_order_overview
+from workflow_lib.stages.charge_order.figures import charge_order_overview, looks_of
 from workflow_lib.stages.charge_order.pooled import scores_across_folds
 from workflow_lib.stages.charge_order.score import score_states
 
@@ -82,6 +82,20 @@ def test_folds_are_pooled_and_seeds_give_the_spread(reference: pd.DataFrame, tmp
     # Seed 1 is right, seed 2 doubles every deviation from the mean; CSVs keep 10 digits.
     formation = reference.loc[reference["x"] == 0.5, "formation_mev_fu"]
     assert row["mae_mev_fu"] == pytest.approx((formation - formation.mean()).abs().mean() / 2, rel=1e-6)
+
+
+def test_ground_states_are_shares_of_the_seeds_in_which_they_count(
+    reference: pd.DataFrame, tmp_path: Path
+) -> None:
+    """Where a model errs by more than DFT's margin, neither finding nor missing says anything."""
+    folders = [
+        write_charge_order(tmp_path, reference, fold=fold, seed=seed, factor=factor)
+        for seed, factor in ((1, 1.0), (2, -3.0), (3, -3.0))
+        for fold in (0, 1)
+    ]
+    (row,) = scores_across_folds(folders).to_dict("records")
+    assert (row["ground_states_found"], row["ground_states_total"]) == (3, 3)
+    assert (row["seeds"], row["ground_states_seeds"]) == (3, 1)
 
 
 def test_a_single_fold_pools_what_it_holds_out(reference: pd.DataFrame, tmp_path: Path) -> None:
@@ -167,3 +181,8 @@ def test_overview_has_a_row_a_model_and_a_figure(reference: pd.DataFrame, tmp_pa
     for text in ("toy, baseline", "toy, entropy", "Spearman of relative energies"):
         assert text in svg
     assert (tmp_path / "out/overview.png").stat().st_size > 0
+
+
+def test_looks_of_many_arrangements_differ() -> None:
+    looks = looks_of([str(number) for number in range(64)])
+    assert len(set(looks.values())) == 64

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from math import comb
 from pathlib import Path
 
@@ -347,19 +348,34 @@ def test_models_without_stress_are_told_before_they_train(
     )
 
 
+def test_orders_on_identical_atoms_are_read_before_models_train(
+    frames: list[Frame], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset, orders = tmp_path / "dataset", tmp_path / "orders.parquet"
+    dataset.mkdir()
+    write_parquet(frames, dataset / "frames.parquet")
+    seal(dataset, "dataset")
+    write_parquet([replace(frames[0], kind="same-positions", energy_reference="another")], orders)
+    write_json(tmp_path / "config.json", changed_config("charge_order.identical_atoms", str(orders)))
+    options = ["--config", str(tmp_path / "config.json"), "--dataset", str(dataset)]
+    assert main(["charge-order-reference", *options, "--out", str(tmp_path / "out")]) == 2
+    assert "different levels must not be compared" in capsys.readouterr().err
+    assert not (tmp_path / "out/reference.csv").exists()
+
+
 def test_the_compared_composition_needs_states_to_rank(host: Host) -> None:
     """Said before models train: headline numbers would be empty, and the Ewald job would stop the run."""
     known = {0: 1, 0.25: 2, 0.5: 10, 0.75: 2, 1: 1}
     ChargeOrderSettings().require_several(known, "DFT knows")
-    ChargeOrderSettings(compared_x=0.25).check(host)
-    third = ChargeOrderSettings(compared_x=0.333)
-    told = (
-        r"compared_x is 0\.333, where %s.*1 at 0, 2 at 0\.25, 10 at 0\.5.*set it to 0\.25 or 0\.5 or 0\.75$"
-    )
-    with pytest.raises(UserError, match=told % "DFT knows"):
-        third.require_several(known, "DFT knows")
-    with pytest.raises(UserError, match=told % "the cell of olivine NaFePO4"):
-        third.check(host)
+    ChargeOrderSettings(compared_x=0.500009).check(host)
+    for few in (0.25, 0.333):  # two states have a rank correlation of 1 or -1, whatever the model
+        told = (
+            rf"compared_x is {few}, where %s no 3 states to rank.*2 at 0\.25, 10 at 0\.5.*set it to 0\.5$"
+        )
+        with pytest.raises(UserError, match=told % "DFT knows"):
+            ChargeOrderSettings(compared_x=few).require_several(known, "DFT knows")
+    with pytest.raises(UserError, match=told % "the cell of olivine NaFePO4 .* has"):
+        ChargeOrderSettings(compared_x=few).check(host)
     with pytest.raises(UserError, match="describe the host by a larger cell"):
         ChargeOrderSettings().require_several({0: 1, 1: 1}, "DFT knows")
 

@@ -12,6 +12,7 @@ from samples import last_of_paths, sample_table
 from workflow_lib.results_reading import read_reference
 from workflow_lib.stages.charge_order.score import (
     TIE,
+    ground_states,
     ranking,
     redox_spread,
     score_protocol,
@@ -138,7 +139,7 @@ def test_diverged_states_are_counted_and_left_out(answers: pd.DataFrame) -> None
     table = answers.copy()
     table.loc[best, ["status", "energy_ev", "formation_mev_fu"]] = ["diverged", np.nan, np.nan]
     scores = score_protocol(table, 0.5)
-    assert scores["diverged"] == 1
+    assert scores["without_energy"] == 1
     assert scores["status"] == {"converged": 15, "diverged": 1}
     assert (scores["states_total"], scores["states_spearman_all"]) == (9, 1)
     # The ground state diverged, so the model's lowest state is another one.
@@ -190,3 +191,16 @@ def test_a_ground_state_counts_only_if_the_model_can_decide(answers, error_mev, 
     assert row["model_error_mev_fu"] == pytest.approx(error_mev * row["dft_margin_mev_fu"])
     assert row["counts"] is counts
     assert not score_protocol(table.assign(seen=True), 0.5)["ground_states"][1]["counts"]
+
+
+def test_a_composition_is_the_same_to_five_digits(answers: pd.DataFrame) -> None:
+    """The one that the check of the configuration accepts: 0.16667 for a sixth."""
+    sixth = answers.assign(x=answers["x"].replace(0.5, 1 / 6))
+    assert score_protocol(sixth, 0.16667)["states_total"] == 10
+    assert score_protocol(sixth, 0.1667)["states_total"] == 0
+
+
+def test_ground_states_are_those_between_the_end_members(answers: pd.DataFrame) -> None:
+    """An end member with several orders (of an incomplete redox rule, say) is zero by definition."""
+    ends = answers.assign(x=answers["x"].replace(0.25, 0.0))
+    assert [row["x"] for row in ground_states(ends)] == [0.5, 0.75]

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from sealed import write_sealed
+from trainings import write_training
 
 from workflow_lib.core.io import write_json
 from workflow_lib.frames.splits import SETS
@@ -33,29 +34,9 @@ def test_texts_name_the_sample_that_contrasts_are_taken_on():
         assert f"at most {SHOWN:,} " in (ROOT / name).read_text(), name
 
 
-def write_training(folder: Path, errors: dict[str, float], status: str = "ok") -> Path:
-    """A model whose energies are off by some meV/atom, state by state; two frames a state."""
-    name, variant = folder.name.split("-")[:2]
-    folder.mkdir(parents=True)
-    write_json(
-        folder / "card.json",
-        {"name": name, "family": name, "init": "scratch", "variant": variant, "status": status},
-    )
-    rows = [
-        {"frame_id": f"{state}-{k}", "state": state, "set": "test", "kind": "relaxation", "label": "energy"}
-        | {
-            "atom": -1,
-            "component": "",
-            "redox": False,
-            "dft_value": -7.0,
-            "model_value": -7.0 + sign * error / 1000,
-        }
-        for state, error in errors.items()
-        for k, sign in enumerate((1, -1))
-    ]
-    write_sealed("training/parity", folder, pd.DataFrame(rows))
-    seal(folder, "train", source=folder.name)
-    return folder
+def write_energies(folder: Path, errors: dict[str, float], **of_card: str) -> Path:
+    """A model whose energies are off by some meV/atom, state by state."""
+    return write_training(folder, {"energy": {key: off / 1000 for key, off in errors.items()}}, **of_card)
 
 
 def write_charge_order(folder: Path, errors: list[float]) -> Path:
@@ -80,7 +61,7 @@ def test_errors_are_paired_number_by_number(tmp_path: Path):
     without = {"a": 10.0, "b": 12.0, "c": 20.0, "only here": 500.0}
     label = {"a": 6.0, "b": 7.0, "c": 14.0}
     trainings = [
-        write_training(tmp_path / f"painn-{variant}-f0-s{seed}", errors)
+        write_energies(tmp_path / f"painn-{variant}-f0-s{seed}", errors)
         for seed in (1, 2, 3)
         for variant, errors in (("baseline", without), ("entropy", label))
     ]
@@ -120,8 +101,8 @@ def test_frames_that_were_trained_on_have_no_part(tmp_path: Path):
     """Whatever a model makes of them: what the label changes is asked of held-out frames."""
     errors = {"baseline": {"a": 10.0, "b": 12.0, "c": 20.0}, "entropy": {"a": 6.0, "b": 7.0, "c": 14.0}}
     for variant, own in errors.items():
-        folder = write_training(tmp_path / f"painn-{variant}-f0-s1", own)
-        parity = pd.read_parquet(folder / "parity.parquet")
+        folder = write_energies(tmp_path / f"painn-{variant}-f0-s1", own)
+        parity = pd.read_parquet(folder / "parity.parquet").query("set == 'test'")
         known = [parity.assign(set=name, frame_id=name + parity["frame_id"]) for name in SETS[:2]]
         for number, part in enumerate(known, 1):
             part["model_value"] += number * (variant == "entropy")
@@ -148,7 +129,7 @@ def test_relative_energies_are_those_of_unseen_states_of_one_composition_and_pro
     trainings, orders = [], {}
     for variant, errors in (("baseline", [0, 3, 6]), ("entropy", [0, 1, 2])):
         name = f"painn-{variant}-f0-s1"
-        trainings.append(write_training(tmp_path / name, {"a": 1.0}))
+        trainings.append(write_energies(tmp_path / name, {"a": 1.0}))
         orders[name] = write_charge_order(tmp_path / "orders" / name, errors)
         table = pd.read_csv(orders[name] / "states.csv")
         more = table.assign(state_key=table["state_key"] + "0", energy_ev=[0.0, 9.0, 4.0], **other)
@@ -163,7 +144,7 @@ def test_seeds_of_one_fold_are_no_independent_trainings(tmp_path: Path):
     """The label helps two folds of three, each with three seeds that agree: that may be chance."""
     gains = {0: -6.0, 1: -5.0, 2: 4.0}
     trainings = [
-        write_training(tmp_path / f"painn-{variant}-f{fold}-s{seed}", {f"state of {fold}": error})
+        write_energies(tmp_path / f"painn-{variant}-f{fold}-s{seed}", {f"state of {fold}": error})
         for fold, gain in gains.items()
         for seed in (1, 2, 3)
         for variant, error in (("baseline", 10.0), ("entropy", 10.0 + gain))
@@ -174,8 +155,8 @@ def test_seeds_of_one_fold_are_no_independent_trainings(tmp_path: Path):
     table = contrast_table(trainings, {}, hull).set_index("endpoint")
     row = table.loc["hull_mae_mev_fu"]  # one number a training: no states to cluster by
     assert row["trainings"] == 9 and row["difference"] == pytest.approx(-7 / 3, abs=1e-6)
-    # Student's interval of three numbers.
-    half = 4.3026527 * np.std(list(gains.values()), ddof=1) / 3**0.5
+    # Student's interval of three numbers, whose folds test one frame for every four that they share.
+    half = 4.3026527 * np.std(list(gains.values()), ddof=1) * (1 / 3 + 1 / 4) ** 0.5
     assert row["high"] - row["difference"] == pytest.approx(half, abs=1e-4)
     assert not row["decided"] and row["reason"] == "zero lies within the interval"
 
@@ -187,7 +168,7 @@ def test_a_model_that_lost_a_composition_is_not_better_for_it(tmp_path: Path, lo
     Without an end member a model has no hull at all.
     """
     names = [f"painn-{variant}-f{fold}-s1" for fold in range(4) for variant in ("baseline", "entropy")]
-    trainings = [write_training(tmp_path / name, {"a": 1.0}) for name in names]
+    trainings = [write_energies(tmp_path / name, {"a": 1.0}) for name in names]
     hull = pd.DataFrame({"id": names, "hull_mae_mev_fu": [15.0, 15.3, 15.2, 15.1, 15.4, 15.1, 15.0, 15.2]})
     hull = hull.assign(step_voltage_mae_mv=100.0, compositions=3, compositions_dft=3)
     gone = hull["id"].isin([f"painn-entropy-f{fold}-s1" for fold in range(lost)])
@@ -196,7 +177,7 @@ def test_a_model_that_lost_a_composition_is_not_better_for_it(tmp_path: Path, lo
     for endpoint in ("hull_mae_mev_fu", "step_voltage_mae_mv"):
         row = table.loc[endpoint]
         assert row["trainings"] == 4 - lost and not row["decided"]
-        words = f"{lost} of 4 pairs left out: no energy at a composition"
+        words = f"{lost} of 4 pairs left out: no energy of DFT's lowest state at a composition"
         if lost == 4:
             assert row["reason"] == words and np.isnan(row["difference"])
         else:
@@ -207,8 +188,8 @@ def test_a_model_that_lost_a_composition_is_not_better_for_it(tmp_path: Path, lo
 
 def test_one_training_decides_nothing(tmp_path: Path):
     trainings = [
-        write_training(tmp_path / "painn-baseline-f0-s1", {"a": 10, "b": 12, "c": 20}),
-        write_training(tmp_path / "painn-entropy-f0-s1", {"a": 6, "b": 7, "c": 14}),
+        write_energies(tmp_path / "painn-baseline-f0-s1", {"a": 10, "b": 12, "c": 20}),
+        write_energies(tmp_path / "painn-entropy-f0-s1", {"a": 6, "b": 7, "c": 14}),
     ]
     row = contrast_table(trainings, {}, HULL).iloc[0]
     assert row["high"] < 0 and not row["decided"]
@@ -217,7 +198,51 @@ def test_one_training_decides_nothing(tmp_path: Path):
 
 def test_diverged_trainings_have_no_part(tmp_path: Path):
     trainings = [
-        write_training(tmp_path / "painn-baseline-f0-s1", {"a": 10, "b": 12, "c": 20}),
-        write_training(tmp_path / "painn-entropy-f0-s1", {"a": 6, "b": 7, "c": 14}, status="diverged"),
+        write_energies(tmp_path / "painn-baseline-f0-s1", {"a": 10, "b": 12, "c": 20}),
+        write_energies(tmp_path / "painn-entropy-f0-s1", {"a": 6, "b": 7, "c": 14}, status="diverged"),
     ]
     assert contrast_table(trainings, {}, HULL).empty
+
+
+def test_copies_of_one_training_are_one(tmp_path: Path):
+    """Without epochs every seed has the shipped weights: three copies of an answer are no three answers."""
+    trainings = [
+        write_energies(
+            tmp_path / f"chgnet-{variant}-f0-s{seed}",
+            {"a": error, "b": error + 1, "c": error},
+            weights=variant,
+        )
+        for seed in (1, 2, 3)
+        for variant, error in (("baseline", 10.0), ("entropy", 12.0))
+    ]
+    (row,) = (
+        contrast_table(trainings, {}, HULL).query("endpoint == 'energy_mae_mev_atom'").to_dict("records")
+    )
+    assert row["trainings"] == 1 and not row["decided"]
+    assert row["reason"] == "trained 1 time"
+
+
+def test_states_that_one_model_lost_are_said(tmp_path: Path):
+    trainings = [
+        write_energies(tmp_path / f"painn-{variant}-f0-s{seed}", {"a": 5.0})
+        for seed in (1, 2, 3)
+        for variant in ("baseline", "entropy")
+    ]
+    orders = {}
+    for path in trainings:
+        folder = write_charge_order(tmp_path / "orders" / path.name, [0, 3, 6, 50, 60])
+        if "entropy" in path.name:
+            table = pd.read_csv(folder / "states.csv")
+            lost = table["state_key"].str.endswith(("3", "4"))
+            table = table.assign(status=np.where(lost, "diverged", "converged"))
+            table["energy_ev"] = table["energy_ev"].where(~lost)
+            write_sealed("charge_order/states", folder, table)
+        orders[path.name] = folder
+    table = contrast_table(trainings, orders, HULL).set_index("endpoint")
+    row = table.loc["states_mae_mev_fu"]
+    assert row["states"] == 3
+    # Of the three that both have, both err alike: the hard ones count for neither.
+    assert row["error_without"] == row["error_with"] == pytest.approx(2)
+    assert (
+        "6 of 15 energies of states left out: diverged or moved with or without the label" in row["reason"]
+    )

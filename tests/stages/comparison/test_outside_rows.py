@@ -65,7 +65,7 @@ def run(frames, host, tmp_path_factory):
         charge_order_dirs=folders,
         search_dirs=[],
         dft_dir=write_sealed("dft/energies", root / "dft", pd.DataFrame()).parent,
-        rule=host.rule,
+        host=host,
         settings=ThermodynamicsSettings(metals=(metal,)),
         cells="fixed",
         out=root / "thermodynamics",

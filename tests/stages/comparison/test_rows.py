@@ -11,6 +11,7 @@ import pytest
 from sealed import write_sealed
 
 from workflow_lib.core.io import write_json
+from workflow_lib.results_models import over_the_same_states
 from workflow_lib.results_reading import seal
 from workflow_lib.results_schema import MODEL
 from workflow_lib.stages.comparison.run import _METRICS, COLUMNS, _answers, _held_out, _row
@@ -68,3 +69,26 @@ def test_a_diverged_training_has_no_numbers(status: str, tmp_path: Path) -> None
     assert row["parameters"] == 17 and row["train_frames"] == 30
     expected = {"energy_mae_mev_atom": 900.0, "states_spearman": 0.5, "relaxations": 32}
     assert numbers == (expected if status == "ok" else {})
+
+
+def test_silhouettes_of_a_model_are_over_the_same_states() -> None:
+    """One fold of mace holds out too few atoms: the mean of its folds would mix two questions."""
+    rows = [
+        ("mace", "held_out"),
+        ("mace", "all"),
+        ("mace", None),
+        ("painn", "held_out"),
+        ("shipped", "all"),
+    ]
+    scores = []
+    for number, (model, headline) in enumerate(rows):
+        numbers = {"all": {"silhouette": number, "accuracy": number}}
+        row = {"model": model, "headline": headline, "by_set": numbers, "by_set_untrained": numbers}
+        for name in ("silhouette", "accuracy", "silhouette_untrained", "accuracy_untrained"):
+            row[f"redox_{name}"] = None if headline is None else number + 10 * (headline == "held_out")
+        scores.append(row)
+    made = over_the_same_states(scores)
+    assert [row["headline"] for row in made] == ["all", "all", None, "held_out", "all"]
+    for name in ("redox_silhouette", "redox_accuracy_untrained"):
+        assert [row[name] for row in made] == [0, 1, None, 13, 4]
+    assert scores[0]["headline"] == "held_out"

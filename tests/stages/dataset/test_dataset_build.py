@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import read_json, sha256
 from workflow_lib.frames.foreign import write_frames
 from workflow_lib.frames.frame import with_labels
+from workflow_lib.frames.labels import UNSTATED
 from workflow_lib.frames.subset import composition
 from workflow_lib.frames.table import read_parquet
 from workflow_lib.stages.dataset.index import labelled_frames, make_index
@@ -265,6 +267,14 @@ def test_every_frame_set_aside(build, raw, table):
 def test_mixed_levels_of_theory(build, raw):
     with pytest.raises(UserError, match="mixes 2 levels of theory"):
         build([*raw[:-1], with_labels(raw[-1], energy_reference="VASP/PBE+U")])
+
+
+def test_frames_without_a_level_among_others_with_one(build, raw):
+    """The configured level is not theirs unasked: in one file some frames would then be at any level."""
+    some = [with_labels(frame, energy_reference=UNSTATED) for frame in raw[:2]]
+    message = rf"2 of {len(raw)} frames state no level .* --energy-reference '{re.escape(REFERENCE)}'$"
+    with pytest.raises(UserError, match=message):
+        build([*some, *raw[2:]])
 
 
 def test_another_level_than_configured(build, raw):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from assigning import assign
 
 from workflow_lib.frames.frame import TESTING, with_labels
-from workflow_lib.stages.dataset.assign import assign
 from workflow_lib.stages.dataset.clean import clean, fingerprint
 from workflow_lib.stages.dataset.settings import CleanSettings, DatasetSettings
 

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 from ase.io import write
+from assigning import assign, in_memory
 from invented_hosts import magnesium_silicate
 from other_settings import unimodular
 from samples import FRAMES, HOST, REFERENCE, RULE, sample_table
@@ -17,11 +18,10 @@ from workflow_lib.frames.table import read_parquet
 from workflow_lib.lattice.host import Host
 from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.stages.dataset import run
-from workflow_lib.stages.dataset.assign import assign
 from workflow_lib.stages.dataset.decide import decide
 from workflow_lib.stages.dataset.index import OTHER_CRYSTAL, make_index
 from workflow_lib.stages.dataset.settings import DatasetSettings
-from workflow_lib.stages.dataset.source import in_memory, open_source
+from workflow_lib.stages.dataset.source import open_source
 from workflow_lib.stages.dataset.splits import make_units
 
 SETTINGS = DatasetSettings(energy_reference=REFERENCE, path=str(FRAMES))
@@ -111,7 +111,7 @@ def paper_like(original_frames):
 def test_a_majority_of_another_polymorph_is_no_wrong_host(rule, host, original_frames, caplog):
     """The public data hold maricite beside olivine NaFePO4, in files that name both by their formula."""
     frames, maricite = paper_like(original_frames)
-    index = make_index(in_memory(frames + maricite, frames[0].energy_reference), rule, host, SETTINGS)
+    index = make_index(in_memory(frames + maricite), rule, host, SETTINGS)
     assert len(maricite) > 3 * len(frames)
     run._check_host(index, host, SETTINGS)
     assert f"{len(maricite)} of them are another crystal" in caplog.text
@@ -127,7 +127,7 @@ def test_the_wrong_polymorph_as_host_is_refused(rule, host, original_frames):
     """A few frames that fit by accident do not make the host right."""
     frames, maricite = paper_like(original_frames)
     few = [frame for frame in frames if len(frame) == 28][:2]
-    index = make_index(in_memory(few + maricite, few[0].energy_reference), rule, host, SETTINGS)
+    index = make_index(in_memory(few + maricite), rule, host, SETTINGS)
     with pytest.raises(UserError, match="fit no site of it"):
         run._check_host(index, host, SETTINGS)
 
@@ -139,7 +139,7 @@ def test_another_framework_of_the_same_elements_is_no_sign_of_a_wrong_host(rule,
         with_labels(frame, numbers=np.append(frame.numbers[:-1], 15), oxidation_states=None, magmoms=None)
         for frame in maricite
     ]
-    index = make_index(in_memory(frames + others, frames[0].energy_reference), rule, host, SETTINGS)
+    index = make_index(in_memory(frames + others), rule, host, SETTINGS)
     run._check_host(index, host, SETTINGS)
 
 
@@ -148,7 +148,7 @@ def test_mixed_magnetic_orders_of_one_framework_are_said(rule, host, original_fr
     """Antiferromagnetic end members beside ferromagnetic states shift every formation energy."""
 
     def warnings(frames):
-        index = make_index(in_memory(frames, frames[0].energy_reference), rule, host, SETTINGS)
+        index = make_index(in_memory(frames), rule, host, SETTINGS)
         found = run._warnings(index, host if mobile_known else None)
         return [line for line in found if "Magnetic orders" in line]
 

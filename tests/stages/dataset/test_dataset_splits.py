@@ -359,6 +359,32 @@ def test_what_alone_holds_an_element_always_trains(frames, host):
         assert fold["test_states"] == other["test_states"]
 
 
+def test_what_alone_holds_an_element_in_the_subset_always_trains(frames, host):
+    """Another chemistry holds it too, but models of the subset never see that."""
+    ends = [frame for frame in frames if frame.group == "x100_s0"]
+
+    def silicate(metal: int, group: str):
+        items = [of_metal(frame, metal, group) for frame in ends]
+        return [
+            with_labels(
+                f, frame_id=f"{group}-{f.frame_id}", numbers=np.where(f.numbers == 15, 14, f.numbers)
+            )
+            for f in items
+        ]
+
+    elements = {"subset_elements": ("Na", "Fe", "P", "Si", "S", "O"), "required_elements": ("Fe",)}
+    chosen = settings(2, split_by="material", **elements)
+    iron = [frame for frame in frames if not {25, 27, 28} & set(frame.numbers)]
+    both = [*iron, *silicate(26, "Na2FeSiO4"), *silicate(25, "Na2MnSiO4")]
+    both += [of_metal(frame, 25, "NaMnPO4") for frame in ends]
+    splits = splits_of(both, host, chosen)
+    assert "Na2FeSiO4" in splits["always_train"] and "Na2MnSiO4" not in splits["always_train"]
+    assert all("Na2FeSiO4" in fold["train_states"] for fold in splits["folds"])
+    # With a second one in the subset, one teaches the other.
+    more = splits_of([*both, *silicate(26, "Na2FeSi2O6")], host, chosen)
+    assert not {"Na2FeSiO4", "Na2FeSi2O6"} & set(more["always_train"])
+
+
 @pytest.mark.parametrize("split_by", ["state", "ions", "material", "frame"])
 def test_frames_for_testing_are_held_out_in_every_fold(frames, host, split_by):
     """With them go all other frames of their unit, which would otherwise tell their answer."""

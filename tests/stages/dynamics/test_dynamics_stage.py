@@ -1,16 +1,23 @@
 """The stage from the settings to tables and figures, on toys and on walks that are known."""
 
 import math
+import re
+import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+from ase.calculators.singlepoint import SinglePointCalculator
 from dynamics_toy import MOMENTS, RUN, diffusing, hopping_trajectory, hops, study, walks
 from moment_calculator import perovskite
+from morse_potential import morse_model
 from pydantic import ValidationError
+from samples import REFERENCE
 
 from workflow_lib.core.errors import BusyError, UserError
 from workflow_lib.lattice.entropy import BOLTZMANN
+from workflow_lib.models.testing import olivine
 from workflow_lib.results_reading import read_document, read_table, sealed_files
 from workflow_lib.simulation.dynamics.run import OutOfTimeError
 from workflow_lib.stages.dynamics import diffusion_figure, hopping_figure
@@ -72,6 +79,61 @@ def test_only_running_out_of_time_is_tried_again(tmp_path: Path, monkeypatch):
     for number in (4, 5):  # nothing is run
         assert attempt(number) == "atoms 1 and 2 are fused (an earlier job of this sequence ended so)"
     assert attempt(1) == "fused again"
+
+
+def test_the_time_of_a_job_is_that_of_its_start_too(tmp_path: Path, monkeypatch):
+    [job] = study().jobs()
+    relax, left = stage.relaxed_start, []
+
+    def slow(*arguments, **named):
+        time.sleep(0.3)
+        return relax(*arguments, **named)
+
+    def ending(*_, max_wall_s: float, **__) -> None:
+        left.append(max_wall_s)
+        raise OutOfTimeError("0 of 8 steps")
+
+    monkeypatch.setattr(stage, "relaxed_start", slow)
+    monkeypatch.setattr(stage, "run_dynamics", ending)
+    with pytest.raises(OutOfTimeError):
+        run_trajectory(job, seed=3, work=tmp_path / "work", out=tmp_path / "out", max_wall_s=60.0)
+    assert left[0] <= 59.7
+
+
+@pytest.mark.parametrize("remove", [None, {"element": "Na", "fraction": 0.5}])
+def test_charge_states_of_the_file_are_used(remove, rule, tmp_path: Path, monkeypatch, capsys):
+    """By moments, as `predict` and `relax` take them; the order of lowest energy is another one."""
+    model = morse_model(rule.model_dump(mode="json"), REFERENCE)
+    monkeypatch.setattr(stage, "load_predictor", lambda *_: model)
+    atoms = olivine(filled=2)
+    searched = model.choose(atoms, "search")
+    given = next(item for item in model.candidates(atoms, "search") if not (item == searched).all())
+    moments = np.select([given == 2, given == 3], [3.7, 4.3])
+    atoms.calc = SinglePointCalculator(atoms, magmoms=moments)
+    atoms.write(tmp_path / "given.extxyz")
+    crystal = {"file": str(tmp_path / "given.extxyz"), "repeat": (2, 1, 1), "remove": remove}
+    [job] = study(
+        systems=({"name": "half", "crystal": crystal},),
+        moments=None,
+        diffraction=None,
+        diffusion={"element": "Na", "site_distance": 3.0},
+    ).jobs()
+    starts = []
+
+    def ending(_model, starts_with, *_, **__) -> None:
+        starts.extend(starts_with)
+        raise UserError("enough")
+
+    monkeypatch.setattr(stage, "run_dynamics", ending)
+    with pytest.raises(UserError, match="enough"):
+        run_trajectory(job, seed=3, work=tmp_path / "work", out=tmp_path / "out")
+    states = starts[0].arrays["oxidation_states"]
+    said = "moments in .* belong to all of its atoms and are not used"
+    if remove is None:
+        assert states.tolist() == [*given, *given]
+    else:
+        assert (states == 2).sum() == 2  # two of four Na are left in eight formula units
+    assert bool(re.search(said, capsys.readouterr().err)) == (remove is not None)
 
 
 def test_moments_in_time(toy: Path):
@@ -217,6 +279,69 @@ def test_questions_without_an_answer(toy: Path, tmp_path: Path):
         run_study(lithium, folders, tmp_path / "toy")
 
 
+HOPS = {"element": "Fe", "mobile": "Na"}
+BLIND = {"potential": "ase.calculators.lj:LennardJones"}  # without moments
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (BLIND | {"moments": MOMENTS}, "LennardJones predicts no moments; take one that does"),
+        ({"moments": MOMENTS | {"element": "Mn"}}, "holds no Mn, whose moments are asked for"),
+        ({"moments": MOMENTS | {"ligand": "O"}}, "holds no O, the ligand of Fe"),
+        ({"diffusion": {"element": "Li", "site_distance": 1.0}}, "holds no Li, whose diffusion"),
+        (
+            {"diffusion": {"element": "Na", "site_distance": 1.0}, "run": RUN | {"production_ps": 0.06}},
+            "16 frames are too few",
+        ),
+        ({"hopping": HOPS | {"element": "Mn"}}, "holds no Mn, whose hops"),
+        ({"hopping": HOPS | {"mobile": "Li"}}, "holds no Li, whose hops"),
+        (BLIND | {"hopping": HOPS | {"reduced_above": 4.0}}, "no moments; leave reduced_above out"),
+        ({"hopping": HOPS}, r"toy-half-50k, Na: ion \d+ begins .* beyond reach"),
+    ],
+)
+def test_what_a_trajectory_cannot_answer_is_said_before_its_steps(
+    changes: dict, words: str, tmp_path: Path, monkeypatch
+):
+    asked = {"moments": None, "diffraction": None, "run": RUN | {"production_ps": 3.0}} | changes
+    [job] = study(**asked).jobs()
+    monkeypatch.setattr(stage, "run_dynamics", lambda *_, **__: pytest.fail("days of steps"))
+    relax = stage.relaxed_start
+
+    def moving(*arguments, **named):
+        start = relax(*arguments, **named)
+        start.positions[start.numbers == 11] += 1.2  # relaxed off the sites
+        return start
+
+    monkeypatch.setattr(stage, "relaxed_start", moving)
+    with pytest.raises(UserError, match=words) as error:
+        run_trajectory(job, seed=3, work=tmp_path / "work", out=tmp_path / "out")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (HOPS | {"reduced_below": 4.0}, "reduced_below is for models that are given no charge states"),
+        ({"element": "P", "mobile": "Na"}, "its charge states are those of Fe; ask for their hops"),
+    ],
+)
+def test_questions_of_a_labelled_model(changes: dict, words: str, rule, tmp_path: Path, monkeypatch):
+    model = morse_model(rule.model_dump(mode="json"), REFERENCE)
+    monkeypatch.setattr(stage, "load_predictor", lambda *_: model)
+    sites = list(zip(("Na", "Fe", "P"), ((0, 0, 0), (0.5, 0.5, 0.5), (0.5, 0.5, 0.0)), strict=True))
+    crystal = perovskite(sites=tuple({"element": name, "position": place} for name, place in sites))
+    [job] = study(
+        systems=({"name": "half", "crystal": crystal},),
+        moments=None,
+        diffraction=None,
+        hopping=changes,
+        run=RUN | {"production_ps": 3.0},
+    ).jobs()
+    with pytest.raises(UserError, match=words):
+        run_trajectory(job, seed=3, work=tmp_path / "work", out=tmp_path / "out")
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -238,6 +363,10 @@ def test_questions_without_an_answer(toy: Path, tmp_path: Path):
             {"hopping": {"element": "Fe", "mobile": "Na", "reduced_below": 4.0, "reduced_above": 3.0}},
             "reduced_above: give one",
         ),
+        (
+            {"hopping": {"element": "Fe", "mobile": "Na", "window_ps": 0.12}},
+            r"production_ps \(0.3\) holds 2 windows of 0.12 ps, a correlation needs 3",
+        ),
     ],
 )
 def test_settings_that_contradict(changes: dict, words: str):
@@ -256,3 +385,15 @@ def test_stage_settings():
     both = DynamicsSettings.model_validate({"studies": (diffusing().model_dump(),)})
     assert [job.id for job in both.trajectories()][:2] == ["toy-fast-600k", "toy-fast-900k"]
     assert pd.Series([job.id for job in both.trajectories()]).is_unique
+
+
+@pytest.mark.parametrize(("name", "value"), [("record_fs", 200.0), ("time_step_fs", 1.0)])
+def test_times_are_those_of_the_trajectory(name: str, value: float, tmp_path: Path):
+    """A study that was changed after its trajectories would read their frames at other times."""
+    asked = diffusing()
+    made = walks(asked, tmp_path, {"fast": 100.0, "slow": 300.0})
+    changed = asked.model_copy(update={"run": asked.run.model_copy(update={name: value})})
+    with pytest.raises(UserError, match=f"its trajectory was made with {name}: .*, the study says {value}"):
+        run_study(changed, made, tmp_path / "toy")
+    longer = asked.run.model_copy(update={"equilibration_ps": asked.run.equilibration_ps + 0.1})
+    run_study(asked.model_copy(update={"run": longer}), made, tmp_path / "toy")  # only what is analysed

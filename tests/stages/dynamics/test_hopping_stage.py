@@ -56,7 +56,7 @@ def test_the_hand_of_a_cell_moves_no_site(hand: int, tmp_path: Path, monkeypatch
     assert (row["ions"], row["ion_hops"]) == (9, 4)
 
 
-def test_a_file_that_is_partly_empty_already_has_no_free_site(tmp_path: Path, monkeypatch):
+def test_a_file_that_is_partly_empty_already_has_no_free_site(tmp_path: Path):
     """Its vacancies are no sites that are known: ions that hopped into one were said to stay for ever."""
     asked, what = hops()
     folders = hopping_trajectory(asked, what, tmp_path)
@@ -66,7 +66,6 @@ def test_a_file_that_is_partly_empty_already_has_no_free_site(tmp_path: Path, mo
     asked = asked.model_copy(update={"systems": (System(name="half", crystal=crystal),)})
     with pytest.raises(UserError, match="toy-half-50k: 9 Na on 9 sites of the crystal have no free one"):
         run_study(asked, folders, tmp_path / "toy")
-    monkeypatch.setattr(run, "load_predictor", lambda *_: None)
     with pytest.raises(UserError, match="take ions out with remove"):
         run.run_trajectory(asked.jobs()[0], seed=0, work=tmp_path / "steps", out=tmp_path / "out")
 
@@ -164,11 +163,7 @@ def test_a_crystal_of_one_charge_state(state: int, electrons: int, tmp_path: Pat
     monkeypatch.setattr(hopping_figure, "draw", lambda *_, **__: None)
     asked, what = hops()
     what["states"] = state
-    old = hopping_trajectory(asked, what, tmp_path / "old")
-    with pytest.raises(UserError, match=f"all Fe are {state}\\+.* run `workflow-lib dynamics` again"):
-        run_study(asked, old, tmp_path / "toy")
-    given = hopping_trajectory(asked, what | {"says": {"reduced": {"Fe": 2}}}, tmp_path / "new")
-    run_study(asked, given, tmp_path / "toy")
+    run_study(asked, hopping_trajectory(asked, what, tmp_path / "iron"), tmp_path / "toy")
     [row] = read_table("dynamics/hopping", tmp_path / "toy").to_dict("records")
     assert (row["electrons"], row["electron_hops"]) == (electrons, 0)
     other = hopping_trajectory(asked, what | {"says": {"reduced": {"Mn": 2}}}, tmp_path / "other")
@@ -183,7 +178,9 @@ def test_a_model_without_charges_has_ions_alone(tmp_path: Path):
     assert row["electrons"] == 0
     assert row["ion_hops"] == 4
     assert math.isnan(row["correlation"])
-    assert "says nothing of" in (tmp_path / "toy/hopping.svg").read_text()
+    text = (tmp_path / "toy/hopping.svg").read_text()
+    assert "says nothing of" in text
+    assert "no correlation: nothing says which atoms are reduced" in text
 
 
 def test_hops_that_cannot_be_read(tmp_path: Path):

@@ -23,11 +23,12 @@ from workflow_lib.lattice.host import Host
 from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.models.registry import FAMILIES
 from workflow_lib.models.species import species_alphabet
-from workflow_lib.models.trained import TrainedModel, species_from_card, species_to_card
+from workflow_lib.models.trained import TrainedModel, species_to_card
 from workflow_lib.results_reading import seal
 from workflow_lib.simulation.settings import Stop
 from workflow_lib.stages.charge_order.reference import build_reference
-from workflow_lib.stages.embedding.extract import follow_relaxation, reference_key, untrained
+from workflow_lib.stages.dataset.settings import DatasetSettings
+from workflow_lib.stages.embedding.extract import untrained
 from workflow_lib.stages.embedding.figures import embedding_overview
 from workflow_lib.stages.embedding.run import run_embedding
 from workflow_lib.stages.embedding.settings import EmbeddingSettings
@@ -67,14 +68,14 @@ def make_model(
     variant: str,
     *,
     family: str = "painn",
-    shift: float = 0.3,
+    elements: tuple[int, ...] = (8, 11, 15, 26),
     **card: object,
 ) -> Path:
     """An own network whose weights are moved away from where they started, as training would."""
     import torch
 
     embedding = {"baseline": "none", "entropy": "surrogate"}[variant]
-    species = species_alphabet(rule, (8, 11, 15, 26), embedding)
+    species = species_alphabet(rule, elements, embedding)
     hyperparameters = FAMILIES[family].hyperparameters.model_validate(HYPERPARAMETERS[family])
     potential = FAMILIES[family].load().build(hyperparameters, species, init="scratch", seed=5)
     generator = torch.Generator().manual_seed(0)
@@ -95,6 +96,7 @@ def make_model(
         "redox": rule.model_dump(),
         "energy_reference": REFERENCE,
         "status": "ok",
+        "training": {"steps": 0},
     }
     TrainedModel(potential, meaning | card).save(folder)
     return folder
@@ -112,6 +114,8 @@ def run(
         settings=settings,
         polaron_distortion=0.06,
         stop=STOP,
+        subset=DatasetSettings(subset_elements=("Na", "Fe", "P", "O"), energy_reference=REFERENCE),
+        seed=711,
         work=out.parent / "work",
         out=out,
     )
@@ -254,31 +258,6 @@ def test_untrained_network_is_where_training_started(
     np.testing.assert_allclose(one.embeddings, other.embeddings, atol=1e-5)
 
 
-def test_untrained_pretrained_network_is_the_shipped_one(rule: RedoxRule, frames: list[Frame]):
-    # The surrogate's row starts as a copy of Fe's: unlike a network from scratch, shipped weights
-    # do not separate the labels by construction.
-    hyperparameters = FAMILIES["chgnet"].hyperparameters()
-    card = {"family": "chgnet", "init": "pretrained", "seed": 1, "redox": rule.model_dump()}
-    card |= {
-        "hyperparameters": hyperparameters.model_dump(),
-        "energy_reference": frames[0].energy_reference,
-    }
-    answers = []
-    for embedding in ("none", "surrogate"):
-        species = species_to_card(species_alphabet(rule, (8, 11, 15, 26), embedding))
-        own = card | {"redox_embedding": embedding, "species": species}
-        network = (
-            FAMILIES["chgnet"]
-            .load()
-            .build(hyperparameters, species_from_card(species), init="pretrained", seed=1)
-        )
-        model = untrained(TrainedModel(network, own))
-        half = next(frame for frame in frames if frame.state_key == TEST_STATES[0])
-        answers.append(model.predict([frame_to_atoms(half)])[0].embeddings)
-    # The same weights on the same numbers, in float32.
-    np.testing.assert_allclose(answers[0], answers[1], atol=1e-5)
-
-
 @pytest.mark.draws
 def test_two_runs_write_the_same(results: dict[str, Path], data: Path, host: Host, tmp_path: Path):
     first = results["entropy"]
@@ -295,6 +274,37 @@ def test_all_atoms_where_held_out_states_are_too_few(
     assert scores["headline"] == "all"
     assert scores["by_set"]["held_out"] is None
     assert scores["redox_silhouette"] == scores["by_set"]["all"]["silhouette"]
+
+
+def test_models_of_other_elements_score_the_same_atoms(
+    data: Path, rule: RedoxRule, host: Host, tmp_path: Path
+):
+    """The one that knows manganese too trained on all frames; its numbers stand beside the other's."""
+    frames = read_parquet(data / "frames.parquet")
+    manganese = np.where(np.arange(len(frames[0])) == np.flatnonzero(frames[0].numbers == 26)[0], 25, 0)
+    mixed = replace(
+        frames[0],
+        frame_id="mixed",
+        state_key=None,
+        group="mixed",
+        numbers=np.where(manganese, manganese, frames[0].numbers),
+    )
+    write_parquet([*frames, mixed], tmp_path / "frames.parquet")
+    scores = [
+        run(
+            *(
+                data,
+                make_model(tmp_path / name, rule, "baseline", elements=elements),
+                host,
+                tmp_path / f"e-{name}",
+            ),
+            frames=tmp_path / "frames.parquet",
+        )
+        for name, elements in (("all", (8, 11, 15, 25, 26)), ("subset", (8, 11, 15, 26)))
+    ]
+    assert [own["frames"] for own in scores] == [len(frames)] * 2
+    atoms = [pd.read_parquet(tmp_path / f"e-{name}/points.parquet") for name in ("all", "subset")]
+    pd.testing.assert_frame_equal(*(own[["frame_id", "atom", "network"]] for own in atoms))
 
 
 def test_a_diverged_model_has_a_reason_and_no_numbers(
@@ -328,7 +338,7 @@ def test_one_charge_state_is_refused(
         run(data, model, host, tmp_path / "out", frames=tmp_path / "frames.parquet")
     bare = [with_labels(frame, oxidation_states=None) for frame in full]
     write_parquet(bare, tmp_path / "bare.parquet")
-    with pytest.raises(UserError, match="no frame with charge states"):
+    with pytest.raises(UserError, match=r"no frame of the chemical subset .* with charge states"):
         run(data, model, host, tmp_path / "out", frames=tmp_path / "bare.parquet")
     other = [with_labels(frame, energy_reference="VASP/PBE+U") for frame in frames[:20]]
     write_parquet(other, tmp_path / "other.parquet")
@@ -372,26 +382,6 @@ def test_a_job_killed_again_and_again_ends_the_same(
     assert len(kills) > 2
     assert computed[0] == 2 * math.ceil(frames / SETTINGS.batch_size)
     assert not list((tmp_path / "killed/work").iterdir()), "what was kept is no longer needed"
-
-
-def test_reference_arrangement():
-    # A larger cell has the lower energy without being the lower state.
-    table = pd.DataFrame(
-        {
-            "x": [0.5, 0.5, 0.5, 1.0],
-            "energy_ev": [-1.0, -2.0, -5.0, -9.0],
-            "formation_mev_fu": [5.0, -5.0, 3.0, 0.0],
-            "state_key": ["a", "b", "larger", "c"],
-        }
-    )
-    assert reference_key(table, None, 0.5) == "b"
-    assert reference_key(table, "named", 0.5) == "named"
-
-
-def test_a_relaxation_is_followed_only_with_a_charge_order(host: Host):
-    for key, message in (("1x1x1:Na1001", "names no charge order"), ("Na1001", "no state key")):
-        with pytest.raises(UserError, match=message):
-            follow_relaxation(None, host, key, polaron_distortion=0.06, stop=STOP, redox_z=26, kept=None)
 
 
 def test_overview_of_nothing_is_refused(tmp_path: Path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,6 +17,8 @@ from workflow_lib.stages.phase_diagram.boundaries import (
     isotherm_table,
     loops,
     mean_free_energies,
+    tangent_gaps,
+    tangents,
 )
 
 W = 0.1  # eV, of a regular solution, which unmixes below 580 K
@@ -66,14 +70,19 @@ def isotherm(temperature: float, up_at: float, down_at: float) -> pd.DataFrame:
     return pd.concat(rows, ignore_index=True)
 
 
+def table_of(isotherms: Sequence[pd.DataFrame], free: Sequence[pd.DataFrame], **options) -> pd.DataFrame:
+    return boundary_table(isotherms, free, mean_free_energies(free), **options)
+
+
 def test_all_rules_find_the_gap_of_a_regular_solution():
     isotherms = [isotherm(400.0, 0.055, -0.045), isotherm(400.0, 0.055, -0.045)]
-    table = boundary_table(isotherms, [free((400.0, 700.0)), free((400.0, 700.0))], species=(1, 1))
+    table = table_of(isotherms, [free((400.0, 700.0)), free((400.0, 700.0))], species=(1, 1))
     tangent = table[table["rule"] == "tangent"]
     assert tangent["temperature_k"].tolist() == [400.0]  # at 700 K all is one phase
     low = float(tangent["x_low"].iloc[0])
     assert 0.02 < low < 0.12
     assert float(tangent["x_high"].iloc[0]) == pytest.approx(1 - low)
+    assert tangents(table) == tangent_gaps(mean_free_energies([free((400.0, 700.0))] * 2))
     assert tangent["replicas"].iloc[0] == 2
     jumps = table[table["rule"] == "jump"].set_index("scan")
     assert jumps.loc["up", "mu_ev"] == pytest.approx(0.055)
@@ -93,7 +102,7 @@ def test_the_branches_begin_at_the_free_energies_of_the_end_members(shift: float
     lower = free((400.0,))
     between = lower["x"].between(0.02, 0.98)
     lower["free_energy_ev_site"] = shift * lower["x"] + np.where(between, 0.01, 0)  # no third phase
-    table = boundary_table([isotherm(400.0, 0.055, -0.045)] * 2, [lower] * 2, species=(1, 1))
+    table = table_of([isotherm(400.0, 0.055, -0.045)] * 2, [lower] * 2, species=(1, 1))
     crossing = table[table["rule"] == "crossing"].iloc[0]
     assert crossing["mu_ev"] == pytest.approx(shift / 0.98, abs=1e-9)  # the phases differ by 0.98 in x
 
@@ -104,7 +113,7 @@ def test_each_end_is_dilute_in_its_own_species(species: tuple[float, float]):
     lower = free((400.0,))
     between = lower["x"].between(0.02, 0.98)
     lower["free_energy_ev_site"] = np.where(between, 0.01, 0)  # no third phase
-    table = boundary_table([isotherm(400.0, 0.055, -0.045)] * 2, [lower] * 2, species=species)
+    table = table_of([isotherm(400.0, 0.055, -0.045)] * 2, [lower] * 2, species=species)
     crossing = table[table["rule"] == "crossing"].iloc[0]
     expected = (species[0] - species[1]) * BOLTZMANN * 400 * 0.01 / 0.98
     assert crossing["mu_ev"] == pytest.approx(expected, abs=1e-9)
@@ -117,7 +126,7 @@ def test_the_mean_of_two_replicas_is_surer_than_either(depth: float, found: bool
     inner = lower["x"].between(0.01, 0.99)
     lower["free_energy_ev_site"] = np.where(inner, 1e-3 * depth, 0.0)
     lower["free_energy_error_ev_site"] = np.where(inner, 1e-3, 0.0)
-    table = boundary_table([isotherm(400.0, 0.055, -0.045)] * 2, [lower] * 2, species=(1, 1))
+    table = table_of([isotherm(400.0, 0.055, -0.045)] * 2, [lower] * 2, species=(1, 1))
     tangent = table[table["rule"] == "tangent"]
     assert len(tangent) == found
     if found:
@@ -127,7 +136,7 @@ def test_the_mean_of_two_replicas_is_surer_than_either(depth: float, found: bool
 @pytest.mark.parametrize("places", [(0.055, 0.085), (0.035, 0.055, 0.145), (0.055,), (0.055, 0.055)])
 def test_replicas_that_jump_at_different_places_have_no_phase_between(places: tuple[float, ...]):
     isotherms = [isotherm(400.0, place, -place) for place in places]
-    table = boundary_table(isotherms, [free((400.0,))] * len(places), species=(1, 1))
+    table = table_of(isotherms, [free((400.0,))] * len(places), species=(1, 1))
     jumps = table[table["rule"] == "jump"]
     assert jumps["scan"].tolist() == ["up", "down"]
     assert jumps["x_low"].tolist() == pytest.approx([0.01, 0.01])
@@ -150,7 +159,7 @@ def test_gaps_of_replicas_that_differ_are_not_averaged():
     """One replica stops half way, the other does not: three gaps, each of one replica."""
     one, other = isotherm(400.0, 0.055, -0.055), isotherm(400.0, 0.055, -0.055)
     other.loc[(other["direction"] == "up") & other["mu_ev"].between(0.03, 0.09), "x"] = 0.5
-    table = boundary_table([one, other], [free((400.0,))] * 2, species=(1, 1))
+    table = table_of([one, other], [free((400.0,))] * 2, species=(1, 1))
     up = table[(table["rule"] == "jump") & (table["scan"] == "up")]
     found = list(zip(up["x_low"], up["x_high"], up["replicas"], strict=True))
     assert sorted(found) == [(0.01, 0.5, 1), (0.01, 0.99, 1), (0.5, 0.99, 1)]
@@ -172,7 +181,7 @@ def test_each_replica_counts_at_most_once_in_a_tangent(middles: tuple[float, ...
     """However the gaps of a replica divide: where it has two instead of one, neither is this one."""
     replicas = [compounds(middle) for middle in middles]
     isotherms = [isotherm(300.0, 0.0, 0.0)] * len(middles)
-    table = boundary_table(isotherms, replicas, species=(1, 1))
+    table = table_of(isotherms, replicas, species=(1, 1))
     tangents = table[table["rule"] == "tangent"]
     divided = np.mean(middles) < 0
     low = [0.2, 0.5] if divided else [0.2]
@@ -188,7 +197,7 @@ def test_each_replica_counts_at_most_once_in_a_tangent(middles: tuple[float, ...
 def test_noise_of_the_stated_size_makes_no_gap():
     # Cut to the 31 compositions of every second point: the stage has 25.
     replicas = [free((700.0,), error=3e-4, seed=seed).iloc[::2] for seed in (1, 2, 3)]
-    table = boundary_table([isotherm(700.0, 0.0, 0.0)] * 3, replicas, species=(1, 1))
+    table = table_of([isotherm(700.0, 0.0, 0.0)] * 3, replicas, species=(1, 1))
     assert not (table["rule"] == "tangent").any()
     mean = mean_free_energies(replicas)
     assert mean["free_energy_error_ev_site"].max() < 8e-4
@@ -222,7 +231,7 @@ def test_branches_that_pass_by_a_lower_phase_are_in_no_equilibrium(middle: float
     """Hysteresis hides the phase at 1/2 from both scans; its free energy does not."""
     table = free((400.0,))
     table.loc[np.abs(table["x"] - 0.5) < 1e-9, "free_energy_ev_site"] = middle
-    found = boundary_table([isotherm(400.0, 0.055, -0.045)] * 2, [table] * 2, species=(1, 1))
+    found = table_of([isotherm(400.0, 0.055, -0.045)] * 2, [table] * 2, species=(1, 1))
     assert ("crossing" in set(found["rule"])) == (middle > -0.01)
 
 

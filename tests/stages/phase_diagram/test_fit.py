@@ -7,10 +7,12 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+from invented_hosts import lithium_manganate, oxyfluoride, two_sodium
 from known_source import KnownSource
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.lattice.arrangement import Arrangement
+from workflow_lib.lattice.cluster_space import Space
 from workflow_lib.lattice.host import Host
 from workflow_lib.stages.phase_diagram.fit import (
     fit_row,
@@ -25,7 +27,7 @@ from workflow_lib.stages.phase_diagram.settings import (
     StructureSettings,
     SystemSettings,
 )
-from workflow_lib.stages.phase_diagram.structures import Answer, first_arrangements, training_set
+from workflow_lib.stages.phase_diagram.structures import Answer, arranged, first_arrangements, training_set
 
 SYSTEM = SystemSettings(
     name="toy", potential="known", decorated=Cutoffs(pairs=3.9), plain=Cutoffs(pairs=5.1)
@@ -82,6 +84,71 @@ def test_without_a_round_nothing_is_said_of_new_ground_states(host: Host, known:
     )
     assert fitted.converged is None
     assert SEARCHED[fitted.converged] == "not searched for new ones"
+
+
+def test_ground_states_that_the_potential_refuses_are_no_end_of_the_search(host: Host, known: KnownSource):
+    """Relaxed already and something else since: the expansion still puts them below all that is known."""
+    lowest = min(host.enumerate((1, 1, 1), 2, charges=True), key=lambda a: known.energies([a])[0])
+
+    class Refuses(KnownSource):
+        def answers(self, arrangements):
+            refused = host.key(lowest)
+            return [
+                replace(a, became=None, order="off-site") if host.key(a.asked) == refused else a
+                for a in super().answers(arrangements)
+            ]
+
+    cell = STRUCTURES.model_copy(update={"cells": ((1, 1, 1),), "rounds": 6})
+    source = Refuses(known.space, known.coefficients)
+    fitted = fit_system(source, host, SYSTEM, cell, np.random.default_rng(1))
+    assert max(fitted.rounds) < 6  # it ended because nothing new was left to relax
+    assert fitted.converged is False
+    assert fitted.refused >= 1
+    whole = fit_system(known, host, SYSTEM, cell, np.random.default_rng(1))
+    assert whole.converged and whole.refused == 0
+
+
+def invented_source(host: Host, **cutoffs: float) -> KnownSource:
+    """Any energies on a host that nobody has made, over its ions and charge states."""
+    space = Space.within(host, pairs=cutoffs["pairs"], triplets=0.0, charges=True)
+    coefficients = np.random.default_rng(2).normal(0, 0.05, len(space.subspace))
+    coefficients[0], coefficients[-1] = -20.0, 0.05
+    return KnownSource(space, coefficients)
+
+
+def test_two_electrons_an_ion_leave_compositions_without_a_neutral_order():
+    """The ions alone could have any number; nothing is known, or asked, of those without an order."""
+    host = two_sodium()
+    source = invented_source(host, pairs=4.1)
+    system = SystemSettings(
+        name="toy", potential="known", decorated=Cutoffs(pairs=4.1), plain=Cutoffs(pairs=4.1)
+    )
+    cells = StructureSettings(cells=((2, 2, 1), (1, 2, 2)), per_composition=12, rounds=2)
+    fitted = fit_system(source, host, system, cells, np.random.default_rng(1))
+    assert set(fitted.expansions) == {DECORATED, PLAIN}
+    numbers = {len(a.occupied) for a in source.asked if a.repeat == (2, 2, 1)}
+    assert numbers == {2, 4, 6}
+
+
+def test_mobile_anions_with_charges_are_refused_before_anything_is_relaxed():
+    host = oxyfluoride()
+    source = invented_source(host, pairs=3.6)
+    with pytest.raises(UserError, match=r"F of invented FeOF is an anion; .* cations only"):
+        fit_system(source, host, SYSTEM, STRUCTURES, np.random.default_rng(1))
+    assert not source.asked
+
+
+def test_end_members_of_mixed_valence_have_charge_orders_in_every_cell():
+    """Full LiMn2O4 is half Mn3+: how they are ordered is sampled, and so must be known."""
+    host = lithium_manganate()
+    cells = StructureSettings(cells=((1, 1, 1), (2, 1, 1)), rounds=0)
+    first = first_arrangements(host, cells, charges=True, rng=np.random.default_rng(1))
+    full = [a for a in first if a.repeat == (2, 1, 1) and len(a.occupied) == 2]
+    assert len(full) == len(host.enumerate((2, 1, 1), 2, charges=True)) > 1
+    # One arrangement of ions, all Mn4+, that the host's own cell has.
+    assert not [a for a in first if a.repeat == (2, 1, 1) and not a.occupied]
+    assert arranged(host, (2, 1, 1), charges=True) == [1, 2]
+    assert arranged(host, (2, 1, 1), charges=False) == [1]
 
 
 def test_the_first_arrangements_hold_ends_and_every_composition(host: Host):

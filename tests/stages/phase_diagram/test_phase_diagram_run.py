@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from invented_hosts import magnesium_silicate
+from invented_hosts import magnesium_silicate, oxyfluoride
 from pydantic import ValidationError
 
 from workflow_lib.core.errors import UserError
@@ -120,6 +120,7 @@ def test_the_sixteen_states_become_two_expansions(whole: Path):
     summary = read_document(whole / "na/summary.json", "phase-diagram-fit")
     assert summary["orders"] == {"carried": 16}
     assert summary["no_new_ground_state"] is None  # DFT's states are a fixed set
+    assert summary["refused"] == 0
 
 
 def test_tables_and_figures_of_the_diagram(whole: Path):
@@ -223,6 +224,10 @@ def test_a_folder_that_names_no_replica_is_one_line():
             "the ends of a gap must ascend",
         ),
         ({"systems": [{"name": "Na", "potential": "dft"}]}, "pattern"),
+        (
+            {"systems": [{"name": "na", "potential": "dft", "plain": {"pairs": 5, "triplets": 6}}]},
+            "triplets to 6 A are made of pairs to as far; raise pairs from 5 A",
+        ),
         ({"systems": [{"name": "na-r1", "potential": "dft"}]}, "name of a replica"),
         ({"systems": [{"name": "na", "potential": "dft"}] * 2}, "names must differ"),
         ({"sampling": {"temperatures": [600, 300]}}, "ascend"),
@@ -236,3 +241,20 @@ def test_settings_that_mean_nothing_are_refused(changes: dict, message: str):
         PhaseDiagramSettings.model_validate(values)
     with pytest.raises(UserError, match="no system named 'nb'"):
         SETTINGS.system("nb")
+
+
+@pytest.mark.parametrize(
+    ("potential", "refused"),
+    [("dft", True), ("chgnet-0.3.0", True), ("painn-entropy-f0-s1", True), ("painn-subset-f0-s1", False)],
+)
+def test_anions_are_refused_where_the_potential_is_known_to_see_charges(
+    monkeypatch: pytest.MonkeyPatch, host: Host, potential: str, refused: bool
+):
+    settings = PhaseDiagramSettings.model_validate({"systems": [{"name": "f", "potential": potential}]})
+    settings.check("resources/hosts/olivine-nafepo4.json", host.rule)
+    monkeypatch.setattr(Host, "load", lambda *_: oxyfluoride())
+    if refused:
+        with pytest.raises(UserError, match=r"^phase_diagram.systems: f: F of invented FeOF is an anion"):
+            settings.check("none", host.rule)
+    else:
+        settings.check("none", host.rule)

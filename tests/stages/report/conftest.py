@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -28,3 +29,8 @@ def data(page: Path) -> dict:
     """The numbers that the page holds for its charts and structures."""
     text = page.read_text().partition('<script type="application/json" id="data">')[2]
     return json.loads(text.partition("</script>")[0])
+
+
+@pytest.fixture
+def copy(run_folder: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(run_folder, tmp_path / "toy", ignore=shutil.ignore_patterns("report"))

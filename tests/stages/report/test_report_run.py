@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 from naming import naming
-from page_run import HOSTILE, MODELS, leave_behind, write_contrasts
+from page_run import HOSTILE, MODELS, configure, leave_behind
 from sealed import write_sealed
 
 from workflow_lib.core.errors import UserError
@@ -20,7 +19,7 @@ from workflow_lib.frames.frame import Frame
 from workflow_lib.models.identity import VARIANTS
 from workflow_lib.results import Run
 from workflow_lib.stages.report import model_charts
-from workflow_lib.stages.report.answer import answer_of, training_length
+from workflow_lib.stages.report.answer import answer_of
 from workflow_lib.stages.report.charts import SYMBOLS
 from workflow_lib.stages.report.energy_charts import METHODS, found_chart, hull_chart, voltage_chart
 from workflow_lib.stages.report.label_charts import LEFT, MARKS, RIGHT, label_charts
@@ -121,12 +120,34 @@ def test_a_dft_state_that_may_not_enter_the_hull_is_left_out_of_the_page(copy: P
         assert len(dft["y"]) == 15 and None not in dft["y"]
 
 
+def test_the_hull_of_a_search_is_whole_in_its_window(copy: Path):
+    """It runs through charge-ordered states too, which may lie below all that the search found."""
+    hulls = Run(copy).table("thermodynamics/hull")
+    rows = hulls[hulls["id"] == "mace-entropy-f0-s1"].assign(scope="searched")
+    energies = rows["formation_mev_fu"].where(rows["x"].isin([0.0, 1.0]), -90.0)
+    assert (energies == -90).any()
+    others = hulls[(hulls["id"] != "mace-entropy-f0-s1") | (hulls["scope"] != "searched")]
+    table = pd.concat([others, rows.assign(formation_mev_fu=energies)], ignore_index=True)
+    write_sealed("thermodynamics/hull", copy / "thermodynamics", table)
+    view = found_chart(Run(copy), Structures(), COLOURS).views["mace-entropy-f0-s1"]
+    assert view["layout"]["yaxis"]["range"][0] < -90
+
+
 def test_without_a_voltage_of_dft_the_page_has_no_voltages(copy: Path):
     """A potential trained elsewhere may have the metal at its level, and DFT none."""
     table = Run(copy).table("thermodynamics/voltage")
     write_sealed("thermodynamics/voltage", copy / "thermodynamics", table[table["id"] != "dft"])
     run_report(copy, copy / "report")
     assert voltage_chart(Run(copy), COLOURS) is None
+    configuration = read_json(copy / "config.json")
+    level = configuration["dataset"]["energy_reference"]
+    for known, why in (
+        ("another", f"thermodynamics.metals has no energy of Na metal at {level}"),
+        (level, "DFT has no usable energy of both end members"),
+    ):
+        metal = {"element": "Na", "level": known, "energy_ev": -1.3, "source": "bcc"}
+        write_json(copy / "config.json", configuration | {"thermodynamics": {"metals": [metal]}})
+        assert f"There are no voltages: {why}." in answer_of(Run(copy)).notes
 
 
 def test_states_that_trained_are_pale_in_the_hull(run_folder: Path, data: dict):
@@ -225,27 +246,6 @@ def test_many_models_share_the_points_of_the_maps(run_folder: Path, monkeypatch:
     assert len(set(counts)) == 1 and 0 < counts[0] <= 4 * 40 / len(MODELS)  # whole frames
 
 
-def test_nothing_is_decided_by_one_training(run_folder: Path):
-    answer = answer_of(Run(run_folder))
-    assert not answer.decided
-    assert answer.verdict.startswith(
-        "Not decided by this run: no model has more than one pair of trainings"
-    )
-    assert answer.numbers[0] == (
-        "Energy of held-out frames (meV/atom): lower with the label for 2 of 2 models, "
-        "from −43 % (mace: 7.0 → 4.0 [−5.0 to −1.0]) to −43 % (painn: 7.0 → 4.0 [−5.0 to −1.0])"
-    )
-    assert "forces of NaFePO4 in two ways" in answer.setting
-    assert any("330 frames, those with it on 257" in note for note in answer.notes)
-    assert dict(answer.size)["Models trained"] == "4, of 2 families"
-    assert answer.question.endswith("which Fe is Fe²⁺ and which is Fe³⁺?")
-
-
-@pytest.fixture
-def copy(run_folder: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(run_folder, tmp_path / "toy", ignore=shutil.ignore_patterns("report"))
-
-
 def test_what_an_earlier_configuration_left_is_not_on_the_page(copy: Path, page: Path, frames: list[Frame]):
     leave_behind(copy, [frame for frame in frames if frame.state_key])
     assert run_report(copy, copy / "report").read_text() == page.read_text()
@@ -256,110 +256,12 @@ def test_a_comparison_that_is_no_longer_asked_for_is_not_on_the_page(copy: Path,
     assert title in page.read_text()
     changed = read_json(copy / "config.json")
     changed["charge_order"]["identical_atoms"] = None
-    write_json(copy / "config.json", changed)
+    configure(copy, changed)
     assert title not in run_report(copy, copy / "report").read_text()
-
-
-def test_a_model_that_diverged_is_named_and_undecided(copy: Path):
-    """The others alone would say a bare yes."""
-    write_contrasts(copy, decided=True)
-    table = copy / "comparison/contrasts.csv"
-    rows = pd.read_csv(table)
-    write_sealed("comparison/contrasts", copy / "comparison", rows[rows["model"] == "mace"])
-    models = pd.read_csv(copy / "comparison/comparison.csv")
-    models.loc[models["id"] == "painn-entropy-f0-s1", "status"] = "diverged"
-    write_sealed("comparison", copy / "comparison", models)
-    answer = answer_of(Run(copy))
-    assert answer.verdict.startswith("Yes for mace: the label lowers")
-    assert answer.verdict.endswith("not decided for painn.")
-    assert any("painn-entropy-f0-s1" in note and "diverged" in note for note in answer.notes)
-
-
-def _only_variants(folder: Path, *variants: str) -> None:
-    """Leave the trainings of some variants in the tables of a run."""
-    models = Run(folder).table("comparison")
-    write_sealed("comparison", folder / "comparison", models[models["variant"].isin(variants)])
-    contrasts = Run(folder).table("comparison/contrasts")
-    kept = contrasts["variant_without"].isin(variants) & contrasts["variant_with"].isin(variants)
-    write_sealed("comparison/contrasts", folder / "comparison", contrasts[kept])
-
-
-def test_the_lead_says_what_the_models_of_the_run_learnt(copy: Path):
-    both = answer_of(Run(copy)).setting
-    assert "in two ways: without a label" in both and "and with a label that makes Fe³⁺" in both
-    assert both.endswith("convex hull, voltage.")
-    write_sealed(
-        "thermodynamics/voltage", copy / "thermodynamics", Run(copy).table("thermodynamics/voltage")[:0]
-    )
-    _only_variants(copy, "entropy")
-    answer = answer_of(Run(copy))
-    assert "of NaFePO4 with a label that makes Fe³⁺" in answer.setting
-    assert "ways" not in answer.setting and "without" not in answer.setting
-    assert answer.setting.endswith("convex hull.")
-    assert answer.verdict.startswith("This run does not ask it")
-
-
-def test_models_without_an_epoch_are_not_counted_as_trained(copy: Path):
-    changed = read_json(copy / "config.json")
-    changed["models"][1]["training"] = {"epochs": 0}
-    write_json(copy / "config.json", changed)
-    size = dict(answer_of(Run(copy)).size)
-    assert size["Models trained"] == "2, of 1 family"
-    assert size["Models without training (0 epochs)"] == "2 (painn)"
-
-
-def test_a_run_whose_labelled_trainings_all_diverged_asked_and_names_them(copy: Path):
-    models = Run(copy).table("comparison")
-    models.loc[models["variant"] == "entropy", "status"] = "diverged"
-    write_sealed("comparison", copy / "comparison", models)
-    write_sealed("comparison/contrasts", copy / "comparison", Run(copy).table("comparison/contrasts")[:0])
-    answer = answer_of(Run(copy))
-    assert answer.verdict.startswith("Not decided by this run: no model has a training with the label and")
-    (note,) = answer.notes
-    assert "mace-entropy-f0-s1" in note and "painn-entropy-f0-s1" in note and "diverged" in note
-
-
-def test_no_state_is_held_out_where_frames_are_split(copy: Path):
-    assert dict(answer_of(Run(copy)).size)["Held-out states"] == "7"
-    changed = read_json(copy / "config.json")
-    changed["dataset"]["split_by"] = "frame"
-    write_json(copy / "config.json", changed)
-    answer = answer_of(Run(copy))
-    assert "Held-out states" not in dict(answer.size)
-    assert any("states that also train" in note for note in answer.notes)
 
 
 def test_a_missing_bar_may_be_for_want_of_trainings(page: Path):
     assert "No bar: fewer than three trainings, or too few DFT values" in page.read_text()
-
-
-def test_the_most_steps_are_no_length_of_the_training():
-    plain, longer = {"name": "a"}, {"name": "b", "training": {"epochs": 1200}}
-    limited, none = (
-        {"name": "c", "training": {"max_steps": 100_000}},
-        {"name": "d", "training": {"epochs": 0}},
-    )
-    training = {"epochs": 24, "max_steps": None}
-
-    def length(*models: dict) -> str:
-        return training_length({"training": training, "models": models})
-
-    assert length(plain) == "24 epochs"
-    assert length(plain, longer, plain) == "24 or 1,200 epochs"
-    assert length(limited) == "24 epochs, at most 100,000 steps"
-    assert length(plain, limited) == "24 epochs; 24 epochs, at most 100,000 steps"
-    assert length(none) == "none"
-
-
-def test_a_decided_run_says_so(copy: Path):
-    write_contrasts(copy, decided=True)
-    answer = answer_of(Run(copy))
-    assert answer.decided
-    assert answer.verdict == (
-        "Yes: the label lowers the error of the energy of held-out frames (mace and painn); of the "
-        "energies of unseen charge orders (mace and painn), given the training sets of this run."
-    )
-    assert any(note.startswith("There are fewer than three folds") for note in answer.notes)
 
 
 def test_the_answer_of_another_run_stands_beside(copy: Path, run_folder: Path, page: Path):
@@ -367,7 +269,7 @@ def test_the_answer_of_another_run_stands_beside(copy: Path, run_folder: Path, p
     assert other["verdict"] in page.read_text()
     write_json(copy.parent / "study.json", other | {"run": "study", "verdict": f"Yes {HOSTILE}"})
     changed = read_json(copy / "config.json") | {"report": {"beside": str(copy.parent / "study.json")}}
-    write_json(copy / "config.json", changed)
+    configure(copy, changed)
     text = Elements(run_report(copy, copy / "report").read_text()).text
     assert "Beside it: the run study" in text and f"Yes {HOSTILE}" in text
     write_json(copy.parent / "study.json", {"run": "study"})
@@ -388,6 +290,18 @@ def test_a_run_without_a_comparison_is_no_report(tmp_path: Path):
     with pytest.raises(UserError, match="has no table comparison, comparison/contrasts; run the workflow"):
         run_report(tmp_path, tmp_path / "report")
     assert not (tmp_path / "report").exists()
+
+
+def test_results_of_an_earlier_configuration_make_no_page(copy: Path):
+    """A run writes its configuration first: after a kill the new one stands above the old tables."""
+    before = read_json(copy / "config.json")
+    write_json(copy / "config.json", before | {"training": {"epochs": 5, "max_steps": None}})
+    with pytest.raises(UserError, match=r"unfinished: training\.epochs: 3, now 5; finish it: snakemake"):
+        run_report(copy, copy / "report")
+    (copy / "provenance.json").unlink()
+    with pytest.raises(UserError, match=r"unfinished: provenance\.json is not there yet"):
+        run_report(copy, copy / "report")
+    assert not (copy / "report").exists()
 
 
 def test_damaged_results_make_no_page(copy: Path):

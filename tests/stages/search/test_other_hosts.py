@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from ase_ga import set_raw_score
 from invented_hosts import magnesium_phosphate, magnesium_silicate, two_sodium
 
 from workflow_lib.core.errors import UserError
+from workflow_lib.lattice.arrangement import Repeat
+from workflow_lib.lattice.host import Host
 from workflow_lib.stages.search.genotype import Lattice
 from workflow_lib.stages.search.operators import ChangeComposition, CutSplice, MoveCoupled, make_selector
-from workflow_lib.stages.search.problem import Evaluation, Problem, State
+from workflow_lib.stages.search.problem import Evaluation, Problem, Record, State
 from workflow_lib.stages.search.random_search import random_search
 from workflow_lib.stages.search.search import genetic_search
 from workflow_lib.stages.search.settings import CellSettings, OperatorWeights, SearchSettings
@@ -57,9 +61,8 @@ def test_every_child_is_neutral(host, repeat, carried):
             host.rule.check_neutral(atoms.numbers, atoms.arrays["oxidation_states"])
 
 
-@pytest.mark.parametrize(("host", "repeat", "carried"), HOSTS)
-def test_both_searches_find_their_way(host, repeat, carried, tmp_path):
-    lattice = lattice_of(host, repeat)
+def both_searches(host: Host, repeat: Repeat, folder: Path, budget: int) -> list[list[Record]]:
+    """What random search and the genetic algorithm relax, of energies that need no model."""
 
     def evaluate(arrangements):
         return [
@@ -67,14 +70,33 @@ def test_both_searches_find_their_way(host, repeat, carried, tmp_path):
             for a in arrangements
         ]
 
-    problem = Problem(lattice, evaluate)
-    found = random_search(problem, State(tmp_path, "random", [], (1,)), budget=14, first=8, batch=3)
-    assert len({record.key for record in found}) == len(found) == 14
-    found = genetic_search(
-        problem, State(tmp_path, "ga", [], (2,)), start=np.random.default_rng(1), budget=14, population=8,
-        offspring=3, weights=OperatorWeights(), progress=lambda records: None,
-    )  # fmt: skip
-    assert len({record.key for record in found}) == len(found) == 14
+    problem = Problem(lattice_of(host, repeat), evaluate)
+    return [
+        random_search(problem, State(folder, "random", [], (1,)), budget=budget, first=8, batch=3),
+        genetic_search(
+            problem, State(folder, "ga", [], (2,)), start=np.random.default_rng(1), budget=budget,
+            population=8, offspring=3, weights=OperatorWeights(),
+        ),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("host", "repeat", "carried"), HOSTS)
+def test_both_searches_relax_neutral_arrangements_of_every_composition(host, repeat, carried, tmp_path):
+    compositions = lattice_of(host, repeat).compositions
+    for found in both_searches(host, repeat, tmp_path, budget=14):
+        assert len({record.key for record in found}) == len(found) == 14
+        assert {record.n_occupied for record in found} == set(compositions)
+        for record in found:
+            assert len(record.arrangement.reduced) == host.n_reduced(repeat, record.n_occupied)
+            assert host.key(record.arrangement) == record.key
+
+
+def test_both_searches_find_all_that_is_enumerated(tmp_path):
+    host, repeat = two_sodium(), (2, 2, 1)
+    every = {host.key(a) for n in (2, 4, 6) for a in host.enumerate(repeat, n, charges=True)}
+    assert len(every) == 42
+    for found in both_searches(host, repeat, tmp_path, budget=100):
+        assert {record.key for record in found} == every
 
 
 def test_what_has_no_end_members_is_refused_before_the_search():

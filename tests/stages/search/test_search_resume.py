@@ -10,10 +10,12 @@ import time
 from pathlib import Path
 
 import pytest
+from samples import HOST
 from toy_landscape import ROOT, SETTINGS, ToyEvaluator, owner
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import read_json
+from workflow_lib.lattice.host import Host
 from workflow_lib.stages.search.run import search_all
 from workflow_lib.stages.search.settings import CellSettings
 
@@ -85,6 +87,16 @@ def test_another_question_starts_anew(host, tmp_path):
     other = SETTINGS.model_copy(update={"cells": (CellSettings(enumerate=True, budget=6, population=5),)})
     table = search(host, ToyEvaluator(), tmp_path, settings=other)["history.csv"].decode()
     assert table.count(",1x1x1,ga,") == table.count(",1x1x1,random,") == 6
+
+
+def test_another_redox_rule_is_another_question(host, tmp_path):
+    """It decides which compositions are neutral; a charge-blind model from elsewhere does not know it."""
+    search(host, ToyEvaluator(), tmp_path)
+    before = set((tmp_path / "work").iterdir())
+    charges = host.rule.formal_charges | {"Cl": -1}
+    other = Host.load(HOST, host.rule.model_copy(update={"formal_charges": charges}))
+    search(other, ToyEvaluator(), tmp_path, out="other")
+    assert len(set((tmp_path / "work").iterdir()) - before) == len(before)
 
 
 def test_damaged_state_is_named(host, tmp_path):

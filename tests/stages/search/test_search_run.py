@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -11,6 +13,7 @@ from ase.io import read
 from toy_landscape import SETTINGS, ToyEvaluator, owner
 
 from workflow_lib.core.errors import UserError
+from workflow_lib.core.io import read_json, write_json
 from workflow_lib.models.registry import FAMILIES
 from workflow_lib.models.species import species_alphabet
 from workflow_lib.models.trained import TrainedModel, species_to_card
@@ -51,6 +54,7 @@ def models(rule, tmp_path_factory):
             "redox": rule.model_dump(mode="json"),
             "energy_reference": "test",
             "status": "ok",
+            "training": {"steps": 0},
         }
         TrainedModel(potential, card).save(folder / name)
     return folder
@@ -122,6 +126,52 @@ def test_real_model(models, host, tmp_path, name):
         number = int(np.count_nonzero(atoms.numbers == 11))
         energy = lowest[atoms.info["cell"], number]
         assert atoms.info["formation_mev_fu"] == pytest.approx(energy, abs=1e-6)
+
+
+def hops(monkeypatch, host, key, atoms):
+    """Let what starts with the ions of ``key`` end where those ``atoms`` are, far below all else."""
+    from workflow_lib.simulation import relaxation
+
+    real = relaxation.relax
+
+    def relax(model, starts, **options):
+        results = real(model, starts, **options)
+        return [
+            replace(result, atoms=atoms, energy=result.energy - 50.0)
+            if host.key(host.locate(start, None)) == key
+            else result
+            for start, result in zip(starts, results, strict=True)
+        ]
+
+    monkeypatch.setattr(relaxation, "relax", relax)
+
+
+def test_structure_that_became_another_arrangement_has_no_energy(models, host, tmp_path, monkeypatch):
+    first, second, third = (host.key(a) for a in host.enumerate((1, 1, 1), 2, charges=False))
+    hops(monkeypatch, host, first, host.build(host.parse(second)))
+    unit = SearchSettings(cells=REAL.cells[:1])
+    # The second call takes the relaxations from the cache.
+    for out in ("o1", "o2"):
+        folder = run(models, host, "blind", tmp_path, out=out, settings=unit)
+        found = pd.read_csv(folder / "found.csv").set_index("state_key")
+        assert (found.loc[[first], "status"] == "moved").all()
+        assert found.loc[[first], ["energy_ev", "formation_mev_fu", "volume_a3"]].isna().all(axis=None)
+        assert found.drop(index=first)["formation_mev_fu"].notna().all()
+        lowest = read_json(folder / "summary.json")["cells"]["1x1x1"]["methods"]["enumeration"]["lowest"]
+        assert lowest["2"]["key"] in (second, third)
+        images = read(folder / "found.extxyz", ":")
+        assert first not in [atoms.info["state_key"] for atoms in images]
+
+
+def test_end_member_that_left_its_sites_leaves_no_formation_energy(models, host, tmp_path, monkeypatch):
+    broken = host.build(host.parse("1x1x1:Na1111:Fe2222"))
+    # Half way between the sites of the channels along b.
+    broken.positions[broken.numbers == 11] += broken.cell[1] / 4
+    hops(monkeypatch, host, "1x1x1:Na1111", broken)
+    out = run(models, host, "labelled", tmp_path, settings=SearchSettings(cells=REAL.cells[:1]))
+    found = pd.read_csv(out / "found.csv")
+    assert (found.loc[found["x"] == 1, "status"] == "moved").all()
+    assert found["formation_mev_fu"].isna().all()
 
 
 def test_two_runs_write_the_same_bytes(models, host, tmp_path):
@@ -197,6 +247,21 @@ def test_end_members_are_there_without_the_small_cell(models, host, tmp_path):
     assert ends["formation_mev_fu"].tolist() == [0, 0]
 
 
+def test_structures_of_end_members_are_those_of_their_energies(models, host, tmp_path):
+    """They relax longer than others in their cell; the file held the atoms of a shorter relaxation."""
+    short = CellSettings(compositions=(2,), budget=3, population=2, offspring=1, max_steps=1)
+    long = REAL.cells[1].model_copy(update={"max_steps": 8, "fmax": 1e-5})
+    out = run(models, host, "blind", tmp_path, settings=SearchSettings(cells=(short, long)))
+    images = [atoms for atoms in read(out / "found.extxyz", ":") if atoms.info["cell"] == "1x1x1"]
+    assert {0.0, 1.0} <= {atoms.info["x"] for atoms in images}
+    found = TrainedModel.load(models / "blind").predict(images, batch_size=4)
+    expected = [atoms.info["model_energy_ev"] for atoms in images]
+    assert [item.energy for item in found] == pytest.approx(expected, abs=1e-4)
+    timings = json.loads((out / "timings.json").read_text())
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["relaxations_beyond_charge_orders"] == timings["relaxations_made"]
+
+
 def test_diverged_model_leaves_empty_columns_not_an_error(host, tmp_path):
     out = tmp_path / "out"
     search_all(
@@ -210,6 +275,18 @@ def test_diverged_model_leaves_empty_columns_not_an_error(host, tmp_path):
     assert pd.read_csv(tmp_path / "overview.csv")["ga_mev_fu"].isna().all()
 
 
+def test_a_model_whose_training_diverged_relaxes_nothing(models, host, tmp_path):
+    lost = tmp_path / "lost"
+    shutil.copytree(models / "labelled", lost)
+    write_json(lost / "card.json", read_json(lost / "card.json") | {"status": "diverged"})
+    out = run(tmp_path, host, "lost", tmp_path)
+    found = pd.read_csv(out / "found.csv")
+    assert (found["status"] == "diverged").all() and found["formation_mev_fu"].isna().all()
+    assert json.loads((out / "summary.json").read_text())["status"] == "diverged"
+    assert json.loads((out / "timings.json").read_text())["relaxations_made"] == 0
+
+
+@pytest.mark.draws
 def test_history_and_overview(host, tmp_path):
     folders = []
     for name, charges in (("a-baseline-f0-s1", False), ("a-entropy-f0-s1", True)):
@@ -228,7 +305,10 @@ def test_history_and_overview(host, tmp_path):
     # Both cells and each of their compositions, for two models; the small cell was enumerated.
     assert len(overview) == 2 * (3 + 4)
     unit = overview[overview["cell"] == "1x1x1"]
-    assert (unit["ga_found_ground_state"].astype(str) == "True").all()
+    # The budget is that of all arrangements there are, so nothing was searched for.
+    assert unit["ga_found_ground_state"].isna().all()
+    assert set(unit["ga_relaxations"]) == {5, 14}
+    assert "each search relaxed" in (tmp_path / "all/overview.svg").read_text()
     assert (unit["ga_mev_fu"] - unit["enumeration_mev_fu"]).abs().max() < 1e-6
     shown = overview[overview["shown"]]
     assert shown["n_occupied"].tolist() == [8, 8] and shown["cell"].tolist() == ["1x3x1", "1x3x1"]
@@ -237,6 +317,8 @@ def test_history_and_overview(host, tmp_path):
     for method in ("ga", "random"):
         best = rows.loc[rows["method"] == method, "formation_mev_fu"].min()
         assert row[f"{method}_mev_fu"] == pytest.approx(best, abs=1e-6)
+        own = rows[(rows["method"] == method) & (rows["formation_mev_fu"] == best)]
+        assert row[f"{method}_relaxations_needed"] == own["evaluation"].min()
     with pytest.raises(UserError, match="no searches to show"):
         search_overview([], tmp_path)
 

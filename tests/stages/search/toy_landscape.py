@@ -101,7 +101,7 @@ class ToyEvaluator:
         members = [*empty, *full]
         return list(zip(members, self.evaluate(members, SETTINGS.cells[0]), strict=True))
 
-    def structure(self, arrangement: Arrangement, cell: CellSettings) -> Atoms:
+    def structure(self, arrangement: Arrangement, cell: CellSettings | None) -> Atoms:
         return self.host.build(arrangement)
 
 

@@ -9,12 +9,13 @@ from email.utils import formatdate
 from pathlib import Path
 
 import pytest
-from fetching import BIG, FAST, FILES, fails, get, good, wait_until
+from fetching import BIG, FAST, FILES, fails, good, wait_until
 from local_api import Fault, LocalApi, md5, serve
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.stages.sources.fetch import fetch
 from workflow_lib.stages.sources.table import FigshareSource
+from workflow_lib.stages.sources.transport import TransientError, Web
 
 
 def test_truncated_body_goes_on_where_it_broke(api: LocalApi, tmp_path: Path) -> None:
@@ -91,12 +92,26 @@ def test_500s(api: LocalApi, tmp_path: Path) -> None:
     fails(api, tmp_path / "c", "file list", "HTTP 500", "after 3 tries")
 
 
-def test_back_off_grows(api: LocalApi, tmp_path: Path) -> None:
-    settings = FAST.model_copy(update={"attempts": 4, "backoff": 0.2, "max_backoff": 10.0})
-    api.faults["big.xyz"] = [Fault(status=500) for _ in range(3)]
-    start = time.monotonic()
-    get(api, tmp_path, settings)
-    assert 0.5 * (0.2 + 0.4 + 0.8) <= time.monotonic() - start < 5
+def test_back_off_grows() -> None:
+    """Each wait is at most twice the one before and at least half of that; no more than the longest."""
+    web = Web(FAST.model_copy(update={"attempts": 5, "backoff": 0.2, "max_backoff": 1.0}))
+    waits: list[float] = []
+
+    class Clock:
+        def wait(self, seconds: float) -> bool:
+            waits.append(seconds)
+            return False
+
+    web.stop = Clock()  # type: ignore[assignment]
+
+    def fail() -> None:
+        raise TransientError("HTTP 500")
+
+    with pytest.raises(UserError, match="after 5 tries"):
+        web.retry("big.xyz", fail)
+    assert len(waits) == 4
+    for wait, longest in zip(waits, (0.2, 0.4, 0.8, 1.0), strict=True):
+        assert longest / 2 <= wait <= longest
 
 
 def test_stalled_connection(api: LocalApi, tmp_path: Path) -> None:

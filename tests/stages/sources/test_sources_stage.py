@@ -122,6 +122,40 @@ def test_a_local_file_that_changed_is_named_until_it_is_fetched_again(fetched, f
         assert found() == [frame.frame_id for frame in content]
 
 
+def test_a_download_that_changed_is_named_until_it_is_fetched_again(frames, rule, tmp_path):
+    """In its place, or among what was unpacked, where names and sizes tell."""
+    for name, part in (("a.extxyz", frames[:3]), ("b.extxyz", frames[3:5])):
+        write_frames(part, tmp_path / name)
+    with ZipFile(tmp_path / "all.zip", "w") as archive:
+        archive.write(tmp_path / "b.extxyz", "b.extxyz")
+    contents = {name: (tmp_path / name).read_bytes() for name in ("a.extxyz", "all.zip")}
+    chosen = settings(tmp_path, remote=())
+    with serve(contents) as api:
+
+        def get():
+            source = FigshareSource.model_validate(api.source())
+            fetch("remote", source, tmp_path / "data", record=tmp_path / "remote.fetched")
+            assert read(chosen, tmp_path, rule)["frames"] == 5
+
+        get()
+        place = tmp_path / "data/remote"
+        unpacked = place / "unpacked/all.zip/b.extxyz"
+        for path, content, word in (
+            (place / "files/a.extxyz", contents["a.extxyz"].replace(b"Fe", b"Co"), "fetched"),
+            (unpacked, unpacked.read_bytes()[:-100], "unpacked"),
+            (unpacked.with_name("c.extxyz"), unpacked.read_bytes(), "unpacked"),
+        ):
+            path.write_bytes(content)
+            message = rf"has changed since it was {word}; fetch the source remote again"
+            with pytest.raises(UserError, match=message):
+                read(chosen, tmp_path, rule)
+            get()
+        unpacked.unlink()
+        with pytest.raises(UserError, match="has changed since it was unpacked"):
+            read(chosen, tmp_path, rule)
+        get()
+
+
 def test_runs_that_want_other_files_of_a_source_each_read_their_own(fetched, frames, rule):
     """They share its folder, and the latest fetch writes there what it alone wants."""
     write_frames(frames[9:12], fetched / "local/four.extxyz")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from samples import REFERENCE, RULE
+from samples import HOST, REFERENCE, RULE
 from sealed import write_sealed
 
 from workflow_lib.lattice.host import Host
@@ -78,7 +78,7 @@ def run(
         charge_order_dirs=charge_orders,
         search_dirs=searches,
         dft_dir=write_sealed("dft/energies", out.parent / f"{out.name}-dft", table).parent,
-        rule=RedoxRule.model_validate(RULE),
+        host=Host.load(HOST, RedoxRule.model_validate(RULE)),
         settings=settings,
         cells="fixed",
         out=out,

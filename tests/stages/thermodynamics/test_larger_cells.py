@@ -12,8 +12,9 @@ from sealed import write_sealed
 
 from workflow_lib.lattice.arrangement import StateKey
 from workflow_lib.lattice.host import Host
+from workflow_lib.lattice.orientation import smallest_keys
 from workflow_lib.results_schema import TABLES
-from workflow_lib.stages.thermodynamics.scores import found_error
+from workflow_lib.stages.thermodynamics.scores import found_error, known_energies
 
 
 def with_larger(reference_dir: Path, folder: Path, energies: dict[str, float]) -> Path:
@@ -108,11 +109,24 @@ def test_what_a_blind_search_found_is_held_against_the_lowest_order_of_its_ions(
         }
     )
     found = pd.DataFrame({"state_key": ["1x3x1:Na110011001100"], "x": 0.5, "formation_mev_fu": 14.0})
-    assert found_error(found, reference) == (4.0, 1)
     labelled = found.assign(state_key=reference["state_key"][0])
-    assert found_error(labelled, reference) == (16.0, 1)
-    assert found_error(labelled.assign(x=1.0), reference) == (None, 0)
-    assert found_error(found, reference[:0]) == (None, 0)
+    same = {key: key for key in (*reference["state_key"], *found["state_key"])}
+    assert found_error(found, reference, same) == (4.0, 1)
+    assert found_error(labelled, reference, same) == (16.0, 1)
+    assert found_error(labelled.assign(x=1.0), reference, same) == (None, 0)
+    assert found_error(found, reference[:0], same) == (None, 0)
+    assert known_energies(reference, same)[found["state_key"]].tolist() == [10.0]
+
+
+def test_what_a_search_found_in_a_doubled_cell_is_what_dft_knows_of_the_small_one(host: Host):
+    reference = pd.DataFrame(
+        {"state_key": ["1x1x1:Na1001:Fe2323", "1x1x1:Na1001:Fe2233"], "formation_mev_fu": [-21.0, 30.0]}
+    )
+    doubled = ["1x2x1:Na11000011:Fe22332233", "1x2x1:Na11000011"]
+    found = pd.DataFrame({"state_key": doubled, "x": 0.5, "formation_mev_fu": [120.0, -11.0]})
+    keys = {*doubled, *reference["state_key"], "1x1x1:Na1001"}
+    # 141 for the labelled one, 10 for the blind one, which is held against the lowest order.
+    assert found_error(found, reference, smallest_keys(keys, host)) == (75.5, 2)
 
 
 def test_search_with_a_lower_end_member_moves_its_own_zero(reference_dir: Path, host: Host, tmp_path: Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -87,6 +88,19 @@ def test_a_metal_on_another_scale_is_refused(energy, reference_dir: Path, tmp_pa
     assert not (tmp_path / "out/voltage.csv").exists()
 
 
+def test_a_model_whose_voltage_no_cell_has_is_said(reference_dir: Path, tmp_path: Path, capsys):
+    """A potential from elsewhere brings a metal of its own level, which may be on another scale."""
+    x = pd.read_csv(reference_dir / "reference.csv")["x"].to_numpy()
+    model = write_charge_order(reference_dir, tmp_path / "shipped-outside", -600.0 * x, level="other")
+    metal = {"element": "Na", "level": "other", "energy_ev": -1.5, "source": "bcc"}
+    known = [item.model_dump() for item in SETTINGS.metals]
+    settings = ThermodynamicsSettings.model_validate({"metals": [*known, metal]})
+    run(reference_dir, [model], [], tmp_path / "out", settings)
+    said = capsys.readouterr().err
+    assert said.startswith("shipped-outside: the average voltage against Na metal is 15")
+    assert "Na -1.5 eV, which is no energy per atom on the scale of other" in said
+
+
 def test_a_metal_given_twice_at_one_level_is_refused():
     twice = [{"element": "Na", "level": LEVEL, "energy_ev": e, "source": "x"} for e in (-1.3, -1.4)]
     with pytest.raises(ValidationError, match="is given twice"):
@@ -146,6 +160,23 @@ def test_a_model_with_a_false_ground_state_is_told(reference_dir: Path, tmp_path
     assert scores["voltage_mae_mv"] == pytest.approx(100, abs=1e-2)
 
 
+@pytest.mark.draws
+def test_a_training_without_an_end_member_is_said(reference_dir: Path, tmp_path: Path):
+    x = pd.read_csv(reference_dir / "reference.csv")["x"].to_numpy()
+    models = [
+        write_charge_order(
+            reference_dir,
+            tmp_path / f"mace-entropy-f{fold}-s1",
+            status=np.where(x == end, "moved", "converged"),
+        )
+        for fold, end in ((0, 1.0), (1, -1.0))
+    ]
+    out = run(reference_dir, models, [], tmp_path / "out")
+    for name in ("hull", "voltage"):
+        words = " ".join(re.sub("<[^>]*>", " ", (out / f"{name}.svg").read_text()).split())
+        assert "1 of 2 trainings of mace entropy" in words
+
+
 def test_diverged_end_member_gives_no_numbers_but_a_reason(reference_dir: Path, tmp_path: Path):
     states = pd.read_csv(reference_dir / "reference.csv")
     status = np.where(states["x"] == 1, "diverged", "converged")
@@ -202,7 +233,9 @@ def test_a_state_of_dft_barred_from_the_hull_has_no_part_in_the_scores(reference
 
 @pytest.mark.parametrize("charge", [1, 2])
 def test_errors_of_voltage_steps_do_not_know_the_sign_of_the_ion(charge: int):
-    model = pd.DataFrame({"x": [0, 0.5, 1], "energy_ev": [0, -4.0, -8.0], "sites": 4})
+    model = pd.DataFrame(
+        {"state_key": list("abc"), "x": [0, 0.5, 1], "energy_ev": [0, -4.0, -8.0], "sites": 4}
+    )
     dft = model.assign(energy_ev=[0, -4.8, -8.0])
     # 0.2 eV a site at x = 1/2, over steps of 1/2: 400 meV an ion.
     for sign in (1, -1):
@@ -231,7 +264,7 @@ def test_formula_units_and_charges_of_any_host(sites_per_fu: int, charge: int):
     answer = analyse(
         table,
         sites_per_fu=sites_per_fu,
-        reservoir=Reservoir("Mg", charge, -1.5),
+        reservoir=Reservoir(charge, -1.5),
         settings=SETTINGS,
         where="test",
     )
@@ -292,3 +325,52 @@ def test_a_ranking_without_relaxations_has_no_hull(reference_dir: Path, tmp_path
     run(reference_dir, [tmp_path / "ewald", model], [], tmp_path / "out")
     assert pd.read_csv(tmp_path / "out/scores.csv")["id"].tolist() == ["painn-entropy-f0-s1"]
     assert "ewald" not in set(pd.read_csv(tmp_path / "out/formation.csv")["id"])
+
+
+@pytest.mark.draws
+@pytest.mark.parametrize(("other", "said"), [(0.0, True), (-1.2, False)])
+def test_a_hull_is_said_to_be_dfts_if_it_is_that_of_every_training(
+    other: float, said: bool, reference_dir: Path, tmp_path: Path
+):
+    x = pd.read_csv(reference_dir / "reference.csv")["x"].to_numpy()
+    inner = (x > 0) & (x < 1)
+    answers = [
+        write_charge_order(reference_dir, tmp_path / f"mace-entropy-f{fold}-s1", shift * inner)
+        for fold, shift in ((0, other), (1, 0.0))
+    ]
+    svg = (run(reference_dir, answers, [], tmp_path / "out") / "hull.svg").read_text()
+    assert ("hull of entropy" in svg) is said
+
+
+def test_a_model_that_lost_dfts_ground_state_is_not_better_for_it(reference_dir: Path, tmp_path: Path):
+    """Its energies are as much too low as DFT's second state lies higher: of the rest it would err by 0."""
+    states = pd.read_csv(reference_dir / "reference.csv")
+    half = states[states["x"] == 0.5].sort_values("energy_ev")
+    low = -float(np.diff(half["energy_ev"])[0]) * (states["x"] == 0.5).to_numpy()
+    moved = np.where(states["state_key"] == half["state_key"].iloc[0], "moved", "converged")
+    models = [
+        write_charge_order(reference_dir, tmp_path / "mace-entropy-f0-s1", low),
+        write_charge_order(reference_dir, tmp_path / "mace-entropy-f1-s1", low, status=moved),
+    ]
+    out = run(reference_dir, models, [], tmp_path / "out")
+    whole, lost = pd.read_csv(out / "scores.csv").sort_values("id").to_dict("records")
+    assert whole["hull_mae_mev_fu"] == pytest.approx(-low.min() * 1000 / 4 / 3, abs=1e-3) != 0
+    assert (whole["compositions"], lost["compositions"], lost["compositions_dft"]) == (3, 2, 3)
+    summary = pd.read_csv(out / "summary.csv").iloc[0]
+    for name in ("hull_mae_mev_fu", "step_voltage_mae_mv"):
+        assert (summary[f"{name}_mean"], summary[f"{name}_count"]) == (pytest.approx(whole[name]), 1)
+
+
+def test_a_training_that_lost_a_composition_has_no_part_in_the_mean(reference_dir: Path, tmp_path: Path):
+    states = pd.read_csv(reference_dir / "reference.csv")
+    x = states["x"].to_numpy()
+    inner = (x > 0) & (x < 1)
+    whole = write_charge_order(reference_dir, tmp_path / "mace-entropy-f0-s1", 0.12 * inner)
+    lost = write_charge_order(
+        reference_dir, tmp_path / "mace-entropy-f1-s1", 0.04 * inner, states["x"] == 0.25
+    )
+    summary = pd.read_csv(run(reference_dir, [whole, lost], [], tmp_path / "out") / "summary.csv").iloc[0]
+    assert (summary["hull_mae_mev_fu_mean"], summary["hull_mae_mev_fu_count"]) == (
+        pytest.approx(30, abs=1e-3),
+        1,
+    )

@@ -4,20 +4,23 @@ import json
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from toy_potential import ToyHyperparameters, ToyPotential
 from training_case import run, settings, write_case
 
 from workflow_lib.core.errors import UserError
-from workflow_lib.frames.frame import with_labels
+from workflow_lib.frames.frame import Frame, with_labels
 from workflow_lib.frames.table import read_parquet, write_parquet
 from workflow_lib.models.species import species_alphabet
 from workflow_lib.stages.dataset.settings import DatasetSettings
 from workflow_lib.stages.training.data import (
     EpochOrder,
     LabelledGraphs,
+    leave_out_unknown,
     leave_out_unlabelled,
+    leave_out_untaught,
     load_sets,
     require_labels,
     shuffle_charge_states,
@@ -216,3 +219,74 @@ def test_batches_hold_graphs_and_labels_in_step(case, rule):
     assert torch.equal(batch["positions"][:n], graphs[4]["positions"])
     sizes = [len(targets["energy"]) for _, targets in data.fixed_batches(4)]
     assert sizes == [4, 2]
+
+
+def test_what_no_training_frame_holds_is_not_known(original_frames, rule, capsys):
+    """A charge state of test frames alone: its weights are random, so it neither tests nor is known."""
+
+    def of(*states: int) -> list[Frame]:
+        return [f for f in original_frames if set(f.oxidation_states[f.numbers == 26]) <= set(states)]
+
+    sets = {"train": of(3), "validation": of(3), "test": [*of(3), *of(2)]}
+    assert all(sets.values())
+    structures = {name: [to_structure(f, rule, "surrogate") for f in fs] for name, fs in sets.items()}
+    species = species_alphabet(rule, {8, 11, 15, 26}, "surrogate")
+    whole = rule, "surrogate", "painn entropy"
+    kept, graphs, known = leave_out_unknown(sets, structures, species, *whole)
+    assert kept["train"] == sets["train"] and kept["test"] == of(3)
+    assert len(graphs["test"]) == len(kept["test"])
+    assert set(species.labels) - set(known.labels) == {11, 26}  # Na comes with Fe2+, whose label is its own
+    said = capsys.readouterr().err
+    assert f"{len(of(2))} test frames are left out, as no training frame holds Na, Fe2+\n" in said
+    again = leave_out_unknown(kept, graphs, known, *whole)
+    assert again == (kept, graphs, known) and not capsys.readouterr().err
+
+
+def silicon(frame: Frame, *, manganese: bool = False) -> Frame:
+    """The frame with Si for P, and with Mn for Fe."""
+    numbers = np.where(frame.numbers == 15, 14, frame.numbers)
+    if not manganese:
+        return with_labels(frame, numbers=numbers)
+    return with_labels(frame, numbers=np.where(numbers == 26, 25, numbers), oxidation_states=None)
+
+
+def test_all_variants_are_tested_on_the_same_frames(case, rule, tmp_path):
+    """An element that frames of other chemistries alone teach: models of all frames knew it, others not."""
+    charges = rule.model_copy(update={"formal_charges": rule.formal_charges | {"Si": 5}})
+    subset = DatasetSettings(subset_elements=("Na", "Fe", "P", "Si", "O"), required_elements=("Fe",))
+    frames = read_parquet(case / "frames.parquet")
+    splits = json.loads((case / "splits.json").read_text())["folds"][0]
+    teacher, taught = splits["train"][0], splits["test"][0]
+    changed = [
+        silicon(f, manganese=f.frame_id == teacher) if f.frame_id in (teacher, taught) else f
+        for f in frames
+    ]
+    write_parquet(changed, case / "frames.parquet")
+    tested = {}
+    for variant in ("baseline", "entropy"):
+        run(case, tmp_path / variant, charges, variant=variant, dataset=subset, epochs=1)
+        used = pd.read_parquet(tmp_path / variant / "frames.parquet")
+        assert (teacher in set(used["frame_id"])) is (variant == "baseline")
+        tested[variant] = used.loc[used["set"] == "test", "frame_id"].tolist()
+    assert tested["baseline"] == tested["entropy"] == splits["test"][1:]
+
+    places = [
+        silicon(f) if f.frame_id in splits["test"] else g for f, g in zip(frames, changed, strict=True)
+    ]
+    write_parquet(places, case / "frames.parquet")
+    for variant in ("baseline", "entropy"):
+        message = (
+            f"toy {variant}: every test frame holds Si, which no training frame of the chemical subset"
+        )
+        with pytest.raises(UserError, match=message):
+            run(case, tmp_path / "refused", charges, variant=variant, dataset=subset, epochs=1)
+
+
+def test_a_charge_state_of_test_frames_alone_tests_no_variant(original_frames, rule, capsys):
+    """A model without labels would take Fe2+ for an Fe that it knows; labelled ones cannot be asked."""
+    oxidised = [f for f in original_frames if not (f.oxidation_states == 2).any()]
+    reduced = [f for f in original_frames if not (f.oxidation_states == 3).any()]
+    sets = {"train": oxidised, "validation": [], "test": [oxidised[0], *reduced]}
+    kept = leave_out_untaught(sets, rule, DatasetSettings(required_elements=("Fe",)), "painn baseline")
+    assert kept == sets | {"test": [oxidised[0]]}
+    assert "subset holds Fe2+, Na\n" in capsys.readouterr().err

@@ -66,9 +66,16 @@ def graphs_of(potential, sets, rule):
     }
 
 
-def test_the_loop_takes_the_steps_written_out_by_hand(rule, original_frames, tmp_path):
+@pytest.mark.parametrize("amsgrad", [False, True], ids=["adam", "amsgrad"])
+def test_the_loop_takes_the_steps_written_out_by_hand(rule, original_frames, tmp_path, amsgrad):
     sets = write_case(tmp_path, original_frames)
-    own = settings(epochs=3, ema_decay=0.9, gradient_clip=0.5, weight_decay=1e-3)
+    own = settings(
+        epochs=3,
+        optimizer="amsgrad" if amsgrad else "adam",
+        ema_decay=0.9,
+        gradient_clip=0.5,
+        weight_decay=1e-3,
+    )
     start = learner(rule).potential
     potential = learner(rule).potential
     store = CheckpointStore(tmp_path, {"a": 1})
@@ -79,7 +86,9 @@ def test_the_loop_takes_the_steps_written_out_by_hand(rule, original_frames, tmp
         data = fit_module.LabelledGraphs(
             start, sets["train"], graphs_of(start, sets, rule)["train"], labels
         )
-        optimizer = torch.optim.Adam(start.parameters(), lr=own.learning_rate, weight_decay=1e-3)
+        optimizer = torch.optim.Adam(
+            start.parameters(), lr=own.learning_rate, weight_decay=1e-3, amsgrad=amsgrad
+        )
         loss, order, steps = Loss(own.loss), EpochOrder(len(data), 4, 5), 0
         average = [p.detach().clone() for p in start.parameters()]
         start.train()

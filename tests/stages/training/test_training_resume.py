@@ -65,7 +65,9 @@ def test_killed_training_goes_on_to_the_same_numbers(case, rule, tmp_path):
 def script(case, out, *, epochs=4, pause=0.0, every=0.0):
     """The small training job in a process of its own, its stderr to be read."""
     command = [sys.executable, str(SCRIPT), str(case), str(out), str(epochs), str(pause), str(every)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[3])}
+    root = SCRIPT.parents[3]
+    paths = os.pathsep.join(map(str, (root, root / "tests/support")))
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from networks import SMALL
 from safetensors.torch import load_file
 from sealed import without_id
 from toy_potential import ToyHyperparameters, ToyPotential
@@ -16,10 +17,11 @@ from workflow_lib.core.errors import UserError
 from workflow_lib.frames.frame import frame_to_atoms, with_labels
 from workflow_lib.frames.splits import Fold, Splits
 from workflow_lib.frames.table import read_parquet, write_parquet
+from workflow_lib.models.registry import FAMILIES
 from workflow_lib.models.species import species_alphabet
 from workflow_lib.models.trained import TrainedModel
 from workflow_lib.results_reading import read_document
-from workflow_lib.stages.training.data import to_structure
+from workflow_lib.stages.training.data import EpochOrder, load_sets, to_structure
 from workflow_lib.stages.training.learner import Learner
 
 WRITTEN = {
@@ -28,6 +30,27 @@ WRITTEN = {
     *(f"{stem}.{suffix}" for stem in ("learning", "parity") for suffix in ("svg", "png", "csv")),
 }
 MOMENTS = [*LOSS, {"label": "magmoms"}, {"label": "charges"}]
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+def test_the_energy_scale_of_mace_is_that_of_the_training_forces(case, rule, tmp_path, scaled):
+    run(
+        case,
+        tmp_path / "out",
+        rule,
+        family="mace",
+        hyperparameters=FAMILIES["mace"].hyperparameters(**SMALL["mace"]),
+        epochs=0,
+        scale_by_forces=scaled,
+    )
+    known = Splits.load(case / "splits.json").fold(0)
+    forces = [
+        f.forces for f in read_parquet(case / "frames.parquet") if known.frame_role(f.frame_id) == "train"
+    ]
+    expected = np.sqrt(np.mean(np.concatenate(forces) ** 2)) if scaled else 1.0
+    scale = load_file(tmp_path / "out/model.safetensors")["model.scale_shift.scale"]
+    assert float(scale) == pytest.approx(expected, rel=1e-6)
+    assert not scaled or abs(expected - 1) > 0.1
 
 
 def test_outputs(case, rule, tmp_path):
@@ -75,6 +98,31 @@ def test_outputs(case, rule, tmp_path):
     assert {"frame_id", "set", "kind", "label", "atom", "dft_value", "model_value"} <= set(parity.columns)
     timings = json.loads((out / "timings.json").read_text())
     assert timings["parameters"] == 3 * 119 and timings["peak_memory_mb"] > 100
+
+
+def test_test_frames_of_states_that_train_are_no_held_out_frames(case, rule, tmp_path):
+    """Those of an end member beside its frames for testing; split by frame, nearly all are such."""
+    before = Splits.load(case / "splits.json")
+    [fold] = before.folds
+    moved = [f for f in read_parquet(case / "frames.parquet") if f.group == "x000_s0"][-2:]
+    ids = {f.frame_id for f in moved}
+    train = tuple(name for name in fold.frames["train"] if name not in ids)
+    mixed = Fold(0, fold.frames | {"train": train, "test": (*fold.frames["test"], *ids)}, fold.states)
+    states = {f.frame_id: f.state_key for f in read_parquet(case / "frames.parquet")}
+    for split_by, held_out in (("state", {*fold.frames["test"]}), ("frame", {*fold.frames["test"], *ids})):
+        replace(before, split_by=split_by, folds=(mixed,)).save(case / "splits.json")
+        out = tmp_path / split_by
+        run(case, out, rule, epochs=1)
+        parity = pd.read_parquet(out / "parity.parquet")
+        of = {name: set(parity.loc[parity["set"] == name, "frame_id"]) for name in ("test", "known")}
+        assert of == {"test": held_out, "known": ids - held_out}
+        metrics = pd.read_csv(out / "metrics.csv").query("label == 'energy' and kind == 'all'")
+        assert set(metrics.loc[metrics["set"] == "test", "count"]) == {len(held_out)}
+        known = json.loads((out / "card.json").read_text())["training"]["states"]
+        assert known["test"] == sorted({states[name] for name in held_out})
+        assert set(known["train"]).isdisjoint(known["test"]) is (split_by == "state")
+        used = pd.read_parquet(out / "frames.parquet")
+        assert set(used.loc[used["set"] == "test", "frame_id"]) == {*fold.frames["test"], *ids}
 
 
 @pytest.mark.draws
@@ -193,6 +241,20 @@ def test_a_stress_term_learns_from_converged_frames(case, rule, tmp_path):
     assert np.isfinite(test["value"])
 
 
+def test_a_label_that_no_step_met_is_not_learned(case, rule, tmp_path):
+    """A stress of one frame in the loss, and a training that ends before it: the stress is random."""
+    frames = read_parquet(case / "frames.parquet")
+    train = load_sets(case / "frames.parquet", case / "splits.json", 0, None)["train"]
+    late = next(i for i in range(len(train)) if i not in EpochOrder(len(train), 4, seed=1).batch(0))
+    one = [with_labels(f, stress_converged=f.frame_id == train[late].frame_id) for f in frames]
+    write_parquet(one, case / "frames.parquet")
+    loss = [*LOSS, {"label": "stress", "weight": 10.0}]
+    for steps, learned in ((1, False), (5, True)):
+        out = tmp_path / str(steps)
+        run(case, out, rule, loss=loss, max_steps=steps)
+        assert TrainedModel.load(out).gives_stress is learned
+
+
 def test_a_student_learns_its_teacher(case, rule, tmp_path):
     # Labels of another toy, so that a perfect fit exists: what is left is the trainer's fault.
     frames = read_parquet(case / "frames.parquet")
@@ -265,10 +327,12 @@ def test_a_training_without_validation_frames(case, rule, tmp_path):
     """All states train; only what follows the validation loss cannot do without."""
     resplit(case, validation=())
     run(case, tmp_path / "out", rule)
+    run(case, tmp_path / "untrained", rule, epochs=0)
+    for name in ("out", "untrained"):
+        assert {path.name for path in (tmp_path / name).iterdir()} == WRITTEN
     history = pd.read_csv(tmp_path / "out/history.csv")
     assert history["validation_loss"].isna().all() and history["train_loss"].iloc[1:].notna().all()
     assert set(pd.read_csv(tmp_path / "out/metrics.csv")["set"]) == {"train", "test"}
-    assert {path.name for path in (tmp_path / "out").iterdir()} == WRITTEN
     for changes in ({"select": "validation"}, {"scheduler": {"kind": "plateau"}}):
         with pytest.raises(UserError, match=r"validation set (is empty|holds 0 state)"):
             run(case, tmp_path / "refused", rule, **changes)
@@ -296,6 +360,25 @@ def test_labels_that_no_validation_frame_has_are_no_perfect_errors(case, rule, t
     assert (history["validation_magmoms"] > 0).all() and history["train_forces"].iloc[1:].notna().all()
     shown = pd.read_csv(out / "learning.csv")
     assert "validation_forces_mae_mev_a" not in shown
+
+
+@pytest.mark.parametrize("changes", [{"select": "validation"}, {"scheduler": {"kind": "plateau"}}])
+def test_a_validation_loss_of_no_label_is_not_followed(changes, case, rule, tmp_path):
+    """It would be zero before the first step, whose weights would be kept."""
+    resplit(case, validation=("x075_s1", "x000_s0", "x050_s0"))
+    sets = load_sets(case / "frames.parquet", case / "splits.json", 0, None)
+    bare = {frame.frame_id for frame in sets["validation"]}
+    frames = [
+        replace(frame, forces=None) if frame.frame_id in bare else frame
+        for frame in read_parquet(case / "frames.parquet")
+    ]
+    write_parquet(frames, case / "frames.parquet")
+    forces = [{"label": "forces"}]
+    with pytest.raises(UserError, match=f"none of the {len(bare)} validation frames has forces; add"):
+        run(case, tmp_path / "refused", rule, loss=forces, **changes)
+    run(case, tmp_path / "out", rule, loss=forces, epochs=1)
+    history = pd.read_csv(tmp_path / "out/history.csv")
+    assert history["validation_loss"].isna().all() and (history["validation_energy_mae_mev_atom"] > 0).all()
 
 
 def test_steps_without_a_label_have_no_error_of_it(case, rule, tmp_path):

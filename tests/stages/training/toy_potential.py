@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 
 import torch
+from edge_graphs import edge_graph
 from pydantic import Field
 from torch.nn.functional import softplus
 
 from workflow_lib.models.contract import MAX_SPECIES, Potential
-from workflow_lib.models.graph import collate_graphs, edge_graph
+from workflow_lib.models.graph import collate_graphs
 from workflow_lib.models.hyperparameters import Hyperparameters
 from workflow_lib.models.registry import FAMILIES, Family
 

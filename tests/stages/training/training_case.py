@@ -2,7 +2,7 @@
 
 ``python training_case.py FOLDER OUT EPOCHS PAUSE EVERY`` trains the toy potential on the case in
 FOLDER, with a checkpoint every EVERY seconds. It says when a step begins and when an epoch is judged,
-and waits PAUSE seconds there. PYTHONPATH must name the root.
+and waits PAUSE seconds there. PYTHONPATH must name the root and tests/support.
 """
 
 import itertools

@@ -8,7 +8,6 @@ a label behind an unclosed quote would otherwise be lost.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from functools import lru_cache
 
 LONGEST = 1 << 18
@@ -67,13 +66,3 @@ def flags(value: str) -> tuple[bool, ...]:
     if unknown := [word for word in words if word not in _YES | _NO]:
         raise ValueError(f"{unknown[0][:40]!r} is neither T nor F")
     return tuple(word in _YES for word in words)
-
-
-def first_named(names: Iterable[str], accepted: dict[str, tuple[str, ...]]) -> dict[str, str]:
-    """Return, for each column that has one, the first of its accepted names that is given."""
-    given = set(names)
-    return {
-        column: next(name for name in known if name in given)
-        for column, known in accepted.items()
-        if not given.isdisjoint(known)
-    }

@@ -69,7 +69,6 @@ def one_frame(
         return make_frame(
             atoms,
             places,
-            "the frame",
             default_id=f"{defaults.name}-{index:06d}",
             source=defaults.name,
             path=path,

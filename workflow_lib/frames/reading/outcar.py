@@ -19,6 +19,9 @@ LARGEST_STEP = 1 << 29
 _LINE = 64
 """Bytes of memory of an empty line."""
 _DONE = "FREE ENERGIE OF THE ION-ELECTRON SYSTEM"
+_PREDICTED = f"ML {_DONE}"
+"""The same of a machine-learned force field (ML_LMLFF), also before the first iteration of a step that DFT
+computes too."""
 _ENERGY = re.compile(r"energy\(sigma->0\)\s*=\s*(\S+)")
 _AFTER = 4
 """Number of lines after :data:`_DONE` that belong to it, the last one with the energy."""
@@ -43,8 +46,9 @@ class OutcarFile:
     """An OUTCAR that is read from front to back; a context manager.
 
     ``header``: the lines before the first iteration. After :meth:`steps` is exhausted, ``killed`` says
-    that the run ended within a step, and ``last_moments`` are those printed after the last step.
-    Raises UserError for a file without an iteration.
+    that the run ended within a step, ``last_moments`` are those printed after the last step, and
+    ``predicted`` is the number of steps that a machine-learned force field alone has made. Raises
+    UserError for a file without an iteration.
     """
 
     def __init__(self, path: Path) -> None:
@@ -53,8 +57,16 @@ class OutcarFile:
         self.last_moments: np.ndarray | None = None
         self._handle: IO[str] = _text(path)
         self.header, first = self._until("Iteration")
+        marks = sum(_PREDICTED in line for line in self.header)
+        self._waiting = marks > 0
+        self.predicted = max(marks - 1, 0)
         if first is None:
             self._handle.close()
+            if marks:
+                raise UserError(
+                    f"{path} holds no step of DFT: a machine-learned force field made all {marks} "
+                    "(ML_LMLFF); give the run that trained it"
+                )
             raise UserError(f"{path} is cut short before the first iteration; run VASP again")
         self._begun = [first]
 
@@ -83,7 +95,7 @@ class OutcarFile:
         return lines, None
 
     def steps(self) -> Iterator[IonicStep]:
-        """Yield the complete ionic steps in order."""
+        """Yield the complete ionic steps of DFT in order."""
         while True:
             lines, done = self._until(_DONE)
             lines = self._begun + lines
@@ -91,6 +103,11 @@ class OutcarFile:
             if done is None:
                 self._end(lines)
                 return
+            if _PREDICTED in done:
+                self.predicted += self._waiting
+                self._waiting = True
+                continue
+            self._waiting = False
             lines.append(done)
             lines += [self._handle.readline(LONGEST_LINE) for _ in range(_AFTER)]
             energy = _ENERGY.search("".join(lines[-_AFTER:]))
@@ -102,7 +119,9 @@ class OutcarFile:
 
     def _end(self, lines: list[str]) -> None:
         self.killed = any("Iteration" in line for line in lines)
-        self.last_moments = None if self.killed else moments(lines)
+        alone = self._waiting and not self.killed
+        self.predicted += alone
+        self.last_moments = None if self.killed or alone else moments(lines)
 
     def tag(self, name: str) -> str | None:
         """Return the value of a setting as the header prints it last, such as NELM; None if it does not."""

@@ -17,7 +17,7 @@ from workflow_lib.core.code import code_checksum
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import atomic_path, read_json, write_json
 from workflow_lib.frames.frame import PER_ATOM, TESTING, Frame, with_labels
-from workflow_lib.frames.labels import StressInEv, StressUnit
+from workflow_lib.frames.labels import UNSTATED, StressInEv, StressUnit
 from workflow_lib.frames.reading.common import Damaged, Defaults
 from workflow_lib.frames.reading.duplicates import fingerprints
 from workflow_lib.frames.reading.inputs import Input, read_with
@@ -155,11 +155,6 @@ class Part:
         write_json(self._about, about)
         return about
 
-    def discard(self) -> None:
-        """Remove the part."""
-        for path in (self._about, self.prints, self.frames):
-            path.unlink(missing_ok=True)
-
 
 class _Tally:
     """Counts and arrays collected from frames as they are read."""
@@ -177,6 +172,9 @@ class _Tally:
 
     def of_level(self, frames: list[Frame], level: str | None) -> list[Frame]:
         """Return frames that do not state another level of theory than the caller; set the others aside."""
+        for frame in frames:
+            if level is not None and frame.energy_reference == UNSTATED:
+                frame.energy_reference = level
         if level is None or all(frame.energy_reference == level for frame in frames):
             return frames
         wrong = [frame for frame in frames if frame.energy_reference != level]

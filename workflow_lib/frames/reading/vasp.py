@@ -3,6 +3,8 @@
 Conventions. Energies are those extrapolated to zero width (VASP's energy(sigma->0), GPAW's default).
 VASP prints stress in kB, positive if the crystal tends to expand; the functions here return eV/A^3
 with tension positive, the opposite sign.
+
+Messages say what is wrong with a file. What to do is for the caller to say: it may be anybody's.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ def read_vasprun(path: Path) -> Vasprun:
     vasprun = _parsed(path, path)
     whole = [step.get("electronic_steps") and "e_fr_energy" in step for step in vasprun.ionic_steps]
     if not whole or not all(whole):
-        raise UserError(f"{path} holds no energy; delete it to run VASP again")
+        raise UserError(f"{path} holds no energy")
     return vasprun
 
 
@@ -45,10 +47,7 @@ def _parsed(path: Path, where: Path) -> Vasprun:
             return Vasprun(path, parse_dos=False, parse_eigen=False, parse_potcar_file=False)
         # lxml says where a file is cut short; pymatgen raises many kinds of errors on unexpected files.
         except Exception as error:
-            raise UserError(
-                f"{where} is cut short or damaged ({reason_of(error)}); wait for VASP, or delete it to run "
-                "again"
-            ) from error
+            raise UserError(f"{where} is cut short or damaged ({reason_of(error)})") from error
 
 
 def read_whole_steps(path: Path) -> tuple[Vasprun, bool]:
@@ -103,9 +102,9 @@ def read_outcar_labels(path: Path) -> Outcar:
             outcar.read_pattern({"loop": r"LOOP\+:\s+cpu time\s+([\d.]+):\s+real time\s+([\d.]+)"})
         # pymatgen indexes into what it expects to find.
         except Exception as error:
-            raise UserError(f"{path} is cut short or damaged ({error}); run VASP again") from error
+            raise UserError(f"{path} is cut short or damaged ({error})") from error
     if not any("CPU time" in key for key in outcar.run_stats):
-        raise UserError(f"{path} is cut short; wait for VASP, or run it again")
+        raise UserError(f"{path} is cut short")
     return outcar
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from workflow_lib.core.compressed import check_expansion
 from workflow_lib.core.errors import UserError
 from workflow_lib.frames.frame import RELAXATION, SINGLE, Frame, with_labels
 from workflow_lib.frames.labels import reason_of
@@ -64,6 +65,9 @@ def _kind(motion: int, steps: int) -> str:
 NON_COLLINEAR = "moments are vectors (LNONCOLLINEAR) and are left out; the magnetic order is unknown"
 
 
+PREDICTED = "{} steps are of a machine-learned force field alone (ML_LMLFF) and are left out"
+
+
 FIXED_DENSITY = 10
 """VASP keeps the density that it begins with where ICHARG is this or more: band structures, densities of
 states."""
@@ -93,12 +97,17 @@ def read_vasprun(path: Path, defaults: Defaults) -> Batches:
 
     Charges (ACF.dat) belong to the last step. Energies are those for zero width, stress is in
     eV/A^3 with tension positive. A step that is not self-consistent is set aside, and so is the one
-    in which a run was killed. Raises UserError for a file that is damaged, or cut short in its
-    first step.
+    in which a run was killed. Of a file that is damaged, or cut short in its first step, the OUTCAR
+    beside it is read instead; raises UserError if there is none or it is no better.
     """
     from ase import Atoms
 
-    vasprun, cut = read_whole_steps(path)
+    try:
+        vasprun, cut = read_whole_steps(path)
+    except UserError as error:
+        for batch in _instead(path, error, defaults):
+            yield batch, path.stat().st_size
+        return
     level = level_of_vasprun(vasprun)
     reference = level_for(level, defaults)
     limit, charge = int(vasprun.parameters["NELM"]), int(vasprun.parameters.get("ICHARG", 0))
@@ -140,6 +149,20 @@ def read_vasprun(path: Path, defaults: Defaults) -> Batches:
     yield frames, path.stat().st_size
 
 
+def _instead(path: Path, error: UserError, defaults: Defaults) -> list[list[Frame | Damaged]]:
+    """Return the frames of the OUTCAR beside an unusable vasprun.xml; raise ``error`` if there are none."""
+    outcar = beside(path, "OUTCAR")
+    if outcar is None:
+        raise error
+    try:
+        check_expansion(outcar)
+        found = [frames for frames, _ in read_outcar(outcar, defaults)]
+    except UserError:
+        raise error from None
+    defaults.note(f"{error}; {outcar.name} beside it is read instead")
+    return found
+
+
 def _moments_beside(path: Path, energies: list[float], defaults: Defaults) -> list[np.ndarray | None]:
     """Return moments ``[n]`` of each ionic step from the OUTCAR of the same run; None if it has none."""
     found: list[np.ndarray | None] = [None] * len(energies)
@@ -150,6 +173,8 @@ def _moments_beside(path: Path, energies: list[float], defaults: Defaults) -> li
         with OutcarFile(outcar) as file:
             steps = [(step.energy, step.moments) for step in file.steps()]
             last = file.last_moments
+            if file.predicted:
+                defaults.note(PREDICTED.format(file.predicted))
     # A damaged compressed file raises errors of its compression library.
     except Exception as error:
         defaults.note(f"{outcar.name} beside it cannot be read ({reason_of(error)}); moments are left out")
@@ -221,6 +246,8 @@ def read_outcar(path: Path, defaults: Defaults) -> Batches:
 
             frames.append(one_frame(defaults, index, load, defaults.name, reference))
         steps = len(frames)
+        if file.predicted:
+            defaults.note(PREDICTED.format(file.predicted))
         if file.killed:
             frames.append(Damaged(steps, None, KILLED))
         last, moments = frames[steps - 1] if steps else None, file.last_moments

@@ -33,7 +33,7 @@ from workflow_lib.frames.labels import (
     reason_of,
 )
 from workflow_lib.frames.magnetism import magnetic_orders, stated_order
-from workflow_lib.frames.reading.comment import first_named, flags, numbers, pairs, plain
+from workflow_lib.frames.reading.comment import flags, numbers, pairs, plain
 from workflow_lib.frames.reading.common import Damaged, Defaults
 from workflow_lib.frames.reading.layout import DEFAULT, WIDTHS, Layout, layout, parse
 from workflow_lib.frames.reading.scan import RawFrame, scan
@@ -227,7 +227,6 @@ class _Builder:
         return make_frame(
             atoms,
             [info, arrays],
-            "the frame",
             default_id=f"{self.defaults.name}-{item.number:06d}",
             source=self.defaults.name,
             energy_reference=self.defaults.energy_reference,
@@ -265,7 +264,13 @@ def _numbers(rows: Sequence[list[bytes]], start: int, width: int, name: str, lin
 @lru_cache(maxsize=1024)
 def _columns(names: tuple[str, ...]) -> tuple[dict[str, str], tuple[str, ...]]:
     """Return the key of each column that a comment line with these keys states, and its per-atom labels."""
-    return first_named(names, _SCALARS), tuple(name for name in names if name in _PER_ATOM)
+    given = set(names)
+    scalars = {
+        column: next(name for name in known if name in given)
+        for column, known in _SCALARS.items()
+        if not given.isdisjoint(known)
+    }
+    return scalars, tuple(name for name in names if name in _PER_ATOM)
 
 
 def _comment(line: bytes) -> tuple[_Comment, Layout]:

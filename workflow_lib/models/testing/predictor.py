@@ -23,7 +23,8 @@ def check_predictor(predictor: Predictor, atoms: Sequence[Atoms], tolerance: flo
     needs them; ``tolerance``: eV and eV/A.
     """
     assert len(atoms) > 1, "one structure cannot tell a batch from a single"
-    assert predictor.name and predictor.identity == predictor.identity
+    identity = predictor.identity
+    assert predictor.name and identity
     assert predictor.level is None or predictor.level
     assert predictor.predicts <= {"magmoms", "charges"}
     before = [(item.positions.copy(), item.numbers.copy()) for item in atoms]
@@ -51,6 +52,7 @@ def check_predictor(predictor: Predictor, atoms: Sequence[Atoms], tolerance: flo
     assert len(output["node_embeddings"]) == total
     expected = torch.tensor([item.energy for item in together], dtype=torch.float64)
     assert (output["energy"].cpu() - expected).abs().max() <= tolerance
+    assert predictor.identity == identity, "answers change nothing"
 
 
 def _structure(predictor: Predictor, atoms: Atoms) -> Structure:

@@ -15,12 +15,11 @@ AMBIGUOUS = 0
 class Assignment:
     """Charge states of redox atoms.
 
-    ``states`` [n]: oxidation states, :data:`AMBIGUOUS` where a moment fits none; ``boundary`` muB between
-    the states (None for windows); ``gap`` muB, between the nearest moments of the two groups.
+    ``states`` [n]: oxidation states, :data:`AMBIGUOUS` where a moment fits none; ``gap`` muB, between the
+    nearest moments of the two groups.
     """
 
     states: np.ndarray
-    boundary: float | None
     gap: float
 
 
@@ -33,11 +32,11 @@ def by_gap(moments: np.ndarray, states: tuple[int, int]) -> Assignment:
     moments = np.asarray(moments, dtype=float)
     ordered = np.sort(moments)
     if len(ordered) < 2 or ordered[0] == ordered[-1]:
-        return Assignment(np.full(len(moments), states[0]), None, 0.0)
+        return Assignment(np.full(len(moments), states[0]), 0.0)
     widths = np.diff(ordered)
     place = int(widths.argmax())
     boundary = float(ordered[place : place + 2].mean())
-    return Assignment(np.where(moments < boundary, *states), boundary, float(widths[place]))
+    return Assignment(np.where(moments < boundary, *states), float(widths[place]))
 
 
 def by_window(
@@ -50,7 +49,7 @@ def by_window(
         found[(moments >= low) & (moments <= high)] = state
     groups = [moments[found == state] for state in states]
     gap = float(groups[1].min() - groups[0].max()) if all(len(group) for group in groups) else 0.0
-    return Assignment(found, None, gap)
+    return Assignment(found, gap)
 
 
 def separation(features: np.ndarray, states: np.ndarray) -> float | None:

@@ -25,6 +25,8 @@ LINEAR = 0.25
 """Largest deviation of the exponent of MSD ~ t^exponent from 1 that counts as linear."""
 FEWEST_HOPS = 14.0
 """Below it the relative error of He et al. exceeds 95 %: nothing is learned."""
+FEWEST_FRAMES = 20
+"""Frames of a mean squared displacement."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,17 @@ class Diffusivity:
     reason: str
 
 
+def check_diffusion(atoms: Atoms, element: str, frames: int) -> None:
+    """Raise UserError for an element that the structure lacks, or for fewer than :data:`FEWEST_FRAMES`."""
+    if element not in atoms.symbols:
+        raise UserError(f"{atoms.symbols} holds no {element}, whose diffusion is asked for")
+    if frames < FEWEST_FRAMES:
+        raise UserError(
+            f"{frames} frames are too few for a mean squared displacement ({FEWEST_FRAMES} are needed); "
+            "run longer"
+        )
+
+
 def displacements(positions: np.ndarray, frame: np.ndarray) -> np.ndarray:
     """Return the displacements [frames, atoms, 3] from the first frame, without the drift of the frame.
 
@@ -72,14 +85,10 @@ def mean_square(
 
     ``cells`` [frames, 3, 3] A: how atoms follow a cell that changes is no diffusion, so that displacements
     are counted in the mean cell. The drift of all other atoms (of all atoms where there are no others) is
-    removed. Raises UserError for an element that the structure lacks, or a trajectory of fewer than 20
-    frames.
+    removed. Raises UserError as :func:`check_diffusion` does.
     """
+    check_diffusion(atoms, element, len(positions))
     mobile = np.array([symbol == element for symbol in atoms.symbols])
-    if not mobile.any():
-        raise UserError(f"{atoms.symbols} holds no {element}, whose diffusion is asked for")
-    if len(positions) < 20:
-        raise UserError(f"{len(positions)} frames are too few for a mean squared displacement; run longer")
     moved = displacements(in_mean_cell(positions, cells), mobile if mobile.all() else ~mobile)
     lags = np.unique(np.linspace(1, len(positions) // 2, 200).astype(int))
     squares = _over_origins(moved, lags)

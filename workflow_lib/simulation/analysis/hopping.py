@@ -16,6 +16,8 @@ from workflow_lib.core.errors import UserError
 
 CONFIDENCE = 0.95
 """Of all intervals."""
+FEWEST_WINDOWS = 3
+"""Windows of time in which hops can go together or not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,14 +121,15 @@ class Correlation:
     """Correlation of two kinds of hops, from -1 to 1, and what chance alone gives.
 
     ``low``, ``high``: range that holds :data:`CONFIDENCE` of the correlations without a relation;
-    ``p_value``: share of these, the observed one among them, that are as far from zero. None where one
-    of the two does not hop.
+    ``p_value``: share of these, the observed one among them, that are as far from zero. None where there is
+    a ``reason`` against one.
     """
 
     value: float | None
     low: float | None
     high: float | None
     p_value: float | None
+    reason: str = ""
 
 
 def correlation(first: np.ndarray, second: np.ndarray, window: int) -> Correlation:
@@ -138,8 +141,8 @@ def correlation(first: np.ndarray, second: np.ndarray, window: int) -> Correlati
     as they are and breaks only their relation.
     """
     windows = len(first) // window
-    if windows < 3:
-        return Correlation(None, None, None, None)
+    if windows < FEWEST_WINDOWS:
+        return Correlation(None, None, None, None, f"{windows} windows of time are too few")
     counts = [
         np.asarray(item, dtype=float)[: windows * window].reshape(windows, window, -1).sum(axis=1)
         for item in (first, second)
@@ -147,7 +150,7 @@ def correlation(first: np.ndarray, second: np.ndarray, window: int) -> Correlati
     a, b = (item - item.mean(axis=0) for item in counts)
     size = math.sqrt(float((a**2).sum()) * float((b**2).sum()))
     if size < 1e-12:
-        return Correlation(None, None, None, None)
+        return Correlation(None, None, None, None, "electrons or ions do not hop")
     values = np.array([float((a * np.roll(b, shift, axis=0)).sum()) for shift in range(windows)]) / size
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(values[1:], [tail, 1 - tail])

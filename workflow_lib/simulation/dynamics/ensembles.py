@@ -8,7 +8,6 @@ rescaling.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from torch_sim.integrators import MDState
 from torch_sim.units import MetalUnits
 
 from workflow_lib.core.errors import UserError
-from workflow_lib.models.given_states import LABELS
+from workflow_lib.lattice.redox import LABELS
 from workflow_lib.simulation.dynamics.settings import MolecularDynamics
 from workflow_lib.simulation.torchsim import TorchSimModel
 
@@ -29,8 +28,6 @@ GPA = 1 / 160.2176634
 """eV/A^3 in one GPa."""
 CHAIN = ("positions", "momenta", "masses", "kinetic_energy")
 """Variables of the Nose-Hoover chain that change."""
-
-Step = Callable[[MDState, torch.Tensor], MDState]
 
 
 class Ensemble:

@@ -12,8 +12,7 @@ from __future__ import annotations
 import torch
 from torch_sim.integrators import MDState
 
-from workflow_lib.lattice.redox import RedoxRule
-from workflow_lib.models.given_states import LABELS
+from workflow_lib.lattice.redox import LABELS, RedoxRule
 from workflow_lib.simulation.dynamics.ensembles import KELVIN
 from workflow_lib.simulation.torchsim import TorchSimModel
 

@@ -12,7 +12,8 @@ run gives the numbers of an uninterrupted one, to the last bit on a CPU.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,9 @@ from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import atomic_path, digest_of
 from workflow_lib.core.locks import alone
 from workflow_lib.core.progress import Progress, duration
-from workflow_lib.models.given_states import LABELS
+from workflow_lib.lattice.redox import LABELS
 from workflow_lib.models.outside import AsePredictor
-from workflow_lib.models.predictor import Assign, Predictor
+from workflow_lib.models.predictor import Predictor
 from workflow_lib.models.trained import DECISIVE, TrainedModel
 from workflow_lib.simulation.dynamics import checks
 from workflow_lib.simulation.dynamics.ensembles import (
@@ -61,7 +62,6 @@ def run_dynamics(
     temperatures: Sequence[float],
     folder: str | Path,
     seed: int,
-    assign: Assign = "labels",
     max_wall_s: float | None = None,
     title: str = "dynamics",
 ) -> Trajectory:
@@ -69,8 +69,9 @@ def run_dynamics(
 
     Every structure is a system of its own; give one structure several times for replicas. Charge states
     stay with their atoms unless ``settings.exchange_every`` moves them. Raises OutOfTimeError after the
-    last chunk that fits into ``max_wall_s`` s, and UserError for a run that breaks its limits, for a
-    trajectory of another run in ``folder``, and as the model does for structures it cannot take.
+    last chunk that fits into ``max_wall_s`` s, and UserError for a run that breaks its limits or does not
+    fit the memory of its device, for a trajectory of another run in ``folder``, and as the model does for
+    structures it cannot take.
     """
     if len(temperatures) != len(atoms) or not atoms:
         raise ValueError(
@@ -83,8 +84,8 @@ def run_dynamics(
             "out, or take a charge-labelled model"
         )
     started = time.monotonic()
-    with alone(Path(folder), "dynamics"):
-        run = _Run(model, atoms, settings, temperatures, Path(folder), seed, assign)
+    with alone(Path(folder), "dynamics"), _within_memory(model, atoms, title):
+        run = _Run(model, atoms, settings, temperatures, Path(folder), seed)
         with Progress(title, run.last, "step", done=run.step) as shown:
             while run.step < run.last:
                 chunk_started = time.monotonic()
@@ -99,6 +100,19 @@ def run_dynamics(
         trajectory = Trajectory(folder)
         judge(trajectory, settings, temperatures)
     return trajectory
+
+
+@contextmanager
+def _within_memory(model: Predictor, atoms: Sequence[Atoms], title: str) -> Iterator[None]:
+    """Turn running out of the device's memory into a UserError; the systems of a run cannot be divided."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"{title}: {len(atoms)} systems of {len(atoms[0])} atoms side by side do not fit the memory of "
+            f"{model.device} ({reason[:120]}); take fewer replicas, a smaller cell or a device with more"
+        ) from error
 
 
 def judge(trajectory: Trajectory, settings: MolecularDynamics, temperatures: Sequence[float]) -> None:
@@ -136,12 +150,11 @@ class _Run:
         temperatures: Sequence[float],
         folder: Path,
         seed: int,
-        assign: Assign,
     ) -> None:
         self.model, self.settings, self.temperatures = model, settings, list(temperatures)
         self.rule = model.rule if isinstance(model, TrainedModel) else None
         self.last = settings.frames * settings.steps_per_frame
-        self.atoms = _labelled(model, atoms, assign)
+        self.atoms = _labelled(model, atoms)
         identity = _identity(model, self.atoms, settings, self.temperatures, seed)
         header = {
             "model": model.name,
@@ -272,14 +285,14 @@ def weights_identity(model: Predictor) -> str:
     return digest_of([model.card.get(key) for key in DECISIVE])
 
 
-def _labelled(model: Predictor, atoms: Sequence[Atoms], assign: Assign) -> list[Atoms]:
+def _labelled(model: Predictor, atoms: Sequence[Atoms]) -> list[Atoms]:
     """Return copies with nothing but elements, positions, cell and the charge states to use."""
     found = []
     for item in atoms:
         # torch-sim takes the volume with its sign; the negative of a left-handed cell is the same lattice.
         hand = -1.0 if np.linalg.det(np.array(item.cell)) < 0 else 1.0
         copy = Atoms(item.numbers, item.positions, cell=hand * np.array(item.cell), pbc=item.pbc)
-        states = model.choose(item, assign)
+        states = model.choose(item)
         if states is not None:
             copy.set_array(LABELS, np.asarray(states, dtype=np.int64))
         found.append(copy)
@@ -293,12 +306,10 @@ def _identity(
     structures = [
         [item.numbers, item.positions, np.array(item.cell), item.arrays.get(LABELS)] for item in atoms
     ]
-    # Where equilibration ends and production begins decides what is analysed, not what is computed.
-    kept = settings.model_dump(mode="json", exclude={"equilibration_ps", "production_ps", "limits"})
     parts = {
         "model": weights_identity(model),
         "structure": structures,
-        "settings": kept,
+        "settings": settings.computed,
         "temperatures": temperatures,
         "seed": seed,
     }

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from workflow_lib.core.section import Section
 
 Ensemble = Literal["nve", "nvt-langevin", "nvt-nose-hoover", "npt-isotropic"]
 Temperature = Annotated[float, Field(ge=1, le=10000, description="K", allow_inf_nan=False)]
 
 
-class Limits(BaseModel):
+class Limits(Section):
     """What a run must keep to; a run beyond them fails and says which."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     drift_mev_atom_ps: float = Field(
         1.0, gt=0, description="largest drift of the total energy in NVE, meV per atom and ps"
@@ -32,15 +32,13 @@ class Limits(BaseModel):
     min_distance: float = Field(0.5, gt=0, description="A; atoms closer than this are fused")
 
 
-class MolecularDynamics(BaseModel):
+class MolecularDynamics(Section):
     """Ensemble, times and recording of a run.
 
     A run is a ramp of the temperature, then equilibration, then production. Of a trajectory that exists
     ``equilibration_ps`` and ``production_ps`` may be changed: what there is is used, and continued where it
     is too short.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     ensemble: Ensemble = "nvt-langevin"
     time_step_fs: float = Field(2.0, gt=0, le=10)
@@ -67,6 +65,11 @@ class MolecularDynamics(BaseModel):
         "for models that are given charge states",
     )
     limits: Limits = Limits()
+
+    @property
+    def computed(self) -> dict[str, Any]:
+        """What decides the numbers of a trajectory; where equilibration ends decides what is analysed."""
+        return self.model_dump(mode="json", exclude={"equilibration_ps", "production_ps", "limits"})
 
     @model_validator(mode="after")
     def _times_fit(self) -> Self:

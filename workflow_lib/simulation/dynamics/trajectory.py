@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 HEADER, CHECKPOINT, START = "run.json", "checkpoint.safetensors", "start.extxyz"
 SCHEMA = 1
-FRAME = ("step", "energy", "temperature", "total")
-"""Per frame: step; per system: potential energy (eV), temperature (K), total energy (eV)."""
 
 
 class Writer:

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from workflow_lib.core.io import save_figure
-from workflow_lib.core.plotting import OKABE_ITO, style
+from workflow_lib.core.plotting import OKABE_ITO, legend_entries, style
 
 WITHOUT, WITH = OKABE_ITO[0], OKABE_ITO[1]
 WORDS = {"energy": "energy", "forces": "forces", "stress": "stress", "magmoms": "magnetic moments"}
@@ -28,10 +28,7 @@ def draw(table: pd.DataFrame, titles: Mapping[str, str], stem: Path) -> None:
         unit = table.loc[table["label"] == label, "unit"].iloc[0]
         ax.set_title(f"{WORDS[label]} ({UNITS[unit]})", fontsize=9)
     axes[0][0].set_ylabel("mean absolute error, held out")
-    handles, names = axes[0][0].get_legend_handles_labels()
-    known = dict(zip(names, handles, strict=True))
-    for ax in axes[0][1:]:
-        known |= dict(zip(*ax.get_legend_handles_labels()[::-1], strict=True))
+    known = legend_entries(axes[0])
     figure.legend(known.values(), known.keys(), loc="outside lower center", ncols=len(known), fontsize=9)
     save_figure(figure, stem)
 

@@ -5,15 +5,17 @@ Trainings of the two models are paired by variant, fold and seed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from ase import units
 
-from workflow_lib.core.intervals import contrast, decide
+from workflow_lib.core.intervals import contrast, decide, tested_to_trained
 from workflow_lib.models.identity import VARIANTS, ModelId
-from workflow_lib.results_reading import read_document, read_table, seal, write_table
+from workflow_lib.results_models import held_out_errors, without_copies
+from workflow_lib.results_reading import read_document, seal, write_table
 from workflow_lib.stages.ablation.figures import draw
 from workflow_lib.stages.ablation.settings import AblationStudy
 
@@ -29,8 +31,6 @@ COLUMNS = (
     *("error_without", "error_with", "difference", "low", "high", "p_value", "p_together"),
     *("decided", "reason", "published_without", "published_with"),
 )
-PAIR = ["variant", "fold", "seed"]
-"""What two trainings of a pair share."""
 LOST = {"trainings": 0, "reason": "no pair of trainings is left that did not diverge"}
 
 
@@ -38,17 +38,16 @@ def run_ablation(studies: Sequence[AblationStudy], trainings: Sequence[Path], ou
     """Write ``ablation.csv`` and its figure for all studies into ``out``; return the table.
 
     ``trainings``: folders of the train stage, named by the ids of their models. Variants of one fold and
-    seed count as one training. A training that diverged has no part in it, nor has its partner; where no
-    pair is left the rows say so.
+    seed count as one training, and so do pairs with the same weights in one fold. A training that diverged
+    has no part in it, nor has its partner; where no pair is left the rows say so.
     """
+    cards = {path: read_document(path / "card.json", "train") for path in trainings}
+    good = {ModelId.parse(path.name): path for path, card in cards.items() if card["status"] == "ok"}
     rows = []
     for study in studies:
-        without, changed = (_errors(trainings, name) for name in (study.without, study.changed))
-        common = without[PAIR].drop_duplicates().merge(changed[PAIR].drop_duplicates())
-        without, changed = (part.merge(common, on=PAIR) for part in (without, changed))
+        matched = _matched(study, good, cards)
         for label, (unit, factor) in ERRORS.items():
-            of_label = [part[part["label"] == label] for part in (without, changed)]
-            row = _row(of_label[0], of_label[1], factor) if len(common) else LOST
+            row = LOST if matched is None else _row(matched[matched["label"] == label], factor)
             if row:
                 published = study.published.get(label, (None, None))  # type: ignore[call-overload]
                 named = {"published_without": published[0], "published_with": published[1]}
@@ -61,38 +60,44 @@ def run_ablation(studies: Sequence[AblationStudy], trainings: Sequence[Path], ou
     return table
 
 
-def _errors(trainings: Sequence[Path], name: str) -> pd.DataFrame:
-    """Return the absolute errors of all good trainings of a model that are no controls.
+def _matched(
+    study: AblationStudy, good: Mapping[ModelId, Path], cards: Mapping[Path, Mapping[str, Any]]
+) -> pd.DataFrame | None:
+    """Return the absolute errors of all pairs of good trainings that are no controls; None without a pair.
 
-    Columns: label, key, state, variant, fold, seed, error.
+    One row for each DFT number that either model of a pair has, with ``label``, ``error_without`` and
+    ``error_with``, NaN where that model lacks it, ``shared`` and what ``intervals.contrast`` takes.
     """
-    parts = [pd.DataFrame(columns=["label", "key", "state", *PAIR, "error"])]
-    for path in trainings:
-        identity = ModelId.parse(path.name)
-        if identity.name != name or VARIANTS[identity.variant].control:
-            continue
-        if read_document(path / "card.json", "train")["status"] != "ok":
-            continue
-        rows = read_table("training/parity", path)
-        rows = rows[rows["set"] == "test"]
-        key = rows["frame_id"] + " " + rows["atom"].astype(str) + rows["component"].fillna("")
-        error = (rows["model_value"] - rows["dft_value"]).abs()
-        own = {"label": rows["label"], "key": key, "state": rows["state"], "error": error}
-        place = {column: getattr(identity, column) for column in PAIR}
-        parts.append(pd.DataFrame(own | place))
-    return pd.concat(parts[1:] or parts, ignore_index=True)
+    pairs = [
+        (str(model), str(partner))
+        for model in good
+        if model.name == study.without and not VARIANTS[model.variant].control
+        if (partner := model._replace(name=study.changed)) in good
+    ]
+    paths = {str(model): path for model, path in good.items()}
+    weights = {name: str(cards[path]["tensors_sha256"]) for name, path in paths.items()}
+    ratios = {name: tested_to_trained(cards[path]["training"]["frames"]) for name, path in paths.items()}
+    parts = []
+    for pair in without_copies(pairs, weights):
+        without, changed = (held_out_errors(paths[name]) for name in pair)
+        number = ["label", "key", "state"]
+        both = without.merge(
+            changed, on=number, how="outer", suffixes=("_without", "_with"), indicator=True
+        )
+        both = both.assign(shared=both["_merge"] == "both")
+        both["tested_to_trained"] = max(ratios[name] for name in pair)
+        model = ModelId.parse(pair[0])
+        parts.append(both.assign(fold=model.fold, training=f"{model.fold} {model.seed}"))
+    return pd.concat(parts, ignore_index=True) if parts else None
 
 
-def _row(without: pd.DataFrame, changed: pd.DataFrame, factor: float) -> dict[str, object]:
+def _row(matched: pd.DataFrame, factor: float) -> dict[str, object]:
     """Return the errors of one label; a label that one model alone learns has no difference."""
-    if changed.empty:
+    errors = ["error_without", "error_with"]
+    matched = matched.assign(**{name: factor * matched[name] for name in errors})
+    if matched["shared"].any():
+        return contrast(matched[matched["shared"]])
+    if matched.empty:
         return {}
-    if without.empty:
-        count = len(changed[["fold", "seed"]].drop_duplicates())
-        error = factor * changed["error"].mean()
-        return {"trainings": count, "error_with": error, "reason": "learned by one alone"}
-    number = ["key", *PAIR]
-    both = without.merge(changed[[*number, "error"]], on=number, suffixes=("_without", "_with"))
-    both["training"] = both["fold"].astype(str) + " " + both["seed"].astype(str)
-    columns = ["error_without", "error_with"]
-    return contrast(both.assign(**{name: factor * both[name] for name in columns}))
+    means: dict[str, object] = {name: float(matched[name].mean()) for name in errors}
+    return means | {"trainings": matched["training"].nunique(), "reason": "learned by one alone"}

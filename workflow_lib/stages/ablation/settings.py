@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from workflow_lib.core.section import Section
 from workflow_lib.core.validation import check_distinct
 from workflow_lib.models.identity import NAME
 
@@ -13,10 +14,8 @@ Error = Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
 Compared = Literal["energy", "forces", "stress", "magmoms"]
 
 
-class AblationStudy(BaseModel):
+class AblationStudy(Section):
     """Two models of the run that differ in one thing, such as a term of the loss."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(pattern=NAME, max_length=60)
     label: str = Field("", description="what is compared, for the figure; the study's name if empty")
@@ -36,10 +35,8 @@ class AblationStudy(BaseModel):
         return self
 
 
-class AblationSettings(BaseModel):
+class AblationSettings(Section):
     """The studies of the stage."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     studies: tuple[AblationStudy, ...] = Field(min_length=1)
 

@@ -18,7 +18,7 @@ from workflow_lib.models.outside import load_predictor
 from workflow_lib.models.predictor import Predictor
 from workflow_lib.models.trained import TrainedModel
 from workflow_lib.results_reading import seal
-from workflow_lib.results_schema import CONVERGED, UNCONVERGED
+from workflow_lib.results_schema import CONVERGED, status_of
 from workflow_lib.simulation.analysis.charges import Assignment, by_gap, by_window, separation
 from workflow_lib.simulation.dynamics.run import weights_identity
 from workflow_lib.simulation.start import relaxed_start
@@ -37,11 +37,12 @@ def run_charge_inference(
     The host's cell is relaxed first; each removal is then relaxed from its ideal sites. Relaxed structures
     are kept in ``work``, so that a killed job goes on with the next. Removal i draws with ``seed + i``.
     Returns the summary. Raises UserError for a model without moments or that is given charge states, a
-    host without the redox element, and a composition that no assignment makes neutral, before anything is
-    relaxed.
+    host without the redox element, and a composition that no assignment makes neutral or that a gap cannot
+    divide, before anything is relaxed.
     """
     work, out = Path(work), Path(out)
     model = load_predictor(study.potential, device)
+    model.origin.require_trained()
     if isinstance(model, TrainedModel) and model.rule is not None:
         raise UserError(
             f"{model.name} is given the charge states that are read from moments here; take a model that "
@@ -83,7 +84,7 @@ def run_charge_inference(
                 )
             )
             features.append(seen)
-        row = {"removal": removal, "host_status": _status(host)}
+        row = {"removal": removal, "host_status": status_of(host.info["converged"])}
         rows.append(row | _removal_row(study, ideal, relaxed, found, larger))
     atoms = pd.concat(tables, ignore_index=True)
     explained = _project(atoms, features)
@@ -100,8 +101,8 @@ def run_charge_inference(
 def neutral_split(study: ChargeInferenceStudy, atoms: Atoms) -> int:
     """Return how many redox sites of a composition are in the state of larger moments, by neutrality.
 
-    Raises UserError where the redox element is missing, an ion has no formal charge, or no whole number of
-    sites balances.
+    Raises UserError where the redox element is missing, an ion has no formal charge, no whole number of
+    sites balances, or all balance in one state and a gap is to divide them.
     """
     numbers = np.asarray(atoms.numbers)
     sites = int((numbers == atomic_number(study.element)).sum())
@@ -121,7 +122,18 @@ def neutral_split(study: ChargeInferenceStudy, atoms: Atoms) -> int:
             f"{study.name}: no assignment of {study.element}{low}+/{study.element}{high}+ to {sites} sites "
             f"makes {atoms.symbols} neutral (the other ions carry {charge:+d} e); remove another fraction"
         )
+    if study.assign == "gap" and reduced in (0, sites):
+        one = f"{study.element}{low if reduced else high}+"
+        raise UserError(
+            f"{study.name}: neutrality makes all {sites} {study.element} of {atoms.symbols} {one}, which a "
+            "gap always divides in two; give windows (assign: window), or remove another fraction"
+        )
     return reduced if study.states[1] == low else sites - reduced
+
+
+def as_neutral(removals: pd.DataFrame) -> pd.Series:
+    """Return which removals have every site in a state, and as many in each as neutrality asks for."""
+    return (removals["larger"] == removals["neutral_larger"]) & (removals["ambiguous"] == 0)
 
 
 def _read(
@@ -139,11 +151,6 @@ def _read(
     return moments, assignment, None if seen is None else seen[0][sites]
 
 
-def _status(atoms: Atoms) -> str:
-    """Return whether a relaxed structure is at rest, in the words of the tables."""
-    return CONVERGED if atoms.info["converged"] else UNCONVERGED
-
-
 def _removal_row(
     study: ChargeInferenceStudy,
     ideal: Atoms,
@@ -153,7 +160,7 @@ def _removal_row(
 ) -> dict[str, Any]:
     row: dict[str, Any] = {
         "formula": ideal.symbols.formula.format("hill"),
-        "status": _status(relaxed),
+        "status": status_of(relaxed.info["converged"]),
         "steps": relaxed.info.get("steps"),
         "fmax_ev_a": relaxed.info.get("fmax"),
         "volume_a3": relaxed.get_volume(),
@@ -221,10 +228,10 @@ def _summary(
         "removals": len(removals),
         "converged": int((removals["status"] == CONVERGED).sum()),
         "host_cell_a": np.array(host.cell.lengths()),
-        "host_converged": _status(host) == CONVERGED,
+        "host_converged": bool(host.info["converged"]),
         "neutral_larger": int(removals["neutral_larger"].iloc[0]),
         "larger": removals["larger"].tolist(),
-        "as_neutral": int((removals["larger"] == removals["neutral_larger"]).sum()),
+        "as_neutral": int(as_neutral(removals).sum()),
         **{
             column: mean(column)
             for column in map(str, removals)

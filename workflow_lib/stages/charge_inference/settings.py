@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from workflow_lib.core.elements import Element
+from workflow_lib.core.section import Section
 from workflow_lib.core.validation import check_distinct
 from workflow_lib.lattice.crystal import Crystal
 from workflow_lib.models.identity import NAME
@@ -15,10 +16,8 @@ from workflow_lib.simulation.settings import StartSettings
 Moment = Annotated[float, Field(ge=0, le=20, allow_inf_nan=False)]
 
 
-class ChargeInferenceStudy(BaseModel):
+class ChargeInferenceStudy(Section):
     """A host whose vacancies change the charge states of a redox element, read from predicted moments."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(pattern=NAME, max_length=60)
     label: str = Field("", description="the material's name in the figure; the study's name if empty")
@@ -59,10 +58,8 @@ class ChargeInferenceStudy(BaseModel):
         return self
 
 
-class ChargeInferenceSettings(BaseModel):
+class ChargeInferenceSettings(Section):
     """The studies of the stage."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     studies: tuple[ChargeInferenceStudy, ...] = Field(min_length=1)
 

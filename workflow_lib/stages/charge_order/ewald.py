@@ -6,7 +6,7 @@ are only charges of +2 and +3 e at the sites of the interpolated host.
 
 from __future__ import annotations
 
-import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,18 +17,19 @@ from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import write_json
 from workflow_lib.frames.splits import Splits
 from workflow_lib.lattice.ewald import ewald_energy
+from workflow_lib.lattice.formation import at_x
+from workflow_lib.lattice.redox import LABELS
 from workflow_lib.models.identity import EWALD, UNTRAINED
 from workflow_lib.results_reading import read_reference, seal, write_table
 from workflow_lib.results_schema import CONVERGED, Protocol
 from workflow_lib.stages.charge_order.figures import states_figure
 from workflow_lib.stages.charge_order.protocols import (
-    LABELS,
     SINGLE_POINT,
     arrangement_of,
     protocol_table,
     state_roles,
 )
-from workflow_lib.stages.charge_order.score import TIE, Scores, score_states
+from workflow_lib.stages.charge_order.score import FITTED, TIE, Scores, score_states
 from workflow_lib.stages.charge_order.settings import ChargeOrderSettings
 
 if TYPE_CHECKING:
@@ -44,11 +45,9 @@ NOTE = (
     "states count in ground_states_found, _total and _chance, because their margin is held against the "
     "error of the scaled energies. Rank correlation, the order of pairs and ground_states_found_all are "
     "those of the unscaled energies and use no DFT at all. Where the slope is not positive the energies "
-    "stay unscaled, ewald_scale and the fitted numbers are null. Scores count the states that the "
-    "models of the first fold have not seen, as theirs do."
+    "stay unscaled, ewald_scale and the fitted numbers are null. Scores count the states that some fold of "
+    "the run holds out, as those of its models together do."
 )
-FITTED = re.compile(".*_mae_mev_fu.*|redox_spread_ratio.*|ground_states_(found|total|chance)")
-"""Names of the scores that depend on the scale."""
 
 
 def fitted_scale(ewald: np.ndarray, dft: np.ndarray) -> float:
@@ -64,7 +63,7 @@ def fitted_scale(ewald: np.ndarray, dft: np.ndarray) -> float:
 
 
 def _scores(states: pd.DataFrame, compared_x: float, *, fits: bool) -> Scores:
-    """Return the scores of the unscaled energies, the :data:`FITTED` ones those of the scaled energies.
+    """Return the scores of the unscaled energies, the :data:`score.FITTED` ones those of the scaled ones.
 
     The latter are None unless the factor ``fits``.
     """
@@ -84,23 +83,27 @@ def run_ewald(
     host: Host,
     rule: RedoxRule,
     splits_path: str | Path,
+    folds: Sequence[int],
     settings: ChargeOrderSettings,
     out: str | Path,
 ) -> Scores:
     """Rank the reference states by Ewald energies; write the files of a trained model (see :data:`NOTE`).
 
     ``states.csv`` also has the column ``ewald_ev`` (unscaled, eV per cell); ``energy_ev`` and
-    ``formation_mev_fu`` are scaled by the states of ``settings.compared_x``. ``role`` is the state's
-    set in the first fold of ``splits_path``, for comparison with trained models; ``seen`` says whether
-    these have seen it. Raises UserError if the compared composition has too few states to fit the scale.
+    ``formation_mev_fu`` are scaled by the states of ``settings.compared_x``. ``role`` is test for
+    a state that one of the ``folds`` of ``splits_path`` holds out, else its set in the first of these, and
+    ``seen`` follows from it: unseen are the states that trained models are scored on. Raises UserError if
+    the compared composition has too few states to fit the scale.
     """
     reference, structures = read_reference(reference_dir)
-    first = Splits.load(splits_path).folds[0].number
+    splits = Splits.load(splits_path)
+    every = [state_roles(splits, fold, reference, host) for fold in folds]
+    roles = ["test" if "test" in own else own[0] for own in zip(*every, strict=True)]
     starts = [host.build(arrangement_of(host, atoms)) for atoms in structures]
     energies = np.array(
         [ewald_energy(atoms, rule.formal(atoms.numbers, atoms.arrays[LABELS])) for atoms in starts]
     )
-    compared = np.isclose(reference["x"], settings.compared_x)
+    compared = at_x(reference["x"], settings.compared_x)
     try:
         scale = fitted_scale(energies[compared], reference["energy_ev"].to_numpy()[compared])
     except ValueError as error:
@@ -125,7 +128,7 @@ def run_ewald(
         answers,
         starts,
         reference=reference,
-        roles=state_roles(splits_path, first, reference),
+        roles=roles,
         host=host,
         orders=None,
         level=UNTRAINED.label,

@@ -14,7 +14,7 @@ from workflow_lib.core.io import save_figure
 from workflow_lib.core.plotting import COLOUR_ANY, COLOUR_DFT, OKABE_ITO, SMALL, style
 from workflow_lib.models.identity import look_of, model_colours
 from workflow_lib.results_reading import seal, write_table
-from workflow_lib.results_schema import PROTOCOLS
+from workflow_lib.results_schema import PROTOCOLS, WITHOUT_ENERGY
 from workflow_lib.stages.charge_order.pooled import read_scores, scores_across_folds
 from workflow_lib.stages.charge_order.reference import RELAXED
 
@@ -39,18 +39,24 @@ RING: dict[str, Any] = {
 }
 MARKERS = "osD^vPX*"
 PANELS = (
-    ("states_spearman", "states_spearman_all", "Spearman of relative energies", 1.0),
-    ("redox_spread_ratio_unseen", "redox_spread_ratio", "redox spread (model / DFT)", 1.0),
-    ("redox_pairs_ordered_unseen", "redox_pairs_ordered", "order pairs ranked as DFT", 1.0),
-    ("ground_states_found", "ground_states_found_all", "ground states found", None),
+    ("states_spearman", "states_spearman_all", "Spearman of relative energies"),
+    ("redox_spread_ratio_unseen", "redox_spread_ratio", "redox spread (model / DFT)"),
+    ("redox_pairs_ordered_unseen", "redox_pairs_ordered", "order pairs ranked as DFT"),
+    ("ground_states_share", "ground_states_share_all", "ground states found"),
 )
-"""Panels of the overview: unseen score, score over all states, label, ideal."""
+"""Panels of the overview: unseen score, score over all states, label; DFT itself has 1 in each."""
 
 
 def _line(**options: Any) -> Line2D:
     from matplotlib.lines import Line2D
 
     return Line2D([], [], **({"linestyle": ""} | options))
+
+
+def looks_of(keys: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Return a colour and a marker for each key; no two have both alike, up to the 64th."""
+    # There are eight of each: after eight keys the markers shift against the colours.
+    return {key: (OKABE_ITO[i % 8], MARKERS[(i + i // 8) % 8]) for i, key in enumerate(keys)}
 
 
 def states_figure(
@@ -65,7 +71,7 @@ def states_figure(
 
     The CSV beside the figure is the table itself, which the charge-order stage writes as
     ``states.csv``. Colour and marker show the arrangement of the mobile ions; filled: state unseen
-    in training, hollow: seen. States that diverged have no point; their number is stated. A ring
+    in training, hollow: seen. States that diverged or moved have no point; their number is stated. A ring
     marks states whose DFT relaxation ended above :data:`FAR`. ``cells``: fixed or relaxed.
     """
     import matplotlib.pyplot as plt
@@ -74,7 +80,7 @@ def states_figure(
     protocols = [protocol for protocol in PROTOCOLS if (states["protocol"] == protocol).any()]
     inner = states[(states["x"] > 0) & (states["x"] < 1)]
     keys = list(dict.fromkeys(inner.sort_values(["x", "ion_key"])["ion_key"]))
-    looks = {key: (OKABE_ITO[i % len(OKABE_ITO)], MARKERS[i % len(MARKERS)]) for i, key in enumerate(keys)}
+    looks = looks_of(keys)
     width = max(4.6, 3.1 * len(protocols) + 1.6)
     figure, axes = plt.subplots(
         1, len(protocols), figsize=(width, 3.6), sharex=True, sharey=True, squeeze=False
@@ -122,12 +128,15 @@ def _formation_panel(axis: Axes, table: pd.DataFrame, looks: dict[str, tuple[str
     pad = 0.05 * (high - low or 1.0)
     ends = [low - pad, high + pad]
     axis.plot(ends, ends, color=COLOUR_DFT, linewidth=0.8, zorder=1)
-    missing = len(table) - len(good)
-    if missing:
+    lost = table["status"][table["status"].isin(WITHOUT_ENERGY)].value_counts()
+    lines = [f"{number} of {len(table)} {status}" for status, number in lost.items()]
+    if len(table) - len(good) > lost.sum():  # energies, but no zero for them
+        lines.append("an end member has no energy:\nno formation energies")
+    if lines:
         axis.text(
             0.03,
             0.97,
-            f"{missing} of {len(table)} diverged",
+            "\n".join(lines),
             transform=axis.transAxes,
             va="top",
             fontsize=SMALL,
@@ -172,19 +181,22 @@ def _overview_figure(table: pd.DataFrame, out: Path) -> None:
     import matplotlib.pyplot as plt
 
     style()
-    shown = table[table["headline"]]
+    shown = table[table["headline"]].copy()
+    for suffix in ("", "_all"):  # as shares: how many count differs between models
+        found = pd.to_numeric(shown[f"ground_states_found{suffix}"])
+        shown[f"ground_states_share{suffix}"] = found / shown[f"ground_states_total{suffix}"].replace(
+            0, np.nan
+        )
     labels = list(dict.fromkeys(zip(shown["model"], shown["variant"], strict=True)))
     colours = model_colours(shown["model"])
     figure, axes = plt.subplots(
         1, len(PANELS), figsize=(12.5, 1.6 + 0.28 * len(labels)), sharey=True, squeeze=False
     )
-    for axis, (unseen, overall, text, ideal) in zip(axes[0], PANELS, strict=True):
+    for axis, (unseen, overall, text) in zip(axes[0], PANELS, strict=True):
         for place, (name, variant) in enumerate(labels):
             rows = shown[(shown["model"] == name) & (shown["variant"] == variant)]
             marker = look_of(variant).marker
             for column, face in ((overall, "none"), (unseen, colours[name])):
-                if column is None:
-                    continue
                 values = pd.to_numeric(rows[column], errors="coerce").to_numpy(dtype=float)
                 axis.plot(
                     values,
@@ -195,8 +207,7 @@ def _overview_figure(table: pd.DataFrame, out: Path) -> None:
                     markerfacecolor=face,
                     clip_on=False,
                 )
-        if ideal is not None:
-            axis.axvline(ideal, color=COLOUR_DFT, linewidth=0.8, zorder=1)
+        axis.axvline(1, color=COLOUR_DFT, linewidth=0.8, zorder=1)
         axis.set_xlabel(text)
     axes[0][0].set_xlim(-1.05, 1.05)
     axes[0][0].axvline(0, color="0.6", linewidth=0.8, linestyle=":")
@@ -221,8 +232,9 @@ def _overview_figure(table: pd.DataFrame, out: Path) -> None:
 
 
 def _ground_state_axis(axis: Axes, shown: pd.DataFrame) -> None:
-    total = int(shown["ground_states_total_all"].max())
-    chance = float(shown["ground_states_chance_all"].mean())
-    axis.set_xlim(-0.15, total + 0.15)
-    axis.set_xticks(range(total + 1))
-    axis.set_xlabel(f"ground states found\n(of all {total}; guessing: {chance:.1f})")
+    total = shown["ground_states_total_all"]
+    chance = float((shown["ground_states_chance_all"] / total.replace(0, np.nan)).mean())
+    axis.set_xlim(-0.04, 1.04)
+    if np.isfinite(chance):
+        axis.axvline(chance, color="0.6", linewidth=0.8, linestyle=":")
+    axis.set_xlabel(f"share of ground states found\n(hollow: of all {int(total.max())})")

@@ -16,19 +16,18 @@ import numpy as np
 import pandas as pd
 
 from workflow_lib.core.code import code_checksum
-from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import sha256
 from workflow_lib.core.kept import Arrays, Kept, key_of
 from workflow_lib.core.progress import Progress
-from workflow_lib.frames.frame import Frame, frame_to_atoms
 from workflow_lib.frames.splits import Splits
-from workflow_lib.frames.table import iter_parquet
 from workflow_lib.lattice.ewald import ewald_energy
+from workflow_lib.lattice.redox import LABELS
 from workflow_lib.models.identity import EWALD, UNTRAINED
 from workflow_lib.results_reading import seal, write_table
 from workflow_lib.results_schema import DIVERGED, TABLES
 from workflow_lib.simulation.cache import host_identity
-from workflow_lib.stages.charge_order.protocols import LABELS
+from workflow_lib.stages.charge_order.identical_atoms import read_identical
+from workflow_lib.stages.charge_order.protocols import state_roles
 from workflow_lib.stages.charge_order.score import redox_spread, usable
 
 if TYPE_CHECKING:
@@ -37,80 +36,6 @@ if TYPE_CHECKING:
     from workflow_lib.lattice.host import Host
     from workflow_lib.lattice.redox import RedoxRule
     from workflow_lib.models.predictor import Predictor
-
-KIND = "same-positions"
-"""``kind`` of frames on positions that another charge order has too."""
-SAME = 1e-6
-"""A; atoms that differ by less in every coordinate are identical: the store holds all digits."""
-
-
-def read_identical(
-    path: str | Path, host: Host, rule: RedoxRule, level: str
-) -> tuple[pd.DataFrame, list[Atoms]]:
-    """Return the charge orders that share their atoms with another one, and their structures.
-
-    Columns: ``atoms`` (name of the shared positions: their ions, and a number if several sets of
-    positions have the same ions), ``state_key``, ``ion_key``, ``frame_id``, ``formula_units``,
-    ``dft_energy_ev`` (per cell). Of one order with several orbital states the lowest is taken.
-    Structures carry the charge states shown by DFT's moments. Raises UserError if energies are of
-    another level than ``level``, or no two orders share their atoms.
-    """
-    shared: list[dict[tuple[int, ...], Frame]] = []
-    for frame in (frame for batch in iter_parquet(path) for frame in batch if frame.kind == KIND):
-        if frame.energy_reference != level:
-            raise UserError(
-                f"{path}: {frame.frame_id} is of {frame.energy_reference}, the run of {level}; energies of "
-                "different levels must not be compared"
-            )
-        states, _ = rule.assign(frame.numbers, frame.magmoms, level)
-        if states is None:
-            continue
-        order = tuple(int(state) for state in states)
-        orders = next((known for known in shared if _identical(frame, next(iter(known.values())))), None)
-        if orders is None:
-            shared.append(orders := {})
-        if order not in orders or frame.energy < orders[order].energy:
-            orders[order] = frame
-    rows, structures, names = [], [], dict[str, int]()
-    for orders in shared:
-        if len(orders) < 2:
-            continue
-        name = ""
-        for order, frame in orders.items():
-            atoms = frame_to_atoms(frame)
-            atoms.set_array(LABELS, np.array(order))
-            arrangement = host.locate(atoms, atoms.arrays[LABELS])
-            ion_key = host.key(arrangement.without_charges())
-            if not name:
-                names[ion_key] = names.get(ion_key, 0) + 1
-                name = ion_key + (f" ({names[ion_key]})" if names[ion_key] > 1 else "")
-            rows.append(
-                {
-                    "atoms": name,
-                    "state_key": host.key(arrangement),
-                    "ion_key": ion_key,
-                    "frame_id": frame.frame_id,
-                    # The file's own number is counted from its atoms, which need not show the formula.
-                    "formula_units": host.formula_units * arrangement.cells,
-                    "dft_energy_ev": frame.energy,
-                }
-            )
-            structures.append(atoms)
-    if not rows:
-        raise UserError(
-            f"{path} holds no two charge orders on identical atoms (frames of kind {KIND!r}); leave "
-            "charge_order.identical_atoms out, or name a table that does"
-        )
-    return pd.DataFrame(rows), structures
-
-
-def _identical(one: Frame, other: Frame) -> bool:
-    return (
-        np.array_equal(one.numbers, other.numbers)
-        and one.magnetic_order == other.magnetic_order  # else their energies differ for another reason
-        and np.allclose(one.cell, other.cell, rtol=0, atol=SAME)
-        and np.allclose(one.positions, other.positions, rtol=0, atol=SAME)
-    )
 
 
 def score(rows: pd.DataFrame) -> dict[str, Any]:
@@ -179,7 +104,6 @@ def run_identical(
             origin = model.origin
             identity = origin.columns(Path(source).name) | {"charge_labelled": model.charge_labelled}
             status = origin.status
-            fold = None if origin.fold is None else splits.fold(origin.fold)
             energies = np.full(len(table), np.nan)
             if status != DIVERGED:
                 answer = partial(_energies, model, structures, batch_size)
@@ -187,7 +111,7 @@ def run_identical(
             rows = table.assign(
                 energy_ev=energies,
                 status=np.where(np.isfinite(energies), status, DIVERGED),
-                role=list(map(fold.role, table["state_key"], table["frame_id"])) if fold else "none",
+                role=state_roles(splits, origin.fold, table, host),
                 **identity,
             )
             answers.append(rows)

@@ -9,16 +9,18 @@ import pandas as pd
 
 from workflow_lib.core.io import save_figure
 from workflow_lib.core.plotting import COLOUR_DFT, SMALL, panel_shape, style
-from workflow_lib.models.identity import VARIANTS, look_of, model_colours
+from workflow_lib.models.identity import look_of, model_colours, variants_in
 
 MOST_COLUMNS = 4
+TRAINS = ("train", "validation")
 
 
 def identical_figure(orders: pd.DataFrame, scores: pd.DataFrame, out: Path) -> None:
     """Draw the energies of the orders about their mean, model against DFT: ``identical.{svg,png}``.
 
-    ``orders`` and ``scores`` are as ``run_identical`` writes them. Filled: state of the test set;
-    the diagonal is DFT, the horizontal line is the result of a charge-blind model.
+    ``orders`` and ``scores`` are as ``run_identical`` writes them. Hollow: a state that also
+    trains, filled: one that does not; the diagonal is DFT, the horizontal line is the result of a
+    charge-blind model.
     """
     import matplotlib.pyplot as plt
     from matplotlib.lines import Line2D
@@ -50,7 +52,7 @@ def identical_figure(orders: pd.DataFrame, scores: pd.DataFrame, out: Path) -> N
                 linestyle="",
                 marker=look_of(str(variant)).marker,
                 color=colours[name],
-                markerfacecolor=colours[name] if role == "test" else "none",
+                markerfacecolor="none" if role in TRAINS else colours[name],
                 zorder=3,
             )
         axis.tick_params(labelbottom=True)  # the panel below may be empty
@@ -64,8 +66,7 @@ def identical_figure(orders: pd.DataFrame, scores: pd.DataFrame, out: Path) -> N
     )
     handles = [
         Line2D([], [], linestyle="", marker=look.marker, color="0.3", label=f"{variant} ({look.label})")
-        for variant, look in VARIANTS.items()
-        if (orders["variant"] == variant).any()
+        for variant, look in ((name, look_of(name)) for name in variants_in(orders["variant"]))
     ]
     handles += [
         Line2D(

@@ -18,8 +18,10 @@ import numpy as np
 import pandas as pd
 
 from workflow_lib.core.errors import UserError
+from workflow_lib.lattice.formation import at_x
 from workflow_lib.results_reading import read_document, read_table
 from workflow_lib.stages.charge_order.score import (
+    FITTED,
     Scores,
     ground_states,
     pairs_spread,
@@ -43,10 +45,12 @@ def scores_across_folds(charge_order_dirs: Sequence[str | Path]) -> pd.DataFrame
 
     Scores are means over seeds, with their spread. ``folds`` and ``seeds`` count what was pooled;
     ``states`` is the number of unseen states of the compared composition, ``states_missing`` the
-    number of unseen states of all compositions that diverged (both for the worst seed).
+    number of unseen states of all compositions that diverged or moved (both for the worst seed).
     ``ground_states_total`` is the mean number of compositions of which every state is unseen and
-    whose ground state counts (see ``score.ground_states``). Standard deviations (n - 1) are empty
-    for a single seed. Untrained rankings form groups of their own. Raises UserError if members of
+    whose ground state counts (see ``score.ground_states``), over the ``ground_states_seeds`` seeds that
+    have any, which are those of ``ground_states_found``. Standard deviations (n - 1) are empty
+    for a single seed. Untrained rankings form groups of their own;
+    one without a scale has none of the numbers that need it. Raises UserError if members of
     one group compare different compositions, share fold and seed, or hold a state out in some of their
     folds but not in one or in all, as folds of one split do.
     """
@@ -73,7 +77,11 @@ def scores_across_folds(charge_order_dirs: Sequence[str | Path]) -> pd.DataFrame
                 "protocol": protocol,
                 "folds": len({scores["fold"] for scores, _ in members}),
             }
-            rows.append(row | _pool_protocol(members, protocol, members[0][0]["compared_x"]))
+            row |= _pool_protocol(members, protocol, members[0][0]["compared_x"])
+            if members[0][0].get("ewald_scale", 1.0) is None:
+                row |= {key: None for key in row if FITTED.fullmatch(key.removesuffix("_std"))}
+                row["ground_states_seeds"] = 0
+            rows.append(row)
     return pd.DataFrame(rows)
 
 
@@ -97,8 +105,10 @@ def _pool_protocol(
         "seeds": len(per_seed),
         "states": min(item["states"] for item in per_seed),
         "states_missing": max(item["states_missing"] for item in per_seed),
-        "ground_states_total": float(np.mean([item["ground_states_total"] for item in per_seed])),
     }
+    asked = [item["ground_states_total"] for item in per_seed if item["ground_states_total"]]
+    row["ground_states_total"] = float(np.mean(asked)) if asked else 0.0
+    row["ground_states_seeds"] = len(asked)
     for name in POOLED:
         values = np.array([item[name] for item in per_seed if item[name] is not None], dtype=float)
         row[name] = float(values.mean()) if len(values) else None
@@ -111,7 +121,7 @@ def _pool_seed(folds: Sequence[pd.DataFrame], compared_x: float) -> dict[str, An
     own = [_formation_ev(unseen) for unseen in folds]
     table = _once(own)
     good = usable(table)
-    compared = good[np.isclose(good["x"], compared_x)]
+    compared = good[at_x(good["x"], compared_x)]
     correlation, error = ranking(compared)
     pairs = pd.concat([redox_pairs(usable(part)) for part in own])
     spread = pairs_spread(pairs.groupby(["first", "second"], as_index=False).mean())
@@ -125,7 +135,7 @@ def _pool_seed(folds: Sequence[pd.DataFrame], compared_x: float) -> dict[str, An
         "mae_mev_fu": error,
         "redox_spread_ratio": spread["redox_spread_ratio"],
         "redox_pairs_ordered": spread["redox_pairs_ordered"],
-        "ground_states_found": sum(item["found"] for item in found) if found and len(good) else None,
+        "ground_states_found": sum(item["found"] for item in found) if found else None,
         "ground_states_total": len(found),
     }
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,9 +11,10 @@ import pandas as pd
 from workflow_lib.core.errors import UserError
 from workflow_lib.frames.splits import Role, Splits
 from workflow_lib.lattice.formation import formation_mev_fu
+from workflow_lib.lattice.orientation import smallest_keys
 from workflow_lib.lattice.polaron import bond_gap
-from workflow_lib.lattice.redox import RedoxRule
-from workflow_lib.results_schema import DIVERGED, TABLES, Protocol
+from workflow_lib.lattice.redox import LABELS, RedoxRule
+from workflow_lib.results_schema import DIVERGED, MOVED, TABLES, WITHOUT_ENERGY, Protocol
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -27,20 +27,21 @@ if TYPE_CHECKING:
     from workflow_lib.simulation.settings import Stop
 
 SINGLE_POINT = "single-point"
-LABELS = "oxidation_states"
 
 
-def state_roles(splits_path: str | Path, fold: int | None, reference: pd.DataFrame) -> list[Role]:
-    """Return the set of each reference state in one fold: train, validation, test or none.
+def state_roles(splits: Splits, fold: int | None, states: pd.DataFrame, host: Host) -> list[Role]:
+    """Return what a model of one fold knows each state as: train, validation, test or none.
 
-    Test is a state of which the model has seen no frame; for a potential that was not trained on these
-    frames (no fold) every state is in no set. Raises UserError for a damaged file or a fold that it
-    does not hold.
+    ``states`` has ``state_key`` and ``frame_id``. A state in a supercell that repeats a smaller cell is
+    known as that of the smallest one; test is one of which the model has seen no frame. For a potential
+    that was not trained on these frames (no fold) every state is in no set. Raises UserError for a fold
+    that the splits do not hold.
     """
     if fold is None:
-        return ["none"] * len(reference)
-    chosen = Splits.load(splits_path).fold(fold)
-    return list(map(chosen.role, reference["state_key"], reference["frame_id"]))
+        return ["none"] * len(states)
+    chosen = splits.fold(fold)
+    smallest = smallest_keys(states["state_key"], host)
+    return list(map(chosen.role, states["state_key"].map(smallest), states["frame_id"]))
 
 
 def arrangement_of(host: Host, atoms: Atoms) -> Arrangement:
@@ -75,9 +76,10 @@ def relaxed_states(
     """Relax from starts distorted by ``polaron_distortion`` A and return the ends: protocols (b) and (c).
 
     Structures are returned labelled with the wanted charge states, even if a charge-blind model
-    relaxed one structure for all orders on it.
+    relaxed one structure for all orders on it. The status of one that ended as another arrangement is
+    moved.
     """
-    from workflow_lib.simulation.cache import relax_arrangements
+    from workflow_lib.simulation.cache import moved, relax_arrangements
 
     relaxations: list[Relaxation] = relax_arrangements(
         model,
@@ -91,8 +93,9 @@ def relaxed_states(
     )
     rows, ends = [], []
     for arrangement, item in zip(arrangements, relaxations, strict=True):
+        status = MOVED if moved(host, arrangement, item) else item.status
         rows.append(
-            {"status": item.status, "steps": item.steps, "fmax_ev_a": item.fmax, "energy_ev": item.energy}
+            {"status": status, "steps": item.steps, "fmax_ev_a": item.fmax, "energy_ev": item.energy}
         )
         atoms = item.atoms.copy()
         # The canonical ions of an arrangement are the same with and without its charge states, so
@@ -152,8 +155,8 @@ def protocol_table(
 
     ``owner``: the columns of the model. Formation energies are relative to its own end members; ``level``
     is that of its energies, which may differ from the reference's. ``answers`` rows, ``structures``,
-    ``roles`` and ``orders`` follow the rows of ``reference``. An energy that
-    diverged is written as missing; if an end member is missing, so is every formation energy.
+    ``roles`` and ``orders`` follow the rows of ``reference``. The energy of a relaxation that diverged or
+    moved is written as missing; if an end member is missing, so is every formation energy.
     """
     table = reference[["state_key", "ion_key", "x", "group", "degeneracy", "formula_units"]].copy()
     table["protocol"], table["level"] = protocol, level
@@ -162,7 +165,8 @@ def protocol_table(
     table["seen"] = [role in ("train", "validation") for role in roles]
     for name in ("status", "steps", "fmax_ev_a", "energy_ev"):
         table[name] = answers[name].to_numpy()
-    table.loc[table["status"] == DIVERGED, ["energy_ev", "fmax_ev_a"]] = np.nan
+    table.loc[table["status"].isin(WITHOUT_ENERGY), "energy_ev"] = np.nan
+    table.loc[table["status"] == DIVERGED, "fmax_ev_a"] = np.nan
     table["dft_energy_ev"] = reference["energy_ev"]
     table["dft_formation_mev_fu"] = reference["formation_mev_fu"]
     table["dft_fmax_ev_a"] = reference["fmax_ev_a"]

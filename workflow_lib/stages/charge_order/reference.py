@@ -25,11 +25,11 @@ from workflow_lib.frames.frame import RELAXATION, SAMPLES, Frame, frame_to_atoms
 from workflow_lib.frames.labels import known_kind
 from workflow_lib.frames.table import iter_parquet
 from workflow_lib.lattice.arrangement import UNIT
-from workflow_lib.lattice.formation import MEV, end_energies, formation_energy
+from workflow_lib.lattice.formation import MEV, at_x, end_energies, formation_energy
 from workflow_lib.lattice.orientation import smallest_keys
 from workflow_lib.lattice.polaron import bond_gap
 from workflow_lib.results_reading import KNOWN_STATES, STRUCTURES, seal, write_table
-from workflow_lib.results_schema import CONVERGED, DFT, LARGER, REFERENCE, TABLES, UNCONVERGED
+from workflow_lib.results_schema import DFT, LARGER, REFERENCE, TABLES, status_of
 
 if TYPE_CHECKING:
     from workflow_lib.lattice.arrangement import Arrangement
@@ -253,7 +253,7 @@ def build_reference(frames_path: str | Path, host: Host, out_dir: str | Path) ->
                 "energy_ev": frame.energy,
                 "fmax_ev_a": force if np.isfinite(force := _largest_force(frame)) else np.nan,
                 "volume_a3": abs(float(np.linalg.det(frame.cell))),
-                "status": CONVERGED if _largest_force(frame) <= RELAXED else UNCONVERGED,
+                "status": status_of(_largest_force(frame) <= RELAXED),
                 "stress_converged": bool(frame.stress_converged),
                 "degeneracy": host.degeneracy(arrangement),
                 "formula_units": frame.formula_units,
@@ -299,7 +299,7 @@ def _no_answer(found: _Answers, every: dict[str, Frame], where: str) -> UserErro
 def require_followed(reference: pd.DataFrame, larger: pd.DataFrame, x: float) -> None:
     """Raise UserError unless DFT knows a state at ``x``, where the embedding follows a relaxation."""
     known = sorted({*reference["x"].round(6), *larger["x"].round(6)})
-    if not np.isclose(known, x, atol=1e-6).any():
+    if not at_x(known, x).any():
         raise UserError(
             f"embedding.reference_x is {x:g}, but DFT has states at x = "
             f"{', '.join(f'{value:g}' for value in known)} only; choose one of these or name the "

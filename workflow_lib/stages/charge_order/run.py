@@ -13,15 +13,16 @@ import pandas as pd
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import atomic_path, write_json
 from workflow_lib.core.locks import alone
+from workflow_lib.frames.splits import Splits
+from workflow_lib.lattice.redox import LABELS
 from workflow_lib.models.outside_settings import UNSTATED
 from workflow_lib.models.predictor import Predictor
-from workflow_lib.results_reading import read_reference, seal, write_table
-from workflow_lib.results_schema import CONVERGED, DIVERGED, HEADLINE, PROTOCOLS, Protocol
+from workflow_lib.results_reading import read_reference, seal, stress_converged, write_table
+from workflow_lib.results_schema import CONVERGED, DIVERGED, HEADLINE, PROTOCOLS, WITHOUT_ENERGY, Protocol
 from workflow_lib.simulation.cache import RelaxationCache, model_identity
 from workflow_lib.simulation.settings import Stop
 from workflow_lib.stages.charge_order.figures import states_figure
 from workflow_lib.stages.charge_order.protocols import (
-    LABELS,
     SINGLE_POINT,
     arrangement_of,
     orders_shown,
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from ase import Atoms
 
     from workflow_lib.lattice.arrangement import Arrangement
-    from workflow_lib.lattice.host import Host
+from workflow_lib.lattice.host import Host
 
 SCORES, RELAXED_STRUCTURES = "scores.json", "structures.extxyz"
 TIMINGS = "timings.json"
@@ -69,12 +70,12 @@ def run_charge_order(
     reference, structures = read_reference(reference_dir)
     _check_level(model, reference)
     arrangements = [arrangement_of(host, atoms) for atoms in structures]
-    roles = state_roles(splits_path, origin.fold, reference)
+    roles = state_roles(Splits.load(splits_path), origin.fold, reference, host)
     alive = origin.status != DIVERGED
     identity, owner = model_identity(model), origin.columns(out.name)
     with alone(Path(cache) / f"charge_order-{identity[:20]}", "charge_order"):
         store = RelaxationCache(cache, identity)
-        stop = settings.stop(stress_converged=bool(reference["stress_converged"].all()))
+        stop = settings.stop(stress_converged=stress_converged(reference))
         timings: dict[str, float] = {}
         tables: list[pd.DataFrame] = []
         answered: dict[Protocol, list[Atoms]] = {}
@@ -195,7 +196,7 @@ def _orders(
 def _write_structures(
     states: pd.DataFrame, answered: dict[Protocol, list[Atoms]], model: Predictor, path: Path
 ) -> None:
-    """Write relaxed structures with state, protocol, status and energy; leave diverged ones out."""
+    """Write relaxed structures with state, protocol, status and energy; leave out those without one."""
     from ase import Atoms
     from ase.io import write
 
@@ -205,7 +206,7 @@ def _write_structures(
             continue
         rows = states[states["protocol"] == protocol]
         for (_, row), atoms in zip(rows.iterrows(), ends, strict=True):
-            if row["status"] == DIVERGED:
+            if row["status"] in WITHOUT_ENERGY:
                 continue
             frame = Atoms(atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=True)
             frame.set_array(LABELS, atoms.arrays[LABELS])

@@ -2,22 +2,23 @@
 
 All functions take a table with one row a state and the columns ``state_key``, ``ion_key``, ``x``,
 ``formula_units``, ``energy_ev`` and ``dft_energy_ev`` (per cell), ``formation_mev_fu`` and
-``dft_formation_mev_fu``, ``seen`` and ``status``. Rows that diverged are left out and counted. A
+``dft_formation_mev_fu``, ``seen`` and ``status``. Rows that diverged or moved are left out and counted. A
 score that is not defined (too few states, constant energies) is None, never a number.
 """
 
 from __future__ import annotations
 
+import re
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from workflow_lib.results_schema import DIVERGED
+from workflow_lib.lattice.formation import at_x
+from workflow_lib.results_schema import WITHOUT_ENERGY
+from workflow_lib.stages.charge_order.settings import MIN_STATES
 
-MIN_STATES = 3
-"""Fewer states than this are not ranked: two states have a Spearman of 1 or -1 by chance."""
 MIN_PAIRS = 3
 """Fewer pairs of charge orders than this give no ratio."""
 TIE = 1e-4
@@ -30,7 +31,7 @@ CONVENTION = (
     "state, those seen in training among them. A ground state is found if the model's lowest state of "
     "a composition is DFT's, and no other state ties with it. It counts only where the model has not seen "
     "it and where the next state lies farther above it than the model errs, and as not found where the "
-    "model has no energy of it (diverged); the _all scores count every composition."
+    "model has no energy of it (diverged or moved); the _all scores count every composition."
 )
 
 Scores = dict[str, Any]
@@ -38,7 +39,7 @@ Scores = dict[str, Any]
 
 def usable(table: pd.DataFrame) -> pd.DataFrame:
     """Return the rows with a meaningful energy."""
-    keep = (table["status"] != DIVERGED) & np.isfinite(table["energy_ev"].astype(float))
+    keep = ~table["status"].isin(WITHOUT_ENERGY) & np.isfinite(table["energy_ev"].astype(float))
     return table[keep]
 
 
@@ -75,7 +76,7 @@ def spearman(model: np.ndarray, dft: np.ndarray) -> float | None:
 
 
 def ground_states(table: pd.DataFrame) -> list[Scores]:
-    """Return, for each composition with several states, DFT's lowest state and the model's.
+    """Return, for each composition between the ends with several states, DFT's lowest and the model's.
 
     ``regret_mev_fu`` is how far above DFT's ground state DFT puts the state the model chose (mean
     over states it cannot tell apart); ``dft_margin_mev_fu`` is DFT's distance to its second-lowest
@@ -87,7 +88,7 @@ def ground_states(table: pd.DataFrame) -> list[Scores]:
     """
     result: list[Scores] = []
     for x, group in table.groupby("x"):
-        if len(group) < 2:
+        if len(group) < 2 or not 0 < x < 1:  # type: ignore[operator]
             continue
         ordered = group.sort_values("dft_energy_ev")
         best = ordered.iloc[0]
@@ -185,7 +186,7 @@ def minimum_over_orders(table: pd.DataFrame) -> Scores:
     This is the fair question to a model that cannot see charge orders: per ``ion_key``, the model's
     minimum over the orders against DFT's minimum. End members are left out, and so are arrangements of
     which the model has no energy. DFT's minimum is that over all orders, those that the model lost
-    (diverged) among them.
+    (diverged or moved) among them.
     """
     inner = table[(table["x"] > 0) & (table["x"] < 1)]
     known = usable(inner).dropna(subset=["formation_mev_fu"])
@@ -207,13 +208,13 @@ def _formation_mae(table: pd.DataFrame) -> float | None:
 def score_protocol(table: pd.DataFrame, compared_x: float) -> Scores:
     """Return all scores of one protocol; keys without suffix are over states unseen in training."""
     good = usable(table)
-    compared = good[np.isclose(good["x"], compared_x)]
+    compared = good[at_x(good["x"], compared_x)]
     unseen = compared[~compared["seen"]]
     scores: Scores = {
         "states_total": len(compared),
         "states_unseen": len(unseen),
         "status": table["status"].value_counts().sort_index().to_dict(),
-        "diverged": len(table) - len(good),
+        "without_energy": len(table) - len(good),
     }
     for suffix, chosen in (("", unseen), ("_all", compared)):
         correlation, error = ranking(chosen)
@@ -232,9 +233,9 @@ def score_protocol(table: pd.DataFrame, compared_x: float) -> Scores:
     unseen_pairs = redox_spread(good[~good["seen"]])
     scores |= {f"{name}_unseen": value for name, value in unseen_pairs.items()}
     scores |= minimum_over_orders(table)
-    read = "order" in table and good["order"].notna().any()
+    read = "order" in table and table["order"].notna().any()
     for name in ("kept", "changed", "ambiguous", "off-site"):
-        count = int((good["order"] == name).sum()) if read else None
+        count = int((table["order"] == name).sum()) if read else None
         scores[f"orders_{name.replace('-', '_')}"] = count
     return scores
 
@@ -257,6 +258,8 @@ HEADLINES = (
     "minimum_over_orders_mae_mev_fu",
 )
 """Scores of the headline protocol that are repeated at the top of ``scores.json``."""
+FITTED = re.compile(".*mae_mev_fu.*|redox_spread_ratio.*|ground_states_(found|total|chance)")
+"""Names of the scores that depend on the scale of the energies: of a ranking without one they are None."""
 
 
 def score_states(states: pd.DataFrame, compared_x: float, headline: str) -> Scores:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import isclose
 from typing import TYPE_CHECKING
 
 from pydantic import Field
@@ -14,8 +13,8 @@ from workflow_lib.simulation.settings import RelaxationSettings
 if TYPE_CHECKING:
     from workflow_lib.lattice.host import Host
 
-SAME_X = 1e-5
-"""Compositions that differ by less are the same."""
+MIN_STATES = 3
+"""Fewer states than this are not ranked: two states have a Spearman of 1 or -1 by chance."""
 
 
 class ChargeOrderSettings(RelaxationSettings):
@@ -31,7 +30,7 @@ class ChargeOrderSettings(RelaxationSettings):
     )
 
     def check(self, host: Host) -> None:
-        """Raise UserError if the host's own cell has no two states at the composition that is compared."""
+        """Raise UserError if the host's own cell has too few states at the composition that is compared."""
         from workflow_lib.lattice.arrangement import UNIT
         from workflow_lib.lattice.counting import count_distinct
 
@@ -42,16 +41,18 @@ class ChargeOrderSettings(RelaxationSettings):
         )
 
     def require_several(self, counts: Mapping[float, int], who: str) -> None:
-        """Raise UserError unless there are two states or more at the composition that is compared.
+        """Raise UserError unless there are :data:`MIN_STATES` or more at the composition that is compared.
 
         ``counts`` are the numbers of states by composition, ``who`` says whose they are.
         """
-        if any(count > 1 and isclose(x, self.compared_x, abs_tol=SAME_X) for x, count in counts.items()):
+        from workflow_lib.lattice.formation import at_x
+
+        if any(count >= MIN_STATES and at_x(x, self.compared_x) for x, count in counts.items()):
             return
         told = ", ".join(f"{count} at {x:.6g}" for x, count in sorted(counts.items()))
-        several = [f"{x:.6g}" for x, count in sorted(counts.items()) if count > 1 and 0 < x < 1]
+        several = [f"{x:.6g}" for x, count in sorted(counts.items()) if count >= MIN_STATES and 0 < x < 1]
         remedy = f"set it to {' or '.join(several)}" if several else "describe the host by a larger cell"
         raise UserError(
-            f"charge_order.compared_x is {self.compared_x:.6g}, where {who} no two states to rank "
-            f"({told}); {remedy}"
+            f"charge_order.compared_x is {self.compared_x:.6g}, where {who} no {MIN_STATES} states to "
+            f"rank ({told}); {remedy}"
         )

@@ -16,12 +16,15 @@ import pandas as pd
 from workflow_lib.core.elements import SYMBOLS
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import write_csv
+from workflow_lib.frames.frame import TESTING
 from workflow_lib.frames.splits import SETS, Splits
 from workflow_lib.frames.table import iter_parquet
 from workflow_lib.lattice.arrangement import StateKey
+from workflow_lib.lattice.host import Host
+from workflow_lib.lattice.orientation import smallest_keys
 from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.results_reading import checked, read_table, seal
-from workflow_lib.results_schema import BEYOND, DIVERGED
+from workflow_lib.results_schema import BEYOND, WITHOUT_ENERGY
 
 HULL_TOLERANCE = 1e-3
 """meV per formula unit; energies of some 100 eV are read with ten digits, 1e-8 eV."""
@@ -34,7 +37,7 @@ def run_checks(
     run: Path,
     charge_orders: Sequence[Path],
     searches: Sequence[Path],
-    rule: RedoxRule,
+    host: Host,
     metals: Mapping[str, float],
     out: Path,
 ) -> None:
@@ -45,11 +48,11 @@ def run_checks(
     UserError with one clause for each check that fails, after the table is written.
     """
     findings = {
-        "charge balance": list(unbalanced(run / "dataset", rule)),
-        "splits": list(leaks(run / "dataset")),
+        "charge balance": list(unbalanced(run / "dataset", host.rule)),
+        "splits": list(leaks(run / "dataset", host)),
         "energies": list(unusable_energies(run, charge_orders, searches)),
         "hull": list(below_hull(run / "thermodynamics")),
-        "voltage": list(wrong_voltages(run, rule, metals)),
+        "voltage": list(wrong_voltages(run, host.rule, metals)),
     }
     rows = [(name, len(found), found[0] if found else "") for name, found in findings.items()]
     write_csv(pd.DataFrame(rows, columns=["check", "violations", "first"]), out / "checks.csv")
@@ -72,27 +75,65 @@ def unbalanced(dataset: Path, rule: RedoxRule) -> Iterator[str]:
                 yield f"frame {frame.frame_id} has a charge of {total:+d} e"
 
 
-def leaks(dataset: Path) -> Iterator[str]:
-    """Yield states of the test set with frames in another set, and frames that a fold lacks or invents."""
+def leaks(dataset: Path, host: Host) -> Iterator[str]:
+    """Yield what a fold holds out but also trains on, and frames that it lacks or invents.
+
+    No frame of a test state is in another set, nor is any of a unit that ``split_by`` keeps together. The
+    frames for testing of an end member's unit may be held out beside others of it that train.
+    """
     splits = Splits.load(checked(dataset / "splits.json", "dataset"))
-    state_of: dict[str, str | None] = {}
-    for batch in iter_parquet(checked(dataset / "frames.parquet", "dataset")):
-        state_of |= {frame.frame_id: frame.state_key for frame in batch}
+    states, units, apart = _units(dataset, splits, host)
     for fold in splits.folds:
         placed = [frame_id for name in SETS for frame_id in fold.frames[name]]
-        if set(placed) != set(state_of):
-            lost = sorted(set(placed) ^ set(state_of))
+        if set(placed) != set(states):
+            lost = sorted(set(placed) ^ set(states))
             yield f"fold {fold.number} and the frames differ in {len(lost)} frames ({lost[0]})"
-        sets: dict[str, set[str]] = defaultdict(set)
+        of_state: dict[str, set[str]] = defaultdict(set)
+        of_unit: dict[str, set[str]] = defaultdict(set)
         for frame_id in placed:
-            state = state_of.get(frame_id)
-            if state is not None:
-                sets[state].add(fold.frame_role(frame_id))
-        for state, roles in sorted(sets.items()):
+            role = fold.frame_role(frame_id)
+            if frame_id in states and not (role == "test" and frame_id in apart):
+                of_state[states[frame_id]].add(role)
+                of_unit[units[frame_id]].add(role)
+        for state, roles in sorted(of_state.items()):
             if state in fold.states["test"] and roles != {"test"}:
                 yield f"fold {fold.number}: test state {state} has frames in {', '.join(sorted(roles))}"
-            if splits.split_by in ("state", "ions") and len(roles) > 1:
-                yield f"fold {fold.number}: {state} is split over {', '.join(sorted(roles))}"
+        for unit, roles in sorted(of_unit.items()):
+            if len(roles) > 1:
+                yield f"fold {fold.number}: {unit} is split over {', '.join(sorted(roles))}"
+
+
+def _units(
+    dataset: Path, splits: Splits, host: Host
+) -> tuple[Mapping[str, str], Mapping[str, str], frozenset[str]]:
+    """Return the state and the unit of each frame, and the frames for testing of end members' units.
+
+    A unit is a state, an arrangement of ions (of either, all supercells that repeat it are one), a
+    material or a frame, by ``split_by``. A frame without a state has that of its group, else its group.
+    """
+    groups: dict[str, str] = {}
+    states: dict[str, str] = {}
+    ions: dict[str, str] = {}
+    testing: set[str] = set()
+    for batch in iter_parquet(checked(dataset / "frames.parquet", "dataset")):
+        for frame in batch:
+            groups[frame.frame_id] = frame.group
+            states[frame.frame_id] = frame.state_key or splits.only_states.get(frame.group, frame.group)
+            if frame.state_key is not None:
+                ions[frame.state_key] = StateKey.parse(frame.state_key).ion_key
+            if frame.kind == TESTING:
+                testing.add(frame.frame_id)
+    # Found again from the host: the splits name smallest cells too, and may be wrong.
+    smallest = smallest_keys({*ions, *ions.values()}, host)
+    units = {
+        "state": {name: smallest.get(state, state) for name, state in states.items()},
+        "ions": {name: smallest.get(ions.get(state, state), state) for name, state in states.items()},
+        "material": groups,
+        "frame": {name: name for name in states},
+    }
+    own = units[splits.split_by]
+    ends = {own[name] for name, key in states.items() if key in ions and StateKey.parse(key).x in (0, 1)}
+    return units["state"], own, frozenset(name for name in testing if own[name] in ends)
 
 
 def unusable_energies(run: Path, charge_orders: Sequence[Path], searches: Sequence[Path]) -> Iterator[str]:
@@ -102,9 +143,9 @@ def unusable_energies(run: Path, charge_orders: Sequence[Path], searches: Sequen
     tables += [("search/found", path) for path in searches]
     for name, folder in tables:
         table = read_table(name, folder)
-        wrong = ~np.isfinite(table["energy_ev"]) & (table["status"] != DIVERGED)
+        wrong = ~np.isfinite(table["energy_ev"]) & ~table["status"].isin(WITHOUT_ENERGY)
         for key in table.loc[wrong, "state_key"]:
-            yield f"{folder}: {key} has no energy and has not diverged"
+            yield f"{folder}: {key} has no energy and has neither diverged nor moved"
 
 
 def below_hull(thermodynamics: Path) -> Iterator[str]:

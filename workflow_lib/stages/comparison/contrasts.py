@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from workflow_lib.core.intervals import LEAST_CLUSTERS, contrast, decide
+from workflow_lib.core.intervals import LEAST_CLUSTERS, contrast, decide, tested_to_trained
+from workflow_lib.lattice.formation import at_x
 from workflow_lib.models.identity import VARIANTS, ModelId
+from workflow_lib.results_models import held_out_errors, without_copies
 from workflow_lib.results_reading import read_document, read_table
-from workflow_lib.results_schema import DIVERGED, HEADLINE
+from workflow_lib.results_schema import HEADLINE, WITHOUT_ENERGY
 
 RELATIVE = "states_mae_mev_fu"
 ENDPOINTS = (
@@ -51,21 +52,25 @@ def contrast_table(
     ``error_without``, ``error_with`` and ``difference`` (with minus without: below zero the label helps)
     are in the unit of the endpoint's column. ``p_together``, ``decided`` and ``reason``: see
     ``intervals.decide``; all models and endpoints of a pair of variants are one family. Trainings that
-    diverged have no part in it. A pair of which one model has no energy at a composition that DFT has is
-    left out of the hull and the voltage, because a mean over fewer compositions may be smaller for having
-    lost one; ``reason`` has the number of such pairs.
+    diverged have no part in it, and trainings with the same weights (no epochs) count once. A pair of which
+    one model has no energy of DFT's lowest state at some composition is left out of the hull and the
+    voltage, because a mean over fewer compositions may be smaller for having lost one, and a state of which
+    one model has no energy is left out of both models' charge orders; ``reason`` has the number of those
+    left out.
     """
     cards = {path.name: read_document(path / "card.json", "train") for path in trainings}
     good = [path for path in trainings if cards[path.name]["status"] == "ok"]
     errors = {path.name: dict(_errors(path, charge_orders, thermodynamics)) for path in good}
+    weights = {name: str(card["tensors_sha256"]) for name, card in cards.items()}
+    ratios = {path.name: tested_to_trained(cards[path.name]["training"]["frames"]) for path in good}
     rows, left_out = [], []
     for name in dict.fromkeys(ModelId.parse(path.name).name for path in trainings):
         card = next(card for key, card in cards.items() if ModelId.parse(key).name == name)
         for pair in PAIRS:
             for endpoint in ENDPOINTS:
-                matched = _matched(errors, name, pair, endpoint)
+                matched = _matched(errors, weights, ratios, name, pair, endpoint)
                 if len(matched):
-                    row, lost = _contrast(matched)
+                    row, lost = _contrast(matched, endpoint)
                     left_out.append(lost)
                     first = {"endpoint": endpoint, "model": name}
                     first |= {key: card[key] for key in ("family", "init")}
@@ -82,11 +87,14 @@ def contrast_table(
     return table.assign(reason=pd.Series(reasons, index=table.index, dtype=object))
 
 
-def _contrast(matched: pd.DataFrame) -> tuple[dict[str, object], str | None]:
-    """Return the contrast of the pairs that are whole, and how many others are left out, if any."""
+def _contrast(matched: pd.DataFrame, endpoint: str) -> tuple[dict[str, object], str | None]:
+    """Return the contrast of what is whole, and how much else is left out, if any."""
     whole = matched[matched["whole"]]
     lost = len(matched) - len(whole)
-    words = f"{lost} of {len(matched)} pairs left out: no energy at a composition" if lost else None
+    what = "pairs left out: no energy of DFT's lowest state at a composition"
+    if endpoint == RELATIVE:
+        what = "energies of states left out: diverged or moved with or without the label"
+    words = f"{lost} of {len(matched)} {what}" if lost else None
     return (contrast(whole) if len(whole) else {"trainings": 0, "folds": 0, "reason": words}), words
 
 
@@ -97,14 +105,11 @@ def _errors(
 
     Errors are absolute but for :data:`RELATIVE`, whose zero is known only among what two models share.
     """
-    parity = read_table("training/parity", training)
-    parity = parity[parity["set"] == "test"]
+    held_out = held_out_errors(training)
     for endpoint, label in (("energy_mae_mev_atom", "energy"), ("force_mae_mev_a", "forces")):
-        rows = parity[parity["label"] == label]
+        rows = held_out[held_out["label"] == label]
         if len(rows):
-            error = 1000 * (rows["model_value"] - rows["dft_value"]).abs()
-            key = rows["frame_id"] + " " + rows["atom"].astype(str) + rows["component"].fillna("")
-            yield endpoint, pd.DataFrame({"key": key, "state": rows["state"], "error": error})
+            yield endpoint, rows[["key", "state"]].assign(error=1000 * rows["error"])
     if training.name in charge_orders:
         yield RELATIVE, _order_errors(charge_orders[training.name])
     scores = thermodynamics[thermodynamics["id"] == training.name]
@@ -115,42 +120,57 @@ def _errors(
 
 
 def _order_errors(folder: Path) -> pd.DataFrame:
-    """Return the errors of the energies of unseen states, meV per formula unit, but for a constant."""
+    """Return the errors of the energies of unseen states, meV per formula unit, but for a constant.
+
+    NaN where the model has no energy of a state.
+    """
     compared_x = read_document(folder / "scores.json", "charge-order", ("compared_x",))["compared_x"]
     table = read_table("charge_order/states", folder)
     table = table[
-        (table["protocol"] == HEADLINE)
-        & np.isclose(table["x"], compared_x)
-        & ~table["seen"].astype(bool)
-        & (table["status"] != DIVERGED)
-    ].dropna(subset=["energy_ev", "dft_energy_ev"])
+        (table["protocol"] == HEADLINE) & at_x(table["x"], compared_x) & ~table["seen"].astype(bool)
+    ].dropna(subset=["dft_energy_ev"])
     gap = 1000 * (table["energy_ev"] - table["dft_energy_ev"]) / table["formula_units"]
+    gap = gap.where(~table["status"].isin(WITHOUT_ENERGY))
     return pd.DataFrame({"key": table["state_key"], "state": table["state_key"], "error": gap})
 
 
 def _matched(
-    errors: Mapping[str, Mapping[str, pd.DataFrame]], name: str, pair: tuple[str, str], endpoint: str
+    errors: Mapping[str, Mapping[str, pd.DataFrame]],
+    weights: Mapping[str, str],
+    ratios: Mapping[str, float],
+    name: str,
+    pair: tuple[str, str],
+    endpoint: str,
 ) -> pd.DataFrame:
     """Return the errors that both variants have, of all folds and seeds: one row for each DFT number.
 
-    ``whole``: whether both are of all compositions that DFT has, where the error is a mean over them.
+    ``whole``: whether both have an energy of the state, or of DFT's lowest state of every composition,
+    where the error is a mean over them. ``weights``: checksums; pairs with the same ones in a fold count
+    once. ``ratios``: frames tested to frames trained on; the larger of a pair counts.
     """
+    known = [(own, ModelId.parse(own)) for own in errors if endpoint in errors[own]]
+    pairs = [
+        (own, str(model._replace(variant=pair[1])))
+        for own, model in known
+        if (model.name, model.variant) == (name, pair[0])
+    ]
+    pairs = [(own, partner) for own, partner in pairs if endpoint in errors.get(partner, {})]
     parts = []
-    for label, own in errors.items():
-        identity = ModelId.parse(label)
-        other = errors.get(str(identity._replace(variant=pair[1])), {})
-        if (identity.name, identity.variant) == (name, pair[0]) and {endpoint} <= own.keys() & other.keys():
-            first, second = own[endpoint], other[endpoint]
-            both = first.merge(second[["key", "error"]], on="key", suffixes=("_without", "_with"))
-            both = both.assign(whole=True)
-            if "whole" in first:
-                both = both.assign(whole=bool(first["whole"].all() and second["whole"].all()))
-                # Where neither has an error, there is none to be asked for: no metal, say.
-                both = both.dropna(subset=["error_without", "error_with"], how="all")
-            if endpoint == RELATIVE:
-                if len(both) < LEAST_CLUSTERS:
-                    continue
-                errors_of = ["error_without", "error_with"]
-                both[errors_of] = (both[errors_of] - both[errors_of].mean()).abs()
-            parts.append(both.assign(fold=identity.fold, training=f"{identity.fold} {identity.seed}"))
+    for own, partner in without_copies(pairs, weights):
+        first, second = errors[own][endpoint], errors[partner][endpoint]
+        both = first.merge(second[["key", "error"]], on="key", suffixes=("_without", "_with"))
+        both = both.assign(whole=True)
+        if "whole" in first:
+            both = both.assign(whole=bool(first["whole"].all() and second["whole"].all()))
+            # Where neither has an error, there is none to be asked for: no metal, say.
+            both = both.dropna(subset=["error_without", "error_with"], how="all")
+        if endpoint == RELATIVE:
+            errors_of = ["error_without", "error_with"]
+            both["whole"] = both[errors_of].notna().all(axis=1)
+            if both["whole"].sum() < LEAST_CLUSTERS:
+                continue
+            both[errors_of] = (both[errors_of] - both.loc[both["whole"], errors_of].mean()).abs()
+        both["tested_to_trained"] = max(ratios[own], ratios[partner])
+        model = ModelId.parse(own)
+        parts.append(both.assign(fold=model.fold, training=f"{model.fold} {model.seed}"))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()

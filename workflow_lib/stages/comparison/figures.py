@@ -12,9 +12,9 @@ from workflow_lib.core.io import save_figure
 from workflow_lib.core.plotting import style
 from workflow_lib.models.identity import EWALD, look_of, model_colours
 
-HELD_OUT = (
-    "Energies, forces, Spearman and silhouette: held-out states; spread, hull and voltage: all states"
-)
+OVER_COMPOSITIONS = ("hull_mae_mev_fu", "step_voltage_mae_mv")
+"""Means over compositions: of fewer than DFT has they are no part of a mean over trainings."""
+HELD_OUT = "Energies, forces and Spearman: held-out states; spread, hull and voltage: all states"
 
 
 def _panels(couple: str, compared_x: float) -> tuple[tuple[str, str, float | None], ...]:
@@ -41,6 +41,7 @@ def comparison_figure(
 ) -> None:
     """Draw ``<stem>.svg`` and ``.png``: a dot per trained model, a bar over folds and seeds.
 
+    Hollow, and in no bar: a mean over fewer compositions than DFT has, as in ``contrasts.csv``.
     ``couple`` names the charge states, ``compared_x`` the composition whose states are ranked. ``seen``
     says whether models know states of their held-out frames from other frames.
     """
@@ -48,6 +49,9 @@ def comparison_figure(
     import matplotlib.pyplot as plt
 
     pairs, shown = _order(table), _panels(couple, compared_x)
+    # Whole numbers with missing ones compare to a missing answer.
+    has, dft = (pd.to_numeric(table[name]).astype(float) for name in ("compositions", "compositions_dft"))
+    short = has < dft
     colours = model_colours(model for model, _ in pairs)
     places = np.arange(len(pairs))[::-1]
     figure, axes = plt.subplots(
@@ -56,8 +60,9 @@ def comparison_figure(
     for axis, (column, title, ideal) in zip(axes[0], shown, strict=True):
         for place, (model, variant) in zip(places, pairs, strict=True):
             rows = table[(table["model"] == model) & (table["variant"] == variant)]
-            values = pd.to_numeric(rows[column]).dropna().to_numpy(dtype=float)
-            _draw(axis, values, place, colour=colours[model], marker=look_of(variant).marker)
+            values = pd.to_numeric(rows[column]).dropna()
+            hollow = short[values.index].to_numpy() & (column in OVER_COMPOSITIONS)
+            _draw(axis, values.to_numpy(float), hollow, place, colours[model], look_of(variant).marker)
             if column == "redox_silhouette":
                 untrained = pd.to_numeric(rows["redox_silhouette_untrained"]).dropna()
                 if len(untrained):
@@ -74,18 +79,36 @@ def comparison_figure(
     several = bool(table.groupby(["model", "variant"]).size().max() > 1)
     seeds = pd.to_numeric(table["seed"]).nunique()
     spread = "" if seeds > 1 else " One seed: differences may be chance, see contrasts.csv."
+    if table.loc[short, list(OVER_COMPOSITIONS)].notna().any(axis=None):
+        spread += "\nHollow, in no bar: no energy of DFT's lowest state at a composition."
     figure.suptitle(
-        f"{'Held-out frames of states that also train' if seen else HELD_OUT}.\n"
+        f"{'Held-out frames of states that also train' if seen else HELD_OUT}"
+        f"{silhouette_states(table)}.\n"
         f"One mark for each trained model{', bars: mean over folds and seeds' if several else ''}. "
-        f"Dashed: DFT. Tick in the last panel: untrained network.{spread}"
+        f"Dashed: DFT. Tick in the last panel: before training here (shipped weights, if pretrained)."
+        f"{spread}"
     )
     save_figure(figure, stem)
 
 
-def _draw(axis: Any, values: np.ndarray, place: float, *, colour: str, marker: str) -> None:
+def silhouette_states(table: pd.DataFrame) -> str:
+    """Return of which states' atoms the silhouettes are, as the end of a sentence."""
+    of = table.dropna(subset=["redox_silhouette"])
+    all_states = of.loc[of["redox_states"] == "all", "model"].drop_duplicates().tolist()
+    if of.empty or set(of["redox_states"]) == {"held_out"}:
+        return "; silhouette: held-out states" if len(of) else ""
+    if set(of["redox_states"]) == {"all"}:
+        return "; silhouette: all states"
+    return f"; silhouette: held-out states, but all of {', '.join(all_states)}"
+
+
+def _draw(
+    axis: Any, values: np.ndarray, hollow: np.ndarray, place: float, colour: str, marker: str
+) -> None:
     if not len(values):
         axis.text(0.03, place, "none", va="center", color="#767676", transform=axis.get_yaxis_transform())
         return
-    axis.plot(values, np.full(len(values), place), ls="", marker=marker, color=colour, ms=5, alpha=0.75)
-    if len(values) > 1:
-        axis.plot([values.mean()] * 2, [place - 0.3, place + 0.3], color=colour, lw=1.5)
+    for some, face in ((values[~hollow], colour), (values[hollow], "none")):
+        axis.plot(some, [place] * len(some), ls="", marker=marker, color=colour, mfc=face, ms=5, alpha=0.75)
+    if np.count_nonzero(~hollow) > 1:
+        axis.plot([values[~hollow].mean()] * 2, [place - 0.3, place + 0.3], color=colour, lw=1.5)

@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from workflow_lib.models.identity import EWALD, UNTRAINED
+from workflow_lib.results_models import over_the_same_states
 from workflow_lib.results_reading import read_document, read_table, seal, write_table
 from workflow_lib.results_schema import MODEL
 from workflow_lib.stages.comparison.contrasts import contrast_table
@@ -94,9 +95,6 @@ def _answers(source: str, folders: Folders, thermodynamics: pd.DataFrame) -> dic
     hull = thermodynamics[thermodynamics["id"] == source]
     for key in _THERMODYNAMICS:
         row[key] = None if hull.empty else hull[key].iloc[0]
-    embedding = _optional(folders["embeddings"], source, "scores.json", "embedding")
-    row.update({key: embedding.get(key) for key in _EMBEDDING})
-    row["redox_states"] = embedding.get("headline")
     search = _optional(folders["searches"], source, "summary.json", "search")
     # The stages share a cache: what both ask for is one relaxation.
     beyond = search.get("relaxations_beyond_charge_orders", 0)
@@ -165,6 +163,11 @@ def run_comparison(
     rows += [_outside_row(source, folders, hull) for source in sorted(elsewhere)]
     if EWALD in folders["charge_orders"]:
         rows.append(_ewald_row(folders["charge_orders"]))
+    separated = [read_document(path / "scores.json", "embedding") for path in embeddings]
+    of = {own["id"]: own for own in over_the_same_states(separated)}
+    for row in rows:
+        own = of.get(row["id"], {})
+        row.update({key: own.get(key) for key in _EMBEDDING}, redox_states=own.get("headline"))
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     counts = ("parameters", "train_frames", "states_unseen", "compositions", "compositions_dft")
     for column in (*counts, "relaxations"):

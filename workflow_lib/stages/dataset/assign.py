@@ -8,19 +8,16 @@ variants on the full data use, have charge states if the same rule gives them; e
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from workflow_lib.frames.frame import Frame, single_reference
+from workflow_lib.frames.frame import Frame
 from workflow_lib.frames.table import FrameBatch
 from workflow_lib.lattice.redox import RedoxRule
-from workflow_lib.stages.dataset.settings import DatasetSettings
 
 if TYPE_CHECKING:
-    from workflow_lib.lattice.host import Host
     from workflow_lib.stages.dataset.index import Light
 
 _GIVEN = "given charge states"
@@ -47,41 +44,6 @@ CATEGORIES = (*dict.fromkeys(_CATEGORIES.values()), OTHER)
 def category(reason: str) -> str:
     """Return the kind of a reason for which a frame is set aside."""
     return next((kind for start, kind in _CATEGORIES.items() if reason.startswith(start)), OTHER)
-
-
-@dataclass(frozen=True, slots=True)
-class SetAside:
-    """A frame that is not used, and why."""
-
-    frame_id: str
-    reason: str
-
-    @property
-    def category(self) -> str:
-        """The kind of reason, without the numbers of this frame."""
-        return category(self.reason)
-
-
-def assign(
-    frames: Sequence[Frame], rule: RedoxRule, host: Host | None, settings: DatasetSettings
-) -> tuple[list[Frame], list[SetAside]]:
-    """Label frames in memory; return those kept and those set aside, both in order.
-
-    ``oxidation_states`` follow from :func:`charge_states`; ``state_key`` names the arrangement that
-    was *realised* (None if the frame does not fit the sites of the host).
-    """
-    # These modules import this one.
-    from workflow_lib.stages.dataset.decide import decide
-    from workflow_lib.stages.dataset.index import labelled_frames, make_index
-    from workflow_lib.stages.dataset.source import in_memory
-
-    source = in_memory(frames, single_reference(frames, "one list of frames"))
-    index = decide(make_index(source, rule, host, settings), source, settings)
-    aside = index.rows.loc[~index.kept, ["frame_id", "reason"]]
-    return (
-        labelled_frames(source, index, np.flatnonzero(index.kept)),
-        [SetAside(*row) for row in aside.itertuples(index=False)],
-    )
 
 
 def charge_states(

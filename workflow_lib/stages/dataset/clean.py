@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from workflow_lib.frames.frame import RELAXATION, TESTING, Frame
+from workflow_lib.frames.subset import reduced_composition
 from workflow_lib.stages.dataset.settings import CleanSettings
 
 if TYPE_CHECKING:
@@ -79,9 +80,7 @@ def _structure(frame: Frame) -> Structure:
 
 def _material(frame: Frame) -> Material:
     """Return group and reduced composition of a frame; only within these are energies per atom compared."""
-    elements, counts = np.unique(frame.numbers, return_counts=True)
-    reduced = counts // np.gcd.reduce(counts)
-    return frame.group, tuple(zip(elements.tolist(), reduced.tolist(), strict=True))
+    return frame.group, reduced_composition(frame.numbers)
 
 
 def _energy_rules(frames: Sequence[Frame], settings: CleanSettings) -> dict[int, str]:
@@ -188,6 +187,6 @@ def clean(frames: Sequence[Frame], settings: CleanSettings) -> dict[int, str]:
     for index, frame in enumerate(frames):
         if index not in removed:
             materials[frame.group].append(index)
-    for members in tqdm(materials.values(), desc="duplicates", unit="material", leave=False):
+    for members in tqdm(materials.values(), desc="duplicates", unit="material", leave=False, disable=None):
         removed |= _duplicates(frames, members, settings)
     return dict(sorted(removed.items()))

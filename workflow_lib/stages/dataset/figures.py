@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from workflow_lib.core.io import save_figure
-from workflow_lib.core.plotting import COLOUR_FE2, COLOUR_FE3, OKABE_ITO, plain_label, style
+from workflow_lib.core.plotting import COLOUR_FE2, COLOUR_FE3, OKABE_ITO, legend_entries, plain_label, style
 from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.stages.dataset.assign import CATEGORIES
 from workflow_lib.stages.dataset.sites import NOT_USED
@@ -147,10 +147,8 @@ def draw_redox(
                         lw=0,
                         label=f"{rule.element}{state.oxidation}+ window",
                     )
-    handles: dict = {}
-    for axes in panels:
-        handles |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=4)
+    entries = legend_entries(panels)
+    figure.legend(entries.values(), entries.keys(), loc="outside upper center", ncols=4)
     save_figure(figure, stem)
 
 

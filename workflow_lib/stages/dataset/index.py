@@ -136,7 +136,7 @@ def make_index(source: Source, rule: RedoxRule, host: Host | None, settings: Dat
     contents = _Contents()
     known: dict[Arrangement, str] = {}
     tables, states = [], []
-    with tqdm(total=source.count, desc="charge states", unit="frame", leave=False) as bar:
+    with tqdm(total=source.count, desc="charge states", unit="frame", leave=False, disable=None) as bar:
         for batch in source.batches():
             batch.check()
             table, found = _rows(batch, contents, known, source.energy_reference, rule, host, settings)
@@ -170,7 +170,6 @@ def _rows(
     table = {name: batch.table.column(name).to_pandas() for name in TEXTS}
     table |= {name: ~batch.missing(name) for name in LABELS}
     table |= _charges_by_state(batch, states, labelled, rule)
-    converged = batch.table.column("stress_converged").fill_null(False)
     units = batch.values("formula_units").astype(np.int64)
     if host is not None:
         on_sites = {key: prod(StateKey.parse(key).repeat) for key in set(keys) if key is not None}
@@ -184,7 +183,7 @@ def _rows(
         "energy": batch.values("energy"),
         "fmax": batch.values("fmax").astype(float),
         "subset": subset,
-        "stress_converged": converged.combine_chunks().to_numpy(zero_copy_only=False),
+        "stress_converged": batch.values("stress_converged"),
         "labelled": labelled,
         "state_key": pd.Series(keys, dtype=object),
         "misfit": pd.Series(misfits, dtype=object),

@@ -10,6 +10,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from tqdm import tqdm
 from workflow_lib.core.elements import SYMBOLS, atomic_number
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import sha256, write_csv, write_json
+from workflow_lib.core.progress import say
 from workflow_lib.frames.labels import ACCEPTED
 from workflow_lib.frames.subset import describe_subset
 from workflow_lib.frames.table import FrameBatch, frame_writer, iter_parquet
@@ -50,6 +52,7 @@ from workflow_lib.stages.dataset.summary import (
     energy_table,
     summarise,
 )
+from workflow_lib.stages.dataset.work import work_warning
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -139,11 +142,24 @@ def _check_left(index: Index, settings: DatasetSettings) -> None:
     kinds = aside["reason"].map(category)
     most, count = Counter(kinds).most_common(1)[0]
     example = aside[kinds == most].iloc[0]
+    remedy = "check the moment windows of redox.states"
+    if most == "no moments":
+        remedy = f"moments are read as {', '.join(ACCEPTED['magmoms'])}; initial ones are a guess, not read"
     raise UserError(
         f"all {len(aside)} frames of the chemical subset of {settings.path} were set aside, {count} "
-        f"of them for: {most} ({example['frame_id']}: {example['reason']}); check the moment "
-        "windows of redox.states"
+        f"of them for: {most} ({example['frame_id']}: {example['reason']}); {remedy}"
     )
+
+
+def _say_set_aside(index: Index) -> None:
+    """Say how many frames were set aside, and for what, if any were."""
+    aside = index.rows[~index.kept]
+    kinds = Counter(aside["reason"].map(category))
+    if kinds:
+        parts = ", ".join(f"{kind} {count}" for kind, count in kinds.most_common())
+        first = aside.iloc[0]
+        say(f"{len(aside)} of {len(index.rows)} frames set aside: {parts}")
+        say(f"the first is {first['frame_id']}: {first['reason']}")
 
 
 def _mixed_orders(index: Index, host: Host | None) -> list[str]:
@@ -206,7 +222,7 @@ def write_labelled(source: Source, index: Index, rule: RedoxRule, path: Path) ->
     units = index.rows["formula_units"].to_numpy()
     texts["energy_reference"] = np.full(len(kept), source.energy_reference, dtype=object)
     with (
-        tqdm(total=source.count, desc="writing", unit="frame", leave=False) as bar,
+        tqdm(total=source.count, desc="writing", unit="frame", leave=False, disable=None) as bar,
         frame_writer(path) as writer,
     ):
         for batch in source.batches():
@@ -264,6 +280,7 @@ def build_dataset(
         _check_host(index, host, settings)
     index = decide(index, source, settings)
     _check_left(index, settings)
+    _say_set_aside(index)
     splits = make_splits(make_units(index.light(), host, settings), settings, seed)
     splits = replace(splits, subset_is_full=bool(index.used()["subset"].all()))
     tables = {
@@ -273,10 +290,12 @@ def build_dataset(
         "charge_states": charge_state_table(index),
     }
     warnings = _warnings(index, host)
-    for line in warnings:
-        _log.warning("%s", line)
     out = Path(out)
     sites = write_labelled(source, index, rule, out / "frames.parquet")
+    if told := work_warning(chain.from_iterable(iter_parquet(out / "frames.parquet"))):
+        warnings.append(told)
+    for line in warnings:
+        _log.warning("%s", line)
     tables["redox"] = sites.table()
     tables["elements"] = element_table(lambda: iter_parquet(out / "frames.parquet"))
     write_csv(set_aside_table(index), out / "set_aside.csv")

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from workflow_lib.core.elements import Element
+from workflow_lib.core.section import Section
 
 SplitBy = Literal["state", "ions", "material", "frame"]
 
 
-class FoldSettings(BaseModel):
+class FoldSettings(Section):
     """How the states or materials are divided into folds, and which of the folds this run trains."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     count: int = Field(
         default=4,
@@ -35,10 +34,8 @@ class FoldSettings(BaseModel):
         return self
 
 
-class CleanSettings(BaseModel):
+class CleanSettings(Section):
     """Thresholds of the cleaning rules; the first two are the CHGNet paper's."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     above: float = Field(1.0, gt=0, description="eV/atom a frame may lie above its relaxed structure")
     below: float = Field(0.010, ge=0, description="eV/atom a frame may lie below it")
@@ -60,10 +57,8 @@ def _without_default(schema: dict[str, Any]) -> None:
     del schema["default"]
 
 
-class DatasetSettings(BaseModel):
+class DatasetSettings(Section):
     """Which frames are used, what counts as the chemical subset, and how they are split."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     path: str = Field(
         default="resources/naxfepo4-gpaw/frames.parquet",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,8 +26,7 @@ BATCH = 1000
 class Source:
     """Frames of one level of theory, read as often as needed.
 
-    A frame table is streamed. Files of other formats are read once as a whole, and so are frames in
-    memory.
+    A frame table is streamed. Files of other formats are read once as a whole.
     """
 
     def __init__(self, path: str, table: pa.Table | None, energy_reference: str) -> None:
@@ -59,16 +59,12 @@ def _slices(table: pa.Table) -> Iterator[pa.Table]:
         yield table.slice(first, BATCH)
 
 
-def in_memory(frames: Sequence[Frame], energy_reference: str) -> Source:
-    """Return frames that are in memory already as a source."""
-    return Source("frames in memory", frames_to_table(frames), energy_reference)
-
-
 def open_source(settings: DatasetSettings) -> Source:
     """Open the configured file at the configured level of theory.
 
     Frames of a file that states no level get the one of the configuration, which the user states.
-    Raises UserError for mixed or other levels, and as ``foreign.read_frames`` does.
+    Raises UserError for mixed or other levels, also where some frames state a level and others none, and
+    as ``foreign.read_frames`` does.
     """
     path = settings.path
     table = None if Path(path).suffix == ".parquet" else frames_to_table(read_frames(path))
@@ -76,10 +72,19 @@ def open_source(settings: DatasetSettings) -> Source:
     if not source.count:
         raise UserError(f"{path} holds no frames; check that it was written to the end")
     tables = iter_tables(path, ("energy_reference",)) if table is None else [table]
-    found: set[str] = set()
+    counts: Counter[str] = Counter()
     for some in tables:
         # Rows without a level are rejected by their number when the frames are checked.
-        found |= set(some.column("energy_reference").unique().drop_null().to_pylist())
+        levels = some.column("energy_reference").drop_null().value_counts()
+        counts.update({one["values"].as_py(): one["counts"].as_py() for one in levels})
+    found = set(counts)
+    if UNSTATED in found and len(found) == 2:
+        (level,) = found - {UNSTATED}
+        raise UserError(
+            f"{path}: {counts[UNSTATED]} of {source.count} frames state no level of theory, the others "
+            f"{level!r}; take them out or, if they are of this level too, say so: workflow-lib read --in "
+            f"{path} --out DIR --energy-reference {level!r}"
+        )
     found = {settings.energy_reference if one == UNSTATED else one for one in found}
     if len(found) > 1:
         raise mixed_levels(found, path)

@@ -7,7 +7,8 @@ split of the CHGNet paper). Units are dealt to folds composition by composition,
 holds out its part of each; validation units are taken from the training part. A unit that is dealt
 is held out in exactly one fold. Units with end members of the host (no or all mobile sites
 occupied) always train, because formation energies are relative to them; so does a unit that alone
-holds an element, which no model could know otherwise. Units with frames for testing are held out in
+holds an element, among all or among those of the chemical subset: no model, or no model of the subset,
+could know it otherwise. Units with frames for testing are held out in
 every fold; of an end member's unit the frames for testing alone are, and the others train.
 
 By frame (the split of the entropy paper): one draw with the seed, nothing kept together.
@@ -16,7 +17,7 @@ By frame (the split of the entropy paper): one draw with the seed, nothing kept 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -66,18 +67,17 @@ def make_units(frames: Sequence[Frame | Light], host: Host | None, settings: Dat
         if _holds_end_member([frame for frame, _ in members[name]], host):
             members |= _apart(name, members[name])
     tested = {name for name, found in members.items() if any(f.kind == TESTING for f, _ in found)}
-    elements = {name: {int(z) for f, _ in found for z in f.numbers} for name, found in members.items()}
-    holders = Counter(z for name, mine in elements.items() if name not in tested for z in mine)
+    subset = {
+        name: [f for f, _ in found if in_subset(f.numbers, settings)] for name, found in members.items()
+    }
+    free = {name: [f for f, _ in found] for name, found in members.items() if name not in tested}
+    alone = _alone(free) | _alone({name: subset[name] for name in free})
     return [
         Unit(
             name=name,
             stratum=min(composition(frame) for frame, _ in found),
-            subset=any(in_subset(frame.numbers, settings) for frame, _ in found),
-            always_train=name not in tested
-            and (
-                any(holders[z] == 1 for z in elements[name])
-                or _holds_end_member([frame for frame, _ in found], host)
-            ),
+            subset=bool(subset[name]),
+            always_train=name in alone or (name in free and _holds_end_member(free[name], host)),
             always_test=name in tested,
             frame_ids=tuple(frame.frame_id for frame, _ in found),
             states=tuple(tuple(dict.fromkeys((state, smallest.get(state, state)))) for _, state in found),
@@ -89,6 +89,13 @@ def make_units(frames: Sequence[Frame | Light], host: Host | None, settings: Dat
         )
         for name, found in sorted(members.items())
     ]
+
+
+def _alone(units: Mapping[str, Sequence[Frame | Light]]) -> set[str]:
+    """Return the names of the units that alone hold an element, of units given with their frames."""
+    elements = {name: {int(z) for frame in found for z in frame.numbers} for name, found in units.items()}
+    holders = Counter(z for mine in elements.values() for z in mine)
+    return {name for name, mine in elements.items() if any(holders[z] == 1 for z in mine)}
 
 
 def _smallest(frames: Sequence[Frame | Light], host: Host | None) -> dict[str, str]:

@@ -8,6 +8,7 @@ energies of one cell.
 from __future__ import annotations
 
 from dataclasses import replace
+from math import comb
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from workflow_lib.dft.level import Level
 from workflow_lib.dft.level_choice import KIND, level_figure, level_table, mesh_of, verdict
 from workflow_lib.dft.store import Record, Store
 from workflow_lib.lattice.arrangement import UNIT, Arrangement
-from workflow_lib.lattice.host import Host
+from workflow_lib.lattice.host import MOST_ORDERS, Host
 from workflow_lib.stages.dft.plan import relaxation_of
 from workflow_lib.stages.dft.settings import DftSettings
 
@@ -44,11 +45,17 @@ def finer(level: Level) -> Level:
 def structures(host: Host) -> list[Arrangement]:
     """Return both ends, and two charge orders on those ions half way that have most of them.
 
-    Raises UserError where no ions of the unit cell have two charge orders.
+    Raises UserError where no ions of the unit cell have two charge orders, or too many to list.
     """
     (empty, *_), (full, *_) = host.end_members(charges=True)
     by_ions: dict[tuple[int, ...], list[Arrangement]] = {}
     half = round((len(empty.occupied) + len(full.occupied)) / 2)
+    orders = comb(host.n_mobile(UNIT), half) * comb(host.n_redox(UNIT), host.n_reduced(UNIT, half))
+    if orders > MOST_ORDERS:
+        raise UserError(
+            f"{host.name} has {orders} charge orders half way in its cell, more than the {MOST_ORDERS} "
+            "that are listed; describe the host by a smaller cell to judge a level"
+        )
     for arrangement in host.enumerate(UNIT, half, charges=True):
         by_ions.setdefault(tuple(arrangement.occupied), []).append(arrangement)
     most = max(by_ions.values(), key=len, default=[])
@@ -106,7 +113,8 @@ def open_jobs(jobs: list[Calculation], store: Store, path: Path) -> list[Calcula
         reasons = "; ".join(f"{record.calculation.name}: {record.reason}" for record in failed)
         raise UserError(
             f"{len(failed)} of {len(jobs)} single points failed ({reasons}); try them again with "
-            f"'workflow-lib dft-run --jobs {path} --retry-failed', or choose another level"
+            f"'workflow-lib dft-run --jobs {path} --retry-failed', with --config and --store as they are "
+            "here, or choose another level"
         )
     return [job for job, record in zip(jobs, records, strict=True) if record.status != "done"]
 

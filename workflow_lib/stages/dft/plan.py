@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from workflow_lib.core.elements import SYMBOLS
 from workflow_lib.core.errors import UserError
 from workflow_lib.dft.calculation import Calculation
+from workflow_lib.dft.crystal_field import has_open_shell
 from workflow_lib.dft.equivalent_start import reassigned, unlike
 from workflow_lib.dft.level import Level
 from workflow_lib.dft.store import Record, Store
@@ -24,15 +27,26 @@ from workflow_lib.stages.dft.settings import DftSettings
 COLUMNS = tuple(TABLES["dft/energies"].columns)
 
 
+def with_moments(numbers: np.ndarray, states: np.ndarray, formal_charges: Mapping[str, int]) -> np.ndarray:
+    """Return oxidation states [n], with the formal charge of each ion outside the couple that has a moment.
+
+    Those of 3d metals with an open shell are steered as the couple is, and their spins counted.
+    """
+    charges = np.array([formal_charges.get(SYMBOLS[z], 0) for z in numbers])
+    magnetic = [has_open_shell(int(z), int(charge)) for z, charge in zip(numbers, charges, strict=True)]
+    return np.where((states == 0) & (charges > 0) & magnetic, charges, states)
+
+
 def relaxation_of(arrangement: Arrangement, host: Host, settings: DftSettings, level: Level) -> Calculation:
     """Return the steered relaxation of an arrangement, with its cell if asked, from the Vegard start.
 
-    Equivalent arrangements give the same atoms, so that the store knows them again. Raises UserError for
-    an arrangement that is not neutral.
+    Equivalent arrangements give the same atoms, so that the store knows them again. Moments are judged by
+    the windows of the redox rule at the configured level, where it has some, at ``level`` too. Raises
+    UserError for an arrangement that is not neutral.
     """
     arrangement = host.canonical(arrangement)
     atoms = host.build(arrangement, polaron_distortion=settings.polaron_distortion)
-    states = atoms.get_array("oxidation_states")
+    states = with_moments(atoms.numbers, atoms.get_array("oxidation_states"), host.rule.formal_charges)
     host.rule.check_neutral(atoms.numbers, states)
     key = host.key(arrangement)
     return Calculation(
@@ -47,6 +61,7 @@ def relaxation_of(arrangement: Arrangement, host: Host, settings: DftSettings, l
         level=level,
         formula_units=host.formula_units * arrangement.cells,
         state_key=key,
+        windows=settings.windows | host.rule.windows(settings.level.energy_reference),
         fmax=settings.fmax,
         max_steps=settings.max_steps,
     )

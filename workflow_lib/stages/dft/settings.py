@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, NonNegativeFloat, model_validator
 
+from workflow_lib.core.section import Section
+from workflow_lib.dft.calculation import IonName
 from workflow_lib.dft.level import EMBEDDED, Level
 
 
-class DftSettings(BaseModel):
+class DftSettings(Section):
     """Where energies of DFT come from: the store, an engine, or nowhere (listed as pending)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     engine: Literal["none", "gpaw", "vasp"] = Field(
         "none", description="none: what the store lacks is only listed as pending"
@@ -24,6 +24,9 @@ class DftSettings(BaseModel):
     )
     fmax: float = Field(0.05, gt=0, description="eV/A at which a relaxation ends")
     max_steps: int = Field(80, ge=1)
+    windows: dict[IonName, tuple[NonNegativeFloat, NonNegativeFloat]] = Field(
+        {}, description="moments (muB) that tell ions outside the redox couple, such as {Cr3: [2.6, 3.1]}"
+    )
     polaron_distortion: float = Field(0.06, ge=0, description="A; polaron distortion of the starts")
     command: str | None = Field(None, description="engine vasp: what to run in a calculation's folder")
 

@@ -13,15 +13,15 @@ import pandas as pd
 from ase.geometry import get_distances
 
 from workflow_lib.core.elements import atomic_number
-from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import write_csv
-from workflow_lib.models.given_states import LABELS
-from workflow_lib.simulation.analysis.hopping import correlation, ion_hops, residence, sites_of
+from workflow_lib.lattice.redox import LABELS
+from workflow_lib.results_schema import status_of
+from workflow_lib.simulation.analysis.hopping import correlation, ion_hops, residence
 from workflow_lib.simulation.dynamics.trajectory import Trajectory
 from workflow_lib.stages.dynamics import hopping_figure
-from workflow_lib.stages.dynamics.rows import row_of, start_note, start_status
+from workflow_lib.stages.dynamics.questions import ion_sites, places
+from workflow_lib.stages.dynamics.rows import row_of, start_note
 from workflow_lib.stages.dynamics.settings import Hopping, Job, Study
-from workflow_lib.stages.dynamics.sites import check_free_sites
 
 OF_ELECTRONS = (
     "electron_stay_ps",
@@ -76,9 +76,8 @@ def read_hopping(
 ) -> dict[str, Any]:
     """Write ``hopping.csv``, ``occupation.csv`` and the figure of a study; return the rows of the first.
 
-    ``trajectories`` and ``summaries`` are by the id of the job. Raises UserError where the elements asked
-    for are missing, ions do not start on the sites of their crystal or have no free one, or the charge
-    states cannot be read.
+    ``trajectories``, which can answer (``check_questions``), and ``summaries`` are by the id of the job.
+    Raises UserError where ions do not start on the sites of their crystal.
     """
     rows, tables, tracks = [], [], {}
     for job in study.jobs():
@@ -88,7 +87,11 @@ def read_hopping(
             replica = Replica(job, asked, trajectory, summaries[job.id], number)
             track = _track(replica)
             tracks[job.system.name, name["temperature_k"], number] = track
-            rows.append(name | {"start_status": start_status(replica.summary)} | _row(replica, track))
+            rows.append(
+                name
+                | {"start_status": status_of(replica.summary["start_converged"])}
+                | _row(replica, track)
+            )
             tables.append(_occupation(track).assign(**name))
     table = pd.DataFrame(rows)
     write_csv(table, out / "hopping.csv")
@@ -100,23 +103,12 @@ def read_hopping(
 def _track(replica: Replica) -> Track:
     job, asked, trajectory = replica.job, replica.asked, replica.trajectory
     atoms = trajectory.starts[replica.number]
-    redox, mobile = (atoms.numbers == atomic_number(name) for name in (asked.element, asked.mobile))
-    for found, name in ((redox, asked.element), (mobile, asked.mobile)):
-        if not found.any():
-            raise UserError(f"{job.id}: {atoms.symbols} holds no {name}, whose hops are asked for")
-    full = job.system.crystal.full()
-    check_free_sites(job, atoms, full)
-    places = full.get_scaled_positions()[full.numbers == atomic_number(asked.mobile)]
-    # The run takes the negative of a left-handed cell, in which fractions change their sign.
-    places = places * full.cell.handedness * atoms.cell.handedness
+    redox = atoms.numbers == atomic_number(asked.element)
     # From the start on, wherever production begins: only there is it known that nothing has drifted.
     positions, cells = trajectory.positions(replica.number), trajectory.cells(replica.number)
-    try:
-        sites = sites_of(positions[:, mobile], cells, places, positions[:, ~mobile], asked.reach)
-    except UserError as error:
-        raise UserError(f"{job.id}, {asked.mobile}: {error}") from error
+    sites = ion_sites(job, asked, atoms, positions, cells)
     _, distance = get_distances(
-        places @ atoms.cell[:], atoms.positions[redox], cell=atoms.cell, pbc=atoms.pbc
+        places(job, asked, atoms) @ atoms.cell[:], atoms.positions[redox], cell=atoms.cell, pbc=atoms.pbc
     )
     first = replica.first
     times = trajectory.times_ps[first:] - trajectory.times_ps[first]
@@ -125,45 +117,16 @@ def _track(replica: Replica) -> Track:
 
 def _reduced(replica: Replica, redox: np.ndarray) -> np.ndarray | None:
     """Return which redox atoms are reduced [frames, atoms]; None for a model that says nothing of it."""
-    job, asked, trajectory = replica.job, replica.asked, replica.trajectory
-    given = "reduced_below" if asked.reduced_below is not None else "reduced_above"
-    border = getattr(asked, given)
+    asked, trajectory = replica.asked, replica.trajectory
     labels = trajectory.per_atom(LABELS, replica.number)
     if labels is not None:
-        if border is not None:
-            raise UserError(
-                f"{job.id}: {given} is for models that are given no charge states; "
-                f"{job.study.potential} is given them, leave it out"
-            )
         own = labels[:, redox]
-        return own[replica.first :] == _low(replica, own)
-    if border is None:
-        return None
+        return own[replica.first :] == int(replica.summary["reduced"][asked.element])
     moments = trajectory.per_atom("magmoms", replica.number)
-    if moments is None:
-        raise UserError(f"{job.id}: {job.study.potential} predicts no moments; leave {given} out")
-    sizes = np.abs(moments[replica.first :, redox])
-    return sizes < border if given == "reduced_below" else sizes > border
-
-
-def _low(replica: Replica, states: np.ndarray) -> int:
-    """Return the charge state (e) of a reduced atom, by the rule of the model that made the trajectory.
-
-    ``states`` [frames, atoms] e, of the whole trajectory.
-    """
-    job, element, summary = replica.job, replica.asked.element, replica.summary
-    if "reduced" in summary:
-        if element not in summary["reduced"]:
-            known = ", ".join(summary["reduced"])
-            raise UserError(f"{job.id}: its charge states are those of {known}; ask for their hops")
-        return int(summary["reduced"][element])
-    # A summary of an earlier version does not say it; between two states it is clear.
-    if states.min() == states.max():
-        raise UserError(
-            f"{job.id}: all {element} are {states.min()}+, and its summary does not say whether that is "
-            "the reduced state; run `workflow-lib dynamics` again, the steps made are kept"
-        )
-    return int(states.min())
+    if asked.border is None or moments is None:
+        return None
+    sizes, border = np.abs(moments[replica.first :, redox]), getattr(asked, asked.border)
+    return sizes < border if asked.border == "reduced_below" else sizes > border
 
 
 def _row(replica: Replica, track: Track) -> dict[str, Any]:
@@ -180,13 +143,14 @@ def _row(replica: Replica, track: Track) -> dict[str, Any]:
     }
     row |= {"exchanges_tried": counts["tried"], "exchanges_accepted": counts["accepted"]}
     if track.reduced is None:
-        return row | {"electrons": 0, "electron_hops": 0} | dict.fromkeys(OF_ELECTRONS, math.nan)
+        row |= {"electrons": 0, "electron_hops": 0} | dict.fromkeys(OF_ELECTRONS, math.nan)
+        return row | {"reason": "nothing says which atoms are reduced"}
     reduced = track.reduced
     left = reduced[:-1] & ~reduced[1:]
     electrons = residence(int(reduced[:-1].sum()), int(left.sum()), frame)
     around = track.near[track.sites].sum(axis=1)  # [frames, redox atoms]
-    window = max(1, round(replica.asked.window_ps / frame))
-    together = correlation(reduced[1:] != reduced[:-1], ion_hops(track.sites, track.near), window)
+    hops = ion_hops(track.sites, track.near)
+    together = correlation(reduced[1:] != reduced[:-1], hops, replica.asked.window_frames(frame))
     return row | {
         "electrons": round(float(reduced.sum(axis=1).mean())),
         "electron_hops": electrons.hops,
@@ -199,6 +163,7 @@ def _row(replica: Replica, track: Track) -> dict[str, Any]:
         "correlation_low": together.low,
         "correlation_high": together.high,
         "p_value": together.p_value,
+        "reason": together.reason,
     }
 
 

@@ -135,7 +135,7 @@ def _correlation(ax: Any, asked: Hopping, table: pd.DataFrame) -> None:
     ax.set_xlabel("temperature (K)")
     ax.set_ylabel("correlation of hops")
     if own.empty:
-        ax.set_title("no correlation: electrons or ions do not hop", fontsize=8)
+        ax.set_title("no correlation: " + "; ".join(table["reason"].unique()), fontsize=8)
         ax.set_xticks([])
         ax.set_yticks([])
         return

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from workflow_lib.results_schema import CONVERGED, UNCONVERGED
 from workflow_lib.simulation.dynamics.trajectory import Trajectory
 from workflow_lib.stages.dynamics.settings import Job, Study
 
@@ -28,11 +27,6 @@ def row_of(job: Job, trajectory: Trajectory, replica: int) -> dict[str, Any]:
     }
 
 
-def start_status(summary: Mapping[str, Any]) -> str:
-    """Return whether the start of a trajectory is at rest, in the words of the tables."""
-    return CONVERGED if summary["start_converged"] else UNCONVERGED
-
-
 def start_note(study: Study, summaries: Mapping[str, Mapping[str, Any]]) -> str:
     """Return a line below a figure's title that names trajectories whose start did not relax, or nothing.
 
@@ -41,6 +35,6 @@ def start_note(study: Study, summaries: Mapping[str, Mapping[str, Any]]) -> str:
     names = [
         f"{job.system.label or job.system.name}, {job.temperature:g} K"
         for job in study.jobs()
-        if start_status(summaries[job.id]) == UNCONVERGED
+        if not summaries[job.id]["start_converged"]
     ]
     return f"\nstart not relaxed: {'; '.join(names)}" if names else ""

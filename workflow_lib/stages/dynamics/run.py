@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ase import Atoms
 
 from workflow_lib.core.errors import BusyError, UserError
 from workflow_lib.core.io import atomic_path, write_json
-from workflow_lib.models.given_states import LABELS
+from workflow_lib.core.progress import say
+from workflow_lib.frames.structure import MOMENTS, read_structure
+from workflow_lib.lattice.redox import LABELS
 from workflow_lib.models.outside import load_predictor
 from workflow_lib.models.trained import TrainedModel
 from workflow_lib.results_reading import seal
@@ -19,8 +23,8 @@ from workflow_lib.simulation.dynamics.checks import block_mean
 from workflow_lib.simulation.dynamics.run import OutOfTimeError, run_dynamics, weights_identity
 from workflow_lib.simulation.dynamics.trajectory import START, Trajectory
 from workflow_lib.simulation.start import relaxed_start
+from workflow_lib.stages.dynamics.questions import Given, check_questions, check_start
 from workflow_lib.stages.dynamics.settings import Job
-from workflow_lib.stages.dynamics.sites import check_free_sites
 
 TRAJECTORY, FAULT = "trajectory", "fault.txt"
 
@@ -38,10 +42,11 @@ def run_trajectory(
     """Run the dynamics of ``job`` in ``work``; when it is complete, write ``summary.json`` to ``out``.
 
     ``work`` keeps relaxed start and trajectory, so that a killed job, or the next of a sequence, goes on.
-    A model that is given charge states starts with the neutral ones of lowest energy; ``reduced`` in the
-    summary has the lower one by element.
-    Returns the summary. Raises OutOfTimeError as ``run_dynamics`` does, and any other UserError at once
-    again in the later jobs of the sequence, whose numbers are their ``attempt``.
+    A model that is given charge states starts with those of the crystal's file, or without any with the
+    neutral ones of lowest energy; ``reduced`` in the summary has the lower one by element.
+    Returns the summary. Raises UserError before any step where the study asks what the trajectory cannot
+    answer. Raises OutOfTimeError as ``run_dynamics`` does, and any other UserError at once again in the
+    later jobs of the sequence, whose numbers are their ``attempt``.
     """
     with _lasting(Path(work) / FAULT, attempt):
         return _make(job, seed, Path(work), Path(out), device, max_wall_s)
@@ -66,12 +71,14 @@ def _lasting(path: Path, attempt: int) -> Iterator[None]:
 def _make(
     job: Job, seed: int, work: Path, out: Path, device: str, max_wall_s: float | None
 ) -> dict[str, Any]:
-    study = job.study
+    study, started = job.study, time.monotonic()
     model = load_predictor(study.potential, device)
-    atoms = job.system.crystal.build(np.random.default_rng(seed))
-    check_free_sites(job, atoms, job.system.crystal.full())  # before days of steps, not after
-    if (states := model.choose(atoms, "search")) is not None:
-        atoms.set_array(LABELS, states)
+    atoms = _atoms(job, seed, labelled=model.charge_labelled)
+    rule = model.rule if isinstance(model, TrainedModel) else None
+    reduced = None if rule is None else {rule.element: rule.low}
+    # Before days of steps, not after.
+    check_questions(job, atoms, Given(reduced, "magmoms" in model.predicts))
+    model.origin.require_trained()
     start = relaxed_start(
         model,
         atoms,
@@ -81,6 +88,7 @@ def _make(
         title=job.id,
         begun=(work / TRAJECTORY / START).is_file(),
     )
+    check_start(job, start)
     trajectory = run_dynamics(
         model,
         [start] * study.replicas,
@@ -88,15 +96,36 @@ def _make(
         temperatures=[job.temperature] * study.replicas,
         folder=work / TRAJECTORY,
         seed=seed,
-        max_wall_s=max_wall_s,
+        # Loading, charge states and the start are of the job's time, too.
+        max_wall_s=None if max_wall_s is None else max_wall_s - (time.monotonic() - started),
         title=job.id,
     )
-    rule = model.rule if isinstance(model, TrainedModel) else None
     summary = summarise(job, trajectory, start.info)
-    summary["reduced"] = {} if rule is None else {rule.element: rule.low}
+    summary["reduced"] = reduced or {}
     write_json(out / "summary.json", summary)
     seal(out, "dynamics", source=out.name)
     return summary
+
+
+def _atoms(job: Job, seed: int, *, labelled: bool) -> Atoms:
+    """Return the crystal of a trajectory before it is relaxed, for a ``labelled`` model with given states.
+
+    Those are the charge states or moments in the crystal's file. Where atoms are taken out they are no
+    longer neutral, and an order is searched for: a line on stderr says so.
+    """
+    crystal = job.system.crystal
+    rng = np.random.default_rng(seed)
+    given = read_structure(crystal.file) if labelled and crystal.file is not None else None
+    if given is None or not any(given.has(name) for name in (LABELS, MOMENTS)):
+        return crystal.build(rng)
+    if crystal.remove is None and not crystal.primitive:
+        return crystal.build(rng, given)
+    say(
+        f"{job.id}: charge states or moments in {crystal.file} belong to all of its atoms and are not "
+        "used; the neutral states of lowest energy are searched for"
+    )
+    atoms = crystal.build(rng)
+    return Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=True)
 
 
 def summarise(job: Job, trajectory: Trajectory, start: dict[str, Any]) -> dict[str, Any]:

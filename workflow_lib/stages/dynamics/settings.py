@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from workflow_lib.core.elements import Element
+from workflow_lib.core.section import Section
 from workflow_lib.core.validation import check_distinct
 from workflow_lib.lattice.crystal import Crystal
 from workflow_lib.models.identity import NAME
+from workflow_lib.simulation.analysis.hopping import FEWEST_WINDOWS
 from workflow_lib.simulation.dynamics.settings import MolecularDynamics, Temperature
 from workflow_lib.simulation.settings import StartSettings
 
@@ -28,11 +30,7 @@ LONGEST = 40
 """Letters of a name; study, system and temperature together name a folder."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class System(_Section):
+class System(Section):
     """One material of a study."""
 
     name: str = Field(pattern=NAME, max_length=LONGEST)
@@ -43,7 +41,7 @@ class System(_Section):
     )
 
 
-class MomentStudy(_Section):
+class MomentStudy(Section):
     """Charge states by moments along the trajectory, by coordination."""
 
     element: Element = Field(description="redox element")
@@ -73,7 +71,7 @@ class MomentStudy(_Section):
         return self
 
 
-class Diffraction(_Section):
+class Diffraction(Section):
     """Simulated X-ray diffraction of averaged structures."""
 
     patterns: int = Field(6, ge=1, description="averaged structures, from the start to the end")
@@ -92,7 +90,7 @@ class Diffraction(_Section):
         return self
 
 
-class Diffusion(_Section):
+class Diffusion(Section):
     """Self-diffusion of one element, from its mean squared displacement."""
 
     element: Element
@@ -104,7 +102,7 @@ class Diffusion(_Section):
     )
 
 
-class Hopping(_Section):
+class Hopping(Section):
     """Where electrons and ions are in time, how long they stay, and whether they hop together."""
 
     element: Element = Field(description="redox element; its reduced atoms hold the electrons")
@@ -135,8 +133,18 @@ class Hopping(_Section):
             )
         return self
 
+    @property
+    def border(self) -> str | None:
+        """Name of the setting with the moment that divides the charge states; None without one."""
+        names = ("reduced_below", "reduced_above")
+        return next((name for name in names if getattr(self, name) is not None), None)
 
-class Study(_Section):
+    def window_frames(self, frame_ps: float) -> int:
+        """Return the frames of a window, of ``frame_ps`` ps each."""
+        return max(1, round(self.window_ps / frame_ps))
+
+
+class Study(Section):
     """Systems at temperatures with one potential, and what is read from their trajectories."""
 
     name: str = Field(pattern=NAME, max_length=LONGEST)
@@ -170,6 +178,20 @@ class Study(_Section):
             raise ValueError("diffraction: is drawn beside moments; give moments")
         return self
 
+    @model_validator(mode="after")
+    def _windows_fit(self) -> Self:
+        if self.hopping is None:
+            return self
+        steps = self.run.frames - self.run.first_frame
+        windows = steps // self.hopping.window_frames(self.run.frame_ps)
+        if windows < FEWEST_WINDOWS:
+            raise ValueError(
+                f"hopping.window_ps: production_ps ({self.run.production_ps:g}) holds {windows} windows of "
+                f"{self.hopping.window_ps:g} ps, a correlation needs {FEWEST_WINDOWS}; shorten window_ps "
+                "or run longer"
+            )
+        return self
+
     @property
     def kind(self) -> str:
         """What is read from the trajectories; the first in :data:`READ` of several."""
@@ -194,7 +216,7 @@ class Job:
         return f"{self.study.name}-{self.system.name}-{self.temperature:g}k".replace(".", "p")
 
 
-class DynamicsSettings(_Section):
+class DynamicsSettings(Section):
     """The studies, and how long a job of theirs may take."""
 
     studies: tuple[Study, ...] = Field(min_length=1)

@@ -12,7 +12,10 @@ import pandas as pd
 from workflow_lib.core.elements import atomic_number
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import write_csv, write_json
+from workflow_lib.core.places import evenly
+from workflow_lib.lattice.redox import LABELS
 from workflow_lib.results_reading import clear, read_document, seal
+from workflow_lib.results_schema import status_of
 from workflow_lib.simulation.analysis.charges import classified, moment_histogram
 from workflow_lib.simulation.analysis.coordination import averaged, coordination
 from workflow_lib.simulation.analysis.diffraction import lines, peak
@@ -20,8 +23,9 @@ from workflow_lib.simulation.analysis.diffusion import arrhenius, diffusivity, m
 from workflow_lib.simulation.dynamics.trajectory import Trajectory
 from workflow_lib.stages.dynamics import diffusion_figure, moment_figure
 from workflow_lib.stages.dynamics.hopping import read_hopping
-from workflow_lib.stages.dynamics.rows import row_of, start_note, start_status
-from workflow_lib.stages.dynamics.settings import TWO_THETA, Diffraction, Diffusion, MomentStudy, Study
+from workflow_lib.stages.dynamics.questions import Given, check_questions
+from workflow_lib.stages.dynamics.rows import row_of, start_note
+from workflow_lib.stages.dynamics.settings import TWO_THETA, Diffraction, Diffusion, Job, MomentStudy, Study
 
 Trajectories = Mapping[str, Trajectory]
 Summaries = Mapping[str, Mapping[str, Any]]
@@ -38,7 +42,8 @@ PEAK_POINTS = 60
 def run_study(study: Study, folders: Sequence[Path], out: str | Path) -> dict[str, Any]:
     """Write tables, figure and ``study.json`` of a study to ``out``; return what ``study.json`` holds.
 
-    ``folders`` are those of its trajectories. Raises UserError for one that is missing or not complete.
+    ``folders`` are those of its trajectories. Raises UserError for one that is missing or not complete, and
+    as ``check_questions`` does.
     """
     out = Path(out)
     given = {folder.name: folder for folder in folders}
@@ -46,10 +51,17 @@ def run_study(study: Study, folders: Sequence[Path], out: str | Path) -> dict[st
     if missing:
         raise UserError(f"{study.name}: the trajectories {', '.join(missing)} are missing; run them first")
     summaries = {
-        job.id: read_document(given[job.id] / "summary.json", "dynamics", ("trajectory", "start_converged"))
+        job.id: read_document(
+            given[job.id] / "summary.json", "dynamics", ("trajectory", "start_converged", "reduced")
+        )
         for job in study.jobs()
     }
     trajectories = {name: Trajectory(summary["trajectory"]) for name, summary in summaries.items()}
+    for job in study.jobs():
+        trajectory, summary = trajectories[job.id], summaries[job.id]
+        _require_same(job, trajectory, summary)
+        reduced = summary["reduced"] if LABELS in trajectory.names else None
+        check_questions(job, trajectory.starts[0], Given(reduced, "magmoms" in trajectory.names))
     result: dict[str, Any] = {
         "source": study.name,
         "trajectories": list(summaries.values()),
@@ -67,6 +79,18 @@ def run_study(study: Study, folders: Sequence[Path], out: str | Path) -> dict[st
     return result
 
 
+def _require_same(job: Job, trajectory: Trajectory, summary: Mapping[str, Any]) -> None:
+    """Raise UserError if a trajectory was made otherwise than the study says: its times would be wrong."""
+    asked = job.study.run.computed | {"potential": job.study.potential, "temperature_k": job.temperature}
+    made = trajectory.header["settings"] | {name: summary[name] for name in ("potential", "temperature_k")}
+    for name, value in asked.items():
+        if name in made and made[name] != value:
+            raise UserError(
+                f"{job.id}: its trajectory was made with {name}: {made[name]}, the study says {value}; run "
+                "the trajectory again, or put the setting back"
+            )
+
+
 # Moments and diffraction
 
 
@@ -77,16 +101,9 @@ def _moments(
     trajectory = trajectories[job.id]
     first = study.run.first_frame
     moments = trajectory.per_atom("magmoms")
-    if moments is None:
-        raise UserError(
-            f"{job.id}: {study.potential} predicts no moments; take one that does, or leave moments out"
-        )
+    assert moments is not None
     atoms = trajectory.starts[0]
     redox = atoms.numbers == atomic_number(asked.element)
-    if not redox.any():
-        raise UserError(f"{job.id}: {atoms.symbols} holds no {asked.element}, whose moments are asked for")
-    if asked.ligand not in atoms.symbols:
-        raise UserError(f"{job.id}: {atoms.symbols} holds no {asked.ligand}, the ligand of {asked.element}")
     own = moments[first:, redox].astype(float)
     times = trajectory.times_ps[first:] - trajectory.times_ps[first]
     series = _intervals(study, asked, trajectory, own, times)
@@ -134,7 +151,7 @@ def _intervals(
     rows, parts = [], _slices(times, asked.interval_ps)
     start = energies[parts[0]].mean()
     for frames in parts:
-        chosen = frames[np.linspace(0, len(frames) - 1, min(len(frames), FRAMES_AN_INTERVAL)).astype(int)]
+        chosen = frames[evenly(len(frames), FRAMES_AN_INTERVAL)]
         around = np.stack(
             [
                 coordination(positions[i], cells[i], atoms.numbers, element, ligand, asked.cutoff)
@@ -185,13 +202,13 @@ def _diffraction(
         return frame * study.run.frame_ps, angles, strengths
 
     patterns = []
-    for frame in np.unique(np.linspace(0, last, asked.patterns).astype(int)):
-        time, angles, strengths = around(int(frame))
+    for frame in evenly(last + 1, asked.patterns):
+        time, angles, strengths = around(frame)
         patterns.append(pd.DataFrame({"time_ps": time, "two_theta": angles, "intensity": strengths}))
     points = min(PEAK_POINTS, 1 + last // (2 * half))
     rows = []
-    for frame in np.unique(np.linspace(0, last, points).astype(int)):
-        time, angles, strengths = around(int(frame))
+    for frame in evenly(last + 1, points):
+        time, angles, strengths = around(frame)
         row = {"time_ps": time}
         row |= {f"peak_{place:g}": peak(angles, strengths, place, asked.window) for place in asked.peaks}
         rows.append(row)
@@ -232,7 +249,7 @@ def _diffusion(
             rows.append(
                 name
                 | {
-                    "start_status": start_status(summaries[job.id]),
+                    "start_status": status_of(summaries[job.id]["start_converged"]),
                     "ions": found.atoms,
                     "diffusivity_cm2_s": answer.value,
                     "diffusivity_error_cm2_s": answer.error,

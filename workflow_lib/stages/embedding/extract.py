@@ -13,14 +13,16 @@ from workflow_lib.core.errors import UserError
 from workflow_lib.core.kept import Arrays, Kept
 from workflow_lib.core.progress import Progress
 from workflow_lib.frames.frame import Frame, frame_to_atoms
+from workflow_lib.frames.subset import Subset, in_subset
+from workflow_lib.lattice.formation import at_x
 from workflow_lib.lattice.host import Host
+from workflow_lib.lattice.redox import LABELS
 from workflow_lib.models.predictor import Predictor
 from workflow_lib.models.registry import FAMILIES
 from workflow_lib.models.trained import TrainedModel, species_from_card
 from workflow_lib.simulation.relaxation import Snapshot, relax
 from workflow_lib.simulation.settings import Stop
 
-LABELS = "oxidation_states"
 FRAME, PATH = "frame", "path"
 POINT_COLUMNS = (
     "origin",
@@ -47,10 +49,11 @@ class Points:
     features: np.ndarray
 
 
-def usable(frames: Sequence[Frame], model: Predictor, redox_z: int) -> list[Frame]:
-    """Return the frames with redox atoms in charge states settled by DFT, of elements the model knows.
+def usable(frames: Sequence[Frame], model: Predictor, redox_z: int, subset: Subset) -> list[Frame]:
+    """Return the frames of the chemical subset with redox atoms in charge states settled by DFT.
 
-    Only these can be evaluated, coloured and scored.
+    Only these can be coloured and scored, and models of every variant know their elements: scores are
+    of the same atoms. Of a potential from elsewhere, what it does not know is left out.
     """
     elements = model.elements
     return [
@@ -58,6 +61,7 @@ def usable(frames: Sequence[Frame], model: Predictor, redox_z: int) -> list[Fram
         for frame in frames
         if frame.oxidation_states is not None
         and redox_z in frame.numbers
+        and in_subset(frame.numbers, subset)
         and (elements is None or elements.issuperset(map(int, frame.numbers)))
     ]
 
@@ -136,7 +140,7 @@ def reference_key(table: pd.DataFrame, wanted: str | None, x: float) -> str:
     """
     if wanted is not None:
         return wanted
-    rows = table[np.isclose(table["x"], x, atol=1e-6)]
+    rows = table[at_x(table["x"], x)]
     return str(rows["state_key"].iloc[int(rows["formation_mev_fu"].argmin())])
 
 

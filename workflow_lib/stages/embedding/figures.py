@@ -11,8 +11,9 @@ import pandas as pd
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import save_figure, write_csv
-from workflow_lib.core.plotting import COLOUR_FE2, COLOUR_FE3, SMALL, panel_shape, style
-from workflow_lib.models.identity import OUTSIDE, VARIANTS, look_of
+from workflow_lib.core.plotting import COLOUR_FE2, COLOUR_FE3, SMALL, legend_entries, panel_shape, style
+from workflow_lib.models.identity import look_of, variants_in
+from workflow_lib.results_models import over_the_same_states
 from workflow_lib.results_reading import read_document, read_table, seal, write_table
 from workflow_lib.results_schema import MODEL
 
@@ -34,13 +35,19 @@ MOST_COLUMNS = 4
 NOT_COMPARABLE = "axes belong to one model and are not comparable between models"
 
 
-def _scatter(panel: Axes, points: pd.DataFrame, redox: str, *, path: bool) -> None:
+def scatter_frames(panel: Axes, points: pd.DataFrame, redox: str, *, path: bool) -> None:
     """Draw the frames of seen and held-out states, and the path of the followed relaxation."""
     frames, states = points[points["origin"] == "frame"], _states(points)
     for state, colour, marker in zip(states, COLOURS, MARKERS, strict=False):
         own = frames[frames["oxidation_state"] == state]
-        for held_out in (False, True):
-            part = own[(own["set"] == "test") == held_out]
+        for held_out, sets, said in (
+            (False, ("train", "validation"), "state seen in training"),
+            (False, ("none",), "no state of its training"),
+            (True, ("test",), "held-out state"),
+        ):
+            part = own[own["set"].isin(sets)]
+            if part.empty:
+                continue
             panel.scatter(
                 part["pc1"],
                 part["pc2"],
@@ -51,7 +58,7 @@ def _scatter(panel: Axes, points: pd.DataFrame, redox: str, *, path: bool) -> No
                 edgecolors="black" if held_out else "none",
                 linewidths=0.5 if held_out else 0,
                 zorder=3 if held_out else 2,
-                label=f"{redox}{state}+, {'held-out state' if held_out else 'state seen in training'}",
+                label=f"{redox}{state}+, {said}",
                 rasterized=len(frames) > 500,
             )
     if path:
@@ -92,10 +99,7 @@ def _say(panel: Axes, text: str) -> None:
 def _legend(figure: Figure, panels: Sequence[Axes], columns: int) -> None:
     from matplotlib.lines import Line2D
 
-    unique: dict[str, Any] = {}
-    for panel in panels:
-        handles, labels = panel.get_legend_handles_labels()
-        unique |= dict(zip(labels, handles, strict=True))
+    unique = legend_entries(panels)
     star = next((label for label in unique if "star" in label), None)
     if star is not None:
         unique[star] = Line2D([], [], color="0.3", marker="*", mec="black", mew=0.5, ms=9, lw=1)
@@ -124,7 +128,7 @@ def model_figure(points: pd.DataFrame, scores: dict[str, Any], stem: Path) -> No
     figure, axes = plt.subplots(1, 2, figsize=(8.4, 4.3))
     for panel, network in zip(axes, ("untrained", "trained"), strict=True):
         own = points[points["network"] == network]
-        _scatter(panel, own, scores["redox"], path=network == "trained")
+        scatter_frames(panel, own, scores["redox"], path=network == "trained")
         suffix = "" if network == "trained" else "_untrained"
         silhouette, accuracy = (scores[f"{number}{suffix}"] for number in NUMBERS)
         panel.set(
@@ -146,10 +150,10 @@ def model_figure(points: pd.DataFrame, scores: dict[str, Any], stem: Path) -> No
 
 
 def _read(folders: Sequence[Path]) -> tuple[pd.DataFrame, dict[str, Path]]:
+    keys = (*IDENTITY, *NUMBERS, "headline", "reference_state")
+    read = [read_document(Path(folder) / "scores.json", "embedding", keys) for folder in folders]
     rows, places = [], {}
-    for folder in map(Path, folders):
-        keys = (*IDENTITY, *NUMBERS, "headline", "reference_state")
-        scores = read_document(folder / "scores.json", "embedding", keys)
+    for folder, scores in zip(folders, over_the_same_states(read), strict=True):
         row = {name: scores[name] for name in (*IDENTITY, "headline")}
         for number in NUMBERS:
             row |= {name: scores[name] for name in (number, f"{number}_untrained")}
@@ -160,7 +164,7 @@ def _read(folders: Sequence[Path]) -> tuple[pd.DataFrame, dict[str, Path]]:
                     row[f"{metric}_{name}{suffix}"] = values.get(metric)
         row["reference_state"] = scores["reference_state"]
         rows.append(row)
-        places[scores["id"]] = folder
+        places[scores["id"]] = Path(folder)
     table = pd.DataFrame(rows)
     return table.sort_values(["model", "variant", "fold", "seed"], ignore_index=True), places
 
@@ -187,7 +191,7 @@ def embedding_overview(dirs: Sequence[str | Path], out: str | Path) -> pd.DataFr
         raise UserError("no embeddings to show; give the folder of one model or more")
     table, places = _read([Path(folder) for folder in dirs])
     style()
-    order = [*VARIANTS, OUTSIDE.name]
+    order = variants_in(table["variant"])
     pairs = sorted(
         set(zip(table["model"], table["variant"], strict=True)),
         key=lambda pair: (pair[0], order.index(pair[1])),
@@ -208,11 +212,13 @@ def embedding_overview(dirs: Sequence[str | Path], out: str | Path) -> pd.DataFr
         identity = str(shown["id"].iloc[0])
         points = read_table("embedding/points", places[identity]).drop(columns="embedding")
         points = points[points["network"] == "trained"]
-        _scatter(panel, points, str(shown["redox"].iloc[0]), path=True)
+        scatter_frames(panel, points, str(shown["redox"].iloc[0]), path=True)
         panel.set(xlabel="PC1", ylabel="PC2")
         drawn.append(points)
+    over_all = ", ".join(dict.fromkeys(table.loc[table["headline"] == "all", "model"]))
     note = (
         "node embeddings that feed the energy, redox atoms only, coloured by the charge state in DFT; "
+        f"numbers over held-out states{f', but over all of {over_all}' if over_all else ''}; "
         f"{NOT_COMPARABLE}; points: first fold and seed; s: silhouette, a: accuracy of a linear classifier "
         "cross-validated by state, in parentheses of the network before training (one that starts "
         "from scratch with a charge label separates by construction)"

@@ -15,6 +15,7 @@ from workflow_lib.core.io import sha256, write_csv, write_json
 from workflow_lib.core.kept import Kept, key_of
 from workflow_lib.frames.frame import Frame, single_reference
 from workflow_lib.frames.splits import Splits
+from workflow_lib.frames.subset import Subset, describe_subset
 from workflow_lib.frames.table import read_parquet
 from workflow_lib.lattice.host import Host
 from workflow_lib.models.predictor import Predictor
@@ -56,14 +57,17 @@ def run_embedding(
     settings: EmbeddingSettings,
     polaron_distortion: float,
     stop: Stop,
+    subset: Subset,
+    seed: int,
     work: str | Path,
     out: str | Path,
 ) -> dict[str, Any]:
     """Write ``points.parquet``, ``pca.csv``, ``pca.{svg,png}`` and ``scores.json`` to ``out``.
 
-    ``out`` is named by the model's id. If the model's training diverged, it gives no embeddings or they
-    are not finite, the table has no rows, the numbers are empty and ``status`` gives the reason. A
-    potential that was not trained here is its own network before training. Returns the scores. Raises
+    Of the frames of the chemical ``subset``, as all test frames are. ``out`` is named by the model's id. If
+    the model's training diverged, it gives no embeddings or they are not finite, the table has no rows, the
+    numbers are empty and ``status`` gives the reason. A potential that was not trained here is its own
+    network before training. Returns the scores. Raises
     UserError if a trained model and the frames have different levels of theory, the splits lack the
     model's fold, or the frames show only one charge state.
     """
@@ -71,8 +75,8 @@ def run_embedding(
     origin = model.origin
     frames = read_parquet(frames_path)
     redox_z = atomic_number(host.redox)
-    known = usable(frames, model, redox_z)
-    _check(model, known, frames_path)
+    known = usable(frames, model, redox_z, subset)
+    _check(model, known, frames_path, subset)
     splits = Splits.load(splits_path)
     fold = None if origin.fold is None else splits.fold(origin.fold)
     reference, _ = read_reference(reference_dir)
@@ -121,7 +125,9 @@ def run_embedding(
     scores["features"] = trained.shape[1]
     # An arrangement in several cells is one state: it may not stand on both sides of the classifier.
     groups = table["frame_id"].map({frame.frame_id: splits.state_of(frame) for frame in known})
-    scores |= _numbers(table, groups.to_numpy(dtype=str), trained, before, settings, str(frames_path))
+    scores |= _numbers(
+        table, groups.to_numpy(dtype=str), trained, before, settings, seed, where=str(frames_path)
+    )
     parts, explained = [], {}
     for network, features in ((TRAINED, trained), (UNTRAINED, before)):
         states = table["oxidation_state"].to_numpy()
@@ -142,11 +148,11 @@ def _kept(work: str | Path, *decides: object) -> Kept:
     return Kept(Path(work) / f"{key_of(code, *decides)}.sqlite", "embeddings")
 
 
-def _check(model: Predictor, known: list[Frame], frames_path: str | Path) -> None:
+def _check(model: Predictor, known: list[Frame], frames_path: str | Path, subset: Subset) -> None:
     if not known:
         raise UserError(
-            f"{frames_path} has no frame with charge states and elements that {model.name} knows; make the "
-            "dataset with a redox rule that fits"
+            f"{frames_path} has no frame of the chemical subset ({describe_subset(subset)}) with charge "
+            f"states and elements that {model.name} knows; make the dataset with a redox rule that fits"
         )
     level = single_reference(known, str(frames_path))
     if level != model.level and not model.origin.outside:
@@ -162,6 +168,8 @@ def _numbers(
     trained: np.ndarray,
     before: np.ndarray,
     settings: EmbeddingSettings,
+    seed: int,
+    *,
     where: str,
 ) -> dict[str, Any]:
     """Return silhouettes and accuracies; the headline ones on held-out states if enough, else on all.
@@ -178,7 +186,7 @@ def _numbers(
             penalty=settings.classifier_penalty,
             most=settings.silhouette_atoms,
             min_atoms=settings.min_atoms,
-            seed=settings.seed,
+            seed=seed,
             where=where,
         )
         for network, features in ((TRAINED, trained), (UNTRAINED, before))

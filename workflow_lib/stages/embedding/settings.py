@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from workflow_lib.core.section import Section
 
 
-class EmbeddingSettings(BaseModel):
+class EmbeddingSettings(Section):
     """Which structures are embedded and how the separation of charge states is measured."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     reference_state: str | None = Field(
         None,
@@ -33,7 +33,6 @@ class EmbeddingSettings(BaseModel):
         "headline numbers to be taken on them alone",
     )
     silhouette_atoms: int = Field(
-        4000, ge=100, description="at most this many atoms (drawn with `seed`) enter a silhouette"
+        4000, ge=100, description="at most this many atoms (drawn with the run's `seed`) enter a silhouette"
     )
-    seed: int = Field(711, ge=0)
     batch_size: int = Field(16, ge=1)

@@ -158,14 +158,15 @@ def tangent_gaps(free: pd.DataFrame) -> list[tuple[float, Gap]]:
 def boundary_table(
     isotherms: Sequence[pd.DataFrame],
     free: Sequence[pd.DataFrame],
+    mean: pd.DataFrame,
     *,
     species: tuple[float, float],
 ) -> pd.DataFrame:
     """Return all gaps of one expansion, by all rules; spreads are those of the replicas' own gaps.
 
-    A gap by jump or crossing is the mean of those replicas (``replicas``) that have it.
+    ``mean``: of the replicas' ``free`` energies, see :func:`mean_free_energies`. A gap by jump or crossing
+    is the mean of those replicas (``replicas``) that have it.
     """
-    mean = mean_free_energies(free)
     free = [_with_errors(own, mean, len(free)) for own in free]
     settled = [own[own["equilibrated"]] for own in isotherms]
     crossings = [
@@ -236,6 +237,18 @@ def _row(rule: str, temperature: float, direction: str, gaps: Sequence[Gap]) -> 
     for column, value, std in zip(("x_low", "x_high", "mu_ev"), mean, spread, strict=True):
         row[column], row[f"{column}_std"] = value, float(std)
     return row | {"replicas": len(gaps)}
+
+
+def tangents(boundaries: pd.DataFrame) -> list[tuple[float, Gap]]:
+    """Return ``(temperature, gap)`` of the common tangents in a table of :func:`boundary_table`."""
+    own = boundaries[boundaries["rule"] == TANGENT]
+    columns = ["temperature_k", "x_low", "x_high", "mu_ev"]
+    return [(kelvin, Gap(*gap)) for kelvin, *gap in own[columns].to_numpy(float).tolist()]
+
+
+def grid_step(free: pd.DataFrame) -> float:
+    """Return the largest step in x of a table of free energies: the ends of its gaps are known to this."""
+    return float(np.diff(np.unique(free["x"])).max())
 
 
 def features(

@@ -11,20 +11,20 @@ import pandas as pd
 from workflow_lib.core.io import write_csv
 from workflow_lib.lattice.host import Host
 from workflow_lib.lattice.isotherms import voltage
-from workflow_lib.lattice.monte_carlo import dilute_species
+from workflow_lib.lattice.reservoir import dilute_species
 from workflow_lib.results_reading import read_document, read_table, seal
 from workflow_lib.results_schema import TABLES
 from workflow_lib.stages.phase_diagram import figures
 from workflow_lib.stages.phase_diagram.boundaries import (
     boundary_table,
     features,
+    grid_step,
     isotherm_table,
     loops,
     mean_free_energies,
-    tangent_gaps,
+    tangents,
 )
-from workflow_lib.stages.phase_diagram.replica import FIT, SUMMARY
-from workflow_lib.stages.phase_diagram.settings import DECORATED, PhaseDiagramSettings
+from workflow_lib.stages.phase_diagram.settings import DECORATED, FIT, SUMMARY, PhaseDiagramSettings
 
 DIAGRAM = "phase-diagram"
 PARTS = ("isotherms", "thermal", "entropy")
@@ -65,8 +65,8 @@ def run_diagram(
             iso = [_of(item["isotherms"], expansion) for item in replicas]
             free = [_of(item["thermal"], expansion) for item in replicas]
             species = dilute_species(host, charges=expansion == DECORATED)
-            gaps = boundary_table(iso, free, species=species)
             points, thermal = isotherm_table(iso), mean_free_energies(free)
+            gaps = boundary_table(iso, free, thermal, species=species)
             known = metal(host.mobile, str(summary["level"]))
             points["voltage_v"] = (
                 np.nan
@@ -74,8 +74,7 @@ def run_diagram(
                 else voltage(points["mu_ev"].to_numpy(float), metal_energy=known, charge=host.mobile_charge)
             )
             identity = {"system": name, "expansion": expansion}
-            step = float(np.diff(np.unique(thermal["x"])).max())
-            found = features(settings.sampling.temperatures, tangent_gaps(thermal), step=step)
+            found = features(settings.sampling.temperatures, tangents(gaps), step=grid_step(thermal))
             area = loops(points, host.mobile_charge)
             named.append({**identity, **found, "hysteresis_v": area.get(_room(area))})
             parts["boundaries"].append(gaps.assign(**identity))

@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 
 from workflow_lib.core.io import save_figure
-from workflow_lib.core.plotting import OKABE_ITO, style
+from workflow_lib.core.plotting import OKABE_ITO, legend_entries, style, x_label
 from workflow_lib.lattice.entropy import ideal_mixing, ideal_with_charges
 from workflow_lib.lattice.host import Host
-from workflow_lib.stages.phase_diagram.boundaries import CROSSING, TANGENT
+from workflow_lib.stages.phase_diagram.boundaries import CROSSING, TANGENT, grid_step
 from workflow_lib.stages.phase_diagram.settings import DECORATED, PLAIN, Mark
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 TITLES = {DECORATED: "with electronic entropy", PLAIN: "without electronic entropy"}
 ROOM = 300.0  # K
-EDGE = 0.04
-"""In x, the grid of the tangents: points this near to the end of a gap belong to its phase."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +43,6 @@ class System:
         return replace(self, entropy=table)
 
 
-def _x(system: System) -> str:
-    return f"x (filled fraction of the {system.host.mobile} sites)"
-
-
 def draw_diagram(systems: Sequence[System], stem: Path) -> None:
     """Draw temperature against composition, (a) with and (b) without charge states, a row a system.
 
@@ -61,14 +55,16 @@ def draw_diagram(systems: Sequence[System], stem: Path) -> None:
 
     style()
     columns = [name for name in (DECORATED, PLAIN) if any(name in s.boundaries for s in systems)]
-    size = (3.5 * len(columns) + 0.4, 2.8 * len(systems) + 0.7)
+    size = (4.0 * len(columns) + 0.4, 2.8 * len(systems) + 0.7)
     figure, axes = plt.subplots(len(systems), len(columns), figsize=size, squeeze=False, sharex=True)
     for system, row in zip(systems, axes, strict=True):
         for place, (panel, name) in enumerate(zip(row, columns, strict=True)):
             title = f"({'ab'[columns.index(name)]}) {system.label},\n{TITLES[name]}"
             panel.set_title(title, fontsize=8.5)
             if name in system.boundaries:
-                _diagram(panel, system.isotherms[name], system.boundaries[name])
+                _diagram(
+                    panel, system.isotherms[name], system.boundaries[name], grid_step(system.free[name])
+                )
             else:
                 panel.text(0.5, 0.5, "no charge states", transform=panel.transAxes, ha="center")
             _experiment(panel, system)
@@ -77,20 +73,17 @@ def draw_diagram(systems: Sequence[System], stem: Path) -> None:
                 panel.set_ylabel("temperature (K)")
     for system, row in zip(systems, axes, strict=True):
         for panel in row:
-            panel.set_xlabel(_x(system), fontsize=8)
+            panel.set_xlabel(x_label(system.host.mobile), fontsize=8)
     _legend(figure, ncols=2)
     save_figure(figure, stem)
 
 
 def _legend(figure: Figure, *, ncols: int) -> None:
     """Put one legend for all panels below them, each label once."""
-    handles: dict[str, Any] = {}
-    for panel in figure.axes:
-        found = panel.get_legend_handles_labels()
-        handles |= dict(zip(found[1], found[0], strict=True))
+    entries = legend_entries(figure.axes)
     look: dict[str, Any] = {"loc": "outside lower center", "ncols": ncols, "fontsize": 7}
     # Long handles tell dashes from dots and dashes.
-    figure.legend(handles.values(), handles.keys(), handlelength=4, **look)
+    figure.legend(entries.values(), entries.keys(), handlelength=4, **look)
 
 
 def _experiment(panel: Axes, system: System) -> None:
@@ -103,22 +96,28 @@ def _experiment(panel: Axes, system: System) -> None:
         panel.plot(mark.x, there, color=OKABE_ITO[3], mec=OKABE_ITO[3], zorder=5, label=label, **look)
 
 
-def _diagram(panel: Axes, isotherms: pd.DataFrame, boundaries: pd.DataFrame) -> None:
+def _diagram(panel: Axes, isotherms: pd.DataFrame, boundaries: pd.DataFrame, step: float) -> None:
     tangents = boundaries[boundaries["rule"] == TANGENT]
+    drawn = None
     colours = {"vmin": isotherms["mu_ev"].min(), "vmax": isotherms["mu_ev"].max(), "cmap": "viridis"}
     for temperature, own in isotherms[isotherms["single_phase"]].groupby("temperature_k"):
         gaps = tangents[np.isclose(tangents["temperature_k"], float(temperature))]  # type: ignore[arg-type]
         mu, x = own["mu_ev"].to_numpy(float), own["x"].to_numpy(float)
         inside = np.zeros(len(x), dtype=bool)
         for low, high in gaps[["x_low", "x_high"]].to_numpy(float):
-            inside |= (x > low + EDGE) & (x < high - EDGE)
+            # The ends are known to a step of the grid: points this near to one belong to its phase.
+            inside |= (x > low + step) & (x < high - step)
         there = np.full(len(x), temperature)
         # Tens of thousands of dots: as vectors they would make a page of the run megabytes larger.
         dots: dict[str, Any] = {"s": 9, "rasterized": True}
         look: dict[str, Any] = {"facecolors": "none", "edgecolors": "0.6", "lw": 0.6}
         panel.scatter(x[inside], there[inside], label="metastable, of one phase", **look, **dots)
         label = "one phase (coloured by chemical potential)"
-        panel.scatter(x[~inside], there[~inside], c=mu[~inside], lw=0, label=label, **colours, **dots)
+        drawn = panel.scatter(
+            x[~inside], there[~inside], c=mu[~inside], lw=0, label=label, **colours, **dots
+        )
+    if drawn is not None:
+        panel.figure.colorbar(drawn, ax=panel, pad=0.02).set_label("chemical potential (eV)", fontsize=7)
     looks: tuple[tuple[str, dict[str, Any], str], ...] = (
         (
             TANGENT,
@@ -155,7 +154,9 @@ def draw_entropy(systems: Sequence[System], stem: Path) -> None:
             ideal = ideal_with_charges(system.host, grid)
             left.plot(grid, ideal, color="0.6", lw=0.8, label="ideal, ions and charges")
         left.plot(grid, ideal_mixing(grid), color="0.6", lw=0.8, ls="--", label="ideal, ions")
-        left.set(title=system.label, xlabel=_x(system), ylabel="entropy (k per mobile site)")
+        left.set(
+            title=system.label, xlabel=x_label(system.host.mobile), ylabel="entropy (k per mobile site)"
+        )
         _parts(right, system)
     _legend(figure, ncols=4)
     save_figure(figure, stem)
@@ -208,7 +209,9 @@ def draw_isotherms(systems: Sequence[System], stem: Path) -> None:
                 )
         metal = f"voltage (V against {system.host.mobile} metal)"
         left.set(
-            title=system.label, xlabel=_x(system), ylabel=metal if volts else "chemical potential (eV)"
+            title=system.label,
+            xlabel=x_label(system.host.mobile),
+            ylabel=metal if volts else "chemical potential (eV)",
         )
         right.set(xlabel="temperature (K)", ylabel="C (k per mobile site)")
     _legend(figure, ncols=3)

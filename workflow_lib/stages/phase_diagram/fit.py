@@ -15,6 +15,7 @@ from workflow_lib.lattice.arrangement import UNIT, Arrangement
 from workflow_lib.lattice.cluster_expansion import Expansion, fit_expansion
 from workflow_lib.lattice.cluster_space import Space
 from workflow_lib.lattice.host import Host
+from workflow_lib.lattice.reservoir import neutral_exchange
 from workflow_lib.stages.phase_diagram.settings import (
     DECORATED,
     PLAIN,
@@ -26,6 +27,7 @@ from workflow_lib.stages.phase_diagram.structures import (
     Answer,
     DftSource,
     Source,
+    arranged,
     first_arrangements,
     training_set,
 )
@@ -45,42 +47,48 @@ class Fitted:
     answers: list[Answer]
     rounds: list[int]
     converged: bool | None
-    """Whether the last round found no arrangement that was not known; None where nothing was searched."""
+    """Whether the last round predicted nothing below what is known; None where nothing was searched."""
+    refused: int = 0
+    """Arrangements that it predicted to be lower though they had been relaxed, to something else."""
 
 
 def fit_system(
-    source: Source,
+    source: DftSource | Source,
     host: Host,
     system: SystemSettings,
     settings: StructureSettings,
     rng: np.random.Generator,
 ) -> Fitted:
-    """Gather energies and fit; raise UserError where the data cannot carry an expansion."""
+    """Gather energies and fit.
+
+    Raises UserError where the data cannot carry an expansion, or Monte Carlo could not sample it.
+    """
+    neutral_exchange(host, charges=source.charges)  # refuses anions
+    spaces = _spaces(source, host, system)
     if isinstance(source, DftSource):
         answers = list(source.all)
-    else:
-        answers = source.answers(first_arrangements(host, settings, charges=source.charges, rng=rng))
+        return Fitted(*_fit(spaces, answers, host, system.name), answers, [0] * len(answers), None)
+    answers = source.answers(first_arrangements(host, settings, charges=source.charges, rng=rng))
     rounds = [0] * len(answers)
-    spaces = _spaces(source, host, system)
     expansions, data = _fit(spaces, answers, host, system.name)
-    rounds_to_go = settings.rounds if source.open else 0
-    converged = False if rounds_to_go else None
-    for number in range(1, rounds_to_go + 1):
+    converged, refused = (False if settings.rounds else None), 0
+    for number in range(1, settings.rounds + 1):
         asked = {host.key(answer.asked) for answer in answers}
         found = {host.key(a): a for a in predicted_lower(expansions, data, host, settings, rng)}
         new = [arrangement for key, arrangement in found.items() if key not in asked]
+        refused = len(found) - len(new)
         if not new:
-            converged = True
+            converged = not refused
             break
         say(f"{system.name}: round {number} relaxes {len(new)} arrangements that are predicted to be lower")
         more = source.answers(new)
         answers += more
         rounds += [number] * len(more)
         expansions, data = _fit(spaces, answers, host, system.name)
-    return Fitted(expansions, data, answers, rounds, converged)
+    return Fitted(expansions, data, answers, rounds, converged, refused)
 
 
-def _spaces(source: Source, host: Host, system: SystemSettings) -> dict[str, Space]:
+def _spaces(source: DftSource | Source, host: Host, system: SystemSettings) -> dict[str, Space]:
     cutoffs: dict[str, Cutoffs] = {PLAIN: system.plain}
     if source.charges:
         cutoffs = {DECORATED: system.decorated, PLAIN: system.plain}
@@ -119,7 +127,12 @@ def predicted_lower(
     of the ions alone is that with the charges relaxed, and one order drawn at random lies above it.
     """
     lower = {
-        name: below_known(own, data[name][0], ground_states(own, host, settings, rng), host)
+        name: below_known(
+            own,
+            data[name][0],
+            ground_states(own, host, settings, rng, neutral=DECORATED in expansions),
+            host,
+        )
         for name, own in expansions.items()
     }
     if DECORATED not in expansions:
@@ -180,16 +193,24 @@ def _per_cell(expansion: Expansion, arrangements: Sequence[Arrangement]) -> list
 
 
 def ground_states(
-    expansion: Expansion, host: Host, settings: StructureSettings, rng: np.random.Generator
+    expansion: Expansion,
+    host: Host,
+    settings: StructureSettings,
+    rng: np.random.Generator,
+    *,
+    neutral: bool,
 ) -> list[Arrangement]:
-    """Return the lowest arrangement of each composition and cell that cooling finds, in canonical form."""
+    """Return the lowest arrangement of each composition and cell that cooling finds, in canonical form.
+
+    ``neutral``: of those compositions alone that some charge order makes neutral. A source of energies that
+    knows charge states has no others, though an expansion of the ions alone could be asked for them.
+    """
     found: dict[str, Arrangement] = {}
     charges = expansion.charges
     for repeat in settings.cells:
         energy = expansion.multilinear(repeat)
-        for ions in host.compositions(repeat, charges=charges):
-            if ions in (0, host.n_mobile(repeat)):
-                continue
+        known = host.compositions(repeat, charges=neutral)
+        for ions in (n for n in arranged(host, repeat, charges=charges) if n in known):
             start = host.random(repeat, ions, charges=charges, rng=rng)
             lowest = host.canonical(anneal(expansion.space, energy, start, rng)[-1])
             found[host.key(lowest)] = lowest

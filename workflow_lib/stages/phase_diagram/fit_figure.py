@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from workflow_lib.core.io import save_figure
-from workflow_lib.core.plotting import OKABE_ITO, style
+from workflow_lib.core.plotting import OKABE_ITO, style, x_label
 from workflow_lib.lattice.host import Host
 from workflow_lib.stages.phase_diagram.fit import Fitted, formation_of
 from workflow_lib.stages.phase_diagram.settings import DECORATED
@@ -26,7 +26,7 @@ def draw_fit(fitted: Fitted, host: Host, label: str, stem: Path) -> None:
         panel.scatter(x, formation, s=16, facecolors="none", edgecolors="0.2", label="relaxed")
         panel.scatter(x, held, s=9, color=OKABE_ITO[0], marker="x", lw=0.8, label="expansion, held out")
         panel.set_title(f"{'with' if name == DECORATED else 'without'} charge states")
-        panel.set_xlabel(f"x (filled fraction of the {host.mobile} sites)")
+        panel.set_xlabel(x_label(host.mobile))
     axes[0][0].set_ylabel("formation energy\n(meV per formula unit)")
     axes[0][-1].legend()
     figure.suptitle(label)

@@ -16,9 +16,9 @@ from workflow_lib.results_schema import TABLES
 from workflow_lib.simulation.cache import host_identity
 from workflow_lib.stages.phase_diagram.pieces import Pieces
 from workflow_lib.stages.phase_diagram.sample import Lattice, entropies, free_energies, isotherms
-from workflow_lib.stages.phase_diagram.settings import DECORATED, PLAIN, PhaseDiagramSettings
+from workflow_lib.stages.phase_diagram.settings import DECORATED, FIT, PLAIN, SUMMARY, PhaseDiagramSettings
 
-FIT, SAMPLE, SUMMARY = "phase-diagram-fit", "phase-diagram-sample", "summary.json"
+SAMPLE = "phase-diagram-sample"
 
 
 def run_sample(

@@ -19,12 +19,12 @@ from workflow_lib.core.progress import say
 from workflow_lib.lattice.formation import formation_mev_fu
 from workflow_lib.lattice.host import Host
 from workflow_lib.models.identity import ModelId
-from workflow_lib.results_reading import clear, read_table, seal
+from workflow_lib.results_reading import clear, read_table, seal, stress_converged
 from workflow_lib.results_schema import DFT
 from workflow_lib.simulation.settings import RelaxationSettings
 from workflow_lib.stages.phase_diagram.fit import Fitted, fit_row, fit_system
 from workflow_lib.stages.phase_diagram.fit_figure import draw_fit
-from workflow_lib.stages.phase_diagram.settings import PhaseDiagramSettings, SystemSettings
+from workflow_lib.stages.phase_diagram.settings import FIT, SUMMARY, PhaseDiagramSettings, SystemSettings
 from workflow_lib.stages.phase_diagram.structures import (
     DftSource,
     ModelSource,
@@ -33,10 +33,9 @@ from workflow_lib.stages.phase_diagram.structures import (
     unconverged,
 )
 
-FIT, SUMMARY = "phase-diagram-fit", "summary.json"
 SEARCHED = {
-    True: "nothing new in the last round",
-    False: "the last round still found new ones",
+    True: "nothing lower was predicted in the last round",
+    False: "the last round still predicted lower ones",
     None: "not searched for new ones",
 }
 
@@ -52,7 +51,7 @@ def source_of(
     cache: Path,
     accept_unconverged: bool,
     device: str,
-) -> Source:
+) -> DftSource | Source:
     """Return what gives the energies of a system; raise UserError if there is no such potential."""
     if system.potential == DFT:
         return DftSource(reference_dir, host, accept_unconverged=accept_unconverged)
@@ -66,11 +65,12 @@ def source_of(
         from workflow_lib.results_models import load_model
 
         potential = load_model(trainings / system.potential, device)
+    potential.origin.require_trained()
     reference = read_table("charge_order/reference", reference_dir)
     own = relaxation.model_copy(update={"cell": system.cell} if system.cell else {})
     structures = settings.structures
     stop = replace(
-        own.stop(stress_converged=bool(reference["stress_converged"].all())),
+        own.stop(stress_converged=stress_converged(reference)),
         fmax=structures.fmax or own.fmax,
         max_steps=structures.max_steps or own.max_steps,
     )
@@ -133,7 +133,8 @@ def run_fit(
     counted = ", ".join(f"{number} {order}" for order, number in orders.items())
     say(
         f"{system.name}: {len(fitted.answers)} structures ({counted}), {left_out} left out, "
-        f"{unconverged(fitted.answers)} out of steps; " + SEARCHED[fitted.converged]
+        f"{unconverged(fitted.answers)} out of steps; {SEARCHED[fitted.converged]}"
+        + (f", {fitted.refused} of which had relaxed to something else" if fitted.refused else "")
     )
     write_json(
         out / SUMMARY,
@@ -151,13 +152,14 @@ def run_fit(
             "out_of_steps": unconverged(fitted.answers),
             "rounds": max(fitted.rounds),
             "no_new_ground_state": fitted.converged,
+            "refused": fitted.refused,
         },
     )
     draw_fit(fitted, host, system.label or system.name, out / "fit")
     seal(out, FIT, source=out.name)
 
 
-def structure_table(fitted: Fitted, source: Source, host: Host) -> pd.DataFrame:
+def structure_table(fitted: Fitted, source: DftSource | Source, host: Host) -> pd.DataFrame:
     """Return the table ``phase_diagram/structures``: one row for each structure that was asked for."""
     rows = []
     for answer, number in zip(fitted.answers, fitted.rounds, strict=True):

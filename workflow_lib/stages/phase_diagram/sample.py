@@ -15,8 +15,9 @@ from workflow_lib.lattice.cluster_expansion import Expansion
 from workflow_lib.lattice.entropy import BOLTZMANN, Decomposition, Thermal, ladder, log_choices, thermal
 from workflow_lib.lattice.host import Host
 from workflow_lib.lattice.isotherms import DILUTE
-from workflow_lib.lattice.monte_carlo import Frozen, Sampler, Trace, check_size, neutral_exchange
+from workflow_lib.lattice.monte_carlo import Frozen, Sampler, Trace, check_size
 from workflow_lib.lattice.multilinear import Multilinear
+from workflow_lib.lattice.reservoir import neutral_exchange
 from workflow_lib.lattice.sampling_statistics import Mean, mean_of
 from workflow_lib.stages.phase_diagram.pieces import Pieces, Rows
 from workflow_lib.stages.phase_diagram.settings import SamplingSettings

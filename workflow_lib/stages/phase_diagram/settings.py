@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import re
 from itertools import pairwise
-from typing import Annotated, Self
+from typing import TYPE_CHECKING, Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from workflow_lib.core.errors import UserError
+from workflow_lib.core.section import Section
 from workflow_lib.core.validation import check_distinct, nearest
+from workflow_lib.models.identity import ModelId, variant_of
+from workflow_lib.models.outside_settings import SHIPPED
+from workflow_lib.results_schema import DFT
 from workflow_lib.simulation.settings import Cells
+
+if TYPE_CHECKING:
+    from workflow_lib.lattice.redox import RedoxRule
 
 Repeat = tuple[PositiveInt, PositiveInt, PositiveInt]
 Temperature = Annotated[float, Field(gt=0, le=5000)]
@@ -18,21 +25,30 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 Filled = Annotated[float, Field(ge=0, le=1)]
 DECORATED, PLAIN = "decorated", "plain"
 """The two expansions of a system: over ions and charge states, and over the ions alone."""
+FIT, SUMMARY = "phase-diagram-fit", "summary.json"
+"""The command that fits, and what it says of a fit."""
 SOURCE_NAME = r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?"
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Cutoffs(_Part):
+class Cutoffs(Section):
     """Largest diameters of the clusters in A."""
 
     pairs: float = Field(6.0, gt=0, le=20, description="A")
-    triplets: float = Field(0.0, ge=0, le=12, description="A; 0: no triplets")
+    triplets: float = Field(
+        0.0, ge=0, le=12, description="A; 0: no triplets. At most `pairs`: a triplet is made of three pairs"
+    )
+
+    @model_validator(mode="after")
+    def _triplets_of_pairs(self) -> Self:
+        if self.triplets > self.pairs:
+            raise ValueError(
+                f"triplets to {self.triplets:g} A are made of pairs to as far; raise pairs from "
+                f"{self.pairs:g} A, or lower triplets"
+            )
+        return self
 
 
-class Mark(_Part):
+class Mark(Section):
     """What experiment has found, drawn in the diagram: a phase, or the two ends of a gap."""
 
     x: tuple[Filled] | tuple[Filled, Filled] = Field(
@@ -49,7 +65,7 @@ class Mark(_Part):
         return value
 
 
-class SystemSettings(_Part):
+class SystemSettings(Section):
     """One diagram: a host and the source of its energies."""
 
     name: str = Field(
@@ -58,7 +74,8 @@ class SystemSettings(_Part):
     potential: str = Field(
         min_length=1,
         description="`dft`: the states of the charge-order reference alone; else a trained model of this "
-        "run (name-variant-f0-s1), shipped weights (chgnet-0.3.0), or a calculator of ASE (module:Name)",
+        "run (name-variant-f0-s1), the folder of one, shipped weights (chgnet-0.3.0), or a calculator of "
+        "ASE (module:Name)",
     )
     host: str | None = Field(None, description="host description, where it is not that of the run")
     cell: Cells | None = Field(
@@ -71,8 +88,18 @@ class SystemSettings(_Part):
     plain: Cutoffs = Field(Cutoffs(pairs=8.0), description="of the expansion over the ions alone")
     experiment: tuple[Mark, ...] = Field((), description="what experiment has found, for the diagram")
 
+    @property
+    def charges(self) -> bool:
+        """Whether the name of the potential alone says that it sees charge states."""
+        if self.potential == DFT or self.potential in SHIPPED:
+            return True
+        try:
+            return variant_of(ModelId.parse(self.potential).variant).charge_labelled
+        except UserError:
+            return False
 
-class StructureSettings(_Part):
+
+class StructureSettings(Section):
     """Which arrangements are relaxed to fit the expansions; starts and ends are those of `charge_order`."""
 
     cells: tuple[Repeat, ...] = Field(
@@ -105,7 +132,7 @@ class StructureSettings(_Part):
         return value
 
 
-class SamplingSettings(_Part):
+class SamplingSettings(Section):
     """Monte Carlo on the expansions."""
 
     cell: Repeat = Field((2, 3, 4), description="supercell that is sampled")
@@ -157,7 +184,7 @@ class SamplingSettings(_Part):
         return self
 
 
-class PhaseDiagramSettings(_Part):
+class PhaseDiagramSettings(Section):
     """Phase diagrams from cluster expansions with and without charge states."""
 
     systems: tuple[SystemSettings, ...] = Field(min_length=1)
@@ -172,6 +199,23 @@ class PhaseDiagramSettings(_Part):
             if re.search(r"-r\d+$", name):
                 raise ValueError(f"systems: {name} is the name of a replica's folder; choose another")
         return self
+
+    def check(self, run_host: str, rule: RedoxRule) -> None:
+        """Raise UserError for a system whose host has another couple, no two neutral ends, or an anion.
+
+        ``run_host`` is the host description of systems that name none. An anion is refused where the source
+        of energies is known to see charge states; of others it shows when they are fitted.
+        """
+        from workflow_lib.lattice.host import Host
+        from workflow_lib.lattice.reservoir import neutral_exchange
+
+        for system in self.systems:
+            try:
+                host = Host.load(system.host or run_host, rule)
+                host.end_members(charges=True)
+                neutral_exchange(host, charges=system.charges)
+            except UserError as error:
+                raise UserError(f"phase_diagram.systems: {system.name}: {error}") from error
 
     def system(self, name: str) -> SystemSettings:
         """Return a system by its name; raise UserError if there is none."""
@@ -189,13 +233,4 @@ class PhaseDiagramSettings(_Part):
         raise UserError(
             f"{sample!r} names no sampling run of {system.name}; give a folder such as {system.name}-r0 "
             f"(phase_diagram.sampling.replicas: {self.sampling.replicas})"
-        )
-
-    @property
-    def samples(self) -> tuple[str, ...]:
-        """Names of all sampling runs: ``<system>-r<replica>``."""
-        return tuple(
-            f"{system.name}-r{replica}"
-            for system in self.systems
-            for replica in range(self.sampling.replicas)
         )

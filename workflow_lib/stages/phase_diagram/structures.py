@@ -53,14 +53,12 @@ class Answer:
 
 
 class Source(Protocol):
-    """What gives energies."""
+    """What gives energies of any arrangement."""
 
     name: str
     level: str
     charges: bool
     """Whether its arrangements have charge states."""
-    open: bool
-    """Whether it can be asked for more arrangements."""
 
     def answers(self, arrangements: Sequence[Arrangement]) -> list[Answer]:
         """Return the answers to arrangements, in order."""
@@ -69,7 +67,7 @@ class Source(Protocol):
 class DftSource:
     """The states of the charge-order reference: a fixed set, of the host's own cell."""
 
-    name, charges, open = DFT, True, False
+    name, charges = DFT, True
 
     def __init__(self, reference_dir: Path, host: Host, *, accept_unconverged: bool) -> None:
         table = read_table("charge_order/reference", reference_dir)
@@ -87,16 +85,9 @@ class DftSource:
             arrangement = host.parse(key)
             self.all.append(Answer(arrangement, arrangement, "carried", energy, status, fmax))
 
-    def answers(self, arrangements: Sequence[Arrangement]) -> list[Answer]:
-        """Return those of the set that are asked for, in their order."""
-        wanted = set(arrangements)
-        return [answer for answer in self.all if answer.asked in wanted]
-
 
 class ModelSource:
     """A potential that relaxes, through the store of relaxations that the other stages share."""
-
-    open = True
 
     def __init__(
         self,
@@ -189,6 +180,19 @@ class ModelSource:
         return found, ("carried" if labelled else "kept") if same else "changed"
 
 
+def arranged(host: Host, repeat: Repeat, *, charges: bool) -> list[int]:
+    """Return the numbers of ions of a supercell that leave a choice: of the ions' sites, or of the charges.
+
+    An end member has none in its ions, but several charge orders if it is of mixed valence.
+    """
+    inner, redox = range(1, host.n_mobile(repeat)), host.n_redox(repeat)
+    return [
+        n
+        for n in host.compositions(repeat, charges=charges)
+        if n in inner or (charges and 0 < host.n_reduced(repeat, n) < redox)
+    ]
+
+
 def first_arrangements(
     host: Host, settings: StructureSettings, *, charges: bool, rng: np.random.Generator
 ) -> list[Arrangement]:
@@ -200,10 +204,9 @@ def first_arrangements(
     empty, full = host.end_members(charges=charges)
     found = {host.key(arrangement): arrangement for arrangement in (*empty, *full)}
     for repeat in settings.cells:
-        numbers = host.compositions(repeat, charges=charges)
-        inner = [n for n in numbers if 0 < n < host.n_mobile(repeat)]
-        counts = {n: count_distinct(host, repeat, n, charges=charges) for n in inner}
-        for n in inner:
+        numbers = arranged(host, repeat, charges=charges)
+        counts = {n: count_distinct(host, repeat, n, charges=charges) for n in numbers}
+        for n in numbers:
             if sum(counts.values()) <= settings.enumerate_up_to:
                 drawn = host.enumerate(repeat, n, charges=charges)
             else:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from workflow_lib.core.digits import ion, percent, sensible, signed
 from workflow_lib.core.intervals import GIVEN, LEAST_CLUSTERS, LEAST_TRAININGS
-from workflow_lib.models.identity import VARIANTS
+from workflow_lib.lattice.arrangement import mobile_of
+from workflow_lib.models.identity import VARIANTS, variants_in
 from workflow_lib.results_meanings import unit_of
 from workflow_lib.results_schema import DFT, DIVERGED
 
@@ -27,8 +28,9 @@ WORDS = {
 """Primary endpoints, in the order in which the page shows them: the errors of the contrast table."""
 NUMBERS = ("energy_mae_mev_atom", "states_mae_mev_fu")
 """Endpoints whose numbers stand beside the verdict; the figure shows all."""
-PAPER_PAIR = ("baseline", "entropy")
-"""The variants that the question compares, if the run has both."""
+OF_ALL_STATES = ("energy_mae_mev_atom", "force_mae_mev_a")
+PAIRS = (("subset", "entropy"), ("baseline", "entropy"))
+"""Variants that the question compares, by preference; the first differ in the label alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,7 @@ def headline(contrasts: pd.DataFrame) -> pd.DataFrame:
     pairs = list(dict.fromkeys(zip(contrasts["variant_without"], contrasts["variant_with"], strict=True)))
     if not pairs:
         return contrasts
-    pair = PAPER_PAIR if PAPER_PAIR in pairs else pairs[0]
+    pair = next((pair for pair in PAIRS if pair in pairs), pairs[0])
     chosen = contrasts[(contrasts["variant_without"] == pair[0]) & (contrasts["variant_with"] == pair[1])]
     order = {name: place for place, name in enumerate(WORDS)}
     return chosen.sort_values("endpoint", key=lambda names: names.map(order), kind="stable")
@@ -95,7 +97,7 @@ def answer_of(run: Run) -> Answer:
         _verdict(contrasts, _asked(comparison, contrasts)),
         tuple(_numbers(contrasts)),
         tuple(_size(run, configuration, comparison, contrasts)),
-        tuple(_notes(comparison, contrasts, configuration)),
+        tuple(_notes(run, comparison, contrasts, configuration)),
     )
 
 
@@ -105,7 +107,7 @@ def _setting(run: Run, comparison: pd.DataFrame, element: str, low: str, high: s
     ``element`` changes its charge; ``low`` and ``high`` name its two ions.
     """
     trained, _ = _trained(run.configuration, comparison)
-    variants = [VARIANTS[name] for name in VARIANTS if name in set(trained["variant"])]
+    variants = [VARIANTS[name] for name in variants_in(trained["variant"])]
     ways = {
         f"without a label, so that all {element} look alike to them": any(
             not item.charge_labelled for item in variants
@@ -214,10 +216,10 @@ def _by_endpoint(rows: pd.DataFrame) -> list[str]:
 def _why_not(contrasts: pd.DataFrame) -> str:
     """Return why nothing is decided, in words."""
     pairs = int(contrasts["trainings"].max())
-    if all(str(reason).startswith("trained") for reason in contrasts["reason"]):
-        count = {1: "one pair", 2: "two pairs"}.get(pairs, f"{pairs} pairs")
+    if pairs < LEAST_TRAININGS:
+        count = ("a pair", "more than one pair", "more than two pairs")[pairs]
         return (
-            f"no model has more than {count} of trainings, one with the label and one without it, that can "
+            f"no model has {count} of trainings, one with the label and one without it, that can "
             "be compared, and it takes at least three pairs to tell the effect of the label from chance"
         )
     return "no difference is clear of chance where all of them are asked together, with 95 % confidence"
@@ -267,7 +269,8 @@ def _size(
         names = _listed(list(dict.fromkeys(as_shipped["model"])))
         size.append(("Models without training (0 epochs)", f"{len(as_shipped)} ({names})"))
     size.append(("Frames in all", f"{run.summary['frames']['kept']:,}"))
-    states = contrasts["states"].dropna()
+    # Charge orders are compared at one composition; these are all held-out states.
+    states = contrasts.loc[contrasts["endpoint"].isin(OF_ALL_STATES), "states"].dropna()
     # Split by frame, the states of held-out frames also train.
     if len(states) and configuration["dataset"].get("split_by") != "frame":
         size.append(("Held-out states", _range(states)))
@@ -302,7 +305,9 @@ def _range(values: pd.Series) -> str:
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
-def _notes(comparison: pd.DataFrame, contrasts: pd.DataFrame, configuration: dict[str, Any]) -> list[str]:
+def _notes(
+    run: Run, comparison: pd.DataFrame, contrasts: pd.DataFrame, configuration: dict[str, Any]
+) -> list[str]:
     """Return what a reader must know to take the numbers for what they are."""
     notes = []
     lost = comparison.loc[comparison["status"] == DIVERGED, "id"].tolist()
@@ -314,6 +319,18 @@ def _notes(comparison: pd.DataFrame, contrasts: pd.DataFrame, configuration: dic
         notes.append(
             "Held-out frames are of states that also train: the errors are not those of unseen states."
         )
+    if "thermodynamics/voltage" in run.tables:
+        voltages = run.table("thermodynamics/voltage")
+        if not (voltages["id"] == DFT).any():
+            wanted = (
+                mobile_of(run.table("thermodynamics/formation")["state_key"]),
+                configuration["dataset"]["energy_reference"],
+            )
+            metals = configuration.get("thermodynamics", {}).get("metals", ())
+            why = "DFT has no usable energy of both end members"
+            if wanted not in {(metal["element"], metal["level"]) for metal in metals}:
+                why = "thermodynamics.metals has no energy of {} metal at {}".format(*wanted)
+            notes.append(f"There are no voltages: {why}.")
     return notes
 
 
@@ -326,10 +343,15 @@ def _notes_of_intervals(comparison: pd.DataFrame, contrasts: pd.DataFrame) -> li
             "The intervals hold the spread over charge-ordered states alone: how much a second training "
             "with another seed would differ is not in them."
         )
-    elif comparison["fold"].nunique() < LEAST_CLUSTERS:
+    elif contrasts["folds"].max() < LEAST_CLUSTERS:
         notes.append(
             "There are fewer than three folds, so the intervals are given the training sets of this run: "
             "how much other training sets would change the differences is not in them."
+        )
+    else:
+        notes.append(
+            "The training sets of the folds share frames; the intervals are widened for it by the rule of "
+            "Nadeau and Bengio (Mach. Learn. 52, 239, 2003)."
         )
     without, label = contrasts["variant_without"].iloc[0], contrasts["variant_with"].iloc[0]
     frames = {

@@ -7,7 +7,7 @@ carry the key and the source of a structure (``customdata``): a click opens it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -42,8 +42,6 @@ class Chart:
     about: str
     views: dict[str, dict[str, Any]]
     choose: str = "model"
-    height: int = 420
-    notes: tuple[str, ...] = field(default=())
 
 
 def numbers(values: Iterable[Any]) -> list[float | None]:

@@ -9,9 +9,16 @@ import numpy as np
 import pandas as pd
 
 from workflow_lib.core.digits import sensible
-from workflow_lib.core.plotting import COLOUR_DFT, SEARCH_METHODS, window_of
-from workflow_lib.lattice.arrangement import StateKey
-from workflow_lib.models.identity import OUTSIDE, VARIANTS, look_of
+from workflow_lib.core.plotting import (
+    COLOUR_DFT,
+    LEAST_ENERGY,
+    LEAST_VOLTAGE,
+    SEARCH_METHODS,
+    window_of,
+    x_label,
+)
+from workflow_lib.lattice.arrangement import StateKey, mobile_of
+from workflow_lib.models.identity import look_of, variants_in
 from workflow_lib.results_schema import BEYOND, DFT, HEADLINE, SEARCH
 from workflow_lib.stages.report.charts import (
     Chart,
@@ -26,13 +33,12 @@ from workflow_lib.stages.report.charts import (
     text,
     view,
 )
-from workflow_lib.stages.report.structures import Structures, found_key_of, mobile_of, state_key_of
+from workflow_lib.stages.report.structures import Structures, found_key_of, state_key_of
 
 if TYPE_CHECKING:
     from workflow_lib.results import Run
 
 FORMATION = "formation energy (meV per formula unit)"
-LEAST_ENERGY, LEAST_VOLTAGE = 100.0, 0.2  # meV, V; smaller ranges of an axis are not worth zooming into
 SHIFT = 0.012
 """Shift in x between the variants of a model, so that their points do not cover each other."""
 METHODS = {"ga": "circle", "random": "x", "screened": "diamond-tall-open", "enumeration": "cross-thin-open"}
@@ -56,10 +62,6 @@ def _state_hover(row: Mapping[str, Any], source: str) -> str:
         "" if pd.isna(degeneracy) else f"degeneracy {int(degeneracy)}",
         "" if source == DFT else status,
     )
-
-
-def _x_title(formation: pd.DataFrame) -> str:
-    return f"x (filled fraction of the {mobile_of(formation)} sites)"
 
 
 def _dft(formation: pd.DataFrame) -> pd.DataFrame:
@@ -88,11 +90,6 @@ def _states(
     )
 
 
-def _variants(table: pd.DataFrame) -> list[str]:
-    present = set(table["variant"].dropna())
-    return [name for name in (*VARIANTS, OUTSIDE.name) if name in present]
-
-
 def hull_chart(run: Run, structures: Structures, colours: Colours) -> Chart:
     """Return the hull: DFT and the variants of one model."""
     formation, hulls = run.table("thermodynamics/formation"), run.table("thermodynamics/hull")
@@ -114,7 +111,7 @@ def hull_chart(run: Run, structures: Structures, colours: Colours) -> Chart:
             _states(dft, "DFT", structures, colour=COLOUR_DFT, symbol="line-ew-open", size=16),
         ]
         mine = models[models["model"] == model]
-        for place, variant in enumerate(_variants(mine)):
+        for place, variant in enumerate(variants_in(mine["variant"])):
             group, style = mine[mine["variant"] == variant], look(colours, model, variant)
             opacity = _opacity(group["seen"])
             label = look_of(variant).label
@@ -142,7 +139,7 @@ def hull_chart(run: Run, structures: Structures, colours: Colours) -> Chart:
                     )
                 )
         window = window_of(np.append(mine["formation_mev_fu"], anchor), anchor, LEAST_ENERGY)
-        views[model] = view(traces, _x_title(formation), FORMATION, window=window)
+        views[model] = view(traces, x_label(mobile_of(formation["state_key"])), FORMATION, window=window)
     return Chart(
         "hull",
         "Formation energies and convex hull",
@@ -172,7 +169,7 @@ def voltage_chart(run: Run, colours: Colours) -> Chart | None:
     dft, models = voltages[voltages["id"] == DFT], voltages[voltages["id"] != DFT]
     if dft.empty:  # no metal at its level; that of a potential from elsewhere may have one
         return None
-    mobile = mobile_of(run.table("thermodynamics/formation"))
+    mobile = mobile_of(run.table("thermodynamics/formation")["state_key"])
     anchor = dft["voltage_v"].to_numpy(float)
     views = {}
     for model in dict.fromkeys(models["model"]):
@@ -197,7 +194,7 @@ def voltage_chart(run: Run, colours: Colours) -> Chart | None:
         window = window_of(np.append(mine["voltage_v"], anchor), anchor, LEAST_VOLTAGE)
         views[model] = view(
             traces,
-            f"x (filled fraction of the {mobile} sites)",
+            x_label(mobile),
             f"voltage (V against {mobile} metal)",
             window=window,
             xaxis={"range": [0, 1]},
@@ -242,7 +239,7 @@ def found_chart(run: Run, structures: Structures, colours: Colours) -> Chart | N
             line(
                 own["x"],
                 own["formation_mev_fu"],
-                name="hull of all found",
+                name="hull of these and of charge orders",
                 colour=style["colour"],
                 dash="dot",
                 hoverinfo="skip",
@@ -264,14 +261,17 @@ def found_chart(run: Run, structures: Structures, colours: Colours) -> Chart | N
                             opacity=0.75,
                         )
                     )
-        window = window_of(np.append(mine["formation_mev_fu"], anchor), anchor, LEAST_ENERGY)
-        views[source] = view(traces, _x_title(formation), FORMATION, window=window)
+        # The hull lies below what the search found if states of the charge-order stage are lower.
+        drawn = np.concatenate([mine["formation_mev_fu"], own["formation_mev_fu"], anchor])
+        window = window_of(drawn, anchor, LEAST_ENERGY)
+        views[source] = view(traces, x_label(mobile_of(formation["state_key"])), FORMATION, window=window)
     return Chart(
         "found",
         "What the searches found",
-        "Formation energy of every arrangement that the search of one model relaxed, with its hull; "
-        "bars: DFT, larger cells included. The structures of the lowest arrangement of each composition "
-        "can be opened.",
+        "Formation energy of every arrangement that the search of one model relaxed. Dotted: the convex "
+        "hull of these and of the charge-ordered states of the small cell, which the model relaxed from "
+        "distorted starts and which are not drawn; bars: DFT, larger cells included. The structures of the "
+        "lowest arrangement of each composition can be opened.",
         views,
     )
 
@@ -292,7 +292,7 @@ def orders_chart(run: Run, structures: Structures, colours: Colours) -> Chart:
     views = {}
     for model, mine in groups(states, "model"):
         traces = [line(ends, ends, name="as DFT", colour=COLOUR_DFT, width=1, hoverinfo="skip")]
-        for variant in _variants(mine):
+        for variant in variants_in(mine["variant"]):
             group = mine[mine["variant"] == variant]
             style = look(colours, model, variant)
             trace = _states(

@@ -10,7 +10,9 @@ import numpy as np
 import pandas as pd
 
 from workflow_lib.core.digits import ion
+from workflow_lib.core.places import evenly
 from workflow_lib.core.plotting import COLOUR_DFT, COLOUR_FE2, COLOUR_FE3, OKABE_ITO
+from workflow_lib.frames.splits import KNOWN
 from workflow_lib.results_schema import DFT
 from workflow_lib.stages.report.charts import (
     Chart,
@@ -49,16 +51,12 @@ SETS = {
     "train": ("trains", OKABE_ITO[7], "circle"),
     "validation": ("validation", OKABE_ITO[4], "square"),
     "test": ("held out", OKABE_ITO[5], "circle-open"),
+    KNOWN: ("test, of states that train", OKABE_ITO[1], "triangle-up-open"),
 }
 
 
 def _charges(frame: Frame) -> np.ndarray:
     return np.zeros(len(frame)) if frame.oxidation_states is None else frame.oxidation_states
-
-
-def _spread(count: int, most: int) -> np.ndarray:
-    """Return at most ``most`` of the numbers below ``count``, evenly spaced."""
-    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int))
 
 
 def embedding_chart(run: Run, structures: Structures) -> Chart | None:
@@ -71,7 +69,7 @@ def embedding_chart(run: Run, structures: Structures) -> Chart | None:
     models = run.sources("embedding/points")
     atoms = sum(int(np.isin(_charges(frame), states).sum()) for frame in frames) / len(frames)
     most = min(MOST_FRAMES, math.ceil(MAP_POINTS / (atoms * max(len(models), 1))))
-    chosen = {frames[k].frame_id: frames[k] for k in _spread(len(frames), most)}
+    chosen = {frames[k].frame_id: frames[k] for k in evenly(len(frames), most)}
     add_frames(structures, chosen.values())
     views = {}
     for model in models:
@@ -128,7 +126,7 @@ def parity_chart(run: Run) -> Chart:
                 if part.empty:
                     continue
                 error = (part["model_value"] - part["dft_value"]).abs().to_numpy()
-                some = np.union1d(_spread(len(part), share // 3), np.argsort(error)[-5:])
+                some = np.union1d(evenly(len(part), share // 3), np.argsort(error)[-5:])
                 shown = part.iloc[some]
                 count = f"{len(shown):,} of {len(part):,}" if len(shown) < len(part) else f"{len(part):,}"
                 traces.append(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import atomic_path, read_json, write_json
+from workflow_lib.lattice.arrangement import mobile_of
 from workflow_lib.models.identity import model_colours
 from workflow_lib.results import Run
 from workflow_lib.results_reading import seal
@@ -16,7 +18,7 @@ from workflow_lib.stages.report.answer import Answer, answer_of, headline
 from workflow_lib.stages.report.charts import records
 from workflow_lib.stages.report.label_charts import HEAD, label_charts
 from workflow_lib.stages.report.sections import sections_of
-from workflow_lib.stages.report.structures import Structures, collect, found_key_of, mobile_of, state_key_of
+from workflow_lib.stages.report.structures import Structures, collect, found_key_of, state_key_of
 
 PAGE, ANSWER = "index.html", "answer.json"
 TEMPLATES = files("workflow_lib.stages.report") / "templates"
@@ -30,13 +32,16 @@ OTHER = "#8A8A8A"
 
 
 def require_comparison(folder: Path) -> None:
-    """Raise UserError unless the folder is that of a run which has what a page is about."""
-    run = Run(folder)
+    """Raise UserError unless the folder has what a page is about, all of it of its configuration."""
+    with warnings.catch_warnings(action="ignore"):
+        run = Run(folder)
     if "models" not in run.configuration:
         raise UserError(f"{folder}: a run of studies alone has no page; use workflow-lib appendix")
     missing = {"comparison", "comparison/contrasts"} - set(run.tables)
     if missing:
         raise UserError(f"{folder} has no table {', '.join(sorted(missing))}; run the workflow first")
+    if unfinished := run.unfinished:
+        raise UserError(unfinished)
 
 
 def run_report(folder: Path, out: Path) -> Path:
@@ -142,7 +147,7 @@ def _elements(run: Run, structures: Structures) -> dict[int, dict[str, Any]]:
     redox = run.configuration["redox"]
     charges = redox["formal_charges"]
     known = "charge_order/reference" in run.tables
-    mobile = mobile_of(run.table("charge_order/reference")) if known else None
+    mobile = mobile_of(run.table("charge_order/reference")["state_key"]) if known else None
     numbers = {z for sources in structures.known.values() for item in sources.values() for z in item["z"]}
     elements: dict[int, dict[str, Any]] = {}
     for z in sorted(numbers):

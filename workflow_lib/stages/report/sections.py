@@ -89,7 +89,6 @@ class Section:
 
     name: str
     title: str
-    lead: str = ""
     charts: list[Chart] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
     tables: list[Listing] = field(default_factory=list)

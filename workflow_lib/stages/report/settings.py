@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from workflow_lib.core.section import Section
 
 
-class ReportSettings(BaseModel):
+class ReportSettings(Section):
     """The result that stands beside that of the run."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     beside: str | None = Field(
         None,

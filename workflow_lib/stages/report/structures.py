@@ -11,12 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from workflow_lib.lattice.arrangement import StateKey
 from workflow_lib.models.identity import EWALD
 from workflow_lib.results_schema import DFT, HEADLINE
 
 if TYPE_CHECKING:
-    import pandas as pd
     from ase import Atoms
 
     from workflow_lib.frames.frame import Frame
@@ -71,11 +69,6 @@ def found_key_of(state_key: str) -> str:
 def frame_key_of(frame_id: str) -> str:
     """Return the key of a frame of the dataset."""
     return f"frame {frame_id}"
-
-
-def mobile_of(table: pd.DataFrame) -> str:
-    """Return the element of the mobile ion from a table with the column ``state_key``."""
-    return StateKey.parse(table["state_key"].iloc[0]).mobile
 
 
 def collect(run: Run) -> Structures:

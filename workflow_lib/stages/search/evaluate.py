@@ -12,10 +12,12 @@ from workflow_lib.lattice.arrangement import Arrangement, StateKey
 from workflow_lib.lattice.formation import end_energies, formation_energy
 from workflow_lib.lattice.host import Host
 from workflow_lib.models.outside_settings import UNSTATED
+from workflow_lib.results_schema import MOVED, WITHOUT_ENERGY
 from workflow_lib.simulation.cache import (
     RelaxationCache,
     host_identity,
     model_identity,
+    moved,
     relax_arrangements,
     relaxation_key,
 )
@@ -58,8 +60,8 @@ class Evaluator(Protocol):
     def end_members(self) -> list[tuple[Arrangement, Evaluation]]:
         """Return the empty and the full end member in the host's own cell."""
 
-    def structure(self, arrangement: Arrangement, cell: CellSettings) -> Atoms:
-        """Return the relaxed atoms of an arrangement that was evaluated."""
+    def structure(self, arrangement: Arrangement, cell: CellSettings | None) -> Atoms:
+        """Return the relaxed atoms of an arrangement that was evaluated; ``cell`` as in ``relaxation``."""
 
 
 class ModelEvaluator:
@@ -69,7 +71,8 @@ class ModelEvaluator:
     redox sites for a charge-labelled model, undistorted for a charge-blind one. Formation energies
     are in eV per formula unit relative to the end members, which the same model relaxes in the
     host's own cell, to the smallest ``fmax`` and with the largest number of steps of all cells. If
-    an end member diverges, there is no formation energy. ``name`` identifies the model in messages
+    an end member diverges, there is no formation energy. A structure that ended as another arrangement than
+    the one asked for (``moved``) has none either. ``name`` identifies the model in messages
     about long relaxations; ``states`` are the keys of the states that the charge-order stage relaxes.
     """
 
@@ -96,8 +99,10 @@ class ModelEvaluator:
         asked = states if self.charges else {StateKey.parse(key).ion_key for key in states}
         self.charge_orders = frozenset(self._name(key, stop) for key in asked)
 
-    def _stop(self, cell: CellSettings) -> Stop:
-        """Return when the relaxations in a cell end."""
+    def _stop(self, cell: CellSettings | None) -> Stop:
+        """Return when the relaxations in a cell end; None: those of the end members."""
+        if cell is None:
+            return self._end_stop
         fmax = self.stop.fmax if cell.fmax is None else cell.fmax
         steps = self.stop.max_steps if cell.max_steps is None else cell.max_steps
         return replace(self.stop, fmax=fmax, max_steps=steps)
@@ -107,7 +112,7 @@ class ModelEvaluator:
 
     def relaxation(self, key: str, cell: CellSettings | None) -> str:
         """Return the name of an arrangement's relaxation in the cache; ``cell`` None: as an end member."""
-        return self._name(key, self._end_stop if cell is None else self._stop(cell))
+        return self._name(key, self._stop(cell))
 
     @property
     def identity(self) -> str:
@@ -116,6 +121,14 @@ class ModelEvaluator:
         return "|".join((model_identity(self.model), host_identity(self.host), *parts))
 
     def _relax(self, arrangements: Sequence[Arrangement], stop: Stop) -> list[Relaxation]:
+        if self.model.origin.status != "ok":  # its numbers mean nothing
+            from workflow_lib.simulation.relaxation import Relaxation
+
+            lost = float("nan")
+            return [
+                Relaxation(self.host.build(item), lost, lost, 0, "diverged", reason="the training diverged")
+                for item in arrangements
+            ]
         return relax_arrangements(
             self.model,
             self.host,
@@ -136,15 +149,21 @@ class ModelEvaluator:
 
     @cached_property
     def end_energies(self) -> tuple[float, float]:
-        """Energies of the empty and the full end member in eV per formula unit; NaN if diverged."""
+        """Energies of the empty and the full end member in eV per formula unit; NaN if they have none."""
         energies = [
-            relaxed.energy / self.host.formula_units if relaxed.status != "diverged" else float("nan")
-            for _, relaxed in self._ends
+            float("nan")
+            if self._status(*end) in WITHOUT_ENERGY
+            else end[1].energy / self.host.formula_units
+            for end in self._ends
         ]
         return end_energies(energies, [self.host.composition(member) for member, _ in self._ends])
 
+    def _status(self, arrangement: Arrangement, relaxation: Relaxation) -> str:
+        return MOVED if moved(self.host, arrangement, relaxation) else relaxation.status
+
     def _evaluation(self, arrangement: Arrangement, relaxation: Relaxation) -> Evaluation:
-        good = relaxation.status != "diverged" and isfinite(relaxation.energy)
+        status = self._status(arrangement, relaxation)
+        good = status not in WITHOUT_ENERGY and isfinite(relaxation.energy)
         formation = None
         if good:
             per_unit = relaxation.energy / (self.host.formula_units * arrangement.cells)
@@ -156,7 +175,7 @@ class ModelEvaluator:
             fmax=finite(relaxation.fmax),
             steps=relaxation.steps,
             volume=finite(float(relaxation.atoms.get_volume())) if good else None,
-            status=relaxation.status,
+            status=status,
         )
 
     def evaluate(self, arrangements: Sequence[Arrangement], cell: CellSettings) -> list[Evaluation]:
@@ -168,6 +187,6 @@ class ModelEvaluator:
         """Return the empty and the full end member, relaxed."""
         return [(member, self._evaluation(member, relaxed)) for member, relaxed in self._ends]
 
-    def structure(self, arrangement: Arrangement, cell: CellSettings) -> Atoms:
+    def structure(self, arrangement: Arrangement, cell: CellSettings | None) -> Atoms:
         """Return the relaxed atoms, with ``oxidation_states`` if the model sees charge states."""
         return self._relax([arrangement], self._stop(cell))[0].atoms

@@ -130,9 +130,11 @@ def search_overview(searches: Iterable[Path], out: Path) -> None:
     ``searches`` are folders that :func:`workflow_lib.stages.search.run.run_search` wrote. The
     figure shows the lowest formation energy that the genetic algorithm and random search reached
     with the same number of relaxations, at the composition that the model's own figure shows, and what
-    the screened search reached, where it ran. The table has all cells and compositions; for an
-    enumerated cell it tells whether each search found the ground state and after how many relaxations
-    (``*_relaxations_needed``: until the lowest energy). Raises UserError if there are no searches.
+    the screened search reached, where it ran. The table has all cells and compositions; it tells how
+    many arrangements each search relaxed of all compositions (``*_relaxations``), after how many it had its
+    lowest energy (``*_relaxations_needed``), and of an enumerated cell whether it found the ground state
+    (null where it relaxed every arrangement of the composition, which is no search). Raises UserError if
+    there are no searches.
     """
     import matplotlib.pyplot as plt
 
@@ -177,9 +179,11 @@ def search_overview(searches: Iterable[Path], out: Path) -> None:
     if len(rows):
         first = rows.iloc[0]
         ratio = _reduced(int(first["n_occupied"]), round(first["n_occupied"] / first["x"]))
+        done = rows[[f"{method}_relaxations" for method in LINES if f"{method}_relaxations" in rows]]
+        least, most = (int(edge(done.to_numpy(dtype=float))) for edge in (np.nanmin, np.nanmax))
         figure.suptitle(
-            f"{first['cell']} cell, lowest at x = {ratio}; each search relaxed {int(first['budget'])} "
-            "arrangements of all compositions",
+            f"{first['cell']} cell, lowest at x = {ratio}; each search relaxed "
+            f"{least if least == most else f'{least} to {most}'} arrangements of all compositions",
             fontsize=9,
         )
     figure.legend(loc="outside lower center", ncols=2)
@@ -207,10 +211,12 @@ def _reached(folder: Path) -> pd.DataFrame:
                 reached = lowest.get(method, {}).get(number)
                 row[f"{method}_mev_fu"] = reached["formation_mev_fu"] if reached else np.nan
                 row[f"{method}_state_key"] = reached["key"] if reached else None
-                row[f"{method}_relaxations_needed"] = reached["order"] if reached else None
             for method in (name for name in LINES if name in cell["methods"]):
-                found = cell["methods"][method].get("ground_states_found", {})
-                row[f"{method}_found_ground_state"] = found.get(number)
+                own = cell["methods"][method]
+                reached = lowest[method].get(number)
+                row[f"{method}_relaxations"] = own["relaxations"]
+                row[f"{method}_relaxations_needed"] = reached["order"] if reached else None
+                row[f"{method}_found_ground_state"] = own.get("ground_states_found", {}).get(number)
             rows.append(row)
     rows.sort(key=lambda row: (row["cell"], row["n_occupied"]))
     return pd.DataFrame(rows)

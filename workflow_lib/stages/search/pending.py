@@ -20,12 +20,13 @@ NEEDED = ("id", "cell", "state_key", "x", "n_occupied", "formation_mev_fu")
 def collect_pending(
     searches: Iterable[Path], reference: Path, host: Host, out: Path, *, lowest: int = 2
 ) -> pd.DataFrame:
-    """Write ``pending.csv`` to the folder ``out``, the arrangements DFT has no energy of; return the table.
+    """Write ``pending.csv`` to the folder ``out``, arrangements that the frames do not hold; return it.
 
     ``searches`` are the folders of the searches, ``reference`` is the folder of the DFT energies.
+    What the dft stage answers leaves them in the table: ``dft/energies.csv`` has their status.
     Each model asks for its ``lowest`` arrangements of each supercell and composition, except for those
-    that DFT has already, in this cell or in one that a larger cell repeats. An arrangement found by a
-    charge-blind model names no charge order (``charge_order`` "open": the lowest of its orders is asked
+    that the frames hold already, in this cell or in one that a larger cell repeats. An arrangement found by
+    a charge-blind model names no charge order (``charge_order`` "open": the lowest of its orders is asked
     for); it counts as known as soon as DFT has one order on the same ions. ``asked_by`` and
     ``formation_mev_fu`` (from each model) hold one entry per model, divided by ``;`` in the same order.
     Raises UserError if a table is missing or damaged.

@@ -62,8 +62,8 @@ def make_population(
 ) -> RankFitnessPopulation:
     """Return the ``size`` fittest of all records as an ase-ga population that yields pairs of parents.
 
-    The score is the negative formation energy; diverged relaxations take no part. ``rng`` is set on
-    the population because its constructor takes none and would use ``numpy.random``.
+    The score is the negative formation energy; relaxations that diverged or moved take no part. ``rng`` is
+    set on the population because its constructor takes none and would use ``numpy.random``.
     """
     genes = []
     for record in best_ranked(records, size):

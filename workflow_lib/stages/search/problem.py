@@ -24,8 +24,9 @@ class Evaluation:
     """One relaxed arrangement.
 
     ``energy`` is in eV per cell and ``formation`` in eV per formula unit relative to the end
-    members relaxed by the same model (both None if the relaxation diverged), ``fmax`` in eV/A;
-    ``volume`` of the cell in A^3 (None if diverged); ``status`` is converged, unconverged or diverged.
+    members relaxed by the same model, ``fmax`` in eV/A, ``volume`` of the cell in A^3; ``status`` is
+    converged, unconverged, diverged or moved. ``energy``, ``formation`` and ``volume`` are None if the
+    relaxation diverged, or moved: it ended as another arrangement.
     """
 
     energy: float | None

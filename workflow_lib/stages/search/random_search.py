@@ -53,6 +53,35 @@ def ions_by_key(records: Collection[Record]) -> dict[str, int]:
     return {record.key: record.n_occupied for record in records}
 
 
+def by_generations(
+    problem: Problem,
+    state: State,
+    *,
+    start: np.random.Generator,
+    budget: int,
+    population: int,
+    offspring: int,
+    propose: Callable[[int], Batch],
+    progress: Callable[[list[Record]], object],
+) -> list[Record]:
+    """Relax a random population, then what ``propose(count)`` gives, up to ``budget`` arrangements in all.
+
+    Ends early if nothing is proposed. ``progress`` is called with the records after each generation.
+    Returns all records.
+    """
+    progress(state.records)
+    while len(state.records) < budget:
+        if state.records:
+            batch = propose(min(offspring, budget - len(state.records)))
+        else:
+            batch = draw(problem, {}, population, start)
+        if not batch:
+            break
+        state.extend(batch, problem.evaluate([arrangement for _, _, arrangement in batch]))
+        progress(state.records)
+    return state.records
+
+
 def random_search(
     problem: Problem,
     state: State,
@@ -68,12 +97,13 @@ def random_search(
     all records.
     """
     rng = np.random.Generator(state.bits)
-    progress(state.records)
-    while len(state.records) < budget:
-        size = min(batch if state.records else first, budget - len(state.records))
-        drawn = draw(problem, ions_by_key(state.records), size, rng)
-        if not drawn:
-            break
-        state.extend(drawn, problem.evaluate([arrangement for _, _, arrangement in drawn]))
-        progress(state.records)
-    return state.records
+    return by_generations(
+        problem,
+        state,
+        start=rng,
+        budget=budget,
+        population=min(first, budget),
+        offspring=batch,
+        propose=lambda count: draw(problem, ions_by_key(state.records), count, rng),
+        progress=progress,
+    )

@@ -135,6 +135,8 @@ def search_all(
             "operators": settings.operators.model_dump(),
             "seed": seed,
             "charges": evaluator.charges,
+            # Which compositions are neutral: a charge-blind model from elsewhere does not know the rule.
+            "redox": [host.rule.element, host.rule.low, host.rule.high, host.rule.formal_charges],
             "energies": evaluator.identity,
             "code": code_checksum(*SEARCHES),
         }
@@ -211,7 +213,7 @@ def _relaxations(evaluator: Evaluator, host: Host, settings: SearchSettings, res
     """Return the names of all relaxations of the searches, those of the end members among them."""
     empty, full = host.end_members(charges=evaluator.charges)
     return {evaluator.relaxation(host.key(member), None) for member in (*empty, *full)} | {
-        evaluator.relaxation(record.key, cell)
+        evaluator.relaxation(record.key, _relaxed_in(record, cell))
         for cell in settings.cells
         for record in chain.from_iterable(results[cell.name].values())
     }
@@ -227,6 +229,11 @@ def _enumerate(problem: Problem) -> list[Record]:
         )
     )
     return _records(lattice.host, arrangements, problem.evaluate(arrangements))
+
+
+def _relaxed_in(record: Record, cell: CellSettings) -> CellSettings | None:
+    """Return the cell whose settings ended a relaxation; None for one of :func:`_end_members`."""
+    return None if record.operator == "enumeration" and not cell.enumerate else cell
 
 
 def _end_members(evaluator: Evaluator, host: Host) -> list[Record]:
@@ -254,7 +261,7 @@ def _write_structures(
     for cell in settings.cells:
         methods = results[cell.name]
         for record in lowest(chain.from_iterable(methods.values())).values():
-            atoms = evaluator.structure(record.arrangement, cell).copy()
+            atoms = evaluator.structure(record.arrangement, _relaxed_in(record, cell)).copy()
             # Not "energy", which ASE would take for a calculator's.
             atoms.info = {
                 "state_key": record.key,
@@ -304,5 +311,5 @@ def _best(records: list[Record]) -> str:
     )
     generation = f"generation {records[-1].generation}"
     if record is None:
-        return f"{generation}, every relaxation has diverged"
+        return f"{generation}, no relaxation has an energy"
     return f"{generation}, lowest {milli(record.evaluation.formation):.1f} meV/f.u. with {ions} mobile ions"

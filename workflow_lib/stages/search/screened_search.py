@@ -9,8 +9,14 @@ import numpy as np
 
 from workflow_lib.lattice.arrangement import Arrangement
 from workflow_lib.stages.search.problem import Evaluation, Problem, Record, State
-from workflow_lib.stages.search.random_search import Batch, draw, ions_by_key, next_compositions
-from workflow_lib.stages.search.search import breed, by_generations
+from workflow_lib.stages.search.random_search import (
+    Batch,
+    by_generations,
+    draw,
+    ions_by_key,
+    next_compositions,
+)
+from workflow_lib.stages.search.search import breed
 from workflow_lib.stages.search.settings import OperatorWeights
 
 if TYPE_CHECKING:

@@ -9,7 +9,13 @@ import numpy as np
 from workflow_lib.stages.search.operators import make_selector
 from workflow_lib.stages.search.population import make_population
 from workflow_lib.stages.search.problem import Problem, Record, State
-from workflow_lib.stages.search.random_search import Batch, draw, ions_by_key, next_compositions
+from workflow_lib.stages.search.random_search import (
+    Batch,
+    by_generations,
+    draw,
+    ions_by_key,
+    next_compositions,
+)
 from workflow_lib.stages.search.settings import OperatorWeights
 
 ATTEMPTS = 60
@@ -58,35 +64,6 @@ def breed(
         found[child[1]] = len(child[2].occupied)
         batch.append(child)
     return batch
-
-
-def by_generations(
-    problem: Problem,
-    state: State,
-    *,
-    start: np.random.Generator,
-    budget: int,
-    population: int,
-    offspring: int,
-    propose: Callable[[int], Batch],
-    progress: Callable[[list[Record]], object],
-) -> list[Record]:
-    """Relax a random population, then what ``propose(count)`` gives, up to ``budget`` arrangements in all.
-
-    Ends early if nothing is proposed. ``progress`` is called with the records after each generation.
-    Returns all records.
-    """
-    progress(state.records)
-    while len(state.records) < budget:
-        if state.records:
-            batch = propose(min(offspring, budget - len(state.records)))
-        else:
-            batch = draw(problem, {}, population, start)
-        if not batch:
-            break
-        state.extend(batch, problem.evaluate([arrangement for _, _, arrangement in batch]))
-        progress(state.records)
-    return state.records
 
 
 def genetic_search(

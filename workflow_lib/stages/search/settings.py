@@ -5,9 +5,10 @@ from __future__ import annotations
 from math import prod
 from typing import TYPE_CHECKING, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from workflow_lib.core.errors import UserError
+from workflow_lib.core.section import Section
 
 if TYPE_CHECKING:
     from workflow_lib.lattice.host import Host
@@ -19,14 +20,12 @@ LARGEST_SUPERCELL = 1000
 """Cells of the host; a search never ends in a larger one."""
 
 
-class OperatorWeights(BaseModel):
+class OperatorWeights(Section):
     """How often each operator of the genetic algorithm is drawn, relative to the others.
 
     The first four are the authors' operators in their ratio 3:1:1:1; the last two move charge
     states and are used by charge-labelled models only.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     crossover: float = Field(default=3.0, ge=0, description="plane cut through two parents")
     ions: float = Field(default=1.0, ge=0, description="exchange of a mobile ion and a vacancy")
@@ -42,10 +41,8 @@ class OperatorWeights(BaseModel):
         return self
 
 
-class CellSettings(BaseModel):
+class CellSettings(Section):
     """One supercell to search in; relaxations start in the Vegard cell."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     repeat: tuple[PositiveInt, PositiveInt, PositiveInt] = Field(
         default=(1, 1, 1),
@@ -141,10 +138,8 @@ class CellSettings(BaseModel):
         return wanted
 
 
-class SearchSettings(BaseModel):
+class SearchSettings(Section):
     """The cells and the effort of each model's search; starts are distorted as in `charge_order`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     cells: tuple[CellSettings, ...] = Field(
         default=(CellSettings(enumerate=True),),

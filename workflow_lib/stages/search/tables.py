@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from math import prod
 from typing import Any
@@ -103,7 +104,10 @@ def cell_summary(
     distinct: Mapping[int, int],
     methods: Mapping[Method, list[Record]],
 ) -> dict[str, Any]:
-    """Return what each method reached in one supercell, and which enumerated ground states it found."""
+    """Return what each method reached in one supercell, and which enumerated ground states it found.
+
+    None where the method has relaxed every arrangement of a composition: that is no search.
+    """
     summary: dict[str, Any] = {
         "sites": sites,
         "budget": cell.budget,
@@ -125,8 +129,11 @@ def cell_summary(
         truth = lowest(methods["enumeration"])
         for method in (name for name in SEARCHES if name in methods):
             reached = lowest(methods[method])
+            relaxed = Counter(record.n_occupied for record in methods[method])
             summary["methods"][method]["ground_states_found"] = {
-                n: n in reached
+                n: None
+                if relaxed[n] >= distinct[n]
+                else n in reached
                 and (reached[n].evaluation.formation or 0.0) - (truth[n].evaluation.formation or 0.0)
                 <= SAME_EV
                 for n in truth

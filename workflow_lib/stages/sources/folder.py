@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import read_json, write_json
@@ -58,7 +60,7 @@ class SourceFolder:
         )
         return False
 
-    def _unpacked(self) -> dict[str, str]:
+    def _unpacked(self) -> dict[str, Any]:
         try:
             return dict(read_json(self._books / "unpacked.json"))
         except (UserError, TypeError, ValueError):
@@ -73,9 +75,16 @@ class SourceFolder:
         inner = {archive: self.inner(archive) for archive in sorted(self._unpacked())}
         return {archive: folder for archive, folder in inner.items() if (self.path / folder).is_dir()}
 
+    def intact(self, archive: str) -> bool:
+        """Return whether what was unpacked of an archive is there: each file in its size, and no other."""
+        folder = self.path / self.inner(archive)
+        done = self._unpacked().get(archive)
+        return isinstance(done, list) and folder.is_dir() and done[-1] == _contents(folder)
+
     def unpack_all(self, files: dict[str, tuple[Path, str]]) -> tuple[Path, ...]:
         """Unpack the archives among ``files`` (place and checksum by name) as needed; return their folders.
 
+        One whose files are not as they were unpacked is unpacked again.
         Raises UserError for an archive that is refused or damaged, OSError if writing fails.
         """
         folders = []
@@ -84,9 +93,19 @@ class SourceFolder:
                 continue
             folder = self.path / self.inner(name)
             done = self._unpacked()
-            if done.get(name) != digest or not folder.is_dir():
+            if not (self.intact(name) and done[name][0] == digest):
                 count = unpack(archive, folder, max_ratio=self._settings.max_ratio)
-                write_json(self._books / "unpacked.json", done | {name: digest})
+                write_json(self._books / "unpacked.json", done | {name: [digest, _contents(folder)]})
                 say(f"{name}: {count} files unpacked to {folder}")
             folders.append(folder)
         return tuple(folders)
+
+
+def _contents(folder: Path) -> str:
+    """Return a checksum of the names and sizes of all files below a folder; their bytes are not read."""
+    rows = [
+        f"{path.relative_to(folder).as_posix()} {path.stat().st_size}"
+        for path in folder.rglob("*")
+        if path.is_file()
+    ]
+    return hashlib.sha256("\n".join(sorted(rows)).encode(errors="surrogateescape")).hexdigest()

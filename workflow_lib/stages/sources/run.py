@@ -16,6 +16,7 @@ from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.results_reading import seal
 from workflow_lib.stages.sources.folder import SourceFolder
 from workflow_lib.stages.sources.settings import FetchSettings, SourcesSettings
+from workflow_lib.stages.sources.verified import ALGORITHMS
 
 CITATIONS = ("source", "title", "doi", "version", "licence", "citation", "files", "bytes", "retrieved")
 
@@ -33,7 +34,7 @@ def read_fetched(
 
     ``fetched``: the record that the fetch of each source wrote; other runs may have fetched other files
     of the same source since. Frames whose file states no level of theory get ``energy_reference``. Returns
-    the summary. Raises UserError if a source is not fetched or a local file has changed since, and as
+    the summary. Raises UserError if a source is not fetched or one of its files has changed since, and as
     ``read_sources`` does.
     """
     import pandas as pd
@@ -50,8 +51,7 @@ def read_fetched(
             here += [path for path in tested if path not in here]
         if missing := [path for path in here if not path.exists()]:
             raise UserError(f"{missing[0]} is not here; fetch the source {name} again")
-        if record["api"] == "local":
-            _check_unchanged(folder, name, record["files"])
+        _check_unchanged(folder, record, here)
         read = {*here, *(other for path in here for other in read_with(path))}
         files = [file for file in record["files"] if _place(folder, file["path"]) in read]
         wanted += [str(path) for path in here if path.is_dir() or kind_of(path)]
@@ -97,20 +97,26 @@ def _found(folder: Path, record: dict[str, Any], patterns: tuple[str, ...]) -> l
     return here + [folder / inner for archive, inner in archives if _matches(archive, patterns)]
 
 
-def _check_unchanged(folder: Path, name: str, files: list[dict[str, Any]]) -> None:
-    """Raise UserError if a file that is used in place is not the one whose checksum was recorded.
+def _check_unchanged(folder: Path, record: dict[str, Any], used: list[Path]) -> None:
+    """Raise UserError if a file is not the one whose checksum was recorded, or not as it was unpacked.
 
-    Only files whose size or time has changed are read for it.
+    ``used``: the files and unpacked folders that the run asks for; of a source that is used in place all
+    files count, as some are read with others. Only files whose size or time has changed are read for it.
     """
-    verified = SourceFolder(folder, FetchSettings()).verified
-    for file in files:
-        path = Path(file["path"])
+    source, again = SourceFolder(folder, FetchSettings()), f"fetch the source {record['source']} again"
+    for file in record["files"]:
+        path = _place(folder, file["path"])
+        if record["api"] != "local" and path not in used:
+            continue
         if not path.is_file():
-            raise UserError(f"{path} is not here; fetch the source {name} again")
-        if path.stat().st_size != file["size"] or (
-            verified.digest(file["path"], path, "sha256") != file["sha256"]
-        ):
-            raise UserError(f"{path} has changed since it was fetched; fetch the source {name} again")
+            raise UserError(f"{path} is not here; {again}")
+        algorithm = next(name for name in ALGORITHMS if name in file)
+        key = file["path"].removeprefix("files/")
+        if source.verified.digest(key, path, algorithm) != file[algorithm]:
+            raise UserError(f"{path} has changed since it was fetched; {again}")
+    for archive, inner in record["unpacked"].items():
+        if folder / inner in used and not source.intact(archive):
+            raise UserError(f"{folder / inner} has changed since it was unpacked; {again}")
 
 
 def _matches(path: str, patterns: tuple[str, ...]) -> bool:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
+
+from workflow_lib.core.section import Section
 
 SOURCE_NAME = r"^[a-z0-9]+(-[a-z0-9]+)*$"
 
 
-class FetchSettings(BaseModel):
+class FetchSettings(Section):
     """Time-outs, retries and checks of a fetch; times in seconds, sizes in bytes."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     connections: int = Field(4, ge=1, le=16, description="files downloaded at once")
     attempts: int = Field(6, ge=1, le=50, description="tries in a row that bring no new bytes")
@@ -33,10 +33,8 @@ class FetchSettings(BaseModel):
     )
 
 
-class SourcesSettings(BaseModel):
+class SourcesSettings(Section):
     """The sources and files that make up the frames of a run."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     items: dict[Annotated[str, Field(pattern=SOURCE_NAME)], tuple[str, ...]] = Field(
         min_length=1,

@@ -6,10 +6,11 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.foreign_names import safe_path
+from workflow_lib.core.section import Section
 from workflow_lib.core.strict import read_yaml
 from workflow_lib.core.validation import describe_errors, nearest
 from workflow_lib.stages.sources.settings import SOURCE_NAME
@@ -17,11 +18,7 @@ from workflow_lib.stages.sources.settings import SOURCE_NAME
 LOCAL = "local:"
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class PinnedFile(_Section):
+class PinnedFile(Section):
     """A file whose checksum was published beforehand; the API must give the same."""
 
     path: str = Field(description="folder and name inside the item")
@@ -35,7 +32,7 @@ class PinnedFile(_Section):
         return safe_path(value)
 
 
-class _Described(_Section):
+class _Described(Section):
     title: str | None = None
     licence: str | None = Field(None, description="read from the API where not given")
     citation: str | None = Field(None, description="the API's own is added")

@@ -11,6 +11,8 @@ from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import read_json, write_json
 
 BLOCK = 1 << 20  # bytes
+ALGORITHMS = ("md5", "sha256", "git-sha1")
+"""Checksums by which files are known; the record of a file has one of them."""
 
 
 def checksum(path: Path, algorithm: str) -> str:

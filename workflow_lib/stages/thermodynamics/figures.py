@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,11 +13,14 @@ from workflow_lib.core.io import save_figure, write_csv
 from workflow_lib.core.plotting import (
     COLOUR_ANY,
     COLOUR_DFT,
+    LEAST_ENERGY,
     SEARCH_METHODS,
     style,
     window_of,
+    x_label,
 )
-from workflow_lib.models.identity import CONTROLS, look_of, model_colours
+from workflow_lib.lattice.arrangement import mobile_of
+from workflow_lib.models.identity import CONTROLS, look_of, model_colours, variants_in
 from workflow_lib.results_schema import DFT, HEADLINE, REFERENCE, SEARCH
 from workflow_lib.stages.thermodynamics.panels import (
     caption,
@@ -27,10 +31,9 @@ from workflow_lib.stages.thermodynamics.panels import (
     say,
     say_same,
     several,
-    variants_of,
-    x_label,
+    without_ends,
 )
-from workflow_lib.stages.thermodynamics.scores import lowest
+from workflow_lib.stages.thermodynamics.scores import known_energies, lowest
 from workflow_lib.stages.thermodynamics.voltage_figure import draw_voltage
 
 if TYPE_CHECKING:
@@ -38,12 +41,14 @@ if TYPE_CHECKING:
 
 METHODS = {name: SEARCH_METHODS[name][0] for name in ("ga", "random", "screened")}
 ENERGY_LABEL = "formation energy\n(meV per formula unit)"
-LEAST_ENERGY = 100.0  # meV; ranges of y below these are not worth zooming into
 DODGE = 0.014  # shift in x between variants, so that their points do not cover each other
 
 
 def _band(panel: Axes, group: pd.DataFrame, colour: str, line: str, label: str, marker: str) -> None:
-    """Draw the lowest energy at each x: mean over trained models, with a band of one standard deviation."""
+    """Draw the lowest energy at each x: mean over trained models, with a band of one standard deviation.
+
+    A composition that one of them has lost is left out.
+    """
     curves = pd.concat([lowest(own) for _, own in group.groupby("id")], axis=1).dropna()
     mean = curves.mean(axis=1)
     panel.plot(mean.index, mean, line, marker=marker, ms=4, color=colour, lw=1.3, label=label, zorder=3)
@@ -60,11 +65,11 @@ def draw_formation(
     examined = formation[formation["protocol"] == HEADLINE]
     models = examined[examined["formation_mev_fu"].notna()]
     names = sorted(set(examined["model"])) or [DFT]
-    variants, colours = variants_of(models), model_colours(set(examined["model"]))
+    variants, colours = variants_in(models["variant"]), model_colours(set(examined["model"]))
     anchor = dft["formation_mev_fu"].to_numpy()
     drawn = np.append(models["formation_mev_fu"].to_numpy(), anchor)
     window = window_of(drawn, anchor, LEAST_ENERGY)
-    figure, panels = model_panels(len(names), columns=3, height=2.6, label=ENERGY_LABEL)
+    figure, panels = model_panels(len(names), height=2.6, label=ENERGY_LABEL)
     for panel, name in zip(panels, names, strict=True):
         panel.scatter(dft["x"], dft["formation_mev_fu"], s=16, facecolors="none", edgecolors=COLOUR_DFT)
         _band(panel, dft, COLOUR_DFT, "-", "DFT, lowest at each x", "")
@@ -92,12 +97,16 @@ def draw_formation(
             _band(
                 panel, group, colour, look_of(variant).line, legend_name(variant), look_of(variant).marker
             )
+            curves = []
             for identity in sorted(set(group["id"])):
                 own = hulls[(hulls["id"] == identity) & (hulls["scope"] == "enumerated")]
                 panel.plot(own["x"], own["formation_mev_fu"], ":", color=colour, lw=1)
                 if len(own):
-                    bottoms[f"hull of {variant}"] = np.interp(grid, own["x"], own["formation_mev_fu"])
-        panel.set(title=name, xlabel=x_label(formation))
+                    curves.append(np.interp(grid, own["x"], own["formation_mev_fu"]))
+            # Only a hull that all trainings have can be said to be that of another.
+            if curves and np.ptp(curves, axis=0).max() <= (window[1] - window[0]) / 100:
+                bottoms[f"hull of {variant}"] = np.mean(curves, axis=0)
+        panel.set(title=name, xlabel=x_label(mobile_of(formation["state_key"])))
         panel.set_ylim(window)
         say_same(panel, bottoms, top=True)
         own_energies = models.loc[models["model"] == name, "formation_mev_fu"].to_numpy()
@@ -111,23 +120,32 @@ def draw_formation(
         cells,
         f"largest force left in a DFT structure {fmax:.2f} eV/Å; points: all states (models shifted "
         "in x; pale: state seen in training), lines: lowest at each x, dotted: hull"
-        + ("; bands: ± 1 s.d. over folds and seeds" if several(models) else ""),
+        + ("; bands: ± 1 s.d. over folds and seeds, where none has lost the x" if several(models) else "")
+        + without_ends(examined),
     )
     legend(figure, panels, 4)
     save_figure(figure, stem)
 
 
-def draw_found(formation: pd.DataFrame, hulls: pd.DataFrame, level: str, cells: str, stem: Path) -> None:
+def draw_found(
+    formation: pd.DataFrame,
+    hulls: pd.DataFrame,
+    smallest: Mapping[str, str],
+    level: str,
+    cells: str,
+    stem: Path,
+) -> None:
     """Draw what each model's searches found, by composition, with the DFT energies that exist.
 
-    Where DFT knows what a search found, a line joins the two.
+    Where DFT knows what a search found, in whatever cell (``smallest``, see ``scores.known_energies``), a
+    line joins the two: of a charge-blind model to the lowest order on the same ions.
     """
     import matplotlib.pyplot as plt
 
     searched = formation[(formation["protocol"] == SEARCH) & formation["method"].isin(METHODS)]
     found = searched[searched["formation_mev_fu"].notna()]
     dft = formation[(formation["id"] == DFT) & formation["formation_mev_fu"].notna()]
-    names, variants = sorted(set(searched["model"])) or [DFT], variants_of(searched) or [""]
+    names, variants = sorted(set(searched["model"])) or [DFT], variants_in(searched["variant"]) or [""]
     shape = (len(variants), len(names))
     size = (max(2.5 * shape[1] + 0.6, 6.4), 2.4 * shape[0] + 1.2)
     figure, axes = plt.subplots(*shape, figsize=size, squeeze=False, sharex=True, sharey=True)
@@ -135,7 +153,7 @@ def draw_found(formation: pd.DataFrame, hulls: pd.DataFrame, level: str, cells: 
     markers = dict(zip(boxes, "hp<>8H" * (1 + len(boxes) // 6), strict=False))
     colours = model_colours(set(searched["model"]))
     known = sorted(set(dft["cell"]), key=lambda cell: (len(cell), cell))
-    by_state = dft.groupby("state_key")["formation_mev_fu"].min()
+    answers = known_energies(dft, smallest)
     anchor = dft["formation_mev_fu"].to_numpy()
     # The hull lies below what the search found if states of the charge-order stage are lower.
     lines = hulls.loc[hulls["scope"] == "searched", "formation_mev_fu"]
@@ -170,8 +188,8 @@ def draw_found(formation: pd.DataFrame, hulls: pd.DataFrame, level: str, cells: 
             zorder=4,
             label=f"DFT ({', '.join(known)} cell)",
         )
-        for one in group[group["state_key"].isin(dft["state_key"])].itertuples():
-            joined = [one.formation_mev_fu, by_state[one.state_key]]
+        for one in group[group["state_key"].map(smallest).isin(answers.index)].itertuples():
+            joined = [one.formation_mev_fu, answers[smallest[one.state_key]]]
             panel.plot([one.x, one.x - DODGE], joined, "-", color=COLOUR_ANY, lw=0.8, zorder=1)
         for identity in [*sorted(set(group["id"])), DFT]:
             own = hulls[(hulls["id"] == identity) & (hulls["scope"] == "searched")]
@@ -181,7 +199,7 @@ def draw_found(formation: pd.DataFrame, hulls: pd.DataFrame, level: str, cells: 
         note_hidden(panel, group["formation_mev_fu"].to_numpy(), window)
         panel.set_title(f"{name}, {variant or 'no variant'}")
         if row == shape[0] - 1:
-            panel.set_xlabel(x_label(formation))
+            panel.set_xlabel(x_label(mobile_of(formation["state_key"])))
         if column == 0:
             panel.set_ylabel(ENERGY_LABEL)
     pending = [cell for cell in boxes if cell not in known]
@@ -200,6 +218,7 @@ def draw_all(
     formation: pd.DataFrame,
     hulls: pd.DataFrame,
     voltages: pd.DataFrame,
+    smallest: Mapping[str, str],
     *,
     level: str,
     cells: str,
@@ -224,6 +243,6 @@ def draw_all(
         if suffix:
             write_csv(part[part["protocol"] != "search"], out / f"hull{suffix}.csv")
             write_csv(chosen(voltages), out / f"voltage{suffix}.csv")
-    draw_found(formation, hulls, level, cells, out / "found")
+    draw_found(formation, hulls, smallest, level, cells, out / "found")
     shown = (formation["id"] == DFT) | formation["method"].isin(METHODS)
     write_csv(formation[shown], out / "found.csv")

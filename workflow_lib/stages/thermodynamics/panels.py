@@ -15,8 +15,7 @@ from workflow_lib.core.plotting import (
     panel_shape,
     same_curves,
 )
-from workflow_lib.lattice.arrangement import StateKey
-from workflow_lib.models.identity import OUTSIDE, VARIANTS, look_of
+from workflow_lib.models.identity import look_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,22 +24,16 @@ if TYPE_CHECKING:
 WIDTH_OF_ENTRY = 2.4  # inches that an entry of a legend takes
 
 
-def variants_of(table: pd.DataFrame) -> list[str]:
-    """Return the variants present, in the order of the configuration."""
-    present = set(table["variant"]) - {None}
-    return [name for name in (*VARIANTS, OUTSIDE.name, "") if name in present]
-
-
 def legend_name(variant: str) -> str:
     """Return the name and meaning of a variant, for legends."""
     return f"{variant} ({look_of(variant).label})" if variant else "no variant"
 
 
-def model_panels(count: int, *, columns: int, height: float, label: str) -> tuple[Figure, list[Axes]]:
-    """Make panels for ``count`` models with one energy scale; remove unused ones."""
+def model_panels(count: int, *, height: float, label: str) -> tuple[Figure, list[Axes]]:
+    """Make panels for ``count`` models with one energy scale, three in a row; remove unused ones."""
     import matplotlib.pyplot as plt
 
-    rows, columns = panel_shape(count, columns)
+    rows, columns = panel_shape(count, 3)
     size = (max(3.3 * columns, 5.2), height * rows + 1.2)
     figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, sharey=True)
     for panel in axes[:, 0]:
@@ -118,11 +111,21 @@ def say_same(panel: Axes, curves: dict[str, np.ndarray], *, top: bool) -> None:
         )
 
 
+def without_ends(examined: pd.DataFrame) -> str:
+    """Say how many trainings of each model have no end member, and so no part in the figure; "" if none.
+
+    ``examined``: the rows of ``formation.csv`` of the enumerated states.
+    """
+    has = examined["formation_mev_fu"].notna().groupby(examined["id"]).any()
+    owners = examined.drop_duplicates("id").set_index("id")
+    told = []
+    for (name, variant), own in owners.groupby(["model", "variant"], sort=False):
+        lost = int((~has[own.index]).sum())
+        if lost:
+            told.append(f"{lost} of {len(own)} trainings of {name} {variant}")
+    return f"; without an end member and not drawn: {', '.join(told)}" if told else ""
+
+
 def several(table: pd.DataFrame) -> bool:
     """Return whether any model has several trainings, so that there are means and bands."""
     return bool(table.drop_duplicates("id").duplicated(["model", "variant"]).any())
-
-
-def x_label(formation: pd.DataFrame) -> str:
-    """Return the label of the axis of compositions."""
-    return f"x (filled fraction of the {StateKey.parse(formation['state_key'].iloc[0]).mobile} sites)"

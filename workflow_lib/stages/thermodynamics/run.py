@@ -9,7 +9,7 @@ these and what it knows of larger cells, from frames or as the answers that the 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,9 @@ import pandas as pd
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.lattice.arrangement import StateKey
+from workflow_lib.lattice.host import Host
 from workflow_lib.lattice.hull import Hull, lower_hull
+from workflow_lib.lattice.orientation import smallest_keys
 from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.lattice.voltage import VoltageProfile, voltage_distance_mv, voltage_profile
 from workflow_lib.results_reading import clear, seal, write_table
@@ -76,7 +78,6 @@ class Reservoir:
     an anion, whose host gives them up.
     """
 
-    element: str
     charge: int
     energy_ev: float | None
 
@@ -124,10 +125,10 @@ def analyse(
     return Answer(table, hulls, voltages, "ok")
 
 
-def score(answer: Answer, reference: Answer, charge: int) -> dict[str, object]:
+def score(answer: Answer, reference: Answer, charge: int, smallest: Mapping[str, str]) -> dict[str, object]:
     """Return one row of ``scores.csv``: a model's enumerated hull and voltage against DFT's.
 
-    ``charge``: formal charge of the mobile ion.
+    ``charge``: formal charge of the mobile ion. ``smallest``: see :func:`known_energies`.
     """
     row: dict[str, object] = {**answer.identity, "status": answer.status}
     row |= dict.fromkeys(["compositions", "compositions_dft", "found_states", *SCORES], None)
@@ -142,7 +143,7 @@ def score(answer: Answer, reference: Answer, charge: int) -> dict[str, object]:
     enumerated = answer.structures[answer.structures["protocol"] == HEADLINE]
     good = enumerated[enumerated["formation_mev_fu"].notna()]
     found = answer.structures[answer.structures["protocol"] == SEARCH]
-    row["found_mae_mev_fu"], row["found_states"] = found_error(found, everything)
+    row["found_mae_mev_fu"], row["found_states"] = found_error(found, everything, smallest)
     error, compositions = hull_error(good, dft)
     row |= {
         "compositions": compositions,
@@ -198,7 +199,19 @@ def _reservoir(element: str, level: str, rule: RedoxRule, settings: Thermodynami
             f"thermodynamics.metals ({settings.near(element, level)}); add one",
             file=sys.stderr,
         )
-    return Reservoir(element, rule.formal_charges[element], metal.energy_ev if metal else None)
+    return Reservoir(rule.formal_charges[element], metal.energy_ev if metal else None)
+
+
+def _impossible(answer: Answer, mobile: str, reservoirs: Mapping[str, Reservoir]) -> str | None:
+    """Return what is wrong with a voltage that no battery has, if there is one."""
+    for profile in answer.voltages.values():
+        if abs(profile.average) > IMPOSSIBLE:
+            return (
+                f"the average voltage against {mobile} metal is {profile.average:.4g} V, which no cell "
+                f"has: thermodynamics.metals gives {mobile} {reservoirs[answer.level].energy_ev:g} eV, "
+                f"which is no energy per atom on the scale of {answer.level}"
+            )
+    return None
 
 
 def run_thermodynamics(
@@ -207,7 +220,7 @@ def run_thermodynamics(
     charge_order_dirs: Sequence[Path],
     search_dirs: Sequence[Path],
     dft_dir: Path,
-    rule: RedoxRule,
+    host: Host,
     settings: ThermodynamicsSettings,
     cells: Literal["fixed", "relaxed"],
     out: Path,
@@ -215,11 +228,11 @@ def run_thermodynamics(
     """Write formation energies, hulls, voltages, scores and figures of DFT and all models.
 
     ``reference_dir`` holds ``reference.csv`` and ``larger_cells.csv``; each folder of
-    ``charge_order_dirs`` (named by its model) ``states.csv``; each of ``search_dirs``
-    ``found.csv``; ``dft_dir`` the ``energies.csv`` of what the searches asked for. ``rule`` gives the
-    charge of the mobile ion. If ``settings`` has no energy of its metal at the level of some energies,
-    their voltages are left out and one line on stderr says so. ``cells`` is what the models did with
-    them, for captions.
+    ``charge_order_dirs`` (named by its model) ``states.csv``; each of ``search_dirs`` ``found.csv``;
+    ``dft_dir`` the ``energies.csv`` of what the searches asked for. ``host`` gives the charge of the
+    mobile ion, and tells a crystal in any cell. If ``settings`` has no energy of its metal at the level
+    of some energies, their voltages are left out and one line on stderr says so. ``cells`` is what the
+    models did with them, for captions.
     Raises UserError for missing or inconsistent tables and for a reference without end members.
     """
     info = tables.reference_info(reference_dir)
@@ -228,21 +241,15 @@ def run_thermodynamics(
     larger = tables.read_larger(reference_dir, dft_dir, info)
     mobile = StateKey.parse(dft["state_key"].iloc[0]).mobile
     # A metal belongs to one level of theory; a potential from elsewhere needs that of its own.
-    reservoirs = {info.level: _reservoir(mobile, info.level, rule, settings)}
+    reservoirs = {info.level: _reservoir(mobile, info.level, host.rule, settings)}
     ask = partial(analyse, sites_per_fu=sites_per_fu, settings=settings)
     everything = pd.concat([dft.astype(object), larger.astype(object)], ignore_index=True)
     everything = everything.astype({"x": float, "energy_ev": float, "filled": int, "sites": int})
     reference = ask(everything, reservoir=reservoirs[info.level], where=str(reference_dir))
     if not reference.hulls:
         raise UserError(f"{reference_dir}: {reference.status}; DFT must answer both end members")
-    for profile in reference.voltages.values():
-        if abs(profile.average) > IMPOSSIBLE:
-            raise UserError(
-                f"the average voltage against {mobile} metal is {profile.average:.4g} V, "
-                f"which no cell has: thermodynamics.metals gives {mobile} "
-                f"{reservoirs[info.level].energy_ev:g} eV, which is no energy per atom on the scale of "
-                f"{info.level}"
-            )
+    if wrong := _impossible(reference, mobile, reservoirs):
+        raise UserError(wrong)
     searches = {folder.name: folder for folder in search_dirs}
     unexamined = sorted(set(searches) - {folder.name for folder in charge_order_dirs})
     if unexamined:
@@ -260,8 +267,10 @@ def run_thermodynamics(
         if len(structures):
             level = str(structures["level"].iloc[0])
             if level not in reservoirs:
-                reservoirs[level] = _reservoir(mobile, level, rule, settings)
+                reservoirs[level] = _reservoir(mobile, level, host.rule, settings)
             answers.append(ask(structures, reservoir=reservoirs[level], where=folder.name))
+            if wrong := _impossible(answers[-1], mobile, reservoirs):
+                print(f"{folder.name}: {wrong}, or the model is no good", file=sys.stderr)
     everyone = [reference, *answers]
     formation = pd.concat([a.structures.astype(object) for a in everyone], ignore_index=True)
     formation = formation.infer_objects()  # to numeric types, so that all values are written alike
@@ -271,8 +280,10 @@ def run_thermodynamics(
     voltages = pd.DataFrame([row for a in everyone for row in _voltage_rows(a)], columns=VOLTAGE_COLUMNS)
     counts = ["compositions", "compositions_dft", "found_states"]
     columns = [*MODEL, "status", *counts, *SCORES, "average_voltage_dft_v"]
-    charge = rule.formal_charges[mobile]
-    scores = pd.DataFrame([score(a, reference, charge) for a in answers], columns=columns)
+    charge = host.rule.formal_charges[mobile]
+    keys = set(formation["state_key"])
+    smallest = smallest_keys(keys | {StateKey.parse(key).ion_key for key in keys}, host)
+    scores = pd.DataFrame([score(a, reference, charge, smallest) for a in answers], columns=columns)
     clear(out, "thermodynamics")  # controls have figures only where there are controls
     for name, table in (
         ("formation", formation.drop(columns=["filled", "sites"])),
@@ -283,5 +294,5 @@ def run_thermodynamics(
     ):
         write_table(f"thermodynamics/{name}", table, out)
     told = "cells and positions relaxed" if cells == "relaxed" else "fixed (Vegard) cells"
-    figures.draw_all(formation, hulls, voltages, level=info.level, cells=told, out=out)
+    figures.draw_all(formation, hulls, voltages, smallest, level=info.level, cells=told, out=out)
     seal(out, "thermodynamics")

@@ -5,15 +5,14 @@ from __future__ import annotations
 import difflib
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from workflow_lib.core.elements import Element
+from workflow_lib.core.section import Section
 
 
-class MetalEnergy(BaseModel):
+class MetalEnergy(Section):
     """The energy of one atom of a metal at one level of theory."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     element: Element
     level: str = Field(min_length=1, description="level of theory of the frames it belongs to")
@@ -21,10 +20,8 @@ class MetalEnergy(BaseModel):
     source: str = Field(min_length=1, description="how it was computed, for captions")
 
 
-class ThermodynamicsSettings(BaseModel):
+class ThermodynamicsSettings(Section):
     """The metal that voltages are measured against, and which relaxations count."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     metals: tuple[MetalEnergy, ...] = Field(
         (),
@@ -34,7 +31,7 @@ class ThermodynamicsSettings(BaseModel):
     accept_unconverged: bool = Field(
         True,
         description="let relaxations that ran out of steps into the hull (their status is in the "
-        "tables); diverged ones never enter",
+        "tables); those that diverged or moved never enter",
     )
 
     @model_validator(mode="after")

@@ -22,13 +22,13 @@ from workflow_lib.results_reading import read_table
 from workflow_lib.results_schema import (
     CONVERGED,
     DFT,
-    DIVERGED,
     HEADLINE,
     LARGER,
     MODEL,
     REFERENCE,
     SEARCH,
     UNCONVERGED,
+    WITHOUT_ENERGY,
 )
 
 COLUMNS = (
@@ -149,7 +149,7 @@ def read_search(folder: Path) -> pd.DataFrame:
 
 
 def usable(table: pd.DataFrame, *, accept_unconverged: bool) -> np.ndarray:
-    """Return which rows may enter a hull: not diverged, energy finite, converged if required."""
-    barred = [DIVERGED] if accept_unconverged else [DIVERGED, UNCONVERGED]
+    """Return which rows may enter a hull: not diverged or moved, energy finite, converged if asked."""
+    barred = [*WITHOUT_ENERGY, *([] if accept_unconverged else [UNCONVERGED])]
     energy = pd.to_numeric(table["energy_ev"], errors="coerce")
     return (~table["status"].isin(barred) & np.isfinite(energy)).to_numpy()

@@ -13,11 +13,13 @@ import pandas as pd
 from workflow_lib.core.io import save_figure
 from workflow_lib.core.plotting import (
     COLOUR_DFT,
+    LEAST_VOLTAGE,
     window_of,
+    x_label,
 )
-from workflow_lib.lattice.arrangement import StateKey
+from workflow_lib.lattice.arrangement import StateKey, mobile_of
 from workflow_lib.lattice.voltage import VoltageProfile, common_grid
-from workflow_lib.models.identity import look_of, model_colours
+from workflow_lib.models.identity import look_of, model_colours, variants_in
 from workflow_lib.results_schema import DFT, HEADLINE
 
 if TYPE_CHECKING:
@@ -31,11 +33,9 @@ from workflow_lib.stages.thermodynamics.panels import (
     say,
     say_same,
     several,
-    variants_of,
-    x_label,
+    without_ends,
 )
 
-LEAST_VOLTAGE = 0.2  # V
 SEARCHED = {"-": "-."}  # line of a variant with what its search found; dotted for the others
 
 
@@ -99,7 +99,8 @@ def draw_voltage(
 ) -> None:
     """Draw one panel per model: voltage of DFT and of each variant, enumerated states and search."""
     models = voltages[voltages["id"] != DFT]
-    names = sorted(set(formation.loc[formation["protocol"] == HEADLINE, "model"])) or [DFT]
+    examined = formation[formation["protocol"] == HEADLINE]
+    names = sorted(set(examined["model"])) or [DFT]
     mobile = StateKey.parse(formation["state_key"].iloc[0]).mobile
     colours = model_colours(set(models["model"]))
     anchor = voltages.loc[voltages["id"] == DFT, "voltage_v"].to_numpy(float)
@@ -108,7 +109,7 @@ def draw_voltage(
         return
     window = window_of(voltages["voltage_v"].to_numpy(float), anchor, LEAST_VOLTAGE)
     label = f"voltage (V against {mobile} metal)"
-    figure, panels = model_panels(len(names), columns=3, height=2.4, label=label)
+    figure, panels = model_panels(len(names), height=2.4, label=label)
     for panel, name in zip(panels, names, strict=True):
         curves = {}
         for scope, own in voltages[voltages["id"] == DFT].groupby("scope"):
@@ -116,7 +117,7 @@ def draw_voltage(
             label, width = f"DFT{', with its larger cells' if searched else ''}", 0.8 if searched else 1.8
             _staircase(panel, _profiles(own), COLOUR_DFT, ":" if searched else "-", label, width=width)
             curves[label] = _sampled(_profiles(own))
-        for variant in variants_of(models):
+        for variant in variants_in(models["variant"]):
             group = models[(models["model"] == name) & (models["variant"] == variant)]
             for scope, width in (("enumerated", 1.4), ("searched", 0.8)):
                 part = group[group["scope"] == scope]
@@ -129,13 +130,14 @@ def draw_voltage(
                 band = scope == "enumerated"
                 _staircase(panel, _profiles(part), colours[name], line, label, width=width, band=band)
                 curves[label] = _sampled(_profiles(part))
-        panel.set(title=name, xlabel=x_label(formation), xlim=(0, 1), ylim=window)
+        panel.set(title=name, xlabel=x_label(mobile_of(formation["state_key"])), xlim=(0, 1), ylim=window)
         say_same(panel, curves, top=False)
         own_voltages = models.loc[models["model"] == name, "voltage_v"].to_numpy(float)
         note_hidden(panel, own_voltages, window)
         if name != DFT and not len(own_voltages):
             say(panel, "no voltage: no end members, or no metal at its level")
     bands = "; bands: ± 1 s.d. over folds and seeds" if several(models) else ""
+    bands += without_ends(examined)
     caption(figure, level, cells, f"{mobile} metal as thermodynamics.metals gives it{bands}")
     legend(figure, panels, 3)
     save_figure(figure, stem)

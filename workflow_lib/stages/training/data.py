@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from workflow_lib.core.elements import SYMBOLS
 from workflow_lib.core.errors import UserError
+from workflow_lib.core.progress import say
 from workflow_lib.frames.frame import Frame, single_reference, with_labels
 from workflow_lib.frames.splits import SETS, SetName, Splits
-from workflow_lib.frames.subset import Subset, describe_subset, in_subset
+from workflow_lib.frames.subset import Subset, describe_subset, in_subset, reduced_composition
 from workflow_lib.frames.table import read_parquet
 from workflow_lib.lattice.redox import Embedding, RedoxRule
-from workflow_lib.models.contract import Batch, Graph, Potential, Structure
+from workflow_lib.models.contract import Batch, Graph, Potential, Species, Structure
 from workflow_lib.stages.training.loss import PER_SYSTEM, Targets
 from workflow_lib.stages.training.settings import Label, LossTerm, TrainingSettings
 
 Sets = dict[SetName, list[Frame]]
+Structures = dict[SetName, list[Structure]]
 
 _SHUFFLE = 1  # keeps the random numbers of label shuffling apart from those of the batch order
 _ORDER = 2
@@ -34,10 +38,10 @@ def load_sets(
     """Return the frames of the three sets of a fold, in the order of the frame table.
 
     ``subset``: keep only frames of its chemical subset; ``full``: train and validate on the others too.
-    The test frames are those of the subset for every model of a fold, so that the errors of models
-    with and without charge labels are errors on the same frames. The validation set may be empty.
-    Raises UserError if fold, frames or sets are missing or empty, sets overlap, or levels of theory
-    are mixed.
+    The test frames are those of the subset for every model of a fold (see :func:`leave_out_untaught`), so
+    that the errors of models with and without charge labels are errors on the same frames. The validation
+    set may be empty. Raises UserError if fold, frames or sets are missing or empty, sets overlap, or levels
+    of theory are mixed.
     """
     chosen = Splits.load(splits_path).fold(fold)
     wanted = {frame_id for name in SETS for frame_id in chosen.frames[name]}
@@ -79,6 +83,66 @@ def leave_out_unlabelled(sets: Sets, rule: RedoxRule) -> tuple[Sets, int]:
         for name, frames in sets.items()
     }
     return kept, sum(len(frames) - len(kept[name]) for name, frames in sets.items())
+
+
+def leave_out_untaught(sets: Sets, rule: RedoxRule, subset: Subset, title: str) -> Sets:
+    """Return the sets with the test frames that the chemical subset can teach.
+
+    Such a frame holds what some training frame of the subset holds, element and charge state, whatever a
+    variant learns from and sees besides: all models of a fold are tested on the same frames. Says how many
+    are left out; raises UserError if none is left.
+    """
+    taught: set[str] = set()
+    for frame in sets["train"]:
+        if in_subset(frame.numbers, subset):
+            taught |= _content(frame, rule)
+    missing = [_content(frame, rule) - taught for frame in sets["test"]]
+    test = [frame for frame, lacks in zip(sets["test"], missing, strict=True) if not lacks]
+    names = ", ".join(sorted(set().union(*missing)))
+    if not test:
+        raise UserError(
+            f"{title}: every test frame holds {names}, which no training frame of the chemical subset "
+            "holds; add frames with it, or leave it out of dataset.subset_elements"
+        )
+    if left := len(missing) - len(test):
+        say(
+            f"{title}: {left} test frames are left out, as no training frame of the chemical subset holds "
+            f"{names}"
+        )
+    return {**sets, "test": test}
+
+
+def _content(frame: Frame, rule: RedoxRule) -> set[str]:
+    """Return the elements that a frame holds, and for the redox element its charge states, if known."""
+    names = {SYMBOLS[z] for z in np.unique(frame.numbers)}
+    if frame.oxidation_states is not None and rule.element in names:
+        states = np.unique(frame.oxidation_states[frame.numbers == rule.redox_z])
+        names = names - {rule.element} | {f"{rule.element}{state}+" for state in states}
+    return names
+
+
+def leave_out_unknown(
+    sets: Sets, structures: Structures, species: Species, rule: RedoxRule, embedding: Embedding, title: str
+) -> tuple[Sets, Structures, Species]:
+    """Return what the training frames can teach: without other frames' species that none of them holds.
+
+    A species that no training frame holds has random weights and no energy: its frames neither validate nor
+    test, and a model asked about it later refuses. Says how many frames are left out.
+    """
+    known = {int(label) for item in structures["train"] for label in item.species}
+    kept = {
+        name: [known.issuperset(map(int, item.species)) for item in structures[name]] for name in structures
+    }
+    left = {name: len(rows) - sum(rows) for name, rows in kept.items()}
+    if any(left.values()):
+        unknown = [rule.shown(label, embedding) for label in species.labels if label not in known]
+        counts = " and ".join(f"{count} {name}" for name, count in left.items() if count)
+        say(f"{title}: {counts} frames are left out, as no training frame holds {', '.join(unknown)}")
+    return (
+        {name: list(compress(frames, kept[name])) for name, frames in sets.items()},
+        {name: list(compress(items, kept[name])) for name, items in structures.items()},
+        Species(tuple(sorted(known)), {label: species.physical[label] for label in sorted(known)}),
+    )
 
 
 def shuffle_charge_states(sets: Sets, rule: RedoxRule, seed: int) -> Sets:
@@ -149,32 +213,34 @@ def missing_labels(frames: Sequence[Frame], terms: Sequence[LossTerm]) -> list[s
 
 
 def require_validation(frames: Sequence[Frame], settings: TrainingSettings) -> None:
-    """Raise UserError if the validation set is too small for the settings.
+    """Raise UserError if the validation set is too small for the settings, or has no label of the loss.
 
-    Weights chosen on one state suit that state: at least three compositions must take part.
+    Weights chosen on one state suit that state: at least three compositions must take part. A loss of no
+    label is always zero; labels that some other frames have are enough.
     """
     if not frames and settings.scheduler.kind == "plateau":
         raise UserError(
             "training.scheduler is plateau, which follows the validation loss, but the validation set is "
             "empty; raise dataset.validation_fraction or choose the cosine schedule"
         )
+    followed = settings.select == "validation" or settings.scheduler.kind == "plateau"
+    missing = missing_labels(frames, settings.loss)
+    if followed and len(missing) == len(settings.loss):
+        raise UserError(
+            "training.select or training.scheduler follows the validation loss, but none of the "
+            f"{len(frames)} validation frames has {' or '.join(missing)}; add a loss term for a label that "
+            "they have, or choose select last and the cosine schedule"
+        )
     if settings.select != "validation":
         return
     states = {frame.state_key or frame.group for frame in frames}
-    compositions = {composition(frame.numbers) for frame in frames}
+    compositions = {reduced_composition(frame.numbers) for frame in frames}
     if len(compositions) < 3:
         raise UserError(
             f"training.select is validation, but the validation set holds {len(states)} state(s) at "
             f"{len(compositions)} composition(s) and three are the least to choose weights on; raise "
             "dataset.validation_fraction or leave select at last"
         )
-
-
-def composition(numbers: np.ndarray) -> tuple[tuple[int, int], ...]:
-    """Return the elements with their counts, reduced: a supercell has the composition of its unit cell."""
-    elements, counts = np.unique(numbers, return_counts=True)
-    counts = counts // np.gcd.reduce(counts)
-    return tuple(zip(elements.tolist(), counts.tolist(), strict=True))
 
 
 def targets_of(frame: Frame, labels: Sequence[Label], dtype: torch.dtype) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ import pandas as pd
 
 from workflow_lib.core.io import save_figure, write_csv
 from workflow_lib.core.plotting import OKABE_ITO, SMALL, style
+from workflow_lib.frames.splits import KNOWN
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,6 +19,7 @@ SET_STYLE: dict[str, tuple[str, str, str]] = {
     "train": ("training (seen)", OKABE_ITO[7], "."),
     "validation": ("validation", OKABE_ITO[4], "s"),
     "test": ("held out", OKABE_ITO[5], "o"),
+    KNOWN: ("test, of states that train", OKABE_ITO[1], "^"),
 }
 """Legend, colour and marker of each set."""
 
@@ -44,7 +46,8 @@ def learning_figure(history: pd.DataFrame, kept_epoch: float, title: str, stem: 
 
     style()
     drawn = set(history.columns[history.notna().any()])
-    curves = [(label, columns) for label, columns in _CURVES if set(columns) & drawn]
+    # Without epochs and validation there is no curve; the empty panel says which weights were kept.
+    curves = [(label, columns) for label, columns in _CURVES if set(columns) & drawn] or [_CURVES[0]]
     figure, axes = plt.subplots(1, len(curves), figsize=(3.2 * len(curves), 3.1), squeeze=False)
     shown = {"epoch"}
     for axis, (label, columns) in zip(axes[0], curves, strict=True):
@@ -66,7 +69,7 @@ def learning_figure(history: pd.DataFrame, kept_epoch: float, title: str, stem: 
         axis.set(xlabel="epoch", ylabel=label)
         axis.xaxis.get_major_locator().set_params(integer=True)
         values = history[[c for c in columns if c in drawn]].to_numpy(dtype=float)
-        if np.nanmin(values, initial=np.inf) > 0:
+        if 0 < np.nanmin(values, initial=np.inf) < np.inf:
             axis.set_yscale("log")
             _plain_ticks(axis)
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
@@ -93,9 +96,9 @@ def parity_figure(
 ) -> None:
     """Draw model against DFT, one panel per label, sets distinguished by colour and marker.
 
-    Energies are shown minus the mean DFT energy of all frames of the composition (``formulas``:
-    formula of each frame), which would otherwise spread them over electronvolts and hide the
-    errors. Writes ``<stem>.svg``, ``.png`` and ``.csv``.
+    Energies per atom are shown minus the mean DFT energy of the shown frames of the composition
+    (``formulas``: reduced formula of each frame), which would otherwise spread them over electronvolts and
+    hide the errors. Writes ``<stem>.svg``, ``.png`` and ``.csv``.
     """
     import matplotlib.pyplot as plt
 
@@ -122,6 +125,8 @@ def _parity_panel(axis: Axes, rows: pd.DataFrame, metrics: pd.DataFrame, label: 
     finite = rows[np.isfinite(rows["model_value"])]
     for name, (legend, colour, marker) in SET_STYLE.items():
         chosen = finite[finite["set"] == name]
+        if name == KNOWN and chosen.empty:
+            continue
         axis.plot(
             *(factor * chosen["dft_value"], factor * chosen["model_value"]),
             marker=marker,
@@ -141,7 +146,10 @@ def _parity_panel(axis: Axes, rows: pd.DataFrame, metrics: pd.DataFrame, label: 
     note = "no held-out label"
     if len(test):
         error, low, high = test.iloc[0][["value", "low", "high"]]
-        note = f"held-out MAE {error:.3g}\n[{low:.3g}, {high:.3g}] {test.iloc[0]['unit']}"
+        unit = test.iloc[0]["unit"]
+        note = f"held-out MAE {error:.3g} {unit}"
+        if np.isfinite(low):  # three states are the least for an interval
+            note = f"held-out MAE {error:.3g}\n[{low:.3g}, {high:.3g}] {unit}"
         if np.isnan(error):
             note = "a held-out prediction\nis not finite"
     axis.text(0.03, 0.97, note, transform=axis.transAxes, va="top", fontsize=SMALL)

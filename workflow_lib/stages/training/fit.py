@@ -11,12 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import torch
 
+from workflow_lib.core.places import evenly
 from workflow_lib.frames.frame import Frame
 from workflow_lib.models.contract import Graph, Potential
 from workflow_lib.models.device import usable
 from workflow_lib.stages.training.checkpoint import CheckpointStore
 from workflow_lib.stages.training.data import EpochOrder, LabelledGraphs, SetName, Sets, label_count
-from workflow_lib.stages.training.graphs import evenly, species_of, step_batches
+from workflow_lib.stages.training.graphs import species_of, step_batches
 from workflow_lib.stages.training.learner import LabelledBatch, Learner
 from workflow_lib.stages.training.recorder import Record, Recorder
 from workflow_lib.stages.training.references import count_species, fit_references

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 import torch
 
+from workflow_lib.core.errors import UserError
+from workflow_lib.core.places import evenly
 from workflow_lib.models.contract import Graph, Potential, Structure
 
 if TYPE_CHECKING:
@@ -24,10 +26,10 @@ AHEAD = 4
 
 
 class MadeGraphs(Sequence[Graph]):
-    """Graphs that are made whenever they are asked for."""
+    """Graphs that are made whenever they are asked for; a UserError names the frame (``ids``)."""
 
-    def __init__(self, potential: Potential, structures: Sequence[Structure]) -> None:
-        self._potential, self._structures = potential, structures
+    def __init__(self, potential: Potential, structures: Sequence[Structure], ids: Sequence[str]) -> None:
+        self._potential, self._structures, self._ids = potential, structures, ids
 
     def __len__(self) -> int:
         return len(self._structures)
@@ -42,15 +44,11 @@ class MadeGraphs(Sequence[Graph]):
     def __getitem__(self, index: slice) -> Sequence[Graph]: ...
     def __getitem__(self, index: int | slice) -> Graph | Sequence[Graph]:
         if isinstance(index, slice):
-            return MadeGraphs(self._potential, self._structures[index])
-        return self._potential.graph(self._structures[index])
-
-
-def evenly(n: int, most: int) -> list[int]:
-    """Return at most ``most`` of ``n`` places in order, spread evenly from the first to the last."""
-    if n <= most:
-        return list(range(n))
-    return [round(place * (n - 1) / (most - 1)) for place in range(most)]
+            return MadeGraphs(self._potential, self._structures[index], self._ids[index])
+        try:
+            return self._potential.graph(self._structures[index])
+        except UserError as error:
+            raise UserError(f"frame {self._ids[index]}: {error}") from error
 
 
 def species_of(graphs: Sequence[Graph]) -> list[np.ndarray]:
@@ -58,9 +56,14 @@ def species_of(graphs: Sequence[Graph]) -> list[np.ndarray]:
     return graphs.species() if isinstance(graphs, MadeGraphs) else [g["species"].numpy() for g in graphs]
 
 
-def graphs_of(potential: Potential, structures: Sequence[Structure], limit_gb: float) -> Sequence[Graph]:
-    """Return the graphs of structures: a list if they will take at most ``limit_gb`` (1e9 bytes)."""
-    made = MadeGraphs(potential, structures)
+def graphs_of(
+    potential: Potential, structures: Sequence[Structure], ids: Sequence[str], limit_gb: float
+) -> Sequence[Graph]:
+    """Return the graphs of structures: a list if they will take at most ``limit_gb`` (1e9 bytes).
+
+    Raises UserError, with the frame's id, for a structure that the potential cannot describe.
+    """
+    made = MadeGraphs(potential, structures, ids)
     sizes = [sum(tensor.nbytes for tensor in made[place].values()) for place in evenly(len(made), SAMPLE)]
     if sizes and sum(sizes) / len(sizes) * len(made) > limit_gb * 1e9:
         return made

@@ -54,8 +54,7 @@ class Learner:
             self.average = AveragedModel(potential, multi_avg_fn=_averaging(settings.ema_decay))
             self.average.requires_grad_(False).eval()
         self.parameters = [p for p in potential.parameters() if p.requires_grad]
-        kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
-        self.optimizer = kind(
+        self.optimizer = torch.optim.Adam(
             self.parameters,
             lr=settings.learning_rate,
             weight_decay=settings.weight_decay,
@@ -157,7 +156,9 @@ class Learner:
         self.potential.train()
         if not sums:
             return {}
-        row: Row = {"validation_loss": float(self.loss.total(sums)), **_means("validation", sums)}
+        row = _means("validation", sums)
+        if row:
+            row = {"validation_loss": float(self.loss.total(sums)), **row}
         for label, name in (("energy", "energy_mae_mev_atom"), ("forces", "forces_mae_mev_a")):
             total, count = errors[label]
             if count:

@@ -8,14 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from workflow_lib.core.intervals import paired_interval
 from workflow_lib.frames.frame import Frame
 
 if TYPE_CHECKING:
     from workflow_lib.models.predictor import Prediction
-
-RESAMPLES = 1000
-INTERVAL = (2.5, 97.5)
-"""Percentiles of the bootstrap interval (95 %)."""
 
 PER_ATOM = ("magmoms", "charges")
 REPORTED = {
@@ -121,14 +118,14 @@ def error_sums(parity: pd.DataFrame) -> pd.DataFrame:
     return table.groupby([*SUMMED], sort=False, as_index=False).sum()
 
 
-def metrics_table(sums: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """Return MAE and RMSE by set, kind of frame and label, with 95 % bootstrap intervals over states.
+def metrics_table(sums: pd.DataFrame) -> pd.DataFrame:
+    """Return MAE and RMSE by set, kind of frame and label, with 95 % intervals over states.
 
     ``sums``: rows of :func:`error_sums`, of one table or several joined. Columns: set, kind (``all``
-    and each kind), label, metric, value, low, high, count, states, unit. States are resampled whole,
-    with all their frames: neither the numbers of one frame nor the frames of one state are
-    independent. With fewer than three states there is no interval. Where an error is not finite, value
-    and interval are NaN.
+    and each kind), label, metric, value, low, high, count, states, unit. The interval is that of Student
+    for the means of the states, as neither the numbers of one frame nor the frames of one state are
+    independent: see ``intervals.paired_interval``. With fewer than three states, or states that are all
+    alike, there is no interval. Where an error is not finite, value and interval are NaN.
     """
     rows = []
     for name in sums["set"].unique():
@@ -139,9 +136,7 @@ def metrics_table(sums: pd.DataFrame, seed: int) -> pd.DataFrame:
                 chosen = of_kind[of_kind["label"] == label]
                 if chosen.empty:
                     continue
-                # Each cell of the table uses the same seed, so that adding a set changes no other interval.
-                rng = np.random.default_rng(seed)
-                for metric, value, low, high in _bootstrap(chosen, rng):
+                for metric, value, low, high in _intervals(chosen):
                     rows.append(
                         {
                             **{"set": name, "kind": kind, "label": label, "metric": metric},
@@ -153,20 +148,12 @@ def metrics_table(sums: pd.DataFrame, seed: int) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _bootstrap(sums: pd.DataFrame, rng: np.random.Generator) -> Iterator[tuple[str, float, float, float]]:
-    """Yield MAE and RMSE with the bounds of their intervals, all NaN where a sum is not finite."""
-    states = sums.groupby("state", sort=True)[["absolute", "square", "count"]].sum()
-    absolute, square = states["absolute"].to_numpy(), states["square"].to_numpy()
-    count = states["count"].to_numpy()
-    drawn = rng.integers(0, len(states), (RESAMPLES, len(states)))
-    totals = count[drawn].sum(axis=1)
-    for metric, value, sample in (
-        ("mae", absolute.sum() / count.sum(), absolute[drawn].sum(axis=1) / totals),
-        ("rmse", np.sqrt(square.sum() / count.sum()), np.sqrt(square[drawn].sum(axis=1) / totals)),
-    ):
-        if not np.isfinite(value):
-            yield metric, np.nan, np.nan, np.nan
-            continue
-        # One or two states say nothing about their own spread.
-        low, high = np.percentile(sample, INTERVAL) if len(states) > 2 else (np.nan, np.nan)
+def _intervals(sums: pd.DataFrame) -> Iterator[tuple[str, float, float, float]]:
+    """Yield MAE and RMSE with the bounds of their intervals, NaN where there are none."""
+    states = sums.groupby("state", sort=True, as_index=False)[["absolute", "square", "count"]].sum()
+    rows = states[["state"]].assign(weight=states["count"], fold=0, training=0)
+    for metric, column, root in (("mae", "absolute", 1.0), ("rmse", "square", 0.5)):
+        interval = paired_interval(rows.assign(difference=states[column] / states["count"]))
+        # Of three states the lower end may lie below zero, where no error does.
+        value, low, high = np.clip(np.array(interval[:3], dtype=float), 0, None) ** root
         yield metric, float(value), float(low), float(high)

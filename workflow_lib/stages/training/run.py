@@ -14,10 +14,11 @@ from pydantic import BaseModel
 from workflow_lib.core.elements import SYMBOLS
 from workflow_lib.core.io import write_json
 from workflow_lib.core.locks import alone
+from workflow_lib.core.places import evenly
 from workflow_lib.core.processor import processor
 from workflow_lib.core.progress import say
-from workflow_lib.frames.frame import frame_to_atoms
-from workflow_lib.frames.splits import Splits
+from workflow_lib.frames.frame import Frame, frame_to_atoms
+from workflow_lib.frames.splits import KNOWN, Splits
 from workflow_lib.frames.subset import Subset
 from workflow_lib.lattice.redox import RedoxRule
 from workflow_lib.models.identity import variant_of
@@ -31,7 +32,9 @@ from workflow_lib.stages.training.data import (
     SetName,
     Sets,
     label_count,
+    leave_out_unknown,
     leave_out_unlabelled,
+    leave_out_untaught,
     load_sets,
     missing_labels,
     require_labels,
@@ -41,7 +44,7 @@ from workflow_lib.stages.training.data import (
 )
 from workflow_lib.stages.training.figures import learning_figure, parity_figure
 from workflow_lib.stages.training.fit import fit, prepare, reproducible
-from workflow_lib.stages.training.graphs import evenly, graphs_of
+from workflow_lib.stages.training.graphs import MadeGraphs, graphs_of
 from workflow_lib.stages.training.metrics import error_sums, metrics_table, parity_table
 from workflow_lib.stages.training.recorder import Record
 from workflow_lib.stages.training.settings import UNITS, Label, TrainingSettings
@@ -92,20 +95,22 @@ def train(
                 f"{unlabelled} frames of other chemistries hold {rule.element} without charge states and "
                 f"are left out of {name} {variant}"
             )
-    require_validation(sets["validation"], settings)
-    require_labels(sets["train"], settings.loss, FAMILIES[family].predicts)
-    if missing := missing_labels(sets["validation"], settings.loss):
-        say(f"{name} {variant}: no validation frame has {', '.join(missing)}: its loss goes without")
+    sets = leave_out_untaught(sets, rule, dataset, f"{name} {variant}")
     if meaning.shuffled:
         sets = shuffle_charge_states(sets, rule, seed)
     structures = {
         name: [to_structure(frame, rule, meaning.embedding) for frame in frames]
         for name, frames in sets.items()
     }
-    everything = [frame for frames in sets.values() for frame in frames]
-    species = species_alphabet(
-        rule, {int(z) for frame in everything for z in frame.numbers}, meaning.embedding
+    everything = {int(z) for frames in sets.values() for frame in frames for z in frame.numbers}
+    species = species_alphabet(rule, everything, meaning.embedding)
+    sets, structures, species = leave_out_unknown(
+        sets, structures, species, rule, meaning.embedding, f"{name} {variant}"
     )
+    require_validation(sets["validation"], settings)
+    require_labels(sets["train"], settings.loss, FAMILIES[family].predicts)
+    if missing := missing_labels(sets["validation"], settings.loss):
+        say(f"{name} {variant}: no validation frame has {', '.join(missing)}: its loss goes without")
     # Not the variant's name: where full and subset are the same frames, the second of two equal
     # variants finds the first one's finished training.
     identity = {
@@ -121,9 +126,13 @@ def train(
         potential = FAMILIES[family].load().build(hyperparameters, species, init=init, seed=seed)
         learned: tuple[SetName, ...] = ("train", "validation")
         limit = settings.graph_memory_gb
-        graphs = {part: graphs_of(potential, structures[part], limit) for part in learned}
+        ids = {part: [frame.frame_id for frame in frames] for part, frames in sets.items()}
+        graphs = {part: graphs_of(potential, structures[part], ids[part], limit) for part in learned}
+        for _ in MadeGraphs(potential, structures["test"], ids["test"]):
+            pass  # one that cannot be made stops the training before it, not after
         prepare(potential, sets["train"], graphs["train"], init=init, settings=settings)
         title = f"{name} {variant}"
+        judged = _judged(sets, splits, fold)
         record = fit(potential, sets, graphs, settings, seed=seed, store=store, title=title)
         potential.load_state_dict(record.kept)
         card = {"name": name, "variant": variant, "fold": fold, "seed": seed}
@@ -132,9 +141,9 @@ def train(
             "species": species_to_card(species),
             "redox_embedding": meaning.embedding,
             "redox": rule.model_dump(),
-            "energy_reference": everything[0].energy_reference,
+            "energy_reference": sets["train"][0].energy_reference,
             "status": record.status,
-            "training": _course(identity, settings, meaning.dataset, sets, splits, record)
+            "training": _course(identity, settings, meaning.dataset, sets, judged, splits, record)
             | {
                 "parameters": sum(p.numel() for p in potential.parameters()),
                 "species_energies_ev": {
@@ -146,11 +155,11 @@ def train(
         # Predictions come from the model as stored on disk; its stress only to be compared with DFT.
         model = TrainedModel.load(out, allow_untrained_stress=True)
         stress = any(label_count(frame, "stress") for frames in sets.values() for frame in frames)
-        parity, sums = _compare(model, sets, splits, rule.redox_z, stress=stress)
+        parity, sums = _compare(model, judged, splits, rule.redox_z, stress=stress)
         if not np.isfinite(sums["absolute"]).all():
             model.card["status"] = DIVERGED
             model.save(out)
-        metrics = metrics_table(sums, seed).assign(status=model.card["status"])
+        metrics = metrics_table(sums).assign(status=model.card["status"])
         _write_results(out, model, sets, record, settings, parity, metrics)
         seal(out, "train", source=out.name)
 
@@ -160,6 +169,7 @@ def _course(
     settings: TrainingSettings,
     dataset: str,
     sets: Sets,
+    judged: dict[str, list[Frame]],
     splits: Splits,
     record: Record,
 ) -> dict[str, Any]:
@@ -173,14 +183,15 @@ def _course(
         "kept_validation_loss": record.kept_loss,
         "trained_on": sorted(
             {
-                term.label
-                for term in settings.loss
-                if record.used and any(used[term.label] for used in record.used)
+                label
+                for row, used in zip(record.history[1:], record.used, strict=True)
+                for label, count in used.items()
+                if count and row["epoch"] <= record.kept_epoch
             }
         ),
         "frames": {name: len(frames) for name, frames in sets.items()},
         "states": {
-            name: sorted({splits.state_of(frame) for frame in frames}) for name, frames in sets.items()
+            name: sorted({splits.state_of(frame) for frame in frames}) for name, frames in judged.items()
         },
     }
 
@@ -226,15 +237,23 @@ def _write_results(
         title += " (diverged: a prediction is not finite)"
     learning_figure(history, record.kept_epoch, title, out / "learning")
     formulas = {
-        frame.frame_id: Formula.from_list([SYMBOLS[int(z)] for z in sorted(frame.numbers)]).format("hill")
+        frame.frame_id: Formula.from_list([SYMBOLS[z] for z in frame.numbers]).reduce()[0].format("hill")
         for frames in sets.values()
         for frame in frames
     }
     parity_figure(parity, metrics, formulas, title, out / "parity")
 
 
+def _judged(sets: Sets, splits: Splits, fold: int) -> dict[str, list[Frame]]:
+    """Return the frames to judge a model on: its sets, with test frames that are not held out apart."""
+    held_out = {frame.frame_id for frame in sets["test"] if splits.held_out(fold, frame)}
+    known = [frame for frame in sets["test"] if frame.frame_id not in held_out]
+    test = [frame for frame in sets["test"] if frame.frame_id in held_out]
+    return {**sets, "test": test} | ({KNOWN: known} if known else {})
+
+
 def _compare(
-    model: TrainedModel, sets: Sets, splits: Splits, redox_z: int, *, stress: bool
+    model: TrainedModel, judged: dict[str, list[Frame]], splits: Splits, redox_z: int, *, stress: bool
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the numbers of model and DFT side by side, and the sums of their differences.
 
@@ -242,7 +261,7 @@ def _compare(
     holds the numbers of at most :data:`SHOWN` frames of each set. Those are spread evenly.
     """
     shown, sums = [], []
-    for name, frames in sets.items():
+    for name, frames in judged.items():
         chosen = frames if name == "test" else [frames[place] for place in evenly(len(frames), EVALUATED)]
         kept = set(evenly(len(chosen), SHOWN))
         for start in range(0, len(chosen), TOGETHER):

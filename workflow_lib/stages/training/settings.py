@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from workflow_lib.core.section import Section
 
 Label = Literal["energy", "forces", "stress", "magmoms", "charges"]
 
@@ -17,11 +19,7 @@ UNITS: dict[str, str] = {
 }
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class LossTerm(_Section):
+class LossTerm(Section):
     """One term of the loss: ``weight`` times the mean of a function of the residuals of a label."""
 
     label: Label
@@ -48,7 +46,7 @@ class LossTerm(_Section):
         return self
 
 
-class SchedulerSettings(_Section):
+class SchedulerSettings(Section):
     """The learning rate as a function of training progress."""
 
     kind: Literal["constant", "cosine", "plateau"] = "cosine"
@@ -64,7 +62,7 @@ class SchedulerSettings(_Section):
     )
 
 
-class TrainingSettings(_Section):
+class TrainingSettings(Section):
     """How one model is trained; the defaults suit a small model on a laptop core."""
 
     epochs: int = Field(
@@ -89,8 +87,8 @@ class TrainingSettings(_Section):
     )
     batch_size: int = Field(default=4, ge=1)
     learning_rate: float = Field(default=5e-3, gt=0, le=1)
-    optimizer: Literal["adam", "adamw", "amsgrad"] = "adam"
-    weight_decay: float = Field(default=0.0, ge=0, description="L2 penalty; adamw: decoupled")
+    optimizer: Literal["adam", "amsgrad"] = "adam"
+    weight_decay: float = Field(default=0.0, ge=0, description="L2 penalty")
     scheduler: SchedulerSettings = SchedulerSettings()
     loss: tuple[LossTerm, ...] = Field(
         default=(

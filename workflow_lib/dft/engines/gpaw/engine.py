@@ -15,7 +15,7 @@ from ase.stress import voigt_6_to_full_3x3_stress
 
 from workflow_lib.dft.calculation import Calculation
 from workflow_lib.dft.charge_state import lost, realised_states, starting_signs
-from workflow_lib.dft.crystal_field import d_electrons, target_occupation
+from workflow_lib.dft.crystal_field import target_occupation, unpaired_electrons
 from workflow_lib.dft.engines.gpaw.start import (
     LOW_CONVERGENCE,
     LOW_CUTOFF,
@@ -140,8 +140,7 @@ class SteeredGPAW(Calculator):
         targets, strengths = {}, {}
         for site in map(int, np.flatnonzero(self.calculation.oxidation_states)):
             state = int(self.calculation.oxidation_states[site])
-            electrons = d_electrons(int(atoms.numbers[site]), state)
-            unpaired = min(electrons, 10 - electrons)
+            unpaired = unpaired_electrons(int(atoms.numbers[site]), state)
             moments[site] = signs[site] * min(unpaired, MAX_INITIAL_MOMENT)
             if not self.calculation.unsteered:
                 target = target_occupation(atoms, site, state, seeds[site])

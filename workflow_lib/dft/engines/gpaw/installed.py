@@ -11,6 +11,11 @@ from workflow_lib.core.elements import SYMBOLS
 from workflow_lib.core.errors import UserError
 from workflow_lib.dft.calculation import Calculation
 
+MISSING = (
+    "GPAW is not installed; run 'make dft-setup' (Debian/Ubuntu) or "
+    "'conda install -c conda-forge gpaw', see docs/dft.md"
+)
+
 
 def require_all(calculations: Sequence[Calculation]) -> None:
     """Raise UserError for the first thing that calculations need and that is not installed."""
@@ -26,10 +31,7 @@ def require_gpaw() -> None:
     try:
         import gpaw  # noqa: F401
     except ImportError as error:
-        raise UserError(
-            "GPAW is not installed; run 'make dft-setup' (Debian/Ubuntu) or "
-            "'conda install -c conda-forge gpaw', see docs/dft.md"
-        ) from error
+        raise UserError(MISSING) from error
 
 
 def require_bader() -> None:

@@ -72,7 +72,6 @@ class TurningMixer:
         self.setups = setups
         self.sites = sites
         self.electrons = electrons
-        self.steps = 0
         self._residuals: list[float] = []
         self._before: dict[int, np.ndarray] | None = None
         self.known: Known = {} if known is None else known
@@ -111,7 +110,6 @@ class TurningMixer:
                 self._turning = _Turning(answer, _Copy(density))
                 for site, turn in turns.items():
                     _rotate(density.D_asii[site], self.setups[site], turn)
-                self.steps += 1
                 self._residuals.clear()
         self._before = self._matrices(density)
         return residual

@@ -17,7 +17,7 @@ import numpy as np
 
 from workflow_lib.core.io import atomic_path
 from workflow_lib.dft.calculation import Calculation
-from workflow_lib.dft.symmetry import FRACTIONS, Operations, lattice_on_grid
+from workflow_lib.dft.symmetry import Operations, lattice_on_grid, unknown_grid
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -42,11 +42,13 @@ def symmetry_input(
 
     For an unsteered one GPAW finds them itself, if the grid has all of the cell's. GPAW does not check a
     grid it is given: it rounds translations to points and symmetrises with an operation that is none,
-    and energies are eV off. Where it chooses (None), there is a grid for all fractions of a space group.
+    and energies are eV off. Where it chooses (None), there is a grid for all fractions of a space group,
+    but operations that mix vectors of unlike length are left out.
     """
+    grid = grid or unknown_grid(cell)
     if not steered:
-        return {"point_group": grid is None or lattice_on_grid(cell, grid)}
-    group = group.on_grid(grid or (FRACTIONS, FRACTIONS, FRACTIONS))
+        return {"point_group": lattice_on_grid(cell, grid)}
+    group = group.on_grid(grid)
     if len(group) == 1:
         return {"point_group": False}
     return {

@@ -36,6 +36,8 @@ TEXT = "command.log"
 MARK = "submitted"
 FURTHER = "POSCAR.further"
 """Where a relaxation goes on that ran out of steps: the CONTCAR that it had left."""
+LAST_BYTES = 1000
+"""Of a vasprun.xml: a whole one closes its root element there."""
 CELL_ROUNDS = 4
 """How often a cell is relaxed anew, with the plane waves of where it has come to."""
 
@@ -180,10 +182,20 @@ def _set_aside(calculation: Calculation, folder: Path) -> None:
             shutil.copy(found, first / taken)
 
 
+def _ended(folder: Path) -> bool:
+    """Return whether VASP has left results: a submitted run writes its vasprun.xml from the start on."""
+    plain = folder / "vasprun.xml"
+    if not (plain.is_file() and (folder / MARK).exists()):
+        return find(folder, "vasprun.xml") is not None
+    with plain.open("rb") as handle:
+        handle.seek(max(0, plain.stat().st_size - LAST_BYTES))
+        return b"</modeling>" in handle.read()
+
+
 def _run(calculation: Calculation, folder: Path, command: str | None) -> bool:
     """Write inputs and run VASP where there are no results; return whether there are any now."""
     runs = run_folders(calculation, folder)
-    waiting = [path for path, _ in runs if find(path, "vasprun.xml") is None]
+    waiting = [path for path, _ in runs if not _ended(path)]
     fresh = [path for path in waiting if not (path / MARK).exists()]
     if fresh:
         missing = write_inputs(calculation, folder)
@@ -198,11 +210,11 @@ def _run(calculation: Calculation, folder: Path, command: str | None) -> bool:
         if (path / FURTHER).is_file():
             shutil.copy(path / FURTHER, path / "POSCAR")
         submit(path, command, potcar_symbols(calculation))
-    queued = [path for path in waiting if find(path, "vasprun.xml") is None]
+    queued = [path for path in waiting if not _ended(path)]
     for path in queued:
         _log.warning(
-            "%s is in the queue: ask for it again when it has ended. If there is no such job any more, "
-            "delete %s, and it is submitted again",
+            "%s is in the queue or running: ask for it again when it has ended. If there is no such job "
+            "any more, delete %s and what there is of vasprun.xml beside it, and it is submitted again",
             calculation.name,
             path / MARK,
         )

@@ -22,7 +22,7 @@ from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import atomic_path, read_json, write_json
 from workflow_lib.dft.calculation import Calculation
 from workflow_lib.dft.charge_state import starting_signs
-from workflow_lib.dft.crystal_field import d_electrons
+from workflow_lib.dft.crystal_field import unpaired_electrons
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -93,8 +93,8 @@ def initial_moments(calculation: Calculation) -> np.ndarray:
     """
     moments, signs = np.zeros(len(calculation)), starting_signs(calculation)
     for site in np.flatnonzero(calculation.oxidation_states):
-        electrons = d_electrons(int(calculation.numbers[site]), int(calculation.oxidation_states[site]))
-        moments[site] = signs[site] * min(electrons, 10 - electrons)
+        ion = int(calculation.numbers[site]), int(calculation.oxidation_states[site])
+        moments[site] = signs[site] * unpaired_electrons(*ion)
     if calculation.unsteered:
         table = _table()["INCAR"]["MAGMOM"]
         for site in np.flatnonzero(np.asarray(calculation.oxidation_states) == 0):

@@ -118,7 +118,10 @@ def read_run(
     where, text = find(folder, "vasprun.xml"), find(folder, "OUTCAR")
     if where is None or text is None:
         raise UserError(f"{folder} lacks vasprun.xml or OUTCAR; let VASP run in that folder first")
-    vasprun, outcar = read_vasprun(where), read_outcar_labels(text)
+    try:
+        vasprun, outcar = read_vasprun(where), read_outcar_labels(text)
+    except UserError as error:
+        raise UserError(f"{error}; wait for VASP, or delete the file to run it again") from error
     asked = calculation.positions if positions is None else positions
     scaled = np.linalg.solve(calculation.cell.T, np.asarray(asked).T).T
     _check_method(vasprun, calculation, where)
