@@ -94,6 +94,17 @@ def test_an_element_the_calculator_does_not_know():
         load_predictor("ase.calculators.emt:EMT").predict([bulk("Cu"), bulk("Fe")])
 
 
+def test_a_structure_that_was_refused_is_refused_again():
+    """EMT checks elements only where they changed since its last call, and calculates what it then has."""
+    potential = load_predictor("ase.calculators.emt:EMT")
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"^ase\.calculators\.emt:EMT cannot calculate it"):
+            potential.predict([bulk("Fe")])
+    [right] = potential.predict([bulk("Cu")])
+    [alone] = load_predictor("ase.calculators.emt:EMT").predict([bulk("Cu")])
+    assert right.energy == alone.energy
+
+
 def test_shipped_weights_answer_as_upstream():
     """r2SCAN, whose weights no model trained here starts from."""
     from chgnet.model import CHGNet

@@ -237,9 +237,12 @@ class AsePredictor(Predictor):
                     found[name] = np.array(self.calculator.get_property(name, atoms), dtype=float)
                 except PropertyNotImplementedError:  # some name more than they give
                     self.predicts -= {name}
-        except PropertyNotImplementedError as error:
-            raise UserError(f"{self.name} does not give all that is asked of it ({error})") from error
         except NotImplementedError as error:
+            # A calculator has taken the atoms in before it refuses them; asked again for the same ones, EMT
+            # skips its own check and gives a number.
+            self.calculator.atoms, self.calculator.results = None, {}
+            if isinstance(error, PropertyNotImplementedError):
+                raise UserError(f"{self.name} does not give all that is asked of it ({error})") from error
             raise UserError(f"{self.name} cannot calculate it ({error})") from error
         if "magmoms" in found:
             found["magmoms"] = np.abs(found["magmoms"])
