@@ -16,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from campaigns.naxfepo4_gpaw.level_parts import CHOSEN
-from campaigns.naxfepo4_gpaw.truth import lowest_relaxations, same_orbitals
+from campaigns.naxfepo4_gpaw.truth import LITHIUM, lithium_relaxations, lowest_relaxations, same_orbitals
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import sha256, write_json
 from workflow_lib.dft.export import frames_of
@@ -26,16 +26,16 @@ from workflow_lib.frames.frame import Frame, with_labels
 from workflow_lib.lattice.arrangement import StateKey
 
 SOURCE = "naxfepo4-gpaw"
-TRAINING = ("relaxation", "level", "rattle", "path")
+TRAINING = ("relaxation", "level", "rattle", "path", LITHIUM)
 TESTING = ("same-positions", "orbital", "noise")
 """Kinds that would contradict the others for a charge-blind model, or repeat them."""
-LITHIUM = 3
+LI = 3
 KEY_MARK = "1x1x1:"
-"""In the group of every frame of the host: the key of its state."""
-TABLES = {True: "frames.parquet", False: "frames-testing.parquet"}
-LITHIUM_TABLE = "frames-lithium.parquet"
-CATHODES_TABLE = "frames-cathodes.parquet"
+"""In the group of every frame of the host, with Na or Li: the key of its state."""
+LEARNT, TESTS, WITH_LITHIUM = "frames.parquet", "frames-testing.parquet", "frames-lithium.parquet"
+CATHODES = "frames-cathodes.parquet"
 """Apart, so that models with and without labels learn from the same frames unless a run asks otherwise."""
+TABLES = (LEARNT, TESTS, WITH_LITHIUM, CATHODES)
 
 
 def chosen_frames(records: Iterable[Record]) -> dict[str, list[Frame]]:
@@ -46,25 +46,22 @@ def chosen_frames(records: Iterable[Record]) -> dict[str, list[Frame]]:
     at_level = [record for record in records if record.calculation.level == CHOSEN and record.frames]
     # Of two relaxations of a state the lower one comes last, so that the last frame is its lowest.
     at_level.sort(key=lambda r: (r.calculation.group, r.calculation.kind, -r.frames[-1]["energy"]))
-    relaxed = lowest_relaxations(at_level)
-    chosen: dict[str, list[Record]] = {
-        name: [] for name in (*TABLES.values(), LITHIUM_TABLE, CATHODES_TABLE)
-    }
+    lowest = {**lowest_relaxations(at_level), **lithium_relaxations(at_level)}
+    chosen: dict[str, list[Record]] = {name: [] for name in TABLES}
     for record in at_level:
         calculation = record.calculation
-        if calculation.unsteered or calculation.kind not in (*TRAINING, *TESTING, "lithium"):
+        if calculation.unsteered or calculation.kind not in (*TRAINING, *TESTING):
             continue  # metals, and what only tests the level
-        if LITHIUM in calculation.numbers:
-            chosen[LITHIUM_TABLE].append(record)
-            continue
         if KEY_MARK not in calculation.group:
-            chosen[CATHODES_TABLE].append(record)
+            chosen[CATHODES].append(record)
             continue
-        ground = relaxed.get(calculation.group)
+        ground = lowest.get(calculation.group)
         if calculation.kind == "orbital" and ground and same_orbitals(record.frames[-1], ground.frames[-1]):
             continue  # the seed turned into the ground orbital: a copy of a frame that is learnt from
-        lowest = ground is None or calculation.orbital == ground.calculation.orbital
-        chosen[TABLES[calculation.kind in TRAINING and lowest]].append(record)
+        if calculation.kind in TESTING or (ground and calculation.orbital != ground.calculation.orbital):
+            chosen[TESTS].append(record)
+        else:
+            chosen[WITH_LITHIUM if LI in calculation.numbers else LEARNT].append(record)
     names = state_names(record.calculation.group for record in at_level)
     numbers: Counter[tuple[str, str]] = Counter()
     return {name: _named(frames_of(own, SOURCE), names, numbers) for name, own in chosen.items()}

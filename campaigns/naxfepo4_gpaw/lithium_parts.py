@@ -12,6 +12,7 @@ from campaigns.naxfepo4_gpaw.chgnet_cell import chgnet_cell
 from campaigns.naxfepo4_gpaw.frame_parts import strained_series, symmetric_series
 from campaigns.naxfepo4_gpaw.level_parts import CHOSEN, TOLERANCE
 from campaigns.naxfepo4_gpaw.states import POOR, again, bcc_metal, seeded
+from campaigns.naxfepo4_gpaw.truth import LITHIUM, lithium_relaxations
 from workflow_lib.dft.calculation import Calculation
 from workflow_lib.dft.store import Record, Store
 from workflow_lib.dft.symmetry import symmetrised
@@ -44,7 +45,7 @@ def _with_lithium(record: Record, key: str) -> Calculation:
         record,
         name=f"lithium {key}",
         group=f"Li of {key}",
-        kind="lithium",
+        kind=LITHIUM,
         task="cell",
         level=CHOSEN,
         numbers=start.numbers.tolist(),
@@ -60,22 +61,20 @@ def _with_lithium(record: Record, key: str) -> Calculation:
 
 def lithium_strains(store: Store) -> Iterator[Calculation]:
     """Strained and displaced frames of every state with Li, about where its relaxation ended."""
-    for group, record in _relaxed(store):
+    for group, record in _ended(store):
         yield strained_series(record, seeded("lithium strains", group), f"strained {group}")
 
 
 def lithium_symmetric(store: Store) -> Iterator[Calculation]:
     """Those that keep what symmetry a state with Li has."""
-    for group, record in _relaxed(store):
+    for group, record in _ended(store):
         yield from symmetric_series(record, seeded("lithium symmetric", group), f"symmetric {group}")
 
 
-def _relaxed(store: Store) -> Iterator[tuple[str, Record]]:
-    for record in list(store.records()):
-        calculation = record.calculation
-        ended = record.status in ("done", "failed") and record.frames
-        if calculation.kind == "lithium" and calculation.task == "cell" and ended:
-            yield calculation.group, record
+def _ended(store: Store) -> Iterator[tuple[str, Record]]:
+    for group, record in sorted(lithium_relaxations(store.records()).items()):
+        if record.status in ("done", "failed"):
+            yield group, record
 
 
 def lithium_metal(_store: Store) -> Iterator[Calculation]:

@@ -10,13 +10,15 @@ import pandas as pd
 from ase.units import GPa
 
 from campaigns.naxfepo4_gpaw.states import POOR
+from campaigns.naxfepo4_gpaw.truth import lithium_relaxations
 from workflow_lib.core.io import save_figure, write_csv
 from workflow_lib.dft.store import Record
 from workflow_lib.lattice.formation import formation_mev_fu
 
 COLUMNS = (
-    *("state", "x", "status", "geometries", "energy_ev", "formation_mev_fu", "sodium_formation_mev_fu"),
-    *("fmax_ev_a", "stress_gpa", "a_a", "b_a", "c_a", "volume_a3", "moment_low_mub", "moment_high_mub"),
+    *("state", "x", "status", "orbital", "geometries", "energy_ev", "formation_mev_fu"),
+    *("sodium_formation_mev_fu", "fmax_ev_a", "stress_gpa", "a_a", "b_a", "c_a", "volume_a3"),
+    *("moment_low_mub", "moment_high_mub"),
 )
 UNITS = 4
 AT_REST = "at rest"
@@ -26,12 +28,13 @@ def write_lithium(records: Iterable[Record], states: pd.DataFrame, folder: Path)
     """Write ``lithium.csv`` and ``lithium.png`` to ``folder``, if any relaxation with Li has a geometry.
 
     ``records`` are those at the chosen level, ``states`` the table of the states with Na
-    (``truth.truth_table``). Energies (eV a cell) are those of the last geometry; a relaxation ends at 0.1
-    eV/A and 0.2 GPa or after six steps, ``status`` and ``fmax_ev_a`` say which. Formation energies are
-    against FePO4 and LiFePO4, empty while that is not at rest.
+    (``truth.truth_table``). The lowest ``orbital`` at rest counts. Energies (eV a cell) are those
+    of the last geometry; a relaxation ends at 0.1 eV/A and 0.2 GPa or after six steps, ``status`` and
+    ``fmax_ev_a`` say which. Formation energies are against FePO4 and LiFePO4, empty while that is not at
+    rest.
     """
     sodium = states.set_index("state_key")
-    rows = [_row(record) for record in records if _is_lithium(record)]
+    rows = [_row(record) for record in lithium_relaxations(records).values()]
     if not rows:
         return
     empty = sodium.loc[POOR]
@@ -49,11 +52,6 @@ def write_lithium(records: Iterable[Record], states: pd.DataFrame, folder: Path)
         _draw(table, folder / "lithium")
 
 
-def _is_lithium(record: Record) -> bool:
-    calculation = record.calculation
-    return calculation.kind == "lithium" and calculation.task == "cell" and bool(record.frames)
-
-
 def _row(record: Record) -> dict[str, object]:
     calculation, frame = record.calculation, record.frames[-1]
     key = calculation.group.removeprefix("Li of 1x1x1:")
@@ -62,6 +60,7 @@ def _row(record: Record) -> dict[str, object]:
         "state": key.replace("Na", "Li"),
         "x": key.split(":")[0].count("1") / 4,
         "status": AT_REST if record.status == "done" else "ended" if record.reason else record.status,
+        "orbital": calculation.orbital,
         "geometries": len(record.frames),
         "energy_ev": frame["energy"],
         "fmax_ev_a": np.linalg.norm(frame["forces"], axis=1).max(),

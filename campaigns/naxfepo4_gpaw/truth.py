@@ -28,6 +28,8 @@ GRID = "grid"
 """Kind of the single point of a relaxed cell on the density grid of that cell."""
 NOISE = "noise"
 """Kind of the single point of a relaxed cell from a cold start."""
+LITHIUM = "lithium"
+"""Kind of the relaxation of a state with Li in the place of Na."""
 COLUMNS = (
     "state_key",
     "x",
@@ -105,11 +107,12 @@ def truth_table(records: Iterable[Record], host: Host, level: Level) -> pd.DataF
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def lowest_relaxations(records: Iterable[Record]) -> dict[str, Record]:
+def lowest_relaxations(records: Iterable[Record], by: str = "state_key") -> dict[str, Record]:
     """The relaxation of each arrangement that counts: the lowest finished one over all orbital seeds.
 
     Of positions, or of positions and cell: at one level all are of one kind. Where none is finished,
-    any other (running, failed) stands in; one without a geometry says nothing yet.
+    any other (running, failed) stands in; one without a geometry says nothing yet. ``by``: the attribute
+    of a calculation that names the arrangement; those without it do not count.
     """
 
     def rank(record: Record) -> tuple[bool, float]:
@@ -118,10 +121,15 @@ def lowest_relaxations(records: Iterable[Record]) -> dict[str, Record]:
 
     found: dict[str, Record] = {}
     for record in records:
-        key = record.calculation.state_key
+        key = getattr(record.calculation, by)
         if key and record.frames and record.calculation.task in ("relaxation", "cell"):
             found[key] = min(found.get(key, record), record, key=rank)
     return found
+
+
+def lithium_relaxations(records: Iterable[Record]) -> dict[str, Record]:
+    """The relaxation of each state with Li that counts, by its group."""
+    return lowest_relaxations((r for r in records if r.calculation.kind == LITHIUM), by="group")
 
 
 def energies_on_own_grid(relaxed: Mapping[str, Record], records: Iterable[Record]) -> dict[str, float]:

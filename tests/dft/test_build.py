@@ -6,13 +6,18 @@ import numpy as np
 import pytest
 from samples import LEVEL
 
-from campaigns.naxfepo4_gpaw.build import CATHODES_TABLE, LITHIUM_TABLE, TABLES, chosen_frames
+from campaigns.naxfepo4_gpaw.build import CATHODES, LEARNT, TESTS, WITH_LITHIUM, chosen_frames
 from campaigns.naxfepo4_gpaw.level_parts import CHOSEN
 from workflow_lib.dft.calculation import Calculation
 from workflow_lib.dft.store import Store
 
 KEY = "1x1x1:Na1111:Fe2222"
-LEARN, TEST = TABLES[True], TABLES[False]
+LITHIUM_STATE = {
+    "kind": "lithium",
+    "numbers": np.array([3, 26, 8]),
+    "state_key": None,
+    "group": f"Li of {KEY}",
+}
 MOMENT = {0: 0.0, 2: 3.66, 3: 4.3}
 
 
@@ -77,14 +82,11 @@ def kinds(store: Store) -> dict[str, list[str]]:
 @pytest.mark.parametrize(
     ("changes", "table"),
     [
-        ({"kind": "rattle", "task": "single", "state_key": None}, LEARN),
-        ({"kind": "orbital", "task": "single", "orbital": "b", "state_key": None}, TEST),
-        ({"kind": "noise", "task": "single", "state_key": None}, TEST),
-        (
-            {"kind": "lithium", "numbers": np.array([3, 26, 8]), "state_key": None, "group": "Li"},
-            LITHIUM_TABLE,
-        ),
-        ({"kind": "rattle", "task": "single", "state_key": None, "group": "maricite FeO"}, CATHODES_TABLE),
+        ({"kind": "rattle", "task": "single", "state_key": None}, LEARNT),
+        ({"kind": "orbital", "task": "single", "orbital": "b", "state_key": None}, TESTS),
+        ({"kind": "noise", "task": "single", "state_key": None}, TESTS),
+        (LITHIUM_STATE, WITH_LITHIUM),
+        ({"kind": "rattle", "task": "single", "state_key": None, "group": "maricite FeO"}, CATHODES),
         ({"kind": "rattle", "task": "single", "state_key": None, "level": LEVEL}, None),
         ({"kind": "supercell", "task": "single", "state_key": None}, None),
         ({"kind": "sodium", "task": "single", "state_key": None, "unsteered": True}, None),
@@ -92,18 +94,25 @@ def kinds(store: Store) -> dict[str, list[str]]:
 )
 def test_each_kind_has_its_table(store, changes, table):
     answer(store, asked(**changes), -9.0, minority=(1.0, 0.0, 0.0, 0.0, 0.0))
-    expected = {LEARN: ["relaxation"]}
+    expected = {LEARNT: ["relaxation"]}
     if table:
         expected[table] = sorted([*expected.get(table, []), changes["kind"]])
     assert kinds(store) == expected
 
 
 @pytest.mark.parametrize(("energy", "orbital"), [(-9.0, "a"), (-11.0, "b")])
-def test_only_the_lowest_orbital_of_a_state_is_learnt_from(store, energy, orbital):
-    answer(store, asked(orbital="b"), energy)
+@pytest.mark.parametrize(("changes", "table"), [({}, LEARNT), (LITHIUM_STATE, WITH_LITHIUM)])
+def test_only_the_lowest_orbital_of_a_state_is_learnt_from(tmp_path, changes, table, energy, orbital):
+    store = Store(tmp_path)
+    answer(store, asked(**changes), -10.0)
+    answer(store, asked(orbital="b", **changes), energy)
+    strained = {"kind": "rattle", "task": "single"}
+    for other, place in (("a", 1.0), ("b", 2.0)):
+        moved = asked(**changes | strained, orbital=other, positions=np.arange(9.0).reshape(3, 3) + place)
+        answer(store, moved, -8.0)
     tables = chosen_frames(store.records())
-    assert [frame.orbital for frame in tables[LEARN]] == [orbital]
-    assert len(tables[TEST]) == 1
+    assert [frame.orbital for frame in tables[table]] == [orbital] * 2
+    assert len(tables[TESTS]) == 2
     ids = [frame.frame_id for frames in tables.values() for frame in frames]
     assert len(set(ids)) == len(ids)  # a frame that is learnt from is none that tests
 
@@ -112,14 +121,14 @@ def test_a_seed_that_turned_into_the_ground_orbital_is_in_no_table(store):
     """It repeats a frame that is learnt from, under another seed's name."""
     seed = {"kind": "orbital", "task": "single", "orbital": "b", "state_key": None}
     answer(store, asked(**seed), -10.0, minority=(0.02, 0.0, -0.9998, 0.0, 0.0))
-    assert kinds(store) == {LEARN: ["relaxation"]}
+    assert kinds(store) == {LEARNT: ["relaxation"]}
 
 
 def test_frames_in_another_charge_state_are_in_no_table(store):
     answer(store, asked(kind="rattle", task="single", state_key=None), -9.0, states=[0, 3, 0])
-    assert kinds(store) == {LEARN: ["relaxation"]}
+    assert kinds(store) == {LEARNT: ["relaxation"]}
 
 
 def test_the_stress_counts_as_converged(store):
-    (frame,) = chosen_frames(store.records())[LEARN]
+    (frame,) = chosen_frames(store.records())[LEARNT]
     assert frame.stress_converged and frame.energy_reference == CHOSEN.energy_reference

@@ -20,7 +20,9 @@ EMPTY, FULL = -180.0, -192.0
 HALF = "1x1x1:Na1001:Fe2323"
 
 
-def relaxation(store: Store, key: str, energies: list[float], *, whole: bool = True) -> None:
+def relaxation(
+    store: Store, key: str, energies: list[float], *, whole: bool = True, orbital: str = "a"
+) -> None:
     """A relaxation of a state with Li; ``whole``: it came to rest."""
     states = np.array([int(digit) for digit in key.split("Fe")[1]])
     calculation = Calculation(
@@ -32,6 +34,7 @@ def relaxation(store: Store, key: str, energies: list[float], *, whole: bool = T
         positions=np.arange(12.0).reshape(4, 3),
         cell=np.eye(3) * 9.0,
         oxidation_states=states,
+        orbital=orbital,
         level=EMBEDDED,
         formula_units=4,
     )
@@ -69,6 +72,17 @@ def test_an_end_that_is_not_at_rest_is_none(tmp_path):
     found = table(store, tmp_path)
     assert found["formation_mev_fu"].isna().all()
     assert found.loc["Li1111:Fe2222", "energy_ev"] == FULL
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_a_state_the_lowest_orbital_at_rest_counts(tmp_path, order):
+    store = Store(tmp_path / "store")
+    relaxation(store, RICH, [FULL])
+    for orbital, energy in [("a", -186.0), ("c", -186.1)][::order]:
+        relaxation(store, HALF, [energy], orbital=orbital)
+    relaxation(store, HALF, [-186.2], whole=False, orbital="b")
+    row = table(store, tmp_path).loc["Li1001:Fe2323"]
+    assert (row["orbital"], row["energy_ev"]) == ("c", -186.1)
 
 
 def test_the_average_voltage_is_that_of_the_ends(host: Host):
