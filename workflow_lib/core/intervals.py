@@ -49,7 +49,7 @@ def tested_to_trained(frames: Mapping[str, int]) -> float:
     return frames["test"] / (frames["train"] + frames["validation"])
 
 
-def paired_interval(differences: pd.DataFrame, tested_to_trained: float = 0.0) -> Interval:
+def paired_interval(differences: pd.DataFrame, ratio: float = 0.0) -> Interval:
     """Return the weighted mean of ``difference`` and its interval, clustered by state and by fold.
 
     Columns: ``difference``, ``weight``, ``state``, ``fold``, ``training``. The variance is that of
@@ -60,9 +60,9 @@ def paired_interval(differences: pd.DataFrame, tested_to_trained: float = 0.0) -
     :data:`LEAST_CLUSTERS` the part is missing. The quantile is Student's for the smaller number of
     clusters less one.
 
-    ``tested_to_trained``: frames tested over frames trained on in a fold. The training sets of folds
-    overlap, so that what varies between k folds is too small: their variance counts 1 + k times this
-    ratio as much (Nadeau and Bengio, Mach. Learn. 52, 239, 2003).
+    ``ratio``: frames tested over frames trained on in a fold. The training sets of folds overlap, so that
+    what varies between k folds is too small: their variance counts 1 + k times this ratio as much (Nadeau
+    and Bengio, Mach. Learn. 52, 239, 2003).
     """
     from scipy.stats import t
 
@@ -85,7 +85,7 @@ def paired_interval(differences: pd.DataFrame, tested_to_trained: float = 0.0) -
     clustered = [name for name, count in counts.items() if count >= LEAST_CLUSTERS]
     if not clustered:
         return Interval(mean, None, None, None)
-    overlap = {"fold": 1 + counts.get("fold", 0) * tested_to_trained}
+    overlap = {"fold": 1 + counts.get("fold", 0) * ratio}
     parts = [overlap.get(name, 1.0) * variance([name]) for name in clustered]
     both = variance(clustered) if len(clustered) > 1 else 0.0
     freedom = min(counts[name] for name in clustered) - 1
