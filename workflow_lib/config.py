@@ -217,7 +217,8 @@ class Config(Studies):
     def require_dft_level(self) -> None:
         """Raise UserError if the level to compute at would be that of this project's frames, not theirs."""
         own = self.dataset.energy_reference
-        assumed = "level" not in self.dft.model_fields_set
+        # Also one that is stated, in the config.json of a run that states none.
+        assumed = self.dft.level == DftSettings().level
         if assumed and own != self.dft.level.energy_reference:
             raise UserError(
                 f"dft.level: state the level to compute at; the frames of this run are at {own}, and the "

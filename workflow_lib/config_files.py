@@ -15,6 +15,7 @@ from workflow_lib.core.io import read_json
 from workflow_lib.core.strict import check_plain, read_yaml
 from workflow_lib.core.validation import describe_errors, strictly
 from workflow_lib.frames.suffixes import require_frames
+from workflow_lib.lattice.arrangement import UNIT
 from workflow_lib.lattice.host import Host
 from workflow_lib.models.outside_settings import require_potential
 from workflow_lib.results_schema import DFT
@@ -151,12 +152,15 @@ def _require_dft(config: Config) -> None:
     """Raise UserError if each calculation would fail, after all trainings."""
     if config.dft.engine == "none":
         return
-    from workflow_lib.dft.charge_state import require_known
+    from workflow_lib.dft.charge_state import require_known, require_steerable
+    from workflow_lib.stages.dft.plan import end_members
 
     level = config.dft.level
     windows = config.dft.windows | config.redox.windows(level.energy_reference)
     for state in config.redox.states:
         require_known(config.redox.element, state.oxidation, level, windows)
+    for end in end_members(Host.load(config.host, config.redox), config.dft, UNIT):
+        require_steerable(end)
     if config.dft.engine == "gpaw" and find_spec("gpaw") is None:
         from workflow_lib.dft.engines.gpaw.installed import MISSING
 

@@ -226,6 +226,36 @@ def test_check_says_what_a_run_would_lack(tmp_path: Path, capsys: pytest.Capture
     assert "Fe2+ has no Hubbard U to hold it" in capsys.readouterr().err
 
 
+def test_dft_of_ions_outside_the_couple_is_asked_before_any_training(tmp_path: Path) -> None:
+    """With open-shell ions beside the couple every calculation failed, after all trainings."""
+    host = json.loads(Path(DEMO["host"]).read_text())
+    host["numbers"] = [24 if number == 15 else number for number in host["numbers"]]
+    (tmp_path / "host.json").write_text(json.dumps(host))
+    charges = {"Cr" if name == "P" else name: z for name, z in DEMO["redox"]["formal_charges"].items()}
+    level = {"code": "VASP", "hubbard_u": {"Fe": 5.3}, "cutoff": 520, "kpoints": [2, 4, 4]}
+    config = DEMO | {
+        "host": str(tmp_path / "host.json"),
+        "redox": DEMO["redox"] | {"formal_charges": charges},
+        "dft": {"engine": "vasp", "level": level},
+    }
+    checked = validate_config(config, "test.yaml")
+    with pytest.raises(UserError, match=r"Cr5\+ has no Hubbard U to hold it"):
+        require_runnable(checked)
+
+
+def test_a_level_that_a_written_configuration_states_by_default_is_assumed(tmp_path: Path) -> None:
+    """Every key stands in the config.json of a run, also the level that nobody chose."""
+    reference = "VASP/mine"
+    config = changed_config("dataset.energy_reference", reference)
+    for state in config["redox"]["states"]:
+        state["magmom"] = {reference: next(iter(state["magmom"].values()))}
+    found = validate_config(config, "test.yaml")
+    written = validate_config(found.model_dump(mode="json"), "config.json")
+    for one in (found, written):
+        with pytest.raises(UserError, match="state the level to compute at; the frames of this run are at"):
+            one.require_dft_level()
+
+
 def test_a_loss_of_what_a_family_does_not_predict_is_refused() -> None:
     place = next(k for k, model in enumerate(DEMO["models"]) if model["family"] == "painn")
     config = changed_config(f"models.{place}.training.loss", [{"label": "energy"}, {"label": "magmoms"}])

@@ -24,10 +24,11 @@ from workflow_lib.stages.dft.plan import (
 from workflow_lib.stages.dft.settings import DftSettings
 
 
-def _answer(store, calculation, energy):
+def _answer(store, calculation, energy, magmoms=None):
     with store.writing(calculation) as log:
         forces = [[0.03, 0, 0.04]] * len(calculation)
-        log.frame({"energy": energy, "forces": forces, "cell": (1.01 * calculation.cell).tolist()})
+        content = {"energy": energy, "forces": forces, "cell": (1.01 * calculation.cell).tolist()}
+        log.frame(content | ({} if magmoms is None else {"magmoms": magmoms.tolist()}))
         log.end("done")
 
 
@@ -174,6 +175,19 @@ def test_of_orbital_seeds_the_lowest_finished_relaxation_counts(host, pending, t
         best = min(energy or 0.0, -180.0)
         assert row["energy_ev"] == pytest.approx(best, abs=1e-9) and pd.isna(row["reason"])
         assert row["formation_mev_fu"] == pytest.approx(1000 * (best + 180.0) / 4, abs=1e-6)
+
+
+def test_other_seeds_are_judged_by_the_windows_of_now(host, pending, tmp_path):
+    """One that a window too wide had taken for Fe2+ stayed the lowest after the correction."""
+    plan, store = plan_pending(pending, host, SETTINGS), Store(tmp_path / "store")
+    asked, *ends = plan[GIVEN]
+    moments = np.choose(asked.oxidation_states, [0.0, 0.0, 3.2, 4.3], mode="clip")
+    wide = replace(asked, orbital="ab", windows={"Fe2": (3.0, 3.9)})
+    _answer(store, wide, -190.0, np.where(asked.numbers == 26, moments, 0.0))
+    for job in (asked, *ends):
+        _answer(store, job, -180.0)
+    with pytest.raises(UserError, match="by the windows of moments of now it has collapsed to Fe"):
+        energies(pending, plan, store, tmp_path)
 
 
 def test_a_seed_that_nobody_asked_for_counts_whatever_the_order_of_its_atoms(host, pending, tmp_path):

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from workflow_lib.core.elements import SYMBOLS
 from workflow_lib.core.errors import UserError
@@ -20,6 +21,7 @@ from workflow_lib.dft.jobs import run_jobs
 from workflow_lib.dft.level import Level
 from workflow_lib.dft.store import Store
 from workflow_lib.lattice.arrangement import Arrangement
+from workflow_lib.stages.dft.settings import DftSettings
 
 FORMAL = {"Na": 1, "P": 5, "O": -2}
 
@@ -217,6 +219,33 @@ def test_windows_of_the_redox_rule_stand_for_another_couple(half):
     narrow = replace(half, windows={"Fe2": (3.7, 3.8)})  # Fe3 keeps the known one
     fe = np.where(half.oxidation_states == 2, 3.6, np.where(half.oxidation_states == 3, 4.3, 0.0))
     assert sorted(set(realised_states(narrow, fe))) == [-1, 0, 3]
+
+
+def test_windows_of_a_couple_come_before_known_ones_that_they_overlap(half):
+    """Every calculation with Fe4+ ended after hours: its moments fit the known window of Fe2+, too."""
+    states = np.where(half.oxidation_states == 2, 4, half.oxidation_states)
+    request = replace(half, oxidation_states=states, windows={"Fe3": (4.1, 4.5), "Fe4": (3.2, 3.9)})
+    moments = np.where(states == 4, 3.6, np.where(states == 3, 4.3, 0.0))
+    assert (realised_states(request, moments) == states).all()
+    assert lost(request, moments) is None
+    blurred = np.where(states == 4, 4.0, moments)
+    assert set(realised_states(request, blurred)[states == 4]) == {-1}
+
+
+@pytest.mark.parametrize("window", [(3.1, 2.6), (-1.0, 3.0), (2.6, np.inf)])
+def test_a_window_that_no_moment_can_meet_is_refused(half, window):
+    with pytest.raises(UserError, match=r"no DFT calculation: windows.*the smaller one first"):
+        Calculation.from_json(half.to_json() | {"windows": {"Cr3": list(window)}})
+    with pytest.raises(ValidationError, match="the smaller one first"):
+        DftSettings(windows={"Cr3": window})
+
+
+def test_vasp_needs_no_crystal_field(half):
+    """It is given no orbitals, so ions without ligands that are known here are its own affair."""
+    chloride = replace(half, numbers=np.where(half.numbers == 8, 17, half.numbers))
+    with pytest.raises(UserError, match="ligands within"):
+        require_steerable(chloride)
+    require_steerable(replace(chloride, level=LEVEL.model_copy(update={"code": "VASP"})))
 
 
 def test_a_window_of_low_spin_is_refused(half):

@@ -341,6 +341,14 @@ def test_an_answer_is_judged_again_where_other_windows_tell_the_charge_states(tm
     with store.writing(corrected) as log:
         log.end("failed", "collapsed to Fe 3 (wanted Fe 2)")
     assert store.get(corrected).status == "failed" and store.get(corrected).calculation.windows == wide
+    foreign = replace(corrected, windows=wide | {"Cr3": (2.6, 3.1)})
+    assert store.get(foreign).status == "failed"  # that of an ion which it does not have changes nothing
+    third = calculation(shift=0.02, windows={"Fe2": (3.7, 3.9)})
+    with store.writing(third) as log:
+        log.lost(0, third.positions, "not self-consistent after 100 iterations")
+        log.lost(1, third.positions, "collapsed to Fe ? (wanted Fe 2)")
+    assert [entry["fallback"] for entry in store.get(third).lost] == [0, 1]
+    assert [entry["fallback"] for entry in store.get(replace(third, windows=wide)).lost] == [0]
 
 
 def test_a_file_system_without_locks_is_said_by_who_would_write(tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ from fuzz import answer_or_line
 from vasp_runs import FILES, LEVEL, OUTCAR, XML, read
 
 from workflow_lib.core.errors import UserError
+from workflow_lib.frames.reading import outcar
 from workflow_lib.frames.reading.inputs import Input
 from workflow_lib.frames.reading.part import Part, ReadSettings
 from workflow_lib.frames.reading.run import read_sources
@@ -81,7 +82,7 @@ ML_STEP = b"""
 """One step as VASP's machine-learned force field prints it, shortened."""
 
 
-def test_steps_of_a_force_field_that_vasp_learns_are_no_steps_of_dft(tmp_path):
+def test_steps_of_a_force_field_that_vasp_learns_are_no_steps_of_dft(tmp_path, monkeypatch):
     """A run of DFT with steps put into its OUTCAR by hand, in VASP's own words.
 
     Before each step of DFT there are its prediction and one step more, that has no other energy; at the
@@ -105,6 +106,13 @@ def test_steps_of_a_force_field_that_vasp_learns_are_no_steps_of_dft(tmp_path):
         assert found[-1].energy == plain[-1].energy and found[-1].magmoms is not None
         told = [line for line in summary["statements"] if "force field" in line]
         assert len(told) == 1 and f"{steps + 1} steps are of a machine-learned force field alone" in told[0]
+        if kind == "alone":
+            # Steps of the force field alone, before the first one of DFT, may be longer than memory.
+            with monkeypatch.context() as patch:
+                patch.setattr(outcar, "LARGEST_STEP", 4 * len(OUTCAR))
+                long = begin.sub(lambda found: 2000 * ML_STEP + found[0], OUTCAR, count=1)
+                (tmp_path / kind / "OUTCAR").write_bytes(long)
+                assert [frame.energy for frame in read(tmp_path / kind)[0]] == [f.energy for f in plain]
     (tmp_path / "run").mkdir()
     header = OUTCAR[: begin.search(OUTCAR).start()]
     (tmp_path / "run/OUTCAR").write_bytes(header + 3 * ML_STEP)

@@ -32,8 +32,8 @@ from workflow_lib.lattice.redox import RedoxRule
 NA, FE, GA = 11, 26, 31
 
 
-def read(tmp_path, **settings) -> tuple[list[Frame], dict]:
-    summary = read_sources([str(tmp_path / "*.extxyz")], tmp_path / "out", ReadSettings(**settings))
+def read(tmp_path, files="*.extxyz", **settings) -> tuple[list[Frame], dict]:
+    summary = read_sources([str(tmp_path / files)], tmp_path / "out", ReadSettings(**settings))
     return read_parquet(tmp_path / "out/frames.parquet"), summary
 
 
@@ -73,11 +73,12 @@ def test_stress_in_gpa_file_by_file(frames, tmp_path, stated, told):
     assert any("taken to be GPa" in line for line in summary["statements"]) == (stated is None)
 
 
-def test_wild_stress_is_left_out_and_the_frame_kept(frames, tmp_path):
+@pytest.mark.parametrize("suffix", ["extxyz", "parquet"])
+def test_wild_stress_is_left_out_and_the_frame_kept(frames, tmp_path, suffix):
     some = [with_labels(frame, stress=None) if i == 3 else frame for i, frame in enumerate(frames[:130])]
     some[5] = with_labels(some[5], stress=np.eye(3) * 50)
-    write_frames(some, tmp_path / "a.extxyz")
-    found, summary = read(tmp_path)
+    write_frames(some, tmp_path / f"a.{suffix}")
+    found, summary = read(tmp_path, f"*.{suffix}")
     assert [i for i, frame in enumerate(found) if frame.stress is None] == [3, 5]
     np.testing.assert_allclose(found[6].stress, frames[6].stress)
     assert any("left out in 1 frames" in line for line in summary["statements"])

@@ -174,6 +174,24 @@ def test_files_in_lists_mappings_and_folders_count_too(tmp_path, monkeypatch):
     assert identity() == first
 
 
+def test_a_pattern_names_files_and_a_long_text_none(tmp_path, monkeypatch):
+    """MACE takes a committee by a pattern; a GAP's parameters are a text longer than any file name."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.model", "b.model", "notes", "out.log"):
+        Path(name).write_text(name)
+    for pattern, found in (
+        ("*.model", ["a.model", "b.model"]),
+        (str(tmp_path / "[ab].model"), [str(tmp_path / "a.model"), str(tmp_path / "b.model")]),
+        ("*", []),
+        ("<GAP_params " + 400 * "x" + ">", []),
+        ("pair_coeff * * Cu.eam Cu", []),
+        ("null\0", []),
+    ):
+        arguments = {"given": pattern, "log_file": "out.log", "txt": "notes"}
+        model = OutsideModel(name="mine", potential="no.such.module:make", arguments=arguments)
+        assert model.files == found
+
+
 def test_parameters_are_known_by_what_they_hold(tmp_path):
     """Not by an address in memory, which is another one in each process, nor by the ends of an array."""
 
@@ -240,10 +258,15 @@ def test_a_calculator_is_also_the_module_of_the_user_that_makes_it(tmp_path, mon
     first, again, other = identities(6.0), identities(6.0), identities(7.0)
     assert first == again and not set(first) & set(other)
     # Snakemake watches the same file; what is installed has a version, and what is nowhere has nothing.
-    assert module_files(path) == ["of_the_user/potential.py"]
+    own = ["of_the_user/__init__.py", "of_the_user/potential.py"]
+    assert module_files(path) == own
     (tmp_path / "weights.txt").touch()
     model = OutsideModel(name="mine", potential=path, arguments={"weights": "weights.txt"})
-    assert model.files == ["of_the_user/potential.py", "weights.txt"]
+    assert model.files == [*own, "weights.txt"]
+    (package / "network.py").write_text("cutoff = 5.0\n")  # which the other one may import
+    wider = AsePredictor(import_calculator(path), path).calculator_identity
+    (package / "network.py").write_text("cutoff = 6.0\n")
+    assert AsePredictor(import_calculator(path), path).calculator_identity != wider
     assert OutsideModel(name="shipped", potential="chgnet-0.3.0").files == []
     assert module_files("ase.calculators.emt:EMT") == module_files("no.such.module:Name") == []
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
 
 from workflow_lib.core.elements import SYMBOLS
 from workflow_lib.core.errors import UserError
@@ -21,6 +21,7 @@ from workflow_lib.dft.crystal_field import (
 )
 from workflow_lib.dft.level import Level
 from workflow_lib.frames.labels import STRESS_TO_EV
+from workflow_lib.lattice.redox import MomentWindow
 from workflow_lib.lattice.sanity import VOLUME_PER_ATOM
 
 if TYPE_CHECKING:
@@ -31,8 +32,6 @@ MOST_ATOMS = 2000
 MAX_STRESS = 0.2 * STRESS_TO_EV["GPa"]
 """Largest component of the stress that a relaxed cell may have left, eV/A^3."""
 IonName = Annotated[str, Field(pattern=r"^[A-Z][a-z]?\d$")]
-_Moment = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-_Window = Annotated[list[_Moment], Field(min_length=2, max_length=2)]
 _Length = Annotated[float, Field(ge=-1e4, le=1e4, allow_inf_nan=False)]
 _Vector = Annotated[list[_Length], Field(min_length=3, max_length=3)]
 _Cell = Annotated[list[_Vector], Field(min_length=3, max_length=3)]
@@ -227,8 +226,7 @@ class Calculation:
         for name in ("series", "series_cells"):
             value = getattr(stored, name)
             arrays[name] = None if value is None else np.array(value, dtype=float)
-        windows = {ion: (low, high) for ion, (low, high) in stored.windows.items()}
-        return cls(**(dict(stored) | arrays | {"windows": windows}))
+        return cls(**(dict(stored) | arrays))
 
 
 class _Stored(BaseModel):
@@ -255,7 +253,7 @@ class _Stored(BaseModel):
     max_steps: int = Field(80, ge=0, le=10**6)
     charges: bool = True
     stress: bool = True
-    windows: dict[IonName, _Window] = {}
+    windows: dict[IonName, Annotated[MomentWindow, Strict(False)]] = {}
     provenance: dict[str, Any] = {}
 
     @model_validator(mode="after")

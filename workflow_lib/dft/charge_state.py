@@ -36,8 +36,10 @@ LEAST_MOMENT = 0.5
 
 
 def windows_of(calculation: Calculation) -> dict[str, tuple[float, float]]:
-    """Return the windows of moments (muB) by ion: the known ones, and what the calculation gives."""
-    return MOMENTS[calculation.level.code] | calculation.windows
+    """Return the windows of moments (muB) by ion, known and given, of the calculation's elements."""
+    known = MOMENTS[calculation.level.code] | calculation.windows
+    present = {SYMBOLS[int(number)] for number in np.unique(calculation.numbers)}
+    return {ion: window for ion, window in known.items() if ion.rstrip("0123456789") in present}
 
 
 def require_known(
@@ -70,8 +72,8 @@ def require_steerable(calculation: Calculation) -> None:
     """Raise UserError for a steered ion that has no Hubbard U, no window of moments or too few ligands.
 
     Without the first nothing holds its charge state, without the second nothing tells whether it got
-    there, without the last its lowest orbitals are not known. And for an antiferromagnetic order that would
-    have more moments one way than the other.
+    there, without the last GPAW cannot be given its lowest orbitals. And for an antiferromagnetic order
+    that would have more moments one way than the other.
     """
     signs = starting_signs(calculation)
     if calculation.level.magnetism == "antiferromagnetic" and signs.sum():
@@ -84,6 +86,8 @@ def require_steerable(calculation: Calculation) -> None:
     for site, orbital in calculation.seeds().items():
         symbol, state = SYMBOLS[int(calculation.numbers[site])], int(calculation.oxidation_states[site])
         require_known(symbol, state, calculation.level, calculation.windows, f"{calculation.name}: ")
+        if calculation.level.code != "GPAW":
+            continue  # only GPAW is given orbitals
         try:
             target_occupation(atoms, site, state, orbital)
         except UserError as error:
@@ -91,9 +95,10 @@ def require_steerable(calculation: Calculation) -> None:
 
 
 def realised_states(calculation: Calculation, magmoms: np.ndarray) -> np.ndarray:
-    """Return oxidation states [n] by moment; -1 where a moment fits none of the element's windows.
+    """Return oxidation states [n] by moment; -1 where a moment fits no single one of the element's windows.
 
-    Sites that were given none (0) stay 0.
+    Given windows come before the known ones, which those of another couple may overlap. Sites that were
+    given no state (0) stay 0.
     """
     states = np.zeros(len(calculation), dtype=np.int64)
     windows = windows_of(calculation)
@@ -105,6 +110,8 @@ def realised_states(calculation: Calculation, magmoms: np.ndarray) -> np.ndarray
             for ion, (low, high) in windows.items()
             if ion.rstrip("0123456789") == symbol and low <= moment <= high
         ]
+        given = [state for state in fitting if f"{symbol}{state}" in calculation.windows]
+        fitting = given or fitting
         states[site] = fitting[0] if len(fitting) == 1 else -1
     return states
 

@@ -251,6 +251,7 @@ class Store:
             record.status = "interrupted"
         if windows_of(calculation) != windows_of(record.calculation):
             judged = replace(record.calculation, windows=calculation.windows)
+            record.lost = [entry for entry in record.lost if not entry["reason"].startswith(COLLAPSED)]
             if record.status == "failed" and (record.reason or "").startswith(COLLAPSED):
                 record.status = "interrupted"
             elif last.get("magmoms") and (why := lost(judged, np.array(last["magmoms"]))):

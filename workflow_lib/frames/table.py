@@ -152,19 +152,26 @@ def count_rows(path: str | Path) -> int:
         return int(file.metadata.num_rows)
 
 
-def iter_batches(path: str | Path, batch: int = 1000) -> Iterator[FrameBatch]:
-    """Read a frame table as checked flat arrays; UserError as in :func:`read_parquet`."""
+def iter_batches(
+    path: str | Path, batch: int = 1000, *, most_stress: float = STRESS_LIMIT
+) -> Iterator[FrameBatch]:
+    """Read a frame table as checked flat arrays; UserError as in :func:`read_parquet`.
+
+    Stress of ``most_stress`` (eV/A^3) and more cannot be in the unit of the frame table.
+    """
     first = 0
     for table in iter_tables(path, batch=batch):
         found = FrameBatch(table, path, first)
-        found.check()
+        found.check(most_stress)
         yield found
         first += len(found)
 
 
-def iter_parquet(path: str | Path, batch: int = 1000) -> Iterator[list[Frame]]:
-    """Read a frame table in lists of at most ``batch`` frames; UserError as in :func:`read_parquet`."""
-    for found in iter_batches(path, batch):
+def iter_parquet(
+    path: str | Path, batch: int = 1000, *, most_stress: float = STRESS_LIMIT
+) -> Iterator[list[Frame]]:
+    """Read a frame table in lists of at most ``batch`` frames; UserError as in :func:`iter_batches`."""
+    for found in iter_batches(path, batch, most_stress=most_stress):
         yield found.frames()
 
 
@@ -256,21 +263,21 @@ class FrameBatch:
         full[~missing[self.owner]] = self.flat(name)
         return full
 
-    def check(self) -> None:
+    def check(self, most_stress: float = STRESS_LIMIT) -> None:
         """Raise UserError for the first frame that check_frame rejects, or whose stress is too large."""
-        if self._sound():
+        if self._sound(most_stress):
             return
         for row, frame in enumerate(self.frames()):
             where = f"{self.path} row {self.first + row}"
             check_frame(frame, where)
             largest = 0.0 if frame.stress is None else np.abs(frame.stress).max()
-            if largest >= STRESS_LIMIT:
+            if largest >= most_stress:
                 raise UserError(
                     f"{where}: stress of {largest:.3g} cannot be eV/A^3, the unit of the frame table; "
                     "divide GPa by 160.2, kbar by 1602 (tension positive)"
                 )
 
-    def _sound(self) -> bool:
+    def _sound(self, most_stress: float) -> bool:
         """Return whether :meth:`check` accepts every frame: all at once, without saying which one fails."""
         columns = {name: self.table.column(name) for name in self.table.column_names}
         if any(columns[name].null_count for name in _REQUIRED):
@@ -289,7 +296,7 @@ class FrameBatch:
         volumes = np.abs(np.linalg.det(cells))
         return bool(
             self.sizes.all()
-            and (np.abs(self.flat("stress")) < STRESS_LIMIT).all()
+            and (np.abs(self.flat("stress")) < most_stress).all()
             and self.numbers.min() >= 1
             and self.numbers.max() <= LAST_ELEMENT
             and volumes.min() >= SMALLEST_VOLUME

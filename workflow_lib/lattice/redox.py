@@ -11,10 +11,10 @@ from ``offsets[i]`` to ``offsets[i + 1]``. The methods for one frame call those 
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Literal, NamedTuple, Self
+from typing import Annotated, Literal, NamedTuple, Self
 
 import numpy as np
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from workflow_lib.core.elements import SYMBOLS, Element
 from workflow_lib.core.errors import UserError
@@ -51,24 +51,27 @@ class Balance(NamedTuple):
     without: np.ndarray
 
 
+def _ordered(window: tuple[float, float]) -> tuple[float, float]:
+    low, high = window
+    if not 0 <= low < high < np.inf:
+        raise ValueError(
+            f"the window runs from {low:g} to {high:g}; moments count by magnitude, so give two numbers of "
+            "at least 0, the smaller one first"
+        )
+    return window
+
+
+MomentWindow = Annotated[tuple[float, float], AfterValidator(_ordered)]
+"""Least and largest moment (muB) of an ion, by magnitude."""
+
+
 class RedoxState(Section):
     """One charge state of the redox element."""
 
     oxidation: int = Field(description="formal oxidation state")
     surrogate: Element = Field(description="element whose label marks this state in entropy variants")
     new_species: Element = Field(description="element whose label marks it in the new-species control")
-    magmom: dict[str, tuple[float, float]] = Field(description="moment window in muB, by energy reference")
-
-    @field_validator("magmom")
-    @classmethod
-    def _ordered(cls, value: dict[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
-        for reference, (low, high) in value.items():
-            if not 0 <= low < high:
-                raise ValueError(
-                    f"the window of {reference} runs from {low} to {high}; moments count by magnitude, so "
-                    "give two numbers of at least 0, the smaller one first"
-                )
-        return value
+    magmom: dict[str, MomentWindow] = Field(description="moment window in muB, by energy reference")
 
 
 class RedoxRule(Section):

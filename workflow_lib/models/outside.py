@@ -6,6 +6,7 @@ import hashlib
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from importlib import import_module
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
@@ -190,15 +191,16 @@ class AsePredictor(Predictor):
         """Hash of path, arguments, parameters and the code that asks the calculator."""
         return digest_of([self.calculator_identity, code_checksum(__name__)])
 
-    @property
+    @cached_property
     def calculator_identity(self) -> str:
-        """Hash of path, arguments, files, version and parameters, which stays when this program changes."""
+        """Hash of path, arguments, files, version and parameters, which stays when this program changes.
+
+        Of the files as they are at the first look, however a calculator changes them at work.
+        """
         parameters = {
             key: _known(value) for key, value in getattr(self.calculator, "parameters", {}).items()
         }
-        files = {name: sha256(name) for name in argument_files(self.arguments)}
-        for name in module_files(self.path):
-            files[self.path] = sha256(name)
+        files = {name: sha256(name) for name in [*module_files(self.path), *argument_files(self.arguments)]}
         return digest_of([self.path, self.arguments, parameters, files, _version(self.path)])
 
     @property

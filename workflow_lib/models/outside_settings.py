@@ -27,6 +27,8 @@ UNSTATED = "not stated"
 """``level`` in tables of a calculator that does not say its level of theory."""
 INSTALLED = {"site-packages", "dist-packages"}
 """Folders of installed packages, which their version tells apart."""
+WRITTEN = {"directory", "label", "prefix", "txt", "logfile", "log_file", "tmp_dir"}
+"""Arguments by which calculators of ASE name where they work and what they write."""
 _PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
@@ -38,26 +40,33 @@ def is_calculator(potential: str) -> bool:
 def argument_files(arguments: Any) -> list[str]:
     """Return the files that a calculator's arguments name: what they hold decides what it answers.
 
-    Also those in lists and mappings, and all files of a folder; ``directory`` is where calculators of ASE
-    work, and a folder that holds the working directory is no model.
+    Also those in lists and mappings, all files of a folder, and what a pattern such as ``part-*.model``
+    names; not those of :data:`WRITTEN`, and a folder that holds the working directory is no model.
     """
     if isinstance(arguments, Mapping):
-        arguments = [value for name, value in arguments.items() if name != "directory"]
+        arguments = [value for name, value in arguments.items() if name not in WRITTEN]
     if isinstance(arguments, list | tuple):
         return [file for value in arguments for file in argument_files(value)]
     if not isinstance(arguments, str | Path):
         return []
     path = Path(arguments)
-    if path.is_dir() and not Path.cwd().is_relative_to(path.resolve()):
-        return sorted(str(file) for file in path.rglob("*") if file.is_file())
-    return [str(arguments)] if path.is_file() else []
+    try:
+        if path.is_dir() and not Path.cwd().is_relative_to(path.resolve()):
+            return sorted(str(file) for file in path.rglob("*") if file.is_file())
+        if path.exists() or set(str(path)) <= set("*?/."):  # a lone asterisk means no files
+            return [str(arguments)] if path.is_file() else []
+        named = Path(path.anchor).glob(str(path.relative_to(path.anchor)))
+        return sorted(str(file) for file in named if file.is_file())
+    except (OSError, ValueError):  # a text that is too long for a path, or holds what no path may
+        return []
 
 
 def module_files(potential: str) -> list[str]:
     """Return the file of the module that a calculator by import path comes from; none for an installed one.
 
-    A module of the user has no version: only its text says what it is. It is looked for where Python looks
-    for it in the working directory, and nothing is imported.
+    Of a package all modules, which may import each other. A module of the user has no version: only its
+    text says what it is. It is looked for where Python looks for it in the working directory, and nothing
+    is imported.
     """
     found = _module_of(potential)
     if found is None or not found.has_location or found.origin is None:
@@ -65,8 +74,14 @@ def module_files(potential: str) -> list[str]:
     file = Path(found.origin)
     if INSTALLED & set(file.parts):
         return []
+    package = None
+    for folder in file.parents:
+        if not (folder / "__init__.py").is_file():
+            break
+        package = folder
     here = Path.cwd()
-    return [str(file.relative_to(here) if file.is_relative_to(here) else file)]
+    files = sorted(package.rglob("*.py")) if package else [file]
+    return [str(name.relative_to(here) if name.is_relative_to(here) else name) for name in files]
 
 
 def _module_of(potential: str) -> ModuleSpec | None:

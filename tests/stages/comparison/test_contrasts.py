@@ -222,7 +222,9 @@ def test_copies_of_one_training_are_one(tmp_path: Path):
     assert row["reason"] == "trained 1 time"
 
 
-def test_states_that_one_model_lost_are_said(tmp_path: Path):
+@pytest.mark.parametrize(("ends", "left"), [(("3", "4"), 3), (("2", "3", "4"), 0)])
+def test_states_that_one_model_lost_are_said(tmp_path: Path, ends: tuple[str, ...], left: int):
+    """Also where too few are left for a zero that both share."""
     trainings = [
         write_energies(tmp_path / f"painn-{variant}-f0-s{seed}", {"a": 5.0})
         for seed in (1, 2, 3)
@@ -233,16 +235,18 @@ def test_states_that_one_model_lost_are_said(tmp_path: Path):
         folder = write_charge_order(tmp_path / "orders" / path.name, [0, 3, 6, 50, 60])
         if "entropy" in path.name:
             table = pd.read_csv(folder / "states.csv")
-            lost = table["state_key"].str.endswith(("3", "4"))
+            lost = table["state_key"].str.endswith(ends)
             table = table.assign(status=np.where(lost, "diverged", "converged"))
             table["energy_ev"] = table["energy_ev"].where(~lost)
             write_sealed("charge_order/states", folder, table)
         orders[path.name] = folder
     table = contrast_table(trainings, orders, HULL).set_index("endpoint")
     row = table.loc["states_mae_mev_fu"]
-    assert row["states"] == 3
-    # Of the three that both have, both err alike: the hard ones count for neither.
-    assert row["error_without"] == row["error_with"] == pytest.approx(2)
-    assert (
-        "6 of 15 energies of states left out: diverged or moved with or without the label" in row["reason"]
-    )
+    if left:
+        assert row["states"] == left
+        # Of the three that both have, both err alike: the hard ones count for neither.
+        assert row["error_without"] == row["error_with"] == pytest.approx(2)
+    else:
+        assert (row["trainings"], row["folds"]) == (0, 0)
+    lost = f"{15 - 3 * left} of 15 energies of states left out"
+    assert f"{lost}: diverged or moved with or without the label" in row["reason"]

@@ -16,6 +16,7 @@ from workflow_lib.frames.reading.mptrj import read_mptrj
 from workflow_lib.frames.reading.vasp_frames import read_outcar, read_vasprun
 from workflow_lib.frames.reading.xyz import read_xyz
 from workflow_lib.frames.table import iter_parquet
+from workflow_lib.lattice.sanity import LIMITS
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -69,9 +70,12 @@ def _no_database(path: Path, error: Exception) -> UserError:
 
 
 def read_table(path: Path, defaults: Defaults) -> Batches:
-    """Read frames of a frame table as they are; raises UserError as ``frames.read_parquet`` does."""
+    """Read frames of a frame table as they are; raises UserError as ``frames.read_parquet`` does.
+
+    Stress that is too large is left to what joins all inputs, which counts and omits it.
+    """
     size, count = path.stat().st_size, 0
-    for frames in iter_parquet(path):
+    for frames in iter_parquet(path, most_stress=LIMITS["stress"]):
         count += len(frames)
         yield list(frames), size if frames else 0
 

@@ -45,10 +45,10 @@ class IonicStep:
 class OutcarFile:
     """An OUTCAR that is read from front to back; a context manager.
 
-    ``header``: the lines before the first iteration. After :meth:`steps` is exhausted, ``killed`` says
-    that the run ended within a step, ``last_moments`` are those printed after the last step, and
-    ``predicted`` is the number of steps that a machine-learned force field alone has made. Raises
-    UserError for a file without an iteration.
+    ``header``: the lines before the first iteration or step of a force field. After :meth:`steps` is
+    exhausted, ``killed`` says that the run ended within a step, ``last_moments`` are those printed after
+    the last step, and ``predicted`` is the number of steps that a machine-learned force field alone has
+    made. Raises UserError for a file without an iteration.
     """
 
     def __init__(self, path: Path) -> None:
@@ -56,8 +56,11 @@ class OutcarFile:
         self.killed = False
         self.last_moments: np.ndarray | None = None
         self._handle: IO[str] = _text(path)
-        self.header, first = self._until("Iteration")
-        marks = sum(_PREDICTED in line for line in self.header)
+        self.header, first = self._until("Iteration", _PREDICTED)
+        marks = 0
+        while first is not None and _PREDICTED in first:
+            marks += 1  # what the force field printed is no header, and may be longer than memory
+            _, first = self._until("Iteration", _PREDICTED)
         self._waiting = marks > 0
         self.predicted = max(marks - 1, 0)
         if first is None:
@@ -76,13 +79,13 @@ class OutcarFile:
     def __exit__(self, *_: object) -> None:
         self._handle.close()
 
-    def _until(self, mark: str) -> tuple[list[str], str | None]:
-        """Return the lines up to one that holds ``mark``, and that line; None if the file ends before."""
+    def _until(self, *marks: str) -> tuple[list[str], str | None]:
+        """Return the lines up to one that holds a mark, and that line; None if the file ends before."""
         lines: list[str] = []
         size = 0
         try:
             while line := self._handle.readline(LONGEST_LINE):
-                if mark in line:
+                if any(mark in line for mark in marks):
                     return lines, line
                 lines.append(line)
                 size += len(line) + _LINE

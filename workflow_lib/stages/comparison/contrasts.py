@@ -168,7 +168,9 @@ def _matched(
             errors_of = ["error_without", "error_with"]
             both["whole"] = both[errors_of].notna().all(axis=1)
             if both["whole"].sum() < LEAST_CLUSTERS:
-                continue
+                if both["whole"].all():  # by design there is no zero to share: nothing was lost
+                    continue
+                both["whole"] = False  # what is left counts as left out too
             both[errors_of] = (both[errors_of] - both.loc[both["whole"], errors_of].mean()).abs()
         both["tested_to_trained"] = max(ratios[own], ratios[partner])
         model = ModelId.parse(own)

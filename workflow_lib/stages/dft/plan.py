@@ -143,7 +143,7 @@ def _lowest(asked: Calculation, stored: list[Calculation], store: Store) -> Reco
         if other.orbital == asked.orbital or other.digest != replace(asked, orbital=other.orbital).digest:
             continue
         if not unlike(asked, other) and not reassigned(asked, replace(other, orbital=asked.orbital)):
-            known.append(store.get(other))
+            known.append(store.get(replace(other, windows=asked.windows)))
     done = [record for record in known if record.status == "done"]
     return min(done, key=lambda record: record.frames[-1]["energy"], default=known[0])
 

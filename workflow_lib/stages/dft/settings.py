@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, NonNegativeFloat, model_validator
+from pydantic import Field, model_validator
 
 from workflow_lib.core.section import Section
 from workflow_lib.dft.calculation import IonName
 from workflow_lib.dft.level import EMBEDDED, Level
+from workflow_lib.lattice.redox import MomentWindow
 
 
 class DftSettings(Section):
@@ -24,7 +25,7 @@ class DftSettings(Section):
     )
     fmax: float = Field(0.05, gt=0, description="eV/A at which a relaxation ends")
     max_steps: int = Field(80, ge=1)
-    windows: dict[IonName, tuple[NonNegativeFloat, NonNegativeFloat]] = Field(
+    windows: dict[IonName, MomentWindow] = Field(
         {}, description="moments (muB) that tell ions outside the redox couple, such as {Cr3: [2.6, 3.1]}"
     )
     polaron_distortion: float = Field(0.06, ge=0, description="A; polaron distortion of the starts")

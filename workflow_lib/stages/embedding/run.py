@@ -102,6 +102,7 @@ def run_embedding(
     size = settings.batch_size
     files = [sha256(frames_path), sha256(splits_path)]
     way = f"{polaron_distortion:.6g}|{stop}"
+    files += [frame.frame_id for frame in known]  # which of the frames also depends on the subset
     kept = _kept(work, model.identity, key, way, host_identity(host), settings.model_dump(), files)
     trained = frame_features(model, known, redox_z, batch_size=size, title=f"{out.name} frames", kept=kept)
     if not trained.shape[1]:

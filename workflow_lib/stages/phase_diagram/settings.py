@@ -212,7 +212,7 @@ class PhaseDiagramSettings(Section):
         for system in self.systems:
             try:
                 host = Host.load(system.host or run_host, rule)
-                host.end_members(charges=True)
+                host.end_members(charges=system.charges)
                 neutral_exchange(host, charges=system.charges)
             except UserError as error:
                 raise UserError(f"phase_diagram.systems: {system.name}: {error}") from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -68,12 +68,17 @@ def unit_text(column: str) -> str:
     return unit_of(column).replace("meV/A", "meV/Å").replace("meV per atom", "meV/atom")
 
 
-def headline(contrasts: pd.DataFrame) -> pd.DataFrame:
-    """Return the contrasts of the variants that the question is about, by endpoint."""
+def headline(contrasts: pd.DataFrame, comparison: pd.DataFrame) -> pd.DataFrame:
+    """Return the contrasts of the variants that the question is about, by endpoint.
+
+    They are those of :data:`PAIRS` that most models of ``comparison`` have, also where one diverged: an
+    answer for one model would pass over the others.
+    """
     pairs = list(dict.fromkeys(zip(contrasts["variant_without"], contrasts["variant_with"], strict=True)))
     if not pairs:
         return contrasts
-    pair = next((pair for pair in PAIRS if pair in pairs), pairs[0])
+    known = [pair for pair in PAIRS if pair in pairs] or pairs[:1]
+    pair = max(known, key=lambda pair: len(_having(comparison, pair)))
     chosen = contrasts[(contrasts["variant_without"] == pair[0]) & (contrasts["variant_with"] == pair[1])]
     order = {name: place for place, name in enumerate(WORDS)}
     return chosen.sort_values("endpoint", key=lambda names: names.map(order), kind="stable")
@@ -88,8 +93,8 @@ def answer_of(run: Run) -> Answer:
         "Does a machine-learned interatomic potential need to be told which "
         f"{redox['element']} is {low} and which is {high}?"
     )
-    contrasts = headline(run.table("comparison/contrasts"))
     comparison = run.table("comparison")
+    contrasts = headline(run.table("comparison/contrasts"), comparison)
     return Answer(
         question,
         _setting(run, comparison, redox["element"], low, high),
@@ -163,16 +168,23 @@ def _listed(names: Sequence[str]) -> str:
 
 def _asked(comparison: pd.DataFrame, contrasts: pd.DataFrame) -> list[str]:
     """Return the models that the run trains both with and without the label, diverged ones among them."""
-    trained = comparison[comparison["fold"].notna()]
-    variants = trained.groupby("model", sort=False)["variant"].agg(set)
     if len(contrasts):
-        pair = set(contrasts[["variant_without", "variant_with"]].iloc[0])
-        return [str(name) for name, own in variants.items() if pair <= own]
+        return _having(comparison, contrasts[["variant_without", "variant_with"]].iloc[0])
     return [
-        str(name)
-        for name, own in variants.items()
+        name
+        for name, own in _variants(comparison).items()
         if len({VARIANTS[item].charge_labelled for item in own if not VARIANTS[item].control}) > 1
     ]
+
+
+def _variants(comparison: pd.DataFrame) -> dict[str, set[str]]:
+    """Return the variants of each model that the run trains, diverged ones among them."""
+    trained = comparison[comparison["fold"].notna()]
+    return {str(name): set(own) for name, own in trained.groupby("model", sort=False)["variant"]}
+
+
+def _having(comparison: pd.DataFrame, pair: Iterable[str]) -> list[str]:
+    return [name for name, own in _variants(comparison).items() if set(pair) <= own]
 
 
 def _verdict(contrasts: pd.DataFrame, asked: Sequence[str]) -> str:

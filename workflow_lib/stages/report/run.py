@@ -62,7 +62,7 @@ def run_report(folder: Path, out: Path) -> Path:
     colours = model_colours(run.table("comparison")["model"])
     structures = collect(run)
     sections = sections_of(run, structures, colours)
-    first = label_charts(headline(run.table("comparison/contrasts")), colours)
+    first = label_charts(headline(run.table("comparison/contrasts"), run.table("comparison")), colours)
     _add_facts(run, structures)
     charts = [chart for section in sections for chart in section.charts]
     data = {
