@@ -286,3 +286,18 @@ def test_relax_refuses_a_format_before_it_relaxes(
     ):
         done = cli("relax", model_dir, tmp_path / "a.extxyz", out)
         assert done.returncode == 2 and words in done.stderr and "relaxing" not in done.stderr
+
+
+@pytest.mark.parametrize(("converged", "count"), [(False, 0), (True, 3)])
+def test_reading_says_which_labels_it_found(
+    cli: Callable[..., Said], frames: list[Frame], tmp_path: Path, converged: bool, count: int
+) -> None:
+    """A folder of VASP runs without their OUTCAR had no moments, and nobody was told."""
+    some = [with_labels(frame, magmoms=None) for frame in frames[:3]]
+    write_frames(some, tmp_path / "in.extxyz")
+    option = ["--stress-converged"] if converged else []
+    said = cli("read", "--in", tmp_path / "in.extxyz", "--out", tmp_path / "out", *option)
+    assert said.returncode == 0
+    last = said.stdout.splitlines()[-1]
+    assert last.startswith("labels of all that was read: energy 3, forces 3, stress 3, magmoms 0,")
+    assert last.endswith(f"stress converged {count}; level {REFERENCE} (3)")

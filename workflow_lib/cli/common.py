@@ -196,3 +196,6 @@ def say_read(summary: Mapping[str, Any], out: Path) -> None:
         f"{summary['frames']} frames in {out / 'frames.parquet'}; "
         f"{summary['set_aside']} set aside, {summary['duplicates']} duplicates left out"
     )
+    found = [f"{name.replace('_', ' ')} {count}" for name, count in summary["labels"].items()]
+    levels = ", ".join(f"{name} ({count})" for name, count in summary["energy_references"].items())
+    click.echo(printable(f"labels of all that was read: {', '.join(found)}; level {levels}"))

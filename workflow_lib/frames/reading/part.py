@@ -36,6 +36,8 @@ from workflow_lib.lattice.redox import RedoxRule
 ROWS, ATOMS = 1000, 100_000
 """A row group ends at the first of these limits; a reader of the table holds one in memory at a time."""
 LABELS = ("forces", "stress", *PER_ATOM[1:])
+CONVERGED = "stress_converged"
+"""Count of the frames whose stress may be trained on."""
 _IN_EV = ("vasprun", "outcar", "table", "mptrj")
 """Kinds of files whose readers return all stress in eV/A^3."""
 
@@ -195,6 +197,7 @@ class _Tally:
             self.levels[frame.energy_reference] += 1
             for label in LABELS:
                 self.counts[label] += getattr(frame, label) is not None
+            self.counts[CONVERGED] += frame.stress is not None and frame.stress_converged
             # Numbers of two units in one judgement would give the one of them the unit of the other.
             in_ev = isinstance(frame, StressInEv)
             self._in_ev.append(in_ev)
