@@ -100,7 +100,7 @@ def same_positions_table(pairs: Iterable[tuple[Walk, Walk]]) -> pd.DataFrame:
 
 
 def same_positions_figure(pairs: list[tuple[Walk, Walk]], stem: Path) -> None:
-    """A panel a pair: energy of either order (eV per cell) from its relaxed atoms to the middle."""
+    """A panel a pair: energy of either order (meV per formula unit) on its way to the middle."""
     import matplotlib.pyplot as plt
 
     from workflow_lib.core.plotting import panel_shape, style
@@ -113,16 +113,17 @@ def same_positions_figure(pairs: list[tuple[Walk, Walk]], stem: Path) -> None:
     for axis, (one, other) in zip(axes.flat, pairs, strict=False):
         for walk, mirrored in ((one, False), (other, True)):
             way = 1 - walk.way if mirrored else walk.way
-            axis.plot(way, walk.energies - one.energies[0], "o-", label=walk.order.order)
+            energy = 1000 * (walk.energies - one.energies[0]) / one.calculation.formula_units
+            axis.plot(way, energy, "o-", label=walk.order.order)
         axis.axvline(0.5, color="0.6", linewidth=0.8, linestyle=":")
-        axis.set_title(f"{one.order.mobile}{one.order.ions}", fontsize=8)
+        axis.set_title(f"{one.order.mobile}{one.order.ions} (x = {one.order.x:g})", fontsize=8)
         axis.set_xticks([0, 0.5, 1])
         axis.tick_params(labelbottom=True)  # the panel below may be empty
         axis.legend(fontsize=6)
     for axis in axes.flat[len(pairs) :]:
         axis.set_visible(False)
     figure.supxlabel("way from the relaxed atoms of one order to those of the other", fontsize=9)
-    figure.supylabel("energy (eV per cell)", fontsize=9)
+    figure.supylabel("energy above the lower order at rest\n(meV per formula unit)", fontsize=9)
     save_figure(figure, stem)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,13 @@ import pandas as pd
 
 from campaigns.naxfepo4_gpaw.diagonal import END, REPEAT
 from campaigns.naxfepo4_gpaw.diagonal import NAME as DIAGONAL
+from campaigns.naxfepo4_gpaw.truth import draw_hull
+from workflow_lib.core.io import save_figure
 from workflow_lib.dft.calculation import Calculation
 from workflow_lib.dft.store import Record
 from workflow_lib.lattice.arrangement import StateKey
 from workflow_lib.lattice.formation import MEV, formation_energy
+from workflow_lib.lattice.host import Host
 
 KIND = "supercell"
 SAME_ENERGY = 1e-6  # eV per cell; a table has seven digits after the point
@@ -117,3 +121,60 @@ def _end(records: list[Record], group: str, larger: Record) -> float | None:
         if calculation.group == group and record.status == "done" and at_mesh and own:
             return record.frames[-1]["energy"] / calculation.formula_units
     return None
+
+
+def supercell_figure(table: pd.DataFrame, states: pd.DataFrame, host: Host, stem: Path) -> None:
+    """Draw formation energies of larger cells, and what relaxation may bring, over the small cell's hull.
+
+    ``table`` is that of :func:`supercell_table`, ``states`` that of ``truth.truth_table``.
+    """
+    import matplotlib.pyplot as plt
+
+    from workflow_lib.core.plotting import COLOUR_DFT, OKABE_ITO, style
+
+    style()
+    figure, panel = plt.subplots(figsize=(7.6, 3.4))
+    draw_hull(panel, states, host, "hull of the 28-atom cell")
+    panel.plot(
+        states["x"],
+        states["formation_mev_fu"],
+        "_",
+        ms=12,
+        mew=1.5,
+        color=COLOUR_DFT,
+        label="28 atoms, at rest",
+    )
+    done = table.dropna(subset=["formation_mev_fu"]).reset_index(drop=True)
+    places = done["x"] + 0.012 * (
+        done.groupby("x").cumcount() - done.groupby("x")["x"].transform("size") / 2
+    )
+    panel.plot(
+        places,
+        done["formation_mev_fu"],
+        "o",
+        ms=5,
+        mfc="none",
+        color=OKABE_ITO[5],
+        label="54 and 80 atoms, as a model\nleft them (0.8 to 0.9 eV/\u00c5)",
+    )
+    panel.plot(
+        places,
+        done["relaxed_estimate_mev_fu"],
+        "v",
+        ms=4,
+        color=OKABE_ITO[4],
+        label="the same, relaxation estimated\n(0.45 to 2.6 times it in four cases)",
+    )
+    panel.plot(
+        [places, places],
+        [done["formation_mev_fu"], done["relaxed_estimate_mev_fu"]],
+        ":",
+        color="0.6",
+        lw=0.8,
+        zorder=0,
+    )
+    panel.set_ylim(-55, 75)
+    panel.set_xlabel("x in Na$_x$FePO$_4$ (same x drawn beside each other)")
+    panel.set_ylabel("formation energy\n(meV per formula unit)")
+    panel.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    save_figure(figure, stem)

@@ -24,7 +24,7 @@ from campaigns.naxfepo4_gpaw.relaxation_estimate import relaxation_estimate
 from campaigns.naxfepo4_gpaw.same_positions import write_same_positions
 from campaigns.naxfepo4_gpaw.states import POOR, RICH, ROOT, olivine
 from campaigns.naxfepo4_gpaw.supercell import KIND as SUPERCELL
-from campaigns.naxfepo4_gpaw.supercell import Gain, known_gains, supercell_table
+from campaigns.naxfepo4_gpaw.supercell import Gain, known_gains, supercell_figure, supercell_table
 from campaigns.naxfepo4_gpaw.truth import failures, truth_figure, truth_table
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import write_csv
@@ -89,7 +89,9 @@ def main() -> int:
             gain: Gain = relaxation_estimate
             if path.exists():
                 gain = known_gains(pd.read_csv(path), gain)
-            write_csv(supercell_table(large, empty=POOR, full=RICH, gain=gain), path)
+            larger = supercell_table(large, empty=POOR, full=RICH, gain=gain)
+            write_csv(larger, path)
+            supercell_figure(larger, states, host, TABLES / "supercells")
         at_level = [record for record in records if record.calculation.level == CHOSEN]
         write_csv(failures(at_level), TABLES / "failures.csv")
         write_same_positions(at_level, TABLES)

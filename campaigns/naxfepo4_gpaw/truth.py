@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,9 @@ from workflow_lib.lattice.arrangement import UNIT
 from workflow_lib.lattice.formation import MEV, formation_energy
 from workflow_lib.lattice.host import Host
 from workflow_lib.lattice.polaron import bond_gap
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 ORBITALS = "abc"
 SAME_ORBITAL = 0.95
@@ -222,8 +225,7 @@ def truth_figure(table: pd.DataFrame, host: Host, stem: Path, earlier: pd.DataFr
     """
     import matplotlib.pyplot as plt
 
-    from workflow_lib.core.plotting import COLOUR_DFT, COLOUR_FE2, COLOUR_FE3, OKABE_ITO, style
-    from workflow_lib.lattice.hull import lower_hull
+    from workflow_lib.core.plotting import COLOUR_DFT, OKABE_ITO, style
 
     style()
     done = table.dropna(subset=["formation_mev_fu"])
@@ -231,25 +233,35 @@ def truth_figure(table: pd.DataFrame, host: Host, stem: Path, earlier: pd.DataFr
     panel.plot(
         done["x"], done["formation_mev_fu"], "_", ms=16, mew=2, color=COLOUR_DFT, label="relaxed state"
     )
-    for orbital, colour in zip(ORBITALS, (OKABE_ITO[2], COLOUR_FE2, COLOUR_FE3), strict=True):
+    for orbital, colour in zip(ORBITALS, (OKABE_ITO[2], OKABE_ITO[3], OKABE_ITO[1]), strict=True):
         energy = done["formation_mev_fu"] + done[f"orbital_{orbital}_mev_fu"].astype(float)
         if energy.isna().all():
             continue
+        panel.plot([done["x"]] * 2, [done["formation_mev_fu"], energy], "-", color=colour, lw=0.6, zorder=0)
         panel.plot(done["x"], energy, ".", color=colour, label=f"orbital {orbital} on the same atoms")
     if earlier is not None:
         both = done.merge(earlier, on="state_key", suffixes=("", "_earlier"))
         places, before = both["x"] - 0.1, both["formation_mev_fu_earlier"]
-        panel.plot(places, before, "_", ms=10, mew=1.5, color="0.55", label="the same at the first level")
+        label = "the same at the first level,\ndrawn 0.1 to the left"
+        panel.plot(places, before, "_", ms=10, mew=1.5, color="0.55", label=label)
         panel.plot(
             [places, both["x"]], [before, both["formation_mev_fu"]], "-", color="0.85", lw=0.6, zorder=0
         )
-    sites = np.full(len(done), host.n_mobile((1, 1, 1)))
-    filled = np.round(done["x"] * sites)
-    hull = lower_hull(filled, sites, done["energy_ev"], mobile=host.mobile, where="the DFT store")
-    fine = np.linspace(0, 1, 101)
-    per_unit = 1000 * sites[0] / host.formula_units
-    panel.plot(fine, hull.formation_at(fine) * per_unit, "-", color="0.6", zorder=0, label="convex hull")
+    draw_hull(panel, done, host, "convex hull")
     panel.set_xlabel("x in Na$_x$FePO$_4$")
     panel.set_ylabel("formation energy (meV per formula unit)")
     panel.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     save_figure(figure, stem)
+
+
+def draw_hull(panel: Axes, states: pd.DataFrame, host: Host, label: str) -> None:
+    """Draw the convex hull of a table of states (:data:`COLUMNS`), those without an energy left out."""
+    from workflow_lib.lattice.hull import lower_hull
+
+    done = states.dropna(subset=["formation_mev_fu"])
+    sites = np.full(len(done), host.n_mobile(UNIT))
+    filled = np.round(done["x"] * sites)
+    hull = lower_hull(filled, sites, done["energy_ev"], mobile=host.mobile, where="the DFT store")
+    fine = np.linspace(0, 1, 101)
+    per_unit = MEV * sites[0] / host.formula_units
+    panel.plot(fine, hull.formation_at(fine) * per_unit, "-", color="0.6", zorder=0, label=label)

@@ -12,7 +12,7 @@ import pandas as pd
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import save_figure
 from workflow_lib.core.plotting import COLOUR_ANY, COLOUR_DFT, OKABE_ITO, SMALL, style
-from workflow_lib.models.identity import look_of, model_colours
+from workflow_lib.models.identity import EWALD, EWALD_FITTED, look_of, model_colours
 from workflow_lib.results_reading import seal, write_table
 from workflow_lib.results_schema import PROTOCOLS, WITHOUT_ENERGY
 from workflow_lib.stages.charge_order.pooled import read_scores, scores_across_folds
@@ -194,6 +194,9 @@ def _overview_figure(table: pd.DataFrame, out: Path) -> None:
     )
     for axis, (unseen, overall, text) in zip(axes[0], PANELS, strict=True):
         for place, (name, variant) in enumerate(labels):
+            if name == EWALD and overall == EWALD_FITTED:
+                axis.text(1, place, " fitted", va="center", color="#767676")
+                continue
             rows = shown[(shown["model"] == name) & (shown["variant"] == variant)]
             marker = look_of(variant).marker
             for column, face in ((overall, "none"), (unseen, colours[name])):

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from workflow_lib.core.io import save_figure
 from workflow_lib.core.plotting import style
-from workflow_lib.models.identity import EWALD, look_of, model_colours
+from workflow_lib.models.identity import EWALD, EWALD_FITTED, look_of, model_colours
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 OVER_COMPOSITIONS = ("hull_mae_mev_fu", "step_voltage_mae_mv")
 """Means over compositions: of fewer than DFT has they are no part of a mean over trainings."""
@@ -59,6 +62,9 @@ def comparison_figure(
     )
     for axis, (column, title, ideal) in zip(axes[0], shown, strict=True):
         for place, (model, variant) in zip(places, pairs, strict=True):
+            if model == EWALD and column == EWALD_FITTED:
+                _word(axis, place, "fitted to DFT")
+                continue
             rows = table[(table["model"] == model) & (table["variant"] == variant)]
             values = pd.to_numeric(rows[column]).dropna()
             hollow = short[values.index].to_numpy() & (column in OVER_COMPOSITIONS)
@@ -102,11 +108,15 @@ def silhouette_states(table: pd.DataFrame) -> str:
     return f"; silhouette: held-out states, but all of {', '.join(all_states)}"
 
 
+def _word(axis: Axes, place: float, word: str) -> None:
+    axis.text(0.03, place, word, va="center", color="#767676", transform=axis.get_yaxis_transform())
+
+
 def _draw(
-    axis: Any, values: np.ndarray, hollow: np.ndarray, place: float, colour: str, marker: str
+    axis: Axes, values: np.ndarray, hollow: np.ndarray, place: float, colour: str, marker: str
 ) -> None:
     if not len(values):
-        axis.text(0.03, place, "none", va="center", color="#767676", transform=axis.get_yaxis_transform())
+        _word(axis, place, "none")
         return
     for some, face in ((values[~hollow], colour), (values[hollow], "none")):
         axis.plot(some, [place] * len(some), ls="", marker=marker, color=colour, mfc=face, ms=5, alpha=0.75)

@@ -103,8 +103,9 @@ def _ions(ax: Any, asked: Hopping, track: Track) -> None:
 
 
 def _residence(ax: Any, asked: Hopping, table: pd.DataFrame) -> None:
+    exchanged = pd.to_numeric(table["exchanges_tried"]).gt(0).any()
     kinds = (
-        ("electron", "electrons", ELECTRON, "o"),
+        ("electron", f"electrons{' (of attempts, no physical time)' if exchanged else ''}", ELECTRON, "o"),
         ("ion", f"{asked.mobile} ions", ION, "s"),
     )
     for place, (name, label, colour, marker) in enumerate(kinds):

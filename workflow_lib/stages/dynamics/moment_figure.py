@@ -140,7 +140,7 @@ def _energy(
     if columns:
         twin.set_ylabel("share of all intensity (%)")
         handles = [line for axis in (ax, twin) for line in axis.get_legend_handles_labels()[0]]
-        twin.legend(handles=handles, framealpha=1)  # above the lines of both axes
+        twin.legend(handles=handles, frameon=True, framealpha=1)  # above the lines of both axes
 
 
 def _map(

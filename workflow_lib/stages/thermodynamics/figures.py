@@ -192,7 +192,10 @@ def draw_found(
             joined = [one.formation_mev_fu, answers[smallest[one.state_key]]]
             panel.plot([one.x, one.x - DODGE], joined, "-", color=COLOUR_ANY, lw=0.8, zorder=1)
         for identity in [*sorted(set(group["id"])), DFT]:
-            own = hulls[(hulls["id"] == identity) & (hulls["scope"] == "searched")]
+            own = hulls[hulls["id"] == identity]
+            # Where DFT knows no larger cell its hull is that of the states alone.
+            searched = own[own["scope"] == "searched"]
+            own = own if searched.empty else searched
             colour = COLOUR_DFT if identity == DFT else colours[name]
             panel.plot(own["x"], own["formation_mev_fu"], ":", color=colour, lw=1)
         panel.set_ylim(window)
@@ -205,10 +208,11 @@ def draw_found(
     pending = [cell for cell in boxes if cell not in known]
     note = (
         "dotted: convex hull of these and of the charge-ordered states of the small cell (from distorted "
-        "starts, not drawn); DFT and random search shifted in x"
+        "starts, not drawn); DFT and random search shifted in x; thin lines join a model and DFT on one "
+        "arrangement"
     )
     if pending:
-        note += f"; DFT for the {', '.join(pending)} cells is pending"
+        note = f"DFT for the {', '.join(pending)} cells is pending; {note}"
     caption(figure, level, cells, note)
     legend(figure, axes.flat, 3)
     save_figure(figure, stem)
