@@ -221,8 +221,8 @@ class Config(Studies):
         assumed = self.dft.level == DftSettings().level
         if assumed and own != self.dft.level.energy_reference:
             raise UserError(
-                f"dft.level: state the level to compute at; the frames of this run are at {own}, and the "
-                f"default is {self.dft.level.energy_reference}"
+                f"dft.level: state the level to compute at; the frames of this run are at {own}, and "
+                f"{self.dft.level.energy_reference} is this project's default"
             )
 
     @model_validator(mode="after")

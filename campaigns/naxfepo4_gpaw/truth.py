@@ -114,13 +114,12 @@ def lowest_relaxations(records: Iterable[Record], by: str = "state_key") -> dict
     """The relaxation of each arrangement that counts: the lowest finished one over all orbital seeds.
 
     Of positions, or of positions and cell: at one level all are of one kind. Where none is finished,
-    any other (running, failed) stands in; one without a geometry says nothing yet. ``by``: the attribute
-    of a calculation that names the arrangement; those without it do not count.
+    the lowest that failed, or else that runs, stands in; one without a geometry says nothing yet.
+    ``by``: the attribute of a calculation that names the arrangement; those without it do not count.
     """
 
-    def rank(record: Record) -> tuple[bool, float]:
-        done = record.status == "done"
-        return (not done, record.frames[-1]["energy"] if done else 0.0)
+    def rank(record: Record) -> tuple[int, float]:
+        return {"done": 0, "failed": 1}.get(record.status, 2), record.frames[-1]["energy"]
 
     found: dict[str, Record] = {}
     for record in records:

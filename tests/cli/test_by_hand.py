@@ -299,5 +299,5 @@ def test_reading_says_which_labels_it_found(
     said = cli("read", "--in", tmp_path / "in.extxyz", "--out", tmp_path / "out", *option)
     assert said.returncode == 0
     last = said.stdout.splitlines()[-1]
-    assert last.startswith("labels of all that was read: energy 3, forces 3, stress 3, magmoms 0,")
+    assert last.startswith("frames with energy 3, forces 3, stress 3, magmoms 0,")
     assert last.endswith(f"stress converged {count}; level {REFERENCE} (3)")

@@ -19,7 +19,7 @@ from workflow_lib.core.errors import UserError
 from workflow_lib.dft.calculation import Calculation
 from workflow_lib.dft.jobs import run_jobs
 from workflow_lib.dft.level import EMBEDDED, Level
-from workflow_lib.dft.store import Store
+from workflow_lib.dft.store import Store, _encode
 
 
 def calculation(name="oxide", shift=0.0, **changes) -> Calculation:
@@ -348,7 +348,27 @@ def test_an_answer_is_judged_again_where_other_windows_tell_the_charge_states(tm
         log.lost(0, third.positions, "not self-consistent after 100 iterations")
         log.lost(1, third.positions, "collapsed to Fe ? (wanted Fe 2)")
     assert [entry["fallback"] for entry in store.get(third).lost] == [0, 1]
-    assert [entry["fallback"] for entry in store.get(replace(third, windows=wide)).lost] == [0]
+    corrected = replace(third, windows=wide)
+    assert [entry["fallback"] for entry in store.get(corrected).lost] == [0]
+    for _ in range(2):  # also where the corrected one is interrupted once more
+        with store.writing(corrected) as log:
+            assert [entry["fallback"] for entry in log.record.lost] == [0]
+
+
+def test_windows_that_once_were_accepted_make_no_store_unreadable(tmp_path):
+    store, plain = Store(tmp_path), calculation()
+    content = plain.to_json() | {"windows": {"Cr3": [3.1, 2.6]}}
+    store.path(plain).write_bytes(
+        b"".join(
+            _encode(entry)
+            for entry in (
+                {"type": "begin", "calculation": content},
+                {"type": "frame", **frame(-1.0), "stress": [[0.0] * 3] * 3},
+                {"type": "end", "status": "done", "reason": None},
+            )
+        )
+    )
+    assert store.get(plain).status == "done" and len(list(store.records())) == 1
 
 
 def test_a_file_system_without_locks_is_said_by_who_would_write(tmp_path, monkeypatch):

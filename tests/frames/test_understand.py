@@ -12,6 +12,7 @@ import pytest
 from ase import Atoms
 from samples import RULE
 
+from workflow_lib.core.errors import UserError
 from workflow_lib.frames.foreign import read_frames, write_frames
 from workflow_lib.frames.frame import Frame, with_labels
 from workflow_lib.frames.reading.duplicates import (
@@ -26,7 +27,7 @@ from workflow_lib.frames.reading.duplicates import (
 from workflow_lib.frames.reading.part import ReadSettings
 from workflow_lib.frames.reading.run import read_sources
 from workflow_lib.frames.reading.understand import orient_charges, recognise_surrogates, stress_unit
-from workflow_lib.frames.table import read_parquet
+from workflow_lib.frames.table import read_parquet, write_parquet
 from workflow_lib.lattice.redox import RedoxRule
 
 NA, FE, GA = 11, 26, 31
@@ -82,6 +83,14 @@ def test_wild_stress_is_left_out_and_the_frame_kept(frames, tmp_path, suffix):
     assert [i for i, frame in enumerate(found) if frame.stress is None] == [3, 5]
     np.testing.assert_allclose(found[6].stress, frames[6].stress)
     assert any("left out in 1 frames" in line for line in summary["statements"])
+
+
+def test_a_table_with_stress_in_another_unit_is_refused(frames, tmp_path):
+    """Its smallest ones stayed, and were taken for eV/A^3."""
+    gpa = [with_labels(frame, stress=frame.stress * 160.21766208) for frame in frames[:10]]
+    write_parquet(gpa, tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"a\.parquet: stress of .* cannot be eV/A\^3, .*divide GPa by 160"):
+        read(tmp_path, "a.parquet")
 
 
 def test_sodium_decides_without_oxygen(frames):

@@ -198,4 +198,4 @@ def say_read(summary: Mapping[str, Any], out: Path) -> None:
     )
     found = [f"{name.replace('_', ' ')} {count}" for name, count in summary["labels"].items()]
     levels = ", ".join(f"{name} ({count})" for name, count in summary["energy_references"].items())
-    click.echo(printable(f"labels of all that was read: {', '.join(found)}; level {levels}"))
+    click.echo(printable(f"frames with {', '.join(found)}; level {levels}"))

@@ -61,6 +61,17 @@ class Record:
                 self.frames.pop()
         self.frames.append(frame)
 
+    def judge_by(self, asked: Calculation) -> None:
+        """Forget which SCF fallbacks lost the charge order, where other windows of moments tell it now."""
+        if windows_of(asked) != windows_of(self.calculation):
+            self.lost = [entry for entry in self.lost if not entry["reason"].startswith(COLLAPSED)]
+
+
+def _with_windows(content: dict[str, Any]) -> dict[str, Any]:
+    """Return what a log holds as asked for, without windows that no moment can meet: once accepted."""
+    windows = {ion: window for ion, window in content.get("windows", {}).items() if window[0] < window[1]}
+    return content | {"windows": windows}
+
 
 def _encode(content: dict[str, Any]) -> bytes:
     text = json.dumps(content, sort_keys=True, allow_nan=False).encode()
@@ -176,8 +187,9 @@ class Store:
                 raise UserError(f"{path} line {number} is damaged; move the file away to compute it again")
             match entry.pop("type"):
                 case "begin":
-                    asked = Calculation.from_json(entry["calculation"])
+                    asked = Calculation.from_json(_with_windows(entry["calculation"]))
                     record = record or Record(asked, "interrupted")
+                    record.judge_by(asked)
                     record.calculation = replace(
                         record.calculation, max_steps=asked.max_steps, windows=asked.windows
                     )
@@ -251,7 +263,7 @@ class Store:
             record.status = "interrupted"
         if windows_of(calculation) != windows_of(record.calculation):
             judged = replace(record.calculation, windows=calculation.windows)
-            record.lost = [entry for entry in record.lost if not entry["reason"].startswith(COLLAPSED)]
+            record.judge_by(calculation)
             if record.status == "failed" and (record.reason or "").startswith(COLLAPSED):
                 record.status = "interrupted"
             elif last.get("magmoms") and (why := lost(judged, np.array(last["magmoms"]))):

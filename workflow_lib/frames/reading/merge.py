@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,12 +22,14 @@ if TYPE_CHECKING:
 class Merged:
     """The result of a merge; ``repeats`` maps the row (over all parts) of a duplicate to the original row.
 
-    ``twins``: frames that are kept although another has their geometry (see ``duplicates.Found``).
+    ``twins``: frames that are kept although another has their geometry (see ``duplicates.Found``);
+    ``labels``: frames that have each label, as they are written.
     """
 
     def __init__(self, found: Found) -> None:
         self.repeats, self.twins = found
         self.frames = self.renamed = self.stress_refused = 0
+        self.labels: Counter[str] = Counter()
         self.about: dict[int, dict[str, Any]] = {}
 
 
@@ -131,6 +134,7 @@ def merge(parts: Sequence[Part], factors: Sequence[float | None], out: Path) -> 
                 if not keep.all():
                     table = table.filter(pa.array(keep))  # noqa: PLW2901
                 table = _renamed(_scaled(table, factor, known_unit, merged), seen, merged)  # noqa: PLW2901
+                merged.labels += _labels(table)
                 waiting.append(table)
                 rows += table.num_rows
                 atoms += int(inside.sum())
@@ -141,6 +145,16 @@ def merge(parts: Sequence[Part], factors: Sequence[float | None], out: Path) -> 
             writer.write_table(pa.concat_tables(waiting).combine_chunks())
         merged.frames = writer.count
     return merged
+
+
+def _labels(table: pa.Table) -> Counter[str]:
+    """Count the rows that have each label, and those whose stress is converged."""
+    import pyarrow.compute as pc
+
+    counts = Counter({name: table.num_rows - table.column(name).null_count for name in ("energy", *LABELS)})
+    converged = pc.and_(pc.is_valid(table.column("stress")), table.column("stress_converged"))
+    counts["stress_converged"] = pc.sum(converged).as_py() or 0
+    return counts
 
 
 def _note(table: pa.Table, first: int, part: Part, listed: set[int], merged: Merged) -> None:

@@ -17,7 +17,7 @@ from workflow_lib.core.code import code_checksum
 from workflow_lib.core.errors import UserError
 from workflow_lib.core.io import atomic_path, read_json, write_json
 from workflow_lib.frames.frame import PER_ATOM, TESTING, Frame, with_labels
-from workflow_lib.frames.labels import UNSTATED, StressInEv, StressUnit
+from workflow_lib.frames.labels import STRESS_LIMIT, UNSTATED, StressInEv, StressUnit
 from workflow_lib.frames.reading.common import Damaged, Defaults
 from workflow_lib.frames.reading.duplicates import fingerprints
 from workflow_lib.frames.reading.inputs import Input, read_with
@@ -36,8 +36,6 @@ from workflow_lib.lattice.redox import RedoxRule
 ROWS, ATOMS = 1000, 100_000
 """A row group ends at the first of these limits; a reader of the table holds one in memory at a time."""
 LABELS = ("forces", "stress", *PER_ATOM[1:])
-CONVERGED = "stress_converged"
-"""Count of the frames whose stress may be trained on."""
 _IN_EV = ("vasprun", "outcar", "table", "mptrj")
 """Kinds of files whose readers return all stress in eV/A^3."""
 
@@ -136,7 +134,10 @@ class Part:
             writer.write(waiting)
         with atomic_path(self.prints) as temporary:
             np.savez(temporary, **tally.arrays())  # type: ignore[arg-type]
-        verdict = tally.stress_verdict(source.kind, settings.stress_unit)
+        try:
+            verdict = tally.stress_verdict(source.kind, settings.stress_unit)
+        except UserError as error:
+            raise UserError(f"{source.path}: {error}") from error
         if told := not_applied(settings.stress_unit, tally.counts["stress_in_ev"]):
             defaults.note(told)
         about = {
@@ -197,7 +198,6 @@ class _Tally:
             self.levels[frame.energy_reference] += 1
             for label in LABELS:
                 self.counts[label] += getattr(frame, label) is not None
-            self.counts[CONVERGED] += frame.stress is not None and frame.stress_converged
             # Numbers of two units in one judgement would give the one of them the unit of the other.
             in_ev = isinstance(frame, StressInEv)
             self._in_ev.append(in_ev)
@@ -218,10 +218,19 @@ class _Tally:
         }
 
     def stress_verdict(self, kind: str, stated: StressUnit | None) -> StressVerdict | None:
-        """Return the unit of stress whose unit is not known yet; eV/A^3 where all is; None without any."""
+        """Return the unit of stress whose unit is not known yet; eV/A^3 where all is; None without any.
+
+        Raises UserError for a frame table whose stress cannot be in its unit but for a few frames.
+        """
         known, others = np.array(self._stress[True]), np.array(self._stress[False])
         if kind in _IN_EV:
-            return stress_unit(np.concatenate([known, others]), "eV/A^3", "format")
+            verdict = stress_unit(np.concatenate([known, others]), "eV/A^3", "format")
+            if kind == "table" and verdict is not None and verdict.typical >= STRESS_LIMIT:
+                raise UserError(
+                    f"stress of {verdict.typical:.3g} cannot be eV/A^3, the unit of the frame table; "
+                    "divide GPa by 160.2, kbar by 1602 (tension positive)"
+                )
+            return verdict
         if len(others):
             return stress_unit(others, stated)
         return stress_unit(known, "eV/A^3", "file")

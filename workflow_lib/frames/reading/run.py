@@ -24,7 +24,7 @@ from workflow_lib.core.progress import say
 from workflow_lib.frames.labels import UNSTATED
 from workflow_lib.frames.reading.inputs import find_inputs
 from workflow_lib.frames.reading.merge import Merged, merge
-from workflow_lib.frames.reading.part import CONVERGED, LABELS, Part, ReadSettings, start_worker, work
+from workflow_lib.frames.reading.part import LABELS, Part, ReadSettings, start_worker, work
 from workflow_lib.frames.reading.understand import unsure_signs
 from workflow_lib.frames.reading.vasp_level import SAME_CUTOFF
 
@@ -332,21 +332,16 @@ def _mixed_meshes(abouts: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def summarise(abouts: Sequence[dict[str, Any]], merged: Merged, passed_over: list[str]) -> dict[str, Any]:
-    """Return the content of ``summary.json``; labels and elements are counted with duplicates."""
-    counts: Counter[str] = Counter()
+    """Return the content of ``summary.json``; levels and elements are counted with duplicates."""
     levels: Counter[str] = Counter()
     for about in abouts:
-        counts += Counter(about["counts"])
         levels += Counter(about["energy_references"])
     return {
         "frames": merged.frames,
         "frames_read": sum(about["frames"] for about in abouts),
         "set_aside": sum(len(about["set_aside"]) for about in abouts),
         "duplicates": len(merged.repeats),
-        "labels": {
-            "energy": sum(levels.values()),
-            **{label: counts[label] for label in (*LABELS, CONVERGED)},
-        },
+        "labels": {name: merged.labels[name] for name in ("energy", *LABELS, "stress_converged")},
         "energy_references": dict(levels),
         "elements": [SYMBOLS[z] for z in sorted({z for about in abouts for z in about["elements"]})],
         "statements": _statements(abouts, merged),
