@@ -25,6 +25,7 @@ RENAMED = {
     "exam.breathing": "charge_order.polaron_distortion",
     "charge_order.breathing": "charge_order.polaron_distortion",
     "dft.breathing": "dft.polaron_distortion",
+    **{f"embedding.{name}": f"charge_order.{name}" for name in ("fmax", "max_steps", "polaron_distortion")},
     "embedding.seed": "seed, as for every other random choice outside training,",
     "sampling": "search",
     "thermodynamics.mobile_energy_ev": "thermodynamics.metals, one entry for an element and a level,",

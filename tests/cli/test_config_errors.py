@@ -83,6 +83,7 @@ def test_shipped_configurations_are_valid(name: str) -> None:
         ("exam", {"breathing": 0.1}, ["exam.breathing: is called charge_order.polaron_distortion now"]),
         ("charge_order.breathing", 0.1, ["charge_order.breathing", "charge_order.polaron_distortion"]),
         ("sampling", {}, ["sampling: is called search now"]),
+        ("embedding.max_steps", 5, ["embedding.max_steps: is called charge_order.max_steps now"]),
         ("embedding.seed", 5, ["embedding.seed: is called seed, as for every other random choice"]),
         ("dft.breathing", 0.1, ["dft.breathing: is called dft.polaron_distortion now"]),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import shutil
 import tracemalloc
 from dataclasses import fields
@@ -325,3 +326,17 @@ def test_lists_can_be_read_by_pandas(frames, tmp_path):
     assert aside.to_dict("records")[0]["frame"] == 5
     assert len(twice) == 5
     assert set(twice["same_as_file"]) == {str(tmp_path / "a.xyz")}
+
+
+def test_a_key_with_two_values_sets_the_frame_aside(frames, tmp_path):
+    write_frames(frames[:1], tmp_path / "a.extxyz")
+    text = (tmp_path / "a.extxyz").read_text()
+    value = re.search(r"REF_energy=(\S+)", text)[1]
+    for name, added in (("same", value), ("other", "-1.0")):
+        (tmp_path / name).mkdir()
+        changed = text.replace(f"REF_energy={value}", f"REF_energy={value} REF_energy={added}", 1)
+        # As Windows has it: in capitals, and with a byte order mark.
+        (tmp_path / name / "A.XYZ").write_text("\ufeff" + changed)
+    assert read_sources([str(tmp_path / "same")], tmp_path / "one", ReadSettings())["frames"] == 1
+    with pytest.raises(UserError, match=rf"REF_energy has two values, {value} and -1\.0"):
+        read_sources([str(tmp_path / "other")], tmp_path / "two", ReadSettings())

@@ -43,7 +43,7 @@ def read(tmp_path, files="*.extxyz", **settings) -> tuple[list[Frame], dict]:
     [
         ([1e-5, 3e-3], "eV/A^3", True),
         ([0.1, 0.4], "eV/A^3", False),
-        ([0.4, 8.0], "GPa", True),
+        ([0.4, 8.0], "GPa", False),
         ([100.0, 900.0], "kbar", False),
         ([1e4, 1e5], None, False),
     ],

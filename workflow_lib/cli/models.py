@@ -54,7 +54,7 @@ def _say_what_is_used(predictor: Predictor, atoms: Atoms, structure: Path, assig
     """Say which of a file's structures is taken, and that given charge states are never overruled."""
     from workflow_lib.models.trained import TrainedModel
 
-    if structure.suffix in (".xyz", ".extxyz", ".db", ".traj"):
+    if structure.suffix.lower() in (".xyz", ".extxyz", ".db", ".traj"):
         last = (
             f"the last structure of {structure}: {atoms.get_chemical_formula('metal')}, {len(atoms)} atoms"
         )

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 MOMENTS = "REF_magmom"
 """Array of the moments (muB) of a structure that was read."""
-_CHARGE = re.compile(r"[A-Z][a-z]?(?:(\d*)([+-])|([+-])(\d+))")
-"""Species with their charge, as Fe2+ or Fe+2."""
+_CHARGE = re.compile(r"[A-Z][a-z]?(?:(\d*(?:\.\d+)?)([+-])|([+-])(\d+(?:\.\d+)?))")
+"""Species with their charge, as Fe2+ or Fe+2, or Fe2.5+, which no model can be given."""
 
 
 def read_structure(path: str | Path) -> Atoms:
@@ -81,13 +81,13 @@ def _last_image(path: Path) -> tuple[Atoms, list[Any]]:
     from ase.db import connect
 
     try:
-        if path.suffix == ".db":
+        if path.suffix.lower() == ".db":
             rows = list(connect(path).select(sort="-id", limit=1))
             images = [(row.toatoms(), {**row.key_value_pairs, **row.data}) for row in rows]
         else:
             options: dict[str, Any] = {}
             place: Path | io.StringIO = path
-            if path.suffix in (".xyz", ".extxyz"):
+            if path.suffix.lower() in (".xyz", ".extxyz"):
                 place = io.StringIO(_last_frame(path))
                 options = {"format": "extxyz", "properties_parser": parse_comment}
             # Without the option, run@300K.extxyz would be image 300K of a file "run".

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 FULL = 1e-3
 """An occupancy this close to 1 is full."""
+SHORTEST = 0.5
+"""A; no bond is shorter (hydrogen's has 0.74)."""
 LARGEST_FILE = 1 << 28
 """Bytes; a file of one structure is read completely."""
 
@@ -36,13 +38,46 @@ def check_file(path: Path) -> None:
 def check_structure(path: Path, atoms: Atoms) -> None:
     """Raise UserError if atoms, as ASE read them from ``path``, are not the crystal in the file.
 
-    That is one without periodic cell, with partial occupancies, or with two atoms in one place.
+    That is one without periodic cell, with partial occupancies, or with two atoms (nearly) in one place.
     """
     if not atoms.pbc.all() or abs(atoms.cell.volume) < 1e-3:
         raise UserError(f"{path}: the structure is not periodic in three directions; give its cell")
     check_geometry(np.array(atoms.numbers), atoms.positions, np.asarray(atoms.cell[:]), str(path))
+    _check_distances(path, atoms)
     if is_cif(path):
         _check_occupancies(path, atoms)
+    else:
+        require_ordered(atoms, str(path))
+
+
+def require_ordered(atoms: Atoms, where: str) -> None:
+    """Raise UserError for atoms that carry partial occupancies, as ASE notes them where it reads a CIF."""
+    sites = atoms.info.get("occupancy")
+    if not isinstance(sites, dict):
+        return
+    partial = [
+        ", ".join(f"{element} {share:g}" for element, share in site.items())
+        for site in sites.values()
+        if isinstance(site, dict) and (len(site) > 1 or any(abs(x - 1) > FULL for x in site.values()))
+    ]
+    if partial:
+        raise UserError(
+            f"{where} has partially occupied sites ({'; '.join(partial[:5])}); energies belong to ordered "
+            'cells: order it, or delete atoms.info["occupancy"] if that is done'
+        )
+
+
+def _check_distances(path: Path, atoms: Atoms) -> None:
+    """Raise UserError naming two atoms that are closer than any bond."""
+    from ase.neighborlist import neighbor_list
+
+    first, second, distance = neighbor_list("ijd", atoms, SHORTEST)
+    if len(first):
+        one, two = (f"{atoms.symbols[index]} (atom {index})" for index in (first[0], second[0]))
+        raise UserError(
+            f"{path}: {one} and {two} are {distance[0]:.2f} A apart, less than any bond is long; of a "
+            "split site keep one"
+        )
 
 
 def is_cif(path: Path) -> bool:

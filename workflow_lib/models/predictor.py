@@ -13,6 +13,7 @@ from ase import Atoms
 
 from workflow_lib.core.errors import UserError
 from workflow_lib.frames.pymatgen_structure import as_atoms
+from workflow_lib.lattice.structure_file import require_ordered
 from workflow_lib.models.contract import Batch, Output, Structure
 from workflow_lib.models.identity import OUTSIDE
 
@@ -192,6 +193,7 @@ class Predictor(ABC):
                 f"{atoms.get_chemical_formula()} is not periodic in three directions; the models "
                 "know crystals only: give a cell and set pbc"
             )
+        require_ordered(atoms, atoms.get_chemical_formula())
         if not np.isfinite(positions).all():
             raise UserError(f"{atoms.get_chemical_formula()} has positions that are not finite")
         numbers = np.array(atoms.numbers, dtype=np.int64)

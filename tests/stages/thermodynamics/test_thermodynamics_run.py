@@ -72,6 +72,18 @@ def test_without_the_metal_at_this_level_there_is_no_voltage(
     assert "No voltages" in (out / "voltage.svg").read_text()
 
 
+def test_a_voltage_below_zero_is_said(reference_dir: Path, tmp_path: Path, capsys):
+    """Of energies in Hartree the average voltage was -1.2 V, and nobody was told."""
+    for energy, said in ((-1.3, False), (-6.3, True)):
+        metal = {"element": "Na", "level": LEVEL, "energy_ev": energy, "source": "wrong by 5 eV"}
+        settings = ThermodynamicsSettings.model_validate({"metals": [metal]})
+        model = write_charge_order(reference_dir, tmp_path / "painn-baseline-f0-s1")
+        run(reference_dir, [model], [], tmp_path / f"out{said}", settings)
+        assert (
+            "DFT's average voltage against Na metal is not above zero" in capsys.readouterr().err
+        ) == said
+
+
 @pytest.mark.parametrize("energy", [-162.0, -4410.0])
 def test_a_metal_on_another_scale_is_refused(energy, reference_dir: Path, tmp_path: Path):
     """Total energies of an all-electron code, in Hartree or eV, beside frames of pseudopotentials."""

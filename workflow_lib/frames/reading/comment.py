@@ -24,9 +24,10 @@ _NO = frozenset(("F", "False", "FALSE", "false", "0"))
 
 
 def pairs(line: bytes) -> dict[str, str]:
-    """Return the values of a comment line as written, by key; of equal keys the last counts.
+    """Return the values of a comment line as written, by key.
 
-    Raises ValueError for a line that is too long, no UTF-8 text, or cannot be understood completely.
+    Raises ValueError for a line that is too long, no UTF-8 text, cannot be understood completely, or gives
+    a key two values.
     """
     if len(line) > LONGEST:
         raise ValueError(f"the comment line has {len(line)} characters; at most {LONGEST} are read")
@@ -37,7 +38,12 @@ def pairs(line: bytes) -> dict[str, str]:
         rest = _PAIR.sub(" ", text)
         if odd := re.search(r"""\S*[="'{}\[\]].*""", rest):
             raise ValueError(f"the comment line cannot be understood from {odd[0][:40]!r} on")
-    return dict(found)
+    values = dict(found)
+    if len(values) < len(found):
+        for key, value in found:
+            if values[key] != value:
+                raise ValueError(f"{key} has two values, {value} and {values[key]}")
+    return values
 
 
 def plain(value: str) -> str:

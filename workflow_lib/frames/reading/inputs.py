@@ -46,7 +46,7 @@ def kind_of(path: Path) -> Kind | None:
     vasp = _VASP_NAME.fullmatch(bare_name(path.name))
     if _MPTRJ.fullmatch(path.name):
         return "mptrj"
-    return _VASP[vasp[1]] if vasp else _SUFFIXES.get(path.suffix)
+    return _VASP[vasp[1]] if vasp else _SUFFIXES.get(path.suffix.lower())
 
 
 def _run(path: Path) -> tuple[Path, str]:

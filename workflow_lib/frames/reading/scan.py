@@ -7,6 +7,7 @@ line with ``key=value``.
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -41,6 +42,8 @@ def scan(path: Path) -> Iterator[tuple[list[RawFrame | Damaged], int]]:
         while True:
             # As much as is kept, so that a long frame is not copied again and again.
             data = handle.read(max(BLOCK, len(rest)))
+            if not done:
+                data = data.removeprefix(BOM_UTF8)  # as editors on Windows begin a file
             done += len(data)
             rest = walker.feed(rest + data, end=not data)
             yield walker.take(), done

@@ -242,5 +242,6 @@ def stress_unit(largest: np.ndarray, stated: StressUnit | None, by: str = "calle
     unit: StressUnit | None = next(
         (name for name, factor in STRESS_TO_EV.items() if typical * factor < STRESS_LIMIT), None
     )
-    sure = typical < DOUBTFUL if unit == "eV/A^3" else unit == "GPa"
+    # Numbers that may be GPa may be a small stress in kbar too.
+    sure = unit == "eV/A^3" and typical < DOUBTFUL
     return StressVerdict(unit, "magnitude", sure, len(largest), typical, most)

@@ -250,6 +250,12 @@ def run_thermodynamics(
         raise UserError(f"{reference_dir}: {reference.status}; DFT must answer both end members")
     if wrong := _impossible(reference, mobile, reservoirs):
         raise UserError(wrong)
+    if host.rule.formal_charges[mobile] > 0 and any(v.average <= 0 for v in reference.voltages.values()):
+        print(
+            f"DFT's average voltage against {mobile} metal is not above zero: {mobile} would leave by "
+            "itself; check the units of the frames' energies, and thermodynamics.metals",
+            file=sys.stderr,
+        )
     searches = {folder.name: folder for folder in search_dirs}
     unexamined = sorted(set(searches) - {folder.name for folder in charge_order_dirs})
     if unexamined:
