@@ -350,6 +350,7 @@ def changed(text: str, **tags: str) -> str:
         "mesh": r'(name="divisions">|generate k-points for:)()[ \d]+',
         "cutoff": r'(name="ENCUT">|name="ENMAX">|ENCUT  =)( +)[\d.]+',
         "charge": r'(name="ICHARG">|ICHARG =)( +)\d+',
+        "electrons": r'(name="NELECT">|NELECT =)( +)[\d.]+',
     }
     for tag, value in tags.items():
         text, count = re.subn(places[tag], rf"\g<1>\g<2>{value}", text)
@@ -373,6 +374,19 @@ def test_a_run_at_fixed_density_is_no_answer(tmp_path, kind):
     assert reasons(tmp_path).count("not self-consistent: ICHARG = 11, a run at fixed density") == 5
     written(tmp_path, {f"bands/{kind}": changed(text, charge="1")})
     assert read(tmp_path)[1]["duplicates"] == len(found)
+
+
+@pytest.mark.parametrize("kind", ["vasprun.xml", "OUTCAR"])
+def test_a_charged_cell_is_set_aside(tmp_path, kind):
+    """A cell with an electron less stood among neutral ones, with the energy of its background."""
+    text = (XML if kind == "vasprun.xml" else OUTCAR).decode()
+    runs = {f"neutral/{kind}": text, f"charged/{kind}": changed(text, electrons="3.0")}
+    written(tmp_path, runs)
+    found, _ = read(tmp_path)
+    assert {frame.path for frame in found} == {"neutral"}
+    assert (
+        reasons(tmp_path).count("a charged cell: NELECT = 3, and its atoms have 4 valence electrons") == 5
+    )
 
 
 @pytest.mark.parametrize("kind", ["vasprun.xml", "OUTCAR"])

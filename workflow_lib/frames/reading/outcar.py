@@ -139,6 +139,16 @@ class OutcarFile:
         found = [[float(number) for number in re.findall(r"-?\d+\.\d+", row)[:3]] for row in rows]
         return np.array(found) if [len(row) for row in found] == [3, 3, 3] else None
 
+    def valences(self) -> list[tuple[int, float]]:
+        """Return number of atoms and valence electrons of each potential; [] if they cannot be told."""
+        header = "".join(self.header)
+        counts = re.findall(r"ions per type =([\d\s]+?)\n", header)
+        valences = re.findall(r"(?m)^\s*ZVAL\s*=([\d.\s]+?)$", header)
+        atoms, electrons = (found[-1].split() if found else [] for found in (counts, valences))
+        if len(atoms) != len(electrons):  # a line of many kinds that goes on in the next
+            return []
+        return [(int(count), float(valence)) for count, valence in zip(atoms, electrons, strict=True)]
+
     def potentials(self) -> dict[str, str]:
         """Return the title of each element's potential."""
         text = "".join(self.header)

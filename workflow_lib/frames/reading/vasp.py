@@ -9,9 +9,10 @@ Messages say what is wrong with a file. What to do is for the caller to say: it 
 
 from __future__ import annotations
 
+import re
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,11 @@ from workflow_lib.frames.labels import reason_of
 if TYPE_CHECKING:
     from pymatgen.io.vasp.outputs import Outcar, Vasprun
 
+WHOLE = 1e-3
+"""Electrons; a sum of valences this close is that of the cell."""
+HEAD = 1 << 22
+"""Bytes of a vasprun.xml in which its potentials are listed, before the first structure."""
+_ATOM_TYPE = re.compile(r"<rc><c>\s*(\d+)\s*</c><c>[^<]*</c><c>[^<]*</c><c>\s*([\d.]+)\s*</c>")
 _STEP_END = b"</calculation>"
 
 
@@ -106,6 +112,28 @@ def read_outcar_labels(path: Path) -> Outcar:
     if not any("CPU time" in key for key in outcar.run_stats):
         raise UserError(f"{path} is cut short")
     return outcar
+
+
+def charged(electrons: float | None, valences: Sequence[tuple[int, float]]) -> str | None:
+    """Say that a run with so many electrons (NELECT) is one of a charged cell; None if it is not.
+
+    ``valences``: number of atoms and valence electrons of each potential; empty where they are not known.
+    """
+    neutral = sum(count * valence for count, valence in valences)
+    if electrons is None or not valences or abs(electrons - neutral) < WHOLE:
+        return None
+    return (
+        f"a charged cell: NELECT = {electrons:g}, and its atoms have {neutral:g} valence electrons; its "
+        "energy holds that of a background"
+    )
+
+
+def valences_of(path: Path) -> list[tuple[int, float]]:
+    """Return number of atoms and valence electrons of each potential of a vasprun.xml; [] without any."""
+    with open_binary(path) as handle:
+        head = handle.read(HEAD).decode(errors="replace")
+    table = head.partition('name="atomtypes"')[2].partition("</set>")[0]
+    return [(int(count), float(valence)) for count, valence in _ATOM_TYPE.findall(table)]
 
 
 def energy(step: Mapping[str, Any]) -> float:

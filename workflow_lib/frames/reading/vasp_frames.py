@@ -16,10 +16,12 @@ from workflow_lib.frames.reading.inputs import beside
 from workflow_lib.frames.reading.outcar import OutcarFile
 from workflow_lib.frames.reading.vasp import (
     bader_charges,
+    charged,
     energy,
     read_outcar_labels,
     read_whole_steps,
     stress,
+    valences_of,
 )
 from workflow_lib.frames.reading.vasp_level import (
     VaspLevel,
@@ -111,6 +113,7 @@ def read_vasprun(path: Path, defaults: Defaults) -> Batches:
     level = level_of_vasprun(vasprun)
     reference = level_for(level, defaults)
     limit, charge = int(vasprun.parameters["NELM"]), int(vasprun.parameters.get("ICHARG", 0))
+    background = charged(vasprun.parameters.get("NELECT"), valences_of(path))
     steps = vasprun.ionic_steps
     _sampling(level, steps[0]["structure"].lattice.matrix, defaults)
     moments = _moments_beside(path, [energy(step) for step in steps], defaults)
@@ -124,7 +127,7 @@ def read_vasprun(path: Path, defaults: Defaults) -> Batches:
     frames: list[Frame | Damaged] = []
     for index, step in enumerate(steps):
         structure = step["structure"]
-        if reason := _not_converged(len(step["electronic_steps"]), limit, charge):
+        if reason := background or _not_converged(len(step["electronic_steps"]), limit, charge):
             frames.append(Damaged(index, None, reason))
             continue
         numbers = np.array([site.specie.Z for site in structure])
@@ -222,6 +225,8 @@ def read_outcar(path: Path, defaults: Defaults) -> Batches:
         reference = level_for(level, defaults)
         _sampling(level, file.cell(), defaults)
         limit, charge = int(file.tag("NELM") or 0) or None, int(file.tag("ICHARG") or 0)
+        electrons = file.tag("NELECT")
+        background = charged(float(electrons) if electrons else None, file.valences())
         defaults.potentials |= file.potentials()
         defaults.width = smearing_width(file.tag("ISMEAR"), file.tag("SIGMA"))
         vectors = file.tag("LNONCOLLINEAR") == "T"
@@ -230,7 +235,7 @@ def read_outcar(path: Path, defaults: Defaults) -> Batches:
         unpolarised = file.tag("ISPIN") != "2" and not vectors
         parser = OutcarChunkParser(header)
         for index, step in enumerate(file.steps()):
-            if reason := _not_converged(step.iterations, limit, charge):
+            if reason := background or _not_converged(step.iterations, limit, charge):
                 frames.append(Damaged(index, None, reason))
                 continue
 
