@@ -12,7 +12,8 @@ import snakemake.logging
 from snakemake.exceptions import WorkflowError
 
 from workflow_lib.config import FAMILIES, Config
-from workflow_lib.config_files import load_studies, require_runnable
+from workflow_lib.config_files import load_studies
+from workflow_lib.config_runnable import require_runnable
 from workflow_lib.core.errors import UserError
 from workflow_lib.models.outside_settings import SHIPPED, is_calculator, module_files
 from workflow_lib.results_models import named_models

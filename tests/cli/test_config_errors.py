@@ -13,9 +13,10 @@ import yaml
 from changed_config import DEMO, changed_config
 from test_config_files import run_cli
 
-from workflow_lib import config_files
+from workflow_lib import config_runnable
 from workflow_lib.cli.main import main
-from workflow_lib.config_files import load_config, require_runnable, validate_config
+from workflow_lib.config_files import load_config, validate_config
+from workflow_lib.config_runnable import require_runnable
 from workflow_lib.core.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -184,7 +185,7 @@ def test_runs_that_cannot_be_are_refused_by_the_check(
     told: str,
 ) -> None:
     """They failed in their first jobs, or after the trainings."""
-    monkeypatch.setattr(config_files, "find_spec", lambda name: None)  # as where GPAW is not installed
+    monkeypatch.setattr(config_runnable, "find_spec", lambda name: None)  # as where GPAW is not installed
     config = changed_config(path, value)
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     assert main(["check", "--config", str(tmp_path / "config.yaml")]) == 2

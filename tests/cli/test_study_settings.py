@@ -13,9 +13,9 @@ from workflow_lib.config import Config
 from workflow_lib.config_files import (
     load_config,
     load_studies,
-    require_runnable,
     validate_studies,
 )
+from workflow_lib.config_runnable import require_runnable
 from workflow_lib.core.errors import UserError
 
 ROOT = Path(__file__).parents[2]

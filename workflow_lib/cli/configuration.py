@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def check(config: Studies) -> None:
     """Check a configuration and say what it would run."""
     from workflow_lib.config import Config
-    from workflow_lib.config_files import require_runnable
+    from workflow_lib.config_runnable import require_runnable
     from workflow_lib.lattice.host import Host
 
     require_runnable(config)
