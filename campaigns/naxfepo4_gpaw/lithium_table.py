@@ -93,7 +93,7 @@ def _draw(table: pd.DataFrame, stem: Path) -> None:
     ):
         panel.plot(table["x"] + shift, table[column], "_", ms=11, mew=2, color=colour, label=label)
     panel.axhline(0, color="0.6", lw=0.8, ls=":")
-    panel.set_xlabel("x in A$_x$FePO$_4$ (A = Na, Li; drawn beside each other)")
+    panel.set_xlabel("x in A$_x$FePO$_4$, A = Na, Li")
     panel.set_ylabel("formation energy (meV per formula unit)")
     panel.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     save_figure(figure, stem)
