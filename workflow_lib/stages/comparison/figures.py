@@ -63,7 +63,7 @@ def comparison_figure(
     for axis, (column, title, ideal) in zip(axes[0], shown, strict=True):
         for place, (model, variant) in zip(places, pairs, strict=True):
             if model == EWALD and column == EWALD_FITTED:
-                _word(axis, place, "fitted to DFT")
+                _word(axis, place, "fitted")
                 continue
             rows = table[(table["model"] == model) & (table["variant"] == variant)]
             values = pd.to_numeric(rows[column]).dropna()
